@@ -1,0 +1,1 @@
+"""onnxslim: a compiler from ONNX to ONNX."""

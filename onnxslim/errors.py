@@ -1,0 +1,125 @@
+"""Every error that onnxslim raises on purpose, and nothing else.
+
+    OnnxslimError                what is wrong, where, and a hint; exit code 1
+    ├── UsageError               the request cannot be understood; exit code 2
+    │   ├── UnknownPass          ``-p nosuch``
+    │   ├── UnknownOption        ``-p prune:nosuch=1``
+    │   ├── BadOptionValue       ``-p prune:ratio=often``, ``--provider tpu``
+    │   ├── RecipeError          a recipe that is no TOML, or has keys that nobody knows
+    │   └── ScheduleError        the declared orders contradict each other
+    ├── ModelError               the model file
+    │   ├── ModelNotFound        no such file
+    │   ├── ModelUnreadable      empty, truncated, or not ONNX at all
+    │   ├── ModelUnsupported     an opset or IR version outside the range that we handle
+    │   └── ExternalDataError    weights beside the model: missing, too short, or outside its folder
+    ├── DataError                the samples: missing, unreadable, or not fitting the model's inputs
+    ├── RuleError                a rewrite rule or an axis signature that does not read or does not check
+    ├── PassFailed               a pass raised; names the pass and those that ran before it
+    ├── RunError                 ONNX Runtime refused the model, or failed while it ran
+    ├── ProviderUnavailable      the execution provider asked for is not on this machine
+    ├── OutputError              the result cannot be written where it was asked for
+    └── BudgetMissed             what was kept does not meet the budget
+
+Anything else that escapes is a bug in onnxslim, and is reported as one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OnnxslimError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        what: What is wrong, as one sentence without a full stop.
+        where: The file, pass, rule or node that it is about.
+        hint: What the user can do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        hint = f"\n\nhint: {self.hint}" if self.hint else ""
+        return f"{place}{self.what}{hint}"
+
+
+class UsageError(OnnxslimError):
+    """The request cannot be understood."""
+
+    exit_code = 2
+
+
+class UnknownPass(UsageError):
+    """No pass has this name."""
+
+
+class UnknownOption(UsageError):
+    """The pass or command has no such option."""
+
+
+class BadOptionValue(UsageError):
+    """The option exists, its value makes no sense."""
+
+
+class RecipeError(UsageError):
+    """A recipe that cannot be read."""
+
+
+class ScheduleError(UsageError):
+    """The declared orders of the passes contradict each other."""
+
+
+class ModelError(OnnxslimError):
+    """Something is wrong with the model file."""
+
+
+class ModelNotFound(ModelError):
+    """There is no such file."""
+
+
+class ModelUnreadable(ModelError):
+    """The file is empty, truncated, or not an ONNX model."""
+
+
+class ModelUnsupported(ModelError):
+    """The model is ONNX, of an opset or IR version that we do not handle."""
+
+
+class ExternalDataError(ModelError):
+    """The weights beside the model are missing, too short, or outside its folder."""
+
+
+class DataError(OnnxslimError):
+    """The samples are missing, unreadable, or do not fit the model's inputs."""
+
+
+class RuleError(OnnxslimError):
+    """A rewrite rule or an axis signature does not read, or does not check."""
+
+
+class PassFailed(OnnxslimError):
+    """A pass raised; the message names the pass and those that ran before it."""
+
+
+class RunError(OnnxslimError):
+    """ONNX Runtime refused the model, or failed while it ran."""
+
+
+class ProviderUnavailable(OnnxslimError):
+    """The execution provider that was asked for is not on this machine."""
+
+
+class OutputError(OnnxslimError):
+    """The result cannot be written where it was asked for."""
+
+
+class BudgetMissed(OnnxslimError):
+    """What was kept does not meet the budget."""

@@ -1,0 +1,1 @@
+"""Finds passes, puts them in order, runs them, and keeps what holds."""

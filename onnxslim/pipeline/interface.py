@@ -1,0 +1,98 @@
+"""What a pass is, what it is given, and what it answers."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.data import Samples
+from onnxslim.runner.session import Session
+from onnxslim.runner.target import Target
+
+
+class Kind(enum.Enum):
+    """What a pass may do to the outputs of a model."""
+
+    EXACT = "exact"
+    """The outputs stay the same, but for rounding."""
+    LOSSY = "lossy"
+    """The outputs change; fidelity and budget decide whether that is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """One line about what a pass did, or left alone."""
+
+    subject: str
+    """The node, value, rule or group that it is about."""
+    action: str
+    """What was done, as a few words: ``32 -> 24 channels``, ``int8``, ``left alone``."""
+    reason: str = ""
+    """Why; must be said where something was left alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What a pass did to the model that it was given."""
+
+    modified: bool
+    """False: the model is as it was, and `notes` say why."""
+    notes: tuple[Note, ...] = ()
+
+
+class Progress:
+    """Told how far a pass is. This one keeps it to itself; the command line draws a bar."""
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        """Report that `done` of `total` steps of `what` are finished (total None: not known)."""
+
+
+@dataclasses.dataclass
+class Context:
+    """What the passes of one run share. A pass never loads, saves, prints or benchmarks: it asks the context."""
+
+    original: ir.Model
+    """The model as it was opened: the teacher. Never modified."""
+    samples: Samples
+    """Calibration samples; `samples.synthetic` says whether they mean anything."""
+    target: Target
+    """Where the result will run: execution provider, instruction set, threads."""
+    generator: np.random.Generator
+    """The one source of random numbers."""
+    max_drop: float | None = None
+    """The budget: how much accuracy (or agreement, without labels) may be lost, as a fraction."""
+    progress: Progress = dataclasses.field(default_factory=Progress)
+    open_session: Callable[[ir.Model], Session] = dataclasses.field(default=Session.of)
+    """Opens a model on the target, for passes that must look at its values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass(abc.ABC):
+    """One thing that the compiler can do to a model.
+
+    A subclass is a frozen dataclass. Its fields are its options, each annotated as ``Annotated[type, "help"]``; types are
+    bool, int, float, str, an `enum.Enum`, or ``tuple[str, ...]``. This one declaration gives the command line, the recipe
+    key, the help text and the reference page. It lives in ``onnxslim.passes.<name>`` and is found there.
+    """
+
+    name: ClassVar[str]
+    """The word after ``-p``; also the name of the module."""
+    kind: ClassVar[Kind]
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Passes that must run before this one; they are added to the schedule."""
+    after: ClassVar[tuple[str, ...]] = ()
+    """Passes that run before this one where both are asked for."""
+
+    @abc.abstractmethod
+    def run(self, model: ir.Model, context: Context) -> Change:
+        """Change `model` in place and say what was done.
+
+        The model is in canonical form (see `onnxslim.model`) and is a clone: if `run` raises, or if what it did does not
+        hold, the clone is thrown away.
+        """

@@ -1,0 +1,1 @@
+"""Tells what happened: the result as data, as a table, as JSON."""

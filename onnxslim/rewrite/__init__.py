@@ -1,0 +1,1 @@
+"""The rule language: read, match, apply, prove."""

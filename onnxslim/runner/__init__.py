@@ -1,0 +1,1 @@
+"""Runs models, and measures them while they run."""

@@ -1,0 +1,376 @@
+"""What to do to a model, as text: the ``-p`` syntax and recipes in TOML. Both read a pass's options off its fields.
+
+``prune:ratio=0.5:align=16,quant:exclude=conv1+fc`` names two passes with options. Everything that separates, or that a
+shell would eat, is written as percent escapes inside a value (``conv%3A1``). In TOML the same is::
+
+    seed = 0
+    max_drop = 0.01
+
+    [passes.prune]
+    ratio = 0.5
+    align = 16
+
+    [passes.quant]
+    exclude = ["conv1", "fc"]
+
+or the one line ``passes = "prune:ratio=0.5:align=16,quant:exclude=conv1+fc"``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import json
+import math
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from onnxslim.errors import BadOptionValue, OnnxslimError, RecipeError, UnknownOption, UsageError
+from onnxslim.pipeline.discovery import find_pass
+from onnxslim.pipeline.interface import Pass
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NONE = "none"
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+RECIPE_KEYS = ("seed", "max_drop", "passes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a pass, read off a field of its dataclass."""
+
+    name: str
+    type_name: str
+    """What the value is, in words: ``number``, ``one of magnitude, taylor``, ``names joined by +``."""
+    default: Any
+    """A JSON value, as a recipe would spell it."""
+    help: str
+    choices: tuple[str, ...] = ()
+    type: Any = dataclasses.field(default=str, repr=False)
+    """The Python type: bool, int, float, str, an enum, or tuple[str, ...]."""
+    optional: bool = False
+    """Whether ``none`` is a value too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Passes with their options, the budget and the seed (None: not said)."""
+
+    passes: tuple[Pass, ...]
+    max_drop: float | None = None
+    seed: int | None = None
+
+
+def options_of(pass_class: type[Pass]) -> tuple[Option, ...]:
+    """Return the options of a pass in the order of its fields.
+
+    Raises:
+        TypeError: A field is not declared as `Pass` asks for: a bug in the pass.
+    """
+    hints = typing.get_type_hints(pass_class, include_extras=True)
+    return tuple(_option(pass_class, field, hints[field.name]) for field in dataclasses.fields(pass_class))
+
+
+def option_values(step: Pass) -> dict[str, Any]:
+    """Return every option of `step` with its value, as JSON and TOML spell it (enums by value, tuples as lists)."""
+    return {field.name: _plain(getattr(step, field.name)) for field in dataclasses.fields(step)}
+
+
+def make_pass(name: str, values: Mapping[str, Any], *, where: str = "-p") -> Pass:
+    """Return the pass `name` with options given as JSON values: the inverse of `option_values`.
+
+    Raises:
+        UnknownPass, UnknownOption, BadOptionValue: With `where` in front.
+    """
+    pass_class = _find(name, where)
+    options = {option.name: option for option in options_of(pass_class)}
+    known = {key: _option_named(name, options, key, where) for key in values}
+    return _build(pass_class, {key: _from_json(known[key], value, where) for key, value in values.items()}, where)
+
+
+def parse_passes(text: str, *, where: str = "-p") -> tuple[Pass, ...]:
+    """Return the passes that ``name:option=value:option=value,name`` asks for, in the order as written.
+
+    Raises:
+        UnknownPass: Nothing of that name is installed.
+        UnknownOption: The pass has no such option; the hint lists those that it has.
+        BadOptionValue: The value is not of the option's type, or out of its range.
+        UsageError: The text is empty, or has an empty place where a name belongs.
+    """
+    return tuple(_parse_pass(part.strip(), where) for part in text.split(","))
+
+
+def format_passes(passes: Iterable[Pass]) -> str:
+    """Return what to write behind ``-p`` to get `passes`; options that have their default are left out."""
+    return ",".join(_format_pass(step) for step in passes)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        RecipeError: There is no such file, it is no TOML, or it has a key or a value that means nothing.
+        UnknownPass, UnknownOption, BadOptionValue: As for `parse_passes`, with the file and the table in front.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError("there is no such recipe", where=path, hint="check the path given to --recipe") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe cannot be read: {error}", where=path, hint="a recipe is a TOML file") from None
+    return read_recipe(text, where=str(path))
+
+
+def read_recipe(text: str, *, where: str = "recipe") -> Recipe:
+    """Return the recipe that `text` holds; `where` names it in errors, which are those of `load_recipe`."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"line (\d+)", str(error))
+        place = f"{where}:{line[1]}" if line else where
+        raise RecipeError(f"this is no TOML: {error}", where=place, hint="see docs/reference/recipe.md") from None
+    for key in table:
+        if key not in RECIPE_KEYS:
+            raise RecipeError(f"no key {key!r} in a recipe", where=where, hint=_hint(key, RECIPE_KEYS, "a recipe has"))
+    if "passes" not in table:
+        hint = 'write passes = "quant,prune", or a table [passes.quant] for each pass'
+        raise RecipeError("the recipe names no passes", where=where, hint=hint)
+    max_drop, seed = table.get("max_drop"), table.get("seed")
+    if max_drop is not None and (not _is_number(max_drop) or not 0 <= max_drop <= 1):
+        raise RecipeError("max_drop must be a number from 0 to 1", where=f"{where}: max_drop", hint="max_drop = 0.01")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+        raise RecipeError("seed must be a whole number, 0 or more", where=f"{where}: seed", hint="seed = 0")
+    return Recipe(_recipe_passes(table["passes"], where), None if max_drop is None else float(max_drop), seed)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Return `recipe` as TOML with every option spelled out, so that a run can be repeated by a later version."""
+    lines = []
+    if recipe.seed is not None:
+        lines.append(f"seed = {recipe.seed}")
+    if recipe.max_drop is not None:
+        lines.append(f"max_drop = {recipe.max_drop!r}")
+    names = [step.name for step in recipe.passes]
+    if len(set(names)) < len(names):  # a table can be written only once
+        lines.append(f"passes = {_toml(format_passes(recipe.passes))}")
+    else:
+        for step in recipe.passes:
+            lines += ["", f"[passes.{step.name}]"]
+            lines += [f"{key} = {_toml(value)}" for key, value in option_values(step).items()]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _option(pass_class: type[Pass], field: dataclasses.Field[Any], hint: Any) -> Option:
+    place = f"{pass_class.__name__}.{field.name}"
+    if typing.get_origin(hint) is not typing.Annotated:
+        raise TypeError(f"{place} must be annotated as Annotated[type, 'help']")
+    kind, text = typing.get_args(hint)[:2]
+    optional = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    if optional:
+        (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
+    if field.default is not dataclasses.MISSING:
+        default = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    else:
+        raise TypeError(f"{place} has no default: a pass must run without options")
+    choices = tuple(_choice(each) for each in kind) if _is_enum(kind) else ()
+    if not choices and kind not in TYPE_NAMES:
+        raise TypeError(f"{place}: {kind} is no type that an option can have")
+    name = f"one of {', '.join(choices)}" if choices else TYPE_NAMES[kind]
+    return Option(field.name, f"{name}, or none" if optional else name, _plain(default), text, choices, kind, optional)
+
+
+TYPE_NAMES: dict[Any, str] = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    tuple[str, ...]: "names joined by +",
+}
+
+
+def _find(name: str, where: str) -> type[Pass]:
+    if not name:
+        raise UsageError("the name of a pass is missing", where=where, hint="write for example -p simplify,quant")
+    try:
+        return find_pass(name)
+    except OnnxslimError as error:
+        error.where = where
+        raise
+
+
+def _parse_pass(text: str, where: str) -> Pass:
+    name, *parts = text.split(":")
+    pass_class = _find(name, where)
+    options = {option.name: option for option in options_of(pass_class)}
+    values: dict[str, Any] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        option = _option_named(name, options, key, where)
+        if key in values:
+            raise BadOptionValue(f"{name}:{key} is given twice", where=where)
+        if not equals and option.type is not bool:
+            raise BadOptionValue(f"{name}:{key} needs a value", where=where, hint=_accepted(option))
+        values[key] = _from_text(option, value if equals else TRUE[0], f"{where} {name}:{key}")
+    return _build(pass_class, values, where)
+
+
+def _option_named(name: str, options: Mapping[str, Option], key: str, where: str) -> Option:
+    if key in options:
+        return options[key]
+    what = f"the pass {name} has no option {key!r}"
+    hint = _hint(key, tuple(options), f"{name} has the options") if options else f"{name} has no options"
+    raise UnknownOption(what, where=where, hint=hint)
+
+
+def _build(pass_class: type[Pass], values: Mapping[str, Any], where: str) -> Pass:
+    try:
+        return pass_class(**values)
+    except OnnxslimError as error:
+        error.where = error.where or where
+        raise
+    except ValueError as error:  # how a dataclass says that a value is out of range
+        hint = f"see onnxslim passes {pass_class.name}"
+        raise BadOptionValue(str(error), where=f"{where} {pass_class.name}", hint=hint) from None
+
+
+def _from_text(option: Option, text: str, where: str) -> Any:
+    """Return the value that stands behind an equals sign."""
+    if option.optional and text == NONE:
+        return None
+    plain = unquote(text)
+    if option.choices:
+        return _chosen(option, plain, where)
+    if option.type is bool and plain.lower() in TRUE + FALSE:
+        return plain.lower() in TRUE
+    if option.type is str:
+        return plain
+    if option.type == tuple[str, ...]:
+        names = tuple(unquote(part) for part in text.split("+")) if text else ()
+        if all(names):
+            return names
+    if option.type in (int, float):
+        try:
+            number = option.type(plain)
+        except ValueError:
+            raise _bad(option, text, where) from None
+        if option.type is int or math.isfinite(number):
+            return number
+    raise _bad(option, text, where)
+
+
+def _from_json(option: Option, value: Any, where: str) -> Any:
+    """Return the value that a JSON or TOML value stands for."""
+    where = f"{where} {option.name}"
+    if option.optional and (value is None or value == NONE):
+        return None
+    if option.choices and isinstance(value, str):
+        return _chosen(option, value, where)
+    if option.type is float and _is_number(value) and abs(value) <= sys.float_info.max:
+        return float(value)
+    if option.type in (bool, int, str) and type(value) is option.type:
+        return value
+    if option.type == tuple[str, ...] and isinstance(value, list | tuple) and all(map(_is_name, value)):
+        return tuple(value)
+    raise _bad(option, json.dumps(value, default=str), where)
+
+
+def _chosen(option: Option, text: str, where: str) -> Any:
+    for member in option.type:
+        if _choice(member) == text:
+            return member
+    raise BadOptionValue(f"{option.name} cannot be {text!r}", where=where, hint=_hint(text, option.choices, "choose"))
+
+
+def _bad(option: Option, text: str, where: str) -> BadOptionValue:
+    return BadOptionValue(f"{option.name} cannot be {text!r}", where=where, hint=_accepted(option))
+
+
+def _accepted(option: Option) -> str:
+    return f"{option.name} is {option.help}: {option.type_name}"
+
+
+def _hint(word: str, known: Sequence[str], lead: str) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return (f"did you mean {close[0]}? " if close else "") + f"{lead} {', '.join(known)}"
+
+
+def _format_pass(step: Pass) -> str:
+    words = [step.name]
+    for option in options_of(type(step)):
+        value = _plain(getattr(step, option.name))
+        if value != option.default:
+            words.append(f"{option.name}={_as_text(option, value)}")
+    return ":".join(words)
+
+
+def _as_text(option: Option, value: Any) -> str:
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "+".join(_escaped(each) for each in value)
+    if isinstance(value, str):
+        # Text that happens to be "none" must not read as no value.
+        return "%6Eone" if option.optional and value == NONE else _escaped(value)
+    return repr(value)
+
+
+def _escaped(text: str) -> str:
+    return quote(text, safe="/").replace("~", "%7E")
+
+
+def _recipe_passes(value: Any, where: str) -> tuple[Pass, ...]:
+    if isinstance(value, str):
+        return parse_passes(value, where=f"{where}: passes")
+    if not isinstance(value, dict) or not all(isinstance(options, dict) for options in value.values()):
+        hint = 'write passes = "quant,prune", or a table [passes.quant] for each pass'
+        raise RecipeError("passes must be text, or one table a pass", where=f"{where}: passes", hint=hint)
+    return tuple(make_pass(name, options, where=f"{where}: [passes.{name}]") for name, options in value.items())
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return f'"{NONE}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(each) for each in value)}]"
+    if isinstance(value, str):  # TOML's basic strings are JSON's, but that DEL must be escaped
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return _choice(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _choice(member: enum.Enum) -> str:
+    return member.value if isinstance(member.value, str) else member.name.lower()
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, enum.Enum)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)

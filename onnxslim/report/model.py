@@ -1,0 +1,174 @@
+"""The report of one run as frozen dataclasses. Field names are the keys of the JSON contract, one to one.
+
+What could not be measured is None, and the field that says why stands beside it: its name is the key without the unit,
+and ``_reason``: ``energy_mj`` has ``energy_reason``. Building a record that breaks this, or that holds a number which
+JSON cannot (NaN, infinity), raises ValueError: both would be bugs in onnxslim. `docs/reference/report.md` lists them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from onnxslim.pipeline.interface import Note
+from onnxslim.runner.statistics import Interval
+from onnxslim.runner.target import Target
+
+UNITS = ("_per_s", "_bytes", "_ms", "_mj", "_db")
+
+
+def reason_key(key: str) -> str:
+    """Return the name of the field that says why `key` is null: without its unit, so that it reads as English."""
+    unit = next((unit for unit in UNITS if key.endswith(unit)), "")
+    return key.removesuffix(unit) + "_reason"
+
+
+def _check(record: Any) -> None:
+    fields = {field.name for field in dataclasses.fields(record)}
+    for name in sorted(fields):
+        value = getattr(record, name)
+        if name.endswith("_reason"):
+            continue
+        if value is None and reason_key(name) in fields and not getattr(record, reason_key(name)):
+            raise ValueError(f"{type(record).__name__}.{name} is None and {reason_key(name)} does not say why")
+        numbers = (value.value, value.low, value.high) if isinstance(value, Interval) else (value,)
+        for number in numbers:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{type(record).__name__}.{name} is {number}: no number that JSON can hold")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFile:
+    """A model as a file."""
+
+    path: Annotated[str | None, "where it lies; null for a model that was handed over, or kept, in memory"]
+    sha256: Annotated[str | None, "hash of the file's bytes, external data not included"]
+    path_reason: str | None = None
+    sha256_reason: str | None = None
+
+    __post_init__ = _check
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """The samples that calibrated and measured."""
+
+    source: Annotated[str, "where the samples come from; says so where part of them was set aside to measure with"]
+    samples: Annotated[int | None, "how many there are to measure with"]
+    labels: Annotated[bool, "whether they carry labels, so that accuracy can be measured"]
+    synthetic: Annotated[bool, "true: random numbers that fit the inputs; they say nothing about accuracy"]
+    samples_reason: str | None = None
+
+    __post_init__ = _check
+
+
+@dataclasses.dataclass(frozen=True)
+class Percentiles:
+    """Latency of one inference."""
+
+    p50: Annotated[float, "the median, in milliseconds"]
+    p95: Annotated[float, "95 % of the runs took at most this many milliseconds"]
+    p99: Annotated[float, "99 % of the runs took at most this many milliseconds"]
+
+    __post_init__ = _check
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What one model costs, and how good it is."""
+
+    size_bytes: Annotated[int, "the file, with external data"]
+    parameters: Annotated[int, "numbers in the weights"]
+    macs: Annotated[int, "multiply-accumulates of one inference; symbolic dimensions count as 1"]
+    nodes: Annotated[int, "nodes in the graph, subgraphs included"]
+    latency_ms: Annotated[Percentiles | None, "time of one inference"]
+    throughput_per_s: Annotated[float | None, "samples a second"]
+    peak_memory_bytes: Annotated[int | None, "most memory that a process running the model held, above an empty one"]
+    energy_mj: Annotated[float | None, "energy of one inference, in millijoules"]
+    accuracy: Annotated[float | None, "mean of the metric over the labelled samples"]
+    accuracy_interval: Annotated[tuple[float, float] | None, "low and high end of its 95 % interval"] = None
+    latency_reason: str | None = None
+    throughput_reason: str | None = None
+    peak_memory_reason: str | None = None
+    energy_reason: str | None = None
+    accuracy_reason: str | None = None
+
+    __post_init__ = _check
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratios:
+    """Before divided by after: 2 is half the size, or twice as fast."""
+
+    size: Annotated[float, "file sizes"]
+    parameters: Annotated[float | None, "parameters"]
+    macs: Annotated[float | None, "multiply-accumulates"]
+    latency: Annotated[Interval | None, "median of paired, interleaved runs, with its 95 % interval; above 1 is faster"]
+    parameters_reason: str | None = None
+    macs_reason: str | None = None
+    latency_reason: str | None = None
+
+    __post_init__ = _check
+
+
+@dataclasses.dataclass(frozen=True)
+class FidelityFigures:
+    """How close the outputs are to those of the original."""
+
+    agreement: Annotated[Interval | None, "share of samples for which both models choose the same class"]
+    sqnr_db: Annotated[Interval | None, "signal to quantization noise, in decibels; null where nothing differs"]
+    cosine: Annotated[Interval | None, "cosine of the angle between the outputs; 1 is the same direction"]
+    max_abs_error: Annotated[float | None, "largest difference of any output value"]
+    agreement_reason: str | None = None
+    sqnr_reason: str | None = None
+    cosine_reason: str | None = None
+    max_abs_error_reason: str | None = None
+
+    __post_init__ = _check
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What might be lost, and whether the result obeys."""
+
+    max_drop: Annotated[float | None, "how much accuracy (without labels: agreement) may be lost, as a fraction"]
+    met: Annotated[bool, "whether what was kept obeys; true where there is no budget"]
+    max_drop_reason: str | None = None
+
+    __post_init__ = _check
+
+
+@dataclasses.dataclass(frozen=True)
+class PassRecord:
+    """What became of one pass."""
+
+    name: Annotated[str, "the word after -p"]
+    options: Annotated[Mapping[str, Any], "every option with its value, defaults included"]
+    kind: Annotated[str, "exact: outputs stay the same but for rounding; lossy: the budget decides"]
+    kept: Annotated[bool, "false: rolled back, or nothing to do"]
+    reason: Annotated[str, "why it was kept or rolled back"]
+    seconds: Annotated[float, "how long it took, checks included"]
+    nodes: Annotated[tuple[int, int], "nodes before and after it"]
+    changes: Annotated[tuple[Note, ...], "what it did and what it left alone: subject, action, reason"] = ()
+
+    __post_init__ = _check
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One run: what went in, what came out, and the figures that compare them."""
+
+    onnxslim: Annotated[str, "version of onnxslim"]
+    seed: Annotated[int, "seed of the one random generator"]
+    input: Annotated[ModelFile, "the model that came in"]
+    output: Annotated[ModelFile, "the model that went out"]
+    target: Annotated[Target, "what the figures were measured on"]
+    data: Annotated[DataSource, "the samples"]
+    before: Annotated[Figures, "the original"]
+    after: Annotated[Figures, "the result"]
+    ratio: Annotated[Ratios, "before / after"]
+    fidelity: Annotated[FidelityFigures, "the result against the original"]
+    budget: Annotated[Budget, "what might be lost"]
+    passes: Annotated[tuple[PassRecord, ...], "in the order in which they ran"]

@@ -1,0 +1,232 @@
+"""Runs a model: one ONNX Runtime session, silent, on one target."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from onnxslim.errors import ProviderUnavailable, RunError
+from onnxslim.runner.target import PROVIDERS, Target, detect_target
+
+IN_MEMORY_LIMIT = 1_500_000_000
+"""Bytes of weights up to which a model is handed over in memory; protobuf ends at 2 GB, and the graph needs room too."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
+    "tensor(string)": np.dtype(object),
+    "tensor(bool)": np.dtype(np.bool_),
+    **{f"tensor({name})": np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
+    **{f"tensor(u{name})": np.dtype(f"u{name}") for name in ("int8", "int16", "int32", "int64")},
+}
+"""ONNX Runtime's names of types, and the numpy type of the arrays that it takes and gives. Strings are objects."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """What a session expects of an input, or promises of an output."""
+
+    name: str
+    dtype: np.dtype[Any] | None
+    """None: not a tensor (a sequence, a map), or of a type that numpy does not have."""
+    shape: tuple[int | str | None, ...]
+    """A number, the name of a symbolic dimension, or None where nothing is known about it."""
+
+    @classmethod
+    def of(cls, argument: Any) -> TensorSpec:
+        """Read an ONNX Runtime ``NodeArg``."""
+        shape = argument.shape or ()
+        dimensions = tuple(size if isinstance(size, int) and size >= 0 else _symbol(size) for size in shape)
+        return cls(argument.name, DTYPES.get(argument.type), dimensions)
+
+
+def _symbol(size: object) -> str | None:
+    return size if isinstance(size, str) and size not in ("", "?") else None
+
+
+class Session:
+    """A loaded model, ready to run. Made by `Session.of`."""
+
+    def __init__(self, runtime: onnxruntime.InferenceSession, target: Target) -> None:
+        self._runtime = runtime
+        self._device = "cuda" if target.provider == "cuda" else "cpu"
+        self.target = target
+        self.inputs = tuple(TensorSpec.of(argument) for argument in runtime.get_inputs())
+        self.outputs = tuple(TensorSpec.of(argument) for argument in runtime.get_outputs())
+        self._defaults = frozenset(argument.name for argument in runtime.get_overridable_initializers())
+
+    @classmethod
+    def of(
+        cls, model: ir.Model | str | pathlib.Path, target: Target | None = None, *, optimize: bool = True
+    ) -> Session:
+        """Open `model` on `target`.
+
+        Args:
+            model: A path, or a model in memory. It is not changed, and its weights stay on disk where they are
+                there; over 1.5 GB of weights go through a temporary folder.
+            target: Where to run; None: what `detect_target` finds.
+            optimize: Let ONNX Runtime rewrite the graph; False keeps every node (and TF32 off), for values that count.
+
+        Raises:
+            RunError: ONNX Runtime refuses the model.
+            ProviderUnavailable: The target's execution provider did not start.
+        """
+        target = target or detect_target()
+        if not isinstance(model, ir.Model):
+            return cls(_open(str(model), target, optimize, where=str(model)), target)
+        where = model.graph.name
+        if sum(tensor.nbytes for tensor in _weights(model)) <= IN_MEMORY_LIMIT:
+            return cls(_open(ir.to_proto(_in_memory(model)).SerializeToString(), target, optimize, where), target)
+        # ONNX Runtime has read or mapped the weights when it returns: on POSIX the files may go then
+        with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
+            path = pathlib.Path(folder) / "model.onnx"
+            ir.save(model, path, external_data="model.onnx.data")
+            return cls(_open(str(path), target, optimize, where), target)
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run once and return the outputs by name.
+
+        Tensors come back as arrays; sequences and maps (as tree ensembles give) as lists and dicts. On CUDA the inputs
+        and outputs are bound to the device, and the outputs copied back.
+
+        Args:
+            feeds: An array for every input of the session; those with defaults may be left out.
+            outputs: Which outputs to compute; None: all.
+
+        Raises:
+            RunError: An input or output is missing or unknown, or ONNX Runtime failed.
+        """
+        names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
+        self._check(feeds, names)
+        if self._device != "cpu" and self._can_bind(feeds, names):
+            return self._run_bound(feeds, names, self._device)
+        try:
+            return dict(zip(names, self._runtime.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise run_error(error) from error
+
+    def prepare(self, feeds: Mapping[str, Any]) -> Callable[[], None]:
+        """Return a call that runs the model on `feeds` and drops the outputs, for measurements.
+
+        On CUDA the inputs are copied to the device once, here; the outputs stay there, and the call returns when the
+        device is done.
+
+        Raises:
+            RunError: As `run` does.
+        """
+        names = [spec.name for spec in self.outputs]
+        self._check(feeds, names)
+        if self._device != "cpu" and self._can_bind(feeds, names):
+            binding = self._bind(feeds, names, self._device)
+
+            def bound() -> None:
+                self._runtime.run_with_iobinding(binding)
+                binding.synchronize_outputs()
+
+            return _raising_run_error(bound)
+        arrays = dict(feeds)
+        return _raising_run_error(lambda: self._runtime.run(names, arrays))
+
+    def _check(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> None:
+        known = {spec.name for spec in self.inputs}
+        for name in feeds:
+            if name not in known and name not in self._defaults:
+                raise RunError(f"the model has no input {name!r}", hint=f"its inputs are: {', '.join(sorted(known))}")
+        missing = sorted(known - set(feeds))
+        if missing:
+            raise RunError(f"nothing was given for the input {missing[0]!r}", hint=f"missing are: {', '.join(missing)}")
+        for name in outputs:
+            if name not in {spec.name for spec in self.outputs}:
+                raise RunError(f"the model has no output {name!r}")
+
+    def _can_bind(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> bool:
+        """Only tensors of numbers have a place on a device."""
+        numeric = {spec.name for spec in self.outputs if spec.dtype is not None and spec.dtype != object}
+        return all(np.asarray(array).dtype.kind in "fiub" for array in feeds.values()) and set(outputs) <= numeric
+
+    def _bind(self, feeds: Mapping[str, Any], outputs: Sequence[str], device: str) -> Any:
+        try:
+            binding = self._runtime.io_binding()
+            for name, array in feeds.items():
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
+                binding.bind_ortvalue_input(name, value)
+            for name in outputs:
+                binding.bind_output(name, device, 0)
+            binding.synchronize_inputs()
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise run_error(error) from error
+        return binding
+
+    def _run_bound(self, feeds: Mapping[str, Any], outputs: Sequence[str], device: str) -> dict[str, Any]:
+        binding = self._bind(feeds, outputs, device)
+        try:
+            self._runtime.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            return {name: value.numpy() for name, value in zip(outputs, binding.get_outputs(), strict=True)}
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise run_error(error) from error
+
+
+def run_error(error: Exception, where: str | None = None) -> RunError:
+    """Return ONNX Runtime's `error` as one of ours: the first line of its message, without the code in front."""
+    message = str(error).strip() or type(error).__name__
+    first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message.splitlines()[0]).strip()
+    return RunError(f"ONNX Runtime says: {first}", where=where)
+
+
+def _raising_run_error(call: Callable[[], Any]) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise run_error(error) from error
+
+    return run
+
+
+def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
+    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    return [value.const_value for value in values if value.const_value is not None]
+
+
+def _in_memory(model: ir.Model) -> ir.Model:
+    """Return `model`, or a clone with the weights that lie on disk read in: bytes cannot point at files."""
+    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in _weights(model)):
+        return model
+    return ir.external_data.load_to_model(model.clone())
+
+
+def _open(source: str | bytes, target: Target, optimize: bool, where: str | None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong reaches us as an exception; standard error belongs to the user
+    options.intra_op_num_threads = target.threads
+    options.inter_op_num_threads = 1
+    # idle threads of one session would otherwise spin on the cores that the next session is measured on
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers: list[Any] = [PROVIDERS["cpu"]]
+    if target.provider == "cuda":
+        if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+            raise ProviderUnavailable(
+                "the installed ONNX Runtime was built without CUDA", where=where, hint="use --provider cpu"
+            )
+        providers.insert(0, (PROVIDERS["cuda"], {"device_id": "0", "use_tf32": "1" if optimize else "0"}))
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise run_error(error, where) from error
+    if target.provider == "cuda" and PROVIDERS["cuda"] not in session.get_providers():
+        raise ProviderUnavailable("CUDA did not start", where=where, hint="check the driver, or use --provider cpu")
+    return session

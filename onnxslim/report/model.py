@@ -2,7 +2,7 @@
 
 What could not be measured is None, and the field that says why stands beside it: its name is the key without the unit,
 and ``_reason``: ``energy_mj`` has ``energy_reason``. Building a record that breaks this, or that holds a number which
-JSON cannot (NaN, infinity), raises ValueError: both would be bugs in onnxslim. `docs/reference/report.md` lists them all.
+JSON cannot (NaN, infinity), raises ValueError: both would be bugs in onnxslim. `docs/reference/report.md` lists them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,145 @@
+"""The report as tables that a newcomer can read, at 80 columns, with colours only where a terminal takes them."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnxslim.report.model import Figures, PassRecord, Report, reason_key
+from onnxslim.report.units import (
+    in_bytes,
+    in_millijoules,
+    in_milliseconds,
+    in_percent,
+    in_points,
+    in_thousands,
+    per_second,
+    speed,
+    times,
+    with_interval,
+)
+
+TOP_CHANGES = 4
+"""How many changes of a pass are printed where nobody asked for all."""
+
+
+def print_report(report: Report, console: Console, *, verbose: bool = False) -> None:
+    """Print the whole report: where the data came from, before and after, the passes, what changed.
+
+    Args:
+        report: What to print.
+        console: Where to.
+        verbose: Print every change, not the first few of each pass.
+    """
+    if report.data.synthetic:
+        warning = "The data is synthetic: speed and size are real, accuracy and agreement say nothing about your data."
+        line(console, warning, style="bold yellow")
+    else:
+        labels = "with labels" if report.data.labels else "without labels"
+        count = "" if report.data.samples is None else f"{report.data.samples:,} samples "
+        line(console, f"Measured on {count}{labels}: {report.data.source}")
+    target = report.target
+    line(console, f"Target: {target.provider} {target.instruction_set}, {target.threads} threads ({target.device})")
+    console.print(figures_table(report))
+    budget = report.budget
+    if budget.max_drop is not None:
+        verdict = "met" if budget.met else "missed"
+        line(
+            console, f"Budget: at most {in_percent(budget.max_drop)} lost, {verdict}", style="" if budget.met else "red"
+        )
+    if report.passes:
+        console.print(passes_table(report.passes))
+    for step in report.passes:
+        print_changes(step, console, limit=None if verbose else TOP_CHANGES)
+    if report.output.path is not None:
+        line(console, f"Written to {report.output.path}", style="bold")
+
+
+def line(console: Console, text: str, *, style: str = "") -> None:
+    """Print one line of plain text: brackets in node names are no markup, numbers get no colour of their own."""
+    console.print(Text(text, style=style))
+
+
+def plain_table(*columns: str, title: str | None = None) -> Table:
+    """Return a table with these headings, the first column for names."""
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def figures_table(report: Report) -> Table:
+    """Return the table of before, after, and what that means."""
+    table = plain_table("", "before", "after", "change")
+    table.columns[1].justify = table.columns[2].justify = "right"
+    before, after, ratio, fidelity = report.before, report.after, report.ratio, report.fidelity
+    sizes = in_bytes(before.size_bytes), in_bytes(after.size_bytes)
+    table.add_row("Size", *sizes, times(ratio.size, "smaller", "larger"))
+    for label, key, per in (("Parameters", "parameters", ratio.parameters), ("MACs", "macs", ratio.macs)):
+        counts = (in_thousands(getattr(figures, key)) for figures in (before, after))
+        table.add_row(label, *counts, times(per, "fewer", "more"))
+    table.add_row("Nodes", f"{before.nodes:,}", f"{after.nodes:,}", _change(before.nodes, after.nodes, "fewer", "more"))
+    latency = speed(ratio.latency) if ratio.latency else ratio.latency_reason
+    table.add_row("Latency, median", _median(before), _median(after), latency)
+    for label, key, show, less in (
+        ("Throughput", "throughput_per_s", per_second, "less"),
+        ("Peak memory", "peak_memory_bytes", in_bytes, "less"),
+        ("Energy", "energy_mj", in_millijoules, "less"),
+    ):
+        old, new = getattr(before, key), getattr(after, key)
+        change = _change(old, new, less, "more") or _reason(report, key)
+        table.add_row(label, show(old), show(new), change)
+    table.add_row("Accuracy", in_percent(before.accuracy), in_percent(after.accuracy), _accuracy(report))
+    for label, key, digits, scale, unit in (
+        ("Agreement", "agreement", 2, 100.0, " %"),
+        ("SQNR", "sqnr_db", 1, 1.0, " dB"),
+    ):
+        interval = getattr(fidelity, key)
+        reason = getattr(fidelity, reason_key(key))
+        table.add_row(label, "", "", with_interval(interval, digits, scale, unit) if interval else reason)
+    return table
+
+
+def passes_table(passes: tuple[PassRecord, ...]) -> Table:
+    """Return one row a pass: kept or rolled back, and why."""
+    table = plain_table("pass", "kind", "", "nodes", "seconds", "why")
+    table.columns[4].justify = "right"
+    for step in passes:
+        verdict = Text("kept", "green") if step.kept else Text("not kept", "yellow")
+        nodes = f"{step.nodes[0]:,} -> {step.nodes[1]:,}"
+        table.add_row(step.name, step.kind, verdict, nodes, f"{step.seconds:.1f}", Text(step.reason))
+    return table
+
+
+def print_changes(step: PassRecord, console: Console, *, limit: int | None) -> None:
+    """Print what a pass did, at most `limit` lines of it (None: all)."""
+    if not step.changes:
+        return
+    table = plain_table(f"{step.name}: what changed", "", "")
+    for note in step.changes[:limit]:
+        table.add_row(Text(note.subject), Text(note.action), Text(note.reason))
+    console.print(table)
+    if limit is not None and len(step.changes) > limit:
+        line(console, f"... and {len(step.changes) - limit:,} more (--verbose prints all)", style="dim")
+
+
+def _median(figures: Figures) -> str:
+    return in_milliseconds(figures.latency_ms.p50 if figures.latency_ms else None)
+
+
+def _change(before: float | None, after: float | None, less: str, more: str) -> str:
+    return times(before / after, less, more) if before and after else ""
+
+
+def _reason(report: Report, key: str) -> str:
+    name = reason_key(key)
+    return getattr(report.after, name) or getattr(report.before, name) or ""
+
+
+def _accuracy(report: Report) -> str:
+    before, after = report.before.accuracy, report.after.accuracy
+    if before is None or after is None:
+        return _reason(report, "accuracy")
+    return in_points(before, after)

@@ -48,7 +48,8 @@ class ModelFile:
     path_reason: str | None = None
     sha256_reason: str | None = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,8 @@ class DataSource:
     synthetic: Annotated[bool, "true: random numbers that fit the inputs; they say nothing about accuracy"]
     samples_reason: str | None = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Percentiles:
     p95: Annotated[float, "95 % of the runs took at most this many milliseconds"]
     p99: Annotated[float, "99 % of the runs took at most this many milliseconds"]
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,8 @@ class Figures:
     energy_reason: str | None = None
     accuracy_reason: str | None = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +114,8 @@ class Ratios:
     macs_reason: str | None = None
     latency_reason: str | None = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +131,8 @@ class FidelityFigures:
     cosine_reason: str | None = None
     max_abs_error_reason: str | None = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +143,8 @@ class Budget:
     met: Annotated[bool, "whether what was kept obeys; true where there is no budget"]
     max_drop_reason: str | None = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +160,8 @@ class PassRecord:
     nodes: Annotated[tuple[int, int], "nodes before and after it"]
     changes: Annotated[tuple[Note, ...], "what it did and what it left alone: subject, action, reason"] = ()
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,181 @@
+"""Fits the axis signatures to nodes: which row holds, how long each factor is, which axis of a weight is which."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from onnxslim.graph.signatures import Operand, OpName, Signature, signatures
+
+Attribute = int | float | str | Sequence[int]
+FactorKey = tuple[str, int]
+"""(factor, place): the letter and, within an ellipsis, the place from the right; 0 for a factor that is one axis."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A node and the row of the table that holds for it."""
+
+    node: ir.Node
+    signature: Signature
+    sizes: Mapping[FactorKey, int]
+    """The sizes that are known; a symbolic dimension has none."""
+
+    def operands(self) -> Iterator[tuple[Operand, ir.Value]]:
+        """Yield every declared operand that the node has, inputs first."""
+        for side, values in ((self.signature.inputs, self.node.inputs), (self.signature.outputs, self.node.outputs)):
+            for operand, value in zip(side, values, strict=False):
+                if value is not None:
+                    yield operand, value
+
+    def size(self, factor: str) -> int:
+        """Return how long `factor` is, an ellipsis as the product of its axes; symbolic dimensions count as 1."""
+        if factor.isdigit():
+            return int(factor)
+        return math.prod(size for (letter, _), size in self.sizes.items() if letter == factor)
+
+    def macs(self) -> int:
+        """Return the multiply-accumulates of one run; symbolic dimensions count as 1."""
+        return sum(math.prod(self.size(factor) for factor in term) for term in self.signature.macs)
+
+
+def op_of(node: ir.Node) -> OpName:
+    """Return (domain, op type), with ``ai.onnx`` as the empty domain."""
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+
+
+def dimensions(value: ir.Value) -> tuple[int | None, ...] | None:
+    """Return the shape of `value`, None for each symbolic dimension; None where not even the rank is known."""
+    shape: ir.ShapeProtocol | None = value.shape
+    if shape is None and value.const_value is not None:
+        shape = value.const_value.shape
+    # Some exporters write -1 for a dimension that is not known.
+    return None if shape is None else tuple(size if isinstance(size, int) and size >= 0 else None for size in shape)
+
+
+def attribute(node: ir.Node, name: str) -> Attribute | None:
+    """Return an attribute of `node`, its default where ONNX declares one, None where there is neither."""
+    held = node.attributes.get(name)
+    if held is not None:
+        return held.value if isinstance(held.value, (int, float, str)) else tuple(held.value)
+    return _default(op_of(node), name)
+
+
+@functools.cache
+def _default(op: OpName, name: str) -> Attribute | None:
+    domain, op_type = op
+    if not onnx.defs.has(op_type, domain=domain):
+        return None
+    declared = onnx.defs.get_schema(op_type, domain=domain).attributes.get(name)
+    if declared is None or declared.default_value.type == onnx.AttributeProto.UNDEFINED:
+        return None
+    value = onnx.helper.get_attribute_value(declared.default_value)
+    if isinstance(value, bytes):
+        return value.decode()
+    return value if isinstance(value, (int, float, str)) else tuple(value)
+
+
+def fit(node: ir.Node) -> Fitted | None:
+    """Return the first row of the table that holds for `node`, or None.
+
+    A row holds where the attributes have the values that it names, no operand is left over, and every rank fits.
+    """
+    for signature in signatures().get(op_of(node), ()):
+        if signature.kind:
+            return Fitted(node, signature, {})
+        if _holds(node, signature):
+            return Fitted(node, signature, _sizes(node, signature))
+    return None
+
+
+def _holds(node: ir.Node, signature: Signature) -> bool:
+    for name, wanted in signature.where:
+        got = attribute(node, name)
+        if name == "axis" and isinstance(got, int) and node.inputs and node.inputs[0] is not None:
+            # An axis may be counted from either end; rows count from the last.
+            shape = dimensions(node.inputs[0])
+            got = got - len(shape) if shape is not None and got >= 0 else got
+        # ONNX Runtime's own ops have no schema here; what such a node leaves out is 0.
+        if (got or 0) != wanted:
+            return False
+    for side, values in ((signature.inputs, node.inputs), (signature.outputs, node.outputs)):
+        for position, operand in enumerate(values):
+            if operand is None or (side is signature.outputs and not operand.name):
+                continue
+            shape = dimensions(operand)
+            if position >= len(side):
+                return False
+            if shape is not None and not side[position].fits(len(shape)):
+                return False
+    return True
+
+
+def _sizes(node: ir.Node, signature: Signature) -> dict[FactorKey, int]:
+    sizes: dict[FactorKey, int] = {}
+    for name, factor in signature.binds:
+        value = attribute(node, name)
+        if isinstance(value, int):
+            sizes[factor, 0] = value
+    products: list[tuple[tuple[FactorKey, ...], int]] = []
+    fitted = Fitted(node, signature, {})
+    for operand, value in fitted.operands():
+        shape = dimensions(value)
+        if shape is None or operand.ignored:
+            continue
+        for (dimension, place), size in zip(operand.axes(len(shape)), shape, strict=True):
+            if size is None:
+                continue
+            keys = tuple((factor, place) for factor in dimension.factors)
+            if len(keys) > 1:
+                products.append((keys, size))
+            elif operand.broadcasts:
+                sizes.setdefault(keys[0], size)
+            elif dimension.ellipsis:
+                sizes[keys[0]] = max(size, sizes.get(keys[0], 1))
+            else:
+                sizes[keys[0]] = size
+    for keys, size in products:
+        unknown = [key for key in keys if key not in sizes and not key[0].isdigit()]
+        known = math.prod(int(key[0]) if key[0].isdigit() else sizes[key] for key in keys if key not in unknown)
+        if len(unknown) == 1 and known and size % known == 0:
+            sizes[unknown[0]] = size // known
+    return sizes
+
+
+def output_channel_axis(node: ir.Node, input_index: int) -> int | None:
+    """Return which axis of an input reaches the output: the one that a per-channel scale of a weight belongs to.
+
+    Conv: 0. ConvTranspose of one group: 1. Gemm: 0 or 1, by transB. MatMul, right-hand side: the last.
+
+    Returns:
+        The axis, or None where there is none: the op has no signature that says so, or mixes what reaches the output
+        with what is summed over on one axis (ConvTranspose of several groups).
+    """
+    fitted = fit(node)
+    if fitted is None or fitted.signature.kind or input_index >= len(fitted.signature.inputs):
+        return None
+    value = node.inputs[input_index] if input_index < len(node.inputs) else None
+    shape = None if value is None else dimensions(value)
+    if shape is None:
+        return None
+    reaching = {
+        factor
+        for operand in fitted.signature.outputs
+        for dimension in operand.dimensions
+        for factor in dimension.factors
+        if not dimension.ellipsis
+    }
+    needed: set[str] = set()
+    found: dict[int, set[str]] = {}
+    for axis, (dimension, _) in enumerate(fitted.signature.inputs[input_index].axes(len(shape))):
+        long = {factor for factor in dimension.factors if len(dimension.factors) == 1 or fitted.size(factor) != 1}
+        needed |= long & reaching
+        if long and long <= reaching:
+            found[axis] = long
+    whole = [axis for axis, factors in found.items() if factors == needed]
+    return whole[-1] if whole else None

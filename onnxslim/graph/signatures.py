@@ -1,0 +1,191 @@
+"""Reads `ops.axes`: the one table that says what every op does to the axes of its inputs and outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import re
+from collections.abc import Iterable, Mapping
+
+from onnxslim.errors import RuleError
+
+OpName = tuple[str, str]
+"""(domain, op type); the domain of ONNX itself is ``""``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dimension:
+    """One axis of an operand, or, with `ellipsis`, any number of axes."""
+
+    factors: tuple[str, ...]
+    """Letters, or numbers as digits, the slowest first. The axis is as long as their product."""
+    ellipsis: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """One input or output of an op."""
+
+    name: str
+    dimensions: tuple[Dimension, ...]
+    broadcasts: bool = False
+    """It may have fewer axes than it declares (aligned at the right), or axes of size 1."""
+    ignored: bool = False
+    """It has no part in the axes of the op."""
+
+    def fits(self, rank: int) -> bool:
+        """Whether a tensor of this rank can stand here."""
+        fixed = sum(not dimension.ellipsis for dimension in self.dimensions)
+        open_ended = fixed < len(self.dimensions)
+        return self.ignored or rank == fixed or (rank > fixed and open_ended) or (rank < fixed and self.broadcasts)
+
+    def axes(self, rank: int) -> tuple[tuple[Dimension, int], ...]:
+        """Return for each of `rank` axes its dimension and, for an ellipsis, its place from the right, 1 the last."""
+        fixed = sum(not dimension.ellipsis for dimension in self.dimensions)
+        result: list[tuple[Dimension, int]] = []
+        for dimension in self.dimensions:
+            if dimension.ellipsis:
+                result += [(dimension, place) for place in range(max(rank - fixed, 0), 0, -1)]
+            else:
+                result.append((dimension, 0))
+        return tuple(result[len(result) - rank :])
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """One row of the table."""
+
+    op: OpName
+    kind: str = ""
+    """The word of a structure, ``broadcast`` or ``concat``; empty where the operands are spelled out."""
+    inputs: tuple[Operand, ...] = ()
+    outputs: tuple[Operand, ...] = ()
+    where: tuple[tuple[str, int | str], ...] = ()
+    """(attribute, value): the row holds where the attributes have these values."""
+    binds: tuple[tuple[str, str], ...] = ()
+    """(attribute, factor): the attribute is the size of the factor."""
+    macs: tuple[tuple[str, ...], ...] = ()
+    """A sum of products of factors; empty where the op multiplies nothing by weights."""
+    mixed: frozenset[str] = frozenset()
+    """Factors along which the op mixes."""
+    fixed: frozenset[str] = frozenset()
+    """Factors that are never cut: those marked ``!``, numbers, and those that stand in one place only."""
+
+
+_ROW = re.compile(
+    r"(?P<op>[\w.]+(?:::\w+)?)(?:<(?P<attributes>[^>]*)>)?\s+(?P<inputs>.*?)\s*->\s*(?P<outputs>[^:]*?)\s*(?::\s*(?P<macs>.*))?$"
+)
+_KIND = re.compile(r"(?P<kind>[a-z]+):\s+(?P<ops>.+)$")
+_OPERAND = re.compile(r"(?P<name>\w+)(?P<open>[\[{])(?P<axes>[^\]}]*)[\]}]|(?P<ignored>_)(?!\w)|(?P<junk>\S)")
+_DIMENSION = re.compile(r"(?P<ellipsis>\.\.\.)?(?P<factors>[~!]?\w+(\*[~!]?\w+)*)$")
+
+
+def op_name(text: str) -> OpName:
+    """Return (domain, op type) of ``Conv`` or ``com.microsoft::FusedConv``."""
+    domain, _, op_type = text.rpartition("::")
+    return domain, op_type
+
+
+def read_signatures(text: str, where: str) -> Mapping[OpName, tuple[Signature, ...]]:
+    """Read a table in the notation of `ops.axes`.
+
+    Args:
+        text: The table.
+        where: What it is called in messages.
+
+    Raises:
+        RuleError: A line that does not read; the message names the line.
+    """
+    table: dict[OpName, tuple[Signature, ...]] = {}
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.partition("#")[0].strip()
+        if not line:
+            continue
+        try:
+            rows = list(_kind_rows(line)) or [_row(line)]
+        except ValueError as error:
+            raise RuleError(
+                f"this axis signature does not read: {error}",
+                where=f"{where}:{number}",
+                hint="a row looks like: Conv<group=g> X[n, g*i, ...s] W[g*o, i, ...k] -> Y[n, g*o, ...t]",
+            ) from error
+        for row in rows:
+            table[row.op] = (*table.get(row.op, ()), row)
+    return table
+
+
+@functools.cache
+def signatures() -> Mapping[OpName, tuple[Signature, ...]]:
+    """Return the table that comes with onnxslim."""
+    source = importlib.resources.files("onnxslim.graph").joinpath("ops.axes")
+    return read_signatures(source.read_text(encoding="utf-8"), "ops.axes")
+
+
+def _kind_rows(line: str) -> Iterable[Signature]:
+    match = _KIND.match(line)
+    if match:
+        for word in match["ops"].split():
+            yield Signature(op_name(word), kind=match["kind"])
+
+
+def _row(line: str) -> Signature:
+    match = _ROW.match(line)
+    if not match:
+        raise ValueError("it has neither '->' nor 'kind:'")
+    marks: dict[str, str] = {}
+    places: dict[str, int] = {}
+    inputs = tuple(_operands(match["inputs"], marks, places))
+    outputs = tuple(_operands(match["outputs"], marks, places))
+    where: list[tuple[str, int | str]] = []
+    binds: list[tuple[str, str]] = []
+    for part in filter(None, re.split(r"\s*,\s*", match["attributes"] or "")):
+        attribute, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"{part!r} is no attribute=value")
+        if value in places:
+            binds.append((attribute, value))
+        elif re.fullmatch(r"-?\d+", value):
+            where.append((attribute, int(value)))
+        else:
+            where.append((attribute, value))
+    macs = tuple(
+        tuple(re.split(r"\s*\*\s*", term.strip())) for term in (match["macs"] or "").split("+") if term.strip()
+    )
+    for factor in (factor for term in macs for factor in term):
+        if factor not in places and not factor.isdigit():
+            raise ValueError(f"the MACs name {factor!r}, which no operand has")
+    fixed = {factor for factor, count in places.items() if count == 1 or factor.isdigit() or marks.get(factor) == "!"}
+    return Signature(
+        op=op_name(match["op"]),
+        inputs=inputs,
+        outputs=outputs,
+        where=tuple(where),
+        binds=tuple(binds),
+        macs=macs,
+        mixed=frozenset(factor for factor, mark in marks.items() if mark == "~"),
+        fixed=frozenset(fixed),
+    )
+
+
+def _operands(text: str, marks: dict[str, str], places: dict[str, int]) -> Iterable[Operand]:
+    for match in _OPERAND.finditer(text):
+        if match["junk"]:
+            raise ValueError(f"unexpected {match['junk']!r}")
+        if match["ignored"]:
+            yield Operand("_", (), ignored=True)
+            continue
+        dimensions: list[Dimension] = []
+        for part in filter(None, re.split(r"\s*,\s*", match["axes"].strip())):
+            dimension = _DIMENSION.match(part)
+            if not dimension:
+                raise ValueError(f"{part!r} is no axis")
+            factors: list[str] = []
+            for word in dimension["factors"].split("*"):
+                factor = word.lstrip("~!")
+                if word != factor:
+                    marks[factor] = word[0]
+                places[factor] = places.get(factor, 0) + 1
+                factors.append(factor)
+            dimensions.append(Dimension(tuple(factors), ellipsis=bool(dimension["ellipsis"])))
+        yield Operand(match["name"], tuple(dimensions), broadcasts=match["open"] == "{")

@@ -1,1 +1,33 @@
-"""onnxslim: a compiler from ONNX to ONNX."""
+"""onnxslim: a compiler from ONNX to ONNX. This is the public API, and nothing else.
+
+    import onnxslim
+    result = onnxslim.optimize("model.onnx", passes="quant,prune", data="calib.npz", val="test.npz", max_drop=0.01)
+    result.report.ratio.size; result.save("small.onnx")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from onnxslim.errors import OnnxslimError
+
+if TYPE_CHECKING:
+    from onnxslim.model import open_model, save_model
+    from onnxslim.pipeline.run import Result, optimize
+
+__all__ = ["OnnxslimError", "Result", "open_model", "optimize", "save_model"]
+
+HOMES = {
+    "Result": "onnxslim.pipeline.run",
+    "optimize": "onnxslim.pipeline.run",
+    "open_model": "onnxslim.model",
+    "save_model": "onnxslim.model",
+}
+"""Where each name lives. ONNX Runtime takes a second to import: it is loaded when it is needed, not for ``--help``."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(HOMES[name]), name)

@@ -45,7 +45,7 @@ OLDEST_OPSET = 7
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
 SINGLE_FILE_LIMIT = 1_900_000_000
-"""Bytes of weights above which external data is written: a protobuf message ends at 2 GiB, names and nodes need room."""
+"""Bytes of weights above which external data is written: protobuf ends at 2 GiB, and names and nodes need room."""
 
 FORM = "onnxslim.form"
 CONSTANT_NODE = "onnxslim.constant_node"
@@ -259,7 +259,7 @@ def restored(model: ir.Model) -> ir.Model:
     result = model.clone()
     form: Form | None = model.graph.meta.get(FORM)
     for graph in result.graphs():
-        for value in [v for v in graph.initializers.values() if CONSTANT_NODE in v.meta]:
+        for value in reversed([v for v in graph.initializers.values() if CONSTANT_NODE in v.meta]):
             _lower(value, graph)
     if form is None:
         return result

@@ -67,6 +67,8 @@ class Context:
     """The one source of random numbers."""
     max_drop: float | None = None
     """The budget: how much accuracy (or agreement, without labels) may be lost, as a fraction."""
+    verify: bool = False
+    """Check every rewrite where it is made, on random data."""
     progress: Progress = dataclasses.field(default_factory=Progress)
     open_session: Callable[[ir.Model], Session] = dataclasses.field(default=Session.of)
     """Opens a model on the target, for passes that must look at its values."""
@@ -76,9 +78,9 @@ class Context:
 class Pass(abc.ABC):
     """One thing that the compiler can do to a model.
 
-    A subclass is a frozen dataclass. Its fields are its options, each annotated as ``Annotated[type, "help"]``; types are
-    bool, int, float, str, an `enum.Enum`, or ``tuple[str, ...]``. This one declaration gives the command line, the recipe
-    key, the help text and the reference page. It lives in ``onnxslim.passes.<name>`` and is found there.
+    A subclass is a frozen dataclass. Its fields are its options, each annotated as ``Annotated[type, "help"]``; types
+    are bool, int, float, str, an `enum.Enum`, or ``tuple[str, ...]``. This one declaration gives the command line, the
+    recipe key, the help text and the reference page. It lives in ``onnxslim.passes.<name>`` and is found there.
     """
 
     name: ClassVar[str]
@@ -93,6 +95,6 @@ class Pass(abc.ABC):
     def run(self, model: ir.Model, context: Context) -> Change:
         """Change `model` in place and say what was done.
 
-        The model is in canonical form (see `onnxslim.model`) and is a clone: if `run` raises, or if what it did does not
-        hold, the clone is thrown away.
+        The model is in canonical form (see `onnxslim.model`) and is a clone: if `run` raises, or if what it did does
+        not hold, the clone is thrown away.
         """

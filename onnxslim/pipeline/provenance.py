@@ -1,0 +1,47 @@
+"""Writes into a model how it was made, so that it can be made again."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+
+import onnx_ir as ir
+
+DISTRIBUTION = "onnxslim-compiler"
+PREFIX = "onnxslim."
+
+
+def version() -> str:
+    """Return the version of onnxslim that is installed."""
+    return importlib.metadata.version(DISTRIBUTION)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with pathlib.Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sign(model: ir.Model, *, passes: str, seed: int, max_drop: float | None, input_sha256: str | None) -> None:
+    """Write the recipe, the seed and the hash of the input into the model's metadata.
+
+    Args:
+        model: The result; changed in place.
+        passes: The passes that were kept, as ``-p`` takes them.
+        seed: The seed of the one random generator.
+        max_drop: The budget, or None.
+        input_sha256: The hash of the file that came in; None for a model that was handed over in memory.
+    """
+    entries = {"version": version(), "passes": passes, "seed": str(seed)}
+    if max_drop is not None:
+        entries["max_drop"] = repr(max_drop)
+    if input_sha256 is not None:
+        entries["input_sha256"] = input_sha256
+    for key in [key for key in model.metadata_props if key.startswith(PREFIX)]:
+        del model.metadata_props[key]
+    model.metadata_props.update({PREFIX + key: value for key, value in entries.items()})

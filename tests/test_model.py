@@ -1,0 +1,318 @@
+"""Opening and saving: what comes in goes out, and nothing is ever half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from zoo import MODELS
+
+from onnxslim.errors import ExternalDataError, ModelNotFound, ModelUnreadable, ModelUnsupported, OutputError
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.model import (
+    canonicalize,
+    external_tensors,
+    file_bytes,
+    open_model,
+    release_constants,
+    restored,
+    save_model,
+    weight_bytes,
+)
+
+RESNET8 = MODELS / "fashion_resnet8.onnx"
+
+CONSTANTS = """
+<ir_version: 8, opset_import: ["": 17], metadata_props: ["author": "someone"]>
+g (float[N,4] x) => (float[N,4] y) {
+    one = Constant <value_float = 1.0> ()
+    two = Constant <value = float[4] {1.0, 2.0, 3.0, 4.0}> ()
+    a = Add (x, one)
+    y = Mul (a, two)
+}
+"""
+
+NESTED = """
+<ir_version: 8, opset_import: ["": 17]>
+g (bool c, float[N] x) => (float[N] y) {
+    y = If (c) <
+        then_branch = t () => (float[N] u) { k = Constant <value_float = 2.0> () u = Mul (x, k) },
+        else_branch = e () => (float[N] v) { v = Neg (x) }
+    >
+}
+"""
+
+FUNCTION = """
+<ir_version: 8, opset_import: ["": 17, "local": 1]>
+g (float[N] x) => (float[N] y) { y = local.Twice (x) }
+<domain: "local", opset_import: ["": 17]>
+Twice (a) => (b) { b = Add (a, a) }
+"""
+
+
+def write(folder: pathlib.Path, text: str) -> pathlib.Path:
+    path = folder / "model.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+def run(path: pathlib.Path, **feeds: np.ndarray) -> list[np.ndarray]:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def there_and_back(path: pathlib.Path) -> pathlib.Path:
+    model = open_model(path)
+    infer_shapes(model)
+    result = path.with_name("again.onnx")
+    save_model(model, result)
+    return result
+
+
+@pytest.mark.parametrize("text", [CONSTANTS, NESTED, FUNCTION])
+def test_what_comes_in_goes_out(tmp_path: pathlib.Path, text: str) -> None:
+    path = write(tmp_path, text)
+    before, after = onnx.load(path), onnx.load(there_and_back(path))
+    for field in ("input", "output", "name"):
+        assert str(getattr(before.graph, field)) == str(getattr(after.graph, field))
+    assert [node.op_type for node in before.graph.node] == [node.op_type for node in after.graph.node]
+    assert list(before.metadata_props) == list(after.metadata_props)
+    assert [function.name for function in before.functions] == [function.name for function in after.functions]
+    assert not after.graph.value_info, "the file told no inner shapes before"
+    onnx.checker.check_model(after, full_check=True)
+
+
+def test_a_second_trip_changes_no_byte(tmp_path: pathlib.Path) -> None:
+    first = there_and_back(write(tmp_path, CONSTANTS))
+    save_model(open_model(first), tmp_path / "second.onnx")
+    assert first.read_bytes() == (tmp_path / "second.onnx").read_bytes()
+
+
+def test_constants_are_initializers_inside_and_nodes_outside(tmp_path: pathlib.Path) -> None:
+    model = open_model(write(tmp_path, CONSTANTS))
+    assert [node.op_type for node in model.graph] == ["Add", "Mul"]
+    assert set(model.graph.initializers) == {"one", "two"}
+    assert [node.op_type for node in restored(model).graph] == ["Constant", "Constant", "Add", "Mul"]
+    assert release_constants(model) == 2
+    assert [node.op_type for node in restored(model).graph] == ["Add", "Mul"]
+
+
+def test_a_constant_that_a_pass_changed_is_written_with_its_new_value(tmp_path: pathlib.Path) -> None:
+    model = open_model(write(tmp_path, CONSTANTS))
+    model.graph.initializers["one"].const_value = ir.tensor(np.float32(5), name="one")
+    save_model(model, tmp_path / "out.onnx")
+    (y,) = run(tmp_path / "out.onnx", x=np.zeros((1, 4), np.float32))
+    np.testing.assert_array_equal(y, [[5, 10, 15, 20]])
+
+
+def test_constants_in_subgraphs_too(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, NESTED)
+    model = open_model(path)
+    assert not any(node.op_type == "Constant" for graph in model.graphs() for node in graph)
+    again = there_and_back(path)
+    for choice in (True, False):
+        feeds = {"c": np.array(choice), "x": np.arange(3, dtype=np.float32)}
+        np.testing.assert_array_equal(run(path, **feeds)[0], run(again, **feeds)[0])
+
+
+def test_old_models_get_their_inputs_back_in_order(tmp_path: pathlib.Path) -> None:
+    weight = onnx.numpy_helper.from_array(np.ones((4,), np.float32), "w")
+    proto = onnx.parser.parse_model(
+        '<ir_version: 3, opset_import: ["": 7]> g (float[4] w, float[N,4] x) => (float[N,4] y) { y = Mul (x, w) }'
+    )
+    proto.graph.initializer.append(weight)
+    onnx.save(proto, tmp_path / "model.onnx")
+    model = open_model(tmp_path / "model.onnx")
+    assert [value.name for value in model.graph.inputs] == ["x"]
+    after = onnx.load(there_and_back(tmp_path / "model.onnx"))
+    assert after.ir_version == 3
+    assert [value.name for value in after.graph.input] == ["w", "x"]
+
+
+def test_since_ir_version_4_an_input_with_a_default_stays_an_input(tmp_path: pathlib.Path) -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[4] w, float[N,4] x) => (float[N,4] y) { y = Mul (x, w) }'
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4,), np.float32), "w"))
+    onnx.save(proto, tmp_path / "model.onnx")
+    assert [value.name for value in open_model(tmp_path / "model.onnx").graph.inputs] == ["w", "x"]
+
+
+@pytest.mark.parametrize("coordinates", [np.array([1, 5]), np.array([[0, 1], [1, 2]])])
+def test_sparse_initializers_are_not_lost(tmp_path: pathlib.Path, coordinates: np.ndarray) -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[2,3] x) => (float[2,3] y) { y = Add (x, w) }'
+    )
+    values = onnx.numpy_helper.from_array(np.array([7, 9], np.float32), "w")
+    indices = onnx.numpy_helper.from_array(coordinates.astype(np.int64), "w_indices")
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [2, 3]))
+    onnx.save(proto, tmp_path / "model.onnx")
+    (y,) = run(there_and_back(tmp_path / "model.onnx"), x=np.zeros((2, 3), np.float32))
+    np.testing.assert_array_equal(y, [[0, 7, 0], [0, 0, 9]])
+
+
+def test_the_long_name_of_the_default_domain(tmp_path: pathlib.Path) -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["ai.onnx": 17]> g (float[N] x) => (float[N] y) { y = ai.onnx.Relu (x) }'
+    )
+    onnx.save(proto, tmp_path / "model.onnx")
+    model = open_model(tmp_path / "model.onnx")
+    assert dict(model.opset_imports) == {"": 17}
+    assert [node.domain for node in model.graph] == [""]
+
+
+@pytest.fixture
+def external(tmp_path: pathlib.Path) -> pathlib.Path:
+    onnx.save(
+        onnx.load(RESNET8),
+        tmp_path / "big.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=100,
+    )
+    return tmp_path / "big.onnx"
+
+
+def test_external_data_is_mapped_and_written_beside(external: pathlib.Path) -> None:
+    model = open_model(external)
+    assert {tensor.location for tensor in external_tensors(model)} == {"weights.bin"}
+    out = external.with_name("out.onnx")
+    save_model(model, out)
+    assert sorted(path.name for path in external.parent.iterdir()) == [
+        "big.onnx",
+        "out.onnx",
+        "out.onnx.data",
+        "weights.bin",
+    ]
+    assert file_bytes(out) == out.stat().st_size + out.with_name("out.onnx.data").stat().st_size
+    assert weight_bytes(open_model(out)) == weight_bytes(open_model(RESNET8))
+    image = np.random.default_rng(0).normal(size=(2, 1, 28, 28)).astype(np.float32)
+    np.testing.assert_array_equal(run(out, image=image)[0], run(RESNET8, image=image)[0])
+
+
+def test_external_data_that_is_gone(external: pathlib.Path) -> None:
+    (external.parent / "weights.bin").unlink()
+    with pytest.raises(ExternalDataError, match=r"missing: weights\.bin"):
+        open_model(external)
+
+
+def test_external_data_that_is_cut_short(external: pathlib.Path) -> None:
+    data = external.parent / "weights.bin"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(ExternalDataError, match="cut short"):
+        open_model(external)
+
+
+@pytest.mark.parametrize("place", ["../weights.bin", "link.bin"])
+def test_external_data_that_leaves_the_folder(external: pathlib.Path, place: str) -> None:
+    inner = external.parent / "inner"
+    inner.mkdir()
+    (inner / "link.bin").symlink_to(external.parent / "weights.bin")
+    proto = onnx.load(external, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = place
+    (inner / "model.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ExternalDataError, match="outside the model's folder"):
+        open_model(inner / "model.onnx")
+
+
+def test_weights_that_are_still_read_are_not_overwritten(external: pathlib.Path) -> None:
+    model = open_model(external)
+    (external.parent / "weights.bin").rename(external.parent / "out.onnx.data")
+    for tensor in external_tensors(model):
+        tensor._location = "out.onnx.data"
+    with pytest.raises(OutputError, match="never changed"):
+        save_model(model, external.parent / "out.onnx")
+
+
+def test_a_missing_file(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ModelNotFound, match="no such file"):
+        open_model(tmp_path / "nothing.onnx")
+
+
+def test_a_folder(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ModelNotFound, match="folder"):
+        open_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(range(256)), "not an ONNX model"),
+        (b"just some text, no model", "not an ONNX model"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "no ONNX graph"),
+        (RESNET8.read_bytes()[:100_000], "truncated"),
+    ],
+)
+def test_what_is_no_model(tmp_path: pathlib.Path, content: bytes, message: str) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelUnreadable, match=message):
+        open_model(path)
+
+
+@pytest.mark.parametrize("opset", [6, 99])
+def test_opsets_out_of_range(tmp_path: pathlib.Path, opset: int) -> None:
+    proto = onnx.load(RESNET8)
+    proto.opset_import[0].version = opset
+    onnx.save(proto, tmp_path / "model.onnx")
+    with pytest.raises(ModelUnsupported, match=f"opset {opset}"):
+        open_model(tmp_path / "model.onnx")
+
+
+def test_training_graphs_are_refused_rather_than_lost(tmp_path: pathlib.Path) -> None:
+    proto = onnx.load(RESNET8)
+    proto.training_info.add().algorithm.name = "step"
+    onnx.save(proto, tmp_path / "model.onnx")
+    with pytest.raises(ModelUnsupported, match="training"):
+        open_model(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("failing", ["save", "replace"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_nothing_is_half_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, failing: str, error: BaseException
+) -> None:
+    model = open_model(RESNET8)
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"what was here before")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ir if failing == "save" else os, failing, fail)
+    with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
+        save_model(model, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
+    assert out.read_bytes() == b"what was here before"
+
+
+def test_a_folder_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_model(open_model(RESNET8), tmp_path / "no" / "such" / "out.onnx")
+
+
+def test_every_opset_from_7_on_opens(tmp_path: pathlib.Path) -> None:
+    for opset in range(7, onnx.defs.onnx_opset_version() + 1):
+        text = f'<ir_version: 8, opset_import: ["": {opset}]> g (float[N] x) => (float[N] y) {{ y = Relu (x) }}'
+        path = write(tmp_path, text)
+        assert dict(open_model(path).opset_imports) == {"": opset}
+
+
+def test_a_model_in_memory_without_a_form_is_only_copied() -> None:
+    model = ir.from_onnx_text(CONSTANTS)
+    copy = restored(model)
+    assert [node.op_type for node in copy.graph] == ["Constant", "Constant", "Add", "Mul"]
+    canonicalize(copy)
+    assert [node.op_type for node in copy.graph] == ["Add", "Mul"]

@@ -18,7 +18,7 @@ from onnxslim.errors import ProviderUnavailable, RunError
 from onnxslim.runner.target import PROVIDERS, Target, detect_target
 
 IN_MEMORY_LIMIT = 1_500_000_000
-"""Bytes of weights up to which a model is handed over in memory; protobuf ends at 2 GB, and the graph needs room too."""
+"""Bytes of weights up to which a model is handed over in memory; protobuf ends at 2 GB, and the graph needs room."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),

@@ -1,0 +1,120 @@
+"""Files of arrays, .npz and .npy, at a path or an fsspec URL: headers first, arrays when they are needed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, cast
+
+import fsspec
+import numpy as np
+
+from onnxslim.data.samples import Array
+from onnxslim.data.table import Stored
+from onnxslim.errors import DataError
+
+
+class Held:
+    """The arrays of one file at a time: those of the next file take the place of those of the last."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._arrays: dict[str, Array] = {}
+
+    def get(self, path: str, name: str, load: Callable[[], Array]) -> Array:
+        """Return the array `name` of the file `path`, loaded once as long as no other file is asked for."""
+        if path != self._path:
+            self._path, self._arrays = path, {}
+        if name not in self._arrays:
+            self._arrays[name] = load()
+        return self._arrays[name]
+
+
+def locate(spec: str) -> tuple[Any, str]:
+    """Return the fsspec file system and the path in it that `spec`, a path or a URL, points to.
+
+    Raises:
+        DataError: Nobody knows the protocol, what it needs is not installed, or there is nothing at that place.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(spec)
+        found = filesystem.exists(path)
+    except (ImportError, ValueError) as error:
+        raise DataError(
+            str(error), where=spec, hint="the part before :// must be a protocol that fsspec knows"
+        ) from error
+    except Exception as error:  # a remote file system that does not answer: each has exceptions of its own
+        raise DataError(f"cannot be reached: {error}", where=spec) from error
+    if not found:
+        raise DataError("there is no such file or folder", where=spec)
+    return filesystem, path
+
+
+@contextlib.contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn what goes wrong while a file of arrays is read into a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"cannot be read: {message}", where=where) from error
+
+
+@contextlib.contextmanager
+def opened(filesystem: Any, path: str) -> Iterator[BinaryIO]:
+    """Open a file for reading; what goes wrong in the body is a DataError that names it."""
+    with reading(path), filesystem.open(path, "rb") as file:
+        yield cast(BinaryIO, file)
+
+
+def read_npz(filesystem: Any, path: str, held: Held) -> dict[str, Stored]:
+    """Return the members of an .npz by name. Only headers are read; each array when it is first needed.
+
+    Raises:
+        DataError: It is no .npz, is truncated, or holds pickled objects.
+    """
+    with opened(filesystem, path) as file, zipfile.ZipFile(file) as archive:
+        members = {}
+        for member in archive.namelist():
+            name = member.removesuffix(".npy")
+
+            def load(name: str = name) -> Array:
+                with opened(filesystem, path) as again, np.load(again, allow_pickle=False) as arrays:
+                    return cast(Array, arrays[name])
+
+            with archive.open(member) as content:
+                members[name] = _stored(content, functools.partial(held.get, path, name, load), f"{path}: {name}")
+        return members
+
+
+def read_npy(filesystem: Any, path: str, held: Held) -> Stored:
+    """Return the array of an .npy; only its header is read, the rest when it is needed.
+
+    Raises:
+        DataError: It is no .npy, is truncated, or holds pickled objects.
+    """
+
+    def load() -> Array:
+        with opened(filesystem, path) as again:
+            return cast(Array, np.load(again, allow_pickle=False))
+
+    with opened(filesystem, path) as file:
+        return _stored(file, functools.partial(held.get, path, "", load), path)
+
+
+def _stored(content: Any, load: Callable[[], Array], where: str) -> Stored:
+    version = np.lib.format.read_magic(content)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(content)
+    if dtype.hasobject:
+        raise DataError(
+            "pickled objects are refused, since reading them could run code",
+            where=where,
+            hint="store plain arrays: numbers, booleans or fixed-length strings",
+        )
+    return Stored(shape, dtype, load)

@@ -1,0 +1,57 @@
+"""Functions that the user names as ``module:function``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from onnxslim.errors import BadOptionValue
+
+FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def names_function(text: str) -> bool:
+    """Whether `text` reads ``module:function`` (a URL does not)."""
+    return FORM.fullmatch(text) is not None
+
+
+def import_function(text: str, option: str) -> Callable[..., Any]:
+    """Return the function that ``module:function`` names; the module may lie in the current directory.
+
+    Args:
+        text: What the user wrote.
+        option: The option that it was written for, for messages.
+
+    Raises:
+        BadOptionValue: It does not read so, the module cannot be imported, or it has no such function.
+    """
+    if not names_function(text):
+        raise BadOptionValue(
+            f"{text!r} does not read module:function", where=option, hint="for example: mymodule:myfunction"
+        )
+    module_name, _, path = text.partition(":")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except ModuleNotFoundError as error:
+        raise BadOptionValue(
+            f"there is no module {error.name!r}", where=f"{option} {text}", hint=f"modules are looked for in {here} too"
+        ) from error
+    except AttributeError as error:
+        raise BadOptionValue(f"the module {module_name} has no {path!r}", where=f"{option} {text}") from error
+    except Exception as error:  # a module that raises while it is imported: the user's code, any exception
+        raise BadOptionValue(
+            f"importing {module_name} raised {type(error).__name__}: {error}", where=f"{option} {text}"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise BadOptionValue(f"{path!r} is no function", where=f"{option} {text}")
+    return found  # type: ignore[no-any-return]  # nothing more than callable can be known about it

@@ -1,0 +1,94 @@
+"""A folder of images; the names of its subfolders are their classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.data.files import opened
+from onnxslim.data.preprocess import EXAMPLE, pillow, preprocessor
+from onnxslim.data.samples import Array, Batch, Layout
+from onnxslim.data.table import Stored, fit_table
+from onnxslim.errors import DataError
+from onnxslim.runner.session import TensorSpec
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images, decoded one by one when their turn comes."""
+
+    filesystem: Any
+    paths: tuple[str, ...]
+    classes: tuple[str, ...]
+    """Names of the subfolders, sorted: the place of a name is its label. Empty: no labels."""
+    spec: TensorSpec
+    prepare: Callable[[Any], Array]
+
+    @property
+    def layout(self) -> Layout:
+        """Images of the batch that the model fixes, if it does."""
+        size = self.spec.shape[0] if self.spec.shape else None
+        return Layout(size if isinstance(size, int) else None, labelled=bool(self.classes))
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return len(self.paths)
+
+    def pieces(self, size: int) -> Iterator[Batch]:
+        """Yield all images, one at a time: their sizes may differ."""
+        return self.read(np.arange(self.count, dtype=np.int64), size)
+
+    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
+        """Yield the images at `indices`, one at a time."""
+        for index in indices:
+            path = self.paths[index]
+            arrays = {self.spec.name: Stored.of(self._decode(path))}
+            if self.classes:
+                arrays["labels"] = Stored.of(np.array([self.classes.index(pathlib.PurePosixPath(path).parent.name)]))
+            yield fit_table(arrays, (self.spec,), path, single=True).read(np.zeros(1, np.int64))
+
+    def _decode(self, path: str) -> Array:
+        image_module = pillow()
+        with opened(self.filesystem, path) as file:
+            try:
+                with image_module.open(file) as image:
+                    return self.prepare(image)
+            except DataError:
+                raise
+            except Exception as error:  # Pillow's decoders and the user's function: any exception
+                raise DataError(f"the image cannot be read: {error}", where=path) from error
+
+
+def open_images(
+    filesystem: Any, folder: str, paths: Sequence[str], inputs: Sequence[TensorSpec], preprocess: str | None
+) -> Images:
+    """Return the images at `paths` as samples; if all lie in subfolders of `folder`, those are their classes.
+
+    Raises:
+        DataError: The model has more than one input, Pillow is missing, or nobody said how images become inputs.
+        BadOptionValue: `preprocess` does not read.
+    """
+    pillow()
+    if len(inputs) != 1:
+        raise DataError(
+            f"images feed one input, and the model has {len(inputs)}", where=folder, hint="use .npz, or module:function"
+        )
+    if preprocess is None:
+        raise DataError("nobody said how images become inputs", where=folder, hint=EXAMPLE)
+    parents = {str(pathlib.PurePosixPath(path).parent) for path in paths}
+    root = str(pathlib.PurePosixPath(folder))
+    grouped = all(str(pathlib.PurePosixPath(parent).parent) == root for parent in parents)
+    classes: tuple[str, ...] = ()
+    if grouped:  # a class without images keeps its place, so that labels agree between folders
+        entries = filesystem.ls(folder, detail=True)
+        names = {pathlib.PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory"}
+        classes = tuple(sorted(name for name in names if not name.startswith(".")))
+    return Images(filesystem, tuple(sorted(paths)), classes, inputs[0], preprocessor(preprocess, inputs[0]))

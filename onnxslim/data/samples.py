@@ -1,0 +1,264 @@
+"""What samples are: a stream of batches that fit a model's inputs, and can be read again, cut and split."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.errors import DataError
+
+Array = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One run's worth of samples."""
+
+    feeds: dict[str, Array]
+    """An array for every input of the model, of its type and rank."""
+    labels: Array | None = None
+    """The samples' labels along the first axis, where there are any."""
+    count: int = 1
+    """How many samples these are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How samples are put together into feeds."""
+
+    batch: int | None
+    """The model takes exactly this many at a time; None: any number."""
+    shared: frozenset[str] = frozenset()
+    """Inputs without a batch axis: they stay as they are when samples are joined."""
+    labelled: bool = False
+
+
+class Source(Protocol):
+    """Where samples come from, in order, as often as asked."""
+
+    @property
+    def layout(self) -> Layout:
+        """How its samples go together."""
+
+    @property
+    def count(self) -> int | None:
+        """The number of samples, None where only reading them all would tell."""
+
+    def pieces(self, size: int) -> Iterator[Batch]:
+        """Yield all samples in order, at most `size` at a time."""
+
+
+@runtime_checkable
+class IndexedSource(Source, Protocol):
+    """A source that can be read in any order."""
+
+    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
+        """Yield the samples at `indices`, at most `size` at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Some samples of a source that can be read in any order."""
+
+    inner: IndexedSource
+    indices: npt.NDArray[np.int64]
+
+    @property
+    def layout(self) -> Layout:  # noqa: D102  the protocol says it
+        return self.inner.layout
+
+    @property
+    def count(self) -> int:  # noqa: D102  the protocol says it
+        return len(self.indices)
+
+    def pieces(self, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
+        return self.inner.read(self.indices, size)
+
+    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
+        return self.inner.read(self.indices[indices], size)
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryNth:
+    """Every `step`-th sample of a stream, or all the others."""
+
+    inner: Source
+    step: int
+    others: bool
+
+    @property
+    def layout(self) -> Layout:  # noqa: D102  the protocol says it
+        return self.inner.layout
+
+    @property
+    def count(self) -> None:  # noqa: D102  the protocol says it
+        return None
+
+    def pieces(self, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
+        for index, piece in enumerate(self.inner.pieces(1)):
+            if (index % self.step == self.step - 1) != self.others:
+                yield piece
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The first samples of a stream."""
+
+    inner: Source
+    limit: int
+
+    @property
+    def layout(self) -> Layout:  # noqa: D102  the protocol says it
+        return self.inner.layout
+
+    @property
+    def count(self) -> None:  # noqa: D102  the protocol says it
+        return None
+
+    def pieces(self, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
+        return itertools.islice(self.inner.pieces(1), self.limit)
+
+
+class Samples:
+    """Samples that fit a model. Made by `open_samples` and `synthetic_samples`; nothing is read before it is needed."""
+
+    def __init__(self, origin: Source, source: str, *, synthetic: bool = False) -> None:
+        self._origin = origin
+        self.source = source
+        """Where they come from, for people to read."""
+        self.synthetic = synthetic
+        """Whether they were made up; then they say nothing about fidelity on real data."""
+
+    def __repr__(self) -> str:
+        count = "an unknown number of" if self.count is None else self.count
+        return f"<{count} samples from {self.source}>"
+
+    @property
+    def count(self) -> int | None:
+        """How many samples there are, None where only reading them all would tell.
+
+        Of samples for a model whose batch is fixed at B, the last that do not fill a batch are left out.
+        """
+        count, batch = self._origin.count, self._origin.layout.batch
+        return count if count is None or batch is None else count // batch * batch
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the samples have labels, so that accuracy can be measured."""
+        return self._origin.layout.labelled
+
+    def batches(self, size: int | None = None) -> Iterator[Batch]:
+        """Yield all samples, `size` at a time (None: 1), the last batch may be smaller.
+
+        A model whose batch is fixed gets just that many at a time, whatever `size` says, and what does not fill the
+        last batch is left out. Samples of different shapes never share a batch.
+
+        Raises:
+            DataError: A file cannot be read, or a value does not fit the type of its input.
+        """
+        layout = self._origin.layout
+        wanted = layout.batch or size or 1
+        held: list[Batch] = []
+        for piece in self._origin.pieces(wanted):
+            if held and not _alike(held[-1], piece, layout.shared):
+                if layout.batch is None:
+                    yield _join(held, layout.shared)
+                held = []
+            held.append(piece)
+            total = sum(each.count for each in held)
+            if total >= wanted:
+                joined = _join(held, layout.shared)
+                yield _cut(joined, 0, wanted, layout.shared) if total > wanted else joined
+                held = [_cut(joined, wanted, total, layout.shared)] if total > wanted else []
+        if held and layout.batch is None:
+            yield _join(held, layout.shared)
+
+    def first(self, count: int = 1) -> dict[str, Array]:
+        """Return the feeds of the first batch of `count` samples (fewer, if there are fewer or their shapes differ).
+
+        Raises:
+            DataError: There are no samples, or they cannot be read.
+        """
+        for batch in self.batches(count):
+            return batch.feeds
+        raise DataError("there is not a single sample", where=self.source)
+
+    def take(self, count: int) -> Samples:
+        """Return the first `count` samples, rounded up to whole batches where the model fixes them."""
+        batch = self._origin.layout.batch or 1
+        limit = -(-count // batch) * batch
+        if isinstance(self._origin, IndexedSource):
+            origin: Source = Chosen(self._origin, np.arange(min(limit, self.count or 0), dtype=np.int64))
+        else:
+            origin = Head(self._origin, limit)
+        return Samples(origin, self.source, synthetic=self.synthetic)
+
+    def split(self, fraction: float, generator: np.random.Generator | None = None) -> tuple[Samples, Samples]:
+        """Divide the samples in two: the first part holds about `fraction` of them, the second the rest.
+
+        Where the samples can be read in any order the parts are drawn at random (and keep the order of the file); a
+        stream is dealt out instead: every k-th sample goes to the smaller part, k being the nearest whole number.
+
+        Args:
+            fraction: The share of the first part, between 0 and 1 exclusive.
+            generator: Where the draw comes from; None: always the same draw.
+
+        Raises:
+            DataError: There are fewer than two batches, so that one part would be empty.
+            ValueError: `fraction` is not between 0 and 1.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction {fraction} leaves one part empty")
+        count, batch = self.count, self._origin.layout.batch or 1
+        if not isinstance(self._origin, IndexedSource) or count is None:
+            step = max(2, round(1 / min(fraction, 1 - fraction)))
+            small, large = (EveryNth(self._origin, step, others) for others in (False, True))
+            return self._parts((small, large) if fraction <= 0.5 else (large, small))
+        if count < 2 * batch:
+            raise DataError(
+                f"{count} samples cannot be divided in two", where=self.source, hint="give more samples, or give --val"
+            )
+        units = count // batch  # whole batches go to one side, so that a fixed batch wastes nothing
+        share = min(units - 1, max(1, round(units * fraction))) * batch
+        order = (generator or np.random.default_rng(0)).permutation(count)
+        first, second = np.sort(order[:share]), np.sort(order[share:])
+        return self._parts((Chosen(self._origin, first), Chosen(self._origin, second)))
+
+    def _parts(self, origins: Sequence[Source]) -> tuple[Samples, Samples]:
+        first, second = (Samples(origin, self.source, synthetic=self.synthetic) for origin in origins)
+        return first, second
+
+
+def _alike(left: Batch, right: Batch, shared: frozenset[str]) -> bool:
+    """Whether two pieces can be joined: equal shapes but for the first axis, and equal shared inputs."""
+    for name, array in left.feeds.items():
+        other = right.feeds[name]
+        if name in shared:
+            if not np.array_equal(array, other):
+                return False
+        elif array.shape[1:] != other.shape[1:]:
+            return False
+    mine, theirs = left.labels, right.labels
+    return mine is None or theirs is None or mine.shape[1:] == theirs.shape[1:]
+
+
+def _join(pieces: Sequence[Batch], shared: frozenset[str]) -> Batch:
+    if len(pieces) == 1:
+        return pieces[0]
+    feeds = {
+        name: array if name in shared else np.concatenate([piece.feeds[name] for piece in pieces])
+        for name, array in pieces[0].feeds.items()
+    }
+    labels = [piece.labels for piece in pieces if piece.labels is not None]
+    return Batch(feeds, np.concatenate(labels) if labels else None, sum(piece.count for piece in pieces))
+
+
+def _cut(batch: Batch, start: int, stop: int, shared: frozenset[str]) -> Batch:
+    """Return some samples of a batch in which every sample is one row."""
+    feeds = {name: array if name in shared else array[start:stop] for name, array in batch.feeds.items()}
+    return Batch(feeds, None if batch.labels is None else batch.labels[start:stop], stop - start)

@@ -1,0 +1,245 @@
+"""Samples made up from the model alone, for when nobody gives any: of types, shapes and values that make it run.
+
+They tell how fast a model is and whether two models compute the same, not how well a model does on real data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.data.roles import ONES, RATE, ZEROS, index_bound
+from onnxslim.data.samples import Array, Batch, Layout, Samples
+from onnxslim.data.table import kind
+from onnxslim.errors import DataError, RunError
+from onnxslim.runner.session import Session, TensorSpec
+from onnxslim.runner.target import Target
+
+SIZES: Mapping[str, tuple[int, ...]] = {
+    "batch": (1, 2, 16, 8),
+    "spatial": (224, 64, 128, 256, 32, 48, 320, 512, 16, 8, 1),
+    "sequence": (16, 32, 64, 128, 512, 8, 256, 224, 576, 1024, 16000, 1),
+}
+"""Sizes to try for a symbolic dimension, by what it seems to be; the first that runs is taken."""
+
+TRIES = 250
+"""How many combinations of sizes and values are tried before giving up."""
+
+Draw = Callable[[np.random.Generator, tuple[int, ...]], npt.NDArray[np.float64]]
+"""Draws the values of one input, given its shape."""
+
+
+def normal(generator: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Draw what normalised images, spectra and embeddings look like."""
+    return generator.standard_normal(shape)
+
+
+def unit(generator: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Draw numbers between 0 and 1, for models that take roots or logarithms."""
+    return generator.random(shape)
+
+
+def below(bound: int) -> Draw:
+    """Draw whole numbers from 0 up to `bound`, exclusive."""
+    return lambda generator, shape: generator.integers(0, max(1, bound), shape).astype(np.float64)
+
+
+def always(number: float) -> Draw:
+    """Draw the same number always."""
+    return lambda generator, shape: np.full(shape, number, np.float64)
+
+
+def candidates(spec: TensorSpec, value: ir.Value | None) -> tuple[Draw, ...]:
+    """Return ways to draw values for an input, the likeliest first.
+
+    Args:
+        spec: What the session says about it.
+        value: The graph's input, to see what it is used for; None where only `spec` is known.
+    """
+    if spec.dtype is None:
+        raise DataError(
+            "an input that is no tensor cannot be made up",
+            where=spec.name,
+            hint="give samples with --data module:function",
+        )
+    of_kind, bound = kind(spec.dtype), None if value is None else index_bound(value)
+    if of_kind == "b" or ONES.search(spec.name):
+        return (always(1), below(2))
+    if bound is not None:
+        draw = below(bound)
+        return (always(0), draw) if ZEROS.search(spec.name) else (draw, below(min(bound, 2)), always(0))
+    if RATE.search(spec.name) and not spec.shape:
+        return (always(16000), always(8000))
+    if of_kind == "f":
+        return (normal, unit)
+    if not spec.shape:
+        return (always(1), always(16000), always(0))
+    if spec.dtype.itemsize == 1:
+        limits = np.iinfo(spec.dtype)
+        return (lambda generator, shape: generator.integers(limits.min, limits.max + 1, shape).astype(np.float64),)
+    return (below(2), always(0), below(100))
+
+
+def roles_of_dimensions(inputs: Sequence[TensorSpec]) -> dict[str, str]:
+    """Return for each symbolic dimension whether it is a batch, spatial or a sequence; one that occurs twice is one.
+
+    Dimensions without a name are told apart by the input and axis where they stand.
+    """
+    roles: dict[str, str] = {}
+    for spec in inputs:
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, int):
+                continue
+            state = axis == 1 and len(spec.shape) == 3 and isinstance(spec.shape[0], int)  # [layers, batch, hidden]
+            role = "batch" if axis == 0 or state else "spatial" if len(spec.shape) >= 4 else "sequence"
+            name = _dimension(spec, axis)
+            roles[name] = "batch" if "batch" in (role, roles.get(name)) else role
+    return roles
+
+
+def _dimension(spec: TensorSpec, axis: int) -> str:
+    size = spec.shape[axis]
+    return size if isinstance(size, str) else f"{spec.name}[{axis}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to draw the feeds of one sample."""
+
+    inputs: tuple[TensorSpec, ...]
+    draws: tuple[Draw, ...]
+    sizes: Mapping[str, int]
+    """A size for every symbolic dimension."""
+
+    def shape(self, spec: TensorSpec) -> tuple[int, ...]:
+        """Return the shape of an input with the sizes put in."""
+        return tuple(
+            size if isinstance(size, int) else self.sizes[_dimension(spec, axis)]
+            for axis, size in enumerate(spec.shape)
+        )
+
+    def feeds(self, generator: np.random.Generator) -> dict[str, Array]:
+        """Draw one sample."""
+        drawn = zip(self.inputs, self.draws, strict=True)
+        return {spec.name: _typed(draw(generator, self.shape(spec)), spec) for spec, draw in drawn}
+
+
+def _typed(values: npt.NDArray[np.float64], spec: TensorSpec) -> Array:
+    if spec.dtype == object:
+        return np.vectorize(lambda number: f"text {number:.3f}", otypes=[object])(values)
+    typed: Array = values.astype(spec.dtype)
+    return typed
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Samples that are drawn when they are read; the same index gives the same sample always."""
+
+    recipe: Recipe
+    count: int
+    seed: int
+
+    @property
+    def layout(self) -> Layout:
+        """Samples can be joined where every input has a free first dimension (or is a scalar)."""
+        firsts = [spec.shape[0] for spec in self.recipe.inputs if spec.shape]
+        free = bool(firsts) and not any(isinstance(size, int) for size in firsts)
+        one = all(self.recipe.shape(spec)[0] == 1 for spec in self.recipe.inputs if spec.shape)
+        shared = frozenset(spec.name for spec in self.recipe.inputs if not spec.shape)
+        return Layout(None if free and one else 1, shared)
+
+    def pieces(self, size: int) -> Iterator[Batch]:
+        """Yield all samples, one at a time."""
+        return self.read(np.arange(self.count, dtype=np.int64), size)
+
+    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
+        """Yield the samples at `indices`, one at a time."""
+        for index in indices:
+            yield Batch(self.recipe.feeds(np.random.default_rng([self.seed, int(index)])))
+
+
+def synthetic_samples(
+    model: ir.Model,
+    count: int = 16,
+    seed: int = 0,
+    *,
+    session: Session | None = None,
+    target: Target | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Samples:
+    """Make up samples that `model` runs on.
+
+    Types and fixed dimensions are those of the inputs. A symbolic dimension gets one size wherever it occurs: 1 for a
+    batch, else the first of `SIZES` with which the model runs. Indices stay below the size of what they index, masks
+    are ones, sampling rates 16 kHz; where the graph does not tell what integers mean, small ones are tried.
+
+    Args:
+        model: The model; not changed.
+        count: How many samples.
+        seed: The same seed gives the same samples.
+        session: `model` opened already, to save opening it here.
+        target: Where to try it; None: what `detect_target` finds.
+        sizes: Sizes of symbolic dimensions by name that are not to be searched.
+
+    Raises:
+        RunError: ONNX Runtime refuses the model.
+        DataError: The model runs on nothing that was tried, or has an input that is no tensor.
+    """
+    session = session or Session.of(model, target, optimize=False)
+    values = {value.name: value for value in model.graph.inputs}
+    draws = [candidates(spec, values.get(spec.name)) for spec in session.inputs]
+    dimensions = roles_of_dimensions(session.inputs)
+    choices = {name: (sizes[name],) if sizes and name in sizes else SIZES[role] for name, role in dimensions.items()}
+    runs: Recipe | None = None
+    failure: RunError | None = None
+    for picked in itertools.islice(_by_rank([len(options) for options in (*draws, *choices.values())]), TRIES):
+        recipe = Recipe(
+            session.inputs,
+            tuple(options[index] for options, index in zip(draws, picked, strict=False)),
+            {
+                name: options[index]
+                for (name, options), index in zip(choices.items(), picked[len(draws) :], strict=True)
+            },
+        )
+        try:
+            outputs = session.run(recipe.feeds(np.random.default_rng([seed, 0])))
+        except RunError as error:
+            failure = failure or error
+            continue
+        runs = runs or recipe
+        if _finite(outputs.values()):
+            return Samples(Drawn(recipe, count, seed), "synthetic samples", synthetic=True)
+    if runs is None:
+        raise DataError(
+            "no made-up sample runs" + (f"; {failure.what}" if failure else ""),
+            where=model.graph.name,
+            hint="give real samples with --data",
+        )
+    return Samples(Drawn(runs, count, seed), "synthetic samples", synthetic=True)
+
+
+def _finite(outputs: Iterable[object]) -> bool:
+    arrays = (each for each in outputs if isinstance(each, np.ndarray))
+    return all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
+
+
+def _by_rank(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield one index below each length, those with the smallest sum first."""
+
+    def with_sum(total: int, position: int) -> Iterator[tuple[int, ...]]:
+        if position == len(lengths):
+            if total == 0:
+                yield ()
+            return
+        room = sum(length - 1 for length in lengths[position + 1 :])
+        for index in range(max(0, total - room), min(total, lengths[position] - 1) + 1):
+            for rest in with_sum(total - index, position + 1):
+                yield (index, *rest)
+
+    for total in range(sum(length - 1 for length in lengths) + 1):
+        yield from with_sum(total, 0)

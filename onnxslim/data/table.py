@@ -1,0 +1,287 @@
+"""Arrays beside each other, fitted to a model's inputs: which axis holds the samples, and do the types fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.data.samples import Array, Batch, Layout
+from onnxslim.errors import DataError
+from onnxslim.runner.session import TensorSpec
+
+LABELS = "labels"
+"""The array of this name holds labels, unless the model has an input that is called so."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """An array that is known by its header and read when needed."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    load: Callable[[], Array]
+
+    @classmethod
+    def of(cls, array: npt.ArrayLike) -> Stored:
+        """Return an array that is in memory already."""
+        held = np.asarray(array)
+        return cls(held.shape, held.dtype, lambda: held)
+
+
+class Form(enum.Enum):
+    """How an array holds the samples of one input."""
+
+    ROWS = "rows"
+    """Rank of the input: the first axis is the input's own batch axis."""
+    WHOLE = "whole"
+    """Rank of the input + 1: along the first axis lie whole inputs."""
+    SINGLE = "single"
+    """Rank of the input - 1: one sample, without its batch axis (files and dicts that hold one sample)."""
+    CONSTANT = "constant"
+    """A scalar for a scalar input: the same for every sample."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """The samples of one input."""
+
+    spec: TensorSpec
+    stored: Stored
+    form: Form
+    scale: Stored | None
+    offset: Stored | None
+    stride: int = 1
+    """Rows that make one sample (`Form.ROWS` only)."""
+
+    def rows(self) -> int | None:
+        """Return the length of the axis that holds samples."""
+        if self.form is Form.CONSTANT:
+            return None
+        return 1 if self.form is Form.SINGLE else self.stored.shape[0]
+
+    def take(self, indices: npt.NDArray[np.int64], where: str) -> Array:
+        """Return the samples at `indices` as one feed, in the type of the input."""
+        array = self.stored.load()
+        if self.form is Form.ROWS:
+            rows = (indices[:, None] * self.stride + np.arange(self.stride)).ravel()
+            contiguous = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
+            array = array[rows[0] : rows[-1] + 1] if contiguous else array[rows]
+        elif self.form is Form.WHOLE:
+            array = array[indices[0]]
+        elif self.form is Form.SINGLE:
+            array = array[np.newaxis]
+        if self.scale is not None:
+            scaled = array.astype(np.float32) * self.scale.load().astype(np.float32)
+            array = scaled if self.offset is None else scaled + self.offset.load().astype(np.float32)
+        return convert(array, self.spec, where)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Arrays that belong together: one file, one mapping, or one dict that a function yielded."""
+
+    columns: tuple[Column, ...]
+    labels: Stored | None
+    count: int
+    layout: Layout
+    where: str
+
+    def read(self, indices: npt.NDArray[np.int64]) -> Batch:
+        """Return the samples at `indices` as one batch (one index only, where samples are whole inputs)."""
+        feeds = {column.spec.name: column.take(indices, self.where) for column in self.columns}
+        if self.labels is None:
+            return Batch(feeds, None, len(indices))
+        labels = self.labels.load().reshape(self.labels.shape or (1,))
+        per_sample = len(labels) // self.count
+        rows = (indices[:, None] * per_sample + np.arange(per_sample)).ravel()
+        return Batch(feeds, labels[rows], len(indices))
+
+
+def fit_table(arrays: Mapping[str, Stored], inputs: Sequence[TensorSpec], where: str, *, single: bool = False) -> Table:
+    """Fit `arrays` to `inputs`; only names, shapes and types are looked at.
+
+    An array of the rank of its input holds samples along the first axis; one rank more, and it holds whole inputs; a
+    scalar for a scalar input is the same for every sample. ``<input>.scale`` and ``<input>.offset`` (broadcastable to
+    a sample) mean value = stored * scale + offset, in float32. A model's only input may have its array under another
+    name, if that is the only array beside the labels.
+
+    Where all inputs have the same batch size, or none is fixed, every row is a sample. Else (say a state [2, N, 128]
+    beside an input [N, 512]) a sample is a whole run: each input with a fixed first dimension takes that many rows.
+
+    Args:
+        arrays: By name.
+        inputs: What the model takes.
+        where: The file or function, for messages.
+        single: Accept arrays of one rank less than their inputs as one sample without batch axis.
+
+    Raises:
+        DataError: A name is missing or unknown, or a rank, dimension, count or type does not fit.
+    """
+    arrays = _renamed(arrays, inputs)
+    names = [spec.name for spec in inputs]
+    labels = None if LABELS in names else arrays.get(LABELS)
+    extras = {f"{name}.{suffix}" for name in names for suffix in ("scale", "offset")} - set(names)
+    takes = f"the model takes: {', '.join(names)}; labels go into an array named {LABELS!r}"
+    for name in names:
+        if name not in arrays:
+            raise DataError(f"there is no array for the input {name!r}", where=where, hint=takes)
+    for name in arrays:
+        if name not in names and name not in extras and name != LABELS:
+            raise DataError(f"the array {name!r} belongs to no input", where=where, hint=takes)
+    columns = tuple(_column(spec, arrays, where, single) for spec in inputs)
+    by_row = _by_row(columns)
+    batch = next((s.shape[0] for s in inputs if s.shape and isinstance(s.shape[0], int)), None) if by_row else 1
+    if not by_row:
+        columns = _with_strides(columns, where)
+    counts = {column.spec.name: rows // column.stride for column in columns if (rows := column.rows()) is not None}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{name!r} holds {count}" for name, count in counts.items())
+        raise DataError(f"the arrays hold different numbers of samples: {said}", where=where)
+    count = next(iter(counts.values()), 1)
+    if count == 0:
+        raise DataError("there is not a single sample", where=where)
+    if labels is not None:
+        length = labels.shape[0] if labels.shape else 1
+        if length < count or length % count:
+            raise DataError(f"there are {length} labels for {count} samples", where=where)
+    shared = frozenset(column.spec.name for column in columns if column.form is Form.CONSTANT)
+    return Table(columns, labels, count, Layout(batch, shared, labels is not None), where)
+
+
+def _renamed(arrays: Mapping[str, Stored], inputs: Sequence[TensorSpec]) -> dict[str, Stored]:
+    """Give the only array the name of the only input."""
+    found = dict(arrays)
+    if len(inputs) != 1 or inputs[0].name in found:
+        return found
+    plain = [name for name in found if name != LABELS and not name.endswith((".scale", ".offset"))]
+    if len(plain) != 1:
+        return found
+    return {
+        inputs[0].name + name[len(plain[0]) :]
+        if name in (plain[0], f"{plain[0]}.scale", f"{plain[0]}.offset")
+        else name: a
+        for name, a in found.items()
+    }
+
+
+def _column(spec: TensorSpec, arrays: Mapping[str, Stored], where: str, single: bool) -> Column:
+    stored, scale, offset = (arrays.get(spec.name + suffix) for suffix in ("", ".scale", ".offset"))
+    assert stored is not None, "the caller checked that every input has its array"
+    place = f"{where}: {spec.name}"
+    if spec.dtype is None:
+        raise DataError("this input is no tensor of a type that numpy has; it cannot be fed from data", where=place)
+    if offset is not None and scale is None:
+        raise DataError(f"there is an offset without a scale: {spec.name}.scale is missing", where=place)
+    check_dtype(np.dtype(np.float32) if scale is not None else stored.dtype, spec, place)
+    rank, wanted = len(stored.shape), len(spec.shape)
+    if wanted == 0:  # a scalar, or an input of unknown rank: ONNX Runtime does not tell them apart
+        form = Form.CONSTANT if rank == 0 else Form.WHOLE if rank == 1 else Form.ROWS
+        return Column(spec, stored, form, scale, offset)
+    forms = {wanted: Form.ROWS, wanted + 1: Form.WHOLE} | ({wanted - 1: Form.SINGLE} if single else {})
+    if rank not in forms:
+        raise DataError(
+            f"an array of shape {_shape(stored.shape)} does not fit an input of shape {_shape(spec.shape)}",
+            where=place,
+            hint="samples lie along the first axis",
+        )
+    form = forms[rank]
+    expected = spec.shape if form is Form.WHOLE else spec.shape[1:]
+    given = stored.shape if form is Form.SINGLE else stored.shape[1:]
+    for have, want in zip(given, expected, strict=True):
+        if isinstance(want, int) and have != want:
+            raise DataError(
+                f"an array of shape {_shape(stored.shape)} does not fit an input of shape {_shape(spec.shape)}: "
+                f"{have} is not {want}",
+                where=place,
+            )
+    return Column(spec, stored, form, scale, offset)
+
+
+def _shape(shape: Sequence[object]) -> str:
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+def _by_row(columns: Sequence[Column]) -> bool:
+    """Whether every row is a sample: all first dimensions are free, or all are fixed at the same number."""
+    firsts = {column.spec.shape[0] for column in columns if column.spec.shape}
+    fixed = {size for size in firsts if isinstance(size, int)}
+    return all(column.form is not Form.WHOLE for column in columns) and (
+        not fixed or (firsts == fixed and len(fixed) == 1)
+    )
+
+
+def _with_strides(columns: Sequence[Column], where: str) -> tuple[Column, ...]:
+    """Say how many rows of each input make one run; free dimensions share their rows out among the runs."""
+    counted: list[Column] = []
+    for column in columns:
+        size = column.spec.shape[0] if column.spec.shape else None
+        fixed = column.form is Form.ROWS and isinstance(size, int)
+        counted.append(dataclasses.replace(column, stride=size) if fixed and isinstance(size, int) else column)
+    runs = min(
+        (
+            (column.rows() or 0) // column.stride
+            for column in counted
+            if column.form is Form.WHOLE or (column.form is Form.ROWS and isinstance(column.spec.shape[0], int))
+        ),
+        default=0,
+    )
+    result = []
+    for column in counted:
+        rows = column.rows() or 0
+        free = column.form is Form.ROWS and not (column.spec.shape and isinstance(column.spec.shape[0], int))
+        if free and runs and rows % runs == 0:
+            column = dataclasses.replace(column, stride=max(1, rows // runs))
+        result.append(column)
+    return tuple(result)
+
+
+def kind(dtype: np.dtype[Any]) -> str:
+    """Return ``f`` (floats, bfloat16 too), ``i`` (integers), ``b`` (bool), ``s`` (strings) or ``?``."""
+    if dtype.kind == "V":  # the types of ml_dtypes, which numpy knows as raw bytes
+        return "f" if dtype.name.startswith(("bfloat", "float")) else "?"
+    return {"f": "f", "i": "i", "u": "i", "b": "b", "U": "s", "O": "s"}.get(dtype.kind, "?")
+
+
+SAFE = {("f", "f"), ("i", "i"), ("b", "b"), ("b", "i"), ("s", "s")}
+"""Kinds of (stored, input) between which values survive; that they fit is checked when they are read."""
+
+
+def check_dtype(dtype: np.dtype[Any], spec: TensorSpec, where: str) -> None:
+    """Check that values of `dtype` may be fed to `spec`.
+
+    Raises:
+        DataError: They would change their meaning.
+    """
+    assert spec.dtype is not None, "the caller checked that the input is a tensor"
+    if (kind(dtype), kind(spec.dtype)) in SAFE:
+        return
+    hint = None
+    if (kind(dtype), kind(spec.dtype)) == ("i", "f"):
+        hint = f"store {spec.name}.scale (and {spec.name}.offset) beside it: value = stored * scale + offset"
+    raise DataError(f"an array of {dtype.name} cannot be fed to an input of {spec.dtype.name}", where=where, hint=hint)
+
+
+def convert(array: Array, spec: TensorSpec, where: str) -> Array:
+    """Return `array` in the type of `spec`, contiguous.
+
+    Raises:
+        DataError: A value does not fit: an integer out of range, a number that becomes infinite.
+    """
+    assert spec.dtype is not None, "the caller checked that the input is a tensor"
+    if array.dtype == spec.dtype:
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array).reshape(array.shape)
+    misfit = f"has values that do not fit {spec.dtype.name}"
+    if kind(spec.dtype) == "i" and array.size and kind(array.dtype) == "i":
+        limits = np.iinfo(spec.dtype)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise DataError(f"the array for the input {spec.name!r} {misfit}", where=where)
+    with np.errstate(over="ignore"):
+        result = np.asarray(array, order="C").astype(spec.dtype)
+    if kind(spec.dtype) == "f" and not np.array_equal(np.isfinite(array), np.isfinite(result.astype(np.float64))):
+        raise DataError(f"the array for the input {spec.name!r} {misfit}", where=where)
+    return result

@@ -1,0 +1,220 @@
+"""Writes the chosen scales into the graph, as QuantizeLinear and DequantizeLinear pairs.
+
+Placement follows what ONNX Runtime fuses (its QDQ selectors): a pair on each quantized tensor, shared by all readers; the
+result of an int8 op is read by its QuantizeLinear alone; weights are int8 initializers behind a DequantizeLinear; biases
+are int32 with scale input x weight. A Relu or Clip in front of a QuantizeLinear whose levels end where it cuts is taken
+out, because quantization saturates there anyway.
+
+Every byte that is not a weight is overhead: scales and zero points that are equal are one initializer, names are
+short, and the pairs have none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.graph.fold import constant
+from onnxslim.passes.quant.plan import Plan, Site, clamp_limits
+from onnxslim.passes.quant.scales import Scale
+from onnxslim.passes.quant.table import Clamp
+from onnxslim.passes.quant.weights import QuantizedWeight, quantize_bias
+
+SLACK = 1e-6
+"""How far, relative to its interval, a clamp may cut into the levels and still be superfluous: float32 rounding."""
+
+
+class Writer:
+    """Adds nodes and constants to a graph, equal constants once, under short names that are free."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            taken.update(value.name for value in (*node.inputs, *node.outputs) if value is not None)
+        self._names: Iterator[str] = (f"q{n}" for n in itertools.count() if f"q{n}" not in taken)
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    def name(self) -> str:
+        """Return a name that nothing has yet."""
+        return next(self._names)
+
+    def hold(self, array: npt.NDArray[Any]) -> ir.Value:
+        """Return an initializer with this content; what is there already is shared."""
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key in self._constants:
+            return self._constants[key]
+        tensor = ir.tensor(array, name=self.name())
+        value = ir.Value(
+            name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+        )
+        self._graph.register_initializer(value)
+        self._constants[key] = value
+        return value
+
+    def rename(self, value: ir.Value, original: ir.Value) -> None:
+        """Give an initializer the name of the one that it replaces, where nothing reads that any more."""
+        name = original.name
+        if not original.uses() and not original.is_graph_output() and name in self._graph.initializers:
+            del self._graph.initializers[name]
+            value.name = name
+
+    def drop_unused(self) -> None:
+        """Remove the initializers that nothing reads."""
+        for name, value in tuple(self._graph.initializers.items()):
+            if not value.uses() and not value.is_graph_input() and not value.is_graph_output():
+                del self._graph.initializers[name]
+
+    def add(self, op_type: str, inputs: list[ir.Value], dtype: ir.DataType, **attributes: Any) -> ir.Value:
+        """Append a node without a name and return its output."""
+        node = ir.node(op_type, inputs, attributes, name="")
+        self._graph.append(node)
+        output = node.outputs[0]
+        output.name, output.type = self.name(), ir.TensorType(dtype)
+        return output
+
+    def dequantize(self, levels: ir.Value, scale: ir.Value, zero_point: ir.Value | None, axis: int | None) -> ir.Value:
+        """Append a DequantizeLinear."""
+        inputs = [levels, scale] if zero_point is None else [levels, scale, zero_point]
+        attributes = {} if axis is None else {"axis": axis}
+        output = self.add("DequantizeLinear", inputs, ir.DataType.FLOAT, **attributes)
+        output.shape = levels.shape
+        return output
+
+    def pair(self, value: ir.Value, scale: Scale) -> ir.Value:
+        """Append a QuantizeLinear and a DequantizeLinear behind `value`, and return what they make."""
+        parameters = self.hold(np.asarray(scale.scale)), self.hold(np.asarray(scale.zero_point, scale.dtype))
+        levels = self.add("QuantizeLinear", [value, *parameters], parameters[1].dtype or ir.DataType.UINT8)
+        levels.shape = value.shape
+        return self.dequantize(levels, *parameters, axis=None)
+
+
+def insert(
+    graph: ir.Graph,
+    plan: Plan,
+    scales: Mapping[ir.Value, Scale],
+    weights: Mapping[ir.Node, QuantizedWeight],
+    biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
+    clamps: Mapping[str, Clamp],
+) -> None:
+    """Quantize what `plan` says, in place.
+
+    Args:
+        graph: The main graph.
+        plan: Its sites and groups.
+        scales: The scale of every tensor of every group.
+        weights: The weight of every site that has one.
+        biases: The bias of every site that has one.
+        clamps: The target's clamps.
+    """
+    writer = Writer(graph)
+    quantized: dict[ir.Value, ir.Value] = {}
+    _write_parameters(writer, plan, scales, weights, biases)
+    for site in plan.sites:
+        for index in site.constants:
+            _write_constant(writer, site.node, index, signed=_signed(scales))
+    made = {value for site in plan.sites for value in site.results}
+    for value, scale in scales.items():
+        behind = _without_clamp(graph, value, scale, clamps) if value in made else value
+        uses = tuple(behind.uses())
+        output = writer.pair(behind, scale)
+        quantized[value] = output
+        readers = {site.node for site in plan.sites if any(operand is value for operand in site.operands())}
+        for use in uses:
+            if value in made or use.node in readers:
+                use.node.replace_input_with(use.idx, output)
+        if value in made and behind.is_graph_output():
+            _take_over_output(graph, behind, output, writer.name())
+    writer.drop_unused()
+    graph.sort()
+
+
+def _signed(scales: Mapping[ir.Value, Scale]) -> bool:
+    return any(scale.dtype == np.int8 for scale in scales.values())
+
+
+def _write_parameters(
+    writer: Writer,
+    plan: Plan,
+    scales: Mapping[ir.Value, Scale],
+    weights: Mapping[ir.Node, QuantizedWeight],
+    biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
+) -> None:
+    """Replace the weights and biases of all sites; nodes that share a weight go on sharing it."""
+    written: dict[tuple[ir.Value, int | None], ir.Value] = {}
+    named: dict[ir.Value, ir.Value] = {}
+    for site in plan.sites:
+        if site.weight is None:
+            continue
+        weight = weights[site.node]
+        original = site.node.inputs[site.weight]
+        assert original is not None, "a weight is a constant, and so it is there"
+        key = (original, weight.axis)
+        if key not in written:
+            zero_point = writer.hold(np.zeros(weight.scale.shape, np.int8)) if site.row.zero_point else None
+            levels = writer.hold(weight.levels)
+            named[levels] = original
+            written[key] = writer.dequantize(levels, writer.hold(weight.scale), zero_point, weight.axis)
+        site.node.replace_input_with(site.weight, written[key])
+        if site.node in biases:
+            assert site.bias is not None
+            operand = site.operands()[0]
+            levels_of_bias, scale = quantize_bias(biases[site.node], scales[operand].scale, weight)
+            axis = None if weight.axis is None else 0
+            bias = writer.dequantize(writer.hold(levels_of_bias), writer.hold(scale), None, axis)
+            if site.bias >= len(site.node.inputs):
+                site.node.resize_inputs(site.bias + 1)
+            site.node.replace_input_with(site.bias, bias)
+    for levels, original in named.items():
+        writer.rename(levels, original)
+
+
+def _write_constant(writer: Writer, node: ir.Node, index: int, *, signed: bool) -> None:
+    """Replace an operand that is one number by its levels: with a scale of its own it is as exact as a float."""
+    array = constant(node.inputs[index])
+    assert array is not None, "the plan says that it is constant"
+    number = float(array.reshape(()))
+    scale = Scale.covering(number, number, signed)
+    levels = writer.hold(scale.quantize(array.astype(np.float32)))
+    zero_point = writer.hold(np.asarray(scale.zero_point, scale.dtype))
+    node.replace_input_with(index, writer.dequantize(levels, writer.hold(np.asarray(scale.scale)), zero_point, None))
+
+
+def _without_clamp(graph: ir.Graph, value: ir.Value, scale: Scale, clamps: Mapping[str, Clamp]) -> ir.Value:
+    """Take out the clamp that makes `value`, where quantization does its work; return what shall be quantized."""
+    node = value.producer()
+    assert node is not None, "a node makes it"
+    limits = clamp_limits(node, clamps)
+    if limits is None:
+        return value
+    low, high = scale.interval
+    slack = SLACK * (high - low)
+    if low < limits[0] - slack or high > limits[1] + slack:
+        return value
+    before = node.inputs[0]
+    assert before is not None
+    outputs = [index for index, output in enumerate(graph.outputs) if output is value]
+    for use in tuple(value.uses()):
+        use.node.replace_input_with(use.idx, before)
+    for index in outputs:
+        graph.outputs[index] = before
+    name = value.name
+    graph.remove(node, safe=True)
+    if outputs:
+        before.name = name
+    return before
+
+
+def _take_over_output(graph: ir.Graph, value: ir.Value, quantized: ir.Value, spare: str) -> None:
+    """Let `quantized` be the output of the model in place of `value`, under its name."""
+    name, shape = value.name, value.shape
+    for index, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[index] = quantized
+    value.name = spare
+    quantized.name, quantized.shape = name, shape

@@ -1,0 +1,144 @@
+"""Quantizes weights: symmetric int8, one scale for each output channel, each with the smallest squared error.
+
+Cutting off the largest weights of a channel lets all others be finer, so that the best scale is often a little smaller
+than the one that covers everything; where products saturate (see `saturation`) it may be larger.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.passes.quant.saturation import (
+    FULL_RANGE,
+    HALF_RANGE,
+    Saturation,
+    fit_pairs,
+    products_in_order,
+    restore_order,
+)
+
+Floats = npt.NDArray[np.float32]
+
+COARSE = tuple(np.geomspace(0.5, 2.0, 17))
+"""Candidate scales, as multiples of the one that covers the whole channel."""
+FINE = tuple(2.0 ** (np.arange(-3, 4) / 32))
+"""Candidates around the best of the coarse ones, a quarter of their distance apart."""
+BLOCK = 1 << 22
+"""Weights that are worked on at a time, so that the temporary copies stay small."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight in int8."""
+
+    levels: npt.NDArray[np.int8]
+    scale: Floats
+    """One for each channel of `axis`, or one for all (of shape ())."""
+    axis: int | None
+    """The axis of output channels; None: one scale for the whole tensor."""
+
+    def dequantized(self) -> Floats:
+        """Return the weight that the levels stand for."""
+        if self.axis is None:
+            return self.levels * self.scale
+        shape = [1] * self.levels.ndim
+        shape[self.axis] = -1
+        return self.levels * self.scale.reshape(shape)
+
+
+def quantize_weight(
+    weight: Floats,
+    axis: int,
+    *,
+    packing: str | None = None,
+    saturation: Saturation = Saturation.IGNORE,
+    per_channel: bool = True,
+    search: bool = True,
+    floor: Floats | float = 0.0,
+) -> QuantizedWeight:
+    """Return `weight` in int8.
+
+    Args:
+        weight: Float32, finite.
+        axis: Its axis of output channels.
+        packing: The order in which the kernel adds up products, see `products_in_order`.
+        saturation: What to guard against; not `AUTO`.
+        per_channel: A scale for each channel rather than one for the tensor.
+        search: Look for the scale with the smallest error; False: the scale that covers everything.
+        floor: No scale may be smaller than this (for each channel, or for all): the bias must fit its int32.
+    """
+    rows = products_in_order(weight, axis, packing).astype(np.float32, copy=False)
+    limit = HALF_RANGE if saturation is Saturation.REDUCE_RANGE else FULL_RANGE
+    pairs = saturation is Saturation.PAIRS
+    blocks = (
+        [rows[start : start + _rows_a_block(rows)] for start in range(0, len(rows), _rows_a_block(rows))]
+        if per_channel
+        else [rows]
+    )
+    scales = np.concatenate([_best_scales(block, limit, pairs, per_channel, search) for block in blocks])
+    scales = np.maximum(_without_zeros(scales), floor).astype(np.float32)
+    if not per_channel:
+        scales = np.full_like(scales, scales.max())
+    levels = np.concatenate(
+        [_levels(block, scale, limit, pairs) for block, scale in zip(blocks, _split(scales, blocks), strict=True)]
+    ).astype(np.int8)
+    restored = restore_order(levels, weight.shape, axis, packing)
+    return QuantizedWeight(restored, scales if per_channel else scales[0].reshape(()), axis if per_channel else None)
+
+
+def _rows_a_block(rows: Floats) -> int:
+    return max(1, BLOCK // max(1, rows.shape[1]))
+
+
+def _split(scales: Floats, blocks: list[Floats]) -> list[Floats]:
+    return np.split(scales, np.cumsum([len(block) for block in blocks])[:-1])
+
+
+def _without_zeros(scales: Floats) -> Floats:
+    """Give channels without weights the scale of the finest other one: their bias is measured in it."""
+    positive = scales[scales > 0]
+    return np.where(scales > 0, scales, positive.min() if len(positive) else np.float32(1))
+
+
+def _levels(rows: Floats, scales: Floats, limit: int, pairs: bool) -> Floats:
+    levels = np.clip(rows / scales[:, None], -limit, limit)
+    return fit_pairs(levels) if pairs else np.rint(levels)
+
+
+def _best_scales(rows: Floats, limit: int, pairs: bool, per_channel: bool, search: bool) -> Floats:
+    """Return the scale of each row; 0 for a row of zeros."""
+    covering = np.abs(rows).max(axis=1, initial=0.0) / np.float32(limit)
+    if not per_channel:
+        covering = np.full_like(covering, covering.max(initial=0.0))
+    if not search and not pairs:
+        return covering
+    best = covering.copy()
+    least = np.full(len(rows), np.inf)
+    for candidates in (COARSE, FINE):
+        centre = best.copy()
+        for factor in candidates:
+            scales = centre * np.float32(factor)
+            safe = np.where(scales > 0, scales, np.float32(1))
+            error = ((_levels(rows, safe, limit, pairs) * safe[:, None] - rows) ** 2).sum(axis=1, dtype=np.float64)
+            if not per_channel:
+                error = np.full_like(error, error.sum())
+            better = error < least
+            least[better], best[better] = error[better], scales[better]
+    return best
+
+
+def quantize_bias(bias: Any, input_scale: np.float32, weight: QuantizedWeight) -> tuple[npt.NDArray[np.int32], Floats]:
+    """Return a bias as int32, and its scale: what one product of input and weight counts for."""
+    scale = (input_scale * weight.scale).astype(np.float32)
+    info = np.iinfo(np.int32)
+    levels = np.clip(np.rint(np.asarray(bias, np.float64) / scale), info.min, info.max)
+    return levels.astype(np.int32), scale
+
+
+def bias_floor(bias: Any, input_scale: np.float32) -> npt.NDArray[np.float64]:
+    """Return the smallest weight scales with which `bias` stays below 2**30 in int32, room for sums included."""
+    return np.abs(np.asarray(bias, np.float64)) / (float(input_scale) * 2**30)

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxslim.report.model import Figures, PassRecord, Report, reason_key
+from onnxslim.report.model import DataSource, Figures, PassRecord, Report, reason_key
 from onnxslim.report.units import (
     in_bytes,
     in_millijoules,
@@ -20,6 +20,7 @@ from onnxslim.report.units import (
     times,
     with_interval,
 )
+from onnxslim.runner.target import Target
 
 TOP_CHANGES = 4
 """How many changes of a pass are printed where nobody asked for all."""
@@ -33,15 +34,8 @@ def print_report(report: Report, console: Console, *, verbose: bool = False) -> 
         console: Where to.
         verbose: Print every change, not the first few of each pass.
     """
-    if report.data.synthetic:
-        warning = "The data is synthetic: speed and size are real, accuracy and agreement say nothing about your data."
-        line(console, warning, style="bold yellow")
-    else:
-        labels = "with labels" if report.data.labels else "without labels"
-        count = "" if report.data.samples is None else f"{report.data.samples:,} samples "
-        line(console, f"Measured on {count}{labels}: {report.data.source}")
-    target = report.target
-    line(console, f"Target: {target.provider} {target.instruction_set}, {target.threads} threads ({target.device})")
+    print_data(report.data, console)
+    print_target(report.target, console)
     console.print(figures_table(report))
     budget = report.budget
     if budget.max_drop is not None:
@@ -55,6 +49,22 @@ def print_report(report: Report, console: Console, *, verbose: bool = False) -> 
         print_changes(step, console, limit=None if verbose else TOP_CHANGES)
     if report.output.path is not None:
         line(console, f"Written to {report.output.path}", style="bold")
+
+
+def print_data(data: DataSource, console: Console) -> None:
+    """Print what was measured on; a warning where that means nothing."""
+    if data.synthetic:
+        warning = "The data is synthetic: speed and size are real, accuracy and agreement say nothing about your data."
+        line(console, warning, style="bold yellow")
+    else:
+        count = "" if data.samples is None else f"{data.samples:,} samples "
+        line(console, f"Measured on {count}{'with' if data.labels else 'without'} labels: {data.source}")
+
+
+def print_target(target: Target, console: Console) -> None:
+    """Print where it was measured."""
+    threads = f"{target.threads} thread{'s' * (target.threads != 1)}"
+    line(console, f"Target: {target.provider} {target.instruction_set}, {threads} ({target.device})")
 
 
 def line(console: Console, text: str, *, style: str = "") -> None:

@@ -1,0 +1,102 @@
+"""Commands that look and measure, and change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxslim.cli.options import Data, Json, Metric, Model, Preprocess, Provider, Seed, Threads
+
+
+def inspect(
+    model: Model,
+    top: Annotated[int, typer.Option(help="How many of the costliest nodes to list.", min=0)] = 10,
+    json: Json = False,
+) -> None:
+    """Show what a model is: size, parameters, MACs, inputs and outputs, ops, the costliest nodes.
+
+    The model is not run.
+
+    [bold]Example[/bold]
+
+    onnxslim inspect model.onnx
+    """
+    from onnxslim.cli.output import print_json, stdout
+    from onnxslim.report.inspection import inspect_model, print_inspection
+
+    inspection = inspect_model(model, top)
+    if json:
+        print_json(inspection)
+    else:
+        print_inspection(inspection, stdout())
+
+
+def bench(
+    models: Annotated[
+        list[Path],
+        typer.Argument(help="ONNX models with the same inputs; each is compared with the first.", show_default=False),
+    ],
+    data: Data = None,
+    preprocess: Preprocess = None,
+    seconds: Annotated[float, typer.Option(help="How long to time each pair.", min=0.1)] = 2.0,
+    provider: Provider = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Time models against each other: latency paired and interleaved, peak memory, energy.
+
+    [bold]Examples[/bold]
+
+    onnxslim bench model.onnx model.slim.onnx
+
+    onnxslim bench model.onnx model.slim.onnx --provider cpu --threads 1
+    """
+    from onnxslim.cli.output import print_json, stdout
+    from onnxslim.report.benchmark import benchmark, print_benchmark
+
+    result = benchmark(
+        models, data=data, preprocess=preprocess, provider=provider, threads=threads, seed=seed, seconds=seconds
+    )
+    if json:
+        print_json(result)
+    else:
+        print_benchmark(result, stdout())
+
+
+def compare(
+    reference: Annotated[Path, typer.Argument(help="The ONNX model that is right by definition.", show_default=False)],
+    candidate: Annotated[Path, typer.Argument(help="The ONNX model to compare with it.", show_default=False)],
+    data: Data = None,
+    preprocess: Preprocess = None,
+    metric: Metric = None,
+    provider: Provider = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Compare what two models answer on the same samples, and their accuracy where the samples carry labels.
+
+    [bold]Example[/bold]
+
+    onnxslim compare model.onnx model.slim.onnx --data test.npz
+    """
+    from onnxslim.cli.output import print_json, stdout
+    from onnxslim.report.comparison import compare_models, print_comparison
+
+    result = compare_models(
+        reference,
+        candidate,
+        data=data,
+        preprocess=preprocess,
+        metric=metric,
+        provider=provider,
+        threads=threads,
+        seed=seed,
+    )
+    if json:
+        print_json(result)
+    else:
+        print_comparison(result, stdout())

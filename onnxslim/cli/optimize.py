@@ -1,0 +1,148 @@
+"""The command that does the work: one model in, a smaller one out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxslim.cli.options import DATA_FORMS, MEASURING, Json, Metric, Preprocess, Provider, Threads
+
+CHOOSING = "What to do"
+
+
+def complete_passes(incomplete: str) -> list[str]:
+    """Complete the name that stands last in ``simplify,qu``."""
+    from onnxslim.pipeline.discovery import pass_names
+
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in pass_names() if name.startswith(last)]
+
+
+def optimize(
+    model: Annotated[Path, typer.Argument(help="The ONNX model. It is never changed.", show_default=False)],
+    passes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--passes",
+            "-p",
+            metavar="PASSES",
+            help="What to do: names of passes with commas between, each with its options behind colons, as in "
+            "prune:ratio=0.5:align=16,quant. See: onnxslim passes. Without it: simplify.",
+            show_default=False,
+            autocompletion=complete_passes,
+            rich_help_panel=CHOOSING,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Samples to calibrate and fit with: {DATA_FORMS}. Without it they are random numbers, which do for "
+            "exact passes only.",
+            show_default=False,
+        ),
+    ] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            help="Samples to measure with, as --data; labels in it give accuracy. Without it: a quarter of --data.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Where to write. Without it: MODEL.slim.onnx beside MODEL.", show_default=False
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="The budget: how much accuracy (without labels: agreement with the original) may be lost, as a "
+            "fraction; 0.01 is one point.",
+            show_default=False,
+            rich_help_panel=CHOOSING,
+        ),
+    ] = None,
+    goal: Annotated[
+        str,
+        typer.Option(
+            metavar="latency|size",
+            help="What counts: with latency, what is smaller but not faster is rolled back.",
+            autocompletion=lambda: ["latency", "size"],
+            rich_help_panel=CHOOSING,
+        ),
+    ] = "latency",
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Passes, budget and seed from a TOML file.", show_default=False, rich_help_panel=CHOOSING),
+    ] = None,
+    as_written: Annotated[
+        bool,
+        typer.Option("--as-written", help="Run the passes in the order as typed.", rich_help_panel=CHOOSING),
+    ] = False,
+    preprocess: Preprocess = None,
+    provider: Provider = "auto",
+    threads: Threads = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of all random numbers. Without it: the recipe's, or 0.", show_default=False),
+    ] = None,
+    metric: Metric = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Prove every single rewrite on random inputs. Slow.", rich_help_panel=MEASURING),
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report as JSON, too.", show_default=False)
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every change.")] = False,
+    json: Json = False,
+) -> None:
+    """Make a model smaller and faster, and print what that cost and gained.
+
+    After every pass the model is measured against the original: what does not hold, or does not pay, is rolled back.
+
+    [bold]Examples[/bold]
+
+    onnxslim optimize model.onnx
+
+    onnxslim optimize model.onnx -p quant --data calib.npz --val test.npz --max-drop 0.01
+
+    onnxslim optimize model.onnx -p prune:ratio=0.5,quant --data photos/ --preprocess imagenet -o small.onnx
+    """
+    import onnxslim
+    from onnxslim.cli.output import print_json, stdout
+    from onnxslim.cli.progress import progress_bar
+    from onnxslim.report.json import write_json
+    from onnxslim.report.place import check_places
+    from onnxslim.report.terminal import print_report
+
+    target = output or model.with_name(f"{model.stem}.slim.onnx")
+    check_places(model, target, report)
+    with progress_bar() as progress:
+        result = onnxslim.optimize(
+            model,
+            passes=",".join(passes) if passes else None,
+            data=data,
+            val=val,
+            output=target,
+            max_drop=max_drop,
+            recipe=recipe,
+            provider=provider,
+            seed=seed,
+            threads=threads,
+            verify=verify,
+            metric=metric,
+            preprocess=preprocess,
+            goal=goal,
+            as_written=as_written,
+            progress=progress,
+        )
+    if report is not None:
+        write_json(result.report, report)
+    if json:
+        print_json(result.report)
+    else:
+        print_report(result.report, stdout(), verbose=verbose)

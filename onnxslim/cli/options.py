@@ -1,0 +1,54 @@
+"""Options that several commands share, declared once, so that they read alike everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MEASURING = "Measuring"
+"""The heading in the help under which the options stand that say on what and how to measure."""
+
+DATA_FORMS = "a .npz (arrays named like the inputs), a folder of .npz, .npy or images, a URL, or module:function"
+
+Model = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
+
+Data = Annotated[
+    str | None,
+    typer.Option(help=f"Samples: {DATA_FORMS}. Without it they are random numbers.", show_default=False),
+]
+
+Preprocess = Annotated[
+    str | None,
+    typer.Option(help="How images become inputs; needed where --data is a folder of images.", show_default=False),
+]
+
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="How good outputs are, given the labels. Without it: share of samples whose best class is the label.",
+        show_default=False,
+        rich_help_panel=MEASURING,
+    ),
+]
+
+Provider = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda",
+        help="Execution provider to run on.",
+        autocompletion=lambda: ["auto", "cpu", "cuda"],
+        rich_help_panel=MEASURING,
+    ),
+]
+
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Threads to run with. Without it: one a core.", show_default=False, rich_help_panel=MEASURING),
+]
+
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", rich_help_panel=MEASURING)]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]

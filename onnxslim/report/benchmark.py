@@ -1,0 +1,144 @@
+"""How fast models are on this machine, each against the first: latency paired and interleaved, memory, energy."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from rich.console import Console
+
+from onnxslim.data import open_samples, synthetic_samples
+from onnxslim.model import file_bytes, open_model
+from onnxslim.report.model import Percentiles
+from onnxslim.report.terminal import line, plain_table, print_target
+from onnxslim.report.units import in_bytes, in_millijoules, in_milliseconds, per_second, speed
+from onnxslim.runner.energy import measure_energy
+from onnxslim.runner.latency import Latency, compare_latency, measure_latency
+from onnxslim.runner.memory import peak_memory
+from onnxslim.runner.session import Session
+from onnxslim.runner.statistics import Interval
+from onnxslim.runner.target import Target, detect_target
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedFigures:
+    """One model's figures."""
+
+    path: str
+    size_bytes: Annotated[int, "the file, with external data"]
+    latency_ms: Annotated[Percentiles, "time of one inference"]
+    throughput_per_s: Annotated[float, "samples a second"]
+    peak_memory_bytes: Annotated[int | None, "most memory that a process running it held, above an empty one"]
+    energy_mj: Annotated[float | None, "energy of one inference, in millijoules"]
+    speedup: Annotated[Interval | None, "how many times as fast as the first model, with its 95 % interval"]
+    peak_memory_reason: str | None = None
+    energy_reason: str | None = None
+    speedup_reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Models timed against the first of them."""
+
+    target: Target
+    seed: int
+    source: Annotated[str, "the sample that was run"]
+    models: tuple[SpeedFigures, ...]
+
+
+def benchmark(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | None = None,
+    preprocess: str | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    seconds: float = 2.0,
+) -> Benchmark:
+    """Time the models at `paths` on one sample.
+
+    Args:
+        paths: One model or more. They must take the same inputs.
+        data: Where to take the sample from (see `open_samples`); None: random numbers.
+        preprocess: How images become inputs.
+        provider: ``auto``, ``cpu`` or ``cuda``.
+        threads: Threads within one operator; None: one a core.
+        seed: Of random samples and of the bootstrap.
+        seconds: How long to time each pair.
+
+    Raises:
+        ModelError, DataError, RunError, ProviderUnavailable, BadOptionValue: As the parts do.
+    """
+    target = detect_target(provider, threads)
+    files = [Path(path) for path in paths]
+    opened = [open_model(file) for file in files]  # its errors are clearer than those of ONNX Runtime
+    sessions = [Session.of(file, target) for file in files]
+    if data is None:
+        samples = synthetic_samples(opened[0], 1, seed)
+    else:
+        samples = open_samples(data, sessions[0].inputs, preprocess=preprocess)
+    feeds = samples.first()
+    generator = np.random.default_rng(seed)
+    first = sessions[0]
+    models = []
+    for index, (file, session) in enumerate(zip(files, sessions, strict=True)):
+        speedup, reason = None, "the model that the others are compared with"
+        if index:
+            paired = compare_latency(first, session, feeds, generator=generator, seconds=seconds)
+            latency, speedup = paired.after, paired.ratio
+        else:
+            latency = measure_latency(session, feeds, seconds=seconds)
+        models.append(_figures(file, session, feeds, latency, speedup, None if speedup else reason))
+    return Benchmark(target, seed, samples.source, tuple(models))
+
+
+def _figures(
+    file: Path,
+    session: Session,
+    feeds: dict[str, np.ndarray],
+    latency: Latency,
+    speedup: Interval | None,
+    reason: str | None,
+) -> SpeedFigures:
+    memory, energy = peak_memory(file, feeds, session.target), measure_energy(session, feeds)
+    return SpeedFigures(
+        path=str(file),
+        size_bytes=file_bytes(file),
+        latency_ms=Percentiles(latency.p50, latency.p95, latency.p99),
+        throughput_per_s=latency.throughput_per_s,
+        peak_memory_bytes=None if memory.value is None else int(memory.value),
+        energy_mj=energy.value,
+        speedup=speedup,
+        peak_memory_reason=memory.reason,
+        energy_reason=energy.reason,
+        speedup_reason=reason,
+    )
+
+
+def print_benchmark(result: Benchmark, console: Console) -> None:
+    """Print one row a model."""
+    print_target(result.target, console)
+    line(console, f"One sample of: {result.source}")
+    table = plain_table("model", "size", "median", "p95", "p99", "rate", "memory", "energy")
+    for model in result.models:
+        latency = model.latency_ms
+        times = (in_milliseconds(time) for time in (latency.p50, latency.p95, latency.p99))
+        cells = in_bytes(model.peak_memory_bytes), in_millijoules(model.energy_mj)
+        rate = per_second(model.throughput_per_s)
+        table.add_row(Path(model.path).name, in_bytes(model.size_bytes), *times, rate, *cells)
+    console.print(table)
+    for model in result.models[1:]:
+        line(console, f"{Path(model.path).name} is {_verdict(model)}")
+    for reason in dict.fromkeys(model.energy_reason for model in result.models if model.energy_reason):
+        line(console, f"No energy: {reason}", style="dim")
+
+
+def _verdict(model: SpeedFigures) -> str:
+    assert model.speedup is not None
+    words = speed(model.speedup)
+    return f"not clearly faster or slower: {words}" if words.startswith("no ") else f"{words} than the first"

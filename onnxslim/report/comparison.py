@@ -1,0 +1,124 @@
+"""How close one model's outputs are to another's, and how good both are where there are labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Annotated
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from onnxslim.data import open_samples, synthetic_samples
+from onnxslim.model import open_model
+from onnxslim.report.fidelity import OutputFigures, fidelity_figures, output_figures
+from onnxslim.report.model import DataSource, FidelityFigures
+from onnxslim.report.terminal import line, plain_table, print_data, print_target
+from onnxslim.report.units import in_points, with_interval
+from onnxslim.runner.accuracy import load_metric, measure_accuracy, top1
+from onnxslim.runner.fidelity import measure_fidelity
+from onnxslim.runner.session import Session
+from onnxslim.runner.statistics import Interval
+from onnxslim.runner.target import Target, detect_target
+
+SYNTHETIC_SAMPLES = 16
+"""Random samples to compare on where nobody gave any: enough to see that something broke, and no proof of more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A candidate against a reference."""
+
+    reference: Annotated[str, "path of the model that is right by definition"]
+    candidate: Annotated[str, "path of the model that is compared with it"]
+    target: Target
+    data: DataSource
+    fidelity: Annotated[FidelityFigures, "all outputs together"]
+    outputs: Annotated[tuple[OutputFigures, ...], "each output for itself"]
+    reference_accuracy: Annotated[Interval | None, "mean of the metric over the labelled samples"]
+    candidate_accuracy: Annotated[Interval | None, "mean of the metric over the labelled samples"]
+    reference_accuracy_reason: str | None = None
+    candidate_accuracy_reason: str | None = None
+
+
+def compare_models(
+    reference: str | os.PathLike[str],
+    candidate: str | os.PathLike[str],
+    *,
+    data: str | None = None,
+    preprocess: str | None = None,
+    metric: str | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Run two models on the same samples and compare what they answer.
+
+    Args:
+        reference: The model that is right by definition.
+        candidate: The model to compare with it; it must take the same inputs.
+        data: The samples (see `open_samples`); None: random numbers.
+        preprocess: How images become inputs.
+        metric: ``module:function``; None: top-1.
+        provider: ``auto``, ``cpu`` or ``cuda``.
+        threads: Threads within one operator; None: one a core.
+        seed: Of random samples and of the bootstrap.
+
+    Raises:
+        ModelError, DataError, RunError, ProviderUnavailable, BadOptionValue: As the parts do.
+    """
+    target = detect_target(provider, threads)
+    score = top1 if metric is None else load_metric(metric)
+    opened, _ = (open_model(path) for path in (reference, candidate))  # its errors are clearer than ONNX Runtime's
+    one, other = (Session.of(os.fspath(path), target) for path in (reference, candidate))
+    if data is None:
+        samples = synthetic_samples(opened, SYNTHETIC_SAMPLES, seed)
+    else:
+        samples = open_samples(data, one.inputs, preprocess=preprocess)
+    fidelity = measure_fidelity(one, other, samples, generator=np.random.default_rng(seed))
+    accuracies = (None, None)
+    if samples.labelled:
+        accuracies = measure_accuracy(one, samples, score), measure_accuracy(other, samples, score)
+    reason = None if samples.labelled else "the samples carry no labels"
+    unknown = None if samples.count is not None else "a stream does not say how many it holds"
+    return Comparison(
+        reference=os.fspath(reference),
+        candidate=os.fspath(candidate),
+        target=target,
+        data=DataSource(samples.source, samples.count, samples.labelled, samples.synthetic, unknown),
+        fidelity=fidelity_figures(fidelity),
+        outputs=output_figures(fidelity),
+        reference_accuracy=accuracies[0],
+        candidate_accuracy=accuracies[1],
+        reference_accuracy_reason=reason,
+        candidate_accuracy_reason=reason,
+    )
+
+
+def print_comparison(result: Comparison, console: Console) -> None:
+    """Print fidelity as a whole and for each output, and accuracies where there are labels."""
+    print_data(result.data, console)
+    print_target(result.target, console)
+    line(console, f"{result.candidate} against {result.reference}")
+    table = plain_table("output", "agreement", "SQNR", "cosine", "largest error")
+    rows = [("all together", result.fidelity), *((each.name, each.fidelity) for each in result.outputs)]
+    for name, figures in rows:
+        cells = [
+            with_interval(interval, digits, scale, unit) if interval else reason or ""
+            for interval, reason, digits, scale, unit in (
+                (figures.agreement, figures.agreement_reason, 2, 100.0, " %"),
+                (figures.sqnr_db, figures.sqnr_reason, 1, 1.0, " dB"),
+                (figures.cosine, figures.cosine_reason, 4, 1.0, ""),
+            )
+        ]
+        error = figures.max_abs_error
+        cells.append(figures.max_abs_error_reason or "" if error is None else f"{error:.3g}")
+        table.add_row(Text(name), *(Text(cell) for cell in cells))
+    console.print(table)
+    before, after = result.reference_accuracy, result.candidate_accuracy
+    if before is None or after is None:
+        line(console, f"Accuracy: {result.reference_accuracy_reason}")
+    else:
+        old, new = (with_interval(each, 2, 100.0, " %") for each in (before, after))
+        line(console, f"Accuracy: {old} -> {new}, {in_points(before.value, after.value)}")

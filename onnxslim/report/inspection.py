@@ -1,0 +1,158 @@
+"""What a model is, without running it: size, cost, inputs and outputs, ops."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import onnx_ir as ir
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.model import FORM, file_bytes, open_model
+from onnxslim.pipeline.discovery import pass_names
+from onnxslim.report.terminal import line, plain_table
+from onnxslim.report.units import in_bytes, in_thousands
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorFigures:
+    """An input or output."""
+
+    name: str
+    type: Annotated[str, "element type, as ONNX names it; sequence, map or optional where it is no tensor"]
+    shape: Annotated[tuple[int | str | None, ...], "a number, the name of a symbolic dimension, or null: not known"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeFigures:
+    """What one node costs."""
+
+    name: str
+    op_type: str
+    macs: int
+    parameters: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """One model, looked at."""
+
+    path: str
+    size_bytes: Annotated[int, "the file, with external data"]
+    ir_version: int
+    opsets: Annotated[Mapping[str, int], "domain to version; the default domain is written ai.onnx"]
+    producer: Annotated[str, "what wrote the file"]
+    metadata: Annotated[Mapping[str, str], "what the file says about itself; a slim model says how it was made"]
+    inputs: tuple[TensorFigures, ...]
+    outputs: tuple[TensorFigures, ...]
+    parameters: Annotated[int, "numbers in the weights"]
+    macs: Annotated[int, "multiply-accumulates of one inference; symbolic dimensions count as 1"]
+    weight_bytes: Annotated[int, "the weights in memory"]
+    activation_bytes: Annotated[int, "all values between the nodes, were they all kept"]
+    peak_activation_bytes: Annotated[int, "the most that is alive at once"]
+    nodes: Annotated[int, "subgraphs included, Constant nodes not"]
+    ops: Annotated[Mapping[str, int], "how often each op occurs, the most frequent first"]
+    uncounted: Annotated[tuple[str, ...], "ops whose MACs are not known and count as 0"]
+    costly: Annotated[tuple[NodeFigures, ...], "the nodes with the most MACs, then the most parameters"]
+    passes: Annotated[tuple[str, ...], "the passes that are installed"]
+
+
+def inspect_model(path: str | os.PathLike[str], top: int = 10) -> Inspection:
+    """Look at the model at `path`.
+
+    Args:
+        path: The ONNX file.
+        top: How many of the costliest nodes to list.
+
+    Raises:
+        ModelError: As `open_model` does.
+    """
+    path = Path(path)
+    model = open_model(path)
+    infer_shapes(model)
+    cost = measure_cost(model)
+    ops = collections.Counter(_op(node) for graph in model.graphs() for node in graph)
+    costly = sorted(cost.per_node, key=lambda node: (-node.macs, -node.parameters))[:top]
+    return Inspection(
+        path=str(path),
+        size_bytes=file_bytes(path),
+        ir_version=model.graph.meta[FORM].ir_version,
+        opsets={domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
+        producer=" ".join(part for part in (model.producer_name, model.producer_version) if part),
+        metadata=dict(model.metadata_props),
+        inputs=tuple(_tensor(value) for value in model.graph.inputs),
+        outputs=tuple(_tensor(value) for value in model.graph.outputs),
+        parameters=cost.parameters,
+        macs=cost.macs,
+        weight_bytes=cost.weight_bytes,
+        activation_bytes=cost.activation_bytes,
+        peak_activation_bytes=cost.peak_activation_bytes,
+        nodes=cost.nodes,
+        ops=dict(ops.most_common()),
+        uncounted=cost.uncounted,
+        costly=tuple(NodeFigures(node.name, node.op_type, node.macs, node.parameters) for node in costly),
+        passes=pass_names(),
+    )
+
+
+def _op(node: ir.Node) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
+def _tensor(value: ir.Value) -> TensorFigures:
+    kind = "unknown" if value.type is None else type(value.type).__name__.removesuffix("Type").lower()
+    if isinstance(value.type, ir.TensorType):
+        kind = value.type.dtype.name.lower()
+    shape = () if value.shape is None else tuple(_dimension(size) for size in value.shape)
+    return TensorFigures(value.name or "", kind, shape)
+
+
+def _dimension(size: int | ir.SymbolicDim) -> int | str | None:
+    return size if isinstance(size, int) else size.value
+
+
+def print_inspection(model: Inspection, console: Console) -> None:
+    """Print the whole inspection."""
+    line(console, f"{model.path}: {in_bytes(model.size_bytes)}")
+    table = Table.grid(padding=(0, 2))
+    opsets = ", ".join(f"{domain} {version}" for domain, version in model.opsets.items())
+    rows = (
+        ("Parameters", f"{in_thousands(model.parameters)}, {in_bytes(model.weight_bytes)} in memory"),
+        ("MACs", f"{in_thousands(model.macs)} an inference (symbolic dimensions count as 1)"),
+        ("Activations", f"{in_bytes(model.peak_activation_bytes)} at once, {in_bytes(model.activation_bytes)} in all"),
+        ("Nodes", f"{model.nodes:,}"),
+        ("Opsets", f"{opsets}; IR version {model.ir_version}"),
+        ("Made by", model.producer or "not said"),
+        *(("Input", _described(tensor)) for tensor in model.inputs),
+        *(("Output", _described(tensor)) for tensor in model.outputs),
+        *(("Not counted", f"{op}: MACs not known") for op in model.uncounted),
+    )
+    for name, text in rows:
+        table.add_row(name, Text(text))
+    console.print(table)
+    ops = ", ".join(f"{op} {count}" for op, count in model.ops.items())
+    line(console, f"\nOps: {ops}")
+    if model.metadata:
+        line(console, "\nWhat the file says about itself:")
+        for key, text in model.metadata.items():
+            line(console, f"  {key}: {text}")
+    if model.costly:
+        nodes = plain_table("costliest nodes", "op", "MACs", "share", "parameters")
+        for node in model.costly:
+            share = f"{node.macs / model.macs:.1%}" if model.macs else ""
+            nodes.add_row(Text(node.name), node.op_type, in_thousands(node.macs), share, in_thousands(node.parameters))
+        console.print(nodes)
+    line(console, f"What can be done to it: {', '.join(model.passes)} (see: onnxslim passes)")
+
+
+def _described(tensor: TensorFigures) -> str:
+    sizes = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+    return f"{tensor.name}: {tensor.type} [{sizes}]"

@@ -1,0 +1,393 @@
+"""Evaluates what is known before the model runs: constants, and the nodes that compute nothing but constants.
+
+Nodes run in ONNX Runtime with its optimisations off, so that a folded value is the value that inference would have
+seen; where it has no kernel (an old opset, a rare element type) the reference implementation of onnx takes over, and
+where that has none either the node stays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.helper
+import onnx_ir as ir
+import onnxruntime
+from onnx.reference import ReferenceEvaluator
+
+LIMIT_BYTES = 1 << 20
+"""A folded value may be this large, or as large as the constants that it replaces: files must not grow."""
+
+SESSION_BYTES = 64 << 20
+"""Constants that one session is given at once: weights on disk are not all to be read into memory together."""
+
+INTERMEDIATE_BYTES = 1 << 30
+"""A node whose result is larger than this is never evaluated."""
+
+UNFOLDED = frozenset(
+    {
+        # Random: another value in every run.
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        # Training mode is random, and inference mode is a rule.
+        "Dropout",
+        # A weight stored in few bits: unfolding it here undoes the compression.
+        "DequantizeLinear",
+        # What Identity passes on is no new value; identities are eliminated, not computed.
+        "Identity",
+        # Constant inside a function already is what it is.
+        "Constant",
+    }
+)
+
+Array = npt.NDArray[Any]
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor that `value` is known to be, without reading it; None where it is not known.
+
+    Known are initializers, unless the caller may override them (a graph input with a default), outputs of Constant
+    nodes, and small integers that shape inference found out.
+    """
+    if value is None or value.is_graph_input():
+        return None
+    if value.const_value is not None:
+        return value.const_value
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain or len(node.attributes) != 1:
+        return None
+    attribute = next(iter(node.attributes.values()))
+    if attribute.is_ref() or attribute.type in (ir.AttributeType.SPARSE_TENSOR,):
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """Return what `value` is known to be, or None. The array may be a read-only view of a file."""
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def as_tensor(array: Array, name: str | None = None) -> ir.TensorProtocol:
+    """Return `array` as a tensor of the IR; arrays of objects are strings."""
+    if array.dtype.kind in "OSU":
+        flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
+        return ir.StringTensor(flat, shape=ir.Shape(array.shape), name=name)
+    return ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+
+
+def static_bytes(value: ir.Value) -> int | None:
+    """Return how many bytes `value` takes, where its type and shape are known."""
+    if value.dtype is None or value.shape is None or not value.shape.is_static():
+        return None
+    return int(np.prod(value.shape.numpy(), dtype=np.int64)) * max(1, value.dtype.bitwidth) // 8
+
+
+def evaluate(
+    nodes: Sequence[onnx.NodeProto], feeds: Mapping[str, Array], outputs: Sequence[str], opsets: Mapping[str, int]
+) -> list[Array] | None:
+    """Run `nodes`, which are topologically sorted, on `feeds`.
+
+    Returns:
+        One array for each name in `outputs`; None where neither ONNX Runtime nor the reference implementation can run
+        these nodes, or where a result is no tensor.
+    """
+    model = _program(nodes, feeds, outputs, opsets)
+    fed = {value.name: feeds[value.name] for value in model.graph.input}
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
+        results = session.run(list(outputs), fed)
+    except Exception:  # no kernel, or no program at all: onnxruntime has no narrower class to catch
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                results = ReferenceEvaluator(model).run(list(outputs), fed)
+        except Exception:  # the reference raises whatever numpy raises
+            return None
+    if not all(isinstance(result, (np.ndarray, np.generic)) for result in results):
+        return None
+    return [np.asarray(result) for result in results]
+
+
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return options
+
+
+def _program(
+    nodes: Sequence[onnx.NodeProto], feeds: Mapping[str, Array], outputs: Sequence[str], opsets: Mapping[str, int]
+) -> onnx.ModelProto:
+    inputs, initializers = [], []
+    for name, array in feeds.items():
+        kind = ir.DataType.from_numpy(array.dtype) if array.dtype.kind not in "OSU" else ir.DataType.STRING
+        if array.dtype.kind in "fiubO" and array.dtype.isbuiltin:
+            inputs.append(onnx.helper.make_tensor_value_info(name, int(kind), array.shape))
+        else:  # numpy's own types are fed; the others (bfloat16, int4, ...) travel as initializers
+            initializers.append(ir.serde.serialize_tensor(as_tensor(array, name)))
+    return onnx.helper.make_model(
+        onnx.helper.make_graph(
+            nodes, "fold", inputs, [onnx.helper.make_empty_tensor_value_info(n) for n in outputs], initializers
+        ),
+        opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()],
+        ir_version=10,
+    )
+
+
+def known_shape(node: ir.Node) -> Array | None:
+    """Return what a Shape or Size node makes, where the part of the shape that it reads is static."""
+    if node.domain or node.op_type not in ("Shape", "Size") or not node.inputs or node.inputs[0] is None:
+        return None
+    shape = node.inputs[0].shape
+    if shape is None:
+        return None
+    sizes = list(shape)
+    if node.op_type == "Shape":
+        start, end = node.attributes.get("start"), node.attributes.get("end")
+        sizes = sizes[start.as_int() if start else None : end.as_int() if end else None]
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    return np.array(sizes if node.op_type == "Shape" else int(np.prod(sizes, dtype=np.int64)), np.int64)
+
+
+def fold_constants(model: ir.Model, limit_bytes: int = LIMIT_BYTES) -> tuple[str, ...]:
+    """Replace what can be computed now by initializers, in the graph and in nested subgraphs.
+
+    Random ops, DequantizeLinear, ops with subgraphs and ops of other domains are left alone, and so is whatever would
+    be larger than `limit_bytes` and larger than the constants that go with it. Local functions hold no initializers and
+    are left alone, too.
+
+    Returns:
+        The names of the values that became initializers.
+    """
+    names: list[str] = []
+    for graph in list(model.graphs()):
+        names += _fold_graph(graph, model.opset_imports, limit_bytes)
+    return tuple(names)
+
+
+def _fold_graph(graph: ir.Graph, opsets: Mapping[str, int], limit_bytes: int) -> list[str]:
+    names = [name for node in list(graph) for name in _fold_known(graph, node)]
+    blocked: set[ir.Node] = set()
+    while True:
+        components = list(_components(_region(graph, blocked)))
+        too_large = {node for part in components for node in _oversize(part, limit_bytes)}
+        if too_large:
+            blocked |= too_large
+            continue
+        failed: set[ir.Node] = set()
+        for batch in _batches(components):
+            done, wrong = _fold_batch(graph, batch, opsets, limit_bytes)
+            names += done
+            failed |= wrong
+        if not failed:
+            return names
+        blocked |= failed
+
+
+def _fold_known(graph: ir.Graph, node: ir.Node) -> Iterator[str]:
+    """Replace a node whose only output is known without running anything: a shape, or what shape inference said."""
+    if node.domain or len(node.outputs) != 1 or node.op_type in UNFOLDED:
+        return
+    array = known_shape(node)
+    if array is None and node.outputs[0].const_value is not None:
+        array = node.outputs[0].const_value.numpy()
+    if array is not None:
+        yield _replace(graph, node.outputs[0], array)
+        graph.remove(node, safe=True)
+
+
+def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
+    """Return the nodes that depend on nothing but constants, in order."""
+    region: dict[ir.Node, None] = {}
+    for node in graph:
+        if node.domain or node.op_type in UNFOLDED or node in blocked or not any(o.uses() or o.is_graph_output() for o in node.outputs):
+            continue
+        if any(a.is_ref() or a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+            continue
+        if any((static_bytes(output) or 0) > INTERMEDIATE_BYTES for output in node.outputs):
+            continue
+        if all(v is None or v.producer() in region or constant_tensor(v) is not None for v in node.inputs):
+            region[node] = None
+    return list(region)
+
+
+def _components(region: Sequence[ir.Node]) -> Iterator[list[ir.Node]]:
+    """Split a region into parts that share no edge; each keeps its order."""
+    parent = {node: node for node in region}
+
+    def root(node: ir.Node) -> ir.Node:
+        while parent[node] is not node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    for node in region:
+        for value in node.inputs:
+            maker = value.producer() if value is not None else None
+            if maker in parent:
+                parent[root(maker)] = root(node)
+    parts: dict[ir.Node, list[ir.Node]] = {}
+    for node in region:
+        parts.setdefault(root(node), []).append(node)
+    yield from parts.values()
+
+
+def _leaves(part: Iterable[ir.Node]) -> list[ir.Value]:
+    inside = set(part)
+    values = {v: None for node in part for v in node.inputs if v is not None and v.producer() not in inside}
+    return list(values)
+
+
+def _frontier(part: Iterable[ir.Node]) -> list[ir.Value]:
+    """Return the values of a part that somebody outside it needs."""
+    inside = set(part)
+    return [
+        output
+        for node in part
+        for output in node.outputs
+        if output.is_graph_output() or any(use.node not in inside for use in output.uses())
+    ]
+
+
+def _replaced_bytes(part: Sequence[ir.Node]) -> int:
+    """Return the size of the constants that nobody needs once `part` is folded."""
+    inside = set(part)
+    return sum(
+        leaf.const_value.nbytes
+        for leaf in _leaves(part)
+        if leaf.const_value is not None
+        and not leaf.is_graph_output()
+        and all(use.node in inside for use in leaf.uses())
+    )
+
+
+def _oversize(part: Sequence[ir.Node], limit_bytes: int) -> set[ir.Node]:
+    """Return the node whose result makes a part too large to fold, as far as its shapes tell."""
+    sizes = {value: static_bytes(value) or 0 for value in _frontier(part)}
+    if sum(sizes.values()) <= max(limit_bytes, _replaced_bytes(part)):
+        return set()
+    largest = max(sizes, key=lambda value: sizes[value])
+    maker = largest.producer()
+    return {maker} if maker is not None else set()
+
+
+def _batches(components: Iterable[list[ir.Node]]) -> Iterator[list[list[ir.Node]]]:
+    batch: list[list[ir.Node]] = []
+    total = 0
+    for part in components:
+        size = sum(leaf.const_value.nbytes for leaf in _leaves(part) if leaf.const_value is not None)
+        if batch and total + size > SESSION_BYTES:
+            yield batch
+            batch, total = [], 0
+        batch.append(part)
+        total += size
+    if batch:
+        yield batch
+
+
+def _fold_batch(
+    graph: ir.Graph, batch: list[list[ir.Node]], opsets: Mapping[str, int], limit_bytes: int
+) -> tuple[list[str], set[ir.Node]]:
+    """Fold the parts of a batch in one session. Returns the names folded, and the nodes that cannot be evaluated."""
+    nodes = [node for part in batch for node in part]
+    results = _run(nodes, _frontier(nodes), opsets)
+    if results is None and len(batch) > 1:
+        names, failed = [], set()
+        for part in batch:
+            done, wrong = _fold_batch(graph, [part], opsets, limit_bytes)
+            names += done
+            failed |= wrong
+        return names, failed
+    if results is None:
+        return [], {_culprit(nodes, opsets)}
+    names, failed = [], set()
+    for part in batch:
+        made = {value: results[value] for value in _frontier(part)}
+        if sum(array.nbytes for array in made.values()) > max(limit_bytes, _replaced_bytes(part)):
+            failed |= {value.producer() for value in made} - {None}  # type: ignore[arg-type]  # the producers are nodes
+            continue
+        names += [_replace(graph, value, array) for value, array in made.items()]
+        graph.remove(list(reversed(part)), safe=True)
+    return names, failed
+
+
+def _run(
+    nodes: Sequence[ir.Node], wanted: Sequence[ir.Value], opsets: Mapping[str, int]
+) -> dict[ir.Value, Array] | None:
+    labels: dict[ir.Value, str] = {}
+    feeds: dict[str, Array] = {}
+    for leaf in _leaves(nodes):
+        array = constant(leaf)
+        if array is None:
+            return None
+        labels[leaf] = f"v{len(labels)}"
+        feeds[labels[leaf]] = array
+    protos = []
+    for node in nodes:
+        for output in node.outputs:
+            labels[output] = f"v{len(labels)}"
+        proto = ir.to_proto(node)
+        proto.input[:] = [labels[value] if value is not None else "" for value in node.inputs]
+        proto.output[:] = [labels[value] if value.name != "" else "" for value in node.outputs]
+        protos.append(proto)
+    arrays = evaluate(protos, feeds, [labels[value] for value in wanted], {"": 1, **opsets})
+    return None if arrays is None else dict(zip(wanted, arrays, strict=True))
+
+
+def _culprit(nodes: Sequence[ir.Node], opsets: Mapping[str, int]) -> ir.Node:
+    """Return the first node that cannot be evaluated together with those before it."""
+    low, high = 0, len(nodes) - 1  # nodes[:high + 1] fails
+    while low < high:
+        middle = (low + high) // 2
+        if _run(nodes[: middle + 1], [o for o in nodes[middle].outputs if o.name != ""][:1], opsets) is None:
+            high = middle
+        else:
+            low = middle + 1
+    return nodes[low]
+
+
+def _replace(graph: ir.Graph, value: ir.Value, array: Array) -> str:
+    """Let an initializer stand where `value` stood. A graph output is passed on by an Identity, and keeps its name."""
+    name = value.name or "folded"
+    if value.is_graph_output():
+        name = fresh_name(graph, f"{name}/folded")
+    initializer = new_initializer(graph, name, array)
+    producer = value.producer()
+    if not value.is_graph_output():
+        value.replace_all_uses_with(initializer)
+        return name
+    identity = ir.Node("", "Identity", [initializer], name=f"{name}/Identity")
+    output = identity.outputs[0]
+    output.type, output.shape = initializer.type, value.shape
+    value.replace_all_uses_with(output, replace_graph_outputs=True)
+    output.name, value.name = value.name, f"{value.name}/replaced"
+    if producer is not None:
+        graph.insert_before(producer, identity)
+    return name
+
+
+def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Add `array` to `graph` as an initializer called `name`, which must be free, and return it."""
+    tensor = as_tensor(array, name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def fresh_name(graph: ir.Graph, wanted: str) -> str:
+    """Return `wanted`, or `wanted` and a number, such that no initializer of `graph` is called so."""
+    name, number = wanted, 0
+    while name in graph.initializers:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name

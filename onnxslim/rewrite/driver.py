@@ -1,0 +1,220 @@
+"""Applies rules to a model: `fixpoint` until nothing matches any more, `walk` once to each node.
+
+`fixpoint` keeps a list of nodes to look at. A rewrite puts back what it may have made matchable: its own nodes, what
+lies below them no deeper than the deepest pattern, and the other users of what it read. So the work grows with the
+nodes and the rewrites, not with their product. Both drivers go through nodes and rules in a fixed order.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxslim.rewrite.identity import eliminate_identity
+from onnxslim.rewrite.instantiate import Instance, NotApplicable, Plan, build, pays, pays_in_bytes
+from onnxslim.rewrite.match import Match, find_match
+from onnxslim.rewrite.rule import Rule, Skipped
+
+Accept = Callable[[Match, Plan], "str | None"]
+"""Asked before a rewrite: None lets it happen, a text is the reason why not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """What a driver did."""
+
+    counts: Mapping[str, int]
+    """How often each rule was applied; rules that never were are missing."""
+    skipped: tuple[Skipped, ...] = ()
+    """Rules that raised, and were not used any more."""
+    refused: tuple[Skipped, ...] = ()
+    """Sites that `accept` did not let happen: rule and node, and the reason."""
+
+
+def fixpoint(model: ir.Model, rules: Sequence[Rule], *, accept: Accept | None = None) -> Applied:
+    """Apply rules wherever they pay, until they do so nowhere.
+
+    A rewrite pays if fewer nodes remain after folding, or as many and fewer bytes of constants are read. Hence every
+    rewrite makes the model less, and this ends.
+
+    Args:
+        model: The model, changed in place: its graph, nested subgraphs, and local functions of the same opset.
+        rules: The rules, the first that matches is taken.
+        accept: Has the last word on each rewrite.
+    """
+    driver = _Driver(model, rules, accept, must_pay=True)
+    reach = max((rule.depth for rule in rules), default=0)
+    waiting = collections.deque(driver.nodes())
+    queued = set(waiting)
+    while waiting:
+        node = waiting.popleft()
+        queued.discard(node)
+        if node.graph is None:
+            continue
+        for fresh in driver.visit(node):
+            for each in _downstream(fresh, reach):
+                if each not in queued:
+                    queued.add(each)
+                    waiting.append(each)
+    return driver.finish()
+
+
+def walk(model: ir.Model, rules: Sequence[Rule], *, accept: Accept | None = None) -> Applied:
+    """Try rules once on each node that is there now, whether they pay or not: for passes that add nodes.
+
+    Nodes that a rewrite makes are not looked at.
+    """
+    driver = _Driver(model, rules, accept, must_pay=False)
+    for node in driver.nodes():
+        if node.graph is not None:
+            driver.visit(node)
+    return driver.finish()
+
+
+def _downstream(node: ir.Node, reach: int) -> Iterator[ir.Node]:
+    """Yield a node and those that it feeds, `reach` levels deep."""
+    level, seen = [node], {node}
+    for _ in range(reach + 1):
+        yield from level
+        users = [use.node for each in level for output in each.outputs for use in output.uses()]
+        level = [each for each in dict.fromkeys(users) if each not in seen]
+        seen.update(level)
+
+
+class _Driver:
+    def __init__(self, model: ir.Model, rules: Sequence[Rule], accept: Accept | None, *, must_pay: bool) -> None:
+        self.model, self.accept, self.must_pay = model, accept, must_pay
+        self.index: dict[tuple[str, str], list[Rule]] = {}
+        for rule in rules:
+            self.index.setdefault((rule.root.domain, rule.root.op_type), []).append(rule)
+        self.opset = rules[0].opset if rules else 0
+        self.counts: dict[str, int] = {}
+        self.broken: dict[str, str] = {}
+        self.refused: dict[tuple[str, str], str] = {}
+        self.functions = [f for f in model.functions.values() if f.opset_imports.get("") == self.opset]
+        self.inner = {graph for function in self.functions for graph in (function.graph, *function.subgraphs())}
+        self.unsorted: dict[ir.Graph, None] = {}
+        self.taken = {name for name in _names(self._graphs()) if name}
+
+    def _graphs(self) -> Iterator[ir.Graph]:
+        if self.model.opset_imports.get("", self.opset) == self.opset:
+            yield from self.model.graphs()
+        for function in self.functions:
+            yield function.graph
+            yield from function.subgraphs()
+
+    def nodes(self) -> list[ir.Node]:
+        return [node for graph in self._graphs() for node in graph]
+
+    def visit(self, node: ir.Node) -> list[ir.Node]:
+        """Apply the first rule that matches at `node`. Returns the nodes whose surroundings changed."""
+        for rule in self.index.get((node.domain, node.op_type), ()):
+            if rule.name in self.broken:
+                continue
+            try:
+                match = find_match(rule, node)
+                if match is None:
+                    continue
+                plan = self._plan(match)
+            except NotApplicable:
+                continue
+            except Exception as error:  # a rule must not take the model down with it, whatever is wrong with it
+                self.broken[rule.name] = f"{type(error).__name__}: {error}"
+                continue
+            why = self.accept(match, plan) if self.accept is not None else None
+            if why is not None:
+                self.refused[rule.name, node.name or node.op_type] = why
+                continue
+            self.counts[rule.name] = self.counts.get(rule.name, 0) + 1
+            return self._apply(match, plan)
+        return []
+
+    def _plan(self, match: Match) -> Plan:
+        rule = match.rule
+        instance = Instance(match, rule.rewrite)
+        if self.must_pay and (why := pays(match, instance)) is not None:
+            raise NotApplicable(why)
+        if rule.when is not None and not Instance(match, rule.when).holds():
+            raise NotApplicable("`when` does not hold")
+        plan = instance.plan()
+        if self.must_pay and (why := pays_in_bytes(match, plan)) is not None:
+            raise NotApplicable(why)
+        return plan
+
+    def _apply(self, match: Match, plan: Plan) -> list[ir.Node]:
+        graph = match.root.graph
+        assert graph is not None
+        results = match.results()
+        base = results[0].name or match.root.name or match.rule.name
+        nodes, initializers, made = build(plan, match, lambda name: self._fresh(f"{base}/{name}"))
+        makers = [output.producer() for output in made.values()]
+        for place, value in enumerate(initializers):
+            if graph in self.inner:  # functions have no initializers
+                nodes.insert(place, _constant_node(value))
+            else:
+                graph.register_initializer(value)
+        replaced = []
+        for result, old in zip([r for r in match.rule.results if match.values[r.name] is not None], results, strict=True):
+            new = made[result.name]
+            if new.is_initializer() or new.producer() not in makers:
+                identity = ir.Node("", "Identity", [new], name=self._fresh(f"{base}/Identity"))
+                nodes.append(identity)
+                new = identity.outputs[0]
+            new.type, new.shape = old.type, old.shape
+            replaced.append((old, new))
+        readers = [v for v in match.values.values() if v is not None and not v.is_initializer() and v.producer()]
+        graph.insert_before(match.root, nodes)
+        for old, new in replaced:
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+            new.name, old.name = old.name, f"{old.name}/replaced"
+        final = replaced[0][1].producer()
+        if final is not None:
+            final.name = match.root.name
+        graph.remove(list(match.nodes), safe=True)
+        if len(results) > 1:
+            self.unsorted[graph] = None
+        touched = dict.fromkeys(nodes)
+        touched.update(dict.fromkeys(use.node for value in readers for use in value.uses()))
+        touched.update(dict.fromkeys(use.node for _, new in replaced for use in new.uses()))
+        for node in nodes:
+            eliminate_identity(node)
+        return [node for node in touched if node.graph is not None]
+
+    def _fresh(self, wanted: str) -> str:
+        name, number = wanted, 0
+        while name in self.taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self.taken.add(name)
+        return name
+
+    def finish(self) -> Applied:
+        for graph in self.unsorted:
+            graph.sort()
+        return Applied(
+            dict(self.counts),
+            tuple(Skipped(rule, why) for rule, why in self.broken.items()),
+            tuple(Skipped(f"{rule} at {node}", why) for (rule, node), why in self.refused.items()),
+        )
+
+
+def _constant_node(value: ir.Value) -> ir.Node:
+    """Return a Constant node that makes what `value` is, and let the users of `value` use that."""
+    assert value.const_value is not None
+    node = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)], name=f"{value.name}/Constant")
+    output = node.outputs[0]
+    output.type, output.shape = value.type, value.shape
+    value.replace_all_uses_with(output)
+    output.name = value.name
+    return node
+
+
+def _names(graphs: Iterable[ir.Graph]) -> Iterator[str | None]:
+    for graph in graphs:
+        yield from (value.name for value in (*graph.inputs, *graph.initializers.values()))
+        for node in graph:
+            yield node.name
+            yield from (output.name for output in node.outputs)

@@ -1,0 +1,377 @@
+"""Works out what the right side of a rule is at a site: what folds, what remains, what it costs.
+
+Nothing is added to the graph until the plan is accepted: a node that was built and thrown away would still count as a
+user of its inputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.defs
+import onnx_ir as ir
+
+from onnxslim.graph.fold import LIMIT_BYTES, UNFOLDED, as_tensor, constant, constant_tensor, evaluate, known_shape
+from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
+from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule
+
+Array = npt.NDArray[Any]
+Known = Callable[["ir.Value | None"], "Array | None"]
+
+
+class NotApplicable(Exception):  # noqa: N818  # no error: a rule that finds it has nothing to do here
+    """The rule does not apply at this site; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedNode:
+    """A node of the right side that remains after folding."""
+
+    body: BodyNode
+    inputs: tuple[str | None, ...]
+    attributes: tuple[ir.Attr, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a site would become."""
+
+    nodes: tuple[PlannedNode, ...]
+    arrays: Mapping[str, Array]
+    """Names of the body that become initializers."""
+    values: Mapping[str, ir.Value | None]
+    """Names of the body that are values of the graph."""
+
+
+class Instance:
+    """One body at one site: evaluates what is known, as late as possible."""
+
+    def __init__(self, match: Match, body: Body, known: Known = constant) -> None:
+        self.match, self.body, self.rule = match, body, match.rule
+        self.values: dict[str, ir.Value | None] = {
+            parameter.name: match.values.get(parameter.name) for parameter in match.rule.parameters
+        }
+        self._known = known
+        self._arrays: dict[str, Array] = {}
+        self._literals: set[str] = set()
+        self._foldable: dict[str, bool] = {}
+        self._opsets = {"": self.rule.opset}
+        for parameter in match.rule.parameters:
+            if parameter.zero and self.values[parameter.name] is None:
+                self._arrays[parameter.name] = self._zeros(parameter.name)
+
+    def _zeros(self, name: str) -> Array:
+        """Return what ``name = 0`` stands for: zeros, of the type of the first tensor of the rule."""
+        parameter = next(each for each in self.rule.parameters if each.name == name)
+        sizes = [self.match.environment.get(str(size), size) for size in parameter.types[0].sizes or ()]
+        if not all(isinstance(size, int) for size in sizes):
+            raise NotApplicable(f"the size of {name} is not known")
+        kinds = (value.dtype for value in self.values.values() if value is not None and value.dtype is not None)
+        return np.zeros([int(size) for size in sizes], next(kinds).numpy())
+
+    def is_known(self, name: str | None) -> bool:
+        """Whether a name stands for what is known before the model runs. Evaluates nothing."""
+        if name is None:
+            return False
+        if name not in self._foldable:
+            self._foldable[name] = self._is_known(name)
+        return self._foldable[name]
+
+    def _is_known(self, name: str) -> bool:
+        if name in self._arrays:
+            return True
+        if name in self.values:
+            known = constant_tensor if self._known is constant else self._known
+            return known(self.values[name]) is not None
+        node, _ = self.body.makers[name]
+        if node.is_constant:
+            return True
+        if node.domain or node.op_type in UNFOLDED - {"Identity"}:
+            return False
+        if self._shape(node) is not None:
+            return True
+        return all(each is None or self.values.get(each, self) is None or self.is_known(each) for each in node.inputs)
+
+    def _shape(self, node: BodyNode) -> Array | None:
+        """Return the static shape that a Shape or Size node of the body reads, where it reads a parameter."""
+        if node.op_type not in ("Shape", "Size") or node.domain or self.values.get(node.inputs[0] or "") is None:
+            return None
+        probe = ir.Node("", node.op_type, [self.values[node.inputs[0] or ""]], self._attributes(node))
+        try:
+            return known_shape(probe)
+        finally:
+            probe.replace_input_with(0, None)
+
+    def remaining(self) -> tuple[BodyNode, ...]:
+        """Return the nodes that are needed for the results and are not known."""
+        needed: dict[int, BodyNode] = {}
+        waiting = [result.name for result in self.rule.results]
+        while waiting:
+            name = waiting.pop()
+            if name not in self.body.makers or self.is_known(name):
+                continue
+            node, _ = self.body.makers[name]
+            if id(node) not in needed:
+                needed[id(node)] = node
+                waiting += [each for each in node.inputs if each is not None]
+        return tuple(node for node in self.body.nodes if id(node) in needed)
+
+    def array(self, name: str) -> Array:
+        """Return a known value, evaluating what it depends on.
+
+        Raises:
+            NotApplicable: It cannot be evaluated.
+        """
+        if name not in self._arrays:
+            if name in self.values:
+                array = self._known(self.values[name])
+                if array is None:
+                    raise NotApplicable(f"{name} is not known")
+                self._arrays[name] = array
+            else:
+                self._evaluate(name)
+        return self._arrays[name]
+
+    def _evaluate(self, name: str) -> None:
+        node, _ = self.body.makers[name]
+        if node.is_constant:
+            attributes = self._attributes(node)
+            if not attributes:
+                raise NotApplicable(f"{name} stands for an attribute that is not there")
+            self._arrays[name] = array_of(attributes[0])
+            self._literals.add(name)
+            return
+        shape = self._shape(node)
+        if shape is not None:
+            self._arrays[name] = shape
+            return
+        absent = {each for each in node.inputs if each is not None and self.values.get(each, self) is None}
+        feeds = {each: self.array(each) for each in node.inputs if each is not None and each not in absent - set(self._arrays)}
+        feeds = self.adapted(node, feeds, {})
+        inputs = [each if each in feeds else "" for each in node.inputs]
+        self._require(node, inputs)
+        proto = onnx.helper.make_node(node.op_type, inputs, list(node.outputs), domain=node.domain)
+        proto.attribute.extend(ir.to_proto(attribute) for attribute in self._attributes(node))
+        with np.errstate(all="ignore"):
+            arrays = evaluate([proto], feeds, [each for each in node.outputs if each], self._opsets)
+        if arrays is None:
+            raise NotApplicable(f"{name} = {node.op_type} cannot be computed here")
+        self._arrays.update(zip([each for each in node.outputs if each], arrays, strict=True))
+
+    def adapted(
+        self, node: BodyNode, feeds: Mapping[str, Array], others: Mapping[str, ir.DataType | None]
+    ) -> dict[str, Array]:
+        """Give literals the element type of what they meet: inputs that an op wants to be of one type.
+
+        Args:
+            node: The op.
+            feeds: Its known inputs.
+            others: The element types of its other inputs.
+        """
+        schema = _schema(node, self.rule.opset)
+        if schema is None or not any(name in self._literals for name in feeds):
+            return dict(feeds)
+        groups: dict[str, np.dtype[Any]] = {}
+        words = _type_words(schema, node)
+        for name, word in words:
+            if name in feeds and name not in self._literals:
+                groups.setdefault(word, feeds[name].dtype)
+            elif others.get(name) is not None:
+                groups.setdefault(word, others[name].numpy())  # type: ignore[union-attr]  # not None, one line above
+        return {
+            name: array.astype(groups[word])
+            if name in self._literals and (word := dict(words).get(name, "")) in groups
+            else array
+            for name, array in feeds.items()
+        }
+
+    def _attributes(self, node: BodyNode) -> tuple[ir.Attr, ...]:
+        """Return the attributes of a node as they are at the site.
+
+        Raises:
+            NotApplicable: One names a value that is not known, or is of another type.
+        """
+        attributes: list[ir.Attr] = []
+        for name, attribute in node.attributes.items():
+            if not isinstance(attribute, Reference):
+                attributes.append(attribute)
+            elif attribute.name in self.rule.attributes:
+                bound = self.match.attributes.get(attribute.name, Bound(None, False))
+                renamed = _renamed(bound, name, node, self.rule)
+                if renamed is not None:
+                    attributes.append(renamed)
+            else:
+                if not self.is_known(attribute.name):
+                    raise NotApplicable(f"{attribute.name} is not known")
+                made = attribute_from(self.array(attribute.name), name, attribute.type)
+                if made is None:
+                    raise NotApplicable(f"{attribute.name} is no {attribute.type.name}")
+                attributes.append(made)
+        return tuple(attributes)
+
+    def _require(self, node: BodyNode, inputs: Iterable[str | None]) -> None:
+        """Refuse a node that lacks an input which its op demands."""
+        schema = _schema(node, self.rule.opset)
+        if schema is None:
+            return
+        for formal, name in zip(schema.inputs, inputs, strict=False):
+            if not name and formal.option == onnx.defs.OpSchema.FormalParameterOption.Single:
+                raise NotApplicable(f"{node.op_type} needs {formal.name}, which is missing")
+
+    def plan(self) -> Plan:
+        """Evaluate what is known, and return what is left.
+
+        Raises:
+            NotApplicable: Something cannot be evaluated, or an input that an op needs is missing.
+        """
+        planned: list[PlannedNode] = []
+        arrays: dict[str, Array] = {}
+        for node in self.remaining():
+            inputs = [None if each is not None and self._is_absent(each) else each for each in node.inputs]
+            self._require(node, inputs)
+            while inputs and inputs[-1] is None:
+                inputs.pop()
+            others = {each: value.dtype for each in inputs if each and (value := self.values.get(each)) is not None}
+            for each in inputs:
+                if each in self.body.makers and not self.is_known(each):
+                    others[each] = None
+            fresh = {
+                each: self.array(each)
+                for each in inputs
+                if each is not None and (each in self._arrays or each not in self.values) and self.is_known(each)
+                and not (each in self.values and self.values[each] is not None)
+            }
+            if any(kind is None for kind in others.values()) and any(each in self._literals for each in fresh):
+                others = {**others, **{each: self._guess_type() for each, kind in others.items() if kind is None}}
+            for each, array in self.adapted(node, fresh, others).items():
+                arrays[each] = array
+            planned.append(PlannedNode(node, tuple(inputs), self._attributes(node)))
+        for result in self.rule.results:
+            if self.is_known(result.name) and result.name in self.body.makers:
+                arrays[result.name] = self.array(result.name)
+        return Plan(tuple(planned), arrays, self.values)
+
+    def _guess_type(self) -> ir.DataType | None:
+        """Return the element type of the result: what a literal takes that meets a value whose type is not known yet."""
+        value = self.match.values.get(self.rule.results[0].name)
+        return None if value is None else value.dtype
+
+    def _is_absent(self, name: str) -> bool:
+        return name in self.values and self.values[name] is None and name not in self._arrays
+
+    def holds(self) -> bool:
+        """Evaluate this body as a ``when``.
+
+        Raises:
+            NotApplicable: It reads what is not known.
+        """
+        if not self.is_known("ok"):
+            raise NotApplicable("what `when` reads is not known")
+        return bool(np.all(self.array("ok")))
+
+
+def _renamed(bound: Bound, name: str, node: BodyNode, rule: Rule) -> ir.Attr | None:
+    """Return a bound attribute under the name that it has here; None: it is not there, or the default here, too."""
+    attribute = bound.attribute
+    if attribute is None:
+        return None
+    if attribute.is_ref():
+        return ir.RefAttr(name, attribute.ref_attr_name or "", attribute.type)
+    if not bound.explicit and not node.is_constant:
+        usual = default_attribute(node.domain, node.op_type, name, rule.opset)
+        if usual is not None and usual.value == attribute.value:
+            return None
+    return ir.Attr(name, attribute.type, attribute.value)
+
+
+def _schema(node: BodyNode, opset: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _type_words(schema: onnx.defs.OpSchema, node: BodyNode) -> list[tuple[str, str]]:
+    """Pair the inputs of a node with the words (``T``) that the schema has for their element types."""
+    formals = list(schema.inputs)
+    pairs = []
+    for place, name in enumerate(node.inputs):
+        formal = formals[min(place, len(formals) - 1)] if formals else None
+        if name is not None and formal is not None:
+            pairs.append((name, formal.type_str))
+    return pairs
+
+
+def pays(match: Match, instance: Instance) -> str | None:
+    """Compare the numbers of nodes before anything is evaluated. Returns why the rewrite does not pay, or None."""
+    after = sum(node.op_type != "Identity" or bool(node.domain) for node in instance.remaining())
+    before = len(match.nodes)
+    return None if after <= before else f"{after} nodes would stand for {before}"
+
+
+def pays_in_bytes(match: Match, plan: Plan) -> str | None:
+    """Compare what is left when the numbers of nodes are equal: the bytes of the constants that are read.
+
+    Fewer nodes may not make the file much larger either, as they would where a large weight is shared.
+    """
+    after_nodes = sum(node.body.op_type != "Identity" or bool(node.body.domain) for node in plan.nodes)
+    read: dict[ir.Value, int] = {}
+    for node in match.nodes:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None:
+                read[value] = value.const_value.nbytes
+    made = sum(array.nbytes for array in plan.arrays.values())
+    kept = {v: v.const_value.nbytes for n in plan.nodes for i in n.inputs if i and (v := plan.values.get(i)) is not None and v.const_value is not None}
+    if after_nodes == len(match.nodes) and made + sum(kept.values()) >= sum(read.values()):
+        return "it would cost as much as before"
+    freed = sum(
+        size
+        for value, size in read.items()
+        if value not in kept and all(use.node in match.nodes for use in value.uses()) and not value.is_graph_output()
+    )
+    if made - freed > LIMIT_BYTES:
+        return "a large weight is shared, and would be stored twice"
+    return None
+
+
+def build(
+    plan: Plan, match: Match, name: Callable[[str], str]
+) -> tuple[list[ir.Node], list[ir.Value], dict[str, ir.Value]]:
+    """Make nodes of a plan.
+
+    Args:
+        plan: What was planned.
+        match: Where.
+        name: Gives a name that is free in the model for a name of the body.
+
+    Returns:
+        The nodes; the initializers that they read, not yet registered; and what the names of the body became.
+    """
+    made: dict[str, ir.Value] = {}
+    initializers: list[ir.Value] = []
+    for each, array in plan.arrays.items():
+        label = name(each)
+        tensor = as_tensor(array, label)
+        value = ir.Value(
+            name=label, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+        )
+        made[each] = value
+        initializers.append(value)
+    nodes: list[ir.Node] = []
+    results = {result.name: place for place, result in enumerate(match.rule.results)}
+    for planned in plan.nodes:
+        inputs = [None if each is None else made[each] if each in made else plan.values[each] for each in planned.inputs]
+        body = planned.body
+        node = ir.Node(
+            body.domain, body.op_type, inputs, planned.attributes, num_outputs=len(body.outputs), name=name(body.op_type)
+        )
+        for each, output in zip(body.outputs, node.outputs, strict=True):
+            output.name = name(each) if each and each not in results else ""
+            made[each] = output
+        nodes.append(node)
+    return nodes, initializers, made

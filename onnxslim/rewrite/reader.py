@@ -1,0 +1,384 @@
+"""Reads rules: one signature, and bodies in ONNX's own text.
+
+    # Two rectifiers are one.
+    relu_relu (x) => (y)
+    match   { a = Relu (x)  y = Relu (a) }
+    rewrite { y = Relu (x) }
+
+A rule is ``name <attributes> (parameters) => (results)``, then ``match``, an optional ``when`` and ``rewrite``. On top
+of ONNX text:
+
+- ``Conv <...>`` stands for whatever attributes the op has, the same on both sides; ``Conv <group = @group, ...>`` for all
+  others;
+- ``@name`` is an attribute of the rule, or a value of the body (or a parameter) that is known once it is folded;
+- an attribute that a pattern does not name must be at its default;
+- a ``Constant`` of one element in ``match`` stands for a known tensor all of whose elements are equal to it, of any shape
+  and element type; in ``rewrite``, a literal takes the element type of the tensors that it meets;
+- ``when`` has the result ``ok`` and is evaluated by folding: what it reads must be known, and it must be true. Shapes are
+  known where they are static;
+- types, sizes and ``= 0``: see `onnxslim.rewrite.signature`.
+
+A rule is checked at the opset of a model, by `onnx.checker` and for names that nobody declared. What does not check at
+this opset (an op that is not there yet, ``axes`` that are still an attribute) is skipped for the model; what is no rule
+at all is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import re
+from collections.abc import Iterator, Mapping
+
+import onnx
+import onnx.checker
+import onnx.defs
+import onnx.parser
+import onnx_ir as ir
+
+from onnxslim.errors import RuleError
+from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule, RuleSet, Skipped
+from onnxslim.rewrite.signature import Parameter, read_parameters
+
+COMMENT = re.compile(r"#[^\n]*")
+HEAD = re.compile(
+    r"\s*(?P<name>[A-Za-z_]\w*)\s*(?:<(?P<attributes>[^>]*)>)?\s*\((?P<parameters>[^)]*)\)\s*=>\s*\((?P<results>[^)]*)\)"
+    r"\s*match\s*"
+)
+OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
+IMPORTED_VERSION = 1
+"""Of the domains that are not ONNX's own: they have no schemas here, so any version will do."""
+
+OLD_CONSTANT = 12
+"""Constant has ``value_ints`` and the like since this opset; before, it is checked as if it held a tensor."""
+
+CONSTANT_TYPES = {
+    "value": ir.AttributeType.TENSOR,
+    "value_float": ir.AttributeType.FLOAT,
+    "value_floats": ir.AttributeType.FLOATS,
+    "value_int": ir.AttributeType.INT,
+    "value_ints": ir.AttributeType.INTS,
+    "value_string": ir.AttributeType.STRING,
+    "value_strings": ir.AttributeType.STRINGS,
+}
+"""The attributes of Constant: its schema has most of them only since `OLD_CONSTANT`."""
+
+
+class DoesNotCheck(RuleError):
+    """The rule is a rule, but not at this opset."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A rule as it stands in a file: text in pieces, not yet at any opset."""
+
+    name: str
+    file: str
+    line: int
+    comment: str
+    text: str
+    attributes: str
+    parameters: tuple[Parameter, ...]
+    results: tuple[Parameter, ...]
+    bodies: Mapping[str, tuple[int, str]]
+    """Line and text of each body, braces included."""
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def read_rules(text: str, opset: int, where: str = "<text>") -> tuple[Rule, ...]:
+    """Read all rules in `text`.
+
+    Raises:
+        RuleError: One of them is no rule, or does not check at `opset`; the error names file and line.
+    """
+    return tuple(_compile(source, opset) for source in _split(text, where))
+
+
+@functools.lru_cache(maxsize=64)
+def load_rules(package: str, opset: int) -> RuleSet:
+    """Read the ``*.rules`` files of a package, in the order of their names.
+
+    Raises:
+        RuleError: A file holds what is no rule at all.
+    """
+    rules, skipped = [], []
+    for file, text in rule_files(package):
+        for source in _split(text, file):
+            try:
+                rules.append(_compile(source, opset))
+            except DoesNotCheck as error:
+                skipped.append(Skipped(source.name, error.what))
+    return RuleSet(tuple(rules), tuple(skipped))
+
+
+def rule_files(package: str) -> tuple[tuple[str, str], ...]:
+    """Return name and text of each ``*.rules`` file of a package, sorted by name."""
+    files = [each for each in importlib.resources.files(package).iterdir() if each.name.endswith(".rules")]
+    return tuple((each.name, each.read_text(encoding="utf-8")) for each in sorted(files, key=lambda each: each.name))
+
+
+def rule_names(text: str, where: str = "<text>") -> tuple[str, ...]:
+    """Return the names of the rules in `text`, whatever opset they are for."""
+    return tuple(source.name for source in _split(text, where))
+
+
+def _split(text: str, file: str) -> Iterator[_Source]:
+    """Cut a text into rules, at the braces that are not inside braces."""
+    blank = COMMENT.sub(lambda match: " " * len(match[0]), text)
+    names: set[str] = set()
+    current: dict[str, tuple[int, str]] = {}
+    head: re.Match[str] | None = None
+    begin = cursor = 0
+
+    def where(place: int) -> str:
+        return f"{file}:{text.count(chr(10), 0, place) + 1}"
+
+    def finish(end: int) -> Iterator[_Source]:
+        if head is None:
+            return
+        if "rewrite" not in current:
+            raise RuleError(f"the rule {head['name']} has no rewrite", where=where(begin), hint="add rewrite { ... }")
+        if head["name"] in names:
+            raise RuleError(f"there are two rules named {head['name']}", where=where(begin), hint="rename one of them")
+        names.add(head["name"])
+        yield _Source(
+            head["name"],
+            file,
+            text.count("\n", 0, begin) + 1,
+            _comment_above(text, begin),
+            text[begin:end].strip(),
+            (head["attributes"] or "").strip(),
+            read_parameters(head["parameters"], where(begin)),
+            read_parameters(head["results"], where(begin)),
+            dict(current),
+        )
+
+    while (opening := blank.find("{", cursor)) >= 0:
+        word = blank[cursor:opening].strip()
+        closing = _closing(blank, opening)
+        if closing is None:
+            raise RuleError("a brace is never closed", where=where(opening), hint="add }")
+        if word in ("when", "rewrite") and head is not None and word not in current:
+            current[word] = (text.count("\n", 0, opening), blank[opening : closing + 1])
+        else:
+            begins = HEAD.fullmatch(blank, cursor, opening)
+            place = cursor + len(blank[cursor:opening]) - len(blank[cursor:opening].lstrip())
+            if begins is None:
+                raise RuleError(
+                    f"this begins no rule: {' '.join(word.split())[:60]}",
+                    where=where(place),
+                    hint="write name <attributes> (parameters) => (results) match { ... } rewrite { ... }",
+                )
+            yield from finish(cursor)
+            head, begin = begins, place
+            current = {"match": (text.count("\n", 0, opening), blank[opening : closing + 1])}
+        cursor = closing + 1
+    if blank[cursor:].strip():
+        place = cursor + len(blank[cursor:]) - len(blank[cursor:].lstrip())
+        raise RuleError("this belongs to no rule", where=where(place), hint="is a body missing?")
+    yield from finish(cursor)
+
+
+def _closing(text: str, opening: int) -> int | None:
+    depth = 0
+    for match in re.compile(r"[{}]").finditer(text, opening):
+        depth += 1 if match[0] == "{" else -1
+        if depth == 0:
+            return match.start()
+    return None
+
+
+def _comment_above(text: str, place: int) -> str:
+    lines = text[:place].splitlines()
+    comment: list[str] = []
+    while lines and lines[-1].startswith("#"):
+        comment.insert(0, lines.pop().lstrip("# "))
+    return " ".join(comment)
+
+
+def _compile(source: _Source, opset: int) -> Rule:
+    """Read the bodies of a rule at an opset."""
+    names = [parameter.name for parameter in source.parameters]
+    declared = _declared(source)
+    passed: dict[str, ir.Attr | None] = {}
+    bodies: dict[str, Body] = {}
+    for word, (line, text) in source.bodies.items():
+        results = ["ok"] if word == "when" else [result.name for result in source.results]
+        expanded = OPERATION.sub(lambda match: _expand(match, opset, passed, source), text)
+        bodies[word] = _body(source, word, line, expanded, names, results, opset, {**declared, **passed})
+    rule = Rule(
+        source.name,
+        source.where,
+        source.comment,
+        source.text,
+        opset,
+        source.parameters,
+        source.results,
+        {**declared, **passed},
+        bodies["match"],
+        bodies["rewrite"],
+        bodies.get("when"),
+    )
+    _check_reach(rule)
+    return rule
+
+
+def _declared(source: _Source) -> dict[str, ir.Attr | None]:
+    """Read ``<epsilon, pads: ints = [0, 0]>``."""
+    if not source.attributes:
+        return {}
+    text = f'<ir_version: 10, opset_import: ["" : 21]> _ () => () {{ }} f <{source.attributes}> () => () {{ }}'
+    function = _parse(text, source, source.line - 1)
+    defaults = {proto.name: ir.from_proto(proto) for proto in function.attribute_proto}
+    return {**dict.fromkeys(function.attribute), **defaults}
+
+
+def _parse(text: str, source: _Source, line: int) -> onnx.FunctionProto:
+    try:
+        return onnx.parser.parse_model("\n" * line + text).functions[0]
+    except onnx.parser.ParseError as error:
+        message = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error.args[0])
+        place = re.search(r"line: (\d+)", message)
+        what = [each for each in message.splitlines() if each and not each.startswith("[ParseError")]
+        raise RuleError(
+            f"the rule {source.name} does not read: {what[-1] if what else message}",
+            where=f"{source.file}:{place[1] if place else source.line}",
+            hint=what[0] if len(what) > 1 else None,
+        ) from error
+
+
+def _expand(match: re.Match[str], opset: int, passed: dict[str, ir.Attr | None], source: _Source) -> str:
+    """Write out ``Conv <...>``: each attribute of the op that is not named gets a name of its own."""
+    op, own = match["op"], [piece.strip() for piece in match["attributes"].split(",")]
+    schema = _schema(op, "", opset)
+    if schema is None:
+        raise DoesNotCheck(f"there is no {op} at opset {opset}", where=source.where)
+    if "..." in own:
+        own.remove("...")
+    named = {piece.partition("=")[0].strip() for piece in own}
+    others = [name for name in sorted(schema.attributes) if name not in named]
+    passed.update({f"{op}_{name}": None for name in others})
+    written = [*own, *(f"{name} = @{op}_{name}" for name in others)]
+    return (f"{op} <{', '.join(written)}>" if written else op) + "\n" * match[0].count("\n")
+
+
+def _schema(op: str, domain: str, opset: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(op, opset, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _body(
+    source: _Source,
+    word: str,
+    line: int,
+    text: str,
+    parameters: list[str],
+    results: list[str],
+    opset: int,
+    attributes: Mapping[str, ir.Attr | None],
+) -> Body:
+    head = f'<ir_version: 10, opset_import: ["" : {opset}]> _ () => () {{ }} {word} '
+    function = _parse(f"{head}({', '.join(parameters)}) => ({', '.join(results)}) {text}", source, line)
+    function.domain = f"onnxslim.{word}"
+    domains = {"": opset, **{node.domain: IMPORTED_VERSION for node in function.node if node.domain}}
+    for domain, version in domains.items():
+        function.opset_import.add(domain=domain, version=version)
+    function.attribute.extend(name for name in attributes if name not in function.attribute)
+    known = {*attributes, *parameters, *(name for node in function.node for name in node.output)}
+    for node in function.node:
+        for attribute in node.attribute:
+            if attribute.ref_attr_name and attribute.ref_attr_name not in known:
+                raise RuleError(
+                    f"the rule {source.name} uses @{attribute.ref_attr_name}, which nobody declares",
+                    where=source.where,
+                    hint=f"write {source.name} <{attribute.ref_attr_name}> (...), or name a value of the body",
+                )
+            if attribute.ref_attr_name:
+                attribute.type = int(_attribute_type(node, attribute.name, opset, source))
+    _check(function, domains, opset, source)
+    return Body(tuple(_node(node) for node in function.node))
+
+
+def _attribute_type(node: onnx.NodeProto, name: str, opset: int, source: _Source) -> ir.AttributeType:
+    if node.op_type == "Constant" and not node.domain and name in CONSTANT_TYPES:
+        return CONSTANT_TYPES[name]
+    schema = _schema(node.op_type, node.domain, opset)
+    if schema is None or name not in schema.attributes:
+        raise DoesNotCheck(f"{node.op_type} has no attribute {name} at opset {opset}", where=source.where)
+    return ir.AttributeType(int(schema.attributes[name].type))
+
+
+def _check(function: onnx.FunctionProto, domains: Mapping[str, int], opset: int, source: _Source) -> None:
+    checked = onnx.FunctionProto()
+    checked.CopyFrom(function)
+    if opset < OLD_CONSTANT:
+        for node in checked.node:
+            if node.op_type == "Constant" and not node.domain:
+                del node.attribute[:]
+                node.attribute.append(onnx.helper.make_attribute("value", onnx.helper.make_tensor("", 1, [], [0.0])))
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version, context.opset_imports = 10, dict(domains)
+    try:
+        onnx.checker.check_function(checked, context)
+    except onnx.checker.ValidationError as error:
+        lines = str(error).strip().splitlines()
+        raise DoesNotCheck(
+            f"the rule {source.name} does not check at opset {opset}: {lines[0]}", where=source.where
+        ) from error
+
+
+def _node(proto: onnx.NodeProto) -> BodyNode:
+    attributes: dict[str, ir.Attr | Reference] = {}
+    for attribute in proto.attribute:
+        if attribute.ref_attr_name:
+            attributes[attribute.name] = Reference(attribute.ref_attr_name, ir.AttributeType(attribute.type))
+        else:
+            attributes[attribute.name] = ir.from_proto(attribute)
+    inputs = tuple(name or None for name in proto.input)
+    return BodyNode(proto.op_type, proto.domain, inputs, tuple(proto.output), attributes)
+
+
+def _check_reach(rule: Rule) -> None:
+    """Matching walks up from the first result: it must come by every node of the pattern, and be told everything."""
+    reached: set[str] = set()
+    waiting = [rule.results[0].name]
+    while waiting:
+        name = waiting.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        if name in rule.match.makers:
+            node = rule.match.makers[name][0]
+            reached.update(node.outputs)
+            waiting += [each for each in node.inputs if each is not None]
+    lost = [name for node in rule.match.nodes for name in node.outputs if name not in reached]
+    if lost:
+        raise RuleError(
+            f"the rule {rule.name} cannot be matched: {lost[0]} does not lead to {rule.results[0].name}",
+            where=rule.where,
+            hint="let the first result depend on every node of match",
+        )
+    used = {name for _, body in rule.bodies() for node in body.nodes for name in node.inputs}
+    unseen = [p.name for p in rule.parameters if p.name in used and p.name not in reached]
+    if unseen:
+        raise RuleError(
+            f"the rule {rule.name} does not match its parameter {unseen[0]}", where=rule.where, hint="use it in match"
+        )
+    bound = {a.name for node in rule.match.nodes for a in node.attributes.values() if isinstance(a, Reference)}
+    free = [
+        attribute.name
+        for _, body in rule.bodies()
+        for node in body.nodes
+        for attribute in node.attributes.values()
+        if isinstance(attribute, Reference) and attribute.name in rule.attributes and attribute.name not in bound
+    ]
+    if free:
+        raise RuleError(
+            f"the rule {rule.name} uses @{free[0]}, which its match does not bind", where=rule.where, hint="bind it"
+        )

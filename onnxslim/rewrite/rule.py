@@ -1,0 +1,113 @@
+"""What a rewrite rule is once it was read: a signature, and bodies of nodes that refer to each other by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+
+from onnxslim.rewrite.signature import Parameter
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """``attribute = @name``: an attribute of the rule, or a value of the body that is known when it is read."""
+
+    name: str
+    type: ir.AttributeType
+
+
+@dataclasses.dataclass(frozen=True)
+class BodyNode:
+    """A node of a body. Inputs that are left out are None."""
+
+    op_type: str
+    domain: str
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, ir.Attr | Reference]
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether this is a Constant, whose value is a literal or an attribute of the rule."""
+        return self.op_type == "Constant" and not self.domain
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """The nodes between two braces, in order."""
+
+    nodes: tuple[BodyNode, ...]
+    makers: Mapping[str, tuple[BodyNode, int]] = dataclasses.field(init=False, repr=False)
+    """Which node makes a name, as which of its outputs."""
+
+    def __post_init__(self) -> None:
+        makers = {name: (node, place) for node in self.nodes for place, name in enumerate(node.outputs) if name}
+        object.__setattr__(self, "makers", makers)
+
+    def operations(self) -> tuple[BodyNode, ...]:
+        """Return the nodes that are no constants."""
+        return tuple(node for node in self.nodes if not node.is_constant)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Nodes that look like `match` may become `rewrite`, if `when` holds."""
+
+    name: str
+    where: str
+    """File and line."""
+    comment: str
+    """The comment above it: the rule in a sentence, or in algebra."""
+    source: str
+    """Its text; what it was read from cannot be printed from the bodies."""
+    opset: int
+    parameters: tuple[Parameter, ...]
+    results: tuple[Parameter, ...]
+    attributes: Mapping[str, ir.Attr | None]
+    """Attributes of the rule, and what they are where a node lacks them (None: nothing)."""
+    match: Body
+    rewrite: Body
+    when: Body | None = None
+
+    @property
+    def root(self) -> BodyNode:
+        """The node that makes the first result; matching begins there."""
+        return self.match.makers[self.results[0].name][0]
+
+    @property
+    def depth(self) -> int:
+        """How many nodes lie between the root and what is farthest from it, both counted."""
+        return max((level for _, level in _levels(self.match, self.results[0].name)), default=0)
+
+    def bodies(self) -> Iterator[tuple[str, Body]]:
+        """Yield the bodies and what they are called in text."""
+        yield "match", self.match
+        yield "rewrite", self.rewrite
+        if self.when is not None:
+            yield "when", self.when
+
+
+def _levels(body: Body, name: str | None, level: int = 1) -> Iterator[tuple[str, int]]:
+    if name is None or name not in body.makers or body.makers[name][0].is_constant:
+        return
+    yield name, level
+    for each in body.makers[name][0].inputs:
+        yield from _levels(body, each, level + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A rule that is not used on a model, and why."""
+
+    rule: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleSet:
+    """The rules of a folder that can be used at an opset, and those that cannot."""
+
+    rules: tuple[Rule, ...]
+    skipped: tuple[Skipped, ...] = ()

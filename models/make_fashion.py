@@ -1,13 +1,14 @@
 """Makes the model and the data that ship: python make_fashion.py ZOO
 
 ZOO is a folder with `fashion/resnet8.onnx`, a small residual net that was trained for this project on Fashion-MNIST
-(https://github.com/zalandoresearch/fashion-mnist, MIT licence), and with the four IDX files of that data set in `data/`.
+(https://github.com/zalandoresearch/fashion-mnist, MIT licence), and with the IDX files of that data set in `data/`.
 
     fashion_resnet8.onnx   the net; input `image`, N x 1 x 28 x 28, normalised as below; output `logits`
     fashion_calib.npz      1,000 training images without labels
     fashion_test.npz       the first 2,000 test images, with labels
 
-Images are stored as uint8; `image.scale` and `image.offset` tell the loader how they become inputs: (x / 255 - 0.2860) / 0.3530.
+Images are stored as uint8; `image.scale` and `image.offset` tell the loader how they become inputs:
+(x / 255 - 0.2860) / 0.3530.
 """
 
 from __future__ import annotations

@@ -235,7 +235,7 @@ def _lift(node: ir.Node, graph: ir.Graph) -> None:
     if tensor is None:
         return
     value = ir.Value(
-        name=output.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+        name=output.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
     )
     value.meta[CONSTANT_NODE] = (node.name or "", next(iter(node.attributes.values())), tensor)
     output.replace_all_uses_with(value)

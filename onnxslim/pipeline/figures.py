@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
+from onnxslim.errors import BudgetMissed
 from onnxslim.graph.cost import measure_cost
-from onnxslim.model import file_bytes
+from onnxslim.model import file_bytes, save_model
+from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.judge import Candidate, Judge
-from onnxslim.report.model import FidelityFigures, Figures, Percentiles, Ratios
+from onnxslim.pipeline.provenance import version
+from onnxslim.recipe import Recipe
+from onnxslim.report.model import (
+    Budget,
+    DataSource,
+    FidelityFigures,
+    Figures,
+    ModelFile,
+    PassRecord,
+    Percentiles,
+    Ratios,
+    Report,
+)
 from onnxslim.runner.energy import measure_energy
 from onnxslim.runner.latency import Latency, PairedLatency
 from onnxslim.runner.memory import peak_memory
@@ -32,8 +47,8 @@ def model_figures(candidate: Candidate, path: pathlib.Path, latency: Latency | N
         throughput_per_s=latency and latency.throughput_per_s,
         peak_memory_bytes=None if memory is None or memory.value is None else round(memory.value),
         energy_mj=energy and energy.value,
-        accuracy=accuracy and accuracy.value,
-        accuracy_interval=accuracy and (accuracy.low, accuracy.high),
+        accuracy=None if accuracy is None else accuracy.value,
+        accuracy_interval=None if accuracy is None else (accuracy.low, accuracy.high),
         latency_reason=None if latency else NOT_ASKED,
         throughput_reason=None if latency else NOT_ASKED,
         peak_memory_reason=memory.reason if memory else NOT_ASKED,
@@ -75,4 +90,52 @@ def fidelity_figures(candidate: Candidate, judge: Judge) -> FidelityFigures:
         sqnr_reason=None if fidelity.sqnr_db else reason,
         cosine_reason=None if fidelity.cosine else reason,
         max_abs_error_reason=None if fidelity.max_abs_error is not None else reason,
+    )
+
+
+def make_report(
+    request: Recipe,
+    judge: Judge,
+    result: Candidate,
+    records: Sequence[PassRecord],
+    path: pathlib.Path | None,
+    digest: str | None,
+    folder: pathlib.Path,
+    progress: Progress,
+) -> Report:
+    """Measure both ends and put the report together; `folder` is for files that go away afterwards."""
+    progress("measuring", 0, None)
+    original = judge.original
+    files = [path or folder / "before.onnx", folder / "after.onnx"]
+    if path is None:
+        save_model(original.model, files[0])
+    save_model(result.model, files[1])
+    drop = judge.drop(result) if request.max_drop is not None and not judge.samples.synthetic else None
+    met = drop is None or request.max_drop is None or drop <= request.max_drop
+    if not met:
+        raise BudgetMissed(f"{drop:.2%} is lost in all, where {request.max_drop:.2%} may be", where="--max-drop")
+    paired = judge.latency(original, result, seconds=3.0) if judge.measure else None
+    before = model_figures(original, files[0], paired and paired.before, judge)
+    after = model_figures(result, files[1], paired and paired.after, judge)
+    samples = judge.samples
+    memory = "the model is in memory"
+    return Report(
+        onnxslim=version(),
+        seed=request.seed or 0,
+        input=ModelFile(None if path is None else str(path), digest, path_reason=memory, sha256_reason=memory),
+        output=ModelFile(None, None, path_reason=memory, sha256_reason=memory),
+        target=judge.target,
+        data=DataSource(
+            samples.source,
+            samples.count,
+            samples.labelled,
+            samples.synthetic,
+            samples_reason=None if samples.count is not None else "they are streamed",
+        ),
+        before=before,
+        after=after,
+        ratio=ratios(before, after, paired),
+        fidelity=fidelity_figures(result, judge),
+        budget=Budget(request.max_drop, met, None if request.max_drop is not None else "no budget was given"),
+        passes=tuple(records),
     )

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -103,7 +104,7 @@ class Judge:
         if candidate.fidelity.agreement is not None:
             return 1 - candidate.fidelity.agreement.value
         if candidate.fidelity.sqnr_db is not None:
-            return float(10 ** (-candidate.fidelity.sqnr_db.value / 20))
+            return math.pow(10, -candidate.fidelity.sqnr_db.value / 20)
         return 0.0 if candidate.fidelity.max_abs_error == 0 else None
 
     def verdict(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:

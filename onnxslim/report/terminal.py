@@ -57,8 +57,8 @@ def print_data(data: DataSource, console: Console) -> None:
         warning = "The data is synthetic: speed and size are real, accuracy and agreement say nothing about your data."
         line(console, warning, style="bold yellow")
     else:
-        count = "" if data.samples is None else f"{data.samples:,} samples "
-        line(console, f"Measured on {count}{'with' if data.labels else 'without'} labels: {data.source}")
+        count = "samples" if data.samples is None else f"{data.samples:,} samples"
+        line(console, f"Measured on {count} {'with' if data.labels else 'without'} labels: {data.source}")
 
 
 def print_target(target: Target, console: Console) -> None:

@@ -29,7 +29,9 @@ def in_millijoules(energy: float | None) -> str:
 
 def per_second(rate: float | None) -> str:
     """Return a rate."""
-    return NOTHING if rate is None else f"{in_thousands(rate)} /s"
+    if rate is None:
+        return NOTHING
+    return f"{rate:,.0f} /s" if 100 <= rate < 1e6 else f"{in_thousands(rate)} /s"
 
 
 def in_percent(share: float | None) -> str:
@@ -80,5 +82,10 @@ def speed(ratio: Interval | None) -> str:
 def _scaled(number: float, steps: tuple[tuple[float, str], ...], smallest: str) -> str:
     for size, unit in steps:
         if abs(number) >= size:
-            return f"{number / size:.3g}{unit}" if abs(number) / size < 999.5 else f"{number / size:.0f}{unit}"
-    return f"{number:.3g}{smallest}" if abs(number) < 999.5 else f"{number:.0f}{smallest}"
+            return f"{_three_digits(number / size)}{unit}"
+    return f"{number:.0f}{smallest}" if number == int(number) else f"{_three_digits(number)}{smallest}"
+
+
+def _three_digits(number: float) -> str:
+    """Return a number with three digits that count, and more where the point stands behind them."""
+    return f"{number:#.3g}".rstrip(".") if abs(number) < 999.5 else f"{number:.0f}"

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from report_strategies import reports, sample_report
+
+from onnxslim.errors import OutputError
+from onnxslim.report.json import dumps, from_json, to_json, write_json
+from onnxslim.report.model import Budget, ModelFile, Report
+
+
+@given(reports)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_report_survives_the_way_through_text(report: Report):
+    assert from_json(json.loads(dumps(report))) == report
+
+
+def test_the_keys_are_the_contract():
+    data = to_json(sample_report())
+    assert list(data) == [
+        *("onnxslim", "seed", "input", "output", "target", "data", "before", "after"),
+        *("ratio", "fidelity", "budget", "passes"),
+    ]
+    assert data["input"].keys() == data["output"].keys() == {"path", "sha256"}
+    assert data["target"].keys() == {"provider", "device", "instruction_set", "threads"}
+    assert data["data"].keys() == {"source", "samples", "labels", "synthetic"}
+    figures = {"size_bytes", "parameters", "macs", "nodes", "latency_ms", "throughput_per_s", "peak_memory_bytes"}
+    extras = {"energy_mj", "energy_reason", "accuracy", "accuracy_interval"}
+    assert data["before"].keys() == data["after"].keys() == figures | extras
+    assert data["before"]["latency_ms"].keys() == {"p50", "p95", "p99"}
+    assert data["before"]["energy_mj"] is None
+    assert data["before"]["energy_reason"] == "no RAPL counters here"
+    assert data["before"]["accuracy_interval"] == [0.922, 0.944]
+    assert data["ratio"].keys() == {"size", "parameters", "macs", "latency"}
+    assert data["ratio"]["latency"] == {"value": 2.31, "low": 2.25, "high": 2.37}
+    assert data["fidelity"].keys() == {"agreement", "sqnr_db", "cosine", "max_abs_error"}
+    assert data["budget"] == {"max_drop": 0.01, "met": True}
+    keys = {"name", "options", "kind", "kept", "reason", "seconds", "nodes", "changes"}
+    assert all(step.keys() == keys for step in data["passes"])
+    assert data["passes"][1]["nodes"] == [50, 61]
+    assert data["passes"][1]["changes"][0] == {
+        "subject": "/layer0/Conv[0]",
+        "action": "int8",
+        "reason": "per channel",
+    }
+
+
+def test_keys_of_later_versions_are_passed_over_and_missing_ones_are_named():
+    data = to_json(sample_report())
+    assert from_json({**data, "carbon": 3}) == sample_report()
+    del data["before"]["macs"]
+    with pytest.raises(ValueError, match=r"report\.before has no key 'macs'"):
+        from_json(data)
+    with pytest.raises(ValueError, match=r"report\.before must be an object"):
+        from_json({**data, "before": 3})
+
+
+def test_a_null_must_say_why_and_a_number_must_be_one():
+    with pytest.raises(ValueError, match="path_reason does not say why"):
+        ModelFile(None, "ab")
+    with pytest.raises(ValueError, match="no number that JSON can hold"):
+        Budget(math.nan, True)
+
+
+def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "out.json"
+    write_json(sample_report(), path)
+    assert from_json(json.loads(path.read_text(encoding="utf-8"))) == sample_report()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_json(sample_report(), path / "inside-a-file.json")
+    monkeypatch.setattr("onnxslim.report.json.os.replace", _full_disk)
+    old = path.read_bytes()
+    with pytest.raises(OutputError, match="No space left"):
+        write_json(sample_report(), path)
+    assert [each.name for each in tmp_path.iterdir()] == ["out.json"]
+    assert path.read_bytes() == old
+
+
+def _full_disk(*arguments: object) -> None:
+    raise OSError(28, "No space left on device")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+
+from report_strategies import sample_report
+from rich.console import Console
+
+from onnxslim.report.model import Budget, FidelityFigures, Figures, Report
+from onnxslim.report.terminal import print_report
+
+
+def printed(report: Report, **options) -> str:
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=80, highlight=False), **options)
+    return "\n".join(text.rstrip() for text in stream.getvalue().splitlines())
+
+
+def test_the_whole_report_as_a_newcomer_reads_it():
+    assert printed(sample_report()) == GOLDEN
+
+
+def test_verbose_prints_every_change():
+    text = printed(sample_report(), verbose=True)
+    assert "/layer5/Conv[0]" in text
+    assert "more (--verbose" not in text
+
+
+def test_synthetic_data_is_said_first():
+    report = sample_report()
+    data = dataclasses.replace(report.data, synthetic=True)
+    assert printed(dataclasses.replace(report, data=data)).startswith("The data is synthetic: ")
+
+
+def test_what_was_not_measured_says_why():
+    report = sample_report()
+    why = "not measured: asked not to"
+    unknown = dict.fromkeys(("latency", "throughput", "peak_memory", "energy", "accuracy"), why)
+    values = dict.fromkeys(
+        ("latency_ms", "throughput_per_s", "peak_memory_bytes", "energy_mj", "accuracy", "accuracy_interval")
+    )
+    reasons = {f"{key}_reason": text for key, text in unknown.items()}
+    figures: Figures = dataclasses.replace(report.before, **values, **reasons)
+    claim = "not claimed"
+    report = dataclasses.replace(
+        report,
+        before=figures,
+        after=figures,
+        ratio=dataclasses.replace(report.ratio, latency=None, latency_reason=why),
+        fidelity=FidelityFigures(None, None, None, None, claim, claim, claim, claim),
+        budget=Budget(None, True, "no budget was given"),
+        passes=(),
+        data=dataclasses.replace(report.data, samples=None, labels=False, samples_reason="streamed"),
+    )
+    text = printed(report)
+    assert text.count(why) == 5
+    assert text.count(claim) == 2
+    assert "Budget" not in text
+    assert text.startswith("Measured on samples without labels: test.npz")
+
+
+def test_a_missed_budget_is_said_and_a_terminal_gets_colour_unless_it_wants_none(monkeypatch):
+    report = dataclasses.replace(sample_report(), budget=Budget(0.001, False))
+    for setting, coloured in (("", True), ("1", False)):
+        monkeypatch.setenv("NO_COLOR", setting)
+        monkeypatch.setenv("TERM", "xterm-256color")
+        stream = io.StringIO()
+        print_report(report, Console(file=stream, width=80, force_terminal=True, highlight=False))
+        assert "missed" in stream.getvalue()
+        assert ("\x1b[31m" in stream.getvalue()) == coloured
+
+
+GOLDEN = """\
+Measured on 2,000 samples with labels: test.npz
+Target: cpu avx2, 2 threads (AMD EPYC)
+
+                    before      after   change
+ ──────────────────────────────────────────────────────────────────
+ Size              1.25 MB     330 kB   3.79x smaller
+ Parameters          308 k      308 k   the same
+ MACs               41.3 M     41.3 M   the same
+ Nodes                  52         61   1.17x more
+ Latency, median   2.31 ms    1.00 ms   2.31x faster (2.25 to 2.37)
+ Throughput         433 /s   1,000 /s   2.31x more
+ Peak memory       8.40 MB    4.20 MB   2.00x less
+ Energy                  -          -   no RAPL counters here
+ Accuracy          93.40 %    93.25 %   -0.15 points
+ Agreement                              98.50 % (97.90 to 99.00)
+ SQNR                                   28.7 dB (28.5 to 28.9)
+
+Budget: at most 1.00 % lost, met
+
+ pass    kind               nodes      seconds   why
+ ──────────────────────────────────────────────────────────────────────────────
+ prune   lossy   not kept   52 -> 50       8.0   3.10% of accuracy would be
+                                                 lost
+ quant   lossy   kept       50 -> 61       3.2   within the budget
+
+
+ quant: what changed
+ ────────────────────────────────────────
+ /layer0/Conv[0]       int8   per channel
+ /layer1/Conv[0]       int8   per channel
+ /layer2/Conv[0]       int8   per channel
+ /layer3/Conv[0]       int8   per channel
+
+... and 2 more (--verbose prints all)
+Written to model.slim.onnx"""

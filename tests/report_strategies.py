@@ -1,0 +1,145 @@
+"""Reports for tests: one that reads like a real run, and any that the dataclasses allow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hypothesis import strategies as st
+
+from onnxslim.pipeline.interface import Note
+from onnxslim.report.model import (
+    Budget,
+    DataSource,
+    FidelityFigures,
+    Figures,
+    ModelFile,
+    PassRecord,
+    Percentiles,
+    Ratios,
+    Report,
+    reason_key,
+)
+from onnxslim.runner.statistics import Interval
+from onnxslim.runner.target import Target
+
+
+def sample_report() -> Report:
+    """Return the report of a run that quantized a model and rolled one pass back."""
+    before = Figures(
+        size_bytes=1_250_000,
+        parameters=308_000,
+        macs=41_300_000,
+        nodes=52,
+        latency_ms=Percentiles(2.31, 2.9, 3.3),
+        throughput_per_s=433.0,
+        peak_memory_bytes=8_400_000,
+        energy_mj=None,
+        accuracy=0.934,
+        accuracy_interval=(0.922, 0.944),
+        energy_reason="no RAPL counters here",
+    )
+    after = dataclasses.replace(
+        before,
+        size_bytes=330_000,
+        nodes=61,
+        latency_ms=Percentiles(1.0, 1.2, 1.4),
+        throughput_per_s=1000.0,
+        peak_memory_bytes=4_200_000,
+        accuracy=0.9325,
+        accuracy_interval=(0.92, 0.943),
+    )
+    notes = tuple(Note(f"/layer{index}/Conv[0]", "int8", "per channel") for index in range(6))
+    quant = PassRecord(
+        "quant", {"calibration": "mse"}, "lossy", True, "within the budget", 3.21, (50, 61), notes
+    )
+    prune = PassRecord("prune", {"ratio": 0.5}, "lossy", False, "3.10% of accuracy would be lost", 8.0, (52, 50))
+    return Report(
+        onnxslim="0.1.0",
+        seed=0,
+        input=ModelFile("model.onnx", "ab" * 32),
+        output=ModelFile("model.slim.onnx", "cd" * 32),
+        target=Target("cpu", "AMD EPYC", "avx2", 2),
+        data=DataSource("test.npz", 2000, True, False),
+        before=before,
+        after=after,
+        ratio=Ratios(1_250_000 / 330_000, 1.0, 1.0, Interval(2.31, 2.25, 2.37)),
+        fidelity=FidelityFigures(
+            Interval(0.985, 0.979, 0.99), Interval(28.7, 28.5, 28.9), Interval(0.9993, 0.9991, 0.9995), 0.31
+        ),
+        budget=Budget(0.01, True),
+        passes=(prune, quant),
+    )
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+words = text.filter(bool)
+counts = st.integers(0, 2**62)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+intervals = st.builds(Interval, finite, finite, finite)
+
+
+def records(kind: type, **strategies: st.SearchStrategy) -> st.SearchStrategy:
+    """Return a strategy for `kind` in which every null has its reason, and nothing else has one."""
+
+    @st.composite
+    def build(draw: st.DrawFn):
+        values = {name: draw(strategy) for name, strategy in strategies.items()}
+        fields = {field.name for field in dataclasses.fields(kind)}
+        for name in list(values):
+            if reason_key(name) in fields and values[name] is None:
+                values[reason_key(name)] = draw(words)
+        return kind(**values)
+
+    return build()
+
+
+figures = records(
+    Figures,
+    size_bytes=counts,
+    parameters=counts,
+    macs=counts,
+    nodes=counts,
+    latency_ms=st.none() | st.builds(Percentiles, finite, finite, finite),
+    throughput_per_s=st.none() | finite,
+    peak_memory_bytes=st.none() | counts,
+    energy_mj=st.none() | finite,
+    accuracy=st.none() | finite,
+    accuracy_interval=st.none() | st.tuples(finite, finite),
+)
+files = records(ModelFile, path=st.none() | text, sha256=st.none() | text)
+reports = st.builds(
+    Report,
+    onnxslim=text,
+    seed=counts,
+    input=files,
+    output=files,
+    target=st.builds(Target, text, text, text, st.integers(1, 64)),
+    data=records(DataSource, source=text, samples=st.none() | counts, labels=st.booleans(), synthetic=st.booleans()),
+    before=figures,
+    after=figures,
+    ratio=records(
+        Ratios, size=finite, parameters=st.none() | finite, macs=st.none() | finite, latency=st.none() | intervals
+    ),
+    fidelity=records(
+        FidelityFigures,
+        agreement=st.none() | intervals,
+        sqnr_db=st.none() | intervals,
+        cosine=st.none() | intervals,
+        max_abs_error=st.none() | finite,
+    ),
+    budget=records(Budget, max_drop=st.none() | finite, met=st.booleans()),
+    passes=st.lists(
+        st.builds(
+            PassRecord,
+            name=text,
+            options=st.dictionaries(text, st.none() | st.booleans() | counts | finite | text | st.lists(text)),
+            kind=st.sampled_from(["exact", "lossy"]),
+            kept=st.booleans(),
+            reason=text,
+            seconds=finite,
+            nodes=st.tuples(counts, counts),
+            changes=st.lists(st.builds(Note, text, text, text), max_size=2).map(tuple),
+        ),
+        max_size=2,
+    ).map(tuple),
+)

@@ -131,9 +131,9 @@ class Recipe:
 
 def _typed(values: npt.NDArray[np.float64], spec: TensorSpec) -> Array:
     if spec.dtype == object:
-        return np.vectorize(lambda number: f"text {number:.3f}", otypes=[object])(values)
-    typed: Array = values.astype(spec.dtype)
-    return typed
+        texts: Array = np.vectorize(lambda number: f"text {number:.3f}", otypes=[object])(values)
+        return texts
+    return values.astype(spec.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Fitted:
         """Yield every declared operand that the node has, inputs first."""
         for side, values in ((self.signature.inputs, self.node.inputs), (self.signature.outputs, self.node.outputs)):
             for operand, value in zip(side, values, strict=False):
-                if value is not None:
+                if value is not None and value.name:
                     yield operand, value
 
     def size(self, factor: str) -> int:

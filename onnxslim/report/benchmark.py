@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.model import file_bytes, open_model
@@ -121,24 +122,25 @@ def _figures(
 
 
 def print_benchmark(result: Benchmark, console: Console) -> None:
-    """Print one row a model."""
+    """Print one column a model."""
     print_target(result.target, console)
     line(console, f"One sample of: {result.source}")
-    table = plain_table("model", "size", "median", "p95", "p99", "rate", "memory", "energy")
-    for model in result.models:
-        latency = model.latency_ms
-        times = (in_milliseconds(time) for time in (latency.p50, latency.p95, latency.p99))
-        cells = in_bytes(model.peak_memory_bytes), in_millijoules(model.energy_mj)
-        rate = per_second(model.throughput_per_s)
-        table.add_row(Path(model.path).name, in_bytes(model.size_bytes), *times, rate, *cells)
+    models = result.models
+    table = plain_table("", *(Path(model.path).name for model in models))
+    latencies = [model.latency_ms for model in models]
+    rows: tuple[tuple[str, list[str]], ...] = (
+        ("Size", [in_bytes(model.size_bytes) for model in models]),
+        ("Latency, median", [in_milliseconds(latency.p50) for latency in latencies]),
+        ("95 % within", [in_milliseconds(latency.p95) for latency in latencies]),
+        ("99 % within", [in_milliseconds(latency.p99) for latency in latencies]),
+        ("Throughput", [per_second(model.throughput_per_s) for model in models]),
+        ("Peak memory", [in_bytes(model.peak_memory_bytes) for model in models]),
+        ("Energy", [in_millijoules(model.energy_mj) for model in models]),
+        ("Against the first", ["", *(speed(model.speedup) for model in models[1:])]),
+    )
+    for name, cells in rows:
+        table.add_row(name, *(Text(cell) for cell in cells))
     console.print(table)
-    for model in result.models[1:]:
-        line(console, f"{Path(model.path).name} is {_verdict(model)}")
-    for reason in dict.fromkeys(model.energy_reason for model in result.models if model.energy_reason):
-        line(console, f"No energy: {reason}", style="dim")
-
-
-def _verdict(model: SpeedFigures) -> str:
-    assert model.speedup is not None
-    words = speed(model.speedup)
-    return f"not clearly faster or slower: {words}" if words.startswith("no ") else f"{words} than the first"
+    for what, key in (("energy", "energy_reason"), ("peak memory", "peak_memory_reason")):
+        for reason in dict.fromkeys(filter(None, (getattr(model, key) for model in models))):
+            line(console, f"No {what}: {reason}", style="dim")

@@ -77,9 +77,7 @@ def compare_models(
     else:
         samples = open_samples(data, one.inputs, preprocess=preprocess)
     fidelity = measure_fidelity(one, other, samples, generator=np.random.default_rng(seed))
-    accuracies = (None, None)
-    if samples.labelled:
-        accuracies = measure_accuracy(one, samples, score), measure_accuracy(other, samples, score)
+    accuracies = [measure_accuracy(each, samples, score) if samples.labelled else None for each in (one, other)]
     reason = None if samples.labelled else "the samples carry no labels"
     unknown = None if samples.count is not None else "a stream does not say how many it holds"
     return Comparison(
@@ -102,7 +100,9 @@ def print_comparison(result: Comparison, console: Console) -> None:
     print_target(result.target, console)
     line(console, f"{result.candidate} against {result.reference}")
     table = plain_table("output", "agreement", "SQNR", "cosine", "largest error")
-    rows = [("all together", result.fidelity), *((each.name, each.fidelity) for each in result.outputs)]
+    rows = [(each.name, each.fidelity) for each in result.outputs]
+    if len(rows) != 1:
+        rows.insert(0, ("all together", result.fidelity))
     for name, figures in rows:
         cells = [
             with_interval(interval, digits, scale, unit) if interval else reason or ""

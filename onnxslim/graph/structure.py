@@ -104,7 +104,7 @@ def _transpose(relations: Relations, node: ir.Node) -> None:
         relations.equate(source[place], axis, title(node))
 
 
-def _reshape(relations: Relations, node: ir.Node) -> None:
+def _flatten(relations: Relations, node: ir.Node) -> None:
     source, result = _known(relations, node)
     _settings(relations, node)
     where = title(node)
@@ -129,11 +129,16 @@ def _reshape(relations: Relations, node: ir.Node) -> None:
             relations.equate(left.pop(), right.pop(), where)
         for axis in (*left, *right):
             relations.freeze(axis, Freeze(f"{where}: a size is not known before the model runs"))
+
+
+def _reshape(relations: Relations, node: ir.Node) -> None:
+    _flatten(relations, node)
+    result, where = _known(relations, node)[1], title(node)
     if computed(node, 1):
         entries = pieces(node.inputs[1])
         for at, axis in enumerate(result):
             # -1 and 0 follow by themselves; whatever else is computed may not.
-            if entries is None or entries[at] not in (-1, 0):
+            if entries is None or len(entries) != len(result) or entries[at] not in (-1, 0):
                 relations.freeze(axis, Freeze(f"{where}: its shape is computed when the model runs"))
 
 
@@ -426,6 +431,7 @@ HANDLERS: Mapping[str, Handler] = {
     "quantize": _quantize,
     "transpose": _transpose,
     "reshape": _reshape,
+    "flatten": _flatten,
     "expand": _expand,
     "filled": _filled,
     "concat": _concat,

@@ -1,0 +1,54 @@
+"""Cuts channels out of a model: weights, biases, statistics, attributes, and the lengths that ops hold as data."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.graph.coupling import Coupling
+from onnxslim.graph.labels import Mask
+from onnxslim.passes.prune.lengths import rewrite_lengths
+
+
+def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
+    """Remove the labels `gone` wherever they occur in the main graph of `model`, in place.
+
+    Args:
+        model: The model that `coupling` was made of.
+        coupling: Its coupled axes. It describes the model before the cut, and is of no use afterwards.
+        gone: For each label whether it goes; see `Labels.removed`.
+    """
+    rewrite_lengths(model, coupling, gone)
+    for node, (fitted, bound) in coupling.fitted.items():
+        for name, factor in fitted.signature.binds:
+            axis = bound.get((factor, 0))
+            labels = None if axis is None else coupling.of_axis(axis)
+            if labels is not None and gone[labels].any():
+                node.attributes[name] = ir.AttrInt64(name, int((~gone[labels]).sum()))
+    for value, axes in list(coupling.relations.values().items()):
+        kept = [coupling.kept(value, axis, gone) for axis in range(len(axes))]
+        cut_axes = [at for at, places in enumerate(kept) if places is not None and len(places) != _size(value, at)]
+        if not cut_axes:
+            continue
+        if value.is_initializer() and value.const_value is not None:
+            array = value.const_value.numpy()
+            for at in cut_axes:
+                array = np.take(array, kept[at], axis=at)  # type: ignore[arg-type]  # cut_axes are those that are known
+            value.const_value = ir.Tensor(array, dtype=value.const_value.dtype, name=value.name)
+            value.shape = ir.Shape(array.shape)
+        elif value.shape is not None:
+            value.shape = ir.Shape(
+                len(kept[at]) if at in cut_axes else size for at, size in enumerate(value.shape)  # type: ignore[arg-type]
+            )
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            value.const_value = None  # what shape inference knew of its elements may have changed
+    for value in [value for value in model.graph.initializers.values() if not value.uses()]:
+        if not value.is_graph_output() and not value.is_graph_input():
+            del model.graph.initializers[value.name or ""]
+
+
+def _size(value: ir.Value, axis: int) -> int | None:
+    shape = value.shape if value.shape is not None else value.const_value.shape if value.const_value is not None else ()
+    size = shape[axis]
+    return size if isinstance(size, int) else None

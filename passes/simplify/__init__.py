@@ -1,0 +1,99 @@
+"""Simplification: rewrite rules and a few steps in Python, repeated until nothing changes. The outputs stay the same."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, ClassVar
+
+import onnx_ir as ir
+
+from onnxslim.graph.fold import fold_constants
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.passes.simplify.branches import inline_constant_branches
+from onnxslim.passes.simplify.dead import (
+    eliminate_identities,
+    remove_dead_nodes,
+    remove_unused_imports,
+    remove_unused_initializers,
+)
+from onnxslim.passes.simplify.duplicates import merge_equal_initializers, merge_equal_nodes
+from onnxslim.passes.simplify.shapes import spell_out_shapes
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.rewrite.driver import fixpoint
+from onnxslim.rewrite.prove import verify_site
+from onnxslim.rewrite.reader import load_rules
+
+ROUNDS = 10
+"""Rules feed the folder and the folder feeds rules; models that were seen need two to five rounds."""
+
+STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
+    ("branches inlined", inline_constant_branches),
+    ("identities eliminated", eliminate_identities),
+    ("dead nodes removed", remove_dead_nodes),
+    ("shapes spelled out", spell_out_shapes),
+    ("constants folded", lambda model: len(fold_constants(model))),
+    ("equal initializers merged", merge_equal_initializers),
+    ("equal nodes merged", merge_equal_nodes),
+)
+"""What no rule can say, in the order of a round; each answers how often it changed something."""
+
+LAST_STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
+    ("dead nodes removed", remove_dead_nodes),
+    ("unused initializers removed", remove_unused_initializers),
+    ("unused opsets and functions removed", remove_unused_imports),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Simplify(Pass):
+    """Rewrite the graph until no rule applies: fold what is constant, fuse what belongs together, drop what does nothing."""
+
+    name: ClassVar[str] = "simplify"
+    kind: ClassVar[Kind] = Kind.EXACT
+
+    verify: Annotated[bool, "run each rewrite and what it replaces on random data, and leave out what differs"] = False
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        """Simplify `model` in place. What cannot be done is noted; nothing is raised."""
+        rules = load_rules(__name__, model.opset_imports.get("", 0))
+        counts: collections.Counter[str] = collections.Counter()
+        failures: dict[str, str] = {}
+
+        def attempt(name: str, step: Callable[[ir.Model], int]) -> int:
+            try:
+                done = step(model)
+            except Exception as error:  # simplification must never be what fails: the step is left out, and said so
+                failures[name] = f"{type(error).__name__}: {error}"
+                return 0
+            counts[name] += done
+            return done
+
+        def rewrite(model: ir.Model) -> int:
+            usable = [rule for rule in rules.rules if rule.name not in failures]
+            accept = (lambda match, plan: verify_site(match, plan, context.generator)) if self.verify else None
+            applied = fixpoint(model, usable, accept=accept)
+            failures.update({each.rule: each.reason for each in (*applied.skipped, *applied.refused)})
+            counts.update({f"rule {name}": count for name, count in applied.counts.items()})
+            return sum(applied.counts.values())
+
+        for done in range(ROUNDS):
+            context.progress("simplify", done, None)
+            infer_shapes(model)
+            changed = sum([attempt(name, step) for name, step in STEPS if name not in failures])
+            try:
+                changed += rewrite(model)
+            except Exception as error:  # as above
+                failures["rules"] = f"{type(error).__name__}: {error}"
+            if not changed:
+                break
+        for name, step in LAST_STEPS:
+            attempt(name, step)
+        return Change(
+            modified=any(counts.values()),
+            notes=(
+                *(Note(name.removeprefix("rule "), f"applied {count} times") for name, count in counts.items() if count),
+                *(Note(name, "left alone", reason) for name, reason in failures.items()),
+            ),
+        )

@@ -1,0 +1,122 @@
+"""Merges what is there twice: equal initializers, and nodes that compute the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.graph.fold import UNFOLDED, constant
+from onnxslim.passes.simplify.dead import every_graph, subgraphs
+
+PREFIX_BYTES = 4096
+"""Read of every initializer first; whole ones are read only where that much is equal."""
+
+NEVER_MERGED = (UNFOLDED - {"Identity", "Constant"}) | {"QuantizeLinear"}
+"""Random ops; and quantization, for execution providers expect each op to have quantizers of its own."""
+
+
+def merge_equal_initializers(model: ir.Model) -> int:
+    """Let initializers with equal contents be one, within each graph. Returns how many went.
+
+    Vectors of floats stay apart: biases and scales are often equal by accident (zeros, ones), and passes that shrink or
+    quantize them one by one would then find them tied. Weights are read one after another, and hashed, not kept.
+    """
+    return sum(_merge_initializers(graph) for graph in model.graphs())
+
+
+def _merge_initializers(graph: ir.Graph) -> int:
+    alike: dict[Hashable, list[ir.Value]] = {}
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or value.is_graph_input() or value.is_graph_output() or not value.uses():
+            continue
+        floats = tensor.dtype.is_floating_point()
+        if floats and tensor.shape.rank() == 1 and tensor.size > 1:
+            continue
+        alike.setdefault((tensor.dtype, tuple(tensor.shape.numpy())), []).append(value)
+    count = 0
+    for whole in (False, True):
+        groups: dict[Hashable, list[ir.Value]] = {}
+        for key, values in alike.items():
+            for value in values if len(values) > 1 else ():
+                groups.setdefault((key, _digest(value, whole)), []).append(value)
+        alike = groups
+    for values in alike.values():
+        for value in values[1:]:
+            value.replace_all_uses_with(values[0])
+            del graph.initializers[value.name or ""]
+            count += 1
+    return count
+
+
+def _digest(value: ir.Value, whole: bool) -> bytes:
+    array = constant(value)
+    if array is None:
+        return b""
+    if array.dtype.kind in "OSU":
+        return repr(array.tolist()).encode()
+    if array.size > PREFIX_BYTES and _is_filled(array):
+        return (value.name or "").encode()  # a large constant of one value is equal to others by accident
+    data: npt.NDArray[Any] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return hashlib.blake2b(data if whole else data[:PREFIX_BYTES]).digest()
+
+
+def _is_filled(array: npt.NDArray[Any]) -> bool:
+    first = array.reshape(-1)[:PREFIX_BYTES]
+    return bool(np.all(first == first[0]))
+
+
+def merge_equal_nodes(model: ir.Model) -> int:
+    """Let nodes of one graph that have the same op, attributes and inputs be one. Returns how many went.
+
+    Random ops stay apart, and so do ops with subgraphs, ops of other domains, and quantizers. (The pass of onnx_ir
+    merges Bernoulli and quantizers, and does not look into subgraphs.)
+    """
+    return sum(_merge_nodes(graph) for graph in every_graph(model))
+
+
+def _merge_nodes(graph: ir.Graph) -> int:
+    seen: dict[Hashable, ir.Node] = {}
+    count = 0
+    for node in list(graph):
+        key = _key(node)
+        if key is None:
+            continue
+        first = seen.setdefault(key, node)
+        if first is node:
+            continue
+        if any(output.is_graph_output() for output in node.outputs):
+            continue  # it gives an output its name: nothing would be saved but a copy
+        for old, new in zip(node.outputs, first.outputs, strict=True):
+            old.replace_all_uses_with(new)
+            new.type = new.type or old.type
+            new.shape = new.shape or old.shape
+        graph.remove(node, safe=True)
+        count += 1
+    return count
+
+
+def _key(node: ir.Node) -> Hashable | None:
+    if node.domain or node.op_type in NEVER_MERGED or subgraphs(node):
+        return None
+    attributes = []
+    for name, attribute in sorted(node.attributes.items()):
+        if attribute.is_ref():
+            attributes.append((name, "@", attribute.ref_attr_name))
+        elif attribute.type is ir.AttributeType.TENSOR:
+            tensor = attribute.as_tensor()
+            attributes.append((name, str(tensor.dtype), tensor.shape.numpy(), tensor.tobytes()))
+        else:
+            value = attribute.value
+            attributes.append((name, attribute.type, tuple(value) if isinstance(value, (list, tuple)) else value))
+    key = (node.op_type, tuple(id(value) for value in node.inputs), len(node.outputs), tuple(attributes))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key

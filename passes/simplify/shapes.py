@@ -1,0 +1,67 @@
+"""Writes down the shapes that a model computes while it runs, where they are known but for one size.
+
+An exporter that does not know the batch size writes Shape, Gather, Unsqueeze, Concat in front of every Reshape. When the
+shape of the result is known but for one size, that is -1; sizes that the input has at the same place are 0, which
+copies them. What computed the shape is then dead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.graph.fold import constant_tensor, fresh_name, new_initializer
+from onnxslim.rewrite.signature import equal_sizes
+
+TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
+"""Ops that read a shape, and as which input."""
+
+
+def spell_out_shapes(model: ir.Model) -> int:
+    """Replace computed shapes by constants where they are known. Returns how many."""
+    count = 0
+    for graph in model.graphs():
+        for node in list(graph):
+            place = TARGETS.get(node.op_type)
+            if place is None or node.domain or len(node.inputs) <= place or node.inputs[place] is None:
+                continue
+            if constant_tensor(node.inputs[place]) is not None:
+                continue
+            sizes = _sizes(node)
+            if sizes is not None:
+                name = fresh_name(graph, f"{node.outputs[0].name}/shape")
+                node.replace_input_with(place, new_initializer(graph, name, np.array(sizes, np.int64)))
+                count += 1
+    return count
+
+
+def _sizes(node: ir.Node) -> list[int] | None:
+    """Return the shape of a node's result as the node may be told it, or None."""
+    shape = node.outputs[0].shape
+    if shape is None:
+        return None
+    sizes: list[int | None] = [size if isinstance(size, int) else None for size in shape]
+    if node.op_type == "Reshape":
+        return _reshape_sizes(node, shape, sizes)
+    if node.op_type == "Expand":
+        source = node.inputs[0].shape if node.inputs[0] is not None else None
+        if source is None or len(source) != len(sizes):
+            return None if None in sizes else [size for size in sizes if size is not None]
+        # A size that the input has already is not widened: 1 leaves it.
+        sizes = [1 if size is None and equal_sizes(have, want) else size for size, have, want in zip(sizes, source, shape, strict=True)]
+    return None if None in sizes else [size for size in sizes if size is not None]
+
+
+def _reshape_sizes(node: ir.Node, shape: ir.Shape, sizes: list[int | None]) -> list[int] | None:
+    allow_zero = node.attributes.get("allowzero")
+    if (allow_zero is not None and (allow_zero.is_ref() or allow_zero.as_int())) or 0 in sizes:
+        return None
+    unknown = [place for place, size in enumerate(sizes) if size is None]
+    source = node.inputs[0].shape if node.inputs[0] is not None else None
+    if len(unknown) > 1 and source is not None:
+        for place in unknown:
+            if place < len(source) and equal_sizes(source[place], shape[place]):
+                sizes[place] = 0
+    if sizes.count(None) > 1:
+        return None
+    return [-1 if size is None else size for size in sizes]

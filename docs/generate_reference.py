@@ -8,10 +8,13 @@ anything; a test compares them with what the code says.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import inspect
+import itertools
 import pathlib
 import sys
+import textwrap
 import typing
 from typing import Any
 
@@ -143,8 +146,9 @@ def record_tables(kind: Any, known: Any = None) -> list[str]:
         if each in skipped:
             continue
         hints = typing.get_type_hints(each, include_extras=True)
-        rows = [field_row(field.name, hints[field.name]) for field in dataclasses.fields(each)]
-        rows = [row for row in rows if not row[0].endswith("_reason`")]
+        said = attribute_docs(each)
+        fields = [field for field in dataclasses.fields(each) if not field.name.endswith("_reason")]
+        rows = [field_row(field, hints[field.name], said.get(field.name, "")) for field in fields]
         result.append(f"**{each.__name__}**: {(each.__doc__ or '').splitlines()[0]}")
         result.append(table(("key", "value", "what it means"), rows))
     return result
@@ -166,12 +170,26 @@ def flattened(hint: Any) -> list[Any]:
     return [hint] + [each for argument in typing.get_args(hint) for each in flattened(argument)]
 
 
-def field_row(name: str, hint: Any) -> tuple[str, str, str]:
-    """Return the row of one key."""
-    text = ""
+def attribute_docs(kind: Any) -> dict[str, str]:
+    """Return the strings that stand below the fields of a dataclass in its source, as one line each."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, after in itertools.pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(field.target, ast.Name):
+            text = " ".join(ast.literal_eval(after.value).split())
+            found[field.target.id] = (text[:1].lower() + text[1:]).rstrip(".").replace("``", "`")
+    return found
+
+
+def field_row(field: dataclasses.Field[Any], hint: Any, said: str) -> tuple[str, str, str]:
+    """Return the row of one key; `said` is what stands below the field in the source."""
     if typing.get_origin(hint) is typing.Annotated:
-        hint, text = typing.get_args(hint)[:2]
-    return f"`{name}`", type_words(hint), text
+        hint, said = typing.get_args(hint)[:2]
+    words = type_words(hint)
+    if field.default is None:
+        words = words.removesuffix("or null") + "or left out"
+    return f"`{field.name}`", words, said
 
 
 def type_words(hint: Any) -> str:

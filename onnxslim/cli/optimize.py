@@ -110,7 +110,7 @@ def optimize(
 
     onnxslim optimize model.onnx -p quant --data calib.npz --val test.npz --max-drop 0.01
 
-    onnxslim optimize model.onnx -p prune:ratio=0.5,quant --data photos/ --preprocess imagenet -o small.onnx
+    onnxslim optimize model.onnx -p prune:ratio=0.5,quant --data photos/ --preprocess size=224x224 -o small.onnx
     """
     import onnxslim
     from onnxslim.cli.output import print_json, stdout

@@ -21,7 +21,11 @@ Data = Annotated[
 
 Preprocess = Annotated[
     str | None,
-    typer.Option(help="How images become inputs; needed where --data is a folder of images.", show_default=False),
+    typer.Option(
+        help="How images become inputs, as in size=224x224:mean=0.485/0.456/0.406:std=0.229/0.224/0.225, or "
+        "module:function.",
+        show_default=False,
+    ),
 ]
 
 Metric = Annotated[

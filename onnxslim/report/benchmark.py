@@ -29,7 +29,7 @@ from onnxslim.runner.target import Target, detect_target
 class SpeedFigures:
     """One model's figures."""
 
-    path: str
+    path: Annotated[str, "where the model lies"]
     size_bytes: Annotated[int, "the file, with external data"]
     latency_ms: Annotated[Percentiles, "time of one inference"]
     throughput_per_s: Annotated[float, "samples a second"]
@@ -45,10 +45,10 @@ class SpeedFigures:
 class Benchmark:
     """Models timed against the first of them."""
 
-    target: Target
-    seed: int
+    target: Annotated[Target, "what the figures were measured on"]
+    seed: Annotated[int, "of random samples and of the intervals"]
     source: Annotated[str, "the sample that was run"]
-    models: tuple[SpeedFigures, ...]
+    models: Annotated[tuple[SpeedFigures, ...], "the first is what the others are compared with"]
 
 
 def benchmark(

@@ -17,10 +17,10 @@ from onnxslim.report.terminal import line, plain_table
 class OptionEntry:
     """One option of a pass."""
 
-    name: str
+    name: Annotated[str, "what stands before the equals sign"]
     type: Annotated[str, "what its value is, in words"]
     default: Annotated[Any, "the value without the option"]
-    help: str
+    help: Annotated[str, "what it means"]
     choices: Annotated[tuple[str, ...], "the values that there are, where they can be listed"]
 
 
@@ -28,13 +28,13 @@ class OptionEntry:
 class PassEntry:
     """One pass."""
 
-    name: str
+    name: Annotated[str, "the word after -p"]
     kind: Annotated[str, "exact: outputs stay the same but for rounding; lossy: fidelity and budget decide"]
     summary: Annotated[str, "what it does, in one sentence"]
     description: Annotated[str, "the rest of what it says about itself"]
     needs: Annotated[tuple[str, ...], "passes that are added before it"]
     after: Annotated[tuple[str, ...], "passes that run before it where both are asked for"]
-    options: tuple[OptionEntry, ...]
+    options: Annotated[tuple[OptionEntry, ...], "in the order in which they are declared"]
 
 
 def describe_pass(name: str) -> PassEntry:

@@ -32,8 +32,8 @@ class Comparison:
 
     reference: Annotated[str, "path of the model that is right by definition"]
     candidate: Annotated[str, "path of the model that is compared with it"]
-    target: Target
-    data: DataSource
+    target: Annotated[Target, "what both ran on"]
+    data: Annotated[DataSource, "the samples"]
     fidelity: Annotated[FidelityFigures, "all outputs together"]
     outputs: Annotated[tuple[OutputFigures, ...], "each output for itself"]
     reference_accuracy: Annotated[Interval | None, "mean of the metric over the labelled samples"]

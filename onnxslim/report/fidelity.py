@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 from onnxslim.report.model import FidelityFigures
 from onnxslim.runner.fidelity import Fidelity, OutputFidelity
@@ -12,8 +13,8 @@ from onnxslim.runner.fidelity import Fidelity, OutputFidelity
 class OutputFigures:
     """How close one output is to that of the reference."""
 
-    name: str
-    fidelity: FidelityFigures
+    name: Annotated[str, "of the output"]
+    fidelity: Annotated[FidelityFigures, "how close it is"]
 
 
 def fidelity_figures(measured: Fidelity | OutputFidelity) -> FidelityFigures:

@@ -26,7 +26,7 @@ from onnxslim.report.units import in_bytes, in_thousands
 class TensorFigures:
     """An input or output."""
 
-    name: str
+    name: Annotated[str, "of the input or output"]
     type: Annotated[str, "element type, as ONNX names it; sequence, map or optional where it is no tensor"]
     shape: Annotated[tuple[int | str | None, ...], "a number, the name of a symbolic dimension, or null: not known"]
 
@@ -35,24 +35,24 @@ class TensorFigures:
 class NodeFigures:
     """What one node costs."""
 
-    name: str
-    op_type: str
-    macs: int
-    parameters: int
+    name: Annotated[str, "of the node, or of its first output where it has none"]
+    op_type: Annotated[str, "what it computes"]
+    macs: Annotated[int, "multiply-accumulates"]
+    parameters: Annotated[int, "numbers in the weights that it reads"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
     """One model, looked at."""
 
-    path: str
+    path: Annotated[str, "where it lies"]
     size_bytes: Annotated[int, "the file, with external data"]
-    ir_version: int
+    ir_version: Annotated[int, "version of the file format"]
     opsets: Annotated[Mapping[str, int], "domain to version; the default domain is written ai.onnx"]
     producer: Annotated[str, "what wrote the file"]
     metadata: Annotated[Mapping[str, str], "what the file says about itself; a slim model says how it was made"]
-    inputs: tuple[TensorFigures, ...]
-    outputs: tuple[TensorFigures, ...]
+    inputs: Annotated[tuple[TensorFigures, ...], "as the file declares them"]
+    outputs: Annotated[tuple[TensorFigures, ...], "as the file declares them"]
     parameters: Annotated[int, "numbers in the weights"]
     macs: Annotated[int, "multiply-accumulates of one inference; symbolic dimensions count as 1"]
     weight_bytes: Annotated[int, "the weights in memory"]
@@ -77,6 +77,8 @@ def inspect_model(path: str | os.PathLike[str], top: int = 10) -> Inspection:
     """
     path = Path(path)
     model = open_model(path)
+    # as declared: inference gives names to what is unknown
+    inputs, outputs = (tuple(map(_tensor, values)) for values in (model.graph.inputs, model.graph.outputs))
     infer_shapes(model)
     cost = measure_cost(model)
     ops = collections.Counter(_op(node) for graph in model.graphs() for node in graph)
@@ -88,8 +90,8 @@ def inspect_model(path: str | os.PathLike[str], top: int = 10) -> Inspection:
         opsets={domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
         producer=" ".join(part for part in (model.producer_name, model.producer_version) if part),
         metadata=dict(model.metadata_props),
-        inputs=tuple(_tensor(value) for value in model.graph.inputs),
-        outputs=tuple(_tensor(value) for value in model.graph.outputs),
+        inputs=inputs,
+        outputs=outputs,
         parameters=cost.parameters,
         macs=cost.macs,
         weight_bytes=cost.weight_bytes,

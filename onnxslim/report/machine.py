@@ -30,7 +30,7 @@ class Machine:
     """This machine and this installation."""
 
     onnxslim: Annotated[str, "version of onnxslim"]
-    python: str
+    python: Annotated[str, "version of Python"]
     system: Annotated[str, "operating system and kind of processor"]
     packages: Annotated[Mapping[str, str | None], "versions; null where it is not installed"]
     opsets: Annotated[tuple[int, int], "oldest and newest opset that can be read"]
@@ -38,7 +38,7 @@ class Machine:
     target: Annotated[Target, "what --provider auto means here"]
     int8_saturates: Annotated[bool, "sums of uint8 x int8 products saturate here: quant keeps one bit of weights free"]
     energy: Annotated[str | None, "where energy is read; null where it cannot be measured"]
-    passes: tuple[str, ...]
+    passes: Annotated[tuple[str, ...], "the passes that are installed"]
     namesake: Annotated[str | None, "version of the other project called onnxslim, if it is installed as well"]
     energy_reason: str | None = None
     namesake_reason: str | None = None

@@ -57,7 +57,7 @@ def print_data(data: DataSource, console: Console) -> None:
         warning = "The data is synthetic: speed and size are real, accuracy and agreement say nothing about your data."
         line(console, warning, style="bold yellow")
     else:
-        count = "samples" if data.samples is None else f"{data.samples:,} samples"
+        count = "samples" if data.samples is None else f"{data.samples:,} sample{'s' * (data.samples != 1)}"
         line(console, f"Measured on {count} {'with' if data.labels else 'without'} labels: {data.source}")
 
 

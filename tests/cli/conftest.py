@@ -1,35 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from sample_models import from_text
+from classifier import classifier
 
 from onnxslim.cli.entry import run
-
-CLASSIFIER = """
-<ir_version: 10, opset_import: ["": 18]>
-classifier (float[N, 8] x, float[8, 64] w1, float[64, 4] w2) => (float[N, 4] logits) {
-    hidden = MatMul (x, w1)
-    same = Identity (hidden)
-    positive = Relu (same)
-    logits = MatMul (positive, w2)
-}
-"""
-
-
-def classifier(width: int = 64) -> ir.Model:
-    """Return a small classifier with an Identity that is of no use."""
-    generator = np.random.default_rng(0)
-    weights = {
-        "w1": generator.standard_normal((8, width), np.float32),
-        "w2": generator.standard_normal((width, 4), np.float32),
-    }
-    return from_text(CLASSIFIER.replace("64", str(width)), **weights)
 
 
 @pytest.fixture
@@ -71,3 +52,51 @@ def onnxslim(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+TRIM = '''
+"""Passes that exist in these tests only."""
+
+import dataclasses
+from typing import Annotated, ClassVar
+
+import onnx_ir as ir
+
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Trim(Pass):
+    """Removes Identity nodes.
+
+    They do nothing.
+    """
+
+    name: ClassVar[str] = "trim"
+    kind: ClassVar[Kind] = Kind.EXACT
+
+    most: Annotated[int | None, "remove at most so many"] = None
+    exclude: Annotated[tuple[str, ...], "values to keep"] = ()
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        notes = []
+        for node in list(model.graph):
+            if node.op_type == "Identity" and len(notes) != self.most:
+                notes.append(Note(node.outputs[0].name, "removed"))
+                node.outputs[0].replace_all_uses_with(node.inputs[0])
+                model.graph.remove(node, safe=True)
+        return Change(bool(notes), tuple(notes))
+'''
+
+
+@pytest.fixture
+def trim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One more pass, installed as any other: as a file in the folder of passes."""
+    import onnxslim.passes
+
+    folder = tmp_path / "passes"
+    folder.mkdir()
+    (folder / "trim.py").write_text(TRIM)
+    monkeypatch.setattr(onnxslim.passes, "__path__", [str(folder), *onnxslim.passes.__path__])
+    yield
+    sys.modules.pop("onnxslim.passes.trim", None)

@@ -20,6 +20,9 @@ from onnxslim.runner.target import PROVIDERS, Target, detect_target
 IN_MEMORY_LIMIT = 1_500_000_000
 """Bytes of weights up to which a model is handed over in memory; protobuf ends at 2 GB, and the graph needs room."""
 
+NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<= : )Load model from .*? failed:")
+"""What ONNX Runtime puts in front of its messages: an error code, and the path, which `where` tells."""
+
 DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(double)": np.dtype(np.float64),
@@ -179,9 +182,9 @@ class Session:
 
 
 def run_error(error: Exception, where: str | None = None) -> RunError:
-    """Return ONNX Runtime's `error` as one of ours: the first line of its message, without the code in front."""
+    """Return ONNX Runtime's `error` as one of ours: the first line of its message, without code and path in front."""
     message = str(error).strip() or type(error).__name__
-    first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message.splitlines()[0]).strip()
+    first = NOISE.sub("", message.splitlines()[0]).strip()
     return RunError(f"ONNX Runtime says: {first}", where=where)
 
 

@@ -1,0 +1,198 @@
+"""Fidelity: figures worked out by hand, and outputs that are identical, broken, or no numbers at all."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from sample_models import from_text
+
+from onnxslim.data import open_samples
+from onnxslim.errors import RunError
+from onnxslim.runner.fidelity import CEILING_DB, IDENTICAL, class_axis, cosine, measure_fidelity, sqnr_db
+from onnxslim.runner.session import Session, TensorSpec
+
+INPUT = TensorSpec("x", np.dtype(np.float32), ("N", 4))
+LOGITS = np.array([[0, 1, 2, 3], [3, 2, 1, 0], [0, 5, 0, 0], [1, 1, 9, 1]], np.float32)
+
+
+class Player:
+    """Stands for a session that answers with what `answer` makes of x."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.outputs = tuple(TensorSpec(name, None, ()) for name in answers)
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: list[str]) -> dict[str, Any]:
+        return {name: self.answers[name](feeds["x"]) for name in outputs}
+
+
+def compare(one: Player, other: Player, rows: np.ndarray = LOGITS, size: int | None = None):
+    samples = open_samples({"x": rows}, (INPUT,))
+    return measure_fidelity(one, other, samples, generator=np.random.default_rng(0), size=size)
+
+
+def same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+@pytest.mark.parametrize("size", [None, 3, 4])
+def test_agreement_counts_samples(size: int | None) -> None:
+    def wrong_once(x: np.ndarray) -> np.ndarray:
+        return np.where(x == 9, -9, x)
+
+    fidelity = compare(Player(y=same), Player(y=wrong_once), size=size)
+    assert fidelity.agreement.value == 0.75
+    assert fidelity.agreement.low < 0.75 < fidelity.agreement.high
+    assert fidelity.max_abs_error == 18.0
+    assert fidelity.reason is None
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_sqnr_and_cosine_are_what_they_are_defined_as(size: int | None) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.1, LOGITS.shape).astype(np.float32)
+    table = {row.tobytes(): row + extra for row, extra in zip(LOGITS, noise, strict=True)}
+    noisy = Player(y=lambda x: np.stack([table[row.tobytes()] for row in x]))
+    fidelity = compare(Player(y=same), noisy, size=size)
+    given = np.stack(list(table.values()))
+    wanted_db = 10 * math.log10((LOGITS**2).sum() / ((LOGITS - given) ** 2).sum())
+    assert fidelity.sqnr_db.value == pytest.approx(wanted_db, rel=1e-5)
+    assert fidelity.sqnr_db.low < wanted_db < fidelity.sqnr_db.high
+    product = (LOGITS * given).sum() / np.linalg.norm(LOGITS) / np.linalg.norm(given)
+    assert fidelity.cosine.value == pytest.approx(product, rel=1e-6)
+    assert fidelity.outputs[0].name == "y"
+
+
+def test_identical_outputs_have_no_finite_sqnr() -> None:
+    fidelity = compare(Player(y=same), Player(y=same))
+    assert (fidelity.sqnr_db, fidelity.reason) == (None, IDENTICAL)
+    assert (fidelity.cosine.value, fidelity.max_abs_error, fidelity.agreement.value) == (1.0, 0.0, 1.0)
+
+
+def test_samples_without_noise_do_not_make_the_interval_infinite() -> None:
+    fidelity = compare(Player(y=same), Player(y=lambda x: x + 0.5 * (x == 9)))
+    assert fidelity.sqnr_db.high <= CEILING_DB
+    assert fidelity.sqnr_db.value == pytest.approx(10 * math.log10((LOGITS**2).sum() / 0.25))
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_disagrees_and_is_reported(broken: float) -> None:
+    fidelity = compare(Player(y=same), Player(y=lambda x: np.where(x == 9, np.float32(broken), x)))
+    assert fidelity.agreement.value == 0.75
+    assert (fidelity.sqnr_db, fidelity.cosine, fidelity.max_abs_error) == (None, None, None)
+    assert "NaN or infinite in 1 of 4 samples" in fidelity.reason
+
+
+def test_infinities_that_both_have_are_no_difference() -> None:
+    def masked(x: np.ndarray) -> np.ndarray:
+        return np.where(x == 0, -np.inf, x)
+
+    assert compare(Player(y=masked), Player(y=masked)).reason == IDENTICAL
+    noisy = compare(Player(y=masked), Player(y=lambda x: masked(x) + np.float32(0.1)))
+    assert noisy.max_abs_error == pytest.approx(0.1, rel=1e-5)
+
+
+def test_another_shape_disagrees() -> None:
+    fidelity = compare(Player(y=same), Player(y=lambda x: x[:, :3]))
+    assert (fidelity.agreement.value, fidelity.reason) == (0.0, "y has another shape")
+
+
+def test_an_output_that_was_zero_has_no_sqnr() -> None:
+    fidelity = compare(Player(y=np.zeros_like), Player(y=np.ones_like))
+    assert (fidelity.sqnr_db, fidelity.max_abs_error) == (None, 1.0)
+    assert "all zeros" in fidelity.reason
+
+
+def test_the_worst_output_stands_for_the_model() -> None:
+    good, bad = (lambda x: x + np.float32(0.001)), (lambda x: x * np.float32(0.5))
+    fidelity = compare(Player(a=same, b=same, c=same), Player(a=same, b=bad, c=good))
+    assert fidelity.sqnr_db == fidelity.outputs[1].sqnr_db
+    assert fidelity.max_abs_error == fidelity.outputs[1].max_abs_error == 4.5
+    assert fidelity.outputs[0].reason == IDENTICAL
+    assert fidelity.cosine.value == pytest.approx(fidelity.outputs[2].cosine.value, abs=1e-6)
+
+
+def test_the_first_output_with_classes_decides() -> None:
+    def single(x: np.ndarray) -> np.ndarray:
+        return x[:, :1]
+
+    wrong = compare(Player(score=single, y=same), Player(score=single, y=lambda x: -x))
+    assert wrong.agreement.value == 0.0
+    assert wrong.outputs[0].agreement is None
+
+
+def test_integers_strings_sequences_and_maps_are_compared_for_equality() -> None:
+    def best(x: np.ndarray) -> np.ndarray:
+        return x.argmax(1)
+
+    def maps(x: np.ndarray) -> list[dict[int, float]]:
+        return [{0: float(row[0]), 1: float(row[1])} for row in x]
+
+    def arrays(x: np.ndarray) -> list[np.ndarray]:
+        return [x, x]
+
+    one = Player(best=best, maps=maps, arrays=arrays)
+    other = Player(
+        best=lambda x: np.where(x.argmax(1) == 3, 0, x.argmax(1)),
+        maps=lambda x: [{0: float(row[0]), 1: float(row[1]) + (row[1] == 5)} for row in x],
+        arrays=lambda x: [x, x[:, :1]],
+    )
+    fidelity = compare(one, other)
+    assert [output.agreement.value for output in fidelity.outputs] == [0.75, 0.75, 0.0]
+    assert fidelity.agreement.value == 0.75
+    assert (fidelity.sqnr_db, fidelity.max_abs_error) == (None, None)
+    assert "best is not of floats" in fidelity.reason
+    same_again = compare(one, one)
+    assert [output.agreement.value for output in same_again.outputs] == [1.0, 1.0, 1.0]
+    other_shape = compare(one, Player(best=lambda x: best(x)[:, None], maps=lambda x: [{}], arrays=lambda x: [x]))
+    assert [output.agreement.value for output in other_shape.outputs] == [0.0, 0.0, 0.0]
+
+
+def test_samples_that_are_no_row_of_an_output_count_as_one() -> None:
+    def time_first(x: np.ndarray) -> np.ndarray:
+        return np.stack([x, x, -x])  # [time, batch, classes]
+
+    fidelity = compare(Player(y=time_first), Player(y=lambda x: np.stack([x, x, x])), size=4)
+    assert fidelity.agreement.value == pytest.approx(2 / 3)
+    assert fidelity.agreement.low < 0.5  # one trial, not twelve
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((1, 10), 1),
+        ((1, 64, 5000), 2),
+        ((1, 21, 64, 64), 1),
+        ((1, 64, 64, 21), 3),
+        ((1, 1, 64, 64), None),
+        ((1, 1), None),
+        ((16,), None),
+        ((), None),
+    ],
+)
+def test_where_the_classes_are(shape: tuple[int, ...], axis: int | None) -> None:
+    assert class_axis(shape) == axis
+
+
+def test_sums_at_their_limits() -> None:
+    assert sqnr_db(np.array([[1.0, 0.0, 1.0, 1.0]])) == CEILING_DB
+    assert sqnr_db(np.array([[0.0, 0.0, 0.0, 0.0]])) == CEILING_DB
+    assert sqnr_db(np.array([[0.0, 1.0, 1.0, 0.0]])) == -CEILING_DB
+    assert cosine(np.array([[0.0, 1.0, 1.0, 0.0]])) == 0.0
+
+
+def test_real_sessions_are_compared() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["": 17]>
+    m (float[N, 4] x, float[4, 4] w) => (float[N, 4] {n}) {{ {n} = MatMul (x, w) }}
+    """
+    weights = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    one = Session.of(from_text(text.format(n="y"), w=weights))
+    other = Session.of(from_text(text.format(n="y"), w=np.round(weights, 1)))
+    samples = open_samples({"x": LOGITS}, one.inputs)
+    fidelity = measure_fidelity(one, other, samples, generator=np.random.default_rng(0))
+    assert 15 < fidelity.sqnr_db.value < 50  # rounding to 0.1 leaves 0.03 of noise on weights of size 1
+    renamed = Session.of(from_text(text.format(n="z"), w=weights))
+    with pytest.raises(RunError, match="no output 'y'"):
+        measure_fidelity(one, renamed, samples, generator=np.random.default_rng(0))

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.fold import LIMIT_BYTES, UNFOLDED, as_tensor, constant, constant_tensor, evaluate, known_shape
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
-from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule
+from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule
 
 Array = npt.NDArray[Any]
 Known = Callable[["ir.Value | None"], "Array | None"]
@@ -26,6 +26,10 @@ Known = Callable[["ir.Value | None"], "Array | None"]
 
 class NotApplicable(Exception):  # noqa: N818  # no error: a rule that finds it has nothing to do here
     """The rule does not apply at this site; the message says why."""
+
+
+class CannotCompute(NotApplicable):
+    """ONNX Runtime and the reference implementation cannot compute what the right side wants folded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,16 @@ class Plan:
 class Instance:
     """One body at one site: evaluates what is known, as late as possible."""
 
-    def __init__(self, match: Match, body: Body, known: Known = constant) -> None:
+    def __init__(self, match: Match, body: Body, known: Known = constant, *, proof: bool = False) -> None:
+        """Prepare a body.
+
+        Args:
+            match: The site.
+            body: One of the bodies of its rule.
+            known: Says what a value of the graph is known to be.
+            proof: Run every op, those too that are never folded, and in ONNX Runtime alone: it must have the kernels.
+        """
+        self._proof = proof
         self.match, self.body, self.rule = match, body, match.rule
         self.values: dict[str, ir.Value | None] = {
             parameter.name: match.values.get(parameter.name) for parameter in match.rule.parameters
@@ -60,7 +73,6 @@ class Instance:
         self._arrays: dict[str, Array] = {}
         self._literals: set[str] = set()
         self._foldable: dict[str, bool] = {}
-        self._opsets = {"": self.rule.opset}
         for parameter in match.rule.parameters:
             if parameter.zero and self.values[parameter.name] is None:
                 self._arrays[parameter.name] = self._zeros(parameter.name)
@@ -91,7 +103,7 @@ class Instance:
         node, _ = self.body.makers[name]
         if node.is_constant:
             return True
-        if node.domain or node.op_type in UNFOLDED - {"Identity"}:
+        if not self._proof and (node.domain or node.op_type in UNFOLDED - {"Identity"}):
             return False
         if self._shape(node) is not None:
             return True
@@ -157,11 +169,13 @@ class Instance:
         self._require(node, inputs)
         proto = onnx.helper.make_node(node.op_type, inputs, list(node.outputs), domain=node.domain)
         proto.attribute.extend(ir.to_proto(attribute) for attribute in self._attributes(node))
+        made = [each for each in node.outputs if each]
+        opsets = {"": self.rule.opset, node.domain: IMPORTED_VERSION if node.domain else self.rule.opset}
         with np.errstate(all="ignore"):
-            arrays = evaluate([proto], feeds, [each for each in node.outputs if each], self._opsets)
+            arrays = evaluate([proto], feeds, made, opsets, reference=not self._proof)
         if arrays is None:
-            raise NotApplicable(f"{name} = {node.op_type} cannot be computed here")
-        self._arrays.update(zip([each for each in node.outputs if each], arrays, strict=True))
+            raise CannotCompute(f"{name} = {node.op_type} cannot be computed here")
+        self._arrays.update(zip(made, arrays, strict=True))
 
     def adapted(
         self, node: BodyNode, feeds: Mapping[str, Array], others: Mapping[str, ir.DataType | None]

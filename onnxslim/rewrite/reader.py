@@ -38,7 +38,7 @@ import onnx.parser
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
-from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule, RuleSet, Skipped
+from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule, RuleSet, Skipped
 from onnxslim.rewrite.signature import Parameter, read_parameters
 
 COMMENT = re.compile(r"#[^\n]*")
@@ -47,9 +47,6 @@ HEAD = re.compile(
     r"\s*match\s*"
 )
 OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
-IMPORTED_VERSION = 1
-"""Of the domains that are not ONNX's own: they have no schemas here, so any version will do."""
-
 OLD_CONSTANT = 12
 """Constant has ``value_ints`` and the like since this opset; before, it is checked as if it held a tensor."""
 

@@ -9,6 +9,9 @@ import onnx_ir as ir
 
 from onnxslim.rewrite.signature import Parameter
 
+IMPORTED_VERSION = 1
+"""Of the domains that are not ONNX's own: they have no schemas here, so any version will do."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Reference:

@@ -19,7 +19,7 @@ from onnxslim.passes.simplify.dead import (
     remove_unused_initializers,
 )
 from onnxslim.passes.simplify.duplicates import merge_equal_initializers, merge_equal_nodes
-from onnxslim.passes.simplify.shapes import spell_out_shapes
+from onnxslim.passes.simplify.shapes import distrust_shapes, restore_shapes, spell_out_shapes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.prove import verify_site
@@ -78,6 +78,7 @@ class Simplify(Pass):
             counts.update({f"rule {name}": count for name, count in applied.counts.items()})
             return sum(applied.counts.values())
 
+        declared = distrust_shapes(model)
         for done in range(ROUNDS):
             context.progress("simplify", done, None)
             infer_shapes(model)
@@ -90,6 +91,7 @@ class Simplify(Pass):
                 break
         for name, step in LAST_STEPS:
             attempt(name, step)
+        restore_shapes(model, declared)
         return Change(
             modified=any(counts.values()),
             notes=(

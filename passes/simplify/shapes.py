@@ -11,10 +11,38 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.fold import constant_tensor, fresh_name, new_initializer
+from onnxslim.passes.simplify.dead import every_graph
 from onnxslim.rewrite.signature import equal_sizes
 
 TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 """Ops that read a shape, and as which input."""
+
+
+Declared = dict[str, "ir.Shape | None"]
+
+
+def distrust_shapes(model: ir.Model) -> Declared:
+    """Forget what the file says about shapes that nodes make, and return it.
+
+    Files are cut, merged and given other batch sizes, and seldom are all declarations corrected: real models declare
+    even the rank of their outputs wrong. Only inputs and weights are believed, and what follows from them.
+    """
+    declared: Declared = {}
+    for graph in every_graph(model):
+        for node in graph:
+            for output in node.outputs:
+                declared[output.name or ""] = output.shape
+                output.shape = None
+    return declared
+
+
+def restore_shapes(model: ir.Model, declared: Declared) -> None:
+    """Give results of the graphs the shapes that they were declared to have, and other values if nothing is known."""
+    for graph in every_graph(model):
+        for node in graph:
+            for output in node.outputs:
+                if output.is_graph_output() or output.shape is None:
+                    output.shape = declared.get(output.name or "", output.shape)
 
 
 def spell_out_shapes(model: ir.Model) -> int:

@@ -1,0 +1,404 @@
+"""Draws what the left side of a rule is run on: tensors from its signature, and attributes that make sense where they are.
+
+The left side is walked in order. A parameter is drawn where it is first used, when the shapes of what comes before it are
+known: ``axes`` of a Squeeze are axes of size one of what is squeezed, ``shape`` of a Reshape has as many elements. What a
+name means is said once for all ops, in `INPUTS` and `ATTRIBUTES`; ONNX gives the same things the same names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx.defs
+import onnx.helper
+import onnx_ir as ir
+
+from onnxslim.graph.fold import evaluate
+from onnxslim.rewrite.match import Bound, literal
+from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, Reference, Rule
+from onnxslim.rewrite.signature import Parameter, Run, TensorType
+
+Array = npt.NDArray[Any]
+Item = TypeVar("Item")
+
+DRAWN_TYPES: Mapping[str, tuple[ir.DataType, ...]] = {
+    "floating": (ir.DataType.FLOAT, ir.DataType.FLOAT, ir.DataType.FLOAT, ir.DataType.DOUBLE),
+    "integer": (ir.DataType.INT64, ir.DataType.INT32),
+    "numeric": (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32, ir.DataType.DOUBLE),
+    "any": (ir.DataType.FLOAT, ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.INT32),
+}
+"""What stands for a class of element types in a test: those that ONNX Runtime has CPU kernels for."""
+
+LARGEST_SIZE = 4
+
+
+class Draw(Protocol):
+    """Where choices come from: hypothesis, which can make them simpler, or a generator of random numbers."""
+
+    def integer(self, low: int, high: int) -> int:
+        """Return a number from `low` to `high`, both included."""
+
+    def choice(self, items: Sequence[Item]) -> Item:
+        """Return one of `items`; the first is the simplest."""
+
+
+class RandomDraw:
+    """Choices from a generator of random numbers."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.generator = generator
+
+    def integer(self, low: int, high: int) -> int:
+        """Return a number from `low` to `high`, both included."""
+        return int(self.generator.integers(low, high + 1))
+
+    def choice(self, items: Sequence[Item]) -> Item:
+        """Return one of `items`."""
+        return items[self.integer(0, len(items) - 1)]
+
+
+class NoProgram(Exception):  # noqa: N818  # no error: what was drawn does not fit together
+    """The left side does not run on what was drawn."""
+
+
+@dataclasses.dataclass
+class Sample:
+    """What the left side was run on, and what it made."""
+
+    arrays: dict[str, Array | None]
+    """Parameters, results and what lies between; None: a missing optional input."""
+    attributes: dict[str, Bound]
+
+
+class Sampler:
+    """Draws one sample for a rule."""
+
+    def __init__(self, rule: Rule, draw: Draw) -> None:
+        self.rule, self.draw = rule, draw
+        self.parameters = {parameter.name: parameter for parameter in rule.parameters}
+        self.random = np.random.default_rng(draw.integer(0, 1 << 16))
+        self.sizes: dict[str, int] = {}
+        self.runs: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, ir.DataType] = {}
+        self.run_length = draw.choice((2, 1, 0, 3))
+        self.base = tuple(draw.integer(1, 3) for _ in range(draw.choice((2, 1, 3, 0, 4))))
+        self.arrays: dict[str, Array | None] = {}
+        self.attributes: dict[str, Bound] = {}
+
+    def sample(self) -> Sample:
+        """Draw everything and run the left side, op by op.
+
+        Raises:
+            NoProgram: It does not run on this.
+        """
+        for node in self.rule.match.operations():
+            self._run(node)
+        for parameter in self.rule.parameters:
+            if parameter.name not in self.arrays:
+                self.arrays[parameter.name] = self._typed(parameter)
+        return Sample(self.arrays, self.attributes)
+
+    def _run(self, node: BodyNode) -> None:
+        schema = _schema(node, self.rule.opset)
+        formals = [formal.name for formal in schema.inputs] if schema is not None else []
+        for place, name in enumerate(node.inputs):
+            if name in self.parameters and name not in self.arrays:
+                formal = formals[min(place, len(formals) - 1)] if formals else ""
+                self.arrays[name] = self._input(node, formal, self.parameters[name])
+        feeds = self._feeds(node, schema)
+        inputs = [name if name in feeds else "" for name in node.inputs]
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        proto = onnx.helper.make_node(node.op_type, inputs, list(node.outputs), domain=node.domain)
+        for name, attribute in node.attributes.items():
+            bound = self._attribute(node, name, attribute) if isinstance(attribute, Reference) else attribute
+            if bound is not None:
+                proto.attribute.append(ir.to_proto(ir.Attr(name, bound.type, bound.value)))
+        opsets = {"": self.rule.opset, node.domain: IMPORTED_VERSION if node.domain else self.rule.opset}
+        made = [name for name in node.outputs if name]
+        arrays = evaluate([proto], feeds, made, opsets, reference=False)
+        if arrays is None:
+            raise NoProgram(f"{node.op_type} does not run on this")
+        self.arrays.update(zip(made, arrays, strict=True))
+
+    def _feeds(self, node: BodyNode, schema: onnx.defs.OpSchema | None) -> dict[str, Array]:
+        """Return the inputs of a node. A literal takes the type of what it meets, and one of the shapes it stands for."""
+        words: dict[str, np.dtype[Any]] = {}
+        kinds = {}
+        for place, name in enumerate(node.inputs):
+            formal = schema.inputs[min(place, len(schema.inputs) - 1)] if schema is not None else None
+            kinds[name] = formal.type_str if formal is not None else ""
+            array = self.arrays.get(name or "")
+            if array is not None:
+                words.setdefault(kinds[name], array.dtype)
+        feeds: dict[str, Array] = {}
+        for name in node.inputs:
+            if name is None:
+                continue
+            if name not in self.arrays:
+                self.arrays[name] = self._literal(name, words.get(kinds[name]))
+            array = self.arrays[name]
+            if array is not None:
+                feeds[name] = array
+        return feeds
+
+    def _literal(self, name: str, kind: np.dtype[Any] | None) -> Array:
+        maker, _ = self.rule.match.makers[name]
+        attribute = next(iter(maker.attributes.values()))
+        if isinstance(attribute, Reference):
+            raise NoProgram(f"@{attribute.name} of a Constant is not drawn")
+        array = literal(maker)
+        if kind is not None and array.dtype.kind != "b":
+            if kind.kind in "iu" and np.any(array != np.round(array)):
+                raise NoProgram("no such integer")
+            array = array.astype(kind)
+        if array.size == 1 and array.dtype.kind in "fiub":
+            run = next(iter(self.runs.values()), ())
+            shape = self.draw.choice(((), (), (1,), tuple(1 for _ in run), run))
+            array = np.full(shape, array.reshape(-1)[0], array.dtype)
+        return array
+
+    def _input(self, node: BodyNode, formal: str, parameter: Parameter) -> Array | None:
+        optional = not parameter.types or parameter.zero
+        if optional and self.draw.choice((False, False, False, True)):
+            return None
+        role = INPUTS.get((node.op_type, formal)) or INPUTS.get(("", formal))
+        if role is not None and not (parameter.types and parameter.zero):
+            first = self.arrays.get(node.inputs[0] or "")
+            made = role(self, first if first is not None else np.zeros(self.base, np.float32))
+            if made is not None:
+                return made
+        return self._typed(parameter)
+
+    def _typed(self, parameter: Parameter) -> Array:
+        if not parameter.types:
+            return self.numbers(self._shape_like_base(), self.type_of("T"))
+        kind = self.draw.choice(parameter.types)
+        shape = self._shape(kind)
+        return self.numbers(shape, self.type_of(kind.element))
+
+    def type_of(self, element: str) -> ir.DataType:
+        """Return the element type that a word of the signature stands for in this sample."""
+        if element not in self.types:
+            if element in DRAWN_TYPES:
+                options = DRAWN_TYPES[element]
+            elif element[0].isupper():
+                options = DRAWN_TYPES["any"]
+            else:
+                options = TensorType(element, None).element_types()
+            self.types[element] = self.draw.choice(options)
+        return self.types[element]
+
+    def _shape_like_base(self) -> tuple[int, ...]:
+        """Return a shape that broadcasts with the other untyped parameters, as a rule."""
+        drop = self.draw.choice((0, 0, 0, 1, len(self.base)))
+        return tuple(1 if self.draw.choice((False, False, False, True)) else size for size in self.base[drop:])
+
+    def _shape(self, kind: TensorType) -> tuple[int, ...]:
+        if kind.sizes is None:
+            return self._shape_like_base()
+        shape: list[int] = [1] if kind.leading_one and self.draw.choice((True, False)) else []
+        for size in kind.sizes:
+            if isinstance(size, Run):
+                shape += self._run_of(size)
+            else:
+                shape.append(size if isinstance(size, int) else self._size(size))
+        return tuple(shape)
+
+    def _run_of(self, run: Run) -> tuple[int, ...]:
+        if run.ones:
+            length = len(self.runs[run.name]) if run.name in self.runs else self.draw.integer(0, 2)
+            return (1,) * length
+        key = run.name or f" {len(self.runs)}"
+        if key not in self.runs:
+            self.runs[key] = tuple(self.draw.integer(1, LARGEST_SIZE) for _ in range(self.run_length))
+        return self.runs[key]
+
+    def _size(self, word: str) -> int:
+        product = 1
+        for factor in word.split("*"):
+            if factor not in self.sizes:
+                bound = self.attributes.get(factor)
+                known = bound.attribute if bound is not None else None
+                self.sizes[factor] = int(known.value) if known is not None else self.draw.integer(1, 3)
+            product *= self.sizes[factor]
+        return product
+
+    def numbers(self, shape: Sequence[int], kind: ir.DataType) -> Array:
+        """Return random numbers: small, of both signs, seldom zero, so that nothing cancels by accident."""
+        dtype = kind.numpy()
+        if kind == ir.DataType.BOOL:
+            return self.random.random(shape) < 0.5
+        if kind == ir.DataType.STRING:
+            return self.random.integers(0, 9, shape).astype(str).astype(object)
+        if dtype.kind in "iu":
+            return self.random.integers(-3 if dtype.kind == "i" else 0, 4, shape).astype(dtype)
+        return (self.random.normal(size=shape) * self.draw.choice((1.0, 4.0))).astype(dtype)
+
+    def _attribute(self, node: BodyNode, name: str, reference: Reference) -> ir.Attr | None:
+        if reference.name not in self.attributes:
+            value = self._attribute_value(node, name, reference.type)
+            attribute = None if value is None else ir.Attr(name, reference.type, value)
+            if attribute is None and self.rule.attributes.get(reference.name) is not None:
+                attribute = self.rule.attributes[reference.name]
+                self.attributes[reference.name] = Bound(attribute, True)
+                return None
+            self.attributes[reference.name] = Bound(attribute, True)
+        return self.attributes[reference.name].attribute
+
+    def _attribute_value(self, node: BodyNode, name: str, kind: ir.AttributeType) -> Any:
+        first = self.arrays.get(node.inputs[0] or "") if node.inputs else None
+        first = first if first is not None else np.zeros(self.base, np.float32)
+        role = ATTRIBUTES.get((node.op_type, name)) or ATTRIBUTES.get(("", name))
+        if name == "group" and "group" in self.sizes:
+            return self.sizes["group"]
+        if role is not None:
+            return role(self, first)
+        schema = _schema(node, self.rule.opset)
+        if schema is not None and name in schema.attributes and not schema.attributes[name].required:
+            return None
+        return {ir.AttributeType.INT: 1, ir.AttributeType.FLOAT: 0.5, ir.AttributeType.INTS: (1,)}.get(kind)
+
+    # What names mean ----------------------------------------------------------------------------------------------
+
+    def some_axes(self, axes: Sequence[int], most: int = 2) -> tuple[int, ...]:
+        """Return one or two of `axes`, in order."""
+        chosen = {self.draw.choice(list(axes)) for _ in range(self.draw.integer(1, most))} if axes else set()
+        return tuple(sorted(chosen))
+
+
+def _int64(values: Sequence[int]) -> Array:
+    return np.array(values, np.int64)
+
+
+def _ones_of(sampler: Sampler, data: Array) -> tuple[int, ...]:
+    axes = sampler.some_axes([axis for axis, size in enumerate(data.shape) if size == 1])
+    if not axes:
+        raise NoProgram("there is nothing to squeeze")
+    return axes
+
+
+def _new_axes(sampler: Sampler, data: Array) -> tuple[int, ...]:
+    count = sampler.draw.choice((1, 1, 2))
+    return sampler.some_axes(range(data.ndim + count), count) if count == 1 else (0, data.ndim + 1)
+
+
+def _target_shape(sampler: Sampler, data: Array) -> Array:
+    """Return a shape with as many elements: the same, one of other sizes, with or without -1 and 0."""
+    shape = list(data.shape)
+    way = sampler.draw.choice(("same", "flat", "rest", "split", "copy"))
+    if way == "flat":
+        shape = [data.size]
+    elif way == "rest":
+        shape = [*shape[:1], -1]
+    elif way == "split":
+        first = math.gcd(data.size, sampler.draw.integer(1, 4))
+        shape = [first, data.size // first]
+    elif way == "copy" and shape:
+        shape[0] = 0
+    return _int64(shape)
+
+
+def _wider(sampler: Sampler, data: Array) -> Array:
+    leading = [2] if sampler.draw.choice((False, False, True)) else []
+    return _int64([*leading, *(sampler.draw.choice((1, 3)) if size == 1 else size for size in data.shape)])
+
+
+def _border(sampler: Sampler, data: Array) -> Array:
+    rank = data.ndim
+    free = sampler.draw.choice((2, 0, rank))  # how many axes in front stay as they are
+    ends = [0 if axis < free else sampler.draw.integer(0, 2) for axis in range(rank)]
+    return _int64([*ends, *(end if end == 0 else sampler.draw.integer(0, 2) for end in ends)])
+
+
+def _permutation(sampler: Sampler, data: Array) -> tuple[int, ...]:
+    axes = list(range(data.ndim))
+    if sampler.draw.choice((True, True, False)):
+        for place in range(len(axes) - 1):
+            other = sampler.draw.integer(place, len(axes) - 1)
+            axes[place], axes[other] = axes[other], axes[place]
+    return tuple(axes)
+
+
+def _spatial(low: int, high: int, ends: int) -> Callable[[Sampler, Array], tuple[int, ...]]:
+    return lambda sampler, data: tuple(sampler.draw.integer(low, high) for _ in range(ends * max(0, data.ndim - 2)))
+
+
+def _scalar_like(sampler: Sampler, data: Array) -> Array:
+    return sampler.numbers((), ir.DataType.from_numpy(data.dtype))
+
+
+def _one_of(*items: Any) -> Callable[[Sampler, Array], Any]:
+    return lambda sampler, data: sampler.draw.choice(items)
+
+
+def _positive(sampler: Sampler, data: Array) -> Array:
+    channels = data.shape[1] if data.ndim > 1 else 1
+    kind = data.dtype if data.dtype.kind == "f" else np.dtype(np.float32)
+    return (sampler.random.random(channels) + 0.1).astype(kind)
+
+
+INPUTS: Mapping[tuple[str, str], Callable[[Sampler, Array], "Array | None"]] = {
+    ("Squeeze", "axes"): lambda sampler, data: _int64(_ones_of(sampler, data)),
+    ("Unsqueeze", "axes"): lambda sampler, data: _int64(_new_axes(sampler, data)),
+    ("", "axes"): lambda sampler, data: _int64(sampler.some_axes(range(data.ndim))),
+    ("Slice", "axes"): lambda sampler, data: _int64([0]),
+    ("Slice", "starts"): lambda sampler, data: _int64([sampler.draw.choice((0, 0, 1))]),
+    ("Slice", "ends"): lambda sampler, data: _int64([sampler.draw.choice((1 << 31, 1 << 31, 1))]),
+    ("Slice", "steps"): lambda sampler, data: _int64([sampler.draw.choice((1, 1, 2))]),
+    ("Reshape", "shape"): _target_shape,
+    ("Expand", "shape"): _wider,
+    ("Tile", "repeats"): lambda sampler, data: _int64([sampler.draw.choice((1, 1, 2)) for _ in data.shape])
+    if sampler.draw.choice((True, False))
+    else _int64([1] * data.ndim),
+    ("Pad", "pads"): _border,
+    ("Pad", "constant_value"): lambda sampler, data: np.array(sampler.draw.choice((-np.inf, 0.0, 1.0)), data.dtype)
+    if data.dtype.kind == "f"
+    else np.zeros((), data.dtype),
+    ("Clip", "min"): _scalar_like,
+    ("Clip", "max"): _scalar_like,
+    ("Dropout", "ratio"): lambda sampler, data: np.array(0.5, np.float32),
+    ("Dropout", "training_mode"): lambda sampler, data: np.array(False),
+    ("BatchNormalization", "var"): _positive,
+    ("BatchNormalization", "input_var"): _positive,
+    ("Where", "condition"): lambda sampler, data: sampler.numbers(sampler.base, ir.DataType.BOOL),
+}
+"""What an input means, by op (or any op) and the name that its schema gives to it."""
+
+ATTRIBUTES: Mapping[tuple[str, str], Callable[[Sampler, Array], Any]] = {
+    ("", "perm"): _permutation,
+    ("", "axis"): lambda sampler, data: sampler.draw.integer(-data.ndim, max(0, data.ndim - 1)),
+    ("Squeeze", "axes"): _ones_of,
+    ("Unsqueeze", "axes"): _new_axes,
+    ("", "axes"): lambda sampler, data: sampler.some_axes(range(data.ndim)),
+    ("", "epsilon"): _one_of(1e-5, 1e-3, 0.1),
+    ("", "alpha"): _one_of(1.0, 0.5, 0.2),
+    ("", "beta"): _one_of(1.0, 0.5),
+    ("", "keepdims"): _one_of(1, 0),
+    ("", "transA"): _one_of(0, 1),
+    ("", "transB"): _one_of(0, 1),
+    ("", "group"): _one_of(1, 2),
+    ("Pad", "pads"): lambda sampler, data: tuple(_border(sampler, data).tolist()),
+    ("", "pads"): _spatial(0, 1, 2),
+    ("AveragePool", "pads"): lambda sampler, data: None,
+    ("", "strides"): _spatial(1, 2, 1),
+    ("", "dilations"): _spatial(1, 2, 1),
+    ("MaxPool", "kernel_shape"): _spatial(1, 3, 1),
+    ("AveragePool", "kernel_shape"): _spatial(1, 3, 1),
+    ("Cast", "to"): _one_of(1, 7, 6, 11, 10),
+    ("", "allowzero"): _one_of(0, 0, 1),
+    ("", "noop_with_empty_axes"): _one_of(0, 1),
+}
+"""What an attribute means, by op (or any op) and name. One that is not here is left at its default."""
+
+
+def _schema(node: BodyNode, opset: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError:
+        return None

@@ -85,7 +85,7 @@ def print_pass(entry: PassEntry, console: Console) -> None:
     if entry.description:
         line(console, f"\n{entry.description}")
     if entry.needs or entry.after:
-        line(console, f"\nRuns after: {', '.join((*entry.needs, *entry.after))}")
+        line(console, f"\nRuns after: {', '.join(dict.fromkeys((*entry.needs, *entry.after)))}")
     if not entry.options:
         line(console, "\nIt has no options.")
         return
@@ -93,5 +93,6 @@ def print_pass(entry: PassEntry, console: Console) -> None:
     for option in entry.options:
         table.add_row(option.name, shown(option.default), option.type, option.help)
     console.print(table)
-    first = entry.options[0]
-    line(console, f"Use: onnxslim optimize model.onnx -p {entry.name}:{first.name}={shown(first.default)}")
+    example = next((option for option in entry.options if option.default not in (None, [], "")), None)
+    written = f":{example.name}={shown(example.default)}" if example else ""
+    line(console, f"Use: onnxslim optimize model.onnx -p {entry.name}{written}")

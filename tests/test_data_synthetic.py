@@ -115,6 +115,19 @@ def test_one_symbol_has_one_size_and_may_be_given() -> None:
     assert (feeds["x"].shape, feeds["z"].shape) == ((1, 5), (5, 1))
 
 
+def test_a_sum_of_symbols_is_computed() -> None:
+    text = f"""{HEAD}
+    cache (float[B, 1] new, float[B, past] old, float[B, past+1] mask) => (float[B, M] y) {{
+        all = Concat <axis = 1> (old, new)
+        y = Add (all, mask)
+    }}
+    """
+    model = from_text(text.replace("past+1", "total"))
+    model.graph.inputs[2].shape = ir.Shape(["B", "past + 1"])
+    feeds = synthetic_samples(model, target=CPU, sizes={"past": 6}).first()
+    assert [feeds[name].shape for name in ("new", "old", "mask")] == [(1, 1), (1, 6), (1, 7)]
+
+
 def test_a_state_has_its_batch_on_the_second_axis() -> None:
     inputs = (TensorSpec("x", np.dtype(np.float32), (None, "T")), TensorSpec("h", np.dtype(np.float32), (2, None, 8)))
     assert roles_of_dimensions(inputs) == {"x[0]": "batch", "T": "sequence", "h[1]": "batch"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -88,18 +88,25 @@ def candidates(spec: TensorSpec, value: ir.Value | None) -> tuple[Draw, ...]:
 def roles_of_dimensions(inputs: Sequence[TensorSpec]) -> dict[str, str]:
     """Return for each symbolic dimension whether it is a batch, spatial or a sequence; one that occurs twice is one.
 
-    Dimensions without a name are told apart by the input and axis where they stand.
+    Dimensions without a name are told apart by the input and axis where they stand; sums of others are not listed.
     """
     roles: dict[str, str] = {}
+    symbols = {size for spec in inputs for size in spec.shape if isinstance(size, str)}
     for spec in inputs:
         for axis, size in enumerate(spec.shape):
-            if isinstance(size, int):
+            if isinstance(size, int) or (isinstance(size, str) and _terms(size, symbols)):
                 continue
             state = axis == 1 and len(spec.shape) == 3 and isinstance(spec.shape[0], int)  # [layers, batch, hidden]
             role = "batch" if axis == 0 or state else "spatial" if len(spec.shape) >= 4 else "sequence"
             name = _dimension(spec, axis)
             roles[name] = "batch" if "batch" in (role, roles.get(name)) else role
     return roles
+
+
+def _terms(symbol: str, symbols: Collection[str]) -> list[str]:
+    """Return the terms of a dimension that is written as a sum of others, ``past_length + 1``; none if it is not."""
+    terms = [term.strip() for term in symbol.split("+")]
+    return terms if len(terms) > 1 and all(term.isdigit() or term in symbols for term in terms) else []
 
 
 def _dimension(spec: TensorSpec, axis: int) -> str:
@@ -119,9 +126,14 @@ class Recipe:
     def shape(self, spec: TensorSpec) -> tuple[int, ...]:
         """Return the shape of an input with the sizes put in."""
         return tuple(
-            size if isinstance(size, int) else self.sizes[_dimension(spec, axis)]
+            size if isinstance(size, int) else self._size(_dimension(spec, axis))
             for axis, size in enumerate(spec.shape)
         )
+
+    def _size(self, symbol: str) -> int:
+        if symbol in self.sizes:
+            return self.sizes[symbol]
+        return sum(int(term) if term.isdigit() else self.sizes[term] for term in _terms(symbol, self.sizes))
 
     def feeds(self, generator: np.random.Generator) -> dict[str, Array]:
         """Draw one sample."""

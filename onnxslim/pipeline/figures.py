@@ -33,8 +33,7 @@ NOT_ASKED = "not measured: asked not to"
 def model_figures(candidate: Candidate, path: pathlib.Path, latency: Latency | None, judge: Judge) -> Figures:
     """Return the figures of the model that lies at `path` and is open as `candidate`."""
     cost = measure_cost(candidate.model)
-    judge.measure_quality(candidate)
-    accuracy = candidate.accuracy
+    accuracy = judge.measure_accuracy(candidate)
     unlabelled = "the samples are synthetic" if judge.samples.synthetic else "the samples have no labels"
     memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None
     energy = measure_energy(candidate.session, judge.feeds) if judge.measure else None
@@ -43,10 +42,10 @@ def model_figures(candidate: Candidate, path: pathlib.Path, latency: Latency | N
         parameters=cost.parameters,
         macs=cost.macs,
         nodes=cost.nodes,
-        latency_ms=latency and Percentiles(latency.p50, latency.p95, latency.p99),
-        throughput_per_s=latency and latency.throughput_per_s,
+        latency_ms=Percentiles(latency.p50, latency.p95, latency.p99) if latency else None,
+        throughput_per_s=latency.throughput_per_s if latency else None,
         peak_memory_bytes=None if memory is None or memory.value is None else round(memory.value),
-        energy_mj=energy and energy.value,
+        energy_mj=energy.value if energy else None,
         accuracy=None if accuracy is None else accuracy.value,
         accuracy_interval=None if accuracy is None else (accuracy.low, accuracy.high),
         latency_reason=None if latency else NOT_ASKED,
@@ -67,7 +66,7 @@ def ratios(before: Figures, after: Figures, paired: PairedLatency | None) -> Rat
         size=before.size_bytes / after.size_bytes,
         parameters=ratio(before.parameters, after.parameters),
         macs=ratio(before.macs, after.macs),
-        latency=paired and paired.ratio,
+        latency=paired.ratio if paired else None,
         parameters_reason=None if after.parameters else "there are none left to compare with",
         macs_reason=None if after.macs else "there are none left to compare with",
         latency_reason=None if paired else NOT_ASKED,
@@ -76,7 +75,7 @@ def ratios(before: Figures, after: Figures, paired: PairedLatency | None) -> Rat
 
 def fidelity_figures(candidate: Candidate, judge: Judge) -> FidelityFigures:
     """Return the fidelity of the result, or why nothing is claimed."""
-    fidelity = candidate.fidelity
+    fidelity = judge.measure_fidelity(candidate)
     if fidelity is None:
         reason = "not claimed: the samples are synthetic"
         return FidelityFigures(None, None, None, None, reason, reason, reason, reason)
@@ -115,8 +114,8 @@ def make_report(
     if not met:
         raise BudgetMissed(f"{drop:.2%} is lost in all, where {request.max_drop:.2%} may be", where="--max-drop")
     paired = judge.latency(original, result, seconds=3.0) if judge.measure else None
-    before = model_figures(original, files[0], paired and paired.before, judge)
-    after = model_figures(result, files[1], paired and paired.after, judge)
+    before = model_figures(original, files[0], paired.before if paired else None, judge)
+    after = model_figures(result, files[1], paired.after if paired else None, judge)
     samples = judge.samples
     memory = "the model is in memory"
     return Report(

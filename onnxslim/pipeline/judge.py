@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.data import Samples
+from onnxslim.errors import RunError
 from onnxslim.pipeline.interface import Kind, Pass
 from onnxslim.runner.accuracy import Metric, measure_accuracy
 from onnxslim.runner.fidelity import Fidelity, measure_fidelity
@@ -28,6 +29,8 @@ TOLERANCES = {"f": 1e-4, "e": 1e-2, "d": 1e-7}
 Folding a normalisation into a convolution rounds each weight once, and some hundred layers add that up; float16 (e)
 has 11 bits of mantissa. Whole numbers must be equal.
 """
+BATCH, BATCH_ELEMENTS = 32, 4_000_000
+"""Samples, and elements of the inputs, that run at once when quality is measured: speed without much memory."""
 PROBES = 4
 """Samples on which an EXACT pass is checked: a wrong rewrite is wrong on any of them, rounding does not need many."""
 
@@ -79,14 +82,33 @@ class Judge:
         """The one sample that latency is measured on."""
         return dict(self.samples.first())
 
-    def measure_quality(self, candidate: Candidate) -> None:
-        """Fill in fidelity against the original and, where there are labels, accuracy."""
+    @functools.cached_property
+    def batch(self) -> int:
+        """How many samples run at once: several where the original takes them and gives each an output of its own."""
+        elements = sum(array.size for array in self.feeds.values())
+        several = min(BATCH, max(1, BATCH_ELEMENTS // max(1, elements)))
+        first = next(self.samples.batches(several), None)
+        if first is None or first.count < 2:
+            return 1
+        try:
+            outputs = self.original.session.run(first.feeds)
+        except RunError:
+            return 1
+        return several if all(np.shape(output)[:1] == (first.count,) for output in outputs.values()) else 1
+
+    def measure_accuracy(self, candidate: Candidate) -> Interval | None:
+        """Return the accuracy, measured once for each candidate; None without labels."""
         if candidate.accuracy is None and self.samples.labelled:
-            candidate.accuracy = measure_accuracy(candidate.session, self.samples, self.metric)
+            candidate.accuracy = measure_accuracy(candidate.session, self.samples, self.metric, size=self.batch)
+        return candidate.accuracy
+
+    def measure_fidelity(self, candidate: Candidate) -> Fidelity | None:
+        """Return the fidelity to the original, measured once for each candidate; None on synthetic samples."""
         if candidate.fidelity is None and not self.samples.synthetic:
             candidate.fidelity = measure_fidelity(
-                self.original.session, candidate.session, self.samples, generator=self.generator
+                self.original.session, candidate.session, self.samples, generator=self.generator, size=self.batch
             )
+        return candidate.fidelity
 
     def drop(self, candidate: Candidate) -> float | None:
         """Return how much was lost against the original, as a fraction; None where nothing can be said.
@@ -94,18 +116,17 @@ class Judge:
         With labels it is the drop of accuracy (negative where it rose), without them one minus the agreement, and for
         outputs without classes the noise relative to the signal.
         """
-        self.measure_quality(candidate)
-        if candidate.accuracy is not None:
-            self.measure_quality(self.original)
-            assert self.original.accuracy is not None
-            return self.original.accuracy.value - candidate.accuracy.value
-        if candidate.fidelity is None:
+        before, after = self.measure_accuracy(self.original), self.measure_accuracy(candidate)
+        if before is not None and after is not None:
+            return before.value - after.value
+        fidelity = self.measure_fidelity(candidate)
+        if fidelity is None:
             return None
-        if candidate.fidelity.agreement is not None:
-            return 1 - candidate.fidelity.agreement.value
-        if candidate.fidelity.sqnr_db is not None:
-            return math.pow(10, -candidate.fidelity.sqnr_db.value / 20)
-        return 0.0 if candidate.fidelity.max_abs_error == 0 else None
+        if fidelity.agreement is not None:
+            return 1 - fidelity.agreement.value
+        if fidelity.sqnr_db is not None:
+            return math.pow(10, -fidelity.sqnr_db.value / 20)
+        return 0.0 if fidelity.max_abs_error == 0 else None
 
     def verdict(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:
         """Say whether the change from `before` to `after` that `step` made is kept."""

@@ -20,6 +20,7 @@ from onnxslim.runner.session import Session
 SET_ASIDE = 0.25
 """The share of `data` that measures where no `val` is given."""
 SYNTHETIC_SAMPLES = 8
+DEFAULT_PASSES = "simplify"
 
 Data = str | os.PathLike[str] | Mapping[str, np.ndarray[Any, Any]] | Samples
 
@@ -32,8 +33,9 @@ def read_request(
     as_written: bool,
 ) -> Recipe:
     """Return what is asked for: arguments first, then the recipe, then the defaults."""
-    written = Recipe(parse_passes("simplify"), None, 0) if recipe is None else load_recipe(pathlib.Path(recipe))
-    chosen = written.passes if passes is None else parse_passes(passes) if isinstance(passes, str) else tuple(passes)
+    written = Recipe(()) if recipe is None else load_recipe(pathlib.Path(recipe))
+    chosen = written.passes or DEFAULT_PASSES if passes is None else passes
+    steps = parse_passes(chosen) if isinstance(chosen, str) else tuple(chosen)
     drop = written.max_drop if max_drop is None else max_drop
     if drop is not None and not 0 <= drop <= 1:
         raise BadOptionValue(
@@ -42,7 +44,7 @@ def read_request(
     number = written.seed or 0 if seed is None else seed
     if number < 0:
         raise BadOptionValue(f"the seed cannot be {number}", where="--seed", hint="0 or more")
-    return Recipe(schedule(chosen, as_written=as_written), drop, number)
+    return Recipe(schedule(steps, as_written=as_written), drop, number)
 
 
 def check_output(path: pathlib.Path | None, output: str | os.PathLike[str] | None) -> None:

@@ -212,11 +212,11 @@ def test_the_report_says_what_was_asked_and_survives_json(tmp_path: pathlib.Path
 
 def test_everything_is_measured_where_it_can_be() -> None:
     report = onnxslim.optimize(RESNET8, [Scale()], data=CALIB, val=TEST).report
-    for figures in (report.before, report.after):
-        assert figures.latency_ms is not None
-        assert figures.latency_ms.p50 <= figures.latency_ms.p95 <= figures.latency_ms.p99
-        assert figures.peak_memory_bytes or figures.peak_memory_reason
-        assert figures.energy_mj or figures.energy_reason
+    for end in (report.before, report.after):
+        assert end.latency_ms is not None
+        assert end.latency_ms.p50 <= end.latency_ms.p95 <= end.latency_ms.p99
+        assert end.peak_memory_bytes or end.peak_memory_reason
+        assert end.energy_mj or end.energy_reason
     assert report.ratio.latency is not None
     assert report.ratio.latency.low <= 1.5
     assert report.ratio.latency.high >= 0.67, "the same model twice"

@@ -1,0 +1,102 @@
+"""The house rules that a machine can check: floors, names, first lines, honest files."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+import subprocess
+
+import networkx as nx
+import pytest
+from zoo import ROOT
+
+FLOORS = {
+    "onnxslim.errors": 0,
+    "onnxslim.model": 1,
+    "onnxslim.graph": 2,
+    "onnxslim.rewrite": 3,
+    "onnxslim.data": 4,
+    "onnxslim.runner": 4,
+    "onnxslim.pipeline": 5,
+    "onnxslim.recipe": 5,
+    "onnxslim.report": 5,
+    "onnxslim.passes": 6,
+    "onnxslim": 7,
+    "onnxslim.cli": 7,
+    "onnxslim.__main__": 7,
+}
+"""docs/concepts/how-a-model-goes-through.md draws them. A module may import from its own floor and from those below."""
+
+FORBIDDEN_NAMES = re.compile(r"(util|helper|common|misc|manager)s?$")
+LONGEST = 450
+
+
+def module_name(path: pathlib.Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = ("onnxslim", *parts) if parts[0] == "passes" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = sorted([*(ROOT / "onnxslim").rglob("*.py"), *(ROOT / "passes").rglob("*.py")])
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+def floor(module: str) -> int:
+    while module not in FLOORS:
+        module = module.rpartition(".")[0]
+    return FLOORS[module]
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Return the modules of ours that a file imports when it is imported, or later."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return {name for name in found if name in MODULES}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"onnxslim"}))
+def test_no_module_imports_from_a_floor_above_its_own(name: str) -> None:
+    above = [other for other in imports(MODULES[name]) if other != "onnxslim" and floor(other) > floor(name)]
+    assert not above
+
+
+def test_no_two_modules_import_each_other() -> None:
+    graph = nx.DiGraph(
+        (name, other) for name, path in MODULES.items() for other in imports(path) - {name} if name != "onnxslim"
+    )
+    graph.remove_nodes_from(["onnxslim"])
+    assert not [circle for circle in nx.strongly_connected_components(graph) if len(circle) > 1]
+
+
+def test_the_engine_names_no_pass() -> None:
+    passes = {path.stem for path in (ROOT / "passes").iterdir() if not path.stem.startswith("_")}
+    for path in (ROOT / "onnxslim").rglob("*.py"):
+        named = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+        assert not any(name and name.startswith("onnxslim.passes") for name in named), path
+    assert passes
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_file_says_in_its_first_line_what_it_is_about(name: str) -> None:
+    path = MODULES[name]
+    assert ast.get_docstring(ast.parse(path.read_text())), path
+    assert len(path.read_text().splitlines()) <= LONGEST, "what second thing moved in?"
+    assert not FORBIDDEN_NAMES.search(path.stem)
+
+
+def test_files_hold_no_paths_of_a_machine() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no git checkout")
+    private = re.compile(r"/(home|root|Users|work)/\w|/tmp/\w")
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if path.suffix in {".onnx", ".npz"} or not path.is_file() or path == pathlib.Path(__file__).resolve():
+            continue
+        found = private.search(path.read_text(errors="replace"))
+        assert not found, f"{name}: {found and found[0]}"

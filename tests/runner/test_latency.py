@@ -73,6 +73,13 @@ def test_an_uncertain_ratio_has_a_wide_interval() -> None:
     assert paired.ratio.low < paired.ratio.value < paired.ratio.high
 
 
+def test_one_disturbance_does_not_move_the_ratio() -> None:
+    clock = Clock()
+    disturbed = Worker(clock, 0.02, 0.02, 0.02, 9.0, 0.02)  # the first round after three runs of warm-up
+    paired = compare(clock, disturbed, Worker(clock, 0.01), seconds=0.01, minimum_rounds=25, maximum_rounds=25)
+    assert paired.ratio.value == pytest.approx(2.0)
+
+
 def test_who_goes_first_alternates() -> None:
     clock = Clock()
     log: list[Worker] = []

@@ -43,6 +43,8 @@ def test_outputs_come_by_name(optimize: bool) -> None:
     outputs = session.run({"x": X})
     np.testing.assert_allclose(outputs["y"], X @ WEIGHTS)
     assert list(session.run({"x": X}, ["best"])) == ["best"]
+    level = session._runtime.get_session_options().graph_optimization_level  # nothing else shows it from outside
+    assert (level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL) is not optimize
 
 
 def test_a_path_is_opened_too(tmp_path) -> None:

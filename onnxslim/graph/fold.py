@@ -113,7 +113,7 @@ def evaluate(
         these nodes, or where a result is no tensor.
     """
     model = _program(nodes, feeds, outputs, opsets)
-    fed = {value.name: feeds[value.name] for value in model.graph.input}
+    fed = {value.name: np.asarray(feeds[value.name]) for value in model.graph.input}
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
         results = session.run(list(outputs), fed)

@@ -168,12 +168,11 @@ class Sampler:
         if optional and self.draw.choice((False, False, False, True)):
             return None
         role = INPUTS.get((node.op_type, formal)) or INPUTS.get(("", formal))
-        if role is not None and not (parameter.types and parameter.zero):
+        if role is not None and all(kind.sizes is None or kind.element not in DRAWN_TYPES for kind in parameter.types):
             first = self.arrays.get(node.inputs[0] or "")
-            made = role(self, first if first is not None else np.zeros(self.base, np.float32))
-            if made is not None:
-                return made
-        return self._typed(parameter)
+            return role(self, first if first is not None else np.zeros(self.base, np.float32))
+        array = self._typed(parameter)
+        return np.asarray(np.abs(array) + array.dtype.type(0.1)) if (node.op_type, formal) in POSITIVE else array
 
     def _typed(self, parameter: Parameter) -> Array:
         if not parameter.types:
@@ -233,12 +232,12 @@ class Sampler:
         """Return random numbers: small, of both signs, seldom zero, so that nothing cancels by accident."""
         dtype = kind.numpy()
         if kind == ir.DataType.BOOL:
-            return self.random.random(shape) < 0.5
+            return np.asarray(self.random.random(shape) < 0.5)
         if kind == ir.DataType.STRING:
-            return self.random.integers(0, 9, shape).astype(str).astype(object)
+            return np.asarray(self.random.integers(0, 9, shape)).astype(str).astype(object)
         if dtype.kind in "iu":
-            return self.random.integers(-3 if dtype.kind == "i" else 0, 4, shape).astype(dtype)
-        return (self.random.normal(size=shape) * self.draw.choice((1.0, 4.0))).astype(dtype)
+            return np.asarray(self.random.integers(-3 if dtype.kind == "i" else 0, 4, shape), dtype)
+        return np.asarray(self.random.normal(size=shape) * self.draw.choice((1.0, 4.0)), dtype)
 
     def _attribute(self, node: BodyNode, name: str, reference: Reference) -> ir.Attr | None:
         if reference.name not in self.attributes:
@@ -311,9 +310,8 @@ def _wider(sampler: Sampler, data: Array) -> Array:
 
 def _border(sampler: Sampler, data: Array) -> Array:
     rank = data.ndim
-    free = sampler.draw.choice((2, 0, rank))  # how many axes in front stay as they are
-    ends = [0 if axis < free else sampler.draw.integer(0, 2) for axis in range(rank)]
-    return _int64([*ends, *(end if end == 0 else sampler.draw.integer(0, 2) for end in ends)])
+    free = sampler.draw.choice((2, 2, 0, rank))  # how many axes in front stay as they are
+    return _int64([0 if axis % rank < free else sampler.draw.integer(0, 1) for axis in range(2 * rank)])
 
 
 def _permutation(sampler: Sampler, data: Array) -> tuple[int, ...]:
@@ -337,13 +335,7 @@ def _one_of(*items: Any) -> Callable[[Sampler, Array], Any]:
     return lambda sampler, data: sampler.draw.choice(items)
 
 
-def _positive(sampler: Sampler, data: Array) -> Array:
-    channels = data.shape[1] if data.ndim > 1 else 1
-    kind = data.dtype if data.dtype.kind == "f" else np.dtype(np.float32)
-    return (sampler.random.random(channels) + 0.1).astype(kind)
-
-
-INPUTS: Mapping[tuple[str, str], Callable[[Sampler, Array], "Array | None"]] = {
+INPUTS: Mapping[tuple[str, str], Callable[[Sampler, Array], Array]] = {
     ("Squeeze", "axes"): lambda sampler, data: _int64(_ones_of(sampler, data)),
     ("Unsqueeze", "axes"): lambda sampler, data: _int64(_new_axes(sampler, data)),
     ("", "axes"): lambda sampler, data: _int64(sampler.some_axes(range(data.ndim))),
@@ -364,11 +356,13 @@ INPUTS: Mapping[tuple[str, str], Callable[[Sampler, Array], "Array | None"]] = {
     ("Clip", "max"): _scalar_like,
     ("Dropout", "ratio"): lambda sampler, data: np.array(0.5, np.float32),
     ("Dropout", "training_mode"): lambda sampler, data: np.array(False),
-    ("BatchNormalization", "var"): _positive,
-    ("BatchNormalization", "input_var"): _positive,
+    ("Gemm", "C"): _scalar_like,
     ("Where", "condition"): lambda sampler, data: sampler.numbers(sampler.base, ir.DataType.BOOL),
 }
 """What an input means, by op (or any op) and the name that its schema gives to it."""
+
+POSITIVE = frozenset({("BatchNormalization", "var"), ("BatchNormalization", "input_var")})
+"""Inputs that are no more than numbers, but positive ones."""
 
 ATTRIBUTES: Mapping[tuple[str, str], Callable[[Sampler, Array], Any]] = {
     ("", "perm"): _permutation,
@@ -388,8 +382,10 @@ ATTRIBUTES: Mapping[tuple[str, str], Callable[[Sampler, Array], Any]] = {
     ("AveragePool", "pads"): lambda sampler, data: None,
     ("", "strides"): _spatial(1, 2, 1),
     ("", "dilations"): _spatial(1, 2, 1),
-    ("MaxPool", "kernel_shape"): _spatial(1, 3, 1),
-    ("AveragePool", "kernel_shape"): _spatial(1, 3, 1),
+    ("MaxPool", "kernel_shape"): _spatial(2, 3, 1),
+    ("AveragePool", "kernel_shape"): _spatial(2, 3, 1),
+    ("MaxPool", "pads"): _spatial(0, 0, 2),
+    ("MaxPool", "dilations"): _spatial(1, 1, 1),
     ("Cast", "to"): _one_of(1, 7, 6, 11, 10),
     ("", "allowzero"): _one_of(0, 0, 1),
     ("", "noop_with_empty_axes"): _one_of(0, 1),

@@ -231,10 +231,11 @@ class Instance:
     def _require(self, node: BodyNode, inputs: Iterable[str | None]) -> None:
         """Refuse a node that lacks an input which its op demands."""
         schema = _schema(node, self.rule.opset)
-        if schema is None:
+        if schema is None or not schema.inputs:
             return
-        for formal, name in zip(schema.inputs, inputs, strict=False):
-            if not name and formal.option == onnx.defs.OpSchema.FormalParameterOption.Single:
+        for place, name in enumerate(inputs):
+            formal = schema.inputs[min(place, len(schema.inputs) - 1)]
+            if not name and formal.option != onnx.defs.OpSchema.FormalParameterOption.Optional:
                 raise NotApplicable(f"{node.op_type} needs {formal.name}, which is missing")
 
     def plan(self) -> Plan:

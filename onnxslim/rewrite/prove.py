@@ -16,13 +16,13 @@ import numpy.typing as npt
 import onnx.defs
 import onnx_ir as ir
 
-from onnxslim.graph.fold import constant_tensor
 from onnxslim.rewrite.draw import Draw, NoProgram, Sample, Sampler
 from onnxslim.rewrite.instantiate import CannotCompute, Instance, NotApplicable, Plan
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.reader import read_rules
-from onnxslim.rewrite.rule import Body, BodyNode, Rule
+from onnxslim.rewrite.rule import Rule
 from onnxslim.rewrite.signature import fits
+from onnxslim.rewrite.site import run_after, run_before, site_feeds
 
 Array = npt.NDArray[Any]
 
@@ -30,9 +30,6 @@ TOLERANCE: Mapping[str, float] = {"float64": 1e-9, "float32": 2e-4, "float16": 2
 """Relative to the largest element of the result. Sides sum in different orders and round intermediate weights: some ten
 roundings of 6e-8 in float32, times the condition of what is computed, which `1/sqrt(var + epsilon)` and differences of
 nearly equal numbers make some hundreds."""
-
-SITE_SIZES = (2, 3, 5)
-"""What symbolic dimensions are at a site that is verified: not 1, which broadcasts."""
 
 
 class Disproved(AssertionError):
@@ -215,8 +212,6 @@ def verify_site(match: Match, plan: Plan, generator: np.random.Generator) -> str
         None if they agree, or where nothing can be said because the shapes are not known or the site does not run on
         such data; otherwise how they differ.
     """
-    from onnxslim.rewrite.site import run_after, run_before, site_feeds
-
     feeds = site_feeds(match, generator)
     if feeds is None:
         return None

@@ -1,0 +1,131 @@
+"""Runs a site of a model, and what would replace it, outside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.helper
+import onnx_ir as ir
+
+from onnxslim.graph.fold import constant, evaluate
+from onnxslim.rewrite.instantiate import Plan
+from onnxslim.rewrite.match import Match
+from onnxslim.rewrite.rule import IMPORTED_VERSION
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[ir.Value, Array]
+
+SYMBOL_SIZES = (2, 3, 5, 7)
+"""What symbolic dimensions are at a site, in turn: not 1, which broadcasts."""
+
+LARGEST_SITE = 1 << 26
+"""Elements of one input; what is larger is not tried."""
+
+
+def site_feeds(match: Match, generator: np.random.Generator) -> dict[ir.Value, Array] | None:
+    """Draw what flows into a site, of the types and shapes that it has; constants are what they are.
+
+    Returns None where types or shapes are not known, or are too large to try.
+    """
+    sizes: dict[str, int] = {}
+    feeds: dict[ir.Value, Array] = {}
+    inner = {output for node in match.nodes for output in node.outputs}
+    for value in (v for node in match.nodes for v in node.inputs if v is not None and v not in inner):
+        known = constant(value)
+        if known is not None:
+            feeds[value] = known
+            continue
+        if value in feeds:
+            continue
+        if value.shape is None or value.dtype is None or value.dtype.is_string():
+            return None
+        shape: list[int] = []
+        for size in value.shape:
+            if isinstance(size, int):
+                shape.append(size)
+            elif size.value is None:
+                return None
+            else:
+                shape.append(sizes.setdefault(size.value, SYMBOL_SIZES[len(sizes) % len(SYMBOL_SIZES)]))
+        if np.prod(shape, dtype=np.int64) > LARGEST_SITE:
+            return None
+        feeds[value] = _random(shape, value.dtype.numpy(), generator)
+    return feeds
+
+
+def _random(shape: list[int], dtype: np.dtype[Any], generator: np.random.Generator) -> Array:
+    if dtype.kind == "b":
+        return np.asarray(generator.random(shape) < 0.5)
+    if dtype.kind in "iu":
+        return np.asarray(generator.integers(0, 4, shape), dtype)
+    return np.asarray(generator.normal(size=shape)).astype(dtype)
+
+
+def run_before(match: Match, feeds: Feeds) -> list[Array] | None:
+    """Run the nodes that a rule matched. Returns its results, or None where they do not run."""
+    labels = {value: f"v{place}" for place, value in enumerate(feeds)}
+    protos = []
+    for node in _in_order(match):
+        labels.update({output: f"v{len(labels) + place}" for place, output in enumerate(node.outputs)})
+        proto = ir.to_proto(node)
+        proto.input[:] = ["" if value is None else labels[value] for value in node.inputs]
+        proto.output[:] = [labels[value] for value in node.outputs]
+        protos.append(proto)
+    return _evaluate(match, protos, {labels[v]: a for v, a in feeds.items()}, [labels[v] for v in match.results()])
+
+
+def _in_order(match: Match) -> list[ir.Node]:
+    """Return the matched nodes such that each comes after those whose outputs it reads."""
+    ordered: dict[ir.Node, None] = {}
+
+    def add(node: ir.Node) -> None:
+        for value in node.inputs:
+            maker = value.producer() if value is not None else None
+            if maker is not None and maker in match.nodes and maker not in ordered:
+                add(maker)
+        ordered[node] = None
+
+    for node in match.nodes:
+        if node not in ordered:
+            add(node)
+    return list(ordered)
+
+
+def run_after(match: Match, plan: Plan, feeds: Feeds) -> list[Array] | None:
+    """Run what would replace a site. Returns its results, or None where they do not run."""
+    arrays = dict(plan.arrays)
+    for planned in plan.nodes:
+        for name in planned.inputs:
+            value = plan.values.get(name) if name is not None else None
+            if name is not None and value is not None:
+                arrays[name] = feeds[value]
+    protos = []
+    for planned in plan.nodes:
+        proto = onnx.helper.make_node(
+            planned.body.op_type,
+            [name or "" for name in planned.inputs],
+            list(planned.body.outputs),
+            domain=planned.body.domain,
+        )
+        proto.attribute.extend(ir.to_proto(attribute) for attribute in planned.attributes)
+        protos.append(proto)
+    wanted = [result.name for result in match.rule.results]
+    left = [name for name in wanted if name not in plan.arrays]
+    made = _evaluate(match, protos, arrays, left) if left else []
+    if made is None:
+        return None
+    results = dict(zip(left, made, strict=True))
+    return [results[name] if name in results else plan.arrays[name] for name in wanted]
+
+
+def _evaluate(
+    match: Match, protos: list[onnx.NodeProto], feeds: Mapping[str, Array], wanted: list[str]
+) -> list[Array] | None:
+    domains = {proto.domain: IMPORTED_VERSION for proto in protos}
+    used = {name for proto in protos for name in proto.input}
+    fed = {name: array for name, array in feeds.items() if name in used}
+    return evaluate(protos, fed, wanted, {**domains, "": match.rule.opset})

@@ -1,0 +1,111 @@
+"""The simplifier onnxsim as a pass: independent of our rules, and run in a child process, because it can crash."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Annotated, ClassVar
+
+import onnx_ir as ir
+
+from onnxslim.errors import OnnxslimError
+from onnxslim.model import canonicalize, open_model, save_model
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+
+CHILD = """
+import sys
+import onnx
+import onnxsim
+model, held = onnxsim.simplify(sys.argv[1])
+if not held:
+    sys.exit("the simplified model gives other outputs")
+onnx.save(model, sys.argv[2])
+"""
+"""Run by a Python of its own, with the paths of the model and of the result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Onnxsim(Pass):
+    """Simplify with onnxsim, another simplifier; where it fails or crashes, the model is left as it was."""
+
+    name: ClassVar[str] = "onnxsim"
+    kind: ClassVar[Kind] = Kind.EXACT
+
+    timeout: Annotated[float, "seconds after which it is stopped"] = 600.0
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        """Replace the graph of `model` by what onnxsim makes of it.
+
+        Raises:
+            OnnxslimError: The package is not installed.
+        """
+        if importlib.util.find_spec("onnxsim") is None:
+            raise OnnxslimError(
+                "the package onnxsim is not installed",
+                where="-p onnxsim",
+                hint="pip install onnxslim-compiler[onnxsim]",
+            )
+        context.progress("onnxsim", 0, None)
+        with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
+            source, target = pathlib.Path(folder) / "before.onnx", pathlib.Path(folder) / "after.onnx"
+            save_model(model, source)
+            reason = self._simplify(source, target)
+            if reason is not None:
+                return _left_alone(reason)
+            simplified = open_model(target)
+            reason = _other_interface(model, simplified)
+            if reason is not None:
+                return _left_alone(reason)
+            for graph in simplified.graphs():
+                for value in graph.initializers.values():  # the folder goes, and what is mapped from it
+                    if isinstance(value.const_value, ir.ExternalTensor):
+                        value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+        before = sum(1 for _ in model.graph)
+        _adopt(model, simplified)
+        return Change(modified=True, notes=(Note("nodes", f"{before} -> {sum(1 for _ in model.graph)}"),))
+
+    def _simplify(self, source: pathlib.Path, target: pathlib.Path) -> str | None:
+        """Run onnxsim on a file. Returns why there is no result, or None."""
+        try:
+            child = subprocess.run(
+                [sys.executable, "-c", CHILD, str(source), str(target)],
+                capture_output=True,
+                text=True,
+                timeout=self.timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"onnxsim took longer than {self.timeout:g} seconds"
+        if child.returncode < 0:
+            return f"onnxsim crashed with signal {-child.returncode}"
+        if child.returncode or not target.exists():
+            lines = child.stderr.strip().splitlines()
+            return f"onnxsim failed: {lines[-1] if lines else 'it wrote nothing'}"
+        return None
+
+
+def _left_alone(reason: str) -> Change:
+    return Change(modified=False, notes=(Note("model", "left alone", reason),))
+
+
+def _other_interface(model: ir.Model, simplified: ir.Model) -> str | None:
+    """Return how inputs or outputs differ, which nobody asked for."""
+    for which in ("inputs", "outputs"):
+        before = [value.name for value in getattr(model.graph, which)]
+        after = [value.name for value in getattr(simplified.graph, which)]
+        if before != after:
+            return f"onnxsim changed the {which} from {before} to {after}"
+    return None
+
+
+def _adopt(model: ir.Model, other: ir.Model) -> None:
+    """Let `model` have the graph of `other`, and keep what undoes its canonical form."""
+    other.graph.meta.update(model.graph.meta)
+    model.graph = other.graph
+    model.ir_version = other.ir_version
+    model.functions.clear()
+    model.functions.update(other.functions)

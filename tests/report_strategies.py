@@ -49,9 +49,7 @@ def sample_report() -> Report:
         accuracy_interval=(0.92, 0.943),
     )
     notes = tuple(Note(f"/layer{index}/Conv[0]", "int8", "per channel") for index in range(6))
-    quant = PassRecord(
-        "quant", {"calibration": "mse"}, "lossy", True, "within the budget", 3.21, (50, 61), notes
-    )
+    quant = PassRecord("quant", {"calibration": "mse"}, "lossy", True, "within the budget", 3.21, (50, 61), notes)
     prune = PassRecord("prune", {"ratio": 0.5}, "lossy", False, "3.10% of accuracy would be lost", 8.0, (52, 50))
     return Report(
         onnxslim="0.1.0",

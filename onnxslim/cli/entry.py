@@ -27,7 +27,7 @@ COMPLETING = "_ONNXSLIM_COMPLETE"
 INTERRUPTED = 130
 """What Typer answers where Ctrl-C was pressed inside a command."""
 
-# Typer 0.24 took Click in under a private name; both keep this public class, and its bases.
+# Newer Typer has taken Click in under a private name. This class is public in all of them, and so are its bases.
 WrongUsage: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 
 
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         what, hint = _usage(error, command)
         return _fail(what, error.ctx.command_path if error.ctx else None, hint, 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", None, "nothing was written", 1)
+        return _fail("interrupted", None, "nothing was left half-written; start it again", 1)
     except BrokenPipeError:
         # Whoever read us has gone, as `| head` does. Python flushes standard output once more at exit: let it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

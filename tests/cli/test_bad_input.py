@@ -189,5 +189,5 @@ def test_control_c_in_mid_run(model: Path, tmp_path: Path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert err == "error: interrupted\n\nhint: nothing was written\n"
+    assert err == "error: interrupted\n\nhint: nothing was left half-written; start it again\n"
     assert listing(model.parent) == before

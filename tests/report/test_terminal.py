@@ -61,9 +61,11 @@ def test_what_was_not_measured_says_why():
 
 def test_a_missed_budget_is_said_and_a_terminal_gets_colour_unless_it_wants_none(monkeypatch):
     report = dataclasses.replace(sample_report(), budget=Budget(0.001, False))
-    for setting, coloured in (("", True), ("1", False)):
-        monkeypatch.setenv("NO_COLOR", setting)
-        monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for coloured in (True, False):
+        if not coloured:
+            monkeypatch.setenv("NO_COLOR", "1")
         stream = io.StringIO()
         print_report(report, Console(file=stream, width=80, force_terminal=True, highlight=False))
         assert "missed" in stream.getvalue()

@@ -6,6 +6,7 @@ Canonical form is what every pass may rely on:
 - the default operator domain is written ``""``, never ``"ai.onnx"``;
 - constants are initializers: a ``Constant`` node becomes one, in subgraphs too;
 - a sparse initializer is a dense one;
+- outputs that are maps, or sequences of maps, have no type;
 - no initializer is a graph input in models older than IR version 4, where each had to be. Since IR version 4 an
   initializer that is also an input is a default that the caller may override; it stays an input, and is no constant.
 
@@ -48,6 +49,7 @@ SINGLE_FILE_LIMIT = 1_900_000_000
 """Bytes of weights above which external data is written: protobuf ends at 2 GiB, and names and nodes need room."""
 
 FORM = "onnxslim.form"
+MAP_TYPES = "onnxslim.map_types"
 CONSTANT_NODE = "onnxslim.constant_node"
 DEFAULT_DOMAINS = ("ai.onnx",)
 
@@ -82,6 +84,7 @@ def open_model(path: str | os.PathLike[str]) -> ir.Model:
     _check_versions(proto, path)
     for graph in _graphs(proto.graph):
         _densify(graph)
+    map_types = _set_map_types_aside(proto.graph)
     try:
         model = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, ir.serde.SerdeError) as error:
@@ -92,6 +95,7 @@ def open_model(path: str | os.PathLike[str]) -> ir.Model:
         tensor.base_dir = str(path.absolute().parent)
         _check_external(tensor, path)
     canonicalize(model)
+    model.graph.meta[MAP_TYPES] = map_types
     return model
 
 
@@ -150,6 +154,20 @@ def _densify(graph: onnx.GraphProto) -> None:
             dense[tuple(indices.T)] = values
         graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
     del graph.sparse_initializer[:]
+
+
+def _set_map_types_aside(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    """Clear the types of outputs that are maps, or sequences of maps, and return them by name.
+
+    Classifiers of ai.onnx.ml end in such outputs. The IR has no word for these types, ONNX Runtime infers them.
+    """
+    aside = {}
+    for value in graph.output:
+        kind = value.type.sequence_type.elem_type if value.type.HasField("sequence_type") else value.type
+        if kind.HasField("map_type"):
+            aside[value.name] = onnx.TypeProto.FromString(value.type.SerializeToString())
+            value.ClearField("type")
+    return aside
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
@@ -309,9 +327,7 @@ def weight_bytes(model: ir.Model) -> int:
 def file_bytes(path: str | os.PathLike[str]) -> int:
     """Return the bytes of a model on disk, its external data included."""
     path = pathlib.Path(path)
-    proto = onnx.load(path, format="protobuf", load_external_data=False)
-    tensors = external_tensors(ir.from_proto(proto))
-    files = {path.parent / tensor.location for tensor in tensors}
+    files = {path.parent / tensor.location for tensor in external_tensors(open_model(path))}
     return path.stat().st_size + sum(file.stat().st_size for file in files)
 
 
@@ -339,10 +355,20 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
             )
     with writing_beside(path) as folder:
         ir.save(restored(model), folder / path.name, format="protobuf", external_data=data.name if external else None)
+        if model.graph.meta.get(MAP_TYPES):
+            _put_map_types_back(folder / path.name, model.graph.meta[MAP_TYPES])
         if external and (folder / data.name).exists():
             path.unlink(missing_ok=True)  # never an old model beside new weights
             os.replace(folder / data.name, data)
         os.replace(folder / path.name, path)
+
+
+def _put_map_types_back(path: pathlib.Path, types: dict[str, onnx.TypeProto]) -> None:
+    proto = onnx.load(path, format="protobuf", load_external_data=False)
+    for value in proto.graph.output:
+        if value.name in types:
+            value.type.CopyFrom(types[value.name])
+    path.write_bytes(proto.SerializeToString())
 
 
 @contextlib.contextmanager

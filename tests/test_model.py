@@ -316,3 +316,37 @@ def test_a_model_in_memory_without_a_form_is_only_copied() -> None:
     assert [node.op_type for node in copy.graph] == ["Constant", "Constant", "Add", "Mul"]
     canonicalize(copy)
     assert [node.op_type for node in copy.graph] == ["Add", "Mul"]
+
+
+def test_maps_as_classifiers_give_them_survive(tmp_path: pathlib.Path) -> None:
+    make = onnx.helper
+    nodes = [
+        make.make_node(
+            "LinearClassifier",
+            ["x"],
+            ["label", "scores"],
+            domain="ai.onnx.ml",
+            classlabels_ints=[0, 1],
+            coefficients=[1.0, 2.0, -1.0, -2.0],
+            intercepts=[0.0, 0.0],
+            post_transform="SOFTMAX",
+        ),
+        make.make_node("ZipMap", ["scores"], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]),
+    ]
+    kind = make.make_map_type_proto(onnx.TensorProto.INT64, make.make_tensor_type_proto(onnx.TensorProto.FLOAT, []))
+    graph = make.make_graph(
+        nodes,
+        "g",
+        [make.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 2])],
+        [
+            make.make_tensor_value_info("label", onnx.TensorProto.INT64, ["N"]),
+            make.make_value_info("maps", make.make_sequence_type_proto(kind)),
+        ],
+    )
+    opsets = [make.make_opsetid("", 17), make.make_opsetid("ai.onnx.ml", 3)]
+    proto = make.make_model(graph, opset_imports=opsets, ir_version=8)
+    onnx.save(proto, tmp_path / "model.onnx")
+    again = there_and_back(tmp_path / "model.onnx")
+    assert str(onnx.load(again).graph.output) == str(proto.graph.output)
+    feeds = {"x": np.eye(2, dtype=np.float32)}
+    assert run(again, **feeds)[1] == run(tmp_path / "model.onnx", **feeds)[1]

@@ -94,6 +94,14 @@ def optimize(
         bool,
         typer.Option("--verify", help="Prove every single rewrite on random inputs. Slow.", rich_help_panel=MEASURING),
     ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="Time the models, and keep what pays; --no-measure checks the outputs alone, and is quick.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = True,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the report as JSON, too.", show_default=False)
     ] = None,
@@ -138,6 +146,7 @@ def optimize(
             preprocess=preprocess,
             goal=goal,
             as_written=as_written,
+            measure=measure,
             progress=progress,
         )
     if report is not None:

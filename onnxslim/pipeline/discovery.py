@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import pkgutil
+import typing
 
 from onnxslim.errors import UnknownPass
 from onnxslim.pipeline.interface import Pass
@@ -31,7 +31,9 @@ def find_pass(name: str) -> type[Pass]:
         hint = f"did you mean {close[0]}?" if close else f"the passes are: {', '.join(names)}"
         raise UnknownPass(f"there is no pass named {name!r}", where="-p", hint=hint)
     module = importlib.import_module(f"{PACKAGE}.{name}")
-    for _, member in inspect.getmembers(module, inspect.isclass):
-        if issubclass(member, Pass) and not inspect.isabstract(member) and member.name == name:
+    for member in vars(module).values():
+        if typing.get_origin(member) is not None:
+            continue  # Python 3.10 takes list[int] for a class
+        if isinstance(member, type) and issubclass(member, Pass) and getattr(member, "name", None) == name:
             return member
     raise UnknownPass(f"the module {PACKAGE}.{name} defines no pass named {name!r}", where="-p")

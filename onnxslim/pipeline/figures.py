@@ -12,6 +12,7 @@ from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import version
 from onnxslim.recipe import Recipe
+from onnxslim.report.fidelity import fidelity_figures
 from onnxslim.report.model import (
     Budget,
     DataSource,
@@ -73,23 +74,13 @@ def ratios(before: Figures, after: Figures, paired: PairedLatency | None) -> Rat
     )
 
 
-def fidelity_figures(candidate: Candidate, judge: Judge) -> FidelityFigures:
+def quality_figures(candidate: Candidate, judge: Judge) -> FidelityFigures:
     """Return the fidelity of the result, or why nothing is claimed."""
     fidelity = judge.measure_fidelity(candidate)
-    if fidelity is None:
-        reason = "not claimed: the samples are synthetic"
-        return FidelityFigures(None, None, None, None, reason, reason, reason, reason)
-    reason = fidelity.reason or "no output can be compared so"
-    return FidelityFigures(
-        agreement=fidelity.agreement,
-        sqnr_db=fidelity.sqnr_db,
-        cosine=fidelity.cosine,
-        max_abs_error=fidelity.max_abs_error,
-        agreement_reason=None if fidelity.agreement else reason,
-        sqnr_reason=None if fidelity.sqnr_db else reason,
-        cosine_reason=None if fidelity.cosine else reason,
-        max_abs_error_reason=None if fidelity.max_abs_error is not None else reason,
-    )
+    if fidelity is not None:
+        return fidelity_figures(fidelity)
+    reason = "not claimed: the samples are synthetic"
+    return FidelityFigures(None, None, None, None, reason, reason, reason, reason)
 
 
 def make_report(
@@ -134,7 +125,7 @@ def make_report(
         before=before,
         after=after,
         ratio=ratios(before, after, paired),
-        fidelity=fidelity_figures(result, judge),
+        fidelity=quality_figures(result, judge),
         budget=Budget(request.max_drop, met, None if request.max_drop is not None else "no budget was given"),
         passes=tuple(records),
     )

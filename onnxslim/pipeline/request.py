@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.data import Samples, open_samples, synthetic_samples
-from onnxslim.errors import BadOptionValue, OutputError, UsageError
+from onnxslim.errors import BadOptionValue, UsageError
 from onnxslim.pipeline.interface import Kind, Pass
 from onnxslim.pipeline.schedule import schedule
 from onnxslim.recipe import Recipe, load_recipe, parse_passes
@@ -45,21 +45,6 @@ def read_request(
     if number < 0:
         raise BadOptionValue(f"the seed cannot be {number}", where="--seed", hint="0 or more")
     return Recipe(schedule(steps, as_written=as_written), drop, number)
-
-
-def check_output(path: pathlib.Path | None, output: str | os.PathLike[str] | None) -> None:
-    """Say before the work, not after it, that the result cannot be written."""
-    if output is None:
-        return
-    target = pathlib.Path(output).absolute()
-    if path is not None and target.resolve() == path.resolve():
-        raise OutputError("this is the input, which is never changed", where=output, hint="choose another name with -o")
-    if target.is_dir():
-        raise OutputError("this is a folder", where=output, hint="name a file in it")
-    if not target.parent.is_dir():
-        raise OutputError("there is no such folder", where=target.parent, hint="make it first")
-    if not os.access(target.parent, os.W_OK):
-        raise OutputError("the folder is read-only", where=target.parent, hint="choose another with -o")
 
 
 def share_samples(

@@ -18,9 +18,10 @@ from onnxslim.pipeline.figures import make_report
 from onnxslim.pipeline.interface import Change, Context, Note, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Goal, Judge, Verdict
 from onnxslim.pipeline.provenance import sha256, sign
-from onnxslim.pipeline.request import Data, check_output, read_request, share_samples
+from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.recipe import format_passes, option_values
 from onnxslim.report.model import ModelFile, PassRecord, Report
+from onnxslim.report.place import check_places
 from onnxslim.runner.accuracy import load_metric, top1
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import detect_target
@@ -96,7 +97,8 @@ def optimize(
     target = detect_target(provider, threads)
     score = top1 if metric is None else load_metric(metric)
     opened, path = _open(model)
-    check_output(path, output)
+    if output is not None:
+        check_places(path, pathlib.Path(output))
     generator = np.random.default_rng(request.seed)
     original = Candidate(opened, Session.of(opened if path is None else path, target))
     calibration, validation = share_samples(data, val, opened, original.session, preprocess, request, generator)

@@ -8,8 +8,13 @@ from onnxslim.errors import OutputError
 from onnxslim.model import writing_beside
 
 
-def check_places(model: Path, output: Path, report: Path | None = None) -> None:
+def check_places(model: Path | None, output: Path, report: Path | None = None) -> None:
     """Check that the output and the report can be written, and that neither would overwrite something else of this run.
+
+    Args:
+        model: What comes in; None: a model in memory.
+        output: Where the result is to go.
+        report: Where the report is to go, if anywhere.
 
     Files of earlier runs may be overwritten. The model that comes in may not, under whichever name.
 

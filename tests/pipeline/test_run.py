@@ -288,9 +288,9 @@ def test_progress_is_told() -> None:
         ({"data": None, "val": None, "max_drop": 0.1}, UsageError, "cannot be checked without data"),
         ({"data": "nothing.npz"}, DataError, "nothing.npz"),
         ({"recipe": "nothing.toml"}, RecipeError, "no such recipe"),
-        ({"output": RESNET8}, OutputError, "never changed"),
+        ({"output": RESNET8}, OutputError, "would overwrite the input"),
         ({"output": MODELS}, OutputError, "folder"),
-        ({"output": MODELS / "no" / "such.onnx"}, OutputError, "no such folder"),
+        ({"output": MODELS / "no" / "such.onnx"}, OutputError, "cannot be written"),
     ],
 )
 def test_bad_requests(arguments: dict[str, object], error: type[Exception], message: str) -> None:

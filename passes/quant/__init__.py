@@ -15,16 +15,18 @@ from onnxslim.graph.axes import output_channel_axis
 from onnxslim.graph.fold import constant
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import FORM
-from onnxslim.passes.quant.insert import insert
-from onnxslim.passes.quant.observe import HISTOGRAM_OPSET, Histogram, Range, observe_histograms, observe_ranges
-from onnxslim.passes.quant.opset import QUANTIZATION_OPSET, upgraded
-from onnxslim.passes.quant.plan import LEFT, Plan, Site, make_plan
-from onnxslim.passes.quant.recognise import quantized_nodes
-from onnxslim.passes.quant.saturation import Saturation
-from onnxslim.passes.quant.scales import Activations, Calibration, Scale, choose_scale
-from onnxslim.passes.quant.table import Table, load_table
-from onnxslim.passes.quant.weights import QuantizedWeight, bias_floor, quantize_weight
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+
+from .bias import correction, observe_means
+from .insert import insert
+from .observe import HISTOGRAM_OPSET, Floats, Histogram, Range, observe_histograms, observe_ranges
+from .opset import QUANTIZATION_OPSET, upgraded
+from .plan import Plan, Site, make_plan
+from .recognise import quantized_nodes
+from .saturation import Saturation
+from .scales import Activations, Calibration, Scale, choose_scale
+from .table import Table, load_table
+from .weights import QuantizedWeight, bias_floor, quantize_weight
 
 UNTOUCHED = "left alone"
 
@@ -40,7 +42,7 @@ class Quant(Pass):
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
     after: ClassVar[tuple[str, ...]] = ("simplify", "prune", "lowrank")
 
-    calibration: Annotated[Calibration, "how the range of an activation is chosen"] = Calibration.MSE
+    calibration: Annotated[Calibration, "how the range of an activation is chosen"] = Calibration.MINMAX
     percentile: Annotated[float, "percent of the values that percentile calibration covers"] = 99.99
     activations: Annotated[Activations, "element type of activations; auto: what the target likes best"] = (
         Activations.AUTO
@@ -49,6 +51,7 @@ class Quant(Pass):
     saturation: Annotated[Saturation, "what keeps products from saturating on processors without VNNI"] = (
         Saturation.AUTO
     )
+    bias_correction: Annotated[bool, "let biases take back the mean error of rounded weights"] = True
     include: Annotated[tuple[str, ...], "quantize only nodes whose name or op type matches one of these patterns"] = ()
     exclude: Annotated[tuple[str, ...], "leave nodes whose name or op type matches one of these in float"] = ()
     samples: Annotated[int, "how many calibration samples are used at most"] = 256
@@ -71,11 +74,12 @@ class Quant(Pass):
             return Change(False, (Note("model", UNTOUCHED, reason),))
         infer_shapes(model)
         notes: list[Note] = []
-        working: ir.Model | str = model
+        working = model
         if model.graph.opset_imports[""] < QUANTIZATION_OPSET:
-            working = upgraded(model)
-            if isinstance(working, str):
-                return Change(False, (Note("model", UNTOUCHED, working),))
+            newer = upgraded(model)
+            if isinstance(newer, str):
+                return Change(False, (Note("model", UNTOUCHED, newer),))
+            working = newer
             notes.append(
                 Note("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there")
             )
@@ -84,9 +88,10 @@ class Quant(Pass):
         if not any(site.weight is not None or site.row.required for site in plan.sites):
             return Change(False, (Note("model", UNTOUCHED, "nothing in it can run in int8"), *plan.left))
         scales = calibrator.scales()
+        means = calibrator.means() if self.bias_correction else {}
         if working is not model:
             _become(model, working)
-        weights, biases = self._weights(plan, scales, context)
+        weights, biases = self._weights(plan, scales, means, context)
         insert(model.graph, plan, scales, weights, biases, table.clamps)
         _forget_value_info(model)
         notes += calibrator.notes
@@ -94,7 +99,7 @@ class Quant(Pass):
         return Change(True, (*notes, *plan.left))
 
     def _weights(
-        self, plan: Plan, scales: dict[ir.Value, Scale], context: Context
+        self, plan: Plan, scales: dict[ir.Value, Scale], means: dict[str, Floats], context: Context
     ) -> tuple[dict[ir.Node, QuantizedWeight], dict[ir.Node, Bias]]:
         """Return the weight and the bias of every site that has one."""
         saturation = self.saturation.on(context.target.int8_saturates)
@@ -105,7 +110,8 @@ class Quant(Pass):
                 continue
             bias = constant(site.node.inputs[site.bias])
             weight = site.node.inputs[site.weight]
-            assert bias is not None and weight is not None, "the plan has seen both"
+            if bias is None or weight is None:
+                raise AssertionError("the plan has seen both")
             biases[site.node] = bias.astype(np.float64)
             floor = bias_floor(bias, scales[site.operands()[0]].scale)
             floors[weight] = np.maximum(floors.get(weight, np.zeros(1)), floor)
@@ -117,7 +123,8 @@ class Quant(Pass):
             value = site.node.inputs[site.weight]
             axis = output_channel_axis(site.node, site.weight)
             array = constant(value)
-            assert value is not None and array is not None and axis is not None, "the plan has seen it"
+            if value is None or array is None or axis is None:
+                raise AssertionError("the plan has seen it")
             if (value, axis) not in done:
                 done[value, axis] = quantize_weight(
                     array.astype(np.float32, copy=False),
@@ -129,6 +136,9 @@ class Quant(Pass):
                     floor=floors.get(value, 0.0),
                 )
             weights[site.node] = done[value, axis]
+            mean = means.get(site.operands()[0].name or "")
+            if mean is not None and site.node in biases:
+                biases[site.node] += correction(array, done[value, axis].dequantized(), axis, mean)
             context.progress("quantizing weights", index + 1, len(plan.sites))
         return weights, biases
 
@@ -177,6 +187,15 @@ class _Calibrator:
             scales.update(dict.fromkeys(group.members, scale))
         return scales
 
+    def means(self) -> dict[str, Floats]:
+        """Return the mean of each channel of the tensors that are multiplied by a weight and get a bias."""
+        axes: dict[str, tuple[int, int]] = {}
+        for site in self.plan.sites:
+            operand = site.operands()[0]
+            if site.weight is not None and site.bias is not None and operand.shape is not None:
+                axes[operand.name or ""] = (1, operand.shape.rank())
+        return observe_means(self._model, axes, self._context, self._samples) if axes else {}
+
     def _histograms(self) -> dict[str, Histogram]:
         model: ir.Model | str = self._model
         if self._model.graph.opset_imports[""] < HISTOGRAM_OPSET:
@@ -207,7 +226,7 @@ def _reason_against(model: ir.Model, table: Table) -> str:
 def _adds_exactly(site: Site, weight: npt.NDArray[np.generic]) -> bool:
     """Whether this is a depthwise convolution, and the kernel for it does not saturate."""
     group = site.node.attributes.get_int("group", 1)
-    return site.row.depthwise == "exact" and group == weight.shape[0] and weight.shape[1] == 1
+    return site.row.depthwise == "exact" and group == weight.shape[0] and bool(weight.shape[1] == 1)
 
 
 def _counts(plan: Plan) -> list[Note]:

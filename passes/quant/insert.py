@@ -1,9 +1,9 @@
 """Writes the chosen scales into the graph, as QuantizeLinear and DequantizeLinear pairs.
 
-Placement follows what ONNX Runtime fuses (its QDQ selectors): a pair on each quantized tensor, shared by all readers; the
-result of an int8 op is read by its QuantizeLinear alone; weights are int8 initializers behind a DequantizeLinear; biases
-are int32 with scale input x weight. A Relu or Clip in front of a QuantizeLinear whose levels end where it cuts is taken
-out, because quantization saturates there anyway.
+Placement follows what ONNX Runtime fuses (its QDQ selectors): a pair on each quantized tensor, shared by all readers;
+the result of an int8 op is read by its QuantizeLinear alone; weights are int8 initializers behind a DequantizeLinear;
+biases are int32 with scale input x weight. A Relu or Clip in front of a QuantizeLinear whose levels end where it cuts
+is taken out, because quantization saturates there anyway.
 
 Every byte that is not a weight is overhead: scales and zero points that are equal are one initializer, names are
 short, and the pairs have none.
@@ -20,10 +20,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.graph.fold import constant
-from onnxslim.passes.quant.plan import Plan, Site, clamp_limits
-from onnxslim.passes.quant.scales import Scale
-from onnxslim.passes.quant.table import Clamp
-from onnxslim.passes.quant.weights import QuantizedWeight, quantize_bias
+
+from .plan import Plan, clamp_limits
+from .scales import Scale
+from .table import Clamp
+from .weights import QuantizedWeight, quantize_bias
 
 SLACK = 1e-6
 """How far, relative to its interval, a clamp may cut into the levels and still be superfluous: float32 rounding."""
@@ -59,7 +60,7 @@ class Writer:
 
     def rename(self, value: ir.Value, original: ir.Value) -> None:
         """Give an initializer the name of the one that it replaces, where nothing reads that any more."""
-        name = original.name
+        name = original.name or ""
         if not original.uses() and not original.is_graph_output() and name in self._graph.initializers:
             del self._graph.initializers[name]
             value.name = name

@@ -49,7 +49,7 @@ class Histogram:
     @property
     def centers(self) -> Floats:
         """The value that each bin stands for."""
-        return (np.arange(len(self.counts)) - self.zero) * self.width
+        return np.asarray((np.arange(len(self.counts)) - self.zero) * self.width, np.float64)
 
 
 class Probe:
@@ -69,8 +69,9 @@ class Probe:
         self.graph.append(node)
         return node.outputs[0]
 
-    def hold(self, array: npt.NDArray[Any], name: str) -> ir.Value:
+    def hold(self, content: npt.ArrayLike, name: str) -> ir.Value:
         """Add a constant."""
+        array = np.asarray(content)
         tensor = ir.tensor(array, name=name)
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self.graph.register_initializer(value)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -16,7 +15,8 @@ import onnx_ir as ir
 
 from onnxslim.graph.fold import constant
 from onnxslim.pipeline.interface import Note
-from onnxslim.passes.quant.table import Clamp, Role, Row, Table
+
+from .table import Clamp, Role, Row, Table
 
 LEFT = "left in float"
 
@@ -149,7 +149,7 @@ def _bind(node: ir.Node, row: Row, clamps: Mapping[str, Clamp], float_values: Ma
             if not np.isfinite(array).all():
                 return "its weight is not finite"
             weight = row.weight
-            if any(use.idx != row.weight or use.node.op_type != node.op_type for use in node.inputs[weight].uses()):  # type: ignore[union-attr]  # a constant is a value
+            if any(use.idx != row.weight or use.node.op_type != node.op_type for use in _uses(node, weight)):
                 return "its weight is also read by another op"
         elif row.data is None or row.weight not in row.data:
             return "its weight is not constant"
@@ -176,8 +176,8 @@ def _bind(node: ir.Node, row: Row, clamps: Mapping[str, Clamp], float_values: Ma
     clamp = None if row.role is Role.MOVEMENT else _clamp_behind(node, clamps)
     site = Site(node, row, tuple(data), tuple(constants), weight, bias, clamp)
     for value in (*site.operands(), *site.results):
-        if value.name in float_values:
-            return float_values[value.name]
+        if (value.name or "") in float_values:
+            return float_values[value.name or ""]
     return site
 
 
@@ -205,6 +205,11 @@ def clamp_limits(node: ir.Node, clamps: Mapping[str, Clamp]) -> tuple[float, flo
             return None
         limits.append(fixed if array is None else float(array.reshape(())))
     return limits[0], limits[1]
+
+
+def _uses(node: ir.Node, index: int) -> tuple[tuple[ir.Node, int], ...]:
+    value = node.inputs[index]
+    return () if value is None else tuple(value.uses())
 
 
 def _producers(sites: Mapping[ir.Node, Site]) -> dict[ir.Value, Site]:
@@ -236,7 +241,7 @@ def _lonely(sites: Mapping[ir.Node, Site]) -> dict[ir.Node, str]:
         from_input = site.row.role is Role.MOVEMENT and all(value.is_graph_input() for value in site.operands())
         if any(value.is_graph_output() for value in (*node.outputs, *site.results)):
             dropped[node] = "it makes an output of the model"
-        elif not (all(quantized) and quantized or (any(quantized) or from_input) and enclosed):
+        elif not ((all(quantized) and quantized) or ((any(quantized) or from_input) and enclosed)):
             dropped[node] = "the tensors around it are float"
         elif node not in forced and node not in needed:
             dropped[node] = "nothing behind it needs int8"
@@ -248,16 +253,16 @@ def _forced(sites: Mapping[ir.Node, Site], producers: Mapping[ir.Value, Site]) -
     forced: set[ir.Node] = set()
     for node, site in sites.items():
         origins = [producers.get(operand) for operand in site.operands()]
-        if site.row.required or all(origin is not None and origin.node in forced for origin in origins):
-            if site.row.role is not Role.CONTRACTION or site.row.required:
-                forced.add(node)
+        passed_on = all(origin is not None and origin.node in forced for origin in origins)
+        if site.row.required or (passed_on and site.row.role is not Role.CONTRACTION):
+            forced.add(node)
     return forced
 
 
 def _needed(sites: Mapping[ir.Node, Site]) -> set[ir.Node]:
     """Return the sites in front of some contraction."""
     needed: set[ir.Node] = set()
-    for node, site in reversed(sites.items()):
+    for node, site in reversed(list(sites.items())):
         readers = [reader for value in site.results for reader in _readers(value, sites)]
         if any(r is not None and (r.row.role is Role.CONTRACTION or r.node in needed) for r in readers):
             needed.add(node)
@@ -270,7 +275,7 @@ def _half_read(sites: Mapping[ir.Node, Site]) -> dict[ir.Node, str]:
     return {
         node: reason
         for node, site in sites.items()
-        if site.weight is not None and any(use.node not in sites for use in node.inputs[site.weight].uses())  # type: ignore[union-attr]  # a constant is a value
+        if site.weight is not None and any(use.node not in sites for use in _uses(node, site.weight))
     }
 
 

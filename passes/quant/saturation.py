@@ -1,15 +1,15 @@
 """Keeps int8 weights exact on processors whose uint8 x int8 products saturate.
 
-On x86 without VNNI, ONNX Runtime's kernels (MLAS, `qgemm_kernel_avx2.cpp` and its assembly) multiply with VPMADDUBSW: it
-multiplies unsigned activations by signed weights, adds neighbouring products in pairs, and saturates each sum at int16
-(Intel SDM; "Quantize ONNX models", onnxruntime.ai, on U8S8; onnxruntime#6004, #12072). Two products of 255 x 127 make
-64,770, and become 32,767.
+On x86 without VNNI, ONNX Runtime's kernels (MLAS, `qgemm_kernel_avx2.cpp` and its assembly) multiply with VPMADDUBSW:
+it multiplies unsigned activations by signed weights, adds neighbouring products in pairs, and saturates each sum at
+int16 (Intel SDM; "Quantize ONNX models", onnxruntime.ai, on U8S8; onnxruntime#6004, #12072). Two products of 255 x
+127 make 64,770, and become 32,767.
 
-The usual remedy is to give a bit away: weights of 7 bits (`reduce_range`). But a sum overflows only where *both* weights
-of a pair are large and of one sign. Which weights meet in a pair was found out by experiment (and tests repeat it): the
-kernels walk along the products of one output channel and pair the 1st with the 2nd, the 3rd with the 4th, ...; a last
-one without a partner is alone. The order is the plain one for Gemm and MatMul, and (kernel position, input channel)
-for Conv, input channels fastest, per group. Depthwise kernels add into int32 and need nothing.
+The usual remedy is to give a bit away: weights of 7 bits (`reduce_range`). But a sum overflows only where *both*
+weights of a pair are large and of one sign. Which weights meet in a pair was found out by experiment (and tests
+repeat it): the kernels walk along the products of one output channel and pair the 1st with the 2nd, the 3rd with the
+4th, ...; a last one without a partner is alone. The order is the plain one for Gemm and MatMul, and (kernel position,
+input channel) for Conv, input channels fastest, per group. Depthwise kernels add into int32 and need nothing.
 
 So it suffices that in each pair the positive parts sum up to at most 128, and the negative parts to at least -128:
 255 x 128 = 32,640 <= 32,767. Pairs that do not fit are moved to the nearest point that does, which costs accuracy for

@@ -14,7 +14,7 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.passes.quant.observe import Histogram, Range
+from .observe import Histogram, Range
 
 LEVELS = 255
 """Steps between the lowest and the highest of 256 levels."""
@@ -72,7 +72,8 @@ class Scale:
     def quantize(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
         """Return the levels nearest to `array`, halves to even, as QuantizeLinear does."""
         info = np.iinfo(self.dtype)
-        return np.clip(np.rint(array / self.scale) + self.zero_point, info.min, info.max).astype(self.dtype)
+        levels = np.clip(np.rint(array / self.scale) + self.zero_point, info.min, info.max)
+        return np.asarray(levels, self.dtype)
 
 
 def percentile_interval(histogram: Histogram, percentile: float) -> tuple[float, float]:

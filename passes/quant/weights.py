@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.passes.quant.saturation import (
+from .saturation import (
     FULL_RANGE,
     HALF_RANGE,
     Saturation,
@@ -58,7 +58,7 @@ def quantize_weight(
     saturation: Saturation = Saturation.IGNORE,
     per_channel: bool = True,
     search: bool = True,
-    floor: Floats | float = 0.0,
+    floor: npt.NDArray[np.floating[Any]] | float = 0.0,
 ) -> QuantizedWeight:
     """Return `weight` in int8.
 
@@ -91,7 +91,8 @@ def quantize_weight(
 
 
 def _rows_a_block(rows: Floats) -> int:
-    return max(1, BLOCK // max(1, rows.shape[1]))
+    products: int = rows.shape[1]
+    return max(1, BLOCK // max(1, products))
 
 
 def _split(scales: Floats, blocks: list[Floats]) -> list[Floats]:
@@ -101,7 +102,7 @@ def _split(scales: Floats, blocks: list[Floats]) -> list[Floats]:
 def _without_zeros(scales: Floats) -> Floats:
     """Give channels without weights the scale of the finest other one: their bias is measured in it."""
     positive = scales[scales > 0]
-    return np.where(scales > 0, scales, positive.min() if len(positive) else np.float32(1))
+    return np.asarray(np.where(scales > 0, scales, positive.min() if len(positive) else 1), np.float32)
 
 
 def _levels(rows: Floats, scales: Floats, limit: int, pairs: bool) -> Floats:
@@ -115,7 +116,7 @@ def _best_scales(rows: Floats, limit: int, pairs: bool, per_channel: bool, searc
     if not per_channel:
         covering = np.full_like(covering, covering.max(initial=0.0))
     if not search and not pairs:
-        return covering
+        return np.asarray(covering, np.float32)
     best = covering.copy()
     least = np.full(len(rows), np.inf)
     for candidates in (COARSE, FINE):
@@ -128,7 +129,7 @@ def _best_scales(rows: Floats, limit: int, pairs: bool, per_channel: bool, searc
                 error = np.full_like(error, error.sum())
             better = error < least
             least[better], best[better] = error[better], scales[better]
-    return best
+    return np.asarray(best, np.float32)
 
 
 def quantize_bias(bias: Any, input_scale: np.float32, weight: QuantizedWeight) -> tuple[npt.NDArray[np.int32], Floats]:

@@ -1,0 +1,147 @@
+"""Every row of the CPU's table proves itself: ONNX Runtime must make of it what the row says."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnxslim.passes.quant.insert import insert
+from onnxslim.passes.quant.plan import LEFT, make_plan
+from onnxslim.passes.quant.scales import Scale
+from onnxslim.passes.quant.table import Role, load_table
+from onnxslim.passes.quant.weights import quantize_weight
+from sample_models import from_text
+
+CPU = load_table("cpu")
+
+EXAMPLES: dict[str, tuple[str, dict[str, np.ndarray]]] = {
+    "Conv": ("y = Conv (x, w, b)", {"w": np.ones((6, 4, 3, 3), np.float32), "b": np.ones(6, np.float32)}),
+    "Gemm": (
+        "f = Flatten (x) y = Gemm <transB = 1> (f, w, b)",
+        {"w": np.ones((6, 256), np.float32), "b": np.ones(6, np.float32)},
+    ),
+    "MatMul": ("y = MatMul (x, w)", {"w": np.ones((8, 5), np.float32)}),
+    "Add": ("y = Add (x, x2)", {}),
+    "Mul": ("y = Mul (x, x2)", {}),
+    "Concat": ("y = Concat <axis = 1> (x, x2)", {}),
+    "GlobalAveragePool": ("y = GlobalAveragePool (x)", {}),
+    "AveragePool": ("y = AveragePool <kernel_shape = [2, 2]> (x)", {}),
+    "LeakyRelu": ("y = LeakyRelu (x)", {}),
+    "Sigmoid": ("y = Sigmoid (x)", {}),
+    "MaxPool": ("y = MaxPool <kernel_shape = [2, 2]> (x)", {}),
+    "ReduceMax": ("y = ReduceMax <axes = [2]> (x)", {}),
+    "ReduceMin": ("y = ReduceMin <axes = [2]> (x)", {}),
+    "Reshape": ("y = Reshape (x, i)", {"i": np.array([0, -1])}),
+    "Flatten": ("y = Flatten (x)", {}),
+    "Transpose": ("y = Transpose <perm = [0, 2, 3, 1]> (x)", {}),
+    "Squeeze": ("y = Squeeze (x, i)", {"i": np.array([0])}),
+    "Unsqueeze": ("y = Unsqueeze (x, i)", {"i": np.array([0])}),
+    "Slice": ("y = Slice (x, i, j)", {"i": np.array([0]), "j": np.array([1])}),
+    "Split": ("y, y2 = Split <axis = 1> (x, i)", {"i": np.array([1, 3])}),
+    "Gather": ("y = Gather <axis = 1> (x, i)", {"i": np.array([2, 1])}),
+    "GatherElements": ("y = GatherElements (x, i)", {"i": np.zeros((1, 4, 8, 8), np.int64)}),
+    "Expand": ("y = Expand (x, i)", {"i": np.array([3, 4, 8, 8])}),
+    "Tile": ("y = Tile (x, i)", {"i": np.array([2, 1, 1, 1])}),
+    "Resize": ('y = Resize <mode = "nearest"> (x, , i)', {"i": np.array([1, 1, 2, 2], np.float32)}),
+}
+"""One use of each op of the table, from x and x2 (1 x 4 x 8 x 8) to y."""
+
+
+def optimised_ops(model: ir.Model, folder: pathlib.Path) -> list[str]:
+    """The ops that ONNX Runtime makes of `model`."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
+
+
+def between_pairs(op_type: str, signed: bool) -> ir.Model:
+    """A model of one op of the table, with Q and DQ around it."""
+    body, weights = EXAMPLES[op_type]
+    text = f"""<ir_version: 9, opset_import: ["" : 17]>
+        g (float[1,4,8,8] x, float[1,4,8,8] x2) => (float[] z) {{ {body} z = HardSigmoid (y) }}"""
+    model = from_text(text, **weights)
+    if "y2" in body:
+        second = next(value for node in model.graph for value in node.outputs if value.name == "y2")
+        model.graph.outputs.append(second)
+        tail = ir.node("HardSigmoid", [second], name="tail")
+        model.graph.append(tail)
+        model.graph.outputs[1] = tail.outputs[0]
+        tail.outputs[0].name, tail.outputs[0].type = "z2", ir.TensorType(ir.DataType.FLOAT)
+    for node in model.graph:
+        for value in node.outputs:
+            value.dtype = ir.DataType.FLOAT
+    plan = make_plan(model, CPU)
+    if not plan.sites or all(site.node.op_type != op_type for site in plan.sites):
+        # arithmetic and movement join int8 neighbours only: write their pairs without asking for neighbours
+        plan = plan_alone(model, op_type)
+    scale = Scale.covering(-2.0, 3.0, signed)
+    scales = dict.fromkeys((value for group in plan.groups for value in group.members), scale)
+    quantized, biases = {}, {}
+    for site in plan.sites:
+        if site.weight is not None:
+            array = site.node.inputs[site.weight].const_value.numpy()
+            quantized[site.node] = quantize_weight(array, 1 if op_type == "MatMul" else 0)
+        if site.bias is not None:
+            biases[site.node] = site.node.inputs[site.bias].const_value.numpy().astype(np.float64)
+    insert(model.graph, plan, scales, quantized, biases, CPU.clamps)
+    return model
+
+
+def plan_alone(model: ir.Model, op_type: str):
+    from onnxslim.passes.quant.plan import Group, Plan, Site
+
+    node = next(node for node in model.graph if node.op_type == op_type)
+    row = CPU.rows[op_type]
+    data = row.data if row.data is not None else tuple(range(len(node.inputs)))
+    site = Site(node, row, data, (), None, None, None)
+    values = dict.fromkeys((*site.operands(), *site.results))
+    return Plan((site,), tuple(Group(value, (value,)) for value in values), ())
+
+
+@pytest.mark.parametrize("op_type", sorted(CPU.rows))
+@pytest.mark.parametrize("signed", [False, True], ids=["uint8", "int8"])
+def test_row_becomes_what_it_says(op_type, signed, tmp_path):
+    ops = optimised_ops(between_pairs(op_type, signed), tmp_path)
+    row = CPU.rows[op_type]
+    assert row.becomes in ops
+    # what is left in float is the tail, and what goes in and out of int8
+    outputs = 2 if op_type == "Split" else 1
+    assert ops.count("DequantizeLinear") <= outputs
+    assert ops.count("QuantizeLinear") <= (2 if op_type in ("Add", "Mul", "Concat") else 1)
+
+
+def test_every_row_has_an_example():
+    assert set(EXAMPLES) == set(CPU.rows)
+
+
+def test_cuda_runs_nothing_in_int8():
+    assert "12229" in load_table("cuda").reason
+    assert not load_table("cuda").rows
+
+
+def test_unknown_provider_runs_nothing():
+    assert "tpu" in load_table("tpu").reason
+
+
+def test_rows_say_how_they_pack_iff_they_contract():
+    for row in CPU.rows.values():
+        assert (row.packing is not None) == (row.role is Role.CONTRACTION)
+
+
+def test_attributes_that_the_kernel_lacks_keep_a_node_float():
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+        g (float[1,4,8,8] x) => (float[] z) { z = Resize <mode = "linear"> (x, , i) }"""
+    model = from_text(text, i=np.array([1, 1, 2, 2], np.float32))
+    (note,) = make_plan(model, CPU).left or make_plan_typed(model)
+    assert (note.action, note.reason) == (LEFT, "its kernel is for mode = nearest")
+
+
+def make_plan_typed(model):
+    model.graph.outputs[0].dtype = ir.DataType.FLOAT
+    return make_plan(model, CPU).left

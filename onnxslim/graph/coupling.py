@@ -211,5 +211,7 @@ def frozen(coupling: Coupling) -> tuple[Frozen, ...]:
                 continue
             least = labels.freezes[int(why.min())]
             if not least.inherent:
-                result.setdefault((coupling.relations.find(axis), least.reason), Frozen(value.name or "", at, least.reason))
+                result.setdefault(
+                    (coupling.relations.find(axis), least.reason), Frozen(value.name or "", at, least.reason)
+                )
     return tuple(result.values())

@@ -108,7 +108,9 @@ def solve(relations: Relations) -> Labels:
     left = [first(a) + ia for a, ia, b, _ in relations.pairs if _known(relations, a, b)]
     right = [first(b) + ib for a, _, b, ib in relations.pairs if _known(relations, a, b)]
     root = components(np.arange(count), _joined(left), _joined(right))
-    rows = [_rows(first(whole), [(first(each), size_of(each)) for each in parts]) for whole, parts in relations.products]
+    rows = [
+        _rows(first(whole), [(first(each), size_of(each)) for each in parts]) for whole, parts in relations.products
+    ]
     across = len(freezes)
     freezes.append(Freeze("a Concat, Split or reshape cuts across the factors of this axis"))
     while True:

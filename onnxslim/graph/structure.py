@@ -417,7 +417,8 @@ def _names(value: ir.Value | None) -> list[str]:
     """Return the dimensions of `value` as text; those without a name are equal to no other."""
     assert value is not None and value.shape is not None
     return [
-        str(size) if isinstance(size, int) else size.value or f"?{id(value)}.{at}" for at, size in enumerate(value.shape)
+        str(size) if isinstance(size, int) else size.value or f"?{id(value)}.{at}"
+        for at, size in enumerate(value.shape)
     ]
 
 

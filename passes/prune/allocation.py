@@ -41,7 +41,9 @@ class MacsLeft:
                 terms.append(axes)
                 scales.append(math.prod(int(letter) for letter in term if letter.isdigit()))
         widest = max((len(term) for term in terms), default=0)
-        self._terms = np.array([[*term, *[one] * (widest - len(term))] for term in terms], np.int64).reshape(len(terms), widest)
+        self._terms = np.array([[*term, *[one] * (widest - len(term))] for term in terms], np.int64).reshape(
+            len(terms), widest
+        )
         self._scales = np.array(scales, np.int64)
 
     def lengths(self, gone: Mask) -> Indices:
@@ -104,14 +106,13 @@ def allocate(
 ) -> Choice:
     """Choose channels until the MACs of the main graph have fallen by `target`.
 
-    All groups are ranked together. The importance of a channel counts relative to the mean of its group (Fang et al., "DepGraph",
-    arXiv 2301.12900, section 3.3), and a block of the least important channels costs what it takes of that per MAC that it
-    saves. What a block saves depends on what has gone before, so the least costly block is found by lazy evaluation.
+    All groups are ranked together: a block of the least important channels of a group costs their importance per MAC that
+    it saves. What it saves depends on what has gone before, so the least costly block is found by lazy evaluation.
 
     Args:
         coupling: The coupled axes.
         groups: The groups that may lose channels.
-        importance: For each group the importance of its channels, in the order of `Group.roots`.
+        importance: For each group the importance of its channels, in the order of `Group.roots`, comparable between groups.
         target: MACs to save.
         limits: What every group keeps.
     """
@@ -119,7 +120,6 @@ def allocate(
     gone = np.zeros(coupling.labels.count, np.bool_)
     start = left = macs(gone)
     orders = [np.argsort(scores, kind="stable") for scores in importance]
-    scaled = [scores / (scores.mean() or 1.0) for scores in importance]
     waiting = [blocks(group, limits) for group in groups]
     taken = [0] * len(groups)
 
@@ -127,7 +127,7 @@ def allocate(
         chosen = orders[at][taken[at] : taken[at] + waiting[at][0]]
         without = gone | coupling.labels.removed(groups[at].roots[chosen])
         rest = macs(without)
-        return float(scaled[at][chosen].sum()) / max(left - rest, 1e-9), without, rest
+        return float(importance[at][chosen].sum()) / max(left - rest, 1e-9), without, rest
 
     queue = [(attempt(at)[0], at) for at in range(len(groups)) if waiting[at]]
     heapq.heapify(queue)

@@ -1,4 +1,11 @@
-"""Measures how important each channel of a group is."""
+"""Measures how important each channel is, so that channels of different groups can be compared.
+
+The unit is a share: of the norm of each weight that a channel is coupled with, or of what each reader makes of its inputs. Shares
+add up over all weights or readers, so that a channel of a residual stream, which many layers read, counts for all of them.
+Dividing by the mean of the group, as DepGraph does (Fang et al., arXiv 2301.12900, section 3.3), ranks within groups just as well, but
+between them it cuts the residual streams first: on a ResNet-8 for Fashion-MNIST, 30 % of the MACs and no recovery, that
+left 29 % of the images right against 79 % by shares of norms and 85 % by shares of what readers make of their inputs.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxslim.graph.coupling import Coupling, Group
+from onnxslim.passes.prune.contraction import Contraction
+from onnxslim.passes.prune.observation import Moments, Place
 
 Scores = npt.NDArray[np.float64]
 
@@ -18,61 +26,59 @@ class Criterion(enum.Enum):
     """How the importance of a channel is measured."""
 
     MAGNITUDE = "magnitude"
-    """The L2 norm of all weights that go with it (Fang et al., arXiv 2301.12900)."""
+    """Its share of the squared L2 norm of each weight that goes with it."""
     L1 = "l1"
-    """The L1 norm of all weights that go with it (Li et al., arXiv 1608.08710)."""
+    """Its share of the L1 norm of each weight that goes with it (Li et al., arXiv 1608.08710)."""
     ACTIVATION = "activation"
-    """The mean absolute value that it has where it is read, over the calibration samples."""
+    """Its share of the energy that each reader makes of its inputs, over the calibration samples."""
     RANDOM = "random"
-    """Chance; what every other criterion must beat."""
+    """Chance within each group; what every other criterion must beat."""
 
 
-def weight_scores(coupling: Coupling, power: int) -> Scores:
-    """Return for each label the norm of the weights that go with it: of order `power`, over all coupled weights.
-
-    Only weights that are multiplied and summed (of convolutions and matrix products) count; biases and scales do not.
-    """
+def weight_scores(coupling: Coupling, read: Sequence[Contraction], power: int) -> Scores:
+    """Return for each label its share of the weights that are multiplied and summed, to the `power`; biases do not count."""
     total = np.zeros(coupling.labels.count)
-    contracted = {
-        value
-        for node, (fitted, _) in coupling.fitted.items()
-        if fitted.signature.macs
-        for value in node.inputs
-        if value is not None
-    }
+    weights = {contraction.weight for contraction in read}
     for value, axes in coupling.weights():
-        if value not in contracted or len(axes) < 2 or value.const_value is None:
+        if value not in weights or value.const_value is None:
             continue
-        powers: npt.NDArray[np.float64] | None = None
+        powers = np.abs(value.const_value.numpy().astype(np.float64)) ** power
+        whole = float(powers.sum()) or 1.0
         for at, axis in enumerate(axes):
             labels = coupling.of_axis(axis)
-            if labels is None:
-                continue
-            places, roots = coupling.labels.bases(labels)
-            if len(places):
-                if powers is None:
-                    powers = np.abs(value.const_value.numpy().astype(np.float64)) ** power
+            if labels is not None:
+                places, roots = coupling.labels.bases(labels)
                 sums = powers.sum(axis=tuple(other for other in range(len(axes)) if other != at))
-                np.add.at(total, roots, sums[places])
-    return total ** (1 / power)
-
-
-def activation_scores(coupling: Coupling, means: Mapping[tuple[ir.Value, int], Scores]) -> Scores:
-    """Return for each label the sum of what it is on average where it is read.
-
-    Args:
-        coupling: The coupled axes.
-        means: For (value, axis) the mean absolute value at each place along that axis, shape [size].
-    """
-    total = np.zeros(coupling.labels.count)
-    for (value, axis), mean in means.items():
-        labels = coupling.of(value, axis)
-        if labels is not None:
-            places, roots = coupling.labels.bases(labels)
-            np.add.at(total, roots, mean[places])
+                np.add.at(total, roots, sums[places] / whole)
     return total
 
 
-def split(groups: Sequence[Group], scores: Scores) -> list[Scores]:
-    """Return the scores of each group, in the order of its channels."""
-    return [scores[group.roots] for group in groups]
+def activation_scores(
+    coupling: Coupling, read: Sequence[Contraction], moments: Mapping[Place, Moments], *, compensated: bool
+) -> Scores:
+    """Return for each label its share of the energy that its readers make of their inputs.
+
+    Args:
+        coupling: The coupled axes.
+        read: The readers.
+        moments: What the inputs of the readers are on average.
+        compensated: The mean of what is cut will be made up for, so that only its variance is lost.
+    """
+    total = np.zeros(coupling.labels.count)
+    for contraction in read:
+        moment = moments.get((contraction.data.name or "", contraction.data_axis))
+        labels = coupling.of(contraction.data, contraction.data_axis)
+        if moment is None or labels is None:
+            continue
+        energy = contraction.energy(moment.variance if compensated else moment.square)
+        places, roots = coupling.labels.bases(labels)
+        np.add.at(total, roots, energy[places] / (float(energy.sum()) or 1.0))
+    return total
+
+
+def shuffled(groups: Sequence[Group], scores: Scores, generator: np.random.Generator) -> Scores:
+    """Return `scores` shuffled within each group."""
+    scores = scores.copy()
+    for group in groups:
+        scores[group.roots] = generator.permutation(scores[group.roots])
+    return scores

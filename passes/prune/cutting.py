@@ -38,7 +38,8 @@ def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
             value.shape = ir.Shape(array.shape)
         elif value.shape is not None:
             value.shape = ir.Shape(
-                len(kept[at]) if at in cut_axes else size for at, size in enumerate(value.shape)  # type: ignore[arg-type]
+                len(kept[at]) if at in cut_axes else size
+                for at, size in enumerate(value.shape)  # type: ignore[arg-type]
             )
     for node in model.graph.all_nodes():
         for value in node.outputs:

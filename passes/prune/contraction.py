@@ -1,0 +1,227 @@
+"""Where channels are read: nodes that multiply a value by a stored weight and sum over channels, and how, by their signature."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.graph.axes import Fitted, attribute, fit
+from onnxslim.graph.signatures import Operand
+from onnxslim.graph.structure import stored
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contraction:
+    """One such node: `data` times `weight`, summed over channels of `data`."""
+
+    fitted: Fitted
+    data: ir.Value
+    data_axis: int
+    """The axis of `data` that is summed over, or that holds what is."""
+    over: tuple[str, ...]
+    """The factors of that axis."""
+    weight: ir.Value
+    weight_index: int
+    letters: tuple[str, ...]
+    """The factors of the axes of the weight, one after the other; the places of an ellipsis are numbered."""
+    sizes: tuple[int, ...]
+    """How long each of them is."""
+    result: tuple[str, ...]
+    """The factors of the axis of the output that a bias belongs to; empty where there is none."""
+    bias_index: int | None
+    """Which input is the bias, whether the node has it or not."""
+
+    @property
+    def node(self) -> ir.Node:
+        """The node."""
+        return self.fitted.node
+
+    @property
+    def window(self) -> bool:
+        """Whether the weight has a window (a convolution) and not just two sides."""
+        return bool(self.kernel)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The sizes of the window."""
+        return tuple(
+            size
+            for letter, size in zip(self.letters, self.sizes, strict=True)
+            if letter[0].isalpha() and letter[-1].isdigit()
+        )
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the windows lie in the output, where they overlap, and not in the input."""
+        summed = [at for at, letter in enumerate(self.letters) if letter in self.over and letter not in self.result]
+        reaching = [at for at, letter in enumerate(self.letters) if letter in self.result and letter not in self.over]
+        return self.window and summed < reaching
+
+    @property
+    def outputs(self) -> int:
+        """How many output channels there are."""
+        return math.prod(size for letter, size in zip(self.letters, self.sizes, strict=True) if letter in self.result)
+
+    @property
+    def columns(self) -> int:
+        """How many weights each output channel has."""
+        return math.prod(self.sizes) // self.outputs
+
+    def matrix(self) -> Array:
+        """Return the weight as a matrix of shape [columns, outputs], the columns as (channel, *kernel)."""
+        return self.expanded().transpose(self._as_matrix()).reshape(self.columns, self.outputs)
+
+    def _as_matrix(self) -> list[int]:
+        reaching = [at for at, letter in enumerate(self.letters) if letter in self.result]
+        return [at for at in range(len(self.letters)) if at not in reaching] + reaching
+
+    def write(self, graph: ir.Graph, matrix: Array, bias: Array) -> None:
+        """Replace the weight and the bias; a node without bias gets one."""
+        order = self._as_matrix()
+        array = stored(self.weight)
+        assert array is not None and self.bias_index is not None
+        expanded = matrix.reshape([self.sizes[at] for at in order]).transpose(np.argsort(order))
+        self.weight.const_value = ir.tensor(expanded.reshape(array.shape).astype(array.dtype), name=self.weight.name)
+        add_bias(graph, self, bias, replace=True)
+
+    def expanded(self) -> Array:
+        """Return the weight with one axis for each factor, in the order of `letters`."""
+        array = stored(self.weight)
+        assert array is not None
+        expanded: Array = array.astype(np.float64).reshape(self.sizes)
+        return expanded
+
+    def energy(self, second_moment: Array) -> Array:
+        """Return for each channel of the data what it adds to the output, squared and summed over all else.
+
+        Args:
+            second_moment: The mean square (or the variance) of each channel of the data, shape [channels].
+        """
+        squares: Array = second_moment * self.reduce(self.expanded() ** 2, self.over).ravel()
+        return squares
+
+    def reduce(self, expanded: Array, letters: Iterable[str]) -> Array:
+        """Sum over all factors but `letters`, which come in this order; a factor that the weight lacks has size 1."""
+        places = {letter: at for at, letter in enumerate(self.letters)}
+        wanted = [letter for letter in letters if letter in places]
+        return np.einsum(expanded, list(range(len(self.letters))), [places[letter] for letter in wanted])
+
+    def shift(self, data: Array) -> Array:
+        """Return what a constant input adds to each output channel, borders left aside: shape [output channels].
+
+        Args:
+            data: The constant at each channel of the data, shape [channels].
+        """
+        places = {letter: at for at, letter in enumerate(self.letters)}
+        shape = [self.sizes[places[letter]] for letter in self.over if letter in places]
+        shift: Array = np.einsum(
+            self.expanded(),
+            list(range(len(self.letters))),
+            data.reshape(shape),
+            [places[letter] for letter in self.over if letter in places],
+            [places[letter] for letter in self.result if letter in places],
+        ).ravel()
+        if self.transposed:
+            # The windows overlap: each place of the output is in `kernel / strides` of them on average.
+            strides = attribute(self.node, "strides")
+            shift /= math.prod(strides) if isinstance(strides, (tuple, list)) else 1
+        return shift
+
+
+def add_bias(graph: ir.Graph, contraction: Contraction, shift: Array, *, replace: bool = False) -> bool:
+    """Add `shift` to the bias of a contraction, or put it in its place.
+
+    Returns:
+        Whether it was done: not where the bias is computed, shared, or laid out along more than the output channels.
+    """
+    node, index = contraction.node, contraction.bias_index
+    if index is None:
+        return False
+    bias = node.inputs[index] if index < len(node.inputs) else None
+    held = stored(bias)
+    weight = stored(contraction.weight)
+    assert weight is not None
+    if bias is None:
+        if len(node.inputs) <= index:
+            node.resize_inputs(index + 1)
+        bias = ir.Value(name=f"{node.outputs[0].name}_bias", type=ir.TensorType(ir.DataType.from_numpy(weight.dtype)))
+        bias.shape = ir.Shape([len(shift)])
+        bias.const_value = ir.tensor(shift.astype(weight.dtype), name=bias.name)
+        graph.register_initializer(bias)
+        node.replace_input_with(index, bias)
+        return True
+    if held is None or len(bias.uses()) != 1 or held.size != len(shift) or held.shape[-1] != len(shift):
+        return False
+    total = shift if replace else held.astype(np.float64).ravel() + shift
+    bias.const_value = ir.tensor(total.reshape(held.shape).astype(held.dtype), name=bias.name)
+    return True
+
+
+def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
+    """Yield the contractions among `nodes`, in their order."""
+    for node in nodes:
+        fitted = fit(node)
+        if fitted is None or not fitted.signature.macs:
+            continue
+        signature = fitted.signature
+        reaching = {letter for operand in signature.outputs for letter in _letters(operand)}
+        present = [
+            (at, operand, value)
+            for at, (operand, value) in enumerate(zip(signature.inputs, node.inputs, strict=False))
+            if value is not None and not operand.ignored and value.shape is not None
+        ]
+        for _, data_operand, data in present:
+            if stored(data) is not None:
+                continue
+            for at, weight_operand, weight in present:
+                array = weight.const_value if weight.is_initializer() and not weight.is_graph_input() else None
+                summed = _letters(data_operand) & _letters(weight_operand) - reaching
+                if array is None or len(array.shape) < 2 or len(summed) != 1 or not array.dtype.is_floating_point():
+                    continue
+                assert data.shape is not None
+                axes = data_operand.axes(len(data.shape))
+                axis = next(at for at, (dimension, _) in enumerate(axes) if summed & set(dimension.factors))
+                letters, sizes = _expand(fitted, weight_operand, tuple(array.shape))
+                if math.prod(sizes) == array.size:
+                    result, bias_index = _bias(fitted, set(letters))
+                    over = axes[axis][0].factors
+                    yield Contraction(fitted, data, axis, over, weight, at, letters, sizes, result, bias_index)
+
+
+def _letters(operand: Operand) -> set[str]:
+    return {letter for dimension in operand.dimensions if not dimension.ellipsis for letter in dimension.factors}
+
+
+def _expand(fitted: Fitted, operand: Operand, shape: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    letters: list[str] = []
+    sizes: list[int] = []
+    for (dimension, place), size in zip(operand.axes(len(shape)), shape, strict=True):
+        if dimension.ellipsis:
+            letters.append(f"{dimension.factors[0]}{place}")
+            sizes.append(size)
+        elif len(dimension.factors) == 1:
+            letters.append(dimension.factors[0])
+            sizes.append(size)
+        else:
+            letters += dimension.factors
+            sizes += [fitted.size(factor) for factor in dimension.factors]
+    return tuple(letters), tuple(sizes)
+
+
+def _bias(fitted: Fitted, weight_letters: set[str]) -> tuple[tuple[str, ...], int | None]:
+    """Return the factors and the place of the operand that is added: it has only axes that reach the output."""
+    reaching = {letter for operand in fitted.signature.outputs for letter in _letters(operand)}
+    for at, operand in enumerate(fitted.signature.inputs):
+        if operand.ignored or not operand.dimensions or not _letters(operand) <= reaching:
+            continue
+        last = operand.dimensions[-1]
+        if set(last.factors) <= weight_letters and (len(operand.dimensions) == 1 or operand.broadcasts):
+            return last.factors, at
+    return (), None

@@ -1,0 +1,123 @@
+"""Looks at the values of a model while it runs on samples, reduced inside the graph: memory does not grow with the samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common
+
+from onnxslim.data import Samples
+from onnxslim.runner.session import Session
+
+Array = npt.NDArray[np.float64]
+Place = tuple[str, int]
+"""(value name, axis)."""
+
+AXES_AS_INPUT = 18
+"""Since this operator set, ReduceMean takes its axes as an input."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """What the channels along one axis of a value are on average, over samples and all other axes; shape [channels]."""
+
+    mean: Array
+    absolute: Array
+    square: Array
+
+    @property
+    def variance(self) -> Array:
+        """The mean square without the squared mean."""
+        return np.maximum(self.square - self.mean**2, 0)
+
+
+def observe(
+    model: ir.Model,
+    places: Sequence[Place],
+    samples: Samples,
+    open_session: Callable[[ir.Model], Session],
+    batch: int = 16,
+) -> dict[Place, Moments]:
+    """Return the moments of values of the main graph over all `samples`.
+
+    Args:
+        model: Any model; it is not changed.
+        places: Names of values with the axis of their channels.
+        samples: Read once.
+        open_session: Opens a model on the target.
+        batch: Samples in one run, where the model takes any number.
+
+    Raises:
+        RunError: The model does not run on the samples.
+    """
+    names = [
+        (f"onnxslim_{at}_{word}", place) for at, place in enumerate(places) for word in ("mean", "absolute", "square")
+    ]
+    probe = _probe(model, places)
+    session = open_session(probe)
+    sums = {name: np.zeros(()) for name, _ in names}
+    total = 0
+    for each in samples.batches(batch):
+        results = session.run(each.feeds)
+        for name in sums:
+            sums[name] = sums[name] + each.count * results[name].astype(np.float64)
+        total += each.count
+    arrays = [sums[name] / max(total, 1) for name, _ in names]
+    return {place: Moments(*arrays[3 * at : 3 * at + 3]) for at, place in enumerate(places)}
+
+
+def truncated(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """Return a copy of `model` that computes the values `names` and nothing else."""
+    probe = model.clone()
+    values = {value.name: value for node in probe.graph for value in node.outputs}
+    values |= {value.name: value for value in probe.graph.inputs}
+    probe.graph.outputs.clear()
+    for name in names:
+        probe.graph.outputs.append(values[name])
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(probe)
+    return probe
+
+
+def _probe(model: ir.Model, places: Sequence[Place]) -> ir.Model:
+    probe = model.clone()
+    graph = probe.graph
+    values = {value.name: value for node in graph for value in node.outputs} | {
+        value.name: value for value in graph.inputs
+    }
+    graph.outputs.clear()
+    for at, (name, axis) in enumerate(places):
+        value = values[name]
+        assert value.shape is not None
+        wide = _add(graph, "Cast", [value], {"to": ir.DataType.FLOAT})
+        square = _add(graph, "Mul", [wide, wide], {})
+        absolute = _add(graph, "Abs", [wide], {})
+        others = [other for other in range(len(value.shape)) if other != axis % len(value.shape)]
+        for word, each in (("mean", wide), ("absolute", absolute), ("square", square)):
+            reduced = _mean(graph, each, others, f"onnxslim_{at}_{word}_axes")
+            reduced.name = f"onnxslim_{at}_{word}"
+            reduced.type = ir.TensorType(ir.DataType.FLOAT)
+            graph.outputs.append(reduced)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(probe)
+    return probe
+
+
+def _mean(graph: ir.Graph, value: ir.Value, axes: Sequence[int], name: str) -> ir.Value:
+    if not axes:
+        return _add(graph, "Identity", [value], {})
+    if graph.opset_imports.get("", AXES_AS_INPUT) < AXES_AS_INPUT:
+        return _add(graph, "ReduceMean", [value], {"axes": list(axes), "keepdims": 0})
+    constant = ir.Value(name=name, const_value=ir.tensor(np.array(axes, np.int64), name=name))
+    graph.register_initializer(constant)
+    return _add(graph, "ReduceMean", [value, constant], {"keepdims": 0})
+
+
+def _add(graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, object]) -> ir.Value:
+    node = ir.Node(
+        "", op_type, inputs, [ir.convenience.convert_attribute(name, value) for name, value in attributes.items()]
+    )  # type: ignore[arg-type]
+    graph.append(node)
+    return node.outputs[0]

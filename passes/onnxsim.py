@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError
-from onnxslim.model import canonicalize, open_model, save_model
+from onnxslim.model import open_model, save_model
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 
 CHILD = """

@@ -7,6 +7,7 @@ where that has none either the node stays.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -84,9 +85,18 @@ def as_tensor(array: Array, name: str | None = None) -> ir.TensorProtocol:
     return ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
 
 
+def tensor_bytes(tensor: ir.TensorProtocol | None) -> int:
+    """Return how many bytes a tensor takes; of strings, their letters. Nothing is read."""
+    if tensor is None:
+        return 0
+    if tensor.dtype.is_string():
+        return sum(len(item) for item in tensor.string_data()) if isinstance(tensor, ir.StringTensor) else tensor.size
+    return int(tensor.nbytes)
+
+
 def static_bytes(value: ir.Value) -> int | None:
     """Return how many bytes `value` takes, where its type and shape are known."""
-    if value.dtype is None or value.shape is None or not value.shape.is_static():
+    if value.dtype is None or value.dtype.is_string() or value.shape is None or not value.shape.is_static():
         return None
     return int(np.prod(value.shape.numpy(), dtype=np.int64)) * max(1, value.dtype.bitwidth) // 8
 
@@ -115,7 +125,9 @@ def evaluate(
     model = _program(nodes, feeds, outputs, opsets)
     fed = {value.name: np.asarray(feeds[value.name]) for value in model.graph.input}
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), _options(), providers=["CPUExecutionProvider"]
+        )
         results = session.run(list(outputs), fed)
     except Exception:  # no kernel, or no program at all: onnxruntime has no narrower class to catch
         if not reference:
@@ -169,9 +181,10 @@ def known_shape(node: ir.Node) -> Array | None:
     if node.op_type == "Shape":
         start, end = node.attributes.get("start"), node.attributes.get("end")
         sizes = sizes[start.as_int() if start else None : end.as_int() if end else None]
-    if not all(isinstance(size, int) for size in sizes):
+    known = [size for size in sizes if isinstance(size, int)]
+    if len(known) != len(sizes):
         return None
-    return np.array(sizes if node.op_type == "Shape" else int(np.prod(sizes, dtype=np.int64)), np.int64)
+    return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)
 
 
 def fold_constants(model: ir.Model, limit_bytes: int = LIMIT_BYTES) -> tuple[str, ...]:
@@ -225,9 +238,16 @@ def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
     """Return the nodes that depend on nothing but constants, in order."""
     region: dict[ir.Node, None] = {}
     for node in graph:
-        if node.domain or node.op_type in UNFOLDED or node in blocked or not any(o.uses() or o.is_graph_output() for o in node.outputs):
+        if (
+            node.domain
+            or node.op_type in UNFOLDED
+            or node in blocked
+            or not any(o.uses() or o.is_graph_output() for o in node.outputs)
+        ):
             continue
-        if any(a.is_ref() or a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if any(
+            a.is_ref() or a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
+        ):
             continue
         if any((static_bytes(output) or 0) > INTERMEDIATE_BYTES for output in node.outputs):
             continue
@@ -277,11 +297,9 @@ def _replaced_bytes(part: Sequence[ir.Node]) -> int:
     """Return the size of the constants that nobody needs once `part` is folded."""
     inside = set(part)
     return sum(
-        leaf.const_value.nbytes
+        tensor_bytes(leaf.const_value)
         for leaf in _leaves(part)
-        if leaf.const_value is not None
-        and not leaf.is_graph_output()
-        and all(use.node in inside for use in leaf.uses())
+        if not leaf.is_graph_output() and all(use.node in inside for use in leaf.uses())
     )
 
 
@@ -299,7 +317,7 @@ def _batches(components: Iterable[list[ir.Node]]) -> Iterator[list[list[ir.Node]
     batch: list[list[ir.Node]] = []
     total = 0
     for part in components:
-        size = sum(leaf.const_value.nbytes for leaf in _leaves(part) if leaf.const_value is not None)
+        size = sum(tensor_bytes(leaf.const_value) for leaf in _leaves(part))
         if batch and total + size > SESSION_BYTES:
             yield batch
             batch, total = [], 0

@@ -1,8 +1,8 @@
-"""Draws what the left side of a rule is run on: tensors from its signature, and attributes that make sense where they are.
+"""Draws what the left side of a rule is run on: tensors from its signature, and attributes that make sense there.
 
-The left side is walked in order. A parameter is drawn where it is first used, when the shapes of what comes before it are
-known: ``axes`` of a Squeeze are axes of size one of what is squeezed, ``shape`` of a Reshape has as many elements. What a
-name means is said once for all ops, in `INPUTS` and `ATTRIBUTES`; ONNX gives the same things the same names.
+The left side is walked in order. A parameter is drawn where it is first used, when the shapes of what comes before it
+are known: ``axes`` of a Squeeze are axes of size one of what is squeezed, ``shape`` of a Reshape has as many elements.
+What a name means is said once for all ops, in `INPUTS` and `ATTRIBUTES`; ONNX gives the same things the same names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.fold import evaluate
 from onnxslim.rewrite.match import Bound, literal
-from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, Reference, Rule
+from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, Reference, Rule, find_schema
 from onnxslim.rewrite.signature import Parameter, Run, TensorType
 
 Array = npt.NDArray[Any]
@@ -62,7 +62,7 @@ class RandomDraw:
         return items[self.integer(0, len(items) - 1)]
 
 
-class NoProgram(Exception):  # noqa: N818  # no error: what was drawn does not fit together
+class NoProgram(Exception):  # no error: what was drawn does not fit together
     """The left side does not run on what was drawn."""
 
 
@@ -104,7 +104,7 @@ class Sampler:
         return Sample(self.arrays, self.attributes)
 
     def _run(self, node: BodyNode) -> None:
-        schema = _schema(node, self.rule.opset)
+        schema = find_schema(node.domain, node.op_type, self.rule.opset)
         formals = [formal.name for formal in schema.inputs] if schema is not None else []
         for place, name in enumerate(node.inputs):
             if name in self.parameters and name not in self.arrays:
@@ -127,7 +127,7 @@ class Sampler:
         self.arrays.update(zip(made, arrays, strict=True))
 
     def _feeds(self, node: BodyNode, schema: onnx.defs.OpSchema | None) -> dict[str, Array]:
-        """Return the inputs of a node. A literal takes the type of what it meets, and one of the shapes it stands for."""
+        """Return the inputs of a node. A literal takes the type of what it meets, and a shape that it stands for."""
         words: dict[str, np.dtype[Any]] = {}
         kinds = {}
         for place, name in enumerate(node.inputs):
@@ -258,7 +258,7 @@ class Sampler:
             return self.sizes["group"]
         if role is not None:
             return role(self, first)
-        schema = _schema(node, self.rule.opset)
+        schema = find_schema(node.domain, node.op_type, self.rule.opset)
         if schema is not None and name in schema.attributes and not schema.attributes[name].required:
             return None
         return {ir.AttributeType.INT: 1, ir.AttributeType.FLOAT: 0.5, ir.AttributeType.INTS: (1,)}.get(kind)
@@ -345,13 +345,17 @@ INPUTS: Mapping[tuple[str, str], Callable[[Sampler, Array], Array]] = {
     ("Slice", "steps"): lambda sampler, data: _int64([sampler.draw.choice((1, 1, 2))]),
     ("Reshape", "shape"): _target_shape,
     ("Expand", "shape"): _wider,
-    ("Tile", "repeats"): lambda sampler, data: _int64([sampler.draw.choice((1, 1, 2)) for _ in data.shape])
-    if sampler.draw.choice((True, False))
-    else _int64([1] * data.ndim),
+    ("Tile", "repeats"): lambda sampler, data: (
+        _int64([sampler.draw.choice((1, 1, 2)) for _ in data.shape])
+        if sampler.draw.choice((True, False))
+        else _int64([1] * data.ndim)
+    ),
     ("Pad", "pads"): _border,
-    ("Pad", "constant_value"): lambda sampler, data: np.array(sampler.draw.choice((-np.inf, 0.0, 1.0)), data.dtype)
-    if data.dtype.kind == "f"
-    else np.zeros((), data.dtype),
+    ("Pad", "constant_value"): lambda sampler, data: (
+        np.array(sampler.draw.choice((-np.inf, 0.0, 1.0)), data.dtype)
+        if data.dtype.kind == "f"
+        else np.zeros((), data.dtype)
+    ),
     ("Clip", "min"): _scalar_like,
     ("Clip", "max"): _scalar_like,
     ("Dropout", "ratio"): lambda sampler, data: np.array(0.5, np.float32),
@@ -381,7 +385,7 @@ ATTRIBUTES: Mapping[tuple[str, str], Callable[[Sampler, Array], Any]] = {
     ("", "pads"): _spatial(0, 1, 2),
     ("AveragePool", "pads"): lambda sampler, data: None,
     ("", "strides"): _spatial(1, 2, 1),
-    ("", "dilations"): _spatial(1, 2, 1),
+    ("", "dilations"): lambda sampler, data: (sampler.draw.choice((1, 1, 1, 2)),) * max(0, data.ndim - 2),
     ("MaxPool", "kernel_shape"): _spatial(2, 3, 1),
     ("AveragePool", "kernel_shape"): _spatial(2, 3, 1),
     ("MaxPool", "pads"): _spatial(0, 0, 2),
@@ -391,10 +395,3 @@ ATTRIBUTES: Mapping[tuple[str, str], Callable[[Sampler, Array], Any]] = {
     ("", "noop_with_empty_axes"): _one_of(0, 1),
 }
 """What an attribute means, by op (or any op) and name. One that is not here is left at its default."""
-
-
-def _schema(node: BodyNode, opset: int) -> onnx.defs.OpSchema | None:
-    try:
-        return onnx.defs.get_schema(node.op_type, opset, node.domain)
-    except onnx.defs.SchemaError:
-        return None

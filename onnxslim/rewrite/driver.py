@@ -157,7 +157,9 @@ class _Driver:
             else:
                 graph.register_initializer(value)
         replaced = []
-        for result, old in zip([r for r in match.rule.results if match.values[r.name] is not None], results, strict=True):
+        for result, old in zip(
+            [r for r in match.rule.results if match.values[r.name] is not None], results, strict=True
+        ):
             new = made[result.name]
             if new.is_initializer() or new.producer() not in makers:
                 identity = ir.Node("", "Identity", [new], name=self._fresh(f"{base}/Identity"))

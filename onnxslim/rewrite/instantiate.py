@@ -16,15 +16,24 @@ import onnx
 import onnx.defs
 import onnx_ir as ir
 
-from onnxslim.graph.fold import LIMIT_BYTES, UNFOLDED, as_tensor, constant, constant_tensor, evaluate, known_shape
+from onnxslim.graph.fold import (
+    LIMIT_BYTES,
+    UNFOLDED,
+    as_tensor,
+    constant,
+    constant_tensor,
+    evaluate,
+    known_shape,
+    tensor_bytes,
+)
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
-from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule
+from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule, find_schema
 
 Array = npt.NDArray[Any]
 Known = Callable[["ir.Value | None"], "Array | None"]
 
 
-class NotApplicable(Exception):  # noqa: N818  # no error: a rule that finds it has nothing to do here
+class NotApplicable(Exception):  # no error: a rule that finds it has nothing to do here
     """The rule does not apply at this site; the message says why."""
 
 
@@ -163,7 +172,11 @@ class Instance:
             self._arrays[name] = shape
             return
         absent = {each for each in node.inputs if each is not None and self.values.get(each, self) is None}
-        feeds = {each: self.array(each) for each in node.inputs if each is not None and each not in absent - set(self._arrays)}
+        feeds = {
+            each: self.array(each)
+            for each in node.inputs
+            if each is not None and each not in absent - set(self._arrays)
+        }
         feeds = self.adapted(node, feeds, {})
         inputs = [each if each in feeds else "" for each in node.inputs]
         self._require(node, inputs)
@@ -187,7 +200,7 @@ class Instance:
             feeds: Its known inputs.
             others: The element types of its other inputs.
         """
-        schema = _schema(node, self.rule.opset)
+        schema = find_schema(node.domain, node.op_type, self.rule.opset)
         if schema is None or not any(name in self._literals for name in feeds):
             return dict(feeds)
         groups: dict[str, np.dtype[Any]] = {}
@@ -230,7 +243,7 @@ class Instance:
 
     def _require(self, node: BodyNode, inputs: Iterable[str | None]) -> None:
         """Refuse a node that lacks an input which its op demands."""
-        schema = _schema(node, self.rule.opset)
+        schema = find_schema(node.domain, node.op_type, self.rule.opset)
         if schema is None or not schema.inputs:
             return
         for place, name in enumerate(inputs):
@@ -253,18 +266,19 @@ class Instance:
                 inputs.pop()
             others = {each: value.dtype for each in inputs if each and (value := self.values.get(each)) is not None}
             for each in inputs:
-                if each in self.body.makers and not self.is_known(each):
+                if each is not None and each in self.body.makers and not self.is_known(each):
                     others[each] = None
             fresh = {
                 each: self.array(each)
                 for each in inputs
-                if each is not None and (each in self._arrays or each not in self.values) and self.is_known(each)
+                if each is not None
+                and (each in self._arrays or each not in self.values)
+                and self.is_known(each)
                 and not (each in self.values and self.values[each] is not None)
             }
             if any(kind is None for kind in others.values()) and any(each in self._literals for each in fresh):
                 others = {**others, **{each: self._guess_type() for each, kind in others.items() if kind is None}}
-            for each, array in self.adapted(node, fresh, others).items():
-                arrays[each] = array
+            arrays.update(self.adapted(node, fresh, others))
             planned.append(PlannedNode(node, tuple(inputs), self._attributes(node)))
         for result in self.rule.results:
             if self.is_known(result.name) and result.name in self.body.makers:
@@ -272,7 +286,7 @@ class Instance:
         return Plan(tuple(planned), arrays, self.values)
 
     def _guess_type(self) -> ir.DataType | None:
-        """Return the element type of the result: what a literal takes that meets a value whose type is not known yet."""
+        """Return the element type of the result, which a literal takes where what it meets is not typed yet."""
         value = self.match.values.get(self.rule.results[0].name)
         return None if value is None else value.dtype
 
@@ -304,13 +318,6 @@ def _renamed(bound: Bound, name: str, node: BodyNode, rule: Rule) -> ir.Attr | N
     return ir.Attr(name, attribute.type, attribute.value)
 
 
-def _schema(node: BodyNode, opset: int) -> onnx.defs.OpSchema | None:
-    try:
-        return onnx.defs.get_schema(node.op_type, opset, node.domain)
-    except onnx.defs.SchemaError:
-        return None
-
-
 def _type_words(schema: onnx.defs.OpSchema, node: BodyNode) -> list[tuple[str, str]]:
     """Pair the inputs of a node with the words (``T``) that the schema has for their element types."""
     formals = list(schema.inputs)
@@ -339,9 +346,10 @@ def pays_in_bytes(match: Match, plan: Plan) -> str | None:
     for node in match.nodes:
         for value in node.inputs:
             if value is not None and value.const_value is not None:
-                read[value] = value.const_value.nbytes
+                read[value] = tensor_bytes(value.const_value)
     made = sum(array.nbytes for array in plan.arrays.values())
-    kept = {v: v.const_value.nbytes for n in plan.nodes for i in n.inputs if i and (v := plan.values.get(i)) is not None and v.const_value is not None}
+    values = [plan.values.get(name) for node in plan.nodes for name in node.inputs if name is not None]
+    kept = {value: tensor_bytes(value.const_value) for value in values if value is not None}
     if after_nodes == len(match.nodes) and made + sum(kept.values()) >= sum(read.values()):
         return "it would cost as much as before"
     freed = sum(
@@ -372,18 +380,23 @@ def build(
     for each, array in plan.arrays.items():
         label = name(each)
         tensor = as_tensor(array, label)
-        value = ir.Value(
-            name=label, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-        )
+        value = ir.Value(name=label, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         made[each] = value
         initializers.append(value)
     nodes: list[ir.Node] = []
     results = {result.name: place for place, result in enumerate(match.rule.results)}
     for planned in plan.nodes:
-        inputs = [None if each is None else made[each] if each in made else plan.values[each] for each in planned.inputs]
+        inputs = [
+            None if each is None else made[each] if each in made else plan.values[each] for each in planned.inputs
+        ]
         body = planned.body
         node = ir.Node(
-            body.domain, body.op_type, inputs, planned.attributes, num_outputs=len(body.outputs), name=name(body.op_type)
+            body.domain,
+            body.op_type,
+            inputs,
+            planned.attributes,
+            num_outputs=len(body.outputs),
+            name=name(body.op_type),
         )
         for each, output in zip(body.outputs, node.outputs, strict=True):
             output.name = name(each) if each and each not in results else ""

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx.defs
 import onnx_ir as ir
 
-from onnxslim.graph.fold import constant, constant_tensor
-from onnxslim.rewrite.rule import BodyNode, Reference, Rule
+from onnxslim.graph.fold import constant_tensor
+from onnxslim.rewrite.rule import BodyNode, Reference, Rule, find_schema
 from onnxslim.rewrite.signature import Environment, fits
 
 COMMUTATIVE = frozenset(
@@ -173,10 +172,8 @@ def default_attribute(domain: str, op_type: str, name: str, opset: int) -> ir.At
     """Return the default that the schema of an op gives to an attribute, or None."""
     if domain:
         return None
-    try:
-        attributes = onnx.defs.get_schema(op_type, opset, domain).attributes
-    except onnx.defs.SchemaError:
-        return None
+    schema = find_schema(domain, op_type, opset)
+    attributes = schema.attributes if schema is not None else {}
     if name not in attributes or not attributes[name].default_value.name:
         return None
     attribute = ir.from_proto(attributes[name].default_value)
@@ -281,6 +278,10 @@ def _site_fails(match: Match) -> str | None:
         if value is not None and value.producer() in match.nodes:
             return f"{parameter.name} is a value inside the pattern"
     for name, bound in match.attributes.items():
-        if bound.attribute is not None and not bound.attribute.is_ref() and bound.attribute.type is ir.AttributeType.INT:
+        if (
+            bound.attribute is not None
+            and not bound.attribute.is_ref()
+            and bound.attribute.type is ir.AttributeType.INT
+        ):
             match.environment[name] = bound.attribute.as_int()
     return fits((*rule.parameters, *rule.results), match.values, match.environment)

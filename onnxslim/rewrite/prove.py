@@ -1,26 +1,26 @@
 """Proves rules: as programs that check, on random tensors, and at the very site where one is about to be applied.
 
-A rule that is right only for some values says so in its types or in `when`; a draw for which they do not hold is thrown
-away, as the drivers would leave such a site alone. What is left must run, and there must be something left: a proof that
-never ran the left side fails.
+A rule that is right only for some values says so in its types or in `when`; a draw for which they do not hold is
+thrown away, as the drivers would leave such a site alone. What is left must run, and there must be something left: a
+proof that never ran the left side fails.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.rewrite.draw import Draw, NoProgram, Sample, Sampler
 from onnxslim.rewrite.instantiate import CannotCompute, Instance, NotApplicable, Plan
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.reader import read_rules
-from onnxslim.rewrite.rule import Rule
+from onnxslim.rewrite.rule import Rule, find_schema
 from onnxslim.rewrite.signature import fits
 from onnxslim.rewrite.site import run_after, run_before, site_feeds
 
@@ -95,10 +95,8 @@ def prove_property(rule: Rule, *, examples: int = 20) -> Proof:
         hypothesis.assume(ran)
         counts["ran"] += 1
 
-    try:
+    with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # no draw fitted, which the counts tell
         holds()
-    except hypothesis.errors.Unsatisfiable:
-        pass
     if not counts["ran"]:
         raise Disproved(f"{rule.name}: the left side never ran in {counts['drawn']} draws")
     return Proof(counts["drawn"], counts["ran"])
@@ -133,7 +131,9 @@ def compare_once(rule: Rule, draw: Draw) -> bool:
         right = Instance(match, rule.rewrite, known, proof=True)
         made = {result.name: right.array(result.name) for result in rule.results}
     except CannotCompute as error:
-        raise Disproved(f"{rule.name} at opset {rule.opset}: the right side does not run: {error}\n{_told(sample)}") from error
+        raise Disproved(
+            f"{rule.name} at opset {rule.opset}: the right side does not run: {error}\n{_told(sample)}"
+        ) from error
     except NotApplicable:
         return False
     for name, array in made.items():
@@ -176,7 +176,9 @@ def difference(expected: Array, got: Array) -> str | None:
     if not np.array_equal(np.isnan(expected), np.isnan(got)):
         return "is no number in other places"
     finite = np.isfinite(expected)
-    if not np.array_equal(finite, np.isfinite(got)) or not np.array_equal(expected[~finite], got[~finite], equal_nan=True):
+    if not np.array_equal(finite, np.isfinite(got)) or not np.array_equal(
+        expected[~finite], got[~finite], equal_nan=True
+    ):
         return "is infinite in other places"
     if not finite.any():
         return None
@@ -189,13 +191,8 @@ def difference(expected: Array, got: Array) -> str | None:
 def schema_versions(rule: Rule) -> tuple[tuple[str, int], ...]:
     """Return which versions of the ops a rule names at its opset: where these are equal, so is what the rule means."""
     names = {(node.domain, node.op_type) for _, body in rule.bodies() for node in body.operations()}
-    versions = []
-    for domain, op_type in sorted(names):
-        try:
-            versions.append((op_type, int(onnx.defs.get_schema(op_type, rule.opset, domain).since_version)))
-        except onnx.defs.SchemaError:
-            versions.append((op_type, 0))
-    return tuple(versions)
+    schemas = ((name, find_schema(domain, name, rule.opset)) for domain, name in sorted(names))
+    return tuple((name, int(schema.since_version) if schema is not None else 0) for name, schema in schemas)
 
 
 def verify_site(match: Match, plan: Plan, generator: np.random.Generator) -> str | None:

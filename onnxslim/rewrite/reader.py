@@ -8,14 +8,14 @@
 A rule is ``name <attributes> (parameters) => (results)``, then ``match``, an optional ``when`` and ``rewrite``. On top
 of ONNX text:
 
-- ``Conv <...>`` stands for whatever attributes the op has, the same on both sides; ``Conv <group = @group, ...>`` for all
-  others;
+- ``Conv <...>`` stands for whatever attributes the op has, the same on both sides; ``Conv <group = @group, ...>`` for
+  all others;
 - ``@name`` is an attribute of the rule, or a value of the body (or a parameter) that is known once it is folded;
 - an attribute that a pattern does not name must be at its default;
-- a ``Constant`` of one element in ``match`` stands for a known tensor all of whose elements are equal to it, of any shape
-  and element type; in ``rewrite``, a literal takes the element type of the tensors that it meets;
-- ``when`` has the result ``ok`` and is evaluated by folding: what it reads must be known, and it must be true. Shapes are
-  known where they are static;
+- a ``Constant`` of one element in ``match`` stands for a known tensor all of whose elements are equal to it, of any
+  shape and element type; in ``rewrite``, a literal takes the element type of the tensors that it meets;
+- ``when`` has the result ``ok`` and is evaluated by folding: what it reads must be known, and every element of ``ok``
+  must be true. Shapes are known where they are static;
 - types, sizes and ``= 0``: see `onnxslim.rewrite.signature`.
 
 A rule is checked at the opset of a model, by `onnx.checker` and for names that nobody declared. What does not check at
@@ -38,7 +38,7 @@ import onnx.parser
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
-from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule, RuleSet, Skipped
+from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule, RuleSet, Skipped, find_schema
 from onnxslim.rewrite.signature import Parameter, read_parameters
 
 COMMENT = re.compile(r"#[^\n]*")
@@ -102,14 +102,18 @@ def load_rules(package: str, opset: int) -> RuleSet:
     Raises:
         RuleError: A file holds what is no rule at all.
     """
-    rules, skipped = [], []
-    for file, text in rule_files(package):
-        for source in _split(text, file):
-            try:
-                rules.append(_compile(source, opset))
-            except DoesNotCheck as error:
-                skipped.append(Skipped(source.name, error.what))
-    return RuleSet(tuple(rules), tuple(skipped))
+    read = [_attempt(source, opset) for file, text in rule_files(package) for source in _split(text, file)]
+    return RuleSet(
+        tuple(each for each in read if isinstance(each, Rule)),
+        tuple(each for each in read if isinstance(each, Skipped)),
+    )
+
+
+def _attempt(source: _Source, opset: int) -> Rule | Skipped:
+    try:
+        return _compile(source, opset)
+    except DoesNotCheck as error:
+        return Skipped(source.name, error.what)
 
 
 def rule_files(package: str) -> tuple[tuple[str, str], ...]:
@@ -236,7 +240,8 @@ def _declared(source: _Source) -> dict[str, ir.Attr | None]:
 
 def _parse(text: str, source: _Source, line: int) -> onnx.FunctionProto:
     try:
-        return onnx.parser.parse_model("\n" * line + text).functions[0]
+        function: onnx.FunctionProto = onnx.parser.parse_model("\n" * line + text).functions[0]
+        return function
     except onnx.parser.ParseError as error:
         message = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error.args[0])
         place = re.search(r"line: (\d+)", message)
@@ -251,7 +256,7 @@ def _parse(text: str, source: _Source, line: int) -> onnx.FunctionProto:
 def _expand(match: re.Match[str], opset: int, passed: dict[str, ir.Attr | None], source: _Source) -> str:
     """Write out ``Conv <...>``: each attribute of the op that is not named gets a name of its own."""
     op, own = match["op"], [piece.strip() for piece in match["attributes"].split(",")]
-    schema = _schema(op, "", opset)
+    schema = find_schema("", op, opset)
     if schema is None:
         raise DoesNotCheck(f"there is no {op} at opset {opset}", where=source.where)
     if "..." in own:
@@ -261,13 +266,6 @@ def _expand(match: re.Match[str], opset: int, passed: dict[str, ir.Attr | None],
     passed.update({f"{op}_{name}": None for name in others})
     written = [*own, *(f"{name} = @{op}_{name}" for name in others)]
     return (f"{op} <{', '.join(written)}>" if written else op) + "\n" * match[0].count("\n")
-
-
-def _schema(op: str, domain: str, opset: int) -> onnx.defs.OpSchema | None:
-    try:
-        return onnx.defs.get_schema(op, opset, domain)
-    except onnx.defs.SchemaError:
-        return None
 
 
 def _body(
@@ -305,10 +303,10 @@ def _body(
 def _attribute_type(node: onnx.NodeProto, name: str, opset: int, source: _Source) -> ir.AttributeType:
     if node.op_type == "Constant" and not node.domain and name in CONSTANT_TYPES:
         return CONSTANT_TYPES[name]
-    schema = _schema(node.op_type, node.domain, opset)
+    schema = find_schema(node.domain, node.op_type, opset)
     if schema is None or name not in schema.attributes:
         raise DoesNotCheck(f"{node.op_type} has no attribute {name} at opset {opset}", where=source.where)
-    return ir.AttributeType(int(schema.attributes[name].type))
+    return ir.AttributeType[str(schema.attributes[name].type).rpartition(".")[2]]
 
 
 def _check(function: onnx.FunctionProto, domains: Mapping[str, int], opset: int, source: _Source) -> None:

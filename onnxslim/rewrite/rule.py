@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 
+import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.rewrite.signature import Parameter
@@ -98,6 +100,15 @@ def _levels(body: Body, name: str | None, level: int = 1) -> Iterator[tuple[str,
     yield name, level
     for each in body.makers[name][0].inputs:
         yield from _levels(body, each, level + 1)
+
+
+@functools.cache
+def find_schema(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | None:
+    """Return the schema of an op at an opset, or None where there is none."""
+    try:
+        return onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ A parameter is ``TYPE[SIZES] name``, and everything but the name may be missing.
              1?         in front: a one that may be missing, as in broadcasting
     = 0      after the name: an optional input that, where it is missing, counts as zeros of these sizes
 
-A parameter without TYPE may be anything, a missing optional input too. Results may be typed in the same way: a rule that
-holds only if no broadcasting takes place says that its result has the shape of its parameter.
+A parameter without TYPE may be anything, a missing optional input too. Results may be typed in the same way: a rule
+that holds only if no broadcasting takes place says that its result has the shape of its parameter.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def _type(text: str, before: str | None, where: str) -> TensorType:
     for piece in pieces[leading:]:
         size = SIZE.fullmatch(piece.replace(" ", ""))
         if size is None:
-            raise RuleError(f"{piece!r} is no size", where=where, hint="a size is 3, N, C*group, ..., ...S, 1...S or 1?")
+            raise RuleError(
+                f"{piece!r} is no size", where=where, hint="a size is 3, N, C*group, ..., ...S, 1...S or 1?"
+            )
         if "..." in piece:
             sizes.append(Run(size["run"], bool(size["one"])))
         else:
@@ -197,7 +199,9 @@ def _sizes_fit(wanted: Sequence[int | str | Run], shape: Sequence[Any], environm
         return False
     run, middle = wanted[place], tuple(shape[place : len(shape) - after])
     ends = zip([*wanted[:place], *wanted[place + 1 :]], [*shape[:place], *shape[len(shape) - after :]], strict=True)
-    return isinstance(run, Run) and _run_fits(run, middle, environment) and all(_same(w, s, environment) for w, s in ends)
+    return (
+        isinstance(run, Run) and _run_fits(run, middle, environment) and all(_same(w, s, environment) for w, s in ends)
+    )
 
 
 def _run_fits(run: Run, sizes: tuple[Any, ...], environment: Environment) -> bool:

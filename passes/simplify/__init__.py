@@ -1,4 +1,4 @@
-"""Simplification: rewrite rules and a few steps in Python, repeated until nothing changes. The outputs stay the same."""
+"""Simplification: rewrite rules, and a few steps in Python, until nothing changes. The outputs stay the same."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import onnx_ir as ir
 
 from onnxslim.graph.fold import fold_constants
 from onnxslim.graph.shapes import infer_shapes
-from onnxslim.passes.simplify.branches import inline_constant_branches
-from onnxslim.passes.simplify.dead import (
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.rewrite.driver import fixpoint
+from onnxslim.rewrite.prove import verify_site
+from onnxslim.rewrite.reader import load_rules
+
+from .branches import inline_constant_branches
+from .dead import (
     eliminate_identities,
     remove_dead_nodes,
     remove_unused_imports,
     remove_unused_initializers,
 )
-from onnxslim.passes.simplify.duplicates import merge_equal_initializers, merge_equal_nodes
-from onnxslim.passes.simplify.shapes import distrust_shapes, restore_shapes, spell_out_shapes
-from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
-from onnxslim.rewrite.driver import fixpoint
-from onnxslim.rewrite.prove import verify_site
-from onnxslim.rewrite.reader import load_rules
+from .duplicates import merge_equal_initializers, merge_equal_nodes
+from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
 
 ROUNDS = 10
 """Rules feed the folder and the folder feeds rules; models that were seen need two to five rounds."""
@@ -48,7 +49,7 @@ LAST_STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Simplify(Pass):
-    """Rewrite the graph until no rule applies: fold what is constant, fuse what belongs together, drop what does nothing."""
+    """Rewrite the graph until no rule applies: fold constants, fuse what belongs together, drop what does nothing."""
 
     name: ClassVar[str] = "simplify"
     kind: ClassVar[Kind] = Kind.EXACT
@@ -95,7 +96,11 @@ class Simplify(Pass):
         return Change(
             modified=any(counts.values()),
             notes=(
-                *(Note(name.removeprefix("rule "), f"applied {count} times") for name, count in counts.items() if count),
+                *(
+                    Note(name.removeprefix("rule "), f"applied {count} times")
+                    for name, count in counts.items()
+                    if count
+                ),
                 *(Note(name, "left alone", reason) for name, reason in failures.items()),
             ),
         )

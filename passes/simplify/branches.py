@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxslim.graph.fold import constant
-from onnxslim.passes.simplify.dead import every_graph, remove_node
+
+from .dead import every_graph, remove_node
 
 
 def inline_constant_branches(model: ir.Model) -> int:
@@ -27,13 +28,13 @@ def _inline(node: ir.Node, graph: ir.Graph, model: ir.Model) -> bool:
     made = {output for inner in branch for output in inner.outputs}
     if any(output not in made and not output.is_initializer() for output in branch.outputs):
         return False
-    taken = _names(model)
     results = list(branch.outputs)
     inner_nodes = list(branch)
     initializers = list(branch.initializers.values())
     branch.outputs.clear()
     branch.initializers.clear()
     branch.remove(inner_nodes)
+    taken = _names(model)
     for value in initializers:
         value.name = _free(value.name, taken)
         graph.register_initializer(value)

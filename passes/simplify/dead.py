@@ -83,6 +83,6 @@ def remove_unused_initializers(model: ir.Model) -> int:
 def remove_unused_imports(model: ir.Model) -> int:
     """Remove local functions that nobody calls, and domains that no node is of. Returns how many."""
     functions, domains = len(model.functions), len(model.opset_imports)
-    onnx_ir.passes.common.RemoveUnusedFunctionsPass()(model)
+    onnx_ir.passes.common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]  # not annotated there
     onnx_ir.passes.common.RemoveUnusedOpsetsPass()(model)
     return functions + domains - len(model.functions) - len(model.opset_imports)

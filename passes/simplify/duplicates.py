@@ -11,7 +11,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.graph.fold import UNFOLDED, constant
-from onnxslim.passes.simplify.dead import every_graph, subgraphs
+
+from .dead import every_graph, subgraphs
 
 PREFIX_BYTES = 4096
 """Read of every initializer first; whole ones are read only where that much is equal."""
@@ -63,7 +64,7 @@ def _digest(value: ir.Value, whole: bool) -> bytes:
     if array.size > PREFIX_BYTES and _is_filled(array):
         return (value.name or "").encode()  # a large constant of one value is equal to others by accident
     data: npt.NDArray[Any] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return hashlib.blake2b(data if whole else data[:PREFIX_BYTES]).digest()
+    return hashlib.blake2b((data if whole else data[:PREFIX_BYTES]).data).digest()
 
 
 def _is_filled(array: npt.NDArray[Any]) -> bool:
@@ -104,7 +105,7 @@ def _merge_nodes(graph: ir.Graph) -> int:
 def _key(node: ir.Node) -> Hashable | None:
     if node.domain or node.op_type in NEVER_MERGED or subgraphs(node):
         return None
-    attributes = []
+    attributes: list[tuple[Hashable, ...]] = []
     for name, attribute in sorted(node.attributes.items()):
         if attribute.is_ref():
             attributes.append((name, "@", attribute.ref_attr_name))

@@ -1,7 +1,7 @@
 """Writes down the shapes that a model computes while it runs, where they are known but for one size.
 
-An exporter that does not know the batch size writes Shape, Gather, Unsqueeze, Concat in front of every Reshape. When the
-shape of the result is known but for one size, that is -1; sizes that the input has at the same place are 0, which
+An exporter that does not know the batch size writes Shape, Gather, Unsqueeze, Concat in front of every Reshape. When
+the shape of the result is known but for one size, that is -1; sizes that the input has at the same place are 0, which
 copies them. What computed the shape is then dead.
 """
 
@@ -11,8 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.fold import constant_tensor, fresh_name, new_initializer
-from onnxslim.passes.simplify.dead import every_graph
 from onnxslim.rewrite.signature import equal_sizes
+
+from .dead import every_graph
 
 TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 """Ops that read a shape, and as which input."""
@@ -76,7 +77,10 @@ def _sizes(node: ir.Node) -> list[int] | None:
         if source is None or len(source) != len(sizes):
             return None if None in sizes else [size for size in sizes if size is not None]
         # A size that the input has already is not widened: 1 leaves it.
-        sizes = [1 if size is None and equal_sizes(have, want) else size for size, have, want in zip(sizes, source, shape, strict=True)]
+        sizes = [
+            1 if size is None and equal_sizes(have, want) else size
+            for size, have, want in zip(sizes, source, shape, strict=True)
+        ]
     return None if None in sizes else [size for size in sizes if size is not None]
 
 

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import pytest
+from sample_models import from_text
+
+from onnxslim.graph.fold import as_tensor, constant, evaluate, fold_constants, static_bytes
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.model import canonicalize
+
+
+def model_of(body, opset=17, inputs="float[N,4] x", outputs="float[N,4] y", **weights):
+    names = "".join(f", float[1] {name}" for name in weights)
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}{names}) => ({outputs}) {{ {body} }}'
+    model = from_text(text, **weights)
+    canonicalize(model)
+    return model
+
+
+def ops(model):
+    return [node.op_type for node in model.graph]
+
+
+def value(model, name):
+    return constant(model.graph.initializers[name])
+
+
+def test_constant_subgraph_becomes_one_initializer():
+    model = model_of("a = Mul (w, w)  b = Add (a, w)  y = Add (x, b)", w=np.array([2.0, 3.0, 0.0, 1.0], np.float32))
+    assert fold_constants(model) == ("b",)
+    assert ops(model) == ["Add"]
+    np.testing.assert_array_equal(value(model, "b"), [6, 12, 0, 2])
+
+
+def test_default_of_an_input_is_no_constant():
+    model = model_of("a = Mul (w, w)  y = Add (x, a)", inputs="float[N,4] x, float[4] w")
+    w = model.graph.inputs[1]
+    w.const_value = ir.tensor(np.ones(4, np.float32), name="w")
+    model.graph.register_initializer(w)
+    assert constant(w) is None
+    assert fold_constants(model) == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = RandomNormalLike (w)  y = Add (x, a)",
+        "a = Bernoulli (w)  y = Add (x, a)",
+        "a = Dropout (w)  y = Add (x, a)",
+        "a = Identity (w)  y = Add (x, a)",
+    ],
+)
+def test_what_is_never_folded(body):
+    model = model_of(body, w=np.ones(4, np.float32))
+    assert fold_constants(model) == ()
+
+
+def test_stored_int8_weight_is_not_unfolded_but_a_float_one_is_quantized():
+    model = model_of(
+        "q = QuantizeLinear (w, s)  d = DequantizeLinear (q, s)  y = Add (x, d)",
+        w=np.ones(4, np.float32),
+        s=np.array(0.5, np.float32),
+    )
+    assert fold_constants(model) == ("q",)
+    assert ops(model) == ["DequantizeLinear", "Add"]
+    assert value(model, "q").dtype == np.uint8
+
+
+def test_large_result_stays_unless_it_replaces_as_much():
+    body = "a = Expand (w, s)  b = ReduceSum (a)  y = Add (x, b)"
+    big = np.array([1024, 1024], np.int64)
+    model = model_of(body, w=np.ones(1, np.float32), s=big)
+    infer_shapes(model)
+    assert fold_constants(model) == ("b",)  # what is small again may go
+    model = model_of(
+        "a = Expand (w, s)  y = Add (x, a)",
+        inputs="float[1024,1024] x",
+        outputs="float[M,N] y",
+        w=np.ones(1, np.float32),
+        s=big,
+    )
+    infer_shapes(model)
+    assert fold_constants(model) == ()
+    model = model_of(
+        "a = Expand (w, s)  y = Add (x, a)",
+        inputs="float[1024,1024] x",
+        outputs="float[M,N] y",
+        w=np.ones(1, np.float32),
+        s=big,
+    )
+    assert fold_constants(model) == ()  # seen only once it was evaluated
+    model = model_of(
+        "a = Transpose (w)  y = MatMul (x, a)",
+        inputs="float[N,512] x",
+        outputs="float[N,M] y",
+        w=np.ones((1024, 512), np.float32),
+    )
+    infer_shapes(model)
+    assert fold_constants(model, limit_bytes=0) == ("a",)
+
+
+def test_shared_weight_is_not_stored_twice():
+    model = model_of(
+        "a = Transpose (w)  t = MatMul (x, a)  y = MatMul (t, w)",
+        inputs="float[N,1024] x",
+        outputs="float[N,M] y",
+        w=np.ones((512, 1024), np.float32),
+    )
+    infer_shapes(model)
+    assert fold_constants(model) == ()
+
+
+def test_shape_and_size_of_what_is_static():
+    model = model_of(
+        "s = Shape <start = 1> (x)  n = Size (w)  t = Add (s, n)  f = Cast <to = 1> (t)  y = Mul (x, f)",
+        w=np.ones((2, 3), np.float32),
+    )
+    assert "f" in fold_constants(model)
+    np.testing.assert_array_equal(value(model, "f"), [10])
+    assert ops(model) == ["Mul"]
+
+
+def test_dynamic_shape_stays():
+    model = model_of("s = Shape (x)  f = Cast <to = 1> (s)  y = Mul (x, f)")
+    assert fold_constants(model) == ()
+
+
+def test_graph_output_keeps_its_name():
+    model = model_of(
+        "y = Add (x, w)  z = Mul (w, w)  s = Shape (w)",
+        outputs="float[N,4] y, float[4] z, int64[1] s",
+        w=np.ones(4, np.float32),
+    )
+    fold_constants(model)
+    assert [output.name for output in model.graph.outputs] == ["y", "z", "s"]
+    assert sorted(ops(model)) == ["Add", "Identity", "Identity"]
+    assert fold_constants(model) == ()
+    ir.to_proto(model)
+
+
+def test_subgraphs_fold_too_and_their_ops_are_left_alone():
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (bool c, float[4] x, float[4] w) => (float[4] y) {
+        y = If (c) <
+            then_branch = t () => (float[4] p) { a = Mul (w, w)  p = Add (x, a) },
+            else_branch = e () => (float[4] q) { q = Sub (x, w) }
+        >
+    }""",
+        w=np.full(4, 3, np.float32),
+    )
+    assert fold_constants(model) == ("a",)
+    branch = next(iter(model.graph)).attributes["then_branch"].as_graph()
+    assert [node.op_type for node in branch] == ["Add"]
+    np.testing.assert_array_equal(constant(branch.initializers["a"]), [9] * 4)
+
+
+def test_sequences_and_other_domains_stay():
+    model = model_of(
+        "s = SequenceConstruct (w, w)  a = ConcatFromSequence <axis = 0> (s)  y = Mul (x, a)", w=np.ones(2, np.float32)
+    )
+    assert fold_constants(model) == ("a",)
+    model = model_of(
+        "s = SequenceConstruct (w, w)  y = SequenceAt (s, n)",
+        inputs="int64 n",
+        outputs="float[2] y",
+        w=np.ones(2, np.float32),
+    )
+    assert fold_constants(model) == ()
+    model = model_of("a = Foo.Gelu (w)  y = Add (x, a)", w=np.ones(2, np.float32))
+    assert fold_constants(model) == ()
+
+
+def test_one_node_that_cannot_be_computed_does_not_spoil_the_others():
+    model = model_of(
+        """a = Reshape (w, s)  b = Mul (w, w)  c = MatMul (b, b)  d = Add (c, a)  e = Neg (w)
+        y0 = Add (x, d)  y = Add (y0, e)""",
+        w=np.ones(4, np.float32),
+        s=np.array([3], np.int64),
+    )
+    names = fold_constants(model)
+    assert set(names) == {"c", "e"}
+    assert "Reshape" in ops(model)
+
+
+def test_strings_fold():
+    model = model_of(
+        "c = Concat <axis = 0> (w, w)  e = Equal (c, c)  f = Cast <to = 1> (e)  y = Mul (x, f)",
+        opset=19,
+        w=np.array(["a", "b"], dtype=object),
+    )
+    assert fold_constants(model) == ("f",)
+    np.testing.assert_array_equal(value(model, "f"), [1, 1, 1, 1])
+    model = model_of(
+        "c = Concat <axis = 0> (w, w)  y = Gather (c, i)",
+        inputs="int64[1] i",
+        outputs="string[1] y",
+        w=np.array(["a", "b"], dtype=object),
+    )
+    assert fold_constants(model) == ("c",)
+    assert value(model, "c").tolist() == [b"a", b"b", b"a", b"b"]
+
+
+def test_types_that_numpy_lacks_travel_as_initializers():
+    array = np.array([1, 2], ml_dtypes.bfloat16)
+    node = ir.to_proto(ir.Node("", "Cast", [ir.Value(name="a")], [ir.AttrInt64("to", 1)], outputs=[ir.Value(name="b")]))
+    (result,) = evaluate([node], {"a": array}, ["b"], {"": 17})
+    np.testing.assert_array_equal(result, np.array([1, 2], np.float32))
+
+
+def test_reference_takes_over_where_there_is_no_kernel():
+    node = ir.to_proto(ir.Node("", "HardSigmoid", [ir.Value(name="a")], outputs=[ir.Value(name="b")]))
+    feeds = {"a": np.array([-9.0, 0.0], np.float64)}
+    results = evaluate([node], feeds, ["b"], {"": 17})
+    assert results is not None
+    np.testing.assert_array_equal(results[0], [0, 0.5])
+    assert evaluate([node], feeds, ["b"], {"": 17}, reference=False) is None
+
+
+def test_as_tensor_and_static_bytes():
+    assert as_tensor(np.array([["a"]], dtype=object)).shape == (1, 1)
+    assert as_tensor(np.float32(2).reshape(())).shape == ()
+    assert static_bytes(ir.Value(name="v", type=ir.TensorType(ir.DataType.INT4), shape=ir.Shape([3, 4]))) == 6
+    assert static_bytes(ir.Value(name="v", shape=ir.Shape([3]))) is None
+
+
+def test_constant_of_a_function_body():
+    node = ir.Node("", "Constant", [], [ir.AttrFloat32("value_float", 2.0)])
+    assert constant(node.outputs[0]) == 2
+    reference = ir.Node("", "Constant", [], [ir.RefAttr("value_float", "a", ir.AttributeType.FLOAT)])
+    assert constant(reference.outputs[0]) is None
+    assert constant(None) is None

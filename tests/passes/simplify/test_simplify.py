@@ -1,0 +1,306 @@
+"""Before and after, as text; and real models, before and after, on random inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnxslim.passes import simplify
+from onnxslim.passes.simplify import Simplify
+from sample_models import from_text
+from zoo import zoo_file
+
+from onnxslim.model import canonicalize, open_model, save_model
+from onnxslim.pipeline.interface import Progress
+
+
+@dataclasses.dataclass
+class Quiet:
+    generator: np.random.Generator = dataclasses.field(default_factory=lambda: np.random.default_rng(0))
+    progress: Progress = dataclasses.field(default_factory=Progress)
+
+
+def nodes_of(graph, indent=""):
+    """Return the nodes of a graph as text; constants of one element are written out."""
+    lines = []
+    for node in graph:
+        inputs = ", ".join(argument(value) for value in node.inputs)
+        attributes = [
+            f"{name} = {a.value}" for name, a in node.attributes.items() if a.type is not ir.AttributeType.GRAPH
+        ]
+        told = f" <{', '.join(attributes)}>" if attributes else ""
+        outputs = ", ".join(output.name or "_" for output in node.outputs)
+        lines.append(f"{indent}{outputs} = {node.op_type}{told} ({inputs})")
+        for name, attribute in node.attributes.items():
+            if attribute.type is ir.AttributeType.GRAPH:
+                lines += [f"{indent}  {name}:", *nodes_of(attribute.as_graph(), indent + "    ")]
+    return lines
+
+
+def argument(value):
+    if value is None:
+        return "-"
+    if value.const_value is not None and value.is_initializer():
+        array = value.const_value.numpy()
+        return str(array.tolist()) if array.size <= 4 else f"{value.name}{list(array.shape)}"
+    return value.name
+
+
+def simplified(text, opset=17, **weights):
+    model = from_text(f'<ir_version: 8, opset_import: ["" : {opset}]> g {text}', **weights)
+    canonicalize(model)
+    change = Simplify().run(model, Quiet())
+    again = Simplify().run(model, Quiet())
+    assert not again.modified, again.notes
+    assert not [note for note in change.notes if note.action == "left alone"]
+    ir.to_proto(model)
+    return "\n".join(nodes_of(model.graph))
+
+
+f32 = np.float32
+CASES = {
+    "identities and dead nodes": (
+        """(float[N] x) => (float[N] y) { a = Identity (x)  b = Identity (a)  dead = Neg (b)  y = Relu (b) }""",
+        {},
+        "y = Relu (x)",
+    ),
+    "an identity between input and output stays": (
+        "(float[N] x) => (float[N] y) { a = Identity (x)  y = Identity (a) }",
+        {},
+        "y = Identity (x)",
+    ),
+    "equal nodes": (
+        "(float[N] x) => (float[N] y) { a = Relu (x)  b = Relu (x)  y = Sub (a, b) }",
+        {},
+        "a = Relu (x)\ny = Sub (a, a)",
+    ),
+    "random nodes are never equal": (
+        "(float[N] x) => (float[N] y) { a = RandomNormalLike (x)  b = RandomNormalLike (x)  y = Sub (a, b) }",
+        {},
+        "a = RandomNormalLike (x)\nb = RandomNormalLike (x)\ny = Sub (a, b)",
+    ),
+    "two outputs keep their names": (
+        "(float[N] x) => (float[N] y, float[N] z) { y = Relu (x)  z = Relu (x) }",
+        {},
+        "y = Relu (x)\nz = Relu (x)",
+    ),
+    "a branch that is always taken": (
+        """(float[N] x, bool c) => (float[N] y) {
+            t = Constant <value = bool {1}> ()
+            y = If (t) <
+                then_branch = t () => (float[N] p) { a = Relu (x)  p = Neg (a) },
+                else_branch = e () => (float[N] q) { q = Exp (x) }
+            > }""",
+        {},
+        "a = Relu (x)\ny = Neg (a)",
+    ),
+    "a branch that is never taken, and what only it used": (
+        """(float[N] x) => (float[N] y) {
+            t = Constant <value = bool {0}> ()
+            b = Exp (x)
+            y0 = If (t) <
+                then_branch = t () => (float[N] p) { p = Neg (b) },
+                else_branch = e () => (float[N] q) { x2 = Relu (x)  q = Abs (x2) }
+            >
+            y = Sub (x, y0) }""",
+        {},
+        "x2 = Relu (x)\nq = Abs (x2)\ny = Sub (x, q)",
+    ),
+    "a branch that is taken now and then": (
+        """(float[N] x, bool c) => (float[N] y) {
+            y = If (c) <
+                then_branch = t () => (float[N] p) { a = Relu (x)  b = Relu (a)  p = Identity (b) },
+                else_branch = e () => (float[N] q) { q = Identity (x) }
+            > }""",
+        {},
+        "y = If (c)\n  then_branch:\n    p = Relu (x)\n  else_branch:\n    q = Identity (x)",
+    ),
+    "a computed shape": (
+        """(float[N,3,4] x) => (float[N,12] y) {
+            s = Shape (x)  n = Gather (s, zero)  m = Concat <axis = 0> (n, rest)  y = Reshape (x, m) }""",
+        {"zero": np.array([0]), "rest": np.array([-1])},
+        "y = Reshape (x, [0, -1])",
+    ),
+    "a batch that meets another size": (
+        """(float[N,3,4] x) => (float[M,4] y) {
+            s = Shape (x)  n = Gather (s, zero)  t = Mul (n, three)
+            m = Concat <axis = 0> (t, four)  y = Reshape (x, m) }""",
+        {"zero": np.array([0]), "three": np.array([3]), "four": np.array([4])},
+        "y = Reshape (x, [-1, 4])",
+    ),
+    "a batch that widens": (
+        """(float[N,1] x) => (float[N,4] y) {
+            s = Shape (x)  n = Gather (s, zero)  m = Concat <axis = 0> (n, four)  y = Expand (x, m) }""",
+        {"zero": np.array([0]), "four": np.array([4])},
+        "y = Expand (x, [1, 4])",
+    ),
+    "batch normalization": (
+        """(float[N,1,H,W] x) => (float[N,2,H,W] y) {
+            t = Conv <kernel_shape = [1, 1]> (x, w)  y = BatchNormalization <epsilon = 0.0> (t, s, b, m, v) }""",
+        {
+            "w": np.array([1, 2], f32).reshape(2, 1, 1, 1),
+            "s": np.array([2, 3], f32),
+            "b": np.array([1, 1], f32),
+            "m": np.array([0, 1], f32),
+            "v": np.array([4, 9], f32),
+        },
+        "y = Conv <kernel_shape = (1, 1)> (x, [[[[1.0]]], [[[2.0]]]], [1.0, 0.0])",
+    ),
+    "layer normalization, written out": (
+        """(float[N,2] x) => (float[N,2] y) {
+            m = ReduceMean <axes = [-1]> (x)  d = Sub (x, m)  p = Pow (d, two)  v = ReduceMean <axes = [-1]> (p)
+            w = Add (v, e)  s = Sqrt (w)  n = Div (d, s)  f = Mul (n, g)  y = Add (f, b) }""",
+        {"two": f32(2), "e": f32(0.5), "g": np.array([1, 2], f32), "b": np.array([3, 4], f32)},
+        "y = LayerNormalization <axis = -1, epsilon = 0.5> (x, [1.0, 2.0], [3.0, 4.0])",
+    ),
+    "a matrix product and a sum": (
+        "(float[N,2] x) => (float[N,2] y) { t = MatMul (x, w)  y = Add (b, t) }",
+        {"w": np.array([[1, 2], [3, 4]], f32), "b": np.array([5, 6], f32)},
+        "y = Gemm (x, [[1.0, 2.0], [3.0, 4.0]], [5.0, 6.0])",
+    ),
+    "integers keep their order": (
+        "(int64[N] x) => (int64[N] y) { t = Mul (x, a)  y = Div (t, b) }",
+        {"a": np.array([3]), "b": np.array([2])},
+        "t = Mul (x, [3])\ny = Div (t, [2])",
+    ),
+    "a zero that widens is no neutral element": (
+        "(float[3] x) => (float[2,3] y) { y = Add (x, z) }",
+        {"z": np.zeros((2, 1), f32)},
+        "y = Add (x, [[0.0], [0.0]])",
+    ),
+    "x times zero is not zero": (
+        "(float[3] x) => (float[3] y) { y = Mul (x, z) }",
+        {"z": np.zeros(1, f32)},
+        "y = Mul (x, [0.0])",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_before_and_after(case):
+    text, weights, after = CASES[case]
+    names = "".join(f", float[1] {name}" for name in weights)
+    text = text.replace(")", f"{names})", 1)
+    assert simplified(text, **{n: np.asarray(a) for n, a in weights.items()}) == textwrap.dedent(after)
+
+
+def test_declared_shapes_are_not_believed_and_come_back():
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] x) => (float[1,M] y) {
+        s = Shape (x)  n = Gather (s, zero)  one = Constant <value_ints = [1]> ()  m = Concat <axis = 0> (n, one, n)
+        e = Expand (x, s2)  y = Reshape (e, m) }""".replace(
+            "(float[N,3] x)", "(float[N,3] x, float[1] zero, int64[3] s2)"
+        ),
+        zero=np.array([0]),
+    )
+    canonicalize(model)
+    Simplify().run(model, Quiet())
+    reshape = model.graph.outputs[0].producer()
+    assert reshape.inputs[1].const_value is None  # [1, M] would have been wrong
+    assert str(model.graph.outputs[0].shape) == "[1,M]"
+
+
+def test_equal_initializers():
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g
+        (float[2,2] x, float[2,2] a, float[2,2] b, float[2,2] c, float[2] d, float[2] e,
+        string[1] s, string[1] t, string[1] u)
+        => (float[2,2] y, bool[1] z) {
+            p = MatMul (x, a)  q = MatMul (p, b)  r = MatMul (q, c)  v = Div (r, d)  y = Sub (v, e)
+            f = Concat <axis = 0> (s, u)  h = Concat <axis = 0> (t, u)  z = Equal (f, h) }""",
+        a=np.eye(2, dtype=f32),
+        b=np.eye(2, dtype=f32),
+        c=2 * np.eye(2, dtype=f32),
+        d=np.ones(2, f32),
+        e=np.ones(2, f32),
+        s=np.array(["k"], dtype=object),
+        t=np.array(["k"], dtype=object),
+    )
+    canonicalize(model)
+    assert simplify.merge_equal_initializers(model) == 2
+    assert set(model.graph.initializers) == {"a", "c", "d", "e", "s"}
+
+
+def test_a_step_that_raises_is_noted_and_left_out(monkeypatch):
+    def broken(model):
+        raise ValueError("of all things")
+
+    monkeypatch.setattr(simplify, "STEPS", (("broken", broken), *simplify.STEPS))
+    monkeypatch.setattr(simplify, "fixpoint", lambda *a, **k: broken(None))
+    model = from_text(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { a = Identity (x)  y = Relu (a) }'
+    )
+    canonicalize(model)
+    change = Simplify().run(model, Quiet())
+    assert change.modified
+    left = {note.subject: note.reason for note in change.notes if note.action == "left alone"}
+    assert left == {"broken": "ValueError: of all things", "rules": "ValueError: of all things"}
+
+
+def test_nothing_to_do():
+    model = from_text('<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { y = Relu (x) }')
+    canonicalize(model)
+    change = Simplify().run(model, Quiet())
+    assert not change.modified
+    assert change.notes == ()
+
+
+def test_other_domains_and_unused_opsets():
+    model = from_text("""<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1, "ai.onnx.ml" : 3, "f" : 1]>
+        g (float[N] x) => (float[N] y) {
+        a = com.microsoft.Gelu (x)  b = Relu (a)  y = Relu (b) }
+        <domain: "f", opset_import: ["" : 17]> unused (x) => (y) { y = Relu (x) }""")
+    canonicalize(model)
+    Simplify().run(model, Quiet())
+    assert dict(model.opset_imports) == {"": 17, "com.microsoft": 1}
+    assert not model.functions
+    assert [node.op_type for node in model.graph] == ["Gelu", "Relu"]
+
+
+def test_verify_notes_what_differs(monkeypatch):
+    monkeypatch.setattr(simplify, "verify_site", lambda match, plan, generator: "y differs")
+    model = from_text(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { a = Relu (x)  y = Relu (a) }'
+    )
+    canonicalize(model)
+    change = Simplify(verify=True).run(model, Quiet())
+    assert [(note.subject, note.action, note.reason) for note in change.notes] == [
+        ("relu_relu at Relu", "left alone", "y differs")
+    ]
+
+
+def session(path):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize(
+    ("parts", "nodes"),
+    [
+        (("onnx", "cifar10_resnet20.onnx"), (114, 55)),
+        (("onnx", "cifar10_resnet56.onnx"), (240, 145)),
+        (("fashion", "resnet8.onnx"), (33, 22)),
+    ],
+)
+def test_real_models(parts, nodes, verify, tmp_path):
+    path = zoo_file(*parts)
+    model = open_model(path)
+    before = len(model.graph)
+    change = Simplify(verify=verify).run(model, Quiet())
+    assert not [note for note in change.notes if note.action == "left alone"]
+    assert (before, len(model.graph)) <= nodes
+    save_model(model, tmp_path / "after.onnx")
+    sessions = session(path), session(tmp_path / "after.onnx")
+    (given,) = sessions[0].get_inputs()
+    shape = [size if isinstance(size, int) else 3 for size in given.shape]
+    feeds = {given.name: np.random.default_rng(0).normal(size=shape).astype(f32)}
+    (expected,), (got,) = (each.run(None, feeds) for each in sessions)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())  # as the issue demands

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+
+from onnxslim.errors import RuleError
+from onnxslim.rewrite.reader import load_rules, read_rules, rule_names
+from onnxslim.rewrite.rule import Reference
+from onnxslim.rewrite.signature import Run, read_parameters
+
+RELU = """
+# Two rectifiers
+# are one.
+relu_relu (x) => (y)
+match   { a = Relu (x)  y = Relu (a) }
+rewrite { y = Relu (x) }
+"""
+
+
+def test_rule_carries_name_place_comment_and_source():
+    (rule,) = read_rules(RELU, 17, "themes.rules")
+    assert (rule.name, rule.where, rule.comment) == ("relu_relu", "themes.rules:4", "Two rectifiers are one.")
+    assert rule.source.startswith("relu_relu (x) => (y)")
+    assert rule.source.endswith("rewrite { y = Relu (x) }")
+    assert rule.depth == 2
+    assert rule.root.op_type == "Relu"
+
+
+def test_dots_stand_for_the_attributes_that_are_not_named():
+    (rule,) = read_rules(
+        """c <group> (x, w) => (y)
+        match   { a = Conv <group = @group, ...> (x, w)  y = Relu (a) }
+        rewrite { y = Conv <group = @group, ...> (x, w) }""",
+        17,
+    )
+    names = {name: each.name for name, each in rule.match.nodes[0].attributes.items() if isinstance(each, Reference)}
+    assert names["group"] == "group"
+    assert names["strides"] == "Conv_strides"
+    assert set(rule.attributes) == {"group", *(f"Conv_{n}" for n in names if n != "group")}
+
+
+def test_same_text_at_another_opset():
+    text = """p (x, pads) => (y)
+        match   { a = Pad <...> (x, pads)  y = Neg (a) }
+        rewrite { y = Neg (x) }"""
+    assert len(read_rules(text, 13)) == 1
+    with pytest.raises(RuleError, match="at opset 10"):
+        read_rules(text, 10)
+
+
+def test_literals_are_read_before_constant_had_them():
+    (rule,) = read_rules(
+        """r <p> (x) => (y)
+        match   { y = Transpose <perm = @p> (x) }
+        when    { i = Constant <value_ints = @p> ()  ok = Equal (i, i) }
+        rewrite { y = Identity (x) }""",
+        11,
+    )
+    assert [word for word, _ in rule.bodies()] == ["match", "rewrite", "when"]
+
+
+def test_other_domains_are_not_checked():
+    (rule,) = read_rules(
+        "g (x) => (y) match { y = com.microsoft.Gelu (x) } rewrite { y = Relu (x) }".replace(") match", ")\nmatch"), 17
+    )
+    assert rule.root.domain == "com.microsoft"
+
+
+def test_rules_that_do_not_check_at_an_opset_are_skipped_with_the_reason():
+    rules = load_rules("onnxslim.passes.simplify", 11)
+    reasons = {each.rule: each.reason for each in rules.skipped}
+    assert "Gelu" in reasons["gelu"]
+    assert "relu_relu" in {rule.name for rule in rules.rules}
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "line"),
+    [
+        ("r (x) => (y)\nmatch { y = Relu (x }\nrewrite { y = Relu (x) }", "does not read", 2),
+        ("r (x) => (y)\nmatch { y = Relu (x)\n", "never closed", 2),
+        ("r (x) => (y)\nmatch { y = Relu (x) }", "has no rewrite", 1),
+        ("what is this {}", "begins no rule", 1),
+        (RELU + "leftover", "belongs to no rule", 7),
+        (RELU + RELU, "two rules named relu_relu", 10),
+        ("r (x) => (y)\nmatch { y = NoSuchOp (x) }\nrewrite { y = Relu (x) }", "does not check at opset", 1),
+        ("r (x) => (y)\nmatch { y = NoSuchOp <...> (x) }\nrewrite { y = Relu (x) }", "there is no NoSuchOp", 1),
+        ("r (x) => (y)\nmatch { y = Relu <alpha = @a> (x) }\nrewrite { y = Relu (x) }", "nobody declares", 1),
+        ("r <a> (x) => (y)\nmatch { y = Relu <alpha = @a> (x) }\nrewrite { y = Relu (x) }", "no attribute alpha", 1),
+        ("r <a> (x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Elu <alpha = @a> (x) }", "does not bind", 1),
+        ("r (x, z) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Add (x, z) }", "does not match its parameter z", 1),
+        (
+            "r (x) => (y, z)\nmatch { y = Relu (x) z = Neg (x) }\nrewrite { y = Relu (x) z = Abs (x) }",
+            "cannot be matched",
+            1,
+        ),
+        ("r (flaot x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Relu (x) }", "no element type 'flaot'", 1),
+        (
+            "r (float[?] x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Relu (x) }",
+            "'?' is no size".replace("?", r"\?"),
+            1,
+        ),
+        ("r (float[...,...] x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Relu (x) }", "more than one run", 1),
+        ("r (float x = 0) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Relu (x) }", "needs sizes", 1),
+        ("r (9x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Relu (x) }", "no parameter", 1),
+        ("r ([ x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Relu (x) }", "no type", 1),
+    ],
+)
+def test_errors_name_file_and_line(text, message, line):
+    with pytest.raises(RuleError, match=message) as caught:
+        read_rules(text, 17, "bad.rules")
+    assert caught.value.where == f"bad.rules:{line}"
+
+
+def test_parameters():
+    x, b, c = read_parameters("T[N,C*group,...S] x, floating[M] b = 0, float[1?,M,1...S] | [] c", "here")
+    assert x.types[0].sizes == ("N", "C*group", Run("S"))
+    assert b.zero
+    assert c.types[0].leading_one
+    assert c.types[0].sizes == ("M", Run("S", ones=True))
+    assert c.types[1].sizes == ()
+    assert c.types[1].element == "float"
+    assert read_parameters("  ", "here") == ()
+
+
+def test_names_need_no_opset():
+    assert rule_names(RELU) == ("relu_relu",)

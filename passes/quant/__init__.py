@@ -11,7 +11,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue
-from onnxslim.graph.axes import output_channel_axis
 from onnxslim.graph.fold import constant
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import FORM
@@ -118,12 +117,12 @@ class Quant(Pass):
         done: dict[tuple[ir.Value, int], QuantizedWeight] = {}
         weights: dict[ir.Node, QuantizedWeight] = {}
         for index, site in enumerate(plan.sites):
-            if site.weight is None:
+            if site.weight is None or site.axis is None:
                 continue
             value = site.node.inputs[site.weight]
-            axis = output_channel_axis(site.node, site.weight)
+            axis = site.axis
             array = constant(value)
-            if value is None or array is None or axis is None:
+            if value is None or array is None:
                 raise AssertionError("the plan has seen it")
             if (value, axis) not in done:
                 done[value, axis] = quantize_weight(

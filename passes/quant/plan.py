@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.graph.axes import output_channel_axis
 from onnxslim.graph.fold import constant
 from onnxslim.pipeline.interface import Note
 
@@ -32,6 +33,8 @@ class Site:
     constants: tuple[int, ...]
     """Inputs among the activations that are one constant number."""
     weight: int | None
+    axis: int | None
+    """The axis of output channels of the weight; None: it has no weight."""
     bias: int | None
     clamp: ir.Node | None
     """The Relu or Clip behind it that quantization makes superfluous."""
@@ -140,7 +143,7 @@ def _site(
 
 def _bind(node: ir.Node, row: Row, clamps: Mapping[str, Clamp], float_values: Mapping[str, str]) -> Site | str:
     """Tell activations, weight and bias of `node` apart."""
-    weight = bias = None
+    weight = axis = bias = None
     if row.weight is not None:
         array = constant(node.inputs[row.weight])
         if array is not None:
@@ -148,8 +151,10 @@ def _bind(node: ir.Node, row: Row, clamps: Mapping[str, Clamp], float_values: Ma
                 return f"its weight has {array.ndim} axes, the kernel wants {row.rank}"
             if not np.isfinite(array).all():
                 return "its weight is not finite"
-            weight = row.weight
-            if any(use.idx != row.weight or use.node.op_type != node.op_type for use in _uses(node, weight)):
+            weight, axis = row.weight, output_channel_axis(node, row.weight)
+            if axis is None:
+                return "which axis of its weight holds the output channels is not known"
+            if any(index != row.weight or reader.op_type != node.op_type for reader, index in _uses(node, weight)):
                 return "its weight is also read by another op"
         elif row.data is None or row.weight not in row.data:
             return "its weight is not constant"
@@ -174,7 +179,7 @@ def _bind(node: ir.Node, row: Row, clamps: Mapping[str, Clamp], float_values: Ma
         if value is None or value.dtype != ir.DataType.FLOAT:
             return f"its input is {'unknown' if value is None or value.dtype is None else value.dtype.name}, not FLOAT"
     clamp = None if row.role is Role.MOVEMENT else _clamp_behind(node, clamps)
-    site = Site(node, row, tuple(data), tuple(constants), weight, bias, clamp)
+    site = Site(node, row, tuple(data), tuple(constants), weight, axis, bias, clamp)
     for value in (*site.operands(), *site.results):
         if (value.name or "") in float_values:
             return float_values[value.name or ""]
@@ -209,7 +214,7 @@ def clamp_limits(node: ir.Node, clamps: Mapping[str, Clamp]) -> tuple[float, flo
 
 def _uses(node: ir.Node, index: int) -> tuple[tuple[ir.Node, int], ...]:
     value = node.inputs[index]
-    return () if value is None else tuple(value.uses())
+    return () if value is None else tuple((use.node, use.idx) for use in value.uses())
 
 
 def _producers(sites: Mapping[ir.Node, Site]) -> dict[ir.Value, Site]:
@@ -275,7 +280,7 @@ def _half_read(sites: Mapping[ir.Node, Site]) -> dict[ir.Node, str]:
     return {
         node: reason
         for node, site in sites.items()
-        if site.weight is not None and any(use.node not in sites for use in _uses(node, site.weight))
+        if site.weight is not None and any(reader not in sites for reader, _ in _uses(node, site.weight))
     }
 
 

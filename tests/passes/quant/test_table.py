@@ -99,7 +99,7 @@ def plan_alone(model: ir.Model, op_type: str):
     node = next(node for node in model.graph if node.op_type == op_type)
     row = CPU.rows[op_type]
     data = row.data if row.data is not None else tuple(range(len(node.inputs)))
-    site = Site(node, row, data, (), None, None, None)
+    site = Site(node, row, data, (), None, None, None, None)
     values = dict.fromkeys((*site.operands(), *site.results))
     return Plan((site,), tuple(Group(value, (value,)) for value in values), ())
 

@@ -104,10 +104,10 @@ def _holds(node: ir.Node, signature: Signature) -> bool:
         if (got or 0) != wanted:
             return False
     for side, values in ((signature.inputs, node.inputs), (signature.outputs, node.outputs)):
-        for position, operand in enumerate(values):
-            if operand is None or (side is signature.outputs and not operand.name):
+        for position, held in enumerate(values):
+            if held is None or (side is signature.outputs and not held.name):
                 continue
-            shape = dimensions(operand)
+            shape = dimensions(held)
             if position >= len(side):
                 return False
             if shape is not None and not side[position].fits(len(shape)):
@@ -123,8 +123,8 @@ def _sizes(node: ir.Node, signature: Signature) -> dict[FactorKey, int]:
             sizes[factor, 0] = value
     products: list[tuple[tuple[FactorKey, ...], int]] = []
     fitted = Fitted(node, signature, {})
-    for operand, value in fitted.operands():
-        shape = dimensions(value)
+    for operand, held in fitted.operands():
+        shape = dimensions(held)
         if shape is None or operand.ignored:
             continue
         for (dimension, place), size in zip(operand.axes(len(shape)), shape, strict=True):

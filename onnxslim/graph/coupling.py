@@ -1,11 +1,11 @@
 """Which channels belong together: an index that is cut takes every index with the same label with it.
 
-The axis signatures say how the axes of each op belong together (`ops.axes`), `relations` collects what they say for a model,
-`labels` solves it. What comes out is exact: permuting the channels of a group wherever they occur leaves the outputs of the
-model as they were.
+The axis signatures say how the axes of each op belong together (`ops.axes`), `relations` collects what they say for a
+model, `labels` solves it. What comes out is exact: permuting the channels of a group wherever they occur leaves the
+outputs of the model as they were.
 
-Precedents: dependency graphs of Torch-Pruning (Fang et al., "DepGraph: Towards Any Structural Pruning", arXiv 2301.12900);
-the notation of factors is that of Shardy.
+Precedents: dependency graphs of Torch-Pruning (Fang et al., "DepGraph: Towards Any Structural Pruning", arXiv
+2301.12900); the notation of factors is that of Shardy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnxslim.graph.axes import FactorKey, Fitted, dimensions, fit
 from onnxslim.graph.labels import Labels, Mask, solve
 from onnxslim.graph.relations import Freeze, Indices, Relations
-from onnxslim.graph.structure import HANDLERS, UnknownShape, along, freeze_node, title
+from onnxslim.graph.structure import HANDLERS, UnknownShape, freeze_node, title
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Coupling:
 def couple(model: ir.Model) -> Coupling:
     """Return how the axes of all values of the main graph belong together.
 
-    Graph inputs and outputs are frozen, and so is what an op without signature reads or makes, and what nested graphs read.
-    Shapes must be known (`onnxslim.graph.shapes.infer_shapes`); what is not known is frozen.
+    Graph inputs and outputs are frozen, and so is what an op without signature reads or makes, and what nested graphs
+    read. Shapes must be known (`onnxslim.graph.shapes.infer_shapes`); what is not known is frozen.
     """
     relations = Relations()
     fitted: dict[ir.Node, tuple[Fitted, Mapping[FactorKey, int]]] = {}
@@ -176,8 +176,8 @@ def groups(coupling: Coupling) -> tuple[Group, ...]:
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     roots, begin = np.unique(rows[:, 0], return_index=True)
     together: dict[bytes, list[int]] = {}
-    for root, block in zip(roots.tolist(), np.split(rows[:, 1:], begin[1:]), strict=True):
-        together.setdefault(block.tobytes(), []).append(root)
+    for label, block in zip(roots.tolist(), np.split(rows[:, 1:], begin[1:]), strict=True):
+        together.setdefault(block.tobytes(), []).append(label)
     first = np.array(sorted(each[0] for each in together.values()), np.int64)
     found: dict[int, tuple[str, int, int]] = {}
     for value, axes in coupling.weights():
@@ -187,11 +187,11 @@ def groups(coupling: Coupling) -> tuple[Group, ...]:
                 continue
             counted, counts = np.unique(labels.bases(own)[1], return_counts=True)
             wanted = np.isin(counted, first)
-            for root, count in zip(counted[wanted].tolist(), counts[wanted].tolist(), strict=True):
-                name, rank, width = found.get(root, ("", 0, count))
+            for label, count in zip(counted[wanted].tolist(), counts[wanted].tolist(), strict=True):
+                name, rank, width = found.get(label, ("", 0, count))
                 if min(len(axes), 2) > rank:
                     name, rank = value.name or "", min(len(axes), 2)
-                found[root] = (name, rank, min(width, count))
+                found[label] = (name, rank, min(width, count))
     return tuple(
         Group(found[each[0]][0], np.array(each), found[each[0]][2]) for each in together.values() if each[0] in found
     )

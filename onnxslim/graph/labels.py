@@ -1,8 +1,9 @@
 """Solves the relations between axes: every index of every axis gets a label, and equal labels go together.
 
-An index of an axis that is a product has no label of its own: it goes where any index of its factors goes. Where an axis is
-a product in two ways that do not nest (a channel shuffle), all factors but the longest are frozen, so that the index
-again has one label. What is solved is sound in every case; only how much is frozen depends on these choices.
+An index of an axis that is a product has no label of its own: it goes where any index of its factors goes. Where an
+axis is a product in two ways that do not nest (a channel shuffle), all factors but the longest are frozen, so that
+the index again has one label. What is solved is sound in every case; only how much is frozen depends on these
+choices.
 """
 
 from __future__ import annotations

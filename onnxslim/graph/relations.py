@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -136,7 +138,7 @@ class Relations:
 
     def _cuts(self, axes: Sequence[int]) -> list[int]:
         """Return the products of the sizes from the right: (2, 3, 4) is cut at 4, 12 and 24."""
-        return np.cumprod([self.sizes[self.find(axis)] or 0 for axis in reversed(axes)], dtype=np.int64).tolist()
+        return list(itertools.accumulate((self.sizes[self.find(axis)] or 0 for axis in reversed(axes)), operator.mul))
 
     def _shape(self, axes: Sequence[int]) -> str:
         return "x".join(str(self.sizes[self.find(axis)]) for axis in axes) or "1"

@@ -1,7 +1,8 @@
-"""What the ops of a structure (`broadcast`, `reshape`, `concat`: the kinds of `ops.axes`) do to axes, by shapes and attributes.
+"""What the ops of a structure (`broadcast`, `reshape`, `concat`: the kinds of `ops.axes`) do to axes, by shapes and
+attributes.
 
-A handler gets the relations and a node whose shapes are known, and says which axes are one, which are products, and which
-share single indices. Whatever a handler does not understand it freezes.
+A handler gets the relations and a node whose shapes are known, and says which axes are one, which are products, and
+which share single indices. Whatever a handler does not understand it freezes.
 """
 
 from __future__ import annotations
@@ -290,9 +291,9 @@ def _resize(relations: Relations, node: ir.Node) -> None:
     cropped = attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize"
     for at, (one, other) in enumerate(zip(source, result, strict=True)):
         sizes = relations.sizes[one], relations.sizes[other]
-        if scales[at] == 1 and not cropped:
-            relations.equate(one, other, title(node))
-        elif sizes[0] is not None and sizes[0] == sizes[1] and stored(node.inputs[-1]) is not None and not cropped:
+        if (scales[at] == 1 and not cropped) or (
+            sizes[0] is not None and sizes[0] == sizes[1] and stored(node.inputs[-1]) is not None and not cropped
+        ):
             relations.equate(one, other, title(node))
         else:
             for axis in (one, other):
@@ -415,14 +416,15 @@ def _known(relations: Relations, node: ir.Node) -> tuple[tuple[int, ...], tuple[
 
 def _names(value: ir.Value | None) -> list[str]:
     """Return the dimensions of `value` as text; those without a name are equal to no other."""
-    assert value is not None and value.shape is not None
+    assert value is not None
+    assert value.shape is not None
     return [
         str(size) if isinstance(size, int) else size.value or f"?{id(value)}.{at}"
         for at, size in enumerate(value.shape)
     ]
 
 
-class UnknownShape(Exception):  # noqa: N818 - never leaves this floor; `relate` turns it into a freeze
+class UnknownShape(Exception):
     """A handler needs a shape that is not known."""
 
 

@@ -9,12 +9,6 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import onnx_ir as ir
-
-from onnxslim.errors import BadOptionValue
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.coupling import Coupling, Group, couple, frozen, groups
-from onnxslim.graph.labels import Mask
-from onnxslim.graph.shapes import infer_shapes
 from onnxslim.passes.prune.allocation import Limits, allocate, blocks
 from onnxslim.passes.prune.contraction import Contraction, add_bias, contractions
 from onnxslim.passes.prune.criterion import Criterion, Scores, activation_scores, shuffled, weight_scores
@@ -22,6 +16,12 @@ from onnxslim.passes.prune.cutting import cut
 from onnxslim.passes.prune.observation import Moments, Place, observe
 from onnxslim.passes.prune.refit import Fit, enough, fits, refit
 from onnxslim.passes.prune.sharing import share_again, share_apart
+
+from onnxslim.errors import BadOptionValue
+from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.coupling import Coupling, Group, couple, frozen, groups
+from onnxslim.graph.labels import Mask
+from onnxslim.graph.shapes import infer_shapes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 
 
@@ -116,7 +116,8 @@ class Prune(Pass):
         if self.criterion is not Criterion.ACTIVATION and not (self.compensate and learns):
             return {}
         places = sorted({(contraction.data.name or "", contraction.data_axis) for contraction in read})
-        return observe(model, places, context.samples, context.open_session)
+        moments: dict[Place, Moments] = observe(model, places, context.samples, context.open_session)
+        return moments
 
     def _scores(
         self,
@@ -185,7 +186,8 @@ def _kept_output(coupling: Coupling, contraction: Contraction, gone: Mask) -> tu
 
 
 def _names(model: ir.Model, coupling: Coupling) -> dict[int, set[str]]:
-    """Return for each label that may be cut the names of the weights that it lies in and of the nodes that read them."""
+    """Return for each label that may be cut the names of the weights that it lies in and of the nodes that read
+    them."""
     names: dict[int, set[str]] = {}
     for value, axes in coupling.weights():
         own = {value.name or "", *(use.node.name or "" for use in value.uses())}

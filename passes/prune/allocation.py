@@ -1,4 +1,5 @@
-"""Decides how many channels each group loses: one ranking of all groups, until the share of MACs that was asked for is gone."""
+"""Decides how many channels each group loses: one ranking of all groups, until the share of MACs that was asked for
+is gone."""
 
 from __future__ import annotations
 
@@ -106,15 +107,15 @@ def allocate(
 ) -> Choice:
     """Choose channels until the MACs of the main graph have fallen by `target`.
 
-    All groups are ranked together: a block of the least important channels of a group costs their importance per MAC that
-    it saves. What it saves depends on what has gone before, so the least costly block is found by lazy evaluation.
+    All groups are ranked together: a block of the least important channels of a group costs their importance per MAC
+    that it saves. What it saves depends on what has gone before, so the least costly block is found by lazy
+    evaluation.
 
     Args:
         coupling: The coupled axes.
         groups: The groups that may lose channels.
-        importance: For each group the importance of its channels, in the order of `Group.roots`, comparable between groups.
-        target: MACs to save.
-        limits: What every group keeps.
+        importance: For each group the importance of its channels, in the order of `Group.roots`, comparable between
+        groups. target: MACs to save. limits: What every group keeps.
     """
     macs = MacsLeft(coupling)
     gone = np.zeros(coupling.labels.count, np.bool_)

@@ -1,4 +1,5 @@
-"""Where channels are read: nodes that multiply a value by a stored weight and sum over channels, and how, by their signature."""
+"""Where channels are read: nodes that multiply a value by a stored weight and sum over channels, and how, by their
+signature."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ class Contraction:
         """Replace the weight and the bias; a node without bias gets one."""
         order = self._as_matrix()
         array = stored(self.weight)
-        assert array is not None and self.bias_index is not None
+        assert array is not None
+        assert self.bias_index is not None
         expanded = matrix.reshape([self.sizes[at] for at in order]).transpose(np.argsort(order))
         self.weight.const_value = ir.tensor(expanded.reshape(array.shape).astype(array.dtype), name=self.weight.name)
         add_bias(graph, self, bias, replace=True)
@@ -109,9 +111,13 @@ class Contraction:
 
     def reduce(self, expanded: Array, letters: Iterable[str]) -> Array:
         """Sum over all factors but `letters`, which come in this order; a factor that the weight lacks has size 1."""
-        places = {letter: at for at, letter in enumerate(self.letters)}
-        wanted = [letter for letter in letters if letter in places]
-        return np.einsum(expanded, list(range(len(self.letters))), [places[letter] for letter in wanted])
+        reduced: Array = np.einsum(f"{self._subscripts(self.letters)}->{self._subscripts(letters)}", expanded)
+        return reduced
+
+    def _subscripts(self, letters: Iterable[str]) -> str:
+        """Return one character for each of `letters` that the weight has, as einsum wants them."""
+        names = {letter: chr(ord("a") + at) for at, letter in enumerate(self.letters)}
+        return "".join(names.get(letter, "") for letter in letters)
 
     def shift(self, data: Array) -> Array:
         """Return what a constant input adds to each output channel, borders left aside: shape [output channels].
@@ -119,14 +125,10 @@ class Contraction:
         Args:
             data: The constant at each channel of the data, shape [channels].
         """
-        places = {letter: at for at, letter in enumerate(self.letters)}
-        shape = [self.sizes[places[letter]] for letter in self.over if letter in places]
+        shape = [self.sizes[self.letters.index(letter)] for letter in self.over if letter in self.letters]
+        inputs = f"{self._subscripts(self.letters)},{self._subscripts(self.over)}"
         shift: Array = np.einsum(
-            self.expanded(),
-            list(range(len(self.letters))),
-            data.reshape(shape),
-            [places[letter] for letter in self.over if letter in places],
-            [places[letter] for letter in self.result if letter in places],
+            f"{inputs}->{self._subscripts(self.result)}", self.expanded(), data.reshape(shape)
         ).ravel()
         if self.transposed:
             # The windows overlap: each place of the output is in `kernel / strides` of them on average.
@@ -188,7 +190,7 @@ def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
                 assert data.shape is not None
                 axes = data_operand.axes(len(data.shape))
                 axis = next(at for at, (dimension, _) in enumerate(axes) if summed & set(dimension.factors))
-                letters, sizes = _expand(fitted, weight_operand, tuple(array.shape))
+                letters, sizes = _expand(fitted, weight_operand, tuple(size for size in array.shape if isinstance(size, int)))
                 if math.prod(sizes) == array.size:
                     result, bias_index = _bias(fitted, set(letters))
                     over = axes[axis][0].factors

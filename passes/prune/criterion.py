@@ -1,10 +1,11 @@
 """Measures how important each channel is, so that channels of different groups can be compared.
 
-The unit is a share: of the norm of each weight that a channel is coupled with, or of what each reader makes of its inputs. Shares
-add up over all weights or readers, so that a channel of a residual stream, which many layers read, counts for all of them.
-Dividing by the mean of the group, as DepGraph does (Fang et al., arXiv 2301.12900, section 3.3), ranks within groups just as well, but
-between them it cuts the residual streams first: on a ResNet-8 for Fashion-MNIST, 30 % of the MACs and no recovery, that
-left 29 % of the images right against 79 % by shares of norms and 85 % by shares of what readers make of their inputs.
+The unit is a share: of the norm of each weight that a channel is coupled with, or of what each reader makes of its
+inputs. Shares add up over all weights or readers, so that a channel of a residual stream, which many layers read,
+counts for all of them. Dividing by the mean of the group, as DepGraph does (Fang et al., arXiv 2301.12900, section
+3.3), ranks within groups just as well, but between them it cuts the residual streams first: on a ResNet-8 for
+Fashion-MNIST, 30 % of the MACs and no recovery, that left 29 % of the images right against 79 % by shares of norms
+and 85 % by shares of what readers make of their inputs.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-
-from onnxslim.graph.coupling import Coupling, Group
 from onnxslim.passes.prune.contraction import Contraction
 from onnxslim.passes.prune.observation import Moments, Place
+
+from onnxslim.graph.coupling import Coupling, Group
 
 Scores = npt.NDArray[np.float64]
 
@@ -36,7 +37,8 @@ class Criterion(enum.Enum):
 
 
 def weight_scores(coupling: Coupling, read: Sequence[Contraction], power: int) -> Scores:
-    """Return for each label its share of the weights that are multiplied and summed, to the `power`; biases do not count."""
+    """Return for each label its share of the weights that are multiplied and summed, to the `power`; biases do not
+    count."""
     total = np.zeros(coupling.labels.count)
     weights = {contraction.weight for contraction in read}
     for value, axes in coupling.weights():

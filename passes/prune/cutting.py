@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnxslim.passes.prune.lengths import rewrite_lengths
 
 from onnxslim.graph.coupling import Coupling
 from onnxslim.graph.labels import Mask
-from onnxslim.passes.prune.lengths import rewrite_lengths
 
 
 def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
@@ -26,21 +26,18 @@ def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
             if labels is not None and gone[labels].any():
                 node.attributes[name] = ir.AttrInt64(name, int((~gone[labels]).sum()))
     for value, axes in list(coupling.relations.values().items()):
-        kept = [coupling.kept(value, axis, gone) for axis in range(len(axes))]
-        cut_axes = [at for at, places in enumerate(kept) if places is not None and len(places) != _size(value, at)]
-        if not cut_axes:
+        every = [coupling.kept(value, axis, gone) for axis in range(len(axes))]
+        kept = {at: places for at, places in enumerate(every) if places is not None and len(places) != _size(value, at)}
+        if not kept:
             continue
         if value.is_initializer() and value.const_value is not None:
             array = value.const_value.numpy()
-            for at in cut_axes:
-                array = np.take(array, kept[at], axis=at)  # type: ignore[arg-type]  # cut_axes are those that are known
+            for at, places in kept.items():
+                array = np.take(array, places, axis=at)
             value.const_value = ir.Tensor(array, dtype=value.const_value.dtype, name=value.name)
             value.shape = ir.Shape(array.shape)
         elif value.shape is not None:
-            value.shape = ir.Shape(
-                len(kept[at]) if at in cut_axes else size
-                for at, size in enumerate(value.shape)  # type: ignore[arg-type]
-            )
+            value.shape = ir.Shape(len(kept[at]) if at in kept else size for at, size in enumerate(value.shape))
     for node in model.graph.all_nodes():
         for value in node.outputs:
             value.const_value = None  # what shape inference knew of its elements may have changed

@@ -1,7 +1,7 @@
 """Rewrites the lengths and places that ops hold as data, so that they fit the axes that were cut.
 
-Reshape, Expand, Split, Slice, Gather, Pad and Resize take sizes or places as attributes or as constants. Each kind of structure
-of `ops.axes` that does has one function here, found by its word.
+Reshape, Expand, Split, Slice, Gather, Pad and Resize take sizes or places as attributes or as constants. Each kind of
+structure of `ops.axes` that does has one function here, found by its word.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def _resize(cut: _Cut, node: ir.Node) -> None:
 
 def _split(cut: _Cut, node: ir.Node) -> None:
     axis = attribute(node, "axis")
-    assert isinstance(axis, int) and node.inputs[0] is not None and node.inputs[0].shape is not None
+    assert isinstance(axis, int)
+    assert node.inputs[0] is not None
+    assert node.inputs[0].shape is not None
     axis %= len(node.inputs[0].shape)
     lengths = [cut.length(value, axis, 0) for value in node.outputs]
     opset = cut.graph.opset_imports.get("", SPLIT_AS_INPUT)
@@ -115,7 +117,8 @@ def _split(cut: _Cut, node: ir.Node) -> None:
 
 def _slice(cut: _Cut, node: ir.Node) -> None:
     source = node.inputs[0]
-    assert source is not None and source.shape is not None
+    assert source is not None
+    assert source.shape is not None
     rank = len(source.shape)
     taken = slices(node, rank)
     starts, ends = numbers(node, "starts", 1), numbers(node, "ends", 2)
@@ -134,7 +137,9 @@ def _slice(cut: _Cut, node: ir.Node) -> None:
 def _gather(cut: _Cut, node: ir.Node) -> None:
     source, axis = node.inputs[0], attribute(node, "axis")
     places = stored(node.inputs[1])
-    assert source is not None and source.shape is not None and isinstance(axis, int)
+    assert source is not None
+    assert source.shape is not None
+    assert isinstance(axis, int)
     axis %= len(source.shape)
     stays, result = cut.stays(source, axis), cut.stays(node.outputs[0], axis)
     if places is None or places.ndim != 1 or stays is None or result is None:
@@ -145,7 +150,8 @@ def _gather(cut: _Cut, node: ir.Node) -> None:
 
 def _pad(cut: _Cut, node: ir.Node) -> None:
     source, result = node.inputs[0], node.outputs[0]
-    assert source is not None and source.shape is not None
+    assert source is not None
+    assert source.shape is not None
     rank = len(source.shape)
     pads = padding(node, rank)
     if pads is None:

@@ -1,4 +1,5 @@
-"""Looks at the values of a model while it runs on samples, reduced inside the graph: memory does not grow with the samples."""
+"""Looks at the values of a model while it runs on samples, reduced inside the graph: memory does not grow with the
+samples."""
 
 from __future__ import annotations
 
@@ -92,7 +93,7 @@ def _probe(model: ir.Model, places: Sequence[Place]) -> ir.Model:
     for at, (name, axis) in enumerate(places):
         value = values[name]
         assert value.shape is not None
-        wide = _add(graph, "Cast", [value], {"to": ir.DataType.FLOAT})
+        wide = _add(graph, "Cast", [value], {"to": ir.DataType.FLOAT.value})
         square = _add(graph, "Mul", [wide, wide], {})
         absolute = _add(graph, "Abs", [wide], {})
         others = [other for other in range(len(value.shape)) if other != axis % len(value.shape)]
@@ -115,9 +116,9 @@ def _mean(graph: ir.Graph, value: ir.Value, axes: Sequence[int], name: str) -> i
     return _add(graph, "ReduceMean", [value, constant], {"keepdims": 0})
 
 
-def _add(graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, object]) -> ir.Value:
+def _add(graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, int | list[int]]) -> ir.Value:
     node = ir.Node(
         "", op_type, inputs, [ir.convenience.convert_attribute(name, value) for name, value in attributes.items()]
-    )  # type: ignore[arg-type]
+    )
     graph.append(node)
     return node.outputs[0]

@@ -1,26 +1,28 @@
 """Fits weights that read channels which are gone, in closed form, to what the model gave before.
 
-For each contraction, in the order of the graph, the inputs that it now gets are regressed on the outputs that it used to
-give: ridge regression of the difference, towards the weights that it has. Layers are fitted one after the other, each on the
-inputs that the layers fitted before it give, so that errors do not add up. Source: He, Zhang, Sun, "Channel Pruning for
-Accelerating Very Deep Neural Networks" (arXiv 1707.06168), section 3.2; the ridge towards the present weights is ours.
+For each contraction, in the order of the graph, the inputs that it now gets are regressed on the outputs that it used
+to give: ridge regression of the difference, towards the weights that it has. Layers are fitted one after the other,
+each on the inputs that the layers fitted before it give, so that errors do not add up. Source: He, Zhang, Sun,
+"Channel Pruning for Accelerating Very Deep Neural Networks" (arXiv 1707.06168), section 3.2; the ridge towards the
+present weights is ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnxslim.passes.prune.contraction import Contraction
+from onnxslim.passes.prune.observation import truncated
 
 from onnxslim.data import Samples
 from onnxslim.graph.axes import attribute
 from onnxslim.graph.relations import Indices
 from onnxslim.graph.structure import stored
-from onnxslim.passes.prune.contraction import Contraction
-from onnxslim.passes.prune.observation import truncated
 from onnxslim.runner.session import Session
 
 SAMPLES = 512
@@ -76,7 +78,7 @@ def fits(contraction: Contraction) -> bool:
         return False
     if contraction.window and (contraction.transposed or attribute(node, "auto_pad") != "NOTSET"):
         return False
-    return contraction.columns <= COLUMNS and contraction.weight.dtype == ir.DataType.FLOAT
+    return contraction.columns <= COLUMNS and bool(contraction.weight.dtype == ir.DataType.FLOAT)
 
 
 def refit(
@@ -167,6 +169,7 @@ def _windows(contraction: Contraction, data: Rows, result: Rows, generator: np.r
     for at, place in enumerate(np.unravel_index(places, spatial)):
         taps = place[:, None] * strides[at] + np.arange(kernel[at]) * dilations[at]
         index.append(taps.reshape(len(places), *[-1 if other == at else 1 for other in range(rank)]))
-    windows = np.moveaxis(padded[(slice(None), slice(None), *index)], 2, 1)  # [samples, places, channels, *kernel]
+    taps_of_all: tuple[Any, ...] = (slice(None), slice(None), *index)
+    windows = np.moveaxis(padded[taps_of_all], 2, 1)  # [samples, places, channels, *kernel]
     outputs = np.moveaxis(result.reshape(*result.shape[:2], count)[:, :, places], 2, 1)
     return windows.reshape(len(data) * len(places), -1), outputs.reshape(len(data) * len(places), -1)

@@ -1,6 +1,7 @@
 """Gives each node a vector of its own where several share one by chance, so that they can be cut apart.
 
-Exporters and simplifiers store equal biases once. Equal by chance is not tied by design: matrices that are shared stay so.
+Exporters and simplifiers store equal biases once. Equal by chance is not tied by design: matrices that are shared
+stay so.
 """
 
 from __future__ import annotations

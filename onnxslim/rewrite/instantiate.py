@@ -17,14 +17,12 @@ import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.graph.fold import (
-    LIMIT_BYTES,
     UNFOLDED,
     as_tensor,
     constant,
     constant_tensor,
     evaluate,
     known_shape,
-    tensor_bytes,
 )
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
 from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule, find_schema
@@ -327,39 +325,6 @@ def _type_words(schema: onnx.defs.OpSchema, node: BodyNode) -> list[tuple[str, s
         if name is not None and formal is not None:
             pairs.append((name, formal.type_str))
     return pairs
-
-
-def pays(match: Match, instance: Instance) -> str | None:
-    """Compare the numbers of nodes before anything is evaluated. Returns why the rewrite does not pay, or None."""
-    after = sum(node.op_type != "Identity" or bool(node.domain) for node in instance.remaining())
-    before = len(match.nodes)
-    return None if after <= before else f"{after} nodes would stand for {before}"
-
-
-def pays_in_bytes(match: Match, plan: Plan) -> str | None:
-    """Compare what is left when the numbers of nodes are equal: the bytes of the constants that are read.
-
-    Fewer nodes may not make the file much larger either, as they would where a large weight is shared.
-    """
-    after_nodes = sum(node.body.op_type != "Identity" or bool(node.body.domain) for node in plan.nodes)
-    read: dict[ir.Value, int] = {}
-    for node in match.nodes:
-        for value in node.inputs:
-            if value is not None and value.const_value is not None:
-                read[value] = tensor_bytes(value.const_value)
-    made = sum(array.nbytes for array in plan.arrays.values())
-    values = [plan.values.get(name) for node in plan.nodes for name in node.inputs if name is not None]
-    kept = {value: tensor_bytes(value.const_value) for value in values if value is not None}
-    if after_nodes == len(match.nodes) and made + sum(kept.values()) >= sum(read.values()):
-        return "it would cost as much as before"
-    freed = sum(
-        size
-        for value, size in read.items()
-        if value not in kept and all(use.node in match.nodes for use in value.uses()) and not value.is_graph_output()
-    )
-    if made - freed > LIMIT_BYTES:
-        return "a large weight is shared, and would be stored twice"
-    return None
 
 
 def build(

@@ -17,6 +17,7 @@ from onnxslim.rewrite.prove import verify_site
 from onnxslim.rewrite.reader import load_rules
 
 from .branches import inline_constant_branches
+from .chains import join_concatenations, join_reshapes
 from .dead import (
     eliminate_identities,
     remove_dead_nodes,
@@ -34,6 +35,8 @@ STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("identities eliminated", eliminate_identities),
     ("dead nodes removed", remove_dead_nodes),
     ("shapes spelled out", spell_out_shapes),
+    ("reshapes joined", join_reshapes),
+    ("concatenations joined", join_concatenations),
     ("constants folded", lambda model: len(fold_constants(model))),
     ("equal initializers merged", merge_equal_initializers),
     ("equal nodes merged", merge_equal_nodes),

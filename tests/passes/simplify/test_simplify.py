@@ -138,6 +138,33 @@ CASES = {
         {"zero": np.array([0]), "four": np.array([4])},
         "y = Expand (x, [1, 4])",
     ),
+    "axes that are renamed twice": (
+        """(float[N,4] x) => (float[1,N,2,2] y) { a = Reshape (x, s)  y = Unsqueeze (a, zero) }""",
+        {"s": np.array([-1, 2, 2]), "zero": np.array([0])},
+        "y = Reshape (x, [1, -1, 2, 2])",
+    ),
+    "axes that are renamed for another, too": (
+        """(float[N,4] x) => (float[1,N,2,2] y, float[N,2,2] z) {
+            a = Reshape (x, s)  y = Unsqueeze (a, zero)  z = Relu (a) }""",
+        {"s": np.array([-1, 2, 2]), "zero": np.array([0])},
+        "a = Reshape (x, [-1, 2, 2])\ny = Unsqueeze (a, [0])\nz = Relu (a)",
+    ),
+    "concatenations of concatenations": (
+        """(float[N] x) => (float[M] y, float[K,N] z) {
+            a = Concat <axis = 0> (x, x)  b = Concat <axis = 0> (x, a)  c = Neg (x)  y = Concat <axis = 0> (b, c)
+            u = Concat <axis = 0> (r, r2)  r = Unsqueeze (c, zero)  r2 = Abs (r)  v = Concat <axis = 1> (r2, r2)
+            z = Concat <axis = 0> (v, v) }""".replace(
+            "u = Concat <axis = 0> (r, r2)  r = Unsqueeze (c, zero)", "r = Unsqueeze (c, zero)"
+        ),
+        {"zero": np.array([0])},
+        """\
+        c = Neg (x)
+        y = Concat <axis = 0> (x, x, x, c)
+        r = Unsqueeze (c, [0])
+        r2 = Abs (r)
+        v = Concat <axis = 1> (r2, r2)
+        z = Concat <axis = 0> (v, v)""",
+    ),
     "batch normalization": (
         """(float[N,1,H,W] x) => (float[N,2,H,W] y) {
             t = Conv <kernel_shape = [1, 1]> (x, w)  y = BatchNormalization <epsilon = 0.0> (t, s, b, m, v) }""",

@@ -21,7 +21,7 @@ from .observe import Floats, Probe
 
 
 def mean_probe(model: ir.Model, axes: Mapping[str, tuple[int, int]]) -> Probe:
-    """Return a probe that gives ``sum<i>``, one number a channel, and ``size<i>``, for the i-th named tensor.
+    """Return a probe that gives ``sum<i>`` and ``count<i>``, numbers for each channel, for the i-th named tensor.
 
     Args:
         model: The model.
@@ -34,7 +34,7 @@ def mean_probe(model: ir.Model, axes: Mapping[str, tuple[int, int]]) -> Probe:
         )
         value = probe.values[name]
         probe.give(probe.add("ReduceSum", value, others, keepdims=0), f"sum{index}")
-        probe.give(probe.add("Size", value), f"size{index}", ir.DataType.INT64)
+        probe.give(probe.add("ReduceSum", probe.ones(value), others, keepdims=0), f"count{index}")
     return probe
 
 
@@ -43,12 +43,12 @@ def observe_means(
 ) -> dict[str, Floats]:
     """Return the mean of each channel of each tensor over all samples."""
     sums: dict[str, Floats] = {}
-    sizes = dict.fromkeys(axes, 0)
+    counts: dict[str, Floats] = {}
     for found in mean_probe(model, axes).run(context, samples, "calibration: means"):
         for index, name in enumerate(axes):
             sums[name] = sums.get(name, np.zeros(1)) + found[f"sum{index}"].astype(np.float64)
-            sizes[name] += int(found[f"size{index}"])
-    return {name: total * len(total) / sizes[name] for name, total in sums.items()}
+            counts[name] = counts.get(name, np.zeros(1)) + found[f"count{index}"].astype(np.float64)
+    return {name: total / np.maximum(counts[name], 1) for name, total in sums.items()}
 
 
 def correction(weight: npt.NDArray[np.float32], quantized: npt.NDArray[np.float32], axis: int, means: Floats) -> Floats:

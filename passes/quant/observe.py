@@ -59,6 +59,7 @@ class Probe:
         self.model = model.clone()
         self.graph = self.model.graph
         self.graph.outputs.clear()
+        self._one: ir.Value | None = None
         self.values: dict[str, ir.Value] = {value.name or "": value for value in self.graph.inputs}
         for node in self.graph:
             self.values.update((value.name or "", value) for value in node.outputs)
@@ -68,6 +69,12 @@ class Probe:
         node = ir.node(op_type, inputs, attributes, num_outputs=outputs)
         self.graph.append(node)
         return node.outputs[0]
+
+    def ones(self, value: ir.Value) -> ir.Value:
+        """Return ones, as many as `value` has elements. Shape would not do: shapes that models declare may be wrong."""
+        if self._one is None:
+            self._one = self.hold(np.float32(1), "one_of_probe")
+        return self.add("Clip", value, self._one, self._one)
 
     def hold(self, content: npt.ArrayLike, name: str) -> ir.Value:
         """Add a constant."""
@@ -130,15 +137,16 @@ def histogram_probe(model: ir.Model, ranges: Mapping[str, Range]) -> tuple[Probe
     lowest = probe.hold(np.float32(0), "first_of_histogram")
     highest = probe.hold(np.float32(BINS - 1), "last_of_histogram")
     flat = probe.hold(np.array([-1]), "flat_of_histogram")
-    one = ir.tensor(np.ones(1, np.float32))
     for index, (name, histogram) in enumerate(zip(ranges, empty, strict=True)):
         factor = probe.hold(np.float32(1 / histogram.width), f"factor{index}_of_histogram")
         shift = probe.hold(np.float32(histogram.zero), f"shift{index}_of_histogram")
         steps = probe.add("Round", probe.add("Mul", probe.values[name], factor))
         inside = probe.add("Clip", probe.add("Add", steps, shift), lowest, highest)
-        bins = probe.add("Reshape", probe.add("Cast", inside, to=ir.DataType.INT64.value), flat)
-        ones = probe.add("ConstantOfShape", probe.add("Shape", bins), value=one)
-        probe.give(probe.add("ScatterElements", zeros, bins, ones, axis=0, reduction="add"), f"counts{index}")
+        places = probe.add("Reshape", inside, flat)
+        bins = probe.add("Cast", places, to=ir.DataType.INT64.value)
+        probe.give(
+            probe.add("ScatterElements", zeros, bins, probe.ones(places), axis=0, reduction="add"), f"counts{index}"
+        )
     return probe, empty
 
 

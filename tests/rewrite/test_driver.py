@@ -38,8 +38,8 @@ def test_fixpoint_of_a_long_chain():
     assert fixpoint(model, read_rules(RULES, 17)).counts == {"relu_relu": 9_999}
     assert ops(model.graph) == ["Relu"]
     assert model.graph.outputs[0].name == "v9999"
-    model = chain(2_001, "Neg")
-    assert fixpoint(model, read_rules(RULES, 17)).counts == {"neg_neg": 1_000}
+    model = chain(401, "Neg")
+    assert fixpoint(model, read_rules(RULES, 17)).counts == {"neg_neg": 200}
     assert ops(model.graph) == ["Neg"]
 
 

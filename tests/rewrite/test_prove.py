@@ -47,7 +47,7 @@ def test_rule_holds(package, name):
         rule = next((rule for rule in load_rules(package, opset).rules if rule.name == name), None)
         if rule is None or schema_versions(rule) in proved:
             continue  # the same versions of the same ops mean the same
-        proof = prove_property(rule, examples=3 if proved else 6)
+        proof = prove_property(rule, examples=2 if proved else 5)
         assert proof.ran >= 1
         proved.add(schema_versions(rule))
     assert proved, f"{name} applies at none of {OPSETS + OTHER_OPSETS}"

@@ -176,9 +176,9 @@ def groups(coupling: Coupling) -> tuple[Group, ...]:
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     roots, begin = np.unique(rows[:, 0], return_index=True)
     together: dict[bytes, list[int]] = {}
-    for label, block in zip(roots.tolist(), np.split(rows[:, 1:], begin[1:]), strict=True):
-        together.setdefault(block.tobytes(), []).append(label)
-    first = np.array(sorted(each[0] for each in together.values()), np.int64)
+    for base, block in zip(roots.tolist(), np.split(rows[:, 1:], begin[1:]), strict=True):
+        together.setdefault(block.tobytes(), []).append(base)
+    heads = np.array(sorted(each[0] for each in together.values()), np.int64)
     found: dict[int, tuple[str, int, int]] = {}
     for value, axes in coupling.weights():
         for axis in axes:
@@ -186,7 +186,7 @@ def groups(coupling: Coupling) -> tuple[Group, ...]:
             if own is None:
                 continue
             counted, counts = np.unique(labels.bases(own)[1], return_counts=True)
-            wanted = np.isin(counted, first)
+            wanted = np.isin(counted, heads)
             for label, count in zip(counted[wanted].tolist(), counts[wanted].tolist(), strict=True):
                 name, rank, width = found.get(label, ("", 0, count))
                 if min(len(axes), 2) > rank:

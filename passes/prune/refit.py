@@ -89,7 +89,7 @@ def refit(
     generator: np.random.Generator,
     open_session: Callable[[ir.Model], Session],
     report: Callable[[int, int], None],
-    batch: int = 16,
+    batch: int = 64,
 ) -> None:
     """Fit the weights of contractions of `model`, in place.
 
@@ -111,14 +111,15 @@ def refit(
         data, result = contraction.data.name or "", contraction.node.outputs[0].name or ""
         now, then = open_session(truncated(model, [data])), open_session(truncated(before, [result]))
         weights, bias = contraction.matrix(), _bias(contraction)
+        present = np.concatenate([weights, bias[None]]).astype(np.float32)
         width = weights.shape[0] + 1
         gram, moment, rows = np.zeros((width, width)), np.zeros((width, weights.shape[1])), 0
         for piece in samples.batches(batch):
             inputs, outputs = _rows(each, now.run(piece.feeds)[data], then.run(piece.feeds)[result], generator)
-            wide = np.concatenate([inputs, np.ones((len(inputs), 1), inputs.dtype)], axis=1).astype(np.float64)
-            lacking = outputs - (inputs @ weights + bias)
+            # Products of one run in single precision, their sums in double.
+            wide = np.concatenate([inputs, np.ones((len(inputs), 1), inputs.dtype)], axis=1)
             gram += wide.T @ wide
-            moment += wide.T @ lacking
+            moment += wide.T @ (outputs - wide @ present)
             rows += len(inputs)
         penalty = np.full(width, RIDGE * np.trace(gram[:-1, :-1]) / max(width - 1, 1))
         penalty[-1] = 0.0

@@ -9,13 +9,6 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import onnx_ir as ir
-from onnxslim.passes.prune.allocation import Limits, allocate, blocks
-from onnxslim.passes.prune.contraction import Contraction, add_bias, contractions
-from onnxslim.passes.prune.criterion import Criterion, Scores, activation_scores, shuffled, weight_scores
-from onnxslim.passes.prune.cutting import cut
-from onnxslim.passes.prune.observation import Moments, Place, observe
-from onnxslim.passes.prune.refit import Fit, enough, fits, refit
-from onnxslim.passes.prune.sharing import share_again, share_apart
 
 from onnxslim.errors import BadOptionValue
 from onnxslim.graph.cost import measure_cost
@@ -23,6 +16,14 @@ from onnxslim.graph.coupling import Coupling, Group, couple, frozen, groups
 from onnxslim.graph.labels import Mask
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+
+from .allocation import Limits, allocate, blocks
+from .contraction import Contraction, add_bias, contractions
+from .criterion import Criterion, Scores, activation_scores, shuffled, weight_scores
+from .cutting import cut
+from .observation import Moments, Place, observe
+from .refit import Fit, enough, fits, refit
+from .sharing import share_again, share_apart
 
 
 @dataclasses.dataclass(frozen=True)

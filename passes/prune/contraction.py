@@ -190,7 +190,9 @@ def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
                 assert data.shape is not None
                 axes = data_operand.axes(len(data.shape))
                 axis = next(at for at, (dimension, _) in enumerate(axes) if summed & set(dimension.factors))
-                letters, sizes = _expand(fitted, weight_operand, tuple(size for size in array.shape if isinstance(size, int)))
+                letters, sizes = _expand(
+                    fitted, weight_operand, tuple(size for size in array.shape if isinstance(size, int))
+                )
                 if math.prod(sizes) == array.size:
                     result, bias_index = _bias(fitted, set(letters))
                     over = axes[axis][0].factors

@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from onnxslim.passes.prune.contraction import Contraction
-from onnxslim.passes.prune.observation import Moments, Place
 
 from onnxslim.graph.coupling import Coupling, Group
+
+from .contraction import Contraction
+from .observation import Moments, Place
 
 Scores = npt.NDArray[np.float64]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from onnxslim.passes.prune.lengths import rewrite_lengths
 
 from onnxslim.graph.coupling import Coupling
 from onnxslim.graph.labels import Mask
+
+from .lengths import rewrite_lengths
 
 
 def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:

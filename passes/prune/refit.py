@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnxslim.passes.prune.contraction import Contraction
-from onnxslim.passes.prune.observation import truncated
 
 from onnxslim.data import Samples
 from onnxslim.graph.axes import attribute
 from onnxslim.graph.relations import Indices
 from onnxslim.graph.structure import stored
 from onnxslim.runner.session import Session
+
+from .contraction import Contraction
+from .observation import truncated
 
 SAMPLES = 512
 """Samples that are enough."""

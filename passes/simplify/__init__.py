@@ -5,12 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import onnx_ir as ir
 
 from onnxslim.graph.fold import fold_constants
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.model import release_constants
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.prove import verify_site
@@ -47,6 +48,7 @@ LAST_STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("dead nodes removed", remove_dead_nodes),
     ("unused initializers removed", remove_unused_initializers),
     ("unused opsets and functions removed", remove_unused_imports),
+    ("constant nodes made initializers", release_constants),
 )
 
 
@@ -56,8 +58,6 @@ class Simplify(Pass):
 
     name: ClassVar[str] = "simplify"
     kind: ClassVar[Kind] = Kind.EXACT
-
-    verify: Annotated[bool, "run each rewrite and what it replaces on random data, and leave out what differs"] = False
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Simplify `model` in place. What cannot be done is noted; nothing is raised."""
@@ -76,7 +76,11 @@ class Simplify(Pass):
 
         def rewrite(model: ir.Model) -> int:
             usable = [rule for rule in rules.rules if rule.name not in failures]
-            accept = (lambda match, plan: verify_site(match, plan, context.generator)) if self.verify else None
+            accept = (
+                (lambda match, plan: verify_site(match, plan, context.generator))
+                if self.verify or context.verify
+                else None
+            )
             applied = fixpoint(model, usable, accept=accept)
             failures.update({each.rule: each.reason for each in (*applied.skipped, *applied.refused)})
             counts.update({f"rule {name}": count for name, count in applied.counts.items()})

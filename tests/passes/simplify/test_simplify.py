@@ -22,6 +22,7 @@ from onnxslim.pipeline.interface import Progress
 class Quiet:
     generator: np.random.Generator = dataclasses.field(default_factory=lambda: np.random.default_rng(0))
     progress: Progress = dataclasses.field(default_factory=Progress)
+    verify: bool = False
 
 
 def nodes_of(graph, indent=""):
@@ -294,7 +295,7 @@ def test_verify_notes_what_differs(monkeypatch):
         '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { a = Relu (x)  y = Relu (a) }'
     )
     canonicalize(model)
-    change = Simplify(verify=True).run(model, Quiet())
+    change = Simplify().run(model, Quiet(verify=True))
     assert [(note.subject, note.action, note.reason) for note in change.notes] == [
         ("relu_relu at Relu", "left alone", "y differs")
     ]
@@ -321,7 +322,7 @@ def test_real_models(parts, nodes, verify, tmp_path):
     path = zoo_file(*parts)
     model = open_model(path)
     before = len(model.graph)
-    change = Simplify(verify=verify).run(model, Quiet())
+    change = Simplify().run(model, Quiet(verify=verify))
     assert not [note for note in change.notes if note.action == "left alone"]
     assert (before, len(model.graph)) <= nodes
     save_model(model, tmp_path / "after.onnx")

@@ -76,11 +76,7 @@ class Simplify(Pass):
 
         def rewrite(model: ir.Model) -> int:
             usable = [rule for rule in rules.rules if rule.name not in failures]
-            accept = (
-                (lambda match, plan: verify_site(match, plan, context.generator))
-                if self.verify or context.verify
-                else None
-            )
+            accept = (lambda match, plan: verify_site(match, plan, context.generator)) if context.verify else None
             applied = fixpoint(model, usable, accept=accept)
             failures.update({each.rule: each.reason for each in (*applied.skipped, *applied.refused)})
             counts.update({f"rule {name}": count for name, count in applied.counts.items()})

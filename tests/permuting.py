@@ -13,8 +13,7 @@ def permutation(coupling: Coupling, generator: np.random.Generator) -> np.ndarra
     labels = coupling.labels
     lies: dict[int, list[tuple[int, int]]] = {}
     for axis, first in labels.start.items():
-        roots = labels.root[first : first + (coupling.relations.sizes[axis] or 0)]
-        free = roots[(labels.reason[roots] < 0) & ~labels.derived[roots]]
+        free = labels.bases(first + np.arange(coupling.relations.sizes[axis] or 0))[1]
         for root, count in zip(*np.unique(free, return_counts=True), strict=True):
             lies.setdefault(int(root), []).append((axis, int(count)))
     alike: dict[tuple[tuple[int, int], ...], list[int]] = {}
@@ -33,11 +32,7 @@ def permuted(array: np.ndarray, value: ir.Value, coupling: Coupling, source: np.
         if own is None:
             continue
         places, roots = coupling.labels.bases(own)
-        for root in np.unique(roots):
-            if source[root] == root:
-                continue
-            break
-        else:
+        if (source[roots] == roots).all():
             continue
         # A place is known by all the bases that it goes with; the bases change, and tell where it comes from.
         known: dict[int, list[int]] = {}

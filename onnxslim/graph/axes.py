@@ -54,8 +54,14 @@ def dimensions(value: ir.Value) -> tuple[int | None, ...] | None:
     shape: ir.ShapeProtocol | None = value.shape
     if shape is None and value.const_value is not None:
         shape = value.const_value.shape
-    # Some exporters write -1 for a dimension that is not known.
-    return None if shape is None else tuple(size if isinstance(size, int) and size >= 0 else None for size in shape)
+    return None if shape is None else tuple(_length(size) for size in shape)
+
+
+def _length(size: int | ir.SymbolicDimProtocol) -> int | None:
+    if isinstance(size, int):
+        return size if size >= 0 else None  # some exporters write -1 for what is not known
+    # Symbolic arithmetic may end in a number: a batch of N rows of 8, over N.
+    return int(size.value) if size.value is not None and size.value.isdecimal() else None
 
 
 def attribute(node: ir.Node, name: str) -> Attribute | None:

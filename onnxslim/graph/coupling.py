@@ -165,8 +165,8 @@ def groups(coupling: Coupling) -> tuple[Group, ...]:
     # Rows of (base label, axis, how often it lies there), for what can be cut by itself.
     bases: list[Indices] = []
     for axis, first in labels.start.items():
-        roots = labels.root[first : first + (coupling.relations.sizes[axis] or 0)]
-        free = roots[(labels.reason[roots] < 0) & ~labels.derived[roots]]
+        size = coupling.relations.sizes[axis] or 0
+        free = labels.bases(first + np.arange(size))[1]
         if len(free):
             unique, counts = np.unique(free, return_counts=True)
             bases.append(np.stack([unique, np.full(len(unique), axis), counts], axis=1))

@@ -33,7 +33,7 @@ class Labels:
     derived: Mask
     """For each root label whether it goes where others go, and never by itself."""
     implied: Indices
-    """Rows of (root that goes, derived root that goes with it), transitively."""
+    """Rows of (root that goes, derived root that goes with it), transitively, sorted by the second."""
 
     def removed(self, roots: Indices) -> Mask:
         """Return for every label whether it goes when `roots` go."""
@@ -46,8 +46,7 @@ class Labels:
         """Return (places in `labels`, roots): the roots that may be cut by themselves and take that place with them."""
         roots = self.root[labels]
         own = np.flatnonzero((self.reason[roots] < 0) & ~self.derived[roots])
-        order = np.argsort(self.implied[:, 1], kind="stable")
-        causes, effects = self.implied[order, 0], self.implied[order, 1]
+        causes, effects = self.implied[:, 0], self.implied[:, 1]
         begin, end = np.searchsorted(effects, roots, "left"), np.searchsorted(effects, roots, "right")
         repeats = end - begin
         offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
@@ -230,5 +229,5 @@ def _closure(implied: Indices, count: int) -> Indices:
         onward = np.repeat(first, repeats) * count + second[np.repeat(begin, repeats) + offsets]
         grown = np.union1d(known, onward)
         if len(grown) == len(known):
-            return np.stack([first, second], axis=1)
+            return np.stack([first, second], axis=1)[np.argsort(second, kind="stable")]
         known = grown

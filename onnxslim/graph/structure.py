@@ -248,7 +248,7 @@ def _gather(relations: Relations, node: ir.Node) -> None:
     size = relations.sizes[source[axis]]
     if places is not None and places.ndim == 1 and size is not None:
         relations.pair(source[axis], places.astype(np.int64) % size, result[axis], np.arange(len(places)))
-        relations.equate(picked[0], result[axis], where)
+        _settings(relations, node)
         return
     relations.freeze(source[axis], Freeze(f"{where} looks places up in it"))
     for one, other in zip(picked, result[axis:], strict=False):

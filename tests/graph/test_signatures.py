@@ -120,7 +120,9 @@ def prove(row: Signature, generator: np.random.Generator) -> dict[str, bool]:
         elif kind == "float32":
             feeds.append(np.asarray(generator.random(size) + 0.1, np.float32))
         else:
-            feeds.append(np.asarray(generator.integers(0 if operand.ignored else 1, 3 if "z" in operand.name else 9, size), kind))
+            feeds.append(
+                np.asarray(generator.integers(0 if operand.ignored else 1, 3 if "z" in operand.name else 9, size), kind)
+            )
     if op_type == "QLinearConv":
         feeds[5] = np.zeros_like(feeds[5])  # type: ignore[arg-type]  # ONNX Runtime wants symmetric weights per channel
     before = run(row, sizes, feeds)

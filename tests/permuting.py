@@ -9,7 +9,7 @@ from onnxslim.graph.coupling import Coupling
 
 
 def permutation(coupling: Coupling, generator: np.random.Generator) -> np.ndarray:
-    """Return for each label the one whose channel takes its place; only channels that lie in the same axes change places."""
+    """Return for each label the one whose channel takes its place; they change places within the same axes alone."""
     labels = coupling.labels
     lies: dict[int, list[tuple[int, int]]] = {}
     for axis, first in labels.start.items():

@@ -12,7 +12,7 @@ from onnxslim.graph.axes import attribute, dimensions, fit, output_channel_axis
 
 def node(text: str, inputs: str, opset: int = 21) -> ir.Node:
     model = from_text(
-        f'<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]> g ({inputs}) => (float y) {{ y = {text} }}'
+        f'<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]>g ({inputs}) => (float y) {{ y = {text} }}'
     )
     model.graph.outputs[0].shape = None
     return next(iter(model.graph))
@@ -34,7 +34,7 @@ def node(text: str, inputs: str, opset: int = 21) -> ir.Node:
         ("MatMul (x, w)", "float[2,3,4] x, float[2,4,6] w", 1, 2),
         ("MatMul (w, x)", "float[3,4] w, float[4,6] x", 0, 0),
         ("MatMul (x, w)", "float[3,4] x, float[4] w", 1, None),
-        ("QLinearConv (x, s, z, w, t, u, v, q)", "uint8[1,4,8,8] x, float s, uint8 z, int8[6,4,3,3] w, float t, int8 u, float v, uint8 q", 3, 0),
+        ("QLinearConv (x, s, z, w, s, z, s, z)", "uint8[1,4,8,8] x, float s, uint8 z, uint8[6,4,3,3] w", 3, 0),
         ("Add (x, w)", "float[3,4] x, float[4] w", 1, None),
         ("Conv (x, w)", "float[1,4,8,8] x, float[6,4,3,3] w", 5, None),
         ("CumSum (x, w)", "float[3] x, int64 w", 0, None),

@@ -17,8 +17,8 @@ def weight(*shape: int) -> np.ndarray:
 def macs_of(node: str, inputs: str, opset: int = 21, **weights: np.ndarray) -> int:
     names = ", ".join(f"float {name}" for name in weights)
     model = from_text(
-        f'<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]> g ({inputs}{", " + names if names else ""}) => (float y)'
-        f"{{ y = {node} }}",
+        f'<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
+        f"g ({inputs}{', ' + names if names else ''}) => (float y) {{ y = {node} }}",
         **weights,
     )
     model.graph.outputs[0].shape = None

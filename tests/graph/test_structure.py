@@ -27,8 +27,31 @@ TYPES = {"And": "bool", "Or": "bool", "Xor": "bool", "Not": "bool"} | dict.fromk
     ("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"), "uint8"
 )
 SETTINGS = {"Cast": "<to=1>", "BitShift": '<direction="LEFT">', "Mod": "<fmod=1>"}
-BINARY = """Add Sub Mul Div Pow Mod Max Min Sum Mean And Or Xor BitwiseAnd BitwiseOr BitwiseXor BitShift Equal Greater
-GreaterOrEqual Less LessOrEqual PRelu""".split()
+BINARY = [
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Mod",
+    "Max",
+    "Min",
+    "Sum",
+    "Mean",
+    "And",
+    "Or",
+    "Xor",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "BitShift",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "PRelu",
+]
 
 
 def model(node: str, inputs: str, **constants: np.ndarray) -> ir.Model:

@@ -49,6 +49,9 @@ UNFOLDED = frozenset(
     }
 )
 
+DIVISIONS = frozenset({"Div", "Mod"})
+"""Ops that end the process (SIGFPE, older versions of ONNX Runtime) where an integer is divided by zero."""
+
 Array = npt.NDArray[Any]
 
 
@@ -122,6 +125,8 @@ def evaluate(
         One array for each name in `outputs`; None where neither ONNX Runtime nor the reference implementation can run
         these nodes, or where a result is no tensor.
     """
+    if _may_divide_by_zero(nodes, feeds):
+        return None
     model = _program(nodes, feeds, outputs, opsets)
     fed = {value.name: np.asarray(feeds[value.name]) for value in model.graph.input}
     try:
@@ -141,6 +146,18 @@ def evaluate(
     if not all(isinstance(result, (np.ndarray, np.generic)) for result in results):
         return None
     return [np.asarray(result) for result in results]
+
+
+def _may_divide_by_zero(nodes: Sequence[onnx.NodeProto], feeds: Mapping[str, Array]) -> bool:
+    """Whether integers might be divided by zero, which nothing can catch. A computed divisor is not trusted."""
+    integers = any(array.dtype.kind in "iu" for array in feeds.values())
+    for node in nodes:
+        if node.domain or node.op_type not in DIVISIONS:
+            continue
+        divisor = feeds.get(node.input[1])
+        if integers if divisor is None else divisor.dtype.kind in "iu" and not np.all(divisor):
+            return True
+    return False
 
 
 def _options() -> Any:
@@ -199,7 +216,8 @@ def fold_constants(model: ir.Model, limit_bytes: int = LIMIT_BYTES) -> tuple[str
     """
     names: list[str] = []
     for graph in list(model.graphs()):
-        names += _fold_graph(graph, model.opset_imports, limit_bytes)
+        while folded := _fold_graph(graph, model.opset_imports, limit_bytes):
+            names += folded  # once more: a divisor that was folded can be trusted now
     return tuple(names)
 
 
@@ -249,11 +267,22 @@ def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
             a.is_ref() or a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
         ):
             continue
+        if node.op_type in DIVISIONS and not _divisor_is_safe(node):
+            continue
         if any((static_bytes(output) or 0) > INTERMEDIATE_BYTES for output in node.outputs):
             continue
         if all(v is None or v.producer() in region or constant_tensor(v) is not None for v in node.inputs):
             region[node] = None
     return list(region)
+
+
+def _divisor_is_safe(node: ir.Node) -> bool:
+    """Whether a division is of floats, or by integers that are known not to be zero."""
+    value = node.inputs[1]
+    if value is not None and value.dtype is not None and value.dtype.is_floating_point():
+        return True
+    divisor = constant(value)
+    return divisor is not None and (divisor.dtype.kind not in "iu" or bool(np.all(divisor)))
 
 
 def _components(region: Sequence[ir.Node]) -> Iterator[list[ir.Node]]:

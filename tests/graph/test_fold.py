@@ -184,6 +184,24 @@ def test_one_node_that_cannot_be_computed_does_not_spoil_the_others():
     assert "Reshape" in ops(model)
 
 
+def test_integers_are_never_divided_by_zero():
+    two, none = np.array([6]), np.array([0])
+    model = model_of("a = Sub (v, v)  b = Div (v, a)  f = Cast <to = 1> (b)  y = Mul (x, f)", v=two)
+    assert fold_constants(model) == ("a",)  # ONNX Runtime would take the whole process with it
+    model = model_of(
+        "b = Div (v, n)  c = Mod (v, n)  d = Add (b, c)  f = Cast <to = 1> (d)  y = Mul (x, f)", v=two, n=none
+    )
+    assert fold_constants(model) == ()
+    model = model_of("a = Add (v, v)  b = Div (a, v)  f = Cast <to = 1> (b)  y = Mul (x, f)", v=two)
+    assert fold_constants(model) == ("f",)
+    model = model_of("a = Add (v, v)  b = Div (v, a)  f = Cast <to = 1> (b)  y = Mul (x, f)", v=two)
+    assert fold_constants(model) == ("a", "f")
+    model = model_of("a = Sub (v, v)  b = Div (v, a)  y = Mul (x, b)", v=np.ones(1, np.float32))
+    assert len(fold_constants(model)) >= 1
+    node = ir.to_proto(ir.Node("", "Div", [ir.Value(name="a"), ir.Value(name="b")], outputs=[ir.Value(name="c")]))
+    assert evaluate([node], {"a": two, "b": none}, ["c"], {"": 17}) is None
+
+
 def test_strings_fold():
     model = model_of(
         "c = Concat <axis = 0> (w, w)  e = Equal (c, c)  f = Cast <to = 1> (e)  y = Mul (x, f)",

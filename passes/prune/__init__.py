@@ -35,7 +35,7 @@ class Prune(Pass):
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
 
     ratio: Annotated[float, "share of the MACs to remove"] = 0.3
-    criterion: Annotated[Criterion, "how a channel's importance is measured"] = Criterion.MAGNITUDE
+    criterion: Annotated[Criterion, "how a channel's importance is measured"] = Criterion.ACTIVATION
     align: Annotated[int, "keep channel counts multiples of this, and never below it"] = 8
     most: Annotated[float, "share of the channels of one group that may go at most"] = 0.8
     include: Annotated[tuple[str, ...], "prune only groups with a weight or node of these names (* and ? match)"] = ()
@@ -65,14 +65,31 @@ class Prune(Pass):
         before = measure_cost(model)
         read = list(contractions(model.graph))
         learns = not context.samples.synthetic
-        moments = self._moments(model, context, read, learns)
-        scores = self._scores(coupling, found, read, moments, context)
+        criterion = self.criterion
+        if criterion is Criterion.ACTIVATION and not learns:
+            criterion = Criterion.MAGNITUDE
+            notes.append(Note("criterion", "magnitude", "samples that were made up say nothing about activations"))
+        moments: dict[Place, Moments] = {}
+        if learns and (self.compensate or criterion is Criterion.ACTIVATION):
+            places = sorted({(contraction.data.name or "", contraction.data_axis) for contraction in read})
+            moments = observe(model, places, context.samples, context.open_session)
+        scores = self._scores(criterion, coupling, found, read, moments, context)
         choice = allocate(
             coupling, found, [scores[group.roots] for group in found], round(self.ratio * before.macs), limits
         )
         if not choice.gone.any():
             share_again(model, apart)
-            return Change(False, (*notes, Note("model", "left alone", "no group of channels can be cut")))
+            return Change(
+                False,
+                (
+                    *notes,
+                    Note(
+                        "model",
+                        "left alone",
+                        f"no block of channels saves MACs without taking far more than ratio={self.ratio}",
+                    ),
+                ),
+            )
         teacher = model.clone()
         if self.compensate and learns:
             _compensate(model, coupling, choice.gone, read, moments)
@@ -111,28 +128,19 @@ class Prune(Pass):
                 chosen.append(group)
         return chosen, notes
 
-    def _moments(
-        self, model: ir.Model, context: Context, read: Sequence[Contraction], learns: bool
-    ) -> dict[Place, Moments]:
-        if self.criterion is not Criterion.ACTIVATION and not (self.compensate and learns):
-            return {}
-        places = sorted({(contraction.data.name or "", contraction.data_axis) for contraction in read})
-        moments: dict[Place, Moments] = observe(model, places, context.samples, context.open_session)
-        return moments
-
     def _scores(
         self,
+        criterion: Criterion,
         coupling: Coupling,
         found: Sequence[Group],
         read: Sequence[Contraction],
         moments: dict[Place, Moments],
         context: Context,
     ) -> Scores:
-        if self.criterion is Criterion.ACTIVATION:
-            compensated = (self.compensate or self.refit) and not context.samples.synthetic
-            return activation_scores(coupling, read, moments, compensated=compensated)
-        scores = weight_scores(coupling, read, 1 if self.criterion is Criterion.L1 else 2)
-        return shuffled(found, scores, context.generator) if self.criterion is Criterion.RANDOM else scores
+        if criterion is Criterion.ACTIVATION:
+            return activation_scores(coupling, read, moments, compensated=self.compensate or self.refit)
+        scores = weight_scores(coupling, read, 1 if criterion is Criterion.L1 else 2)
+        return shuffled(found, scores, context.generator) if criterion is Criterion.RANDOM else scores
 
     def _refit(
         self,

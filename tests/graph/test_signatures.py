@@ -167,8 +167,8 @@ def test_permuting_a_factor_everywhere_permutes_the_output(row: Signature) -> No
         "Gemm<transA=0, transB=1> A[m, k] B[o, k] C{m, o} -> Y[o, m]",
         "GlobalAveragePool X[n, c, ...s] -> Y[n, c, ...s]",
         "MaxPool X[n, c, ...s] -> Y[n, c, ...s]",
-        "LSTM<hidden_size=h, layout=0> X[!s, n, i] W[!d, h*4, i] R[!d, h*4, h] B[!d, 8*h] _ H[!d, n, h] C[!d, n, h] P[!d, 3*h]"
-        " -> Y[!s, !d, n, h] Yh[!d, n, h] Yc[!d, n, h]",
+        "LSTM<hidden_size=h, layout=0> X[!s, n, i] W[!d, h*4, i] R[!d, h*4, h] B[!d, 8*h] _ H[!d, n, h] C[!d, n, h]"
+        " P[!d, 3*h] -> Y[!s, !d, n, h] Yh[!d, n, h] Yc[!d, n, h]",
         "CumSum X[...s] _ -> Y[...s]",
         "DepthToSpace<blocksize=p, blocksize=q, mode=DCR> X[n, c*!p*!q, ...s] -> Y[n, c, ...t]",
     ],

@@ -28,30 +28,11 @@ TYPES = {"And": "bool", "Or": "bool", "Xor": "bool", "Not": "bool"} | dict.fromk
 )
 SETTINGS = {"Cast": "<to=1>", "BitShift": '<direction="LEFT">', "Mod": "<fmod=1>"}
 BINARY = [
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "Mod",
-    "Max",
-    "Min",
-    "Sum",
-    "Mean",
-    "And",
-    "Or",
-    "Xor",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "BitShift",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "PRelu",
-]
+    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Max",
+    "Min", "Sum", "Mean", "And", "Or", "Xor", "BitwiseAnd",
+    "BitwiseOr", "BitwiseXor", "BitShift", "Equal", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual", "PRelu",
+]  # fmt: skip
 
 
 def model(node: str, inputs: str, **constants: np.ndarray) -> ir.Model:

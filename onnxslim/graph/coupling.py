@@ -19,7 +19,8 @@ import onnx_ir as ir
 from onnxslim.graph.axes import FactorKey, Fitted, dimensions, fit
 from onnxslim.graph.labels import Labels, Mask, solve
 from onnxslim.graph.relations import Freeze, Indices, Relations
-from onnxslim.graph.structure import HANDLERS, UnknownShape, freeze_node, title
+from onnxslim.graph.settings import title
+from onnxslim.graph.structure import HANDLERS, UnknownShape, freeze_node
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,41 +12,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.axes import attribute, dimensions, fit
+from onnxslim.graph.axes import attribute, fit
 from onnxslim.graph.relations import Freeze, Relations
+from onnxslim.graph.settings import computed, padding, pieces, reduced, scales, slices, stored, title
 
 Handler = Callable[[Relations, ir.Node], None]
-
-
-def stored(value: ir.Value | None) -> np.ndarray | None:
-    """Return the array of an initializer that nobody may override, else None."""
-    if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
-        return None
-    return value.const_value.numpy()
-
-
-def numbers(node: ir.Node, name: str, index: int) -> list[int] | None:
-    """Return integers that are an attribute in older operator sets and the input `index` in newer ones.
-
-    Returns:
-        The integers; None where there are none, or where they are computed when the model runs.
-    """
-    if name in node.attributes:
-        value = attribute(node, name)
-        return None if value is None else [int(each) for each in np.ravel(value)]
-    array = stored(node.inputs[index]) if index < len(node.inputs) else None
-    return None if array is None else [int(each) for each in array.ravel()]
-
-
-def computed(node: ir.Node, index: int) -> bool:
-    """Whether the input `index` is there and is computed when the model runs."""
-    return index < len(node.inputs) and node.inputs[index] is not None and stored(node.inputs[index]) is None
-
-
-def title(node: ir.Node) -> str:
-    """Return what messages call the node: its op and its name, or that of its first output."""
-    name = node.name or next((value.name for value in node.outputs if value.name), None)
-    return f"{node.op_type} {name}"
 
 
 def freeze_node(relations: Relations, node: ir.Node, reason: str) -> None:
@@ -200,16 +170,6 @@ def _joined(relations: Relations, node: ir.Node, axis: int, whole: ir.Value, par
                     relations.freeze(each, Freeze(f"{where}: a size is not known before the model runs"))
 
 
-def slices(node: ir.Node, rank: int) -> dict[int, tuple[int, int, int]] | None:
-    """Return {axis: (start, end, step)} of a Slice, as written; None where it is computed when the model runs."""
-    starts, ends = numbers(node, "starts", 1), numbers(node, "ends", 2)
-    if starts is None or ends is None or computed(node, 3) or computed(node, 4):
-        return None
-    axes = numbers(node, "axes", 3) or list(range(len(starts)))
-    steps = numbers(node, "steps", 4) or [1] * len(starts)
-    return {axis % rank: each for axis, *each in zip(axes, starts, ends, steps, strict=True)}  # type: ignore[misc]
-
-
 def _slice(relations: Relations, node: ir.Node) -> None:
     source, result = _known(relations, node)
     _settings(relations, node)
@@ -255,18 +215,6 @@ def _gather(relations: Relations, node: ir.Node) -> None:
         relations.equate(one, other, where)
 
 
-def padding(node: ir.Node, rank: int) -> list[tuple[int, int]] | None:
-    """Return (before, after) for each axis of a Pad; None where it is computed when the model runs."""
-    pads = numbers(node, "pads", 1)
-    if pads is None or computed(node, 3):
-        return None
-    axes = [axis % rank for axis in numbers(node, "axes", 3) or range(rank)]
-    result = [(0, 0)] * rank
-    for at, axis in enumerate(axes):
-        result[axis] = (pads[at], pads[at + len(axes)])
-    return result
-
-
 def _pad(relations: Relations, node: ir.Node) -> None:
     source, result = _known(relations, node)
     _settings(relations, node)
@@ -287,44 +235,17 @@ def _pad(relations: Relations, node: ir.Node) -> None:
 def _resize(relations: Relations, node: ir.Node) -> None:
     source, result = _known(relations, node)
     _settings(relations, node)
-    scales = _scales(node, len(source))
+    factors = scales(node, len(source))
     cropped = attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize"
     for at, (one, other) in enumerate(zip(source, result, strict=True)):
         sizes = relations.sizes[one], relations.sizes[other]
-        if (scales[at] == 1 and not cropped) or (
+        if (factors[at] == 1 and not cropped) or (
             sizes[0] is not None and sizes[0] == sizes[1] and stored(node.inputs[-1]) is not None and not cropped
         ):
             relations.equate(one, other, title(node))
         else:
             for axis in (one, other):
                 relations.freeze(axis, Freeze(f"{title(node)} resizes it", inherent=True))
-
-
-def _scales(node: ir.Node, rank: int) -> list[float]:
-    """Return the scales of a Resize or Upsample for each axis, 0 where they are not known."""
-    result = [0.0] * rank
-    held = attribute(node, "scales")
-    # Upsample and the first Resize: (x, scales); later (x, region of interest, scales, sizes).
-    index = 2 if len(node.inputs) > 2 else 1
-    array = np.asarray(held) if held is not None else stored(node.inputs[index]) if index < len(node.inputs) else None
-    if array is not None and array.size:
-        axes = numbers(node, "axes", len(node.inputs)) or list(range(rank))
-        for axis, scale in zip(axes, array.ravel(), strict=False):
-            result[axis] = float(scale)
-    return result
-
-
-def reduced(node: ir.Node, rank: int) -> set[int] | None:
-    """Return the axes that a reduction sums over; None where they are computed when the model runs."""
-    if "axis" in node.attributes or node.op_type.startswith("Arg"):
-        axis = attribute(node, "axis")
-        return {axis % rank} if isinstance(axis, int) else None
-    axes = numbers(node, "axes", 1)
-    if axes is None and computed(node, 1):
-        return None
-    if not axes:
-        return set() if attribute(node, "noop_with_empty_axes") else set(range(rank))
-    return {axis % rank for axis in axes}
 
 
 def _reduce(relations: Relations, node: ir.Node) -> None:
@@ -377,26 +298,6 @@ def _entries_read(node: ir.Node, index: int, entries: list[int]) -> set[int]:
         if taken is not None:
             return set(entries[slice(*taken.get(0, (0, None, 1)))])
     return set(entries)
-
-
-def pieces(value: ir.Value | None) -> list[int | None] | None:
-    """Return what is known of the elements of a vector of integers that is computed out of constants and others.
-
-    Returns:
-        None for each element that is not known; None where not even their number is.
-    """
-    array = stored(value)
-    if array is not None:
-        return [int(each) for each in array.ravel()]
-    if value is None:
-        return None
-    node = value.producer()
-    fitted = None if node is None else fit(node)
-    if node is not None and fitted is not None and fitted.signature.kind == "concat":
-        parts = [pieces(each) for each in node.inputs]
-        return None if None in parts else [each for part in parts for each in part or ()]
-    shape = dimensions(value)
-    return None if shape is None or len(shape) != 1 or shape[0] is None else [None] * shape[0]
 
 
 def _broadcast_first(relations: Relations, node: ir.Node) -> None:

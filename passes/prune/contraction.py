@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.graph.axes import Fitted, attribute, fit
+from onnxslim.graph.settings import stored
 from onnxslim.graph.signatures import Operand
-from onnxslim.graph.structure import stored
 
 Array = npt.NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from onnxslim.graph.axes import attribute, fit
 from onnxslim.graph.coupling import Coupling
 from onnxslim.graph.labels import Mask
 from onnxslim.graph.relations import Indices
-from onnxslim.graph.structure import numbers, padding, slices, stored
+from onnxslim.graph.settings import numbers, padding, slices, stored
 
 SPLIT_AS_INPUT = 13
 """Since this operator set, Split takes its sizes as an input."""

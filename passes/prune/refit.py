@@ -20,7 +20,7 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.graph.axes import attribute
 from onnxslim.graph.relations import Indices
-from onnxslim.graph.structure import stored
+from onnxslim.graph.settings import stored
 from onnxslim.runner.session import Session
 
 from .contraction import Contraction

@@ -142,7 +142,7 @@ CASES = {
     "resize to a size": ('y = Resize <mode="nearest"> (x, , , a)', "float[1,6,4,4] x", {"a": constant(1, 6, 8, 9)}),
     "reduce": ("y = ReduceMean <keepdims=0> (x, a)", "float[3,6,4] x", {"a": constant(1)}),
     "reduce all": ("y = ReduceSum (x)", "float[3,6,4] x", {}),
-    "reduce nothing": ("y = ReduceSum <noop_with_empty_axes=1> (x)", "float[3,6,4] x", {}),
+    "reduce nothing": ("y = ReduceSum <noop_with_empty_axes=1> (x, a)", "float[3,6,4] x", {"a": constant()}),
     "argmax": ("y = ArgMax <axis=1, keepdims=0> (x)", "float[3,6,4] x", {}),
     "quantize per channel": (
         "q = QuantizeLinear <axis=1> (x, s, z) y = DequantizeLinear <axis=1> (q, s, z)",

@@ -180,6 +180,8 @@ def output_channel_axis(node: ir.Node, input_index: int) -> int | None:
     found: dict[int, set[str]] = {}
     for axis, (dimension, _) in enumerate(fitted.signature.inputs[input_index].axes(len(shape))):
         long = {factor for factor in dimension.factors if len(dimension.factors) == 1 or fitted.size(factor) != 1}
+        if not long and reaching.issuperset(dimension.factors):  # one channel in one group: still the channels' axis
+            long = set(dimension.factors)
         needed |= long & reaching
         if long and long <= reaching:
             found[axis] = long

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from onnxslim.errors import BudgetMissed
 from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.shapes import specialized
 from onnxslim.model import file_bytes, save_model
 from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.judge import Candidate, Judge
@@ -33,7 +34,8 @@ NOT_ASKED = "not measured: asked not to"
 
 def model_figures(candidate: Candidate, path: pathlib.Path, latency: Latency | None, judge: Judge) -> Figures:
     """Return the figures of the model that lies at `path` and is open as `candidate`."""
-    cost = measure_cost(candidate.model)
+    shapes = {name: array.shape for name, array in judge.feeds.items()}
+    cost = measure_cost(specialized(candidate.model, shapes))
     accuracy = judge.measure_accuracy(candidate)
     unlabelled = "the samples are synthetic" if judge.samples.synthetic else "the samples have no labels"
     memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None

@@ -84,7 +84,7 @@ class Figures:
 
     size_bytes: Annotated[int, "the file, with external data"]
     parameters: Annotated[int, "numbers in the weights"]
-    macs: Annotated[int, "multiply-accumulates of one inference; symbolic dimensions count as 1"]
+    macs: Annotated[int, "multiply-accumulates of one inference, on the sample that latency is measured on"]
     nodes: Annotated[int, "nodes in the graph, subgraphs included"]
     latency_ms: Annotated[Percentiles | None, "time of one inference"]
     throughput_per_s: Annotated[float | None, "samples a second"]

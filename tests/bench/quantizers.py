@@ -1,0 +1,102 @@
+"""Our int8 beside ONNX Runtime's own quantizer, on the same calibration samples and the same held-out ones.
+
+    python tests/bench/quantizers.py models/fashion_resnet8.onnx models/fashion_calib.npz models/fashion_test.npz
+    python tests/bench/quantizers.py cifar10_resnet20.onnx cifar:cifar10_train_10k.npz cifar:cifar10_test.npz
+
+``cifar:FILE`` reads images of CIFAR-10 (`x`, uint8 NHWC, and `y`) as the zoo's README says. At most 256 samples
+calibrate. Latencies are paired and interleaved with the float model, batch 1. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+import onnxruntime.quantization as ort
+
+import onnxslim
+from onnxslim.data import Samples, open_samples
+from onnxslim.runner.accuracy import measure_accuracy
+from onnxslim.runner.fidelity import measure_fidelity
+from onnxslim.runner.latency import compare_latency
+from onnxslim.runner.session import Session
+
+CALIBRATION = 256
+MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+OURS = ("quant", "quant,prune")
+THEIRS = {
+    "U8S8": {"weight_type": ort.QuantType.QInt8},
+    "U8S8, 7-bit weights": {"weight_type": ort.QuantType.QInt8, "reduce_range": True},
+    "U8U8": {"weight_type": ort.QuantType.QUInt8},
+}
+
+
+def read(spec: str, session: Session) -> Samples:
+    if not spec.startswith("cifar:"):
+        return open_samples(spec, session.inputs)
+    with np.load(spec.removeprefix("cifar:")) as file:
+        images = ((file["x"].astype(np.float32) / 255 - MEAN) / DEVIATION).transpose(0, 3, 1, 2)
+        return open_samples({session.inputs[0].name: images, "labels": file["y"].astype(np.int64)}, session.inputs)
+
+
+class Reader(ort.CalibrationDataReader):
+    def __init__(self, samples: Samples) -> None:
+        self._batches: Iterator = samples.batches()
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else dict(batch.feeds)
+
+
+def theirs(model: str, out: str, samples: Samples, options: dict[str, object]) -> None:
+    ort.quant_pre_process(model, out + ".pre")
+    ort.quantize_static(
+        out + ".pre",
+        out,
+        Reader(samples),
+        quant_format=ort.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=ort.QuantType.QUInt8,
+        calibrate_method=ort.CalibrationMethod.MinMax,
+        **options,
+    )
+
+
+def main(model: str, data: str, val: str) -> None:
+    logging.disable(logging.WARNING)
+    original = Session.of(pathlib.Path(model))
+    calibration, held_out = read(data, original), read(val, original)
+    generator = np.random.default_rng(0)
+    accuracy = measure_accuracy(original, held_out, size=32).value
+    print(f"{pathlib.Path(model).name} on {original.target.instruction_set}, accuracy {accuracy:.4f}\n")
+    print("| quantizer | times smaller | times faster | accuracy | agreement | SQNR, dB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "out.onnx")
+        for name in (*OURS, *THEIRS):
+            if name in THEIRS:
+                theirs(model, out, calibration.take(CALIBRATION), THEIRS[name])
+            else:
+                onnxslim.optimize(model, name, data=calibration, val=held_out, output=out, measure=False)
+            session = Session.of(pathlib.Path(out))
+            fidelity = measure_fidelity(original, session, held_out, generator=generator, size=32)
+            accuracy = measure_accuracy(session, held_out, size=32).value
+            speed = compare_latency(original, session, held_out.first(), generator=generator, seconds=5.0).ratio
+            assert fidelity.agreement is not None
+            assert fidelity.sqnr_db is not None
+            print(
+                f"| {'ours' if name in OURS else 'ONNX Runtime'}: {name} | {os.path.getsize(model) / os.path.getsize(out):.2f} "
+                f"| {speed.value:.2f} ({speed.low:.2f} to {speed.high:.2f}) | {accuracy:.4f} "
+                f"| {fidelity.agreement.value:.4f} ({fidelity.agreement.low:.4f} to {fidelity.agreement.high:.4f}) "
+                f"| {fidelity.sqnr_db.value:.1f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -10,7 +10,7 @@ SOURCE := pyproject.toml setup.py $(shell find onnxslim passes -type f -not -pat
 # A real trained model comes out smaller and faster, with the figures that prove it.
 demo: $(VENV)/installed
 	mkdir -p out
-	$(BIN)/onnxslim optimize models/fashion_resnet8.onnx -p quant,prune --recipe models/fashion_resnet8.toml \
+	$(BIN)/onnxslim optimize models/fashion_resnet8.onnx -p quant,prune \
 	    --data models/fashion_calib.npz --val models/fashion_test.npz --max-drop 0.01 \
 	    -o out/fashion_resnet8.slim.onnx --report out/fashion_resnet8.json
 

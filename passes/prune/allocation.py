@@ -32,15 +32,21 @@ class MacsLeft:
         terms: list[list[int]] = []
         scales: list[int] = []
         for fitted, bound in coupling.fitted.values():
+            if not bound:  # a shape is missing: the node is frozen, and costs what it costs
+                terms.append([])
+                scales.append(fitted.macs())
+                continue
             for term in fitted.signature.macs:
-                axes = [
-                    order.get(relations.find(axis), one)
-                    for letter in term
-                    for key, axis in bound.items()
-                    if key[0] == letter and not letter.isdigit()
-                ]
+                scale = math.prod(int(letter) for letter in term if letter.isdigit())
+                axes: list[int] = []
+                # A letter may stand in a term twice, and for the several axes of an ellipsis.
+                for key, axis in [item for letter in term for item in bound.items() if item[0][0] == letter]:
+                    if relations.find(axis) in order:
+                        axes.append(order[relations.find(axis)] if not key[0].isdigit() else one)
+                    else:
+                        scale *= fitted.sizes.get(key, 1)  # too long to hold channels, or symbolic
                 terms.append(axes)
-                scales.append(math.prod(int(letter) for letter in term if letter.isdigit()))
+                scales.append(scale)
         widest = max((len(term) for term in terms), default=0)
         self._terms = np.array([[*term, *[one] * (widest - len(term))] for term in terms], np.int64).reshape(
             len(terms), widest

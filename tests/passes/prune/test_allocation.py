@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from channel_models import built, weight
+from channel_models import CHANNEL_MODELS, built, weight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxslim.passes.prune.allocation import OVERSHOOT, Limits, MacsLeft, allocate, blocks
@@ -52,9 +52,20 @@ def test_blocks_never_go_below_what_must_stay(count: int, width: int, align: int
         assert left >= count * (1 - most)
 
 
-def test_macs_left_are_those_that_cost_counts() -> None:
-    coupling = couple(CHAIN)
-    assert MacsLeft(coupling)(np.zeros(coupling.labels.count, np.bool_)) == measure_cost(CHAIN).macs
+@pytest.mark.parametrize("name", CHANNEL_MODELS)
+def test_macs_left_are_those_that_cost_counts(name: str) -> None:
+    model = CHANNEL_MODELS[name]
+    coupling = couple(model)
+    assert MacsLeft(coupling)(np.zeros(coupling.labels.count, np.bool_)) == measure_cost(model).macs
+
+
+def test_macs_of_what_is_frozen_and_of_long_axes_count() -> None:
+    model = built(
+        "g (float[2,300000,4] x) => (float y) { a = MatMul (x, w) b = NoSuchOp (a) y = MatMul (b, v) }",
+        w=weight(4, 8), v=weight(8, 8),
+    )  # fmt: skip
+    coupling = couple(model)
+    assert MacsLeft(coupling)(np.zeros(coupling.labels.count, np.bool_)) == measure_cost(model).macs
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])

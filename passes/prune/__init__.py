@@ -14,7 +14,7 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.coupling import Coupling, Group, couple, frozen, groups
 from onnxslim.graph.labels import Mask
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.shapes import infer_shapes, specialized
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 
 from .allocation import Limits, allocate, blocks
@@ -62,7 +62,10 @@ class Prune(Pass):
         limits = Limits(self.align, self.most)
         found, left_alone = self._chosen(model, coupling, limits)
         notes += left_alone
-        before = measure_cost(model)
+        # Where the sizes of images are symbolic, those of a sample say which layers are the heavy ones.
+        sizes = {name: array.shape for name, array in context.samples.first().items()}
+        sized = specialized(model, sizes)
+        before = measure_cost(sized)
         read = list(contractions(model.graph))
         learns = not context.samples.synthetic
         criterion = self.criterion
@@ -75,7 +78,7 @@ class Prune(Pass):
             moments = observe(model, places, context.samples, context.open_session)
         scores = self._scores(criterion, coupling, found, read, moments, context)
         choice = allocate(
-            coupling, found, [scores[group.roots] for group in found], round(self.ratio * before.macs), limits
+            coupling, found, [scores[group.roots] for group in found], round(self.ratio * before.macs), limits, sized
         )
         if not choice.gone.any():
             share_again(model, apart)
@@ -99,7 +102,7 @@ class Prune(Pass):
         if self.refit and learns:
             notes += self._refit(model, teacher, outputs, before.macs, context)
         share_again(model, apart)
-        saved = 1 - measure_cost(model).macs / max(before.macs, 1)
+        saved = 1 - measure_cost(specialized(model, sizes)).macs / max(before.macs, 1)
         for group, taken in zip(found, choice.taken, strict=True):
             if taken:
                 width, count = group.width, len(group.roots)
@@ -157,6 +160,7 @@ class Prune(Pass):
             if fits(contraction)
         ]
         count = enough(context.samples.count, len(chosen), macs)
+        count = min(count, context.samples.count or count)
         if not count:
             return [
                 Note("weights", "not refitted", "too few samples, or too many MACs for the time that fitting may take")
@@ -166,6 +170,7 @@ class Prune(Pass):
             teacher,
             chosen,
             context.samples.take(count),
+            count,
             context.generator,
             context.open_session,
             lambda done, total: context.progress("refit", done, total),

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
+from onnxslim.graph.axes import fit
 from onnxslim.graph.coupling import Coupling, Group
 from onnxslim.graph.labels import Mask
 from onnxslim.graph.relations import Indices
@@ -20,9 +22,15 @@ OVERSHOOT = 0.04
 
 
 class MacsLeft:
-    """Counts the MACs of the main graph for any set of labels that go: sums of products of axis lengths."""
+    """Counts the MACs of the main graph for any set of labels that go: sums of products of axis lengths.
 
-    def __init__(self, coupling: Coupling) -> None:
+    Args:
+        coupling: The coupled axes of the model.
+        sized: A copy of the model in which symbolic dimensions have sizes; without it they count as 1.
+    """
+
+    def __init__(self, coupling: Coupling, sized: ir.Model | None = None) -> None:
+        at_size = {} if sized is None else {_key(node): fit(node) for node in sized.graph}
         relations, labels = coupling.relations, coupling.labels
         order = {axis: at for at, axis in enumerate(labels.start)}
         self._begin = np.array(list(labels.start.values()), np.int64)
@@ -32,9 +40,10 @@ class MacsLeft:
         terms: list[list[int]] = []
         scales: list[int] = []
         for fitted, bound in coupling.fitted.values():
+            whole = at_size.get(_key(fitted.node)) or fitted
             if not bound:  # a shape is missing: the node is frozen, and costs what it costs
                 terms.append([])
-                scales.append(fitted.macs())
+                scales.append(whole.macs())
                 continue
             for term in fitted.signature.macs:
                 scale = math.prod(int(letter) for letter in term if letter.isdigit())
@@ -44,7 +53,7 @@ class MacsLeft:
                     if relations.find(axis) in order:
                         axes.append(order[relations.find(axis)] if not key[0].isdigit() else one)
                     else:
-                        scale *= fitted.sizes.get(key, 1)  # too long to hold channels, or symbolic
+                        scale *= whole.sizes.get(key, 1)  # too long to hold channels, or symbolic
                 terms.append(axes)
                 scales.append(scale)
         widest = max((len(term) for term in terms), default=0)
@@ -67,6 +76,10 @@ class MacsLeft:
     def empties(self, gone: Mask) -> bool:
         """Whether an axis would run empty."""
         return bool((self.lengths(gone)[self._sizes > 0] == 0).any())
+
+
+def _key(node: ir.Node) -> str:
+    return node.outputs[0].name or ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +123,7 @@ def allocate(
     importance: Sequence[npt.NDArray[np.float64]],
     target: int,
     limits: Limits,
+    sized: ir.Model | None = None,
 ) -> Choice:
     """Choose channels until the MACs of the main graph have fallen by `target`.
 
@@ -121,9 +135,12 @@ def allocate(
         coupling: The coupled axes.
         groups: The groups that may lose channels.
         importance: For each group the importance of its channels, in the order of `Group.roots`, comparable between
-        groups. target: MACs to save. limits: What every group keeps.
+            groups.
+        target: MACs to save.
+        limits: What every group keeps.
+        sized: A copy of the model in which symbolic dimensions have sizes, to count MACs with; None: they count as 1.
     """
-    macs = MacsLeft(coupling)
+    macs = MacsLeft(coupling, sized)
     gone = np.zeros(coupling.labels.count, np.bool_)
     start = left = macs(gone)
     orders = [np.argsort(scores, kind="stable") for scores in importance]

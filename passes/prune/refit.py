@@ -34,6 +34,8 @@ BUDGET = 4e12
 """Multiply-accumulates that may be spent: some minutes on two cores. Each layer takes a run of all samples."""
 ROWS = 64
 """Places of one sample that a convolution is fitted at, at most; neighbours say nearly the same."""
+ROWS_PER_COLUMN = 16
+"""Rows for each unknown of a layer that are enough: more take time and tell little."""
 RIDGE = 1e-2
 """The weight of the present weights, relative to the mean square of the inputs."""
 COLUMNS = 4608
@@ -87,6 +89,7 @@ def refit(
     before: ir.Model,
     chosen: Sequence[Fit],
     samples: Samples,
+    count: int,
     generator: np.random.Generator,
     open_session: Callable[[ir.Model], Session],
     report: Callable[[int, int], None],
@@ -99,6 +102,7 @@ def refit(
         before: The same model before the cut; its values have the same names.
         chosen: What to fit, in the order of the graph; `fits` holds for each.
         samples: Calibration samples; they are read once for each contraction.
+        count: How many samples these are.
         generator: Chooses the places of convolutions that rows are taken of.
         open_session: Opens a model on the target.
         report: Told (done, total) after each.
@@ -115,8 +119,10 @@ def refit(
         present = np.concatenate([weights, bias[None]]).astype(np.float32)
         width = weights.shape[0] + 1
         gram, moment, rows = np.zeros((width, width)), np.zeros((width, weights.shape[1])), 0
+        rows_of_sample = min(ROWS, -(-ROWS_PER_COLUMN * width // count))
         for piece in samples.batches(batch):
-            inputs, outputs = _rows(each, now.run(piece.feeds)[data], then.run(piece.feeds)[result], generator)
+            got, wanted = now.run(piece.feeds)[data], then.run(piece.feeds)[result]
+            inputs, outputs = _rows(each, got, wanted, rows_of_sample, generator)
             # Products of one run in single precision, their sums in double.
             wide = np.concatenate([inputs, np.ones((len(inputs), 1), inputs.dtype)], axis=1)
             gram += wide.T @ wide
@@ -138,21 +144,23 @@ def _bias(contraction: Contraction) -> Array:
     return np.zeros(contraction.outputs) if array is None else array.astype(np.float64)
 
 
-def _rows(fit: Fit, data: Rows, result: Rows, generator: np.random.Generator) -> tuple[Rows, Rows]:
+def _rows(fit: Fit, data: Rows, result: Rows, rows: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
     """Return (inputs, outputs) as rows, shapes [rows, columns] and [rows, outputs], at places chosen by chance."""
     contraction = fit.contraction
     result = np.take(result, fit.kept, axis=fit.output_axis)
     if contraction.window:
-        return _windows(contraction, data, result, generator)
+        return _windows(contraction, data, result, rows, generator)
     inputs = np.moveaxis(data, contraction.data_axis, -1).reshape(-1, data.shape[contraction.data_axis])
     outputs = np.moveaxis(result, fit.output_axis, -1).reshape(-1, len(fit.kept))
-    if len(inputs) > ROWS * len(data):
-        places = generator.choice(len(inputs), ROWS * len(data), replace=False)
+    if len(inputs) > rows * len(data):
+        places = generator.choice(len(inputs), rows * len(data), replace=False)
         inputs, outputs = inputs[places], outputs[places]
     return inputs, outputs
 
 
-def _windows(contraction: Contraction, data: Rows, result: Rows, generator: np.random.Generator) -> tuple[Rows, Rows]:
+def _windows(
+    contraction: Contraction, data: Rows, result: Rows, rows: int, generator: np.random.Generator
+) -> tuple[Rows, Rows]:
     """Return the windows of a convolution as rows (im2col) at some places, the same in each sample."""
     node, kernel = contraction.node, contraction.kernel
     rank = len(kernel)
@@ -166,7 +174,7 @@ def _windows(contraction: Contraction, data: Rows, result: Rows, generator: np.r
     padded = np.pad(data, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
     spatial = result.shape[2:]
     count = int(np.prod(spatial))
-    places = np.sort(generator.choice(count, min(ROWS, count), replace=False))
+    places = np.sort(generator.choice(count, min(rows, count), replace=False))
     index: list[npt.NDArray[np.int64]] = []
     for at, place in enumerate(np.unravel_index(places, spatial)):
         taps = place[:, None] * strides[at] + np.arange(kernel[at]) * dilations[at]

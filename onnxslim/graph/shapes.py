@@ -44,7 +44,7 @@ def specialized(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Mode
     result = model.clone()
     for value in result.graph.inputs:
         if value.name in shapes:
-            value.shape = ir.Shape(shapes[value.name])
+            value.shape = ir.Shape(shapes[value.name or ""])
     for value in result.graph.outputs:
         value.shape = None
     forget_shapes(result)

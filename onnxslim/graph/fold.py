@@ -101,6 +101,8 @@ def static_bytes(value: ir.Value) -> int | None:
     """Return how many bytes `value` takes, where its type and shape are known."""
     if value.dtype is None or value.dtype.is_string() or value.shape is None or not value.shape.is_static():
         return None
+    if min(value.shape.numpy(), default=0) < 0:
+        return None
     return int(np.prod(value.shape.numpy(), dtype=np.int64)) * max(1, value.dtype.bitwidth) // 8
 
 
@@ -198,7 +200,7 @@ def known_shape(node: ir.Node) -> Array | None:
     if node.op_type == "Shape":
         start, end = node.attributes.get("start"), node.attributes.get("end")
         sizes = sizes[start.as_int() if start else None : end.as_int() if end else None]
-    known = [size for size in sizes if isinstance(size, int)]
+    known = [size for size in sizes if isinstance(size, int) and size >= 0]  # exporters write -1 for an unknown one
     if len(known) != len(sizes):
         return None
     return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)

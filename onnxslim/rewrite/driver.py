@@ -120,12 +120,12 @@ class _Driver:
                 if match is None:
                     continue
                 plan = self._plan(match)
+                why = self.accept(match, plan) if self.accept is not None else None
             except NotApplicable:
                 continue
             except Exception as error:  # a rule must not take the model down with it, whatever is wrong with it
                 self.broken[rule.name] = f"{type(error).__name__}: {error}"
                 continue
-            why = self.accept(match, plan) if self.accept is not None else None
             if why is not None:
                 self.refused[rule.name, node.name or node.op_type] = why
                 continue

@@ -219,14 +219,14 @@ def _same(wanted: int | str | Run, size: Any, environment: Environment) -> bool:
     if isinstance(wanted, int):
         return bool(size == wanted)
     known = environment.setdefault(str(wanted), size)
-    return known is size or equal_sizes(known, size)
+    return (known is size and not isinstance(size, int)) or equal_sizes(known, size)
 
 
 def equal_sizes(first: Any, second: Any) -> bool:
-    """Whether two sizes are known to be equal; two unknown ones never are."""
+    """Whether two sizes are known to be equal; two unknown ones never are, and some files say -1 for unknown."""
     if isinstance(first, ir.SymbolicDim) and isinstance(second, ir.SymbolicDim):
         return first.value is not None and first.value == second.value
-    return bool(first == second)
+    return bool(first == second) and not (isinstance(first, int) and first < 0)
 
 
 def _products(environment: Environment) -> str | None:

@@ -45,9 +45,9 @@ def site_feeds(match: Match, generator: np.random.Generator) -> dict[ir.Value, A
             return None
         shape: list[int] = []
         for size in value.shape:
-            if isinstance(size, int):
+            if isinstance(size, int) and size >= 0:
                 shape.append(size)
-            elif size.value is None:
+            elif isinstance(size, int) or size.value is None:
                 return None
             else:
                 shape.append(sizes.setdefault(size.value, SYMBOL_SIZES[len(sizes) % len(SYMBOL_SIZES)]))

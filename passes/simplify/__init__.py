@@ -25,6 +25,7 @@ from .dead import (
     remove_unused_imports,
     remove_unused_initializers,
 )
+from .doubt import forget_doubtful_sizes
 from .duplicates import merge_equal_initializers, merge_equal_nodes
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
 
@@ -86,6 +87,7 @@ class Simplify(Pass):
         for done in range(ROUNDS):
             context.progress("simplify", done, None)
             infer_shapes(model)
+            forget_doubtful_sizes(model)
             changed = sum([attempt(name, step) for name, step in STEPS if name not in failures])
             try:
                 changed += rewrite(model)

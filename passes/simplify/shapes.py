@@ -26,10 +26,15 @@ def distrust_shapes(model: ir.Model) -> Declared:
     """Forget what the file says about shapes that nodes make, and return it.
 
     Files are cut, merged and given other batch sizes, and seldom are all declarations corrected: real models declare
-    even the rank of their outputs wrong. Only inputs and weights are believed, and what follows from them.
+    even the rank of their outputs wrong. Only inputs and weights are believed, and what follows from them; a size of
+    -1, which some exporters write, is an unknown one.
     """
     declared: Declared = {}
     for graph in every_graph(model):
+        for value in graph.inputs:
+            if value.shape is not None and any(isinstance(size, int) and size < 0 for size in value.shape):
+                declared[value.name or ""] = value.shape
+                value.shape = ir.Shape([None if isinstance(s, int) and s < 0 else s for s in value.shape])
         for node in graph:
             for output in node.outputs:
                 declared[output.name or ""] = output.shape
@@ -40,6 +45,8 @@ def distrust_shapes(model: ir.Model) -> Declared:
 def restore_shapes(model: ir.Model, declared: Declared) -> None:
     """Give results of the graphs the shapes that they were declared to have, and other values if nothing is known."""
     for graph in every_graph(model):
+        for value in graph.inputs:
+            value.shape = declared.get(value.name or "", value.shape)
         for node in graph:
             for output in node.outputs:
                 if output.is_graph_output() or output.shape is None:

@@ -133,11 +133,11 @@ CASES = {
         {"zero": np.array([0]), "three": np.array([3]), "four": np.array([4])},
         "y = Reshape (x, [-1, 4])",
     ),
-    "a batch that widens": (
+    "what Expand is told may be anything": (
         """(float[N,1] x) => (float[N,4] y) {
             s = Shape (x)  n = Gather (s, zero)  m = Concat <axis = 0> (n, four)  y = Expand (x, m) }""",
         {"zero": np.array([0]), "four": np.array([4])},
-        "y = Expand (x, [1, 4])",
+        "s = Shape (x)\nn = Gather (s, [0])\nm = Concat <axis = 0> (n, [4])\ny = Expand (x, m)",
     ),
     "axes that are renamed twice": (
         """(float[N,4] x) => (float[1,N,2,2] y) { a = Reshape (x, s)  y = Unsqueeze (a, zero) }""",
@@ -230,6 +230,49 @@ def test_declared_shapes_are_not_believed_and_come_back():
     reshape = model.graph.outputs[0].producer()
     assert reshape.inputs[1].const_value is None  # [1, M] would have been wrong
     assert str(model.graph.outputs[0].shape) == "[1,M]"
+
+
+def test_a_size_of_minus_one_is_unknown():
+    model = from_text("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,4] x, float[1,4] z) => (float[N,4] y, int64[2] n) {
+        a = Add (x, z)  s = Shape (a)  n = Identity (s)  e = Expand (x, s)  y = Relu (e) }""")
+    for value in model.graph.inputs:
+        value.shape = ir.Shape([-1, 4])
+    canonicalize(model)
+    Simplify().run(model, Quiet(verify=True))
+    assert [node.op_type for node in model.graph] == ["Add", "Shape", "Expand", "Relu"]
+    assert [str(value.shape) for value in model.graph.inputs] == ["[-1,4]", "[-1,4]"]
+
+
+WIDENING = {
+    "expand": "a = Add (x, z)  s = Shape (a)  e = Expand (x, s)  y = Relu (e)",
+    "where": "c = Constant <value = bool {1}> ()  w = Where (c, x, z)  y = Relu (w)",
+    "reshape": "a = Add (x, z)  s = Shape (a)  b = Mul (a, a)  r = Reshape (b, s)  y = Relu (r)",
+    "of a sum": "a = Add (x, z)  b = Sub (x, a)  s = Shape (b)  e = Expand (x, s)  y = Relu (e)",
+    "matrices": "t = Transpose (z)  a = MatMul (x, t)  s = Shape (a)  u = Transpose (a)  y = Relu (u)",
+    "in a branch": """a = Add (x, z)  y = If (c0) <
+        then_branch = t () => (float[P,Q] p) { s = Shape (a)  e = Expand (x, s)  p = Relu (e) },
+        else_branch = f () => (float[P,Q] q) { q = Neg (a) } >""",
+}
+
+
+@pytest.mark.parametrize("sizes", [(1, 3), (3, 1), (3, 3), (1, 1)])
+@pytest.mark.parametrize("case", WIDENING)
+def test_sizes_with_different_names_may_widen_each_other(case, sizes, tmp_path):
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x, float[M,4] z, bool c0) => (float[P,Q] y) {{
+        {WIDENING[case]} }}"""
+    model = from_text(text)
+    ir.save(model, tmp_path / "before.onnx")
+    canonicalize(model)
+    Simplify().run(model, Quiet())
+    save_model(model, tmp_path / "after.onnx")
+    random = np.random.default_rng(0)
+    feeds = {"x": random.normal(size=(sizes[0], 4)).astype(f32), "z": random.normal(size=(sizes[1], 4)).astype(f32)}
+    sessions = session(tmp_path / "before.onnx"), session(tmp_path / "after.onnx")
+    given = {value.name for value in sessions[0].get_inputs()}
+    feeds = {name: array for name, array in {**feeds, "c0": np.array(True)}.items() if name in given}
+    (expected,), (got,) = (each.run(None, feeds) for each in sessions)
+    np.testing.assert_array_equal(got, expected)  # shapes above all
 
 
 def test_equal_initializers():

@@ -1,8 +1,8 @@
 """onnxslim: a compiler from ONNX to ONNX. This is the public API, and nothing else.
 
-    import onnxslim
-    result = onnxslim.optimize("model.onnx", passes="quant,prune", data="calib.npz", val="test.npz", max_drop=0.01)
-    result.report.ratio.size; result.save("small.onnx")
+import onnxslim
+result = onnxslim.optimize("model.onnx", passes="quant,prune", data="calib.npz", val="test.npz", max_drop=0.01)
+result.report.ratio.size; result.save("small.onnx")
 """
 
 from __future__ import annotations

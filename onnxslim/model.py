@@ -6,6 +6,7 @@ Canonical form is what every pass may rely on:
 - the default operator domain is written ``""``, never ``"ai.onnx"``;
 - constants are initializers: a ``Constant`` node becomes one, in subgraphs too;
 - a sparse initializer is a dense one;
+- a dimension of -1, as some exporters write, is an unknown one;
 - outputs that are maps, or sequences of maps, have no type;
 - no initializer is a graph input in models older than IR version 4, where each had to be. Since IR version 4 an
   initializer that is also an input is a default that the caller may override; it stays an input, and is no constant.
@@ -212,6 +213,9 @@ def canonicalize(model: ir.Model) -> None:
         external=next(external_tensors(model), None) is not None,
         value_info=any(value.type is not None for value in _inner_values(model) if value.const_value is None),
     )
+    for value in _interface(model):
+        if value.shape is not None and -1 in value.shape:
+            value.shape = ir.Shape([None if size == -1 else size for size in value.shape])
     if model.ir_version < 4:
         model.ir_version = 4
         model.graph.inputs[:] = [value for value in model.graph.inputs if not value.is_initializer()]
@@ -315,12 +319,12 @@ def _lower(value: ir.Value, graph: ir.Graph) -> None:
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Return the bytes of all initializers, of subgraphs too."""
+    """Return the bytes of all initializers, of subgraphs too; strings, whose bytes are not known, count as none."""
     return sum(
         value.const_value.nbytes
         for graph in model.graphs()
         for value in graph.initializers.values()
-        if value.const_value is not None
+        if value.const_value is not None and value.const_value.dtype is not ir.DataType.STRING
     )
 
 

@@ -350,3 +350,22 @@ def test_maps_as_classifiers_give_them_survive(tmp_path: pathlib.Path) -> None:
     assert str(onnx.load(again).graph.output) == str(proto.graph.output)
     feeds = {"x": np.eye(2, dtype=np.float32)}
     assert run(again, **feeds)[1] == run(tmp_path / "model.onnx", **feeds)[1]
+
+
+def test_a_dimension_of_minus_one_is_unknown_inside_and_minus_one_outside(tmp_path: pathlib.Path) -> None:
+    proto = onnx.parser.parse_model(CONSTANTS)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(proto, tmp_path / "model.onnx")
+    model = open_model(tmp_path / "model.onnx")
+    assert model.graph.inputs[0].shape == ir.Shape([None, 4])
+    assert str(onnx.load(there_and_back(tmp_path / "model.onnx")).graph.input) == str(proto.graph.input)
+
+
+def test_words_have_no_bytes(tmp_path: pathlib.Path) -> None:
+    path = write(
+        tmp_path,
+        '<ir_version: 8, opset_import: ["": 17]> g (int64[N] x) => (string[N] y) '
+        '{ words = Constant <value_strings = ["one", "two"]> () y = Gather (words, x) }',
+    )
+    assert weight_bytes(open_model(path)) == 0
+    there_and_back(path)

@@ -4,7 +4,8 @@
     python tests/bench/quantizers.py cifar10_resnet20.onnx cifar:cifar10_train_10k.npz cifar:cifar10_test.npz
 
 ``cifar:FILE`` reads images of CIFAR-10 (`x`, uint8 NHWC, and `y`) as the zoo's README says. At most 256 samples
-calibrate. Latencies are paired and interleaved with the float model, batch 1. Prints a Markdown table.
+calibrate. Names of quantizers may follow, to run only those. Latencies are paired and interleaved with the float model,
+batch 1. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def theirs(model: str, out: str, samples: Samples, options: dict[str, object]) -
     )
 
 
-def main(model: str, data: str, val: str) -> None:
+def main(model: str, data: str, val: str, *names: str) -> None:
     logging.disable(logging.WARNING)
     original = Session.of(pathlib.Path(model))
     calibration, held_out = read(data, original), read(val, original)
@@ -78,7 +79,7 @@ def main(model: str, data: str, val: str) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out.onnx")
-        for name in (*OURS, *THEIRS):
+        for name in names or (*OURS, *THEIRS):
             if name in THEIRS:
                 theirs(model, out, calibration.take(CALIBRATION), THEIRS[name])
             else:
@@ -89,8 +90,9 @@ def main(model: str, data: str, val: str) -> None:
             speed = compare_latency(original, session, held_out.first(), generator=generator, seconds=5.0).ratio
             assert fidelity.agreement is not None
             assert fidelity.sqnr_db is not None
+            tool, smaller = "ONNX Runtime" if name in THEIRS else "ours", os.path.getsize(model) / os.path.getsize(out)
             print(
-                f"| {'ours' if name in OURS else 'ONNX Runtime'}: {name} | {os.path.getsize(model) / os.path.getsize(out):.2f} "
+                f"| {tool}: {name} | {smaller:.2f} "
                 f"| {speed.value:.2f} ({speed.low:.2f} to {speed.high:.2f}) | {accuracy:.4f} "
                 f"| {fidelity.agreement.value:.4f} ({fidelity.agreement.low:.4f} to {fidelity.agreement.high:.4f}) "
                 f"| {fidelity.sqnr_db.value:.1f} |",

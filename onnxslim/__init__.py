@@ -8,6 +8,7 @@ result.report.ratio.size; result.save("small.onnx")
 from __future__ import annotations
 
 import importlib
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 from onnxslim.errors import OnnxslimError
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
     from onnxslim.model import open_model, save_model
     from onnxslim.pipeline.run import Result, optimize
 
-__all__ = ["OnnxslimError", "Result", "open_model", "optimize", "save_model"]
+    __version__: str
+
+if not (pathlib.Path(__file__).parent / "passes").is_dir():
+    # In a checkout `passes/` lies beside this folder, not inside: let it be found from there, too.
+    __path__.append(str(pathlib.Path(__file__).resolve().parent.parent))
+
+__all__ = ["OnnxslimError", "Result", "__version__", "open_model", "optimize", "save_model"]
 
 HOMES = {
     "Result": "onnxslim.pipeline.run",
@@ -28,6 +35,14 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("onnxslim-compiler")
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

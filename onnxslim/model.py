@@ -383,6 +383,10 @@ def writing_beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         OutputError: Nothing can be written there.
     """
     folder = None
+    if not path.parent.is_dir():
+        raise OutputError(
+            f"cannot be written: there is no folder {path.parent}", where=path, hint="make it first, or choose another"
+        )
     try:
         folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield folder

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from onnxslim.graph.axes import dimensions, fit
+from onnxslim.graph.nesting import nested_graphs
 from onnxslim.graph.shapes import infer_shapes
 
 _NO_PARAMETERS = frozenset({ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.UNDEFINED})
@@ -65,7 +66,7 @@ def measure_cost(model: ir.Model) -> Cost:
     activation_bytes = 0
     for node in _nodes(model):
         fitted = fit(node)
-        if fitted is None and not _holds_graphs(node):
+        if fitted is None and not any(nested_graphs(node)):
             uncounted[node.op_type] += 1
         per_node.append(
             NodeCost(
@@ -104,11 +105,6 @@ def _nodes(model: ir.Model) -> Iterator[ir.Node]:
     return iter(model.graph.all_nodes())
 
 
-def _holds_graphs(node: ir.Node) -> bool:
-    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    return any(attribute.type in kinds for attribute in node.attributes.values())
-
-
 def _tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.TENSOR:
@@ -144,14 +140,7 @@ def _peak(graph: ir.Graph) -> int:
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:
     yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs = [attribute.value]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = list(attribute.value)
-        else:
-            continue
-        for graph in graphs:
-            yield from graph.outputs
-            for inner in graph:
-                yield from _read(inner)
+    for graph in nested_graphs(node):
+        yield from graph.outputs
+        for inner in graph:
+            yield from _read(inner)

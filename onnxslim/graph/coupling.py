@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.axes import FactorKey, Fitted, dimensions, fit
 from onnxslim.graph.labels import Labels, Mask, solve
+from onnxslim.graph.nesting import nested_graphs
 from onnxslim.graph.relations import Freeze, Indices, Relations
 from onnxslim.graph.settings import title
 from onnxslim.graph.structure import HANDLERS, UnknownShape, freeze_node
@@ -144,17 +145,10 @@ def _relate(relations: Relations, fitted: Fitted) -> Mapping[FactorKey, int]:
 
 def captured(node: ir.Node) -> Iterator[ir.Value]:
     """Yield the values that the nested graphs of `node` read, of whatever graph."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs = [attribute.value]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = list(attribute.value)
-        else:
-            continue
-        for graph in graphs:
-            yield from (value for value in graph.outputs if value.graph is not graph)
-            for inner in graph.all_nodes():
-                yield from (value for value in inner.inputs if value is not None and value.graph is not graph)
+    for graph in nested_graphs(node):
+        yield from (value for value in graph.outputs if value.graph is not graph)
+        for inner in graph.all_nodes():
+            yield from (value for value in inner.inputs if value is not None and value.graph is not graph)
 
 
 def groups(coupling: Coupling) -> tuple[Group, ...]:

@@ -1,24 +1,20 @@
-"""Evaluates what is known before the model runs: constants, and the nodes that compute nothing but constants.
+"""Evaluates what is known before the model runs: the nodes that compute nothing but constants.
 
-Nodes run in ONNX Runtime with its optimisations off, so that a folded value is the value that inference would have
-seen; where it has no kernel (an old opset, a rare element type) the reference implementation of onnx takes over, and
-where that has none either the node stays.
+What cannot be evaluated (`onnxslim.graph.evaluate`) stays, and so does what would make the file grow.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnx.helper
 import onnx_ir as ir
-import onnxruntime
-from onnx.reference import ReferenceEvaluator
+
+from onnxslim.graph.constants import constant, constant_tensor, fresh_name, new_initializer, static_bytes, tensor_bytes
+from onnxslim.graph.evaluate import DIVISIONS, evaluate
 
 LIMIT_BYTES = 1 << 20
 """A folded value may be this large, or as large as the constants that it replaces: files must not grow."""
@@ -49,144 +45,7 @@ UNFOLDED = frozenset(
     }
 )
 
-DIVISIONS = frozenset({"Div", "Mod"})
-"""Ops that end the process (SIGFPE, older versions of ONNX Runtime) where an integer is divided by zero."""
-
 Array = npt.NDArray[Any]
-
-
-def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """Return the tensor that `value` is known to be, without reading it; None where it is not known.
-
-    Known are initializers, unless the caller may override them (a graph input with a default), outputs of Constant
-    nodes, and small integers that shape inference found out.
-    """
-    if value is None or value.is_graph_input():
-        return None
-    if value.const_value is not None:
-        return value.const_value
-    node = value.producer()
-    if node is None or node.op_type != "Constant" or node.domain or len(node.attributes) != 1:
-        return None
-    attribute = next(iter(node.attributes.values()))
-    if attribute.is_ref() or attribute.type in (ir.AttributeType.SPARSE_TENSOR,):
-        return None
-    return ir.convenience.get_const_tensor(value)
-
-
-def constant(value: ir.Value | None) -> Array | None:
-    """Return what `value` is known to be, or None. The array may be a read-only view of a file."""
-    tensor = constant_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def as_tensor(array: Array, name: str | None = None) -> ir.TensorProtocol:
-    """Return `array` as a tensor of the IR; arrays of objects are strings."""
-    if array.dtype.kind in "OSU":
-        flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
-        return ir.StringTensor(flat, shape=ir.Shape(array.shape), name=name)
-    return ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
-
-
-def tensor_bytes(tensor: ir.TensorProtocol | None) -> int:
-    """Return how many bytes a tensor takes; of strings, their letters. Nothing is read."""
-    if tensor is None:
-        return 0
-    if tensor.dtype.is_string():
-        return sum(len(item) for item in tensor.string_data()) if isinstance(tensor, ir.StringTensor) else tensor.size
-    return int(tensor.nbytes)
-
-
-def static_bytes(value: ir.Value) -> int | None:
-    """Return how many bytes `value` takes, where its type and shape are known."""
-    if value.dtype is None or value.dtype.is_string() or value.shape is None or not value.shape.is_static():
-        return None
-    if min(value.shape.numpy(), default=0) < 0:
-        return None
-    return int(np.prod(value.shape.numpy(), dtype=np.int64)) * max(1, value.dtype.bitwidth) // 8
-
-
-def evaluate(
-    nodes: Sequence[onnx.NodeProto],
-    feeds: Mapping[str, Array],
-    outputs: Sequence[str],
-    opsets: Mapping[str, int],
-    *,
-    reference: bool = True,
-) -> list[Array] | None:
-    """Run `nodes`, which are topologically sorted, on `feeds`.
-
-    Args:
-        nodes: What to run.
-        feeds: Arrays for the names that no node makes.
-        outputs: The names that are wanted.
-        opsets: The version of each domain.
-        reference: Try the reference implementation where ONNX Runtime fails.
-
-    Returns:
-        One array for each name in `outputs`; None where neither ONNX Runtime nor the reference implementation can run
-        these nodes, or where a result is no tensor.
-    """
-    if _may_divide_by_zero(nodes, feeds):
-        return None
-    model = _program(nodes, feeds, outputs, opsets)
-    fed = {value.name: np.asarray(feeds[value.name]) for value in model.graph.input}
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), _options(), providers=["CPUExecutionProvider"]
-        )
-        results = session.run(list(outputs), fed)
-    except Exception:  # no kernel, or no program at all: onnxruntime has no narrower class to catch
-        if not reference:
-            return None
-        try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")
-                results = ReferenceEvaluator(model).run(list(outputs), fed)
-        except Exception:  # the reference raises whatever numpy raises
-            return None
-    if not all(isinstance(result, (np.ndarray, np.generic)) for result in results):
-        return None
-    return [np.asarray(result) for result in results]
-
-
-def _may_divide_by_zero(nodes: Sequence[onnx.NodeProto], feeds: Mapping[str, Array]) -> bool:
-    """Whether integers might be divided by zero, which nothing can catch. A computed divisor is not trusted."""
-    integers = any(array.dtype.kind in "iu" for array in feeds.values())
-    for node in nodes:
-        if node.domain or node.op_type not in DIVISIONS:
-            continue
-        divisor = feeds.get(node.input[1])
-        if integers if divisor is None else divisor.dtype.kind in "iu" and not np.all(divisor):
-            return True
-    return False
-
-
-def _options() -> Any:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    return options
-
-
-def _program(
-    nodes: Sequence[onnx.NodeProto], feeds: Mapping[str, Array], outputs: Sequence[str], opsets: Mapping[str, int]
-) -> onnx.ModelProto:
-    inputs, initializers = [], []
-    for name, array in feeds.items():
-        kind = ir.DataType.from_numpy(array.dtype) if array.dtype.kind not in "OSU" else ir.DataType.STRING
-        if array.dtype.kind in "fiubO" and array.dtype.isbuiltin:
-            inputs.append(onnx.helper.make_tensor_value_info(name, int(kind), array.shape))
-        else:  # numpy's own types are fed; the others (bfloat16, int4, ...) travel as initializers
-            initializers.append(ir.serde.serialize_tensor(as_tensor(array, name)))
-    return onnx.helper.make_model(
-        onnx.helper.make_graph(
-            nodes, "fold", inputs, [onnx.helper.make_empty_tensor_value_info(n) for n in outputs], initializers
-        ),
-        opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()],
-        ir_version=10,
-    )
 
 
 def known_shape(node: ir.Node) -> Array | None:
@@ -436,21 +295,4 @@ def _replace(graph: ir.Graph, value: ir.Value, array: Array) -> str:
     output.name, value.name = value.name, f"{value.name}/replaced"
     if producer is not None:
         graph.insert_before(producer, identity)
-    return name
-
-
-def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Add `array` to `graph` as an initializer called `name`, which must be free, and return it."""
-    tensor = as_tensor(array, name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def fresh_name(graph: ir.Graph, wanted: str) -> str:
-    """Return `wanted`, or `wanted` and a number, such that no initializer of `graph` is called so."""
-    name, number = wanted, 0
-    while name in graph.initializers:
-        number += 1
-        name = f"{wanted}_{number}"
     return name

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 import onnx_shape_inference
@@ -32,24 +32,6 @@ def infer_shapes(model: ir.Model) -> tuple[str, ...]:
             for value in _values(model):  # the library's notes to itself would be written into the file
                 value.metadata_props.pop(onnx_shape_inference.SYM_DATA_KEY, None)
     return ()
-
-
-def specialized(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> ir.Model:
-    """Return a copy of `model` in which the inputs have the given shapes, and everything else follows from them.
-
-    Args:
-        model: Not changed.
-        shapes: A shape for each input that is to have another than it declares, by name.
-    """
-    result = model.clone()
-    for value in result.graph.inputs:
-        if value.name in shapes:
-            value.shape = ir.Shape(shapes[value.name or ""])
-    for value in result.graph.outputs:
-        value.shape = None
-    forget_shapes(result)
-    infer_shapes(result)
-    return result
 
 
 def forget_shapes(model: ir.Model) -> None:

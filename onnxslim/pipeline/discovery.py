@@ -29,11 +29,11 @@ def find_pass(name: str) -> type[Pass]:
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"the passes are: {', '.join(names)}"
-        raise UnknownPass(f"there is no pass named {name!r}", where="-p", hint=hint)
+        raise UnknownPass(f"there is no pass named {name!r}", hint=hint)
     module = importlib.import_module(f"{PACKAGE}.{name}")
     for member in vars(module).values():
         if typing.get_origin(member) is not None:
             continue  # Python 3.10 takes list[int] for a class
         if isinstance(member, type) and issubclass(member, Pass) and getattr(member, "name", None) == name:
             return member
-    raise UnknownPass(f"the module {PACKAGE}.{name} defines no pass named {name!r}", where="-p")
+    raise UnknownPass(f"the module {PACKAGE}.{name} defines no pass named {name!r}")

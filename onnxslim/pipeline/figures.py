@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from onnxslim.errors import BudgetMissed
 from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.shapes import specialized
+from onnxslim.graph.sizes import at_sizes
 from onnxslim.model import file_bytes, save_model
 from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.judge import Candidate, Judge
@@ -35,7 +35,7 @@ NOT_ASKED = "not measured: asked not to"
 def model_figures(candidate: Candidate, path: pathlib.Path, latency: Latency | None, judge: Judge) -> Figures:
     """Return the figures of the model that lies at `path` and is open as `candidate`."""
     shapes = {name: array.shape for name, array in judge.feeds.items()}
-    cost = measure_cost(specialized(candidate.model, shapes))
+    cost, at_work = measure_cost(candidate.model), measure_cost(at_sizes(candidate.model, shapes))
     accuracy = judge.measure_accuracy(candidate)
     unlabelled = "the samples are synthetic" if judge.samples.synthetic else "the samples have no labels"
     memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None
@@ -43,7 +43,7 @@ def model_figures(candidate: Candidate, path: pathlib.Path, latency: Latency | N
     return Figures(
         size_bytes=file_bytes(path),
         parameters=cost.parameters,
-        macs=cost.macs,
+        macs=at_work.macs,
         nodes=cost.nodes,
         latency_ms=Percentiles(latency.p50, latency.p95, latency.p99) if latency else None,
         throughput_per_s=latency.throughput_per_s if latency else None,
@@ -110,12 +110,13 @@ def make_report(
     before = model_figures(original, files[0], paired.before if paired else None, judge)
     after = model_figures(result, files[1], paired.after if paired else None, judge)
     samples = judge.samples
-    memory = "the model is in memory"
+    memory = None if path is not None else "the model is in memory"
+    unsaved = "the model is in memory"
     return Report(
         onnxslim=version(),
         seed=request.seed or 0,
         input=ModelFile(None if path is None else str(path), digest, path_reason=memory, sha256_reason=memory),
-        output=ModelFile(None, None, path_reason=memory, sha256_reason=memory),
+        output=ModelFile(None, None, path_reason=unsaved, sha256_reason=unsaved),
         target=judge.target,
         data=DataSource(
             samples.source,

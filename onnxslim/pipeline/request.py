@@ -26,7 +26,7 @@ Data = str | os.PathLike[str] | Mapping[str, np.ndarray[Any, Any]] | Samples
 
 
 def read_request(
-    passes: str | Sequence[Pass] | None,
+    passes: str | Sequence[Pass | str] | None,
     recipe: str | os.PathLike[str] | None,
     max_drop: float | None,
     seed: int | None,
@@ -35,7 +35,10 @@ def read_request(
     """Return what is asked for: arguments first, then the recipe, then the defaults."""
     written = Recipe(()) if recipe is None else load_recipe(pathlib.Path(recipe))
     chosen = written.passes or DEFAULT_PASSES if passes is None else passes
-    steps = parse_passes(chosen) if isinstance(chosen, str) else tuple(chosen)
+    each_asked = [chosen] if isinstance(chosen, str) else list(chosen)
+    steps = [step for each in each_asked for step in (parse_passes(each) if isinstance(each, str) else (each,))]
+    if not steps:
+        raise UsageError("no pass is asked for", where="-p", hint="name one, or leave it out for simplify")
     drop = written.max_drop if max_drop is None else max_drop
     if drop is not None and not 0 <= drop <= 1:
         raise BadOptionValue(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError
@@ -31,7 +32,7 @@ from onnxslim.runner.target import detect_target
 class Result:
     """What `optimize` returns."""
 
-    model: ir.Model
+    model: ir.Model = dataclasses.field(repr=False)
     """The optimised model, in canonical form (`onnxslim.model`)."""
     report: Report
     """What was done, and the figures before and after."""
@@ -40,14 +41,16 @@ class Result:
         """Write the model to `path`, whole or not at all.
 
         Raises:
-            OutputError: It cannot be written there.
+            OutputError: It cannot be written there, or it is the file that the model came from.
         """
+        source = self.report.input.path
+        check_places(None if source is None else pathlib.Path(source), pathlib.Path(path))
         save_model(self.model, path)
 
 
 def optimize(
-    model: str | os.PathLike[str] | ir.Model,
-    passes: str | Sequence[Pass] | None = None,
+    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
+    passes: str | Sequence[Pass | str] | None = None,
     *,
     data: Data | None = None,
     val: Data | None = None,
@@ -69,8 +72,8 @@ def optimize(
 
     Args:
         model: An ONNX file, or a model in memory. Never changed.
-        passes: What to do, as ``-p`` takes it (``"quant,prune:ratio=0.5"``), or pass objects; None: what the recipe
-            says, or ``"simplify"``.
+        passes: What to do, as ``-p`` takes it (``"quant,prune:ratio=0.5"``), or a sequence of pass objects and such
+            texts; None: what the recipe says, or ``"simplify"``.
         data: Samples that calibrate and fit; see `onnxslim.data.open_samples`. None: synthetic ones.
         val: Samples that measure. None: a quarter of `data` is set aside.
         output: Where to write the result; None: nowhere.
@@ -133,7 +136,9 @@ def optimize(
     return Result(current.model, report)
 
 
-def _open(model: str | os.PathLike[str] | ir.Model) -> tuple[ir.Model, pathlib.Path | None]:
+def _open(model: str | os.PathLike[str] | ir.Model | onnx.ModelProto) -> tuple[ir.Model, pathlib.Path | None]:
+    if isinstance(model, onnx.ModelProto):
+        model = ir.from_proto(model)
     if isinstance(model, ir.Model):
         copy = model.clone()
         canonicalize(copy)
@@ -150,7 +155,7 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
         started = time.perf_counter()
         clone = current.model.clone()
         clone.graph.meta.update(current.model.graph.meta)
-        before = clone.graph.num_nodes()
+        before = _nodes(clone)
         try:
             change = step.run(clone, context)
         except OnnxslimError:
@@ -171,7 +176,7 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
                 kept=verdict.kept,
                 reason=verdict.reason,
                 seconds=time.perf_counter() - started,
-                nodes=(before, clone.graph.num_nodes()),
+                nodes=(before, _nodes(clone)),
                 changes=change.notes,
             )
         )
@@ -189,6 +194,11 @@ def _judged(step: Pass, change: Change, clone: ir.Model, current: Candidate, jud
         return Verdict(False, f"the result does not run: {error.what}"), current
 
 
+def _nodes(model: ir.Model) -> int:
+    return sum(1 for _ in model.graph.all_nodes())
+
+
 def _why_not(notes: Sequence[Note]) -> str:
-    reasons = [note.reason for note in notes if note.reason]
+    """Return what speaks about the model as a whole, else the first reason that there is."""
+    reasons = [note.reason for note in sorted(notes, key=lambda note: note.subject != "model") if note.reason]
     return f"nothing to do: {reasons[0]}" if reasons else "nothing to do"

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.sizes import at_sizes
 from onnxslim.model import FORM, file_bytes, open_model
 from onnxslim.pipeline.discovery import pass_names
 from onnxslim.report.terminal import line, plain_table
@@ -54,7 +54,7 @@ class Inspection:
     inputs: Annotated[tuple[TensorFigures, ...], "as the file declares them"]
     outputs: Annotated[tuple[TensorFigures, ...], "as the file declares them"]
     parameters: Annotated[int, "numbers in the weights"]
-    macs: Annotated[int, "multiply-accumulates of one inference; symbolic dimensions count as 1"]
+    macs: Annotated[int, "multiply-accumulates of one inference; symbolic dimensions of inputs count as 1"]
     weight_bytes: Annotated[int, "the weights in memory"]
     activation_bytes: Annotated[int, "all values between the nodes, were they all kept"]
     peak_activation_bytes: Annotated[int, "the most that is alive at once"]
@@ -79,10 +79,9 @@ def inspect_model(path: str | os.PathLike[str], top: int = 10) -> Inspection:
     model = open_model(path)
     # as declared: inference gives names to what is unknown
     inputs, outputs = (tuple(map(_tensor, values)) for values in (model.graph.inputs, model.graph.outputs))
-    infer_shapes(model)
-    cost = measure_cost(model)
+    cost, at_one = measure_cost(model), measure_cost(at_sizes(model))
     ops = collections.Counter(_op(node) for graph in model.graphs() for node in graph)
-    costly = sorted(cost.per_node, key=lambda node: (-node.macs, -node.parameters))[:top]
+    costly = sorted(at_one.per_node, key=lambda node: (-node.macs, -node.parameters))[:top]
     return Inspection(
         path=str(path),
         size_bytes=file_bytes(path),
@@ -93,10 +92,10 @@ def inspect_model(path: str | os.PathLike[str], top: int = 10) -> Inspection:
         inputs=inputs,
         outputs=outputs,
         parameters=cost.parameters,
-        macs=cost.macs,
+        macs=at_one.macs,
         weight_bytes=cost.weight_bytes,
-        activation_bytes=cost.activation_bytes,
-        peak_activation_bytes=cost.peak_activation_bytes,
+        activation_bytes=at_one.activation_bytes,
+        peak_activation_bytes=at_one.peak_activation_bytes,
         nodes=cost.nodes,
         ops=dict(ops.most_common()),
         uncounted=cost.uncounted,

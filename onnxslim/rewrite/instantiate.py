@@ -16,14 +16,9 @@ import onnx
 import onnx.defs
 import onnx_ir as ir
 
-from onnxslim.graph.fold import (
-    UNFOLDED,
-    as_tensor,
-    constant,
-    constant_tensor,
-    evaluate,
-    known_shape,
-)
+from onnxslim.graph.constants import as_tensor, constant, constant_tensor
+from onnxslim.graph.evaluate import evaluate
+from onnxslim.graph.fold import UNFOLDED, known_shape
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
 from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule, find_schema
 

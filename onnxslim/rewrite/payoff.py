@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxslim.graph.fold import LIMIT_BYTES, tensor_bytes
+from onnxslim.graph.constants import tensor_bytes
+from onnxslim.graph.fold import LIMIT_BYTES
 from onnxslim.rewrite.instantiate import Instance, Plan
 from onnxslim.rewrite.match import Match
 

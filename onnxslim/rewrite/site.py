@@ -11,7 +11,8 @@ import onnx
 import onnx.helper
 import onnx_ir as ir
 
-from onnxslim.graph.fold import constant, evaluate
+from onnxslim.graph.constants import constant
+from onnxslim.graph.evaluate import evaluate
 from onnxslim.rewrite.instantiate import Plan
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.rule import IMPORTED_VERSION

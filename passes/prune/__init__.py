@@ -14,7 +14,8 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.coupling import Coupling, Group, couple, frozen, groups
 from onnxslim.graph.labels import Mask
-from onnxslim.graph.shapes import infer_shapes, specialized
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 
 from .allocation import Limits, allocate, blocks
@@ -43,18 +44,23 @@ class Prune(Pass):
     compensate: Annotated[bool, "add what removed channels are on average to the biases that follow"] = True
     refit: Annotated[bool, "fit the weights that read fewer channels to the outputs of before, in closed form"] = True
 
+    def __post_init__(self) -> None:
+        for name, value in (("ratio", self.ratio), ("most", self.most)):
+            if not 0 < value < 1:
+                raise BadOptionValue(
+                    f"{name} is {value}", where="prune", hint=f"{name} is a share between 0 and 1, both excluded"
+                )
+        if self.align < 1:
+            raise BadOptionValue(
+                f"align is {self.align}", where="prune", hint="align is a number of channels, 1 or more"
+            )
+
     def run(self, model: ir.Model, context: Context) -> Change:
         """Cut `model` in place.
 
         Raises:
-            BadOptionValue: A ratio outside (0, 1), or an alignment below 1.
             RunError: The model does not run on the calibration samples.
         """
-        for name, value in (("ratio", self.ratio), ("most", self.most)):
-            if not 0 < value < 1:
-                raise BadOptionValue(f"{name} is {value}, but must lie between 0 and 1", where="prune")
-        if self.align < 1:
-            raise BadOptionValue(f"align is {self.align}, but must be 1 or more", where="prune")
         apart = share_apart(model)
         infer_shapes(model)
         coupling = couple(model)
@@ -62,9 +68,12 @@ class Prune(Pass):
         limits = Limits(self.align, self.most)
         found, left_alone = self._chosen(model, coupling, limits)
         notes += left_alone
+        if not found:
+            share_again(model, apart)
+            return Change(False, (Note("model", "left alone", "no group of channels can be cut"), *notes))
         # Where the sizes of images are symbolic, those of a sample say which layers are the heavy ones.
         sizes = {name: array.shape for name, array in context.samples.first().items()}
-        sized = specialized(model, sizes)
+        sized = at_sizes(model, sizes)
         before = measure_cost(sized)
         read = list(contractions(model.graph))
         learns = not context.samples.synthetic
@@ -102,7 +111,7 @@ class Prune(Pass):
         if self.refit and learns:
             notes += self._refit(model, teacher, outputs, before.macs, context)
         share_again(model, apart)
-        saved = 1 - measure_cost(specialized(model, sizes)).macs / max(before.macs, 1)
+        saved = 1 - measure_cost(at_sizes(model, sizes)).macs / max(before.macs, 1)
         for group, taken in zip(found, choice.taken, strict=True):
             if taken:
                 width, count = group.width, len(group.roots)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue
-from onnxslim.graph.fold import constant
+from onnxslim.graph.constants import constant
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import FORM
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
@@ -20,7 +20,7 @@ from .bias import correction, observe_means
 from .insert import insert
 from .observe import HISTOGRAM_OPSET, Floats, Histogram, Range, observe_histograms, observe_ranges
 from .opset import QUANTIZATION_OPSET, upgraded
-from .plan import Plan, Site, make_plan
+from .plan import Plan, Site, make_plan, matches
 from .recognise import quantized_nodes
 from .saturation import Saturation
 from .scales import Activations, Calibration, Scale, choose_scale
@@ -39,7 +39,7 @@ class Quant(Pass):
     name: ClassVar[str] = "quant"
     kind: ClassVar[Kind] = Kind.LOSSY
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
-    after: ClassVar[tuple[str, ...]] = ("simplify", "prune", "lowrank")
+    after: ClassVar[tuple[str, ...]] = ("prune",)
 
     calibration: Annotated[Calibration, "how the range of an activation is chosen"] = Calibration.MINMAX
     percentile: Annotated[float, "percent of the values that percentile calibration covers"] = 99.99
@@ -94,6 +94,11 @@ class Quant(Pass):
         insert(model.graph, plan, scales, weights, biases, table.clamps)
         _forget_value_info(model)
         notes += calibrator.notes
+        notes += [
+            Note(pattern, "ignored", "no node has such a name or op type")
+            for pattern in (*self.include, *self.exclude)
+            if not any(matches(node, (pattern,)) for node in model.graph.all_nodes())
+        ]
         notes += _counts(plan)
         return Change(True, (*notes, *plan.left))
 

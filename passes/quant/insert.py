@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.fold import constant
+from onnxslim.graph.constants import constant
 
 from .plan import Plan, clamp_limits
 from .scales import Scale

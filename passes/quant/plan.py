@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.axes import output_channel_axis
-from onnxslim.graph.fold import constant
+from onnxslim.graph.constants import constant
 from onnxslim.pipeline.interface import Note
 
 from .table import Clamp, Role, Row, Table
@@ -118,7 +118,8 @@ def _makes_floats(node: ir.Node) -> bool:
     return any(value.dtype in floats for value in node.outputs)
 
 
-def _matches(node: ir.Node, patterns: Iterable[str]) -> bool:
+def matches(node: ir.Node, patterns: Iterable[str]) -> bool:
+    """Say whether the name or the op type of `node` matches one of `patterns` (``*`` and ``?``)."""
     names = (node.name or "", node.op_type)
     return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
@@ -130,7 +131,7 @@ def _site(
     row = table.rows.get(node.op_type) if node.domain == "" else None
     if row is None:
         return f"{node.op_type} has no int8 kernel on {table.provider}"
-    if _matches(node, exclude) or (include and not _matches(node, include)):
+    if matches(node, exclude) or (include and not matches(node, include)):
         return "excluded by the options"
     for name, wanted in row.attributes.items():
         attribute = node.attributes.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxslim.graph.fold import constant
+from onnxslim.graph.constants import constant
 
 from .dead import every_graph, remove_node
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.fold import fresh_name, new_initializer
+from onnxslim.graph.constants import fresh_name, new_initializer
 
 from .dead import every_graph
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common
 
+from onnxslim.graph.nesting import nested_graphs
 from onnxslim.rewrite.identity import eliminate_identity
 
 
@@ -34,27 +35,16 @@ def _remove_dead(graph: ir.Graph) -> int:
     count = 0
     for node in reversed(list(graph)):
         if any(output.uses() or output.is_graph_output() for output in node.outputs):
-            count += sum(_remove_dead(inner) for inner in subgraphs(node))
+            count += sum(_remove_dead(inner) for inner in nested_graphs(node))
         else:
             remove_node(node)
             count += 1
     return count
 
 
-def subgraphs(node: ir.Node) -> list[ir.Graph]:
-    """Return the graphs that are attributes of a node."""
-    graphs: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH and not attribute.is_ref():
-            graphs.append(attribute.as_graph())
-        elif attribute.type is ir.AttributeType.GRAPHS and not attribute.is_ref():
-            graphs += attribute.as_graphs()
-    return graphs
-
-
 def remove_node(node: ir.Node) -> None:
     """Remove a node whose outputs nobody uses. What its subgraphs use of the graphs around them is used no more."""
-    for graph in subgraphs(node):
+    for graph in nested_graphs(node):
         detach(graph)
     if node.graph is not None:
         node.graph.remove(node, safe=True)
@@ -63,7 +53,7 @@ def remove_node(node: ir.Node) -> None:
 def detach(graph: ir.Graph) -> None:
     """Let the nodes of a graph that is thrown away use nothing."""
     for node in graph:
-        for inner in subgraphs(node):
+        for inner in nested_graphs(node):
             detach(inner)
         for place in range(len(node.inputs)):
             node.replace_input_with(place, None)

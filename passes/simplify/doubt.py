@@ -11,7 +11,7 @@ import re
 
 import onnx_ir as ir
 
-from .dead import subgraphs
+from onnxslim.graph.nesting import nested_graphs
 
 BROADCASTING = frozenset(
     {
@@ -64,7 +64,7 @@ def _forget(graph: ir.Graph, doubts: dict[ir.Value, Names], inherited: Names) ->
     for node in graph:
         inputs = [doubts.get(value, frozenset()) for value in node.inputs if value is not None]
         doubt = frozenset[str]().union(_conflicts(node), *inputs)
-        for inner in subgraphs(node):
+        for inner in nested_graphs(node):
             count += _forget(inner, doubts, doubt)
             inside = (value for each in inner.all_nodes() for value in each.outputs)
             doubt = doubt.union(*(doubts.get(value, frozenset()) for value in inside))

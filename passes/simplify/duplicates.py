@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.fold import UNFOLDED, constant
+from onnxslim.graph.constants import constant
+from onnxslim.graph.fold import UNFOLDED
+from onnxslim.graph.nesting import nested_graphs
 
-from .dead import every_graph, subgraphs
+from .dead import every_graph
 
 PREFIX_BYTES = 4096
 """Read of every initializer first; whole ones are read only where that much is equal."""
@@ -103,7 +105,7 @@ def _merge_nodes(graph: ir.Graph) -> int:
 
 
 def _key(node: ir.Node) -> Hashable | None:
-    if node.domain or node.op_type in NEVER_MERGED or subgraphs(node):
+    if node.domain or node.op_type in NEVER_MERGED or any(nested_graphs(node)):
         return None
     attributes: list[tuple[Hashable, ...]] = []
     for name, attribute in sorted(node.attributes.items()):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.fold import constant_tensor, fresh_name, new_initializer
+from onnxslim.graph.constants import constant_tensor, fresh_name, new_initializer
 from onnxslim.rewrite.signature import equal_sizes
 
 from .dead import every_graph

@@ -6,7 +6,9 @@ import onnx_ir as ir
 import pytest
 from sample_models import from_text
 
-from onnxslim.graph.fold import as_tensor, constant, evaluate, fold_constants, static_bytes
+from onnxslim.graph.constants import as_tensor, constant, static_bytes
+from onnxslim.graph.evaluate import evaluate
+from onnxslim.graph.fold import fold_constants
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import canonicalize
 

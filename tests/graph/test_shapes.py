@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from onnxslim.graph.shapes import forget_shapes, infer_shapes, specialized
+from onnxslim.graph.shapes import forget_shapes, infer_shapes
 
 
 def model_with(dimension: str) -> ir.Model:
@@ -64,10 +64,3 @@ def test_a_failing_inference_is_told_not_raised(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("onnx_shape_inference.infer_symbolic_shapes", fail)
     assert infer_shapes(model_with("N")) == ("RuntimeError: no",)
-
-
-def test_a_copy_can_have_the_sizes_of_a_sample() -> None:
-    model = model_with("N")
-    copy = specialized(model, {"x": (3, 4)})
-    assert [dimensions(copy.graph[0].outputs[0]), dimensions(copy.graph.outputs[0])] == [["6", "4"], ["6", "4"]]
-    assert dimensions(model.graph.inputs[0]) == ["N", "4"]

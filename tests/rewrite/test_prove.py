@@ -12,7 +12,7 @@ import pytest
 from sample_models import from_text
 
 from onnxslim.errors import RuleError
-from onnxslim.graph.fold import evaluate
+from onnxslim.graph.evaluate import evaluate
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.pipeline.discovery import PACKAGE
 from onnxslim.rewrite.driver import fixpoint

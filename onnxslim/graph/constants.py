@@ -1,0 +1,79 @@
+"""What is constant: initializers as arrays, what they weigh, and new ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+Array = npt.NDArray[Any]
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor that `value` is known to be, without reading it; None where it is not known.
+
+    Known are initializers, unless the caller may override them (a graph input with a default), outputs of Constant
+    nodes, and small integers that shape inference found out.
+    """
+    if value is None or value.is_graph_input():
+        return None
+    if value.const_value is not None:
+        return value.const_value
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain or len(node.attributes) != 1:
+        return None
+    attribute = next(iter(node.attributes.values()))
+    if attribute.is_ref() or attribute.type in (ir.AttributeType.SPARSE_TENSOR,):
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """Return what `value` is known to be, or None. The array may be a read-only view of a file."""
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def as_tensor(array: Array, name: str | None = None) -> ir.TensorProtocol:
+    """Return `array` as a tensor of the IR; arrays of objects are strings."""
+    if array.dtype.kind in "OSU":
+        flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
+        return ir.StringTensor(flat, shape=ir.Shape(array.shape), name=name)
+    return ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+
+
+def tensor_bytes(tensor: ir.TensorProtocol | None) -> int:
+    """Return how many bytes a tensor takes; of strings, their letters. Nothing is read."""
+    if tensor is None:
+        return 0
+    if tensor.dtype.is_string():
+        return sum(len(item) for item in tensor.string_data()) if isinstance(tensor, ir.StringTensor) else tensor.size
+    return int(tensor.nbytes)
+
+
+def static_bytes(value: ir.Value) -> int | None:
+    """Return how many bytes `value` takes, where its type and shape are known."""
+    if value.dtype is None or value.dtype.is_string() or value.shape is None or not value.shape.is_static():
+        return None
+    if min(value.shape.numpy(), default=0) < 0:
+        return None
+    return int(np.prod(value.shape.numpy(), dtype=np.int64)) * max(1, value.dtype.bitwidth) // 8
+
+
+def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Add `array` to `graph` as an initializer called `name`, which must be free, and return it."""
+    tensor = as_tensor(array, name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def fresh_name(graph: ir.Graph, wanted: str) -> str:
+    """Return `wanted`, or `wanted` and a number, such that no initializer of `graph` is called so."""
+    name, number = wanted, 0
+    while name in graph.initializers:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name

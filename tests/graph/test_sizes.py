@@ -1,0 +1,38 @@
+"""A copy at given sizes knows all that follows from them."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxslim.graph.sizes import at_sizes
+
+TEXT = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[N,4] x, float[N,M] z) => (float[K,L] y) <int64[1] two = {2}> {
+    s = Shape (x)
+    t = Mul (s, two)
+    e = Expand (x, s)
+    y = Tile (e, t)
+}
+"""
+
+
+def shape(value: ir.Value) -> list[int]:
+    assert value.shape is not None
+    return list(value.shape.numpy())
+
+
+def test_shape_arithmetic_is_followed() -> None:
+    model = ir.from_onnx_text(TEXT)
+    copy = at_sizes(model, {"x": (3, 4), "z": (3, 5)})
+    assert [node.op_type for node in copy.graph if node.outputs[0].uses() or node.outputs[0].is_graph_output()] == [
+        "Expand",
+        "Tile",
+    ]
+    assert shape(copy.graph.outputs[0]) == [18, 32]
+    assert [value.shape for value in model.graph.inputs] == [ir.Shape(["N", 4]), ir.Shape(["N", "M"])]
+
+
+def test_what_is_not_said_is_one() -> None:
+    copy = at_sizes(ir.from_onnx_text(TEXT), {"x": (2, 4)})
+    assert [shape(value) for value in copy.graph.inputs] == [[2, 4], [1, 1]]

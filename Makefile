@@ -11,7 +11,7 @@ SOURCE := pyproject.toml setup.py $(shell find onnxslim passes -type f -not -pat
 # A real trained model comes out smaller and faster, with the figures that prove it.
 demo: $(VENV)/installed
 	mkdir -p out
-	$(BIN)/onnxslim optimize models/fashion_resnet8.onnx -p quant,prune \
+	$(BIN)/onnxslim optimize models/fashion_resnet8.onnx -p quant,prune:ratio=0.4:align=16 \
 	    --data models/fashion_calib.npz --val models/fashion_test.npz --max-drop 0.01 \
 	    -o out/fashion_resnet8.slim.onnx --report out/fashion_resnet8.json
 

@@ -36,7 +36,7 @@ class Machine:
     opsets: Annotated[tuple[int, int], "oldest and newest opset that can be read"]
     providers: Annotated[tuple[str, ...], "execution providers that the installed ONNX Runtime was built with"]
     target: Annotated[Target, "what --provider auto means here"]
-    int8_saturates: Annotated[bool, "sums of uint8 x int8 products saturate here: quant keeps one bit of weights free"]
+    int8_saturates: Annotated[bool, "sums of uint8 x int8 products saturate here: quant bounds neighbouring weights"]
     energy: Annotated[str | None, "where energy is read; null where it cannot be measured"]
     passes: Annotated[tuple[str, ...], "the passes that are installed"]
     namesake: Annotated[str | None, "version of the other project called onnxslim, if it is installed as well"]
@@ -69,7 +69,7 @@ def examine_machine() -> Machine:
 def print_machine(machine: Machine, console: Console) -> None:
     """Print one line a fact."""
     target = machine.target
-    saturates = "saturates in pairs: quant keeps one bit of weights free" if machine.int8_saturates else "exact"
+    saturates = "saturates in pairs: quant bounds neighbouring weights" if machine.int8_saturates else "exact"
     rows = [
         ("onnxslim", machine.onnxslim),
         ("Python", f"{machine.python} on {machine.system}"),

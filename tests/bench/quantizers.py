@@ -29,7 +29,7 @@ from onnxslim.runner.session import Session
 
 CALIBRATION = 256
 MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-OURS = ("quant", "quant,prune")
+OURS = ("quant", "quant,prune:ratio=0.4:align=16")
 THEIRS = {
     "U8S8": {"weight_type": ort.QuantType.QInt8},
     "U8S8, 7-bit weights": {"weight_type": ort.QuantType.QInt8, "reduce_range": True},

@@ -108,8 +108,9 @@ def read_npy(filesystem: Any, path: str, held: Held) -> Stored:
 
 
 def _stored(content: Any, load: Callable[[], Array], where: str) -> Stored:
-    version = np.lib.format.read_magic(content)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    header: Any = np.lib.format  # numpy annotates these functions since 2.3 only
+    old = header.read_magic(content) == (1, 0)
+    read = header.read_array_header_1_0 if old else header.read_array_header_2_0
     shape, _, dtype = read(content)
     if dtype.hasobject:
         raise DataError(

@@ -92,7 +92,7 @@ def solve(relations: Relations) -> Labels:
     freezes: list[Freeze] = [why for _, _, why in relations.frozen]
     order = {index: rank for rank, index in enumerate(sorted(range(len(freezes)), key=lambda i: freezes[i].inherent))}
     freezes = sorted(freezes, key=lambda why: why.inherent)
-    reason = np.full(count, _NONE, np.int64)
+    reason: Indices = np.full(count, _NONE, np.int64)
     for index, (axis, indices, _) in enumerate(relations.frozen):
         if relations.find(axis) in start:
             where = first(axis) + (np.arange(size_of(axis)) if indices is None else indices)
@@ -107,7 +107,7 @@ def solve(relations: Relations) -> Labels:
 
     left = [first(a) + ia for a, ia, b, _ in relations.pairs if _known(relations, a, b)]
     right = [first(b) + ib for a, _, b, ib in relations.pairs if _known(relations, a, b)]
-    root = components(np.arange(count), _joined(left), _joined(right))
+    root: Indices = components(np.arange(count), _joined(left), _joined(right))
     rows = [
         _rows(first(whole), [(first(each), size_of(each)) for each in parts]) for whole, parts in relations.products
     ]

@@ -6,13 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.axes import attribute, dimensions, fit
-
-
-def stored(value: ir.Value | None) -> np.ndarray | None:
-    """Return the array of an initializer that nobody may override, else None."""
-    if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
-        return None
-    return value.const_value.numpy()
+from onnxslim.graph.constants import constant
 
 
 def numbers(node: ir.Node, name: str, index: int) -> list[int] | None:
@@ -24,13 +18,13 @@ def numbers(node: ir.Node, name: str, index: int) -> list[int] | None:
     if name in node.attributes:
         value = attribute(node, name)
         return None if value is None else [int(each) for each in np.ravel(value)]
-    array = stored(node.inputs[index]) if index < len(node.inputs) else None
+    array = constant(node.inputs[index]) if index < len(node.inputs) else None
     return None if array is None else [int(each) for each in array.ravel()]
 
 
 def computed(node: ir.Node, index: int) -> bool:
     """Whether the input `index` is there and is computed when the model runs."""
-    return index < len(node.inputs) and node.inputs[index] is not None and stored(node.inputs[index]) is None
+    return index < len(node.inputs) and node.inputs[index] is not None and constant(node.inputs[index]) is None
 
 
 def title(node: ir.Node) -> str:
@@ -67,7 +61,7 @@ def scales(node: ir.Node, rank: int) -> list[float]:
     held = attribute(node, "scales")
     # Upsample and the first Resize: (x, scales); later (x, region of interest, scales, sizes).
     index = 2 if len(node.inputs) > 2 else 1
-    array = np.asarray(held) if held is not None else stored(node.inputs[index]) if index < len(node.inputs) else None
+    array = np.asarray(held) if held is not None else constant(node.inputs[index]) if index < len(node.inputs) else None
     if array is not None and array.size:
         axes = numbers(node, "axes", len(node.inputs)) or list(range(rank))
         for axis, scale in zip(axes, array.ravel(), strict=False):
@@ -94,7 +88,7 @@ def pieces(value: ir.Value | None) -> list[int | None] | None:
     Returns:
         None for each element that is not known; None where not even their number is.
     """
-    array = stored(value)
+    array = constant(value)
     if array is not None:
         return [int(each) for each in array.ravel()]
     if value is None:

@@ -13,8 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.axes import attribute, fit
+from onnxslim.graph.constants import constant
 from onnxslim.graph.relations import Freeze, Relations
-from onnxslim.graph.settings import computed, padding, pieces, reduced, scales, slices, stored, title
+from onnxslim.graph.settings import computed, padding, pieces, reduced, scales, slices, title
 
 Handler = Callable[[Relations, ir.Node], None]
 
@@ -204,7 +205,7 @@ def _gather(relations: Relations, node: ir.Node) -> None:
         relations.equate(one, other, where)
     for one, other in zip(source[axis + 1 :], result[axis + len(picked) :], strict=True):
         relations.equate(one, other, where)
-    places = stored(picks)
+    places = constant(picks)
     size = relations.sizes[source[axis]]
     if places is not None and places.ndim == 1 and size is not None:
         relations.pair(source[axis], places.astype(np.int64) % size, result[axis], np.arange(len(places)))
@@ -240,7 +241,7 @@ def _resize(relations: Relations, node: ir.Node) -> None:
     for at, (one, other) in enumerate(zip(source, result, strict=True)):
         sizes = relations.sizes[one], relations.sizes[other]
         if (factors[at] == 1 and not cropped) or (
-            sizes[0] is not None and sizes[0] == sizes[1] and stored(node.inputs[-1]) is not None and not cropped
+            sizes[0] is not None and sizes[0] == sizes[1] and constant(node.inputs[-1]) is not None and not cropped
         ):
             relations.equate(one, other, title(node))
         else:
@@ -290,7 +291,7 @@ def _entries_read(node: ir.Node, index: int, entries: list[int]) -> set[int]:
     fitted = fit(node)
     kind = fitted.signature.kind if fitted is not None else ""
     if kind == "gather" and index == 0:
-        places = stored(node.inputs[1])
+        places = constant(node.inputs[1])
         if places is not None:
             return {entries[int(place)] for place in places.ravel()}
     if kind == "slice" and index == 0:

@@ -6,9 +6,10 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
@@ -101,7 +102,7 @@ def benchmark(
 def _figures(
     file: Path,
     session: Session,
-    feeds: dict[str, np.ndarray],
+    feeds: dict[str, npt.NDArray[Any]],
     latency: Latency,
     speedup: Interval | None,
     reason: str | None,

@@ -14,6 +14,7 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.coupling import Coupling, Group, couple, frozen, groups
 from onnxslim.graph.labels import Mask
+from onnxslim.graph.relations import Indices
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
@@ -158,7 +159,7 @@ class Prune(Pass):
         self,
         model: ir.Model,
         teacher: ir.Model,
-        outputs: Sequence[tuple[str, int, np.ndarray]],
+        outputs: Sequence[tuple[str, int, Indices]],
         macs: int,
         context: Context,
     ) -> list[Note]:
@@ -197,7 +198,7 @@ def _compensate(
             add_bias(model.graph, contraction, contraction.shift(np.where(gone[labels], mean, 0.0)))
 
 
-def _kept_output(coupling: Coupling, contraction: Contraction, gone: Mask) -> tuple[str, int, np.ndarray]:
+def _kept_output(coupling: Coupling, contraction: Contraction, gone: Mask) -> tuple[str, int, Indices]:
     """Return the name of the output, the axis of its channels, and the places along it that stay."""
     output = contraction.node.outputs[0]
     operand = contraction.fitted.signature.outputs[0]

@@ -141,7 +141,7 @@ def allocate(
         sized: A copy of the model in which symbolic dimensions have sizes, to count MACs with; None: they count as 1.
     """
     macs = MacsLeft(coupling, sized)
-    gone = np.zeros(coupling.labels.count, np.bool_)
+    gone: Mask = np.zeros(coupling.labels.count, np.bool_)
     start = left = macs(gone)
     orders = [np.argsort(scores, kind="stable") for scores in importance]
     waiting = [blocks(group, limits) for group in groups]

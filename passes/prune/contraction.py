@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.graph.axes import Fitted, attribute, fit
-from onnxslim.graph.settings import stored
+from onnxslim.graph.constants import constant
 from onnxslim.graph.signatures import Operand
 
 Array = npt.NDArray[np.float64]
@@ -86,7 +86,7 @@ class Contraction:
     def write(self, graph: ir.Graph, matrix: Array, bias: Array) -> None:
         """Replace the weight and the bias; a node without bias gets one."""
         order = self._as_matrix()
-        array = stored(self.weight)
+        array = constant(self.weight)
         assert array is not None
         assert self.bias_index is not None
         expanded = matrix.reshape([self.sizes[at] for at in order]).transpose(np.argsort(order))
@@ -95,7 +95,7 @@ class Contraction:
 
     def expanded(self) -> Array:
         """Return the weight with one axis for each factor, in the order of `letters`."""
-        array = stored(self.weight)
+        array = constant(self.weight)
         assert array is not None
         expanded: Array = array.astype(np.float64).reshape(self.sizes)
         return expanded
@@ -147,8 +147,8 @@ def add_bias(graph: ir.Graph, contraction: Contraction, shift: Array, *, replace
     if index is None:
         return False
     bias = node.inputs[index] if index < len(node.inputs) else None
-    held = stored(bias)
-    weight = stored(contraction.weight)
+    held = constant(bias)
+    weight = constant(contraction.weight)
     assert weight is not None
     if bias is None:
         if len(node.inputs) <= index:
@@ -180,7 +180,7 @@ def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
             if value is not None and not operand.ignored and value.shape is not None
         ]
         for _, data_operand, data in present:
-            if stored(data) is not None:
+            if constant(data) is not None:
                 continue
             for at, weight_operand, weight in present:
                 array = weight.const_value if weight.is_initializer() and not weight.is_graph_input() else None

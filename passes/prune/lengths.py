@@ -7,15 +7,18 @@ structure of `ops.axes` that does has one function here, found by its word.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.graph.axes import attribute, fit
+from onnxslim.graph.constants import constant
 from onnxslim.graph.coupling import Coupling
 from onnxslim.graph.labels import Mask
 from onnxslim.graph.relations import Indices
-from onnxslim.graph.settings import numbers, padding, slices, stored
+from onnxslim.graph.settings import numbers, padding, slices
 
 SPLIT_AS_INPUT = 13
 """Since this operator set, Split takes its sizes as an input."""
@@ -54,7 +57,7 @@ class _Cut:
             node.attributes[name] = ir.AttrInt64s(name, entries)
             return
         old = node.inputs[index] if index < len(node.inputs) else None
-        held = stored(old)
+        held = constant(old)
         like = held if held is not None else np.zeros(len(entries), np.int64)
         array = np.array(entries, like.dtype).reshape(like.shape if like.size == len(entries) else -1)
         if np.array_equal(array, like) and held is not None:
@@ -63,7 +66,7 @@ class _Cut:
             node.resize_inputs(index + 1)
         node.replace_input_with(index, self.constant(array, f"{node.outputs[0].name}_{name}"))
 
-    def constant(self, array: np.ndarray, stem: str) -> ir.Value:
+    def constant(self, array: npt.NDArray[Any], stem: str) -> ir.Value:
         """Return a new initializer."""
         taken = {value.name for node in self.graph.all_nodes() for value in node.outputs} | set(self.graph.initializers)
         taken |= {value.name for value in self.graph.inputs}
@@ -136,7 +139,7 @@ def _slice(cut: _Cut, node: ir.Node) -> None:
 
 def _gather(cut: _Cut, node: ir.Node) -> None:
     source, axis = node.inputs[0], attribute(node, "axis")
-    places = stored(node.inputs[1])
+    places = constant(node.inputs[1])
     assert source is not None
     assert source.shape is not None
     assert isinstance(axis, int)

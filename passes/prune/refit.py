@@ -19,8 +19,8 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.graph.axes import attribute
+from onnxslim.graph.constants import constant
 from onnxslim.graph.relations import Indices
-from onnxslim.graph.settings import stored
 from onnxslim.runner.session import Session
 
 from .contraction import Contraction
@@ -77,7 +77,7 @@ def fits(contraction: Contraction) -> bool:
     if len(contraction.weight.uses()) != 1 or contraction.bias_index is None or contraction.data.producer() is None:
         return False
     bias = node.inputs[contraction.bias_index] if contraction.bias_index < len(node.inputs) else None
-    if bias is not None and (stored(bias) is None or len(bias.uses()) != 1 or len(bias.shape or ()) != 1):
+    if bias is not None and (constant(bias) is None or len(bias.uses()) != 1 or len(bias.shape or ()) != 1):
         return False
     if contraction.window and (contraction.transposed or attribute(node, "auto_pad") != "NOTSET"):
         return False
@@ -140,7 +140,7 @@ def refit(
 def _bias(contraction: Contraction) -> Array:
     index = contraction.bias_index
     assert index is not None
-    array = stored(contraction.node.inputs[index]) if index < len(contraction.node.inputs) else None
+    array = constant(contraction.node.inputs[index]) if index < len(contraction.node.inputs) else None
     return np.zeros(contraction.outputs) if array is None else array.astype(np.float64)
 
 
@@ -150,8 +150,8 @@ def _rows(fit: Fit, data: Rows, result: Rows, rows: int, generator: np.random.Ge
     result = np.take(result, fit.kept, axis=fit.output_axis)
     if contraction.window:
         return _windows(contraction, data, result, rows, generator)
-    inputs = np.moveaxis(data, contraction.data_axis, -1).reshape(-1, data.shape[contraction.data_axis])
-    outputs = np.moveaxis(result, fit.output_axis, -1).reshape(-1, len(fit.kept))
+    inputs: Rows = np.moveaxis(data, contraction.data_axis, -1).reshape(-1, data.shape[contraction.data_axis])
+    outputs: Rows = np.moveaxis(result, fit.output_axis, -1).reshape(-1, len(fit.kept))
     if len(inputs) > rows * len(data):
         places = generator.choice(len(inputs), rows * len(data), replace=False)
         inputs, outputs = inputs[places], outputs[places]

@@ -113,13 +113,13 @@ class Prune(Pass):
             notes += self._refit(model, teacher, outputs, before.macs, context)
         share_again(model, apart)
         saved = 1 - measure_cost(at_sizes(model, sizes)).macs / max(before.macs, 1)
+        reason = "" if saved >= self.ratio - 0.05 else "more is not to be had: see what was left alone"
+        done = [Note("model", f"{saved:.1%} of the MACs removed", reason)]
         for group, taken in zip(found, choice.taken, strict=True):
             if taken:
                 width, count = group.width, len(group.roots)
-                notes.append(Note(group.name, f"{count * width} -> {(count - taken) * width} channels"))
-        reason = "" if saved >= self.ratio - 0.05 else "more is not to be had: see what was left alone"
-        notes.append(Note("model", f"{saved:.1%} of the MACs removed", reason))
-        return Change(True, tuple(notes))
+                done.append(Note(group.name, f"{count * width} -> {(count - taken) * width} channels"))
+        return Change(True, (*done, *notes))
 
     def _chosen(self, model: ir.Model, coupling: Coupling, limits: Limits) -> tuple[list[Group], list[Note]]:
         """Return the groups that may be cut, and notes on the others."""

@@ -105,7 +105,9 @@ def optimize(
     generator = np.random.default_rng(request.seed)
     original = Candidate(opened, Session.of(opened if path is None else path, target))
     calibration, validation = share_samples(data, val, opened, original.session, preprocess, request, generator)
-    judge = Judge(original, validation, target, generator, score, request.max_drop, Goal(goal), measure)
+    # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
+    (measuring,) = generator.spawn(1)
+    judge = Judge(original, validation, target, measuring, score, request.max_drop, Goal(goal), measure)
     context = Context(
         original=opened,
         samples=calibration,

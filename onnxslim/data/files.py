@@ -61,6 +61,7 @@ def reading(where: str) -> Iterator[None]:
     except DataError:
         raise
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        # NotImplementedError: zipfile meets a compression or an encryption that it does not know.
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"cannot be read: {message}", where=where) from error
 

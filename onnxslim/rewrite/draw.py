@@ -47,21 +47,6 @@ class Draw(Protocol):
         """Return one of `items`; the first is the simplest."""
 
 
-class RandomDraw:
-    """Choices from a generator of random numbers."""
-
-    def __init__(self, generator: np.random.Generator) -> None:
-        self.generator = generator
-
-    def integer(self, low: int, high: int) -> int:
-        """Return a number from `low` to `high`, both included."""
-        return int(self.generator.integers(low, high + 1))
-
-    def choice(self, items: Sequence[Item]) -> Item:
-        """Return one of `items`."""
-        return items[self.integer(0, len(items) - 1)]
-
-
 class NoProgram(Exception):  # no error: what was drawn does not fit together
     """The left side does not run on what was drawn."""
 

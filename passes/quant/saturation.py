@@ -96,11 +96,3 @@ def fit_pairs(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         whole[rows, 2 * pairs] = sign * first
         whole[rows, 2 * pairs + 1] = sign * (PAIR_LIMIT - first)
     return whole
-
-
-def overflowing_pairs(rows: npt.NDArray[np.int8]) -> int:
-    """Count the pairs of neighbours in (rows, products) that some activations would make saturate."""
-    paired = rows.shape[1] // 2 * 2
-    wide = rows[:, :paired].astype(np.int32).reshape(-1, 2)
-    highest, lowest = np.maximum(wide, 0).sum(axis=1), np.minimum(wide, 0).sum(axis=1)
-    return int(np.count_nonzero((highest > PAIR_LIMIT) | (lowest < -PAIR_LIMIT)))

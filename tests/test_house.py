@@ -18,6 +18,7 @@ FLOORS = {
     "onnxslim.rewrite": 3,
     "onnxslim.data": 4,
     "onnxslim.runner": 4,
+    "onnxslim.train": 4,
     "onnxslim.pipeline": 5,
     "onnxslim.recipe": 5,
     "onnxslim.report": 5,

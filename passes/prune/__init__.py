@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue
+from onnxslim.graph.contraction import Contraction, add_bias, contractions
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.coupling import Coupling, Group, couple, frozen, groups
 from onnxslim.graph.labels import Mask
@@ -18,13 +19,12 @@ from onnxslim.graph.relations import Indices
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.train.observation import Moments, Place, observe
+from onnxslim.train.refit import Fit, enough, fits, refit
 
 from .allocation import Limits, allocate, blocks
-from .contraction import Contraction, add_bias, contractions
 from .criterion import Criterion, Scores, activation_scores, shuffled, weight_scores
 from .cutting import cut
-from .observation import Moments, Place, observe
-from .refit import Fit, enough, fits, refit
 from .sharing import share_again, share_apart
 
 

@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.graph.contraction import Contraction
 from onnxslim.graph.coupling import Coupling, Group
-
-from .contraction import Contraction
-from .observation import Moments, Place
+from onnxslim.train.observation import Moments, Place
 
 Scores = npt.NDArray[np.float64]
 

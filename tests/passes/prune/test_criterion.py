@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from channel_models import built
-from onnxslim.passes.prune.contraction import contractions
 from onnxslim.passes.prune.criterion import activation_scores, shuffled, weight_scores
-from onnxslim.passes.prune.observation import observe, truncated
 
 from onnxslim.data import open_samples
+from onnxslim.graph.contraction import contractions
 from onnxslim.graph.coupling import couple, groups
 from onnxslim.runner.session import Session
+from onnxslim.train.observation import observe, truncated
 
 MODEL = built(
     "g (float[N,2] x) => (float[N,1] y) { a = MatMul (x, w1) b = Relu (a) y = MatMul (b, w2) }",

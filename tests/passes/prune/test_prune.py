@@ -10,20 +10,20 @@ import onnx_ir as ir
 import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from onnxslim.passes.prune import Prune
-from onnxslim.passes.prune.contraction import add_bias, contractions
 from onnxslim.passes.prune.criterion import Criterion
-from onnxslim.passes.prune.refit import FEWEST, SAMPLES, enough, fits
 from onnxslim.passes.prune.sharing import share_again, share_apart
 from onnxslim.passes.simplify import Simplify
 from zoo import zoo_file
 
 from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
+from onnxslim.graph.contraction import add_bias, contractions
 from onnxslim.graph.cost import measure_cost
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Change, Context
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import detect_target
+from onnxslim.train.refit import FEWEST, SAMPLES, enough, fits
 
 
 def net(*channels: int, size: int = 8) -> ir.Model:

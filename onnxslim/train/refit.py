@@ -20,11 +20,10 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.graph.axes import attribute
 from onnxslim.graph.constants import constant
+from onnxslim.graph.contraction import Contraction
 from onnxslim.graph.relations import Indices
 from onnxslim.runner.session import Session
-
-from .contraction import Contraction
-from .observation import truncated
+from onnxslim.train.observation import truncated
 
 SAMPLES = 512
 """Samples that are enough."""

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim.rewrite.identity import eliminate_identity
-from onnxslim.rewrite.instantiate import Instance, NotApplicable, Plan, build
+from onnxslim.rewrite.instantiate import Instance, Plan, build
 from onnxslim.rewrite.match import Match, find_match
 from onnxslim.rewrite.payoff import pays, pays_in_bytes
+from onnxslim.rewrite.program import NotApplicable
 from onnxslim.rewrite.rule import Rule, Skipped
 
 Accept = Callable[[Match, Plan], "str | None"]

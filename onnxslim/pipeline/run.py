@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError
-from onnxslim.model import canonicalize, open_model, save_model
+from onnxslim.model import canonicalize, open_model, save_model, saving_model
 from onnxslim.pipeline.figures import make_report
 from onnxslim.pipeline.interface import Change, Context, Note, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Goal, Judge, Verdict
@@ -130,10 +130,11 @@ def optimize(
             input_sha256=digest,
         )
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
-        report = make_report(request, judge, current, records, path, digest, pathlib.Path(folder), context.progress)
-        if output is not None:
-            save_model(current.model, output)
-            report = dataclasses.replace(report, output=ModelFile(str(output), sha256(output)))
+        target_file = pathlib.Path(folder) / "after.onnx" if output is None else pathlib.Path(output)
+        with saving_model(current.model, target_file) as file:
+            report = make_report(request, judge, current, records, path, digest, file, context.progress)
+            if output is not None:
+                report = dataclasses.replace(report, output=ModelFile(str(output), sha256(file)))
     context.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
     return Result(current.model, report)
 

@@ -21,6 +21,7 @@ from .branches import inline_constant_branches
 from .chains import join_concatenations, join_reshapes
 from .dead import (
     eliminate_identities,
+    every_graph,
     remove_dead_nodes,
     remove_unused_imports,
     remove_unused_initializers,
@@ -62,7 +63,6 @@ class Simplify(Pass):
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Simplify `model` in place. What cannot be done is noted; nothing is raised."""
-        rules = load_rules(__name__, model.opset_imports.get("", 0))
         counts: collections.Counter[str] = collections.Counter()
         failures: dict[str, str] = {}
 
@@ -76,7 +76,9 @@ class Simplify(Pass):
             return done
 
         def rewrite(model: ir.Model) -> int:
-            usable = [rule for rule in rules.rules if rule.name not in failures]
+            ops = {node.op_type for graph in every_graph(model) for node in graph}
+            rules = load_rules(__name__, model.opset_imports.get("", 0), ops).rules
+            usable = [rule for rule in rules if rule.name not in failures]
             accept = (lambda match, plan: verify_site(match, plan, context.generator)) if context.verify else None
             applied = fixpoint(model, usable, accept=accept)
             failures.update({each.rule: each.reason for each in (*applied.skipped, *applied.refused)})

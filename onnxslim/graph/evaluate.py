@@ -127,7 +127,7 @@ def _program(
     inputs, initializers = [], []
     for name, array in feeds.items():
         kind = ir.DataType.from_numpy(array.dtype) if array.dtype.kind not in "OSU" else ir.DataType.STRING
-        if array.dtype.kind in "fiubO" and array.dtype.isbuiltin:
+        if array.dtype.kind in "fiubO" and array.dtype.type.__module__ == "numpy":
             inputs.append(onnx.helper.make_tensor_value_info(name, int(kind), None))
         else:  # numpy's own types are fed; the others (bfloat16, int4, ...) travel as initializers
             initializers.append(ir.serde.serialize_tensor(as_tensor(array, name)))

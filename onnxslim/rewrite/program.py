@@ -82,7 +82,7 @@ class Program:
             attributes: Its attributes.
         """
         # A literal may have other types at other nodes, so the type is part of the name.
-        labels = {name: f"{name} {array.dtype}" for name, array in feeds.items()}
+        labels = {name: f"{name} {array.dtype.char}" for name, array in feeds.items()}
         self._feeds.update({labels[name]: array for name, array in feeds.items()})
         proto = onnx.helper.make_node(
             node.op_type, [labels.get(name, name) for name in inputs], list(node.outputs), domain=node.domain

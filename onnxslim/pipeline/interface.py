@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.data import Samples
+from onnxslim.pipeline.ledger import Ledger
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import Target
 
@@ -72,6 +73,8 @@ class Context:
     progress: Progress = dataclasses.field(default_factory=Progress)
     open_session: Callable[[ir.Model], Session] = dataclasses.field(default=Session.of)
     """Opens a model on the target, for passes that must look at its values."""
+    ledger: Ledger = dataclasses.field(default_factory=Ledger)
+    """Asked before each rewrite by passes whose rewrites can be left out one by one (`onnxslim.pipeline.ledger`)."""
 
 
 @dataclasses.dataclass(frozen=True)

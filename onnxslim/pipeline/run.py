@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError
+from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed
 from onnxslim.model import canonicalize, open_model, save_model, saving_model
+from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.figures import make_report
-from onnxslim.pipeline.interface import Change, Context, Note, Pass, Progress
-from onnxslim.pipeline.judge import Candidate, Goal, Judge, Verdict
+from onnxslim.pipeline.interface import Context, Pass, Progress
+from onnxslim.pipeline.judge import Candidate, Goal, Judge
 from onnxslim.pipeline.provenance import sha256, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.recipe import format_passes, option_values
@@ -156,11 +157,9 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
     for number, step in enumerate(passes):
         context.progress(f"{step.name}", number, len(passes))
         started = time.perf_counter()
-        clone = current.model.clone()
-        clone.graph.meta.update(current.model.graph.meta)
-        before = _nodes(clone)
+        before = _nodes(current.model)
         try:
-            change = step.run(clone, context)
+            tried, verdict = attempt(step, current, judge, context)
         except OnnxslimError:
             raise
         except Exception as error:
@@ -170,7 +169,6 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
                 where=f"the pass {step.name} (after {done})",
                 hint="this is a bug in onnxslim; leave the pass out with -p, and please report it",
             ) from error
-        verdict, candidate = _judged(step, change, clone, current, judge)
         records.append(
             PassRecord(
                 name=step.name,
@@ -179,29 +177,13 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
                 kept=verdict.kept,
                 reason=verdict.reason,
                 seconds=time.perf_counter() - started,
-                nodes=(before, _nodes(clone)),
-                changes=change.notes,
+                nodes=(before, _nodes(tried.model)),
+                changes=tried.change.notes,
             )
         )
-        current = candidate if verdict.kept else current
+        current = tried.candidate if verdict.kept and tried.candidate is not None else current
     return current, records
-
-
-def _judged(step: Pass, change: Change, clone: ir.Model, current: Candidate, judge: Judge) -> tuple[Verdict, Candidate]:
-    if not change.modified:
-        return Verdict(False, _why_not(change.notes)), current
-    try:
-        candidate = Candidate(clone, Session.of(clone, judge.target))
-        return judge.verdict(step, current, candidate), candidate
-    except RunError as error:
-        return Verdict(False, f"the result does not run: {error.what}"), current
 
 
 def _nodes(model: ir.Model) -> int:
     return sum(1 for _ in model.graph.all_nodes())
-
-
-def _why_not(notes: Sequence[Note]) -> str:
-    """Return what speaks about the model as a whole, else the first reason that there is."""
-    reasons = [note.reason for note in sorted(notes, key=lambda note: note.subject != "model") if note.reason]
-    return f"nothing to do: {reasons[0]}" if reasons else "nothing to do"

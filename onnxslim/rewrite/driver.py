@@ -130,8 +130,13 @@ class _Driver:
             if why is not None:
                 self.refused[rule.name, node.name or node.op_type] = why
                 continue
+            try:
+                touched = self._apply(match, plan)
+            except Exception as error:  # as above; whether the graph is still whole, whoever runs it finds out
+                self.broken[rule.name] = f"{type(error).__name__}: {error}"
+                return []
             self.counts[rule.name] = self.counts.get(rule.name, 0) + 1
-            return self._apply(match, plan)
+            return touched
         return []
 
     def _plan(self, match: Match) -> Plan:

@@ -10,10 +10,12 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from onnxslim.graph.fold import fold_constants
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.shapes import forget_shapes, infer_shapes
 from onnxslim.model import release_constants
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.rewrite.driver import fixpoint
+from onnxslim.rewrite.instantiate import Plan
+from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.prove import verify_site
 from onnxslim.rewrite.reader import load_rules
 
@@ -66,7 +68,11 @@ class Simplify(Pass):
         counts: collections.Counter[str] = collections.Counter()
         failures: dict[str, str] = {}
 
-        def attempt(name: str, step: Callable[[ir.Model], int]) -> int:
+        def attempt(name: str, step: Callable[[ir.Model], int], place: str) -> int:
+            why = context.ledger.refusal(name, place)
+            if why is not None:
+                failures[f"{name} at {place}"] = why
+                return 0
             try:
                 done = step(model)
             except Exception as error:  # simplification must never be what fails: the step is left out, and said so
@@ -75,30 +81,43 @@ class Simplify(Pass):
             counts[name] += done
             return done
 
+        def accept(match: Match, plan: Plan) -> str | None:
+            why = verify_site(match, plan, context.generator) if context.verify else None
+            return why or context.ledger.refusal(match.rule.name, match.results()[0].name or "")
+
         def rewrite(model: ir.Model) -> int:
             ops = {node.op_type for graph in every_graph(model) for node in graph}
             rules = load_rules(__name__, model.opset_imports.get("", 0), ops).rules
             usable = [rule for rule in rules if rule.name not in failures]
-            accept = (lambda match, plan: verify_site(match, plan, context.generator)) if context.verify else None
             applied = fixpoint(model, usable, accept=accept)
             failures.update({each.rule: each.reason for each in (*applied.skipped, *applied.refused)})
             counts.update({f"rule {name}": count for name, count in applied.counts.items()})
             return sum(applied.counts.values())
 
+        def learn() -> bool:
+            """Find out shapes. Where that fails nothing may rely on what was found."""
+            try:
+                failures.update({"shapes": why for why in infer_shapes(model)})
+                forget_doubtful_sizes(model)
+            except Exception as error:  # as above
+                failures["shapes"] = f"{type(error).__name__}: {error}"
+                forget_shapes(model)
+                return False
+            return True
+
         declared = distrust_shapes(model)
         for done in range(ROUNDS):
             context.progress("simplify", done, None)
-            infer_shapes(model)
-            forget_doubtful_sizes(model)
-            changed = sum([attempt(name, step) for name, step in STEPS if name not in failures])
+            known = learn()
+            changed = sum([attempt(name, step, f"round {done + 1}") for name, step in STEPS if name not in failures])
             try:
                 changed += rewrite(model)
             except Exception as error:  # as above
                 failures["rules"] = f"{type(error).__name__}: {error}"
-            if not changed:
+            if not changed or not known:
                 break
         for name, step in LAST_STEPS:
-            attempt(name, step)
+            attempt(name, step, "the end")
         restore_shapes(model, declared)
         return Change(
             modified=any(counts.values()),

@@ -13,6 +13,7 @@ from onnxslim.graph.fold import fold_constants
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import release_constants
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.plan import Plan
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.prove import verify_site
 from onnxslim.rewrite.reader import load_rules
@@ -27,6 +28,7 @@ from .dead import (
 )
 from .doubt import forget_doubtful_sizes
 from .duplicates import merge_equal_initializers, merge_equal_nodes
+from .planning import plan_of
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
 
 ROUNDS = 10
@@ -59,6 +61,11 @@ class Simplify(Pass):
 
     name: ClassVar[str] = "simplify"
     kind: ClassVar[Kind] = Kind.EXACT
+
+    def plan(self, model: ir.Model, context: Context) -> Plan:
+        """Simplify `model`, count what was done, and look in what is left for places where rules nearly apply."""
+        before = sum(1 for _ in model.graph.all_nodes())
+        return plan_of(model, before, self.run(model, context), load_rules(__name__, model.opset_imports.get("", 0)))
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Simplify `model` in place. What cannot be done is noted; nothing is raised."""

@@ -13,8 +13,9 @@ from onnxslim.graph.fold import fold_constants
 from onnxslim.graph.shapes import forget_shapes, infer_shapes
 from onnxslim.model import release_constants
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.plan import Plan
 from onnxslim.rewrite.driver import fixpoint
-from onnxslim.rewrite.instantiate import Plan
+from onnxslim.rewrite.instantiate import Plan as Replacement
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.prove import verify_site
 from onnxslim.rewrite.reader import load_rules
@@ -30,6 +31,7 @@ from .dead import (
 )
 from .doubt import forget_doubtful_sizes
 from .duplicates import merge_equal_initializers, merge_equal_nodes
+from .planning import plan_of
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
 
 ROUNDS = 10
@@ -63,6 +65,11 @@ class Simplify(Pass):
     name: ClassVar[str] = "simplify"
     kind: ClassVar[Kind] = Kind.EXACT
 
+    def plan(self, model: ir.Model, context: Context) -> Plan:
+        """Simplify `model`, count what was done, and look in what is left for places where rules nearly apply."""
+        before = sum(1 for _ in model.graph.all_nodes())
+        return plan_of(model, before, self.run(model, context), load_rules(__name__, model.opset_imports.get("", 0)))
+
     def run(self, model: ir.Model, context: Context) -> Change:
         """Simplify `model` in place. What cannot be done is noted; nothing is raised."""
         counts: collections.Counter[str] = collections.Counter()
@@ -81,7 +88,7 @@ class Simplify(Pass):
             counts[name] += done
             return done
 
-        def accept(match: Match, plan: Plan) -> str | None:
+        def accept(match: Match, plan: Replacement) -> str | None:
             why = verify_site(match, plan, context.generator) if context.verify else None
             return why or context.ledger.refusal(match.rule.name, match.results()[0].name or "")
 
@@ -97,7 +104,9 @@ class Simplify(Pass):
         def learn() -> bool:
             """Find out shapes. Where that fails nothing may rely on what was found."""
             try:
-                failures.update({"shapes": why for why in infer_shapes(model)})
+                wrong = infer_shapes(model)
+                if wrong:
+                    failures["shapes"] = "; ".join(wrong)
                 forget_doubtful_sizes(model)
             except Exception as error:  # as above
                 failures["shapes"] = f"{type(error).__name__}: {error}"

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnxslim.rewrite.instantiate import Instance, NotApplicable
+from onnxslim.rewrite.instantiate import Instance
 from onnxslim.rewrite.match import Match, find_match
 from onnxslim.rewrite.payoff import pays, pays_in_bytes
+from onnxslim.rewrite.program import NotApplicable
 from onnxslim.rewrite.rule import Rule
 
 ABSENT = re.compile(

@@ -51,8 +51,8 @@ TWO_SITES = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (flo
 def wrong_rules(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Let simplify have wrong rules beside its own."""
 
-    def loaded(package: str, opset: int) -> object:
-        book = load_rules(package, opset)
+    def loaded(package: str, opset: int, ops: set[str] | None = None) -> object:
+        book = load_rules(package, opset, ops)
         return dataclasses.replace(book, rules=(*book.rules, *read_rules(getattr(request, "param", ABS), opset)))
 
     monkeypatch.setattr(simplify, "load_rules", loaded)

@@ -17,7 +17,6 @@ from onnxslim.errors import OnnxslimError, RunError
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.pipeline.judge import Candidate, Judge, Verdict
 from onnxslim.pipeline.ledger import Ledger, Site
-from onnxslim.runner.session import Session
 
 SEVERAL = 2
 """A rule that is guilty at this many sites is not used at all."""
@@ -91,15 +90,17 @@ def _run(step: Pass, current: Candidate, judge: Judge, context: Context) -> Atte
         return Attempt(clone, Change(False), ledger, None, f"it raised {type(error).__name__}: {error}", error)
     if not change.modified:
         return Attempt(clone, change, ledger, None, None)
+    candidate = Candidate(clone, lambda: judge.open_session(clone))
     try:
-        candidate = Candidate(clone, Session.of(clone, judge.target))
+        if step.kind is Kind.EXACT:
+            difference = judge.difference(current, candidate)
+        else:
+            difference = None
+            candidate.open()
     except RunError as error:
         return Attempt(clone, change, ledger, None, f"the result does not run: {error.what}")
     except Exception as error:  # onnx_ir raises what it likes where the graph is broken
         return Attempt(clone, change, ledger, None, f"the result is no model: {type(error).__name__}: {error}")
-    if step.kind is not Kind.EXACT:
-        return Attempt(clone, change, ledger, candidate, None)
-    difference = judge.difference(current, candidate)
     failure = None if difference is None else f"the outputs changed: {difference}"
     return Attempt(clone, change, ledger, candidate, failure)
 

@@ -7,6 +7,7 @@ import enum
 import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,13 +52,33 @@ class Verdict:
 class Candidate:
     """A model as it stands between two passes, with a session on it and what was measured of it so far."""
 
-    def __init__(self, model: ir.Model, session: Session) -> None:
+    def __init__(self, model: ir.Model, open_session: Callable[[], Session]) -> None:
         self.model = model
-        self.session = session
+        self._open = open_session
+        self._session: Session | None = None
         self.answers: dict[int, dict[str, Any] | None] = {}
         """What it made of each probe, by its number; None where it did not run."""
         self.fidelity: Fidelity | None = None
         self.accuracy: Interval | None = None
+
+    @property
+    def session(self) -> Session:
+        """A session on the model, opened when it is first asked for."""
+        return self.open()
+
+    def open(self) -> Session:
+        """Open the model, if it is not open.
+
+        Raises:
+            RunError: ONNX Runtime refuses the model.
+        """
+        if self._session is None:
+            self._session = self._open()
+        return self._session
+
+    def close(self) -> None:
+        """Give the memory of the session back; it is opened anew where it is asked for again."""
+        self._session = None
 
 
 @dataclasses.dataclass
@@ -69,11 +90,15 @@ class Judge:
     """Validation samples: no pass sees them."""
     target: Target
     generator: np.random.Generator
+    open_session: Callable[[ir.Model], Session]
+    """Opens a model on the target."""
     metric: Metric
     max_drop: float | None
     goal: Goal
     measure: bool
     """False: outputs are compared, nothing is timed."""
+    sparing: bool = False
+    """Never hold two models open at once only to compare them: their weights fill the memory."""
 
     @functools.cached_property
     def feeds(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -197,6 +222,9 @@ class Judge:
         for number, probe in enumerate(self.probes):
             if number not in before.answers:
                 before.answers[number] = _answer(before, probe) if number else before.session.run(probe.feeds)
+        if self.sparing:
+            before.close()
+        for number, probe in enumerate(self.probes):
             wanted = before.answers[number]
             if wanted is None:
                 continue
@@ -210,6 +238,8 @@ class Judge:
                 why = difference(reference, got[name])
                 if why is not None and not self._is_random(before, probe, name, reference, got[name]):
                     return f"{name}: {why}{at}"
+        if self.sparing:
+            after.close()
         return None
 
     def _is_random(self, before: Candidate, probe: Probe, name: str, reference: Any, got: Any) -> bool:

@@ -14,10 +14,10 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed
-from onnxslim.model import canonicalize, open_model, save_model, saving_model
+from onnxslim.model import canonicalize, open_model, save_model, saving_model, weight_bytes
 from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.figures import make_report
-from onnxslim.pipeline.interface import Context, Pass, Progress
+from onnxslim.pipeline.interface import Context, Kind, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Goal, Judge
 from onnxslim.pipeline.provenance import sha256, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
@@ -25,7 +25,7 @@ from onnxslim.recipe import format_passes, option_values
 from onnxslim.report.model import ModelFile, PassRecord, Report
 from onnxslim.report.place import check_places
 from onnxslim.runner.accuracy import load_metric, top1
-from onnxslim.runner.session import Session
+from onnxslim.runner.session import IN_MEMORY_LIMIT, Session
 from onnxslim.runner.target import detect_target
 
 
@@ -104,11 +104,24 @@ def optimize(
     if output is not None:
         check_places(path, pathlib.Path(output))
     generator = np.random.default_rng(request.seed)
-    original = Candidate(opened, Session.of(opened if path is None else path, target))
+    # Where nothing is timed and nothing is lost, models are run a few times to see that they give the same.
+    pack = measure or any(step.kind is Kind.LOSSY for step in request.passes)
+    original = Candidate(opened, lambda: Session.of(opened if path is None else path, target, pack=pack))
     calibration, validation = share_samples(data, val, opened, original.session, preprocess, request, generator)
     # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
     (measuring,) = generator.spawn(1)
-    judge = Judge(original, validation, target, measuring, score, request.max_drop, Goal(goal), measure)
+    judge = Judge(
+        original,
+        validation,
+        target,
+        measuring,
+        lambda each: Session.of(each, target, pack=pack),
+        score,
+        request.max_drop,
+        Goal(goal),
+        measure,
+        sparing=not pack and weight_bytes(opened) > IN_MEMORY_LIMIT,
+    )
     context = Context(
         original=opened,
         samples=calibration,

@@ -83,7 +83,7 @@ class Session:
 
         Args:
             model: A path, or a model in memory. It is not changed, and its weights stay on disk where they are
-                there; over 500 MB of weights go through a temporary folder.
+                there; over 500 MB of weights in memory go through a temporary folder.
             target: Where to run; None: what `detect_target` finds.
             optimize: Let ONNX Runtime rewrite the graph; False keeps every node (and TF32 off), for values that count.
             pack: Let it pack weights and change layouts, as it does for users. False opens faster, and copies no
@@ -97,8 +97,12 @@ class Session:
         if not isinstance(model, ir.Model):
             return cls(_open(str(model), target, optimize, pack, where=str(model)), target)
         where = model.graph.name
-        if sum(tensor.nbytes for tensor in _weights(model)) <= IN_MEMORY_LIMIT:
-            return cls(_open(ir.to_proto(_in_memory(model)).SerializeToString(), target, optimize, pack, where), target)
+        weights = _weights(model)
+        folders = {str(tensor.base_dir) for tensor in weights if isinstance(tensor, ir.ExternalTensor)}
+        held = sum(tensor.nbytes for tensor in weights if not isinstance(tensor, ir.ExternalTensor))
+        if len(folders) <= 1 and held <= IN_MEMORY_LIMIT:
+            source = ir.to_proto(model).SerializeToString()
+            return cls(_open(source, target, optimize, pack, where, next(iter(folders), None)), target)
         # ONNX Runtime has read or mapped the weights when it returns: on POSIX the files may go then
         with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
             path = pathlib.Path(folder) / "model.onnx"
@@ -211,20 +215,15 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     return [value.const_value for value in values if value.const_value is not None]
 
 
-def _in_memory(model: ir.Model) -> ir.Model:
-    """Return `model`, or a clone with the weights that lie on disk read in: bytes cannot point at files."""
-    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in _weights(model)):
-        return model
-    return ir.external_data.load_to_model(model.clone())
-
-
 def _open(
-    source: str | bytes, target: Target, optimize: bool, pack: bool, where: str | None
+    source: str | bytes, target: Target, optimize: bool, pack: bool, where: str | None, folder: str | None = None
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong reaches us as an exception; standard error belongs to the user
     options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1
+    if folder is not None:  # where the weights lie that a model in memory only points at
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     # idle threads of one session would otherwise spin on the cores that the next session is measured on
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not pack:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from onnxslim.graph.fold import fold_constants
+from onnxslim.graph.inference.walk import Inference
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import release_constants
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
@@ -25,7 +26,6 @@ from .dead import (
     remove_unused_imports,
     remove_unused_initializers,
 )
-from .doubt import forget_doubtful_sizes
 from .duplicates import merge_equal_initializers, merge_equal_nodes
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
 
@@ -84,10 +84,10 @@ class Simplify(Pass):
             return sum(applied.counts.values())
 
         declared = distrust_shapes(model)
+        known = Inference(model)
         for done in range(ROUNDS):
             context.progress("simplify", done, None)
-            infer_shapes(model)
-            forget_doubtful_sizes(model)
+            infer_shapes(model, known)
             changed = sum([attempt(name, step) for name, step in STEPS if name not in failures])
             try:
                 changed += rewrite(model)

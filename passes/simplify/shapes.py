@@ -11,6 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.constants import constant_tensor, fresh_name, new_initializer
+from onnxslim.graph.inference.walk import declared as declared_fact
+from onnxslim.graph.inference.walk import dimension
 from onnxslim.rewrite.signature import equal_sizes
 
 from .dead import every_graph
@@ -26,15 +28,17 @@ def distrust_shapes(model: ir.Model) -> Declared:
     """Forget what the file says about shapes that nodes make, and return it.
 
     Files are cut, merged and given other batch sizes, and seldom are all declarations corrected: real models declare
-    even the rank of their outputs wrong. Only inputs and weights are believed, and what follows from them; a size of
-    -1, which some exporters write, is an unknown one.
+    even the rank of their outputs wrong. Only inputs and weights are believed, and what follows from them. The sizes of
+    inputs are written as formulas are, so that equal texts are equal sizes: names that are no words in braces, and what
+    is not known (-1, ``?``) as a size of its own.
     """
     declared: Declared = {}
     for graph in every_graph(model):
         for value in graph.inputs:
-            if value.shape is not None and any(isinstance(size, int) and size < 0 for size in value.shape):
-                declared[value.name or ""] = value.shape
-                value.shape = ir.Shape([None if isinstance(s, int) and s < 0 else s for s in value.shape])
+            declared[value.name or ""] = value.shape
+            known = declared_fact(value).shape
+            if known is not None:
+                value.shape = ir.Shape([dimension(size) for size in known])
         for node in graph:
             for output in node.outputs:
                 declared[output.name or ""] = output.shape
@@ -43,7 +47,7 @@ def distrust_shapes(model: ir.Model) -> Declared:
 
 
 def restore_shapes(model: ir.Model, declared: Declared) -> None:
-    """Give results of the graphs the shapes that they were declared to have, and other values if nothing is known."""
+    """Give inputs and results of graphs the shapes that they were declared to have, and values that have none."""
     for graph in every_graph(model):
         for value in graph.inputs:
             value.shape = declared.get(value.name or "", value.shape)
@@ -51,6 +55,13 @@ def restore_shapes(model: ir.Model, declared: Declared) -> None:
             for output in node.outputs:
                 if output.is_graph_output() or output.shape is None:
                     output.shape = declared.get(output.name or "", output.shape)
+                elif any(isinstance(size, ir.SymbolicDim) and "{" in (size.value or "") for size in output.shape):
+                    output.shape = ir.Shape([_told(size) for size in output.shape])
+
+
+def _told(size: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
+    """Return a size without the names that only inference gives: they are not for files."""
+    return None if isinstance(size, ir.SymbolicDim) and "{" in (size.value or "") else size
 
 
 def spell_out_shapes(model: ir.Model) -> int:
@@ -97,7 +108,7 @@ def _reshape_sizes(node: ir.Node, shape: ir.Shape, sizes: list[int | None]) -> l
         return None
     unknown = [place for place, size in enumerate(sizes) if size is None]
     source = node.inputs[0].shape if node.inputs[0] is not None else None
-    if len(unknown) > 1 and source is not None:
+    if source is not None:
         for place in unknown:
             if place < len(source) and equal_sizes(source[place], shape[place]):
                 sizes[place] = 0

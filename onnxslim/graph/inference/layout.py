@@ -195,7 +195,7 @@ def slice_(site: Site) -> Fact:
         size = sliced_size(whole, start, end, step)
         shape[place] = site.unknown(place) if size is None else size
         if elements is not None:
-            constant = isinstance(start, int) and isinstance(end, int) and isinstance(step, int) and step
+            constant = isinstance(start, int) and isinstance(end, int) and isinstance(step, int) and size is not None
             elements = elements[_python_slice(start, end, step)] if constant else None  # type: ignore[arg-type]
     return Fact(first.dtype, tuple(shape), elements)
 
@@ -236,6 +236,8 @@ def _held(whole: Size, place: Size | None) -> Size | None:
 
 
 def _sliced_backwards(whole: Size, start: Size | None, end: Size | None, step: int) -> Size | None:
+    if isinstance(end, int) and end >= FAR - 1:
+        return None  # runtimes take it for the place before the first, or for the end
     if isinstance(whole, int) and isinstance(start, int) and isinstance(end, int):
         return len(range(whole)[_python_slice(start, end, step)])
     # The whole axis backwards is all that is worth more.

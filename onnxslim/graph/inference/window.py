@@ -12,11 +12,13 @@ from onnxslim.graph.symbols import Expression, Size
 
 
 def _slid(size: Size, kernel: Size, stride: int, dilation: int, pads: tuple[int, int] | None, ceil: bool) -> Size:
-    """Return how often a window fits; `pads` None: as often as there are strides (SAME)."""
+    """Return how often a window fits, which it must at least once; `pads` None: as often as there are strides (SAME)."""
     if pads is None:
         return ceildiv(size, stride)
     before, after = pads
     room = size + (before + after) - (kernel - 1) * dilation - 1
+    if isinstance(room, int) and room < 0:
+        raise Unknowable  # runtimes differ
     if not ceil:
         return floordiv(room, stride) + 1
     count = ceildiv(room, stride) + 1
@@ -81,7 +83,7 @@ def transposed_convolution(site: Site) -> Fact:
         if told is not None:
             result.append(told[len(told) - rank + axis])
         elif auto.startswith("SAME"):
-            result.append(space[axis] * strides[axis])
+            result.append(site.unknown(axis + 2))  # where the stride is larger than the window, runtimes differ
         else:
             cut = 0 if auto == "VALID" else pads[axis] + pads[axis + rank]
             reach = (kernel[axis] - 1) * dilations[axis] + 1

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ZOO    ?= ../shared/zoo
 SOURCE := pyproject.toml setup.py $(shell find onnxslim passes -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint package reference bench develop clean
+.PHONY: demo test lint package reference bench bench-simplify bench-scale develop clean
 
 # A real trained model comes out smaller and faster, with the figures that prove it.
 demo: $(VENV)/installed
@@ -47,6 +47,27 @@ bench: $(VENV)/tested
 	    | tee out/quantizers.md
 	for net in cifar10_resnet20 cifar10_resnet56; do $(BIN)/python tests/bench/quantizers.py $(ZOO)/onnx/$$net.onnx \
 	    cifar:$(ZOO)/data/cifar10_train_10k.npz cifar:$(ZOO)/data/cifar10_test.npz | tee out/quantizers_$$net.md; done
+
+# Our simplifier beside the others, each in an environment of its own: nodes, seconds, memory, latency, who is wrong. Goes
+# on where it stopped. LOCK: a file to hold while latency is measured, where others time things on this machine, too.
+PEERS := onnxsim onnxslim onnxscript onnxruntime
+bench-simplify: $(VENV)/tested $(PEERS:%=out/envs/%/ready)
+	mkdir -p out/zoo/real out/zoo/thin
+	$(BIN)/python $(ZOO)/get.py out/zoo/real
+	for thin in $(ZOO)/thin/*.onnx; do filled=out/zoo/thin/$$(basename $$thin); \
+	    test -e $$filled || $(BIN)/python $(ZOO)/thin.py fill $$thin $$filled; done
+	$(BIN)/python tests/bench/simplifiers.py models $(ZOO)/onnx $(wildcard $(ZOO)/fashion/resnet18.onnx) out/zoo/real \
+	    out/zoo/thin --json out/bench_simplify.json --markdown out/bench_simplify.md $(if $(LOCK),--lock $(LOCK))
+
+out/envs/%/ready:
+	$(PYTHON) -m venv out/envs/$*
+	out/envs/$*/bin/pip install --quiet $* onnxruntime
+	touch $@
+
+# How simplify grows with the nodes of a graph, and what it takes on 3 GB of weights (made under out/, and deleted).
+bench-scale: $(VENV)/tested
+	mkdir -p out
+	$(BIN)/python tests/bench/scale.py | tee out/scale.md
 
 # For work on onnxslim itself: changes are seen without a new install.
 develop: $(VENV)/python

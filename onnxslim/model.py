@@ -328,11 +328,16 @@ def weight_bytes(model: ir.Model) -> int:
     )
 
 
-def file_bytes(path: str | os.PathLike[str]) -> int:
-    """Return the bytes of a model on disk, its external data included."""
+def file_bytes(path: str | os.PathLike[str], model: ir.Model | None = None) -> int:
+    """Return the bytes of a model on disk, its external data included.
+
+    Args:
+        path: The file.
+        model: What was opened from it, to save opening it here.
+    """
     path = pathlib.Path(path)
-    files = {path.parent / tensor.location for tensor in external_tensors(open_model(path))}
-    return path.stat().st_size + sum(file.stat().st_size for file in files)
+    tensors = external_tensors(open_model(path) if model is None else model)
+    return path.stat().st_size + sum(file.stat().st_size for file in {path.parent / each.location for each in tensors})
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
@@ -344,6 +349,21 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     Raises:
         OutputError: The folder is missing or read-only, the disk is full, or the target holds weights that `model`
             still reads.
+    """
+    with saving_model(model, path):
+        pass
+
+
+@contextlib.contextmanager
+def saving_model(model: ir.Model, path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Do what `save_model` does, and let the caller look at the file before it takes its place.
+
+    Yields:
+        The file, in the hidden folder, which holds nothing but it and its weights. Nothing is left where the caller
+        raises.
+
+    Raises:
+        OutputError: As `save_model` does.
     """
     path = pathlib.Path(path).absolute()
     form = model.graph.meta.get(FORM)
@@ -361,6 +381,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
         ir.save(restored(model), folder / path.name, format="protobuf", external_data=data.name if external else None)
         if model.graph.meta.get(MAP_TYPES):
             _put_map_types_back(folder / path.name, model.graph.meta[MAP_TYPES])
+        yield folder / path.name
         if external and (folder / data.name).exists():
             path.unlink(missing_ok=True)  # never an old model beside new weights
             os.replace(folder / data.name, data)

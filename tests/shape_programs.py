@@ -63,7 +63,9 @@ class Program:
         """Whether no window is larger than what it slides over; ONNX does not say what comes out then."""
         for node in self.nodes:
             attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-            if node.op_type not in ("Conv", "MaxPool", "AveragePool") or attributes.get("auto_pad", b"").startswith(b"S"):
+            if node.op_type not in ("Conv", "MaxPool", "AveragePool") or attributes.get("auto_pad", b"").startswith(
+                b"S"
+            ):
                 continue
             space = arrays[node.input[0]].shape[2:]
             kernel = attributes.get("kernel_shape") or arrays[node.input[1]].shape[2:]
@@ -187,7 +189,9 @@ def choice(draw: st.DrawFn, program: Program) -> None:
 def one(draw: st.DrawFn, program: Program) -> None:
     """Ops on one vector of integers."""
     data = vector(draw, program)
-    op = draw(st.sampled_from(["Neg", "Cast", "ReduceProd", "ReduceSum", "ReduceMax", "Unsqueeze", "Squeeze", "Identity"]))
+    op = draw(
+        st.sampled_from(["Neg", "Cast", "ReduceProd", "ReduceSum", "ReduceMax", "Unsqueeze", "Squeeze", "Identity"])
+    )
     axes = [program.constant([0])] if op in ("Unsqueeze", "Squeeze") else []
     if op == "Cast":
         kind = draw(st.sampled_from([onnx.TensorProto.FLOAT, onnx.TensorProto.INT32, onnx.TensorProto.BOOL]))
@@ -226,9 +230,8 @@ def reshape(draw: st.DrawFn, program: Program) -> None:
         return
     shape = program.add("Shape", [data])
     rank = program.arrays[data].ndim
-    pieces = []
-    for place in draw(st.permutations(range(rank)))[: draw(st.integers(0, rank))]:
-        pieces.append(program.add("Gather", [shape or "", program.constant([place])]))
+    places = draw(st.permutations(range(rank)))[: draw(st.integers(0, rank))]
+    pieces = [program.add("Gather", [shape or "", program.constant([place])]) for place in places]
     pieces.insert(draw(st.integers(0, len(pieces))), program.constant([draw(st.sampled_from([-1, -1, 0, 1, 2]))]))
     if draw(st.booleans()) and len(pieces) > 1:
         pieces[0:2] = [program.add("Mul", pieces[0:2])]  # type: ignore[list-item]

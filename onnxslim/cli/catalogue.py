@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from onnxslim.cli.optimize import complete_passes
-from onnxslim.cli.options import Json
+from onnxslim.cli.options import Json, complete_passes
 
 
 def passes(

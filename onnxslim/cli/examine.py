@@ -7,25 +7,54 @@ from typing import Annotated
 
 import typer
 
-from onnxslim.cli.options import Data, Json, Metric, Model, Preprocess, Provider, Seed, Threads
+from onnxslim.cli.options import Data, Diff, Json, Metric, Model, Preprocess, Provider, Seed, Threads, complete_passes
 
 
 def inspect(
     model: Model,
     top: Annotated[int, typer.Option(help="How many of the costliest nodes to list.", min=0)] = 10,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Show instead what passes would do, and why they would leave the rest alone."),
+    ] = False,
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            "--passes",
+            "-p",
+            metavar="PASSES",
+            help="With --plan: whose plan, written as for optimize. Without it: every exact pass that can tell.",
+            show_default=False,
+            autocompletion=complete_passes,
+        ),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With --plan: print every reason.")] = False,
     json: Json = False,
 ) -> None:
     """Show what a model is: size, parameters, MACs, inputs and outputs, ops, the costliest nodes.
 
-    The model is not run.
+    The model is not run, unless the plan of a pass is asked for that must look at its values.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
     onnxslim inspect model.onnx
+
+    onnxslim inspect model.onnx --plan
     """
     from onnxslim.cli.output import print_json, stdout
+    from onnxslim.errors import UsageError
     from onnxslim.report.inspection import inspect_model, print_inspection
+    from onnxslim.report.planning import plan_model, print_plan
 
+    if passes is not None and not plan:
+        raise UsageError("passes are named, but no plan is asked for", where="-p", hint="add --plan, or use optimize")
+    if plan:
+        planned = plan_model(model, passes)
+        if json:
+            print_json(planned)
+        else:
+            print_plan(planned, stdout(), verbose=verbose)
+        return
     inspection = inspect_model(model, top)
     if json:
         print_json(inspection)
@@ -75,6 +104,7 @@ def compare(
     provider: Provider = "auto",
     threads: Threads = None,
     seed: Seed = 0,
+    diff: Diff = False,
     json: Json = False,
 ) -> None:
     """Compare what two models answer on the same samples, and their accuracy where the samples carry labels.
@@ -83,8 +113,10 @@ def compare(
 
     onnxslim compare model.onnx model.slim.onnx --data test.npz
     """
-    from onnxslim.cli.output import print_json, stdout
+    from onnxslim.cli.output import print_json, stderr, stdout
+    from onnxslim.model import open_model
     from onnxslim.report.comparison import compare_models, print_comparison
+    from onnxslim.report.difference import compare_graphs, print_difference
 
     result = compare_models(
         reference,
@@ -96,7 +128,11 @@ def compare(
         threads=threads,
         seed=seed,
     )
+    paths = (str(reference), str(candidate))
+    changed = compare_graphs(open_model(reference), open_model(candidate), paths) if diff else None
     if json:
-        print_json(result)
-    else:
-        print_comparison(result, stdout())
+        print_json(result, **({"difference": changed} if changed else {}))
+        return
+    print_comparison(result, stderr() if changed else stdout())
+    if changed:
+        print_difference(changed, stdout())

@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from onnxslim.cli.options import DATA_FORMS, MEASURING, Json, Metric, Preprocess, Provider, Threads
+from onnxslim.cli.options import (
+    DATA_FORMS,
+    MEASURING,
+    Diff,
+    Json,
+    Metric,
+    Preprocess,
+    Provider,
+    Threads,
+    complete_passes,
+)
 
 CHOOSING = "What to do"
-
-
-def complete_passes(incomplete: str) -> list[str]:
-    """Complete the name that stands last in ``simplify,qu``."""
-    from onnxslim.pipeline.discovery import pass_names
-
-    before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in pass_names() if name.startswith(last)]
 
 
 def optimize(
@@ -106,6 +108,7 @@ def optimize(
         Path | None, typer.Option(metavar="FILE", help="Write the report as JSON, too.", show_default=False)
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every change.")] = False,
+    diff: Diff = False,
     json: Json = False,
 ) -> None:
     """Make a model smaller and faster, and print what that cost and gained.
@@ -121,8 +124,10 @@ def optimize(
     onnxslim optimize model.onnx -p prune:ratio=0.5,quant --data photos/ --preprocess size=224x224 -o small.onnx
     """
     import onnxslim
-    from onnxslim.cli.output import print_json, stdout
+    from onnxslim.cli.output import print_json, stderr, stdout
     from onnxslim.cli.progress import progress_bar
+    from onnxslim.model import open_model
+    from onnxslim.report.difference import compare_graphs, print_difference
     from onnxslim.report.json import write_json
     from onnxslim.report.place import check_places
     from onnxslim.report.terminal import print_report
@@ -151,7 +156,10 @@ def optimize(
         )
     if report is not None:
         write_json(result.report, report)
+    changed = compare_graphs(open_model(model), result.model, (str(model), str(target))) if diff else None
     if json:
-        print_json(result.report)
-    else:
-        print_report(result.report, stdout(), verbose=verbose)
+        print_json(result.report, **({"difference": changed} if changed else {}))
+        return
+    print_report(result.report, stderr() if changed else stdout(), verbose=verbose)
+    if changed:
+        print_difference(changed, stdout())

@@ -12,6 +12,15 @@ MEASURING = "Measuring"
 
 DATA_FORMS = "a .npz (arrays named like the inputs), a folder of .npz, .npy or images, a URL, or module:function"
 
+
+def complete_passes(incomplete: str) -> list[str]:
+    """Complete the name that stands last in ``simplify,qu``."""
+    from onnxslim.pipeline.discovery import pass_names
+
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in pass_names() if name.startswith(last)]
+
+
 Model = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
 
 Data = Annotated[
@@ -56,3 +65,12 @@ Threads = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", rich_help_panel=MEASURING)]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+
+Diff = Annotated[
+    bool,
+    typer.Option(
+        "--diff",
+        help="Print on standard output what changed, as ONNX text by region, and the tables on standard error. With "
+        "--json: under the key difference.",
+    ),
+]

@@ -13,8 +13,13 @@ def stdout() -> Console:
     return Console(highlight=False)
 
 
-def print_json(record: Any) -> None:
-    """Print a record of `onnxslim.report` as JSON."""
-    from onnxslim.report.json import dumps
+def stderr() -> Console:
+    """Return a console on standard error, for tables where standard output carries something else."""
+    return Console(highlight=False, stderr=True)
 
-    sys.stdout.write(dumps(record))
+
+def print_json(record: Any, **more: Any) -> None:
+    """Print a record of `onnxslim.report` as JSON, with further records under keys of their own."""
+    from onnxslim.report.json import dumps, to_json
+
+    sys.stdout.write(dumps({**to_json(record), **more} if more else record))

@@ -41,7 +41,7 @@ def as_tensor(array: Array, name: str | None = None) -> ir.TensorProtocol:
     if array.dtype.kind in "OSU":
         flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
         return ir.StringTensor(flat, shape=ir.Shape(array.shape), name=name)
-    return ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+    return ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
 
 
 def tensor_bytes(tensor: ir.TensorProtocol | None) -> int:

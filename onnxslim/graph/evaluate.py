@@ -2,10 +2,14 @@
 
 ONNX Runtime runs them with its optimisations off, so that a value is the one that inference would have seen; where it
 has no kernel (an old opset, a rare element type) the reference implementation of onnx takes over.
+
+Opening a session costs far more than running a few nodes in it. A program says nothing of the sizes of what it is fed,
+so that one session serves every site of a rule; the sessions used last are kept.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +26,10 @@ from onnxslim.graph.constants import as_tensor
 
 DIVISIONS = frozenset({"Div", "Mod"})
 """Ops that end the process (SIGFPE, older versions of ONNX Runtime) where an integer is divided by zero."""
+
+KEPT_SESSIONS = 256
+KEPT_BYTES = 1 << 14
+"""Larger programs (they hold tensors that cannot be fed) are opened, run and closed."""
 
 Array = npt.NDArray[Any]
 
@@ -51,23 +59,51 @@ def evaluate(
         return None
     model = _program(nodes, feeds, outputs, opsets)
     fed = {value.name: np.asarray(feeds[value.name]) for value in model.graph.input}
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), _options(), providers=["CPUExecutionProvider"]
-        )
-        results = session.run(list(outputs), fed)
-    except Exception:  # no kernel, or no program at all: onnxruntime has no narrower class to catch
-        if not reference:
-            return None
-        try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")
-                results = ReferenceEvaluator(model).run(list(outputs), fed)
-        except Exception:  # the reference raises whatever numpy raises
-            return None
+    results = _run(model.SerializeToString(), list(outputs), fed)
+    if results is None and reference:
+        results = _refer(model, list(outputs), fed)
+    if results is None:
+        return None
     if not all(isinstance(result, (np.ndarray, np.generic)) for result in results):
         return None
     return [np.asarray(result) for result in results]
+
+
+def _run(program: bytes, outputs: list[str], feeds: Mapping[str, Array]) -> list[Any] | None:
+    session = _session(program) if len(program) <= KEPT_BYTES else _open(program)
+    if session is None:
+        return None
+    try:
+        results: list[Any] = session.run(outputs, feeds)
+    except Exception:  # an index out of range, sizes that do not fit: onnxruntime has no narrower class to catch
+        return None
+    return results
+
+
+def _refer(model: onnx.ModelProto, outputs: list[str], feeds: Mapping[str, Array]) -> list[Any] | None:
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            results = list(ReferenceEvaluator(model).run(outputs, dict(feeds)))
+    except Exception:  # the reference raises whatever numpy raises
+        return None
+    return results
+
+
+def _open(program: bytes) -> onnxruntime.InferenceSession | None:
+    """Open a session; None where ONNX Runtime has no kernel, or where this is no program at all."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # what is kept must not keep memory, too
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+    except Exception:  # onnxruntime has no narrower class to catch
+        return None
+
+
+_session = functools.lru_cache(maxsize=KEPT_SESSIONS)(_open)
 
 
 def _may_divide_by_zero(nodes: Sequence[onnx.NodeProto], feeds: Mapping[str, Array]) -> bool:
@@ -76,18 +112,13 @@ def _may_divide_by_zero(nodes: Sequence[onnx.NodeProto], feeds: Mapping[str, Arr
     for node in nodes:
         if node.domain or node.op_type not in DIVISIONS:
             continue
-        divisor = feeds.get(node.input[1])
-        if integers if divisor is None else divisor.dtype.kind in "iu" and not np.all(divisor):
+        dividend, divisor = feeds.get(node.input[0]), feeds.get(node.input[1])
+        if divisor is not None:
+            if divisor.dtype.kind in "iu" and not np.all(divisor):
+                return True
+        elif integers and (dividend is None or dividend.dtype.kind in "iu"):
             return True
     return False
-
-
-def _options() -> Any:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    return options
 
 
 def _program(
@@ -96,8 +127,8 @@ def _program(
     inputs, initializers = [], []
     for name, array in feeds.items():
         kind = ir.DataType.from_numpy(array.dtype) if array.dtype.kind not in "OSU" else ir.DataType.STRING
-        if array.dtype.kind in "fiubO" and array.dtype.isbuiltin:
-            inputs.append(onnx.helper.make_tensor_value_info(name, int(kind), array.shape))
+        if array.dtype.kind in "fiubO" and array.dtype.type.__module__ == "numpy":
+            inputs.append(onnx.helper.make_tensor_value_info(name, int(kind), None))
         else:  # numpy's own types are fed; the others (bfloat16, int4, ...) travel as initializers
             initializers.append(ir.serde.serialize_tensor(as_tensor(array, name)))
     return onnx.helper.make_model(

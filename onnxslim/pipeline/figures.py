@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import onnx_ir as ir
 
 from onnxslim.errors import BudgetMissed
 from onnxslim.graph.cost import measure_cost
@@ -32,8 +36,10 @@ from onnxslim.runner.memory import peak_memory
 NOT_ASKED = "not measured: asked not to"
 
 
-def model_figures(candidate: Candidate, path: pathlib.Path, latency: Latency | None, judge: Judge) -> Figures:
-    """Return the figures of the model that lies at `path` and is open as `candidate`."""
+def model_figures(
+    candidate: Candidate, path: pathlib.Path, size_bytes: int, latency: Latency | None, judge: Judge
+) -> Figures:
+    """Return the figures of the model that lies at `path`, takes `size_bytes` there and is open as `candidate`."""
     shapes = {name: array.shape for name, array in judge.feeds.items()}
     cost, at_work = measure_cost(candidate.model), measure_cost(at_sizes(candidate.model, shapes))
     accuracy = judge.measure_accuracy(candidate)
@@ -41,7 +47,7 @@ def model_figures(candidate: Candidate, path: pathlib.Path, latency: Latency | N
     memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None
     energy = measure_energy(candidate.session, judge.feeds) if judge.measure else None
     return Figures(
-        size_bytes=file_bytes(path),
+        size_bytes=size_bytes,
         parameters=cost.parameters,
         macs=at_work.macs,
         nodes=cost.nodes,
@@ -85,6 +91,17 @@ def quality_figures(candidate: Candidate, judge: Judge) -> FidelityFigures:
     return FidelityFigures(None, None, None, None, reason, reason, reason, reason)
 
 
+@contextlib.contextmanager
+def _lying_at(model: ir.Model, path: pathlib.Path | None) -> Iterator[pathlib.Path]:
+    """Yield the file of a model; one that was handed over in memory gets one for a while."""
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
+        save_model(model, pathlib.Path(folder) / "before.onnx")
+        yield pathlib.Path(folder) / "before.onnx"
+
+
 def make_report(
     request: Recipe,
     judge: Judge,
@@ -92,23 +109,22 @@ def make_report(
     records: Sequence[PassRecord],
     path: pathlib.Path | None,
     digest: str | None,
-    folder: pathlib.Path,
+    file: pathlib.Path,
     progress: Progress,
 ) -> Report:
-    """Measure both ends and put the report together; `folder` is for files that go away afterwards."""
+    """Measure both ends and put the report together; the result lies at `file`, alone in its folder but for weights."""
     progress("measuring", 0, None)
     original = judge.original
-    files = [path or folder / "before.onnx", folder / "after.onnx"]
-    if path is None:
-        save_model(original.model, files[0])
-    save_model(result.model, files[1])
     drop = judge.drop(result) if request.max_drop is not None and not judge.samples.synthetic else None
     met = drop is None or request.max_drop is None or drop <= request.max_drop
     if not met:
         raise BudgetMissed(f"{drop:.2%} is lost in all, where {request.max_drop:.2%} may be", where="--max-drop")
     paired = judge.latency(original, result, seconds=3.0) if judge.measure else None
-    before = model_figures(original, files[0], paired.before if paired else None, judge)
-    after = model_figures(result, files[1], paired.after if paired else None, judge)
+    after_bytes = sum(each.stat().st_size for each in file.parent.iterdir())
+    after = model_figures(result, file, after_bytes, paired.after if paired else None, judge)
+    with _lying_at(original.model, path) as came_from:
+        before_bytes = file_bytes(came_from, original.model)
+        before = model_figures(original, came_from, before_bytes, paired.before if paired else None, judge)
     samples = judge.samples
     memory = None if path is not None else "the model is in memory"
     unsaved = "the model is in memory"

@@ -12,6 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.data import Samples
+from onnxslim.pipeline.ledger import Ledger
+from onnxslim.pipeline.plan import Plan, Planned, gather
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import Target
 
@@ -72,6 +74,8 @@ class Context:
     progress: Progress = dataclasses.field(default_factory=Progress)
     open_session: Callable[[ir.Model], Session] = dataclasses.field(default=Session.of)
     """Opens a model on the target, for passes that must look at its values."""
+    ledger: Ledger = dataclasses.field(default_factory=Ledger)
+    """Asked before each rewrite by passes whose rewrites can be left out one by one (`onnxslim.pipeline.ledger`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,3 +102,25 @@ class Pass(abc.ABC):
         The model is in canonical form (see `onnxslim.model`) and is a clone: if `run` raises, or if what it did does
         not hold, the clone is thrown away.
         """
+
+    def plan(self, model: ir.Model, context: Context) -> Plan:
+        """Say what `run` would do to `model`, and what it would leave alone and why.
+
+        Here it is run, and its notes are told. A pass that knows more, or can tell without samples, says it itself.
+
+        Args:
+            model: A clone in canonical form; it is changed as `run` would change it.
+            context: As for `run`.
+        """
+        before = sum(1 for _ in model.graph.all_nodes())
+        notes = self.run(model, context).notes
+        lines = (
+            Planned(
+                note.subject,
+                0 if note.reason else 1,
+                note.action,
+                gather([(note.reason, note.subject, note.reason)] if note.reason else []),
+            )
+            for note in notes
+        )
+        return Plan((before, sum(1 for _ in model.graph.all_nodes())), tuple(lines))

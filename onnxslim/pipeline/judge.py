@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.errors import RunError
+from onnxslim.pipeline.difference import difference, shapes_of
 from onnxslim.pipeline.interface import Kind, Pass
+from onnxslim.pipeline.probes import Probe, draw_probes
 from onnxslim.runner.accuracy import Metric, measure_accuracy
 from onnxslim.runner.fidelity import Fidelity, measure_fidelity
 from onnxslim.runner.latency import PairedLatency, compare_latency
@@ -23,16 +25,11 @@ from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target
 
-TOLERANCES = {"f": 1e-4, "e": 1e-2, "d": 1e-7}
-"""Largest difference of an EXACT pass, relative to the largest magnitude of the output, by numpy's type character.
-
-Folding a normalisation into a convolution rounds each weight once, and some hundred layers add that up; float16 (e)
-has 11 bits of mantissa. Whole numbers must be equal.
-"""
 BATCH, BATCH_ELEMENTS = 32, 4_000_000
 """Samples, and elements of the inputs, that run at once when quality is measured: speed without much memory."""
-PROBES = 4
-"""Samples on which an EXACT pass is checked: a wrong rewrite is wrong on any of them, rounding does not need many."""
+PROBE_SECONDS, PROBE_RUNS = 0.2, (3.0, 24.0)
+"""An EXACT pass is checked on inputs that take as long as so many seconds of the sample, but on the worth of 3 runs at
+least and 24 at most; each symbolic dimension gets a second size in any case."""
 
 
 class Goal(enum.Enum):
@@ -55,11 +52,33 @@ class Verdict:
 class Candidate:
     """A model as it stands between two passes, with a session on it and what was measured of it so far."""
 
-    def __init__(self, model: ir.Model, session: Session) -> None:
+    def __init__(self, model: ir.Model, open_session: Callable[[], Session]) -> None:
         self.model = model
-        self.session = session
+        self._open = open_session
+        self._session: Session | None = None
+        self.answers: dict[int, dict[str, Any] | None] = {}
+        """What it made of each probe, by its number; None where it did not run."""
         self.fidelity: Fidelity | None = None
         self.accuracy: Interval | None = None
+
+    @property
+    def session(self) -> Session:
+        """A session on the model, opened when it is first asked for."""
+        return self.open()
+
+    def open(self) -> Session:
+        """Open the model, if it is not open.
+
+        Raises:
+            RunError: ONNX Runtime refuses the model.
+        """
+        if self._session is None:
+            self._session = self._open()
+        return self._session
+
+    def close(self) -> None:
+        """Give the memory of the session back; it is opened anew where it is asked for again."""
+        self._session = None
 
 
 @dataclasses.dataclass
@@ -71,11 +90,15 @@ class Judge:
     """Validation samples: no pass sees them."""
     target: Target
     generator: np.random.Generator
+    open_session: Callable[[ir.Model], Session]
+    """Opens a model on the target."""
     metric: Metric
     max_drop: float | None
     goal: Goal
     measure: bool
     """False: outputs are compared, nothing is timed."""
+    sparing: bool = False
+    """Never hold two models open at once only to compare them: their weights fill the memory."""
 
     @functools.cached_property
     def feeds(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -129,12 +152,11 @@ class Judge:
         return 0.0 if fidelity.max_abs_error == 0 else None
 
     def verdict(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:
-        """Say whether the change from `before` to `after` that `step` made is kept."""
-        if step.kind is Kind.EXACT:
-            difference = self.difference(before.session, after.session)
-            if difference is not None:
-                return Verdict(False, f"the outputs changed: {difference}")
-        elif self.max_drop is not None:
+        """Say whether the change from `before` to `after` that `step` made is kept.
+
+        That an EXACT step left the outputs as they were is asked before, of `difference`.
+        """
+        if step.kind is Kind.LOSSY and self.max_drop is not None:
             drop = self.drop(after)
             if drop is None:
                 return Verdict(False, "the budget cannot be checked: no output can be compared")
@@ -165,42 +187,68 @@ class Judge:
         """Return the paired latency of two candidates on one sample."""
         return compare_latency(before.session, after.session, self.feeds, generator=self.generator, seconds=seconds)
 
-    def difference(self, before: Session, after: Session) -> str | None:
-        """Return the first difference beyond rounding between the outputs of two sessions, or None."""
-        for batch in itertools.islice(self.samples.batches(), PROBES):
-            wanted, got = before.run(batch.feeds), after.run(batch.feeds)
+    @functools.cached_property
+    def probes(self) -> tuple[Probe, ...]:
+        """The inputs on which EXACT passes are checked: those that the original runs on, as many as time allows."""
+        generator = np.random.default_rng(len(self.feeds))  # of its own: how many it draws depends on the machine
+        drawn = draw_probes(self.original.session.inputs, self.feeds, generator)
+        first = next(drawn)
+        started = time.perf_counter()
+        self.original.answers[0] = self.original.session.run(first.feeds)
+        seconds = max(time.perf_counter() - started, 1e-6)
+        least, most = PROBE_RUNS
+        left = min(most, max(least, PROBE_SECONDS / seconds)) - first.cost
+        chosen, seen = [first], set[str]()
+        for probe in drawn:
+            symbol = probe.at.partition(" = ")[0]
+            if symbol in seen and probe.cost > left:
+                continue
+            answer = _answer(self.original, probe)
+            if answer is not None:
+                left -= probe.cost
+                seen.add(symbol)
+                self.original.answers[len(chosen)] = answer
+                chosen.append(probe)
+        return tuple(chosen)
+
+    def difference(self, before: Candidate, after: Candidate) -> str | None:
+        """Return the first difference beyond rounding between the outputs of two models, or None.
+
+        Outputs that differ from one run of `before` to the next are random: their types and shapes must agree.
+
+        Raises:
+            RunError: `before` does not run on the sample.
+        """
+        for number, probe in enumerate(self.probes):
+            if number not in before.answers:
+                before.answers[number] = _answer(before, probe) if number else before.session.run(probe.feeds)
+        if self.sparing:
+            before.close()
+        for number, probe in enumerate(self.probes):
+            wanted = before.answers[number]
+            if wanted is None:
+                continue
+            at = f" (at {probe.at})" if probe.at else ""
+            try:
+                got = after.session.run(probe.feeds)
+            except RunError as error:
+                return f"it does not run any more{at}: {error.what}"
+            after.answers[number] = got
             for name, reference in wanted.items():
-                difference = _difference(reference, got[name])
-                if difference is not None:
-                    return f"{name}: {difference}"
+                why = difference(reference, got[name])
+                if why is not None and not self._is_random(before, probe, name, reference, got[name]):
+                    return f"{name}: {why}{at}"
+        if self.sparing:
+            after.close()
         return None
 
-
-def _difference(reference: Any, value: Any) -> str | None:
-    for one, other in zip(_arrays(reference), _arrays(value), strict=True):
-        if one.shape != other.shape:
-            return f"shape {list(other.shape)} in place of {list(one.shape)}"
-        tolerance = TOLERANCES.get(one.dtype.char, 5e-2 if one.dtype.name == "bfloat16" else 0.0)
-        if not tolerance:
-            if not np.array_equal(one, other):
-                return f"{np.mean(one != other):.2%} of the values differ"
-            continue
-        one, other = one.astype(np.float64), other.astype(np.float64)
-        if not np.array_equal(np.isfinite(one), np.isfinite(other)):
-            return "other values are not finite"
-        finite = np.isfinite(one)
-        error = np.abs(one[finite] - other[finite]).max(initial=0.0) / (np.abs(one[finite]).max(initial=0.0) or 1.0)
-        if error > tolerance:
-            return f"relative difference {error:.1e}, at most {tolerance:.0e} is rounding"
-    return None
+    def _is_random(self, before: Candidate, probe: Probe, name: str, reference: Any, got: Any) -> bool:
+        again = before.session.run(probe.feeds, [name])[name]
+        return difference(reference, again) is not None and shapes_of(reference) == shapes_of(got)
 
 
-def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield the arrays in an output: a tensor, or the lists and maps that tree ensembles give."""
-    if isinstance(value, Mapping):
-        value = list(value.items())
-    if isinstance(value, list | tuple):
-        for each in value:
-            yield from _arrays(each)
-    elif value is not None:
-        yield np.asarray(value)
+def _answer(candidate: Candidate, probe: Probe) -> dict[str, Any] | None:
+    try:
+        return candidate.session.run(probe.feeds)
+    except RunError:
+        return None

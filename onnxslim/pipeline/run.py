@@ -13,18 +13,19 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError
-from onnxslim.model import canonicalize, open_model, save_model
+from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed
+from onnxslim.model import canonicalize, open_model, save_model, saving_model, weight_bytes
+from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.figures import make_report
-from onnxslim.pipeline.interface import Change, Context, Note, Pass, Progress
-from onnxslim.pipeline.judge import Candidate, Goal, Judge, Verdict
+from onnxslim.pipeline.interface import Context, Kind, Pass, Progress
+from onnxslim.pipeline.judge import Candidate, Goal, Judge
 from onnxslim.pipeline.provenance import sha256, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.recipe import format_passes, option_values
 from onnxslim.report.model import ModelFile, PassRecord, Report
 from onnxslim.report.place import check_places
 from onnxslim.runner.accuracy import load_metric, top1
-from onnxslim.runner.session import Session
+from onnxslim.runner.session import IN_MEMORY_LIMIT, Session
 from onnxslim.runner.target import detect_target
 
 
@@ -103,11 +104,24 @@ def optimize(
     if output is not None:
         check_places(path, pathlib.Path(output))
     generator = np.random.default_rng(request.seed)
-    original = Candidate(opened, Session.of(opened if path is None else path, target))
+    # Where nothing is timed and nothing is lost, models are run a few times to see that they give the same.
+    pack = measure or any(step.kind is Kind.LOSSY for step in request.passes)
+    original = Candidate(opened, lambda: Session.of(opened if path is None else path, target, pack=pack))
     calibration, validation = share_samples(data, val, opened, original.session, preprocess, request, generator)
     # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
     (measuring,) = generator.spawn(1)
-    judge = Judge(original, validation, target, measuring, score, request.max_drop, Goal(goal), measure)
+    judge = Judge(
+        original,
+        validation,
+        target,
+        measuring,
+        lambda each: Session.of(each, target, pack=pack),
+        score,
+        request.max_drop,
+        Goal(goal),
+        measure,
+        sparing=not pack and weight_bytes(opened) > IN_MEMORY_LIMIT,
+    )
     context = Context(
         original=opened,
         samples=calibration,
@@ -130,10 +144,11 @@ def optimize(
             input_sha256=digest,
         )
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
-        report = make_report(request, judge, current, records, path, digest, pathlib.Path(folder), context.progress)
-        if output is not None:
-            save_model(current.model, output)
-            report = dataclasses.replace(report, output=ModelFile(str(output), sha256(output)))
+        target_file = pathlib.Path(folder) / "after.onnx" if output is None else pathlib.Path(output)
+        with saving_model(current.model, target_file) as file:
+            report = make_report(request, judge, current, records, path, digest, file, context.progress)
+            if output is not None:
+                report = dataclasses.replace(report, output=ModelFile(str(output), sha256(file)))
     context.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
     return Result(current.model, report)
 
@@ -155,11 +170,9 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
     for number, step in enumerate(passes):
         context.progress(f"{step.name}", number, len(passes))
         started = time.perf_counter()
-        clone = current.model.clone()
-        clone.graph.meta.update(current.model.graph.meta)
-        before = _nodes(clone)
+        before = _nodes(current.model)
         try:
-            change = step.run(clone, context)
+            tried, verdict = attempt(step, current, judge, context)
         except OnnxslimError:
             raise
         except Exception as error:
@@ -169,7 +182,6 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
                 where=f"the pass {step.name} (after {done})",
                 hint="this is a bug in onnxslim; leave the pass out with -p, and please report it",
             ) from error
-        verdict, candidate = _judged(step, change, clone, current, judge)
         records.append(
             PassRecord(
                 name=step.name,
@@ -178,29 +190,13 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
                 kept=verdict.kept,
                 reason=verdict.reason,
                 seconds=time.perf_counter() - started,
-                nodes=(before, _nodes(clone)),
-                changes=change.notes,
+                nodes=(before, _nodes(tried.model)),
+                changes=tried.change.notes,
             )
         )
-        current = candidate if verdict.kept else current
+        current = tried.candidate if verdict.kept and tried.candidate is not None else current
     return current, records
-
-
-def _judged(step: Pass, change: Change, clone: ir.Model, current: Candidate, judge: Judge) -> tuple[Verdict, Candidate]:
-    if not change.modified:
-        return Verdict(False, _why_not(change.notes)), current
-    try:
-        candidate = Candidate(clone, Session.of(clone, judge.target))
-        return judge.verdict(step, current, candidate), candidate
-    except RunError as error:
-        return Verdict(False, f"the result does not run: {error.what}"), current
 
 
 def _nodes(model: ir.Model) -> int:
     return sum(1 for _ in model.graph.all_nodes())
-
-
-def _why_not(notes: Sequence[Note]) -> str:
-    """Return what speaks about the model as a whole, else the first reason that there is."""
-    reasons = [note.reason for note in sorted(notes, key=lambda note: note.subject != "model") if note.reason]
-    return f"nothing to do: {reasons[0]}" if reasons else "nothing to do"

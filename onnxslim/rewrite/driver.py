@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim.rewrite.identity import eliminate_identity
-from onnxslim.rewrite.instantiate import Instance, NotApplicable, Plan, build
+from onnxslim.rewrite.instantiate import Instance, Plan, build
 from onnxslim.rewrite.match import Match, find_match
 from onnxslim.rewrite.payoff import pays, pays_in_bytes
+from onnxslim.rewrite.program import NotApplicable
 from onnxslim.rewrite.rule import Rule, Skipped
 
 Accept = Callable[[Match, Plan], "str | None"]
@@ -129,8 +130,13 @@ class _Driver:
             if why is not None:
                 self.refused[rule.name, node.name or node.op_type] = why
                 continue
+            try:
+                touched = self._apply(match, plan)
+            except Exception as error:  # as above; whether the graph is still whole, whoever runs it finds out
+                self.broken[rule.name] = f"{type(error).__name__}: {error}"
+                return []
             self.counts[rule.name] = self.counts.get(rule.name, 0) + 1
-            return self._apply(match, plan)
+            return touched
         return []
 
     def _plan(self, match: Match) -> Plan:

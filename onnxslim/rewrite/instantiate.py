@@ -17,21 +17,13 @@ import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.graph.constants import as_tensor, constant, constant_tensor
-from onnxslim.graph.evaluate import evaluate
 from onnxslim.graph.fold import UNFOLDED, known_shape
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
-from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule, find_schema
+from onnxslim.rewrite.program import NotApplicable, Program, type_words
+from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule, find_schema
 
 Array = npt.NDArray[Any]
 Known = Callable[["ir.Value | None"], "Array | None"]
-
-
-class NotApplicable(Exception):  # no error: a rule that finds it has nothing to do here
-    """The rule does not apply at this site; the message says why."""
-
-
-class CannotCompute(NotApplicable):
-    """ONNX Runtime and the reference implementation cannot compute what the right side wants folded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,28 +152,47 @@ class Instance:
             self._arrays[name] = array_of(attributes[0])
             self._literals.add(name)
             return
-        shape = self._shape(node)
-        if shape is not None:
-            self._arrays[name] = shape
-            return
+        program = Program(self.rule.opset, reference=not self._proof)
+        cone = self._cone(name)
+        for each in cone:
+            shape = self._shape(each)
+            if shape is not None:
+                self._arrays[each.outputs[0]] = shape
+            else:
+                self._enter(each, program)
+        # What is needed by nodes outside, too, is kept, so that nothing is computed twice.
+        inside = {id(each) for each in cone}
+        elsewhere = {each for node in self.body.nodes if id(node) not in inside for each in node.inputs if each}
+        wanted = {name, *elsewhere, *(result.name for result in self.rule.results)}
+        self._arrays.update(program.run(wanted))
+
+    def _cone(self, name: str) -> list[BodyNode]:
+        """Return the nodes, in order, that a known value is computed by, but for those evaluated already."""
+        needed: set[int] = set()
+        waiting = [name]
+        while waiting:
+            each = waiting.pop()
+            if each in self._arrays or each not in self.body.makers or self.body.makers[each][0].is_constant:
+                continue
+            node, _ = self.body.makers[each]
+            if id(node) not in needed:
+                needed.add(id(node))
+                waiting += [] if self._shape(node) is not None else [i for i in node.inputs if i is not None]
+        return [node for node in self.body.nodes if id(node) in needed]
+
+    def _enter(self, node: BodyNode, program: Program) -> None:
+        """Add a node to a program, which is run first if the node must know what its inputs are."""
+        asked = [a.name for a in node.attributes.values() if isinstance(a, Reference)]
         absent = {each for each in node.inputs if each is not None and self.values.get(each, self) is None}
-        feeds = {
-            each: self.array(each)
-            for each in node.inputs
-            if each is not None and each not in absent - set(self._arrays)
-        }
-        feeds = self.adapted(node, feeds, {})
-        inputs = [each if each in feeds else "" for each in node.inputs]
+        present = [each for each in node.inputs if each is not None and each not in absent - set(self._arrays)]
+        known = {each: self.array(each) for each in present if each not in program.kinds}
+        if program.awaits(node, known, asked, self._literals):
+            self._arrays.update(program.run(program.kinds))
+            known = {each: self.array(each) for each in present}
+        feeds = self.adapted(node, known, {each: program.kinds[each] for each in present if each not in known})
+        inputs = [each if each in present else "" for each in node.inputs]
         self._require(node, inputs)
-        proto = onnx.helper.make_node(node.op_type, inputs, list(node.outputs), domain=node.domain)
-        proto.attribute.extend(ir.to_proto(attribute) for attribute in self._attributes(node))
-        made = [each for each in node.outputs if each]
-        opsets = {"": self.rule.opset, node.domain: IMPORTED_VERSION if node.domain else self.rule.opset}
-        with np.errstate(all="ignore"):
-            arrays = evaluate([proto], feeds, made, opsets, reference=not self._proof)
-        if arrays is None:
-            raise CannotCompute(f"{name} = {node.op_type} cannot be computed here")
-        self._arrays.update(zip(made, arrays, strict=True))
+        program.add(node, inputs, feeds, self._attributes(node))
 
     def adapted(
         self, node: BodyNode, feeds: Mapping[str, Array], others: Mapping[str, ir.DataType | None]
@@ -197,7 +208,7 @@ class Instance:
         if schema is None or not any(name in self._literals for name in feeds):
             return dict(feeds)
         groups: dict[str, np.dtype[Any]] = {}
-        words = _type_words(schema, node)
+        words = type_words(schema, node)
         for name, word in words:
             if name in feeds and name not in self._literals:
                 groups.setdefault(word, feeds[name].dtype)
@@ -309,17 +320,6 @@ def _renamed(bound: Bound, name: str, node: BodyNode, rule: Rule) -> ir.Attr | N
         if usual is not None and usual.value == attribute.value:
             return None
     return ir.Attr(name, attribute.type, attribute.value)
-
-
-def _type_words(schema: onnx.defs.OpSchema, node: BodyNode) -> list[tuple[str, str]]:
-    """Pair the inputs of a node with the words (``T``) that the schema has for their element types."""
-    formals = list(schema.inputs)
-    pairs = []
-    for place, name in enumerate(node.inputs):
-        formal = formals[min(place, len(formals) - 1)] if formals else None
-        if name is not None and formal is not None:
-            pairs.append((name, formal.type_str))
-    return pairs
 
 
 def build(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,8 @@ def find_match(rule: Rule, root: ir.Node, reasons: Reasons | None = None) -> Mat
         root: The node.
         reasons: Filled with why each way of matching failed; costs nothing where it is None.
     """
+    if reasons is None and not _is_promising(rule, root):
+        return None
     start = Match(rule, root)
     name = rule.results[0].name
     if rule.match.makers[name][1] >= len(root.outputs):
@@ -82,6 +85,26 @@ def find_match(rule: Rule, root: ir.Node, reasons: Reasons | None = None) -> Mat
         if reasons is not None:
             reasons.append(why)
     return None
+
+
+def _is_promising(rule: Rule, root: ir.Node) -> bool:
+    """Look at what makes the inputs of the root: most sites fail there, and that costs little."""
+    given, posts = root.inputs, rule.signposts
+    if any(post is not None for post in posts[len(given) :]):
+        return False
+    if all(_is_made_by(value, post) for value, post in zip(given, posts, strict=False)):
+        return True
+    swapped = len(given) == 2 and root.op_type in COMMUTATIVE and not root.domain
+    return swapped and all(_is_made_by(value, post) for value, post in zip(reversed(given), posts, strict=False))
+
+
+def _is_made_by(value: ir.Value | None, post: str | None) -> bool:
+    if post is None:
+        return True
+    if not post:
+        return constant_tensor(value) is not None
+    maker = value.producer() if value is not None else None
+    return maker is not None and maker.op_type == post
 
 
 def _solve(match: Match, goals: list[Goal], reasons: Reasons | None) -> Iterator[Match]:
@@ -181,7 +204,7 @@ def default_attribute(domain: str, op_type: str, name: str, opset: int) -> ir.At
 
 
 def _same_attribute(first: ir.Attr | None, second: ir.Attr | None) -> bool:
-    if first is None or second is None:
+    if first is None or second is None or first is second:
         return first is second
     if first.is_ref() or second.is_ref():
         return first.is_ref() and second.is_ref() and first.ref_attr_name == second.ref_attr_name
@@ -221,8 +244,14 @@ def same_literal(wanted: npt.NDArray[Any], array: npt.NDArray[Any]) -> bool:
         return False
     if array.dtype.kind in "biu":
         return bool(np.all(array == wanted))
+    # As numpy.allclose without an absolute tolerance, which costs ten times as much on one element.
     tolerance = LITERAL_TOLERANCE if array.dtype.itemsize >= 4 else 1e-2  # bfloat16 has eight bits
-    return bool(np.allclose(array.astype(np.float64), wanted.astype(np.float64), rtol=tolerance, atol=0))
+    if array.size == wanted.size == 1:
+        have, want = float(array.reshape(-1)[0]), float(wanted.reshape(-1)[0])
+        return have == want or abs(have - want) <= tolerance * abs(want) < math.inf
+    many, target = array.astype(np.float64), wanted.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return bool(np.all((many == target) | (np.abs(many - target) <= tolerance * np.abs(target))))
 
 
 def literal(node: BodyNode) -> npt.NDArray[Any]:

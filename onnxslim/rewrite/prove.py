@@ -17,8 +17,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.rewrite.draw import Draw, NoProgram, Sample, Sampler
-from onnxslim.rewrite.instantiate import CannotCompute, Instance, NotApplicable, Plan
+from onnxslim.rewrite.instantiate import Instance, Plan
 from onnxslim.rewrite.match import Match
+from onnxslim.rewrite.program import CannotCompute, NotApplicable
 from onnxslim.rewrite.reader import read_rules
 from onnxslim.rewrite.rule import Rule, find_schema
 from onnxslim.rewrite.signature import fits

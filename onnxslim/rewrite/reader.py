@@ -29,7 +29,7 @@ import dataclasses
 import functools
 import importlib.resources
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
 import onnx.checker
@@ -39,7 +39,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import RuleError
 from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule, RuleSet, Skipped, find_schema
-from onnxslim.rewrite.signature import Parameter, read_parameters
+from onnxslim.rewrite.signature import read_parameters
 
 COMMENT = re.compile(r"#[^\n]*")
 HEAD = re.compile(
@@ -47,6 +47,7 @@ HEAD = re.compile(
     r"\s*match\s*"
 )
 OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
+CALL = re.compile(r"=\s*([A-Za-z_][\w.]*)\s*(?=[(<])")
 OLD_CONSTANT = 12
 """Constant has ``value_ints`` and the like since this opset; before, it is checked as if it held a tensor."""
 
@@ -76,14 +77,20 @@ class _Source:
     comment: str
     text: str
     attributes: str
-    parameters: tuple[Parameter, ...]
-    results: tuple[Parameter, ...]
+    parameters: str
+    results: str
     bodies: Mapping[str, tuple[int, str]]
     """Line and text of each body, braces included."""
 
     @property
     def where(self) -> str:
         return f"{self.file}:{self.line}"
+
+    @functools.cached_property
+    def ops(self) -> dict[str, frozenset[str]]:
+        """The ops that each body names, but for Constant, which stands for whatever is known."""
+        found = {word: CALL.findall(text) for word, (_, text) in self.bodies.items()}
+        return {word: frozenset(op.rpartition(".")[2] for op in ops) - {"Constant"} for word, ops in found.items()}
 
 
 def read_rules(text: str, opset: int, where: str = "<text>") -> tuple[Rule, ...]:
@@ -95,18 +102,50 @@ def read_rules(text: str, opset: int, where: str = "<text>") -> tuple[Rule, ...]
     return tuple(_compile(source, opset) for source in _split(text, where))
 
 
-@functools.lru_cache(maxsize=64)
-def load_rules(package: str, opset: int) -> RuleSet:
+def load_rules(package: str, opset: int, ops: Iterable[str] | None = None) -> RuleSet:
     """Read the ``*.rules`` files of a package, in the order of their names.
+
+    Args:
+        package: Where the files lie.
+        opset: The version of the default domain.
+        ops: The ops that a model has. Rules whose pattern needs an op that is not among them, and that no rule makes
+            out of them, are not read at all: that is most of the work. None: all rules.
 
     Raises:
         RuleError: A file holds what is no rule at all.
     """
-    read = [_attempt(source, opset) for file, text in rule_files(package) for source in _split(text, file)]
+    sources, compiled = _sources(package), _compiled(package, opset)
+    chosen = sources if ops is None else _within_reach(sources, frozenset(ops))
+    for source in chosen:
+        if source.where not in compiled:
+            compiled[source.where] = _attempt(source, opset)
+    read = [compiled[source.where] for source in chosen]
     return RuleSet(
         tuple(each for each in read if isinstance(each, Rule)),
         tuple(each for each in read if isinstance(each, Skipped)),
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _sources(package: str) -> tuple[_Source, ...]:
+    return tuple(source for file, text in rule_files(package) for source in _split(text, file))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(package: str, opset: int) -> dict[str, Rule | Skipped]:
+    """Return what was read of a package so far; filled by `load_rules`."""
+    return {}
+
+
+def _within_reach(sources: Sequence[_Source], ops: frozenset[str]) -> tuple[_Source, ...]:
+    """Return the rules that may match where `ops` are all there is at first."""
+    chosen: set[str] = set()
+    while True:
+        fresh = [each for each in sources if each.where not in chosen and each.ops["match"] <= ops]
+        if not fresh:
+            return tuple(each for each in sources if each.where in chosen)
+        chosen |= {each.where for each in fresh}
+        ops = ops.union(*(each.ops["rewrite"] for each in fresh))
 
 
 def _attempt(source: _Source, opset: int) -> Rule | Skipped:
@@ -153,8 +192,8 @@ def _split(text: str, file: str) -> Iterator[_Source]:
             _comment_above(text, begin),
             text[begin:end].strip(),
             (head["attributes"] or "").strip(),
-            read_parameters(head["parameters"], where(begin)),
-            read_parameters(head["results"], where(begin)),
+            head["parameters"],
+            head["results"],
             dict(current),
         )
 
@@ -203,22 +242,23 @@ def _comment_above(text: str, place: int) -> str:
 
 def _compile(source: _Source, opset: int) -> Rule:
     """Read the bodies of a rule at an opset."""
-    names = [parameter.name for parameter in source.parameters]
+    parameters, results = (read_parameters(each, source.where) for each in (source.parameters, source.results))
+    names = [parameter.name for parameter in parameters]
     declared = _declared(source)
     passed: dict[str, ir.Attr | None] = {}
     bodies: dict[str, Body] = {}
     for word, (line, text) in source.bodies.items():
-        results = ["ok"] if word == "when" else [result.name for result in source.results]
+        made = ["ok"] if word == "when" else [result.name for result in results]
         expanded = OPERATION.sub(lambda match: _expand(match, opset, passed, source), text)
-        bodies[word] = _body(source, word, line, expanded, names, results, opset, {**declared, **passed})
+        bodies[word] = _body(source, word, line, expanded, names, made, opset, {**declared, **passed})
     rule = Rule(
         source.name,
         source.where,
         source.comment,
         source.text,
         opset,
-        source.parameters,
-        source.results,
+        parameters,
+        results,
         {**declared, **passed},
         bodies["match"],
         bodies["rewrite"],

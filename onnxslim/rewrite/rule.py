@@ -81,6 +81,17 @@ class Rule:
         """The node that makes the first result; matching begins there."""
         return self.match.makers[self.results[0].name][0]
 
+    @functools.cached_property
+    def signposts(self) -> tuple[str | None, ...]:
+        """What must make each input of the root: the name of an op; "" something known; None: whatever it is."""
+        return tuple(self._signpost(name) for name in self.root.inputs)
+
+    def _signpost(self, name: str | None) -> str | None:
+        if name is None or name not in self.match.makers:
+            return None
+        maker, _ = self.match.makers[name]
+        return "" if maker.is_constant else maker.op_type
+
     @property
     def depth(self) -> int:
         """How many nodes lie between the root and what is farthest from it, both counted."""

@@ -17,8 +17,9 @@ import onnxruntime
 from onnxslim.errors import ProviderUnavailable, RunError
 from onnxslim.runner.target import PROVIDERS, Target, detect_target
 
-IN_MEMORY_LIMIT = 1_500_000_000
-"""Bytes of weights up to which a model is handed over in memory; protobuf ends at 2 GB, and the graph needs room."""
+IN_MEMORY_LIMIT = 500_000_000
+"""Bytes of weights up to which a model is handed over in memory, where it lies twice for a while. Protobuf ends at 2 GB
+in any case."""
 
 NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<= : )Load model from .*? failed:")
 """What ONNX Runtime puts in front of its messages: an error code, and the path, which `where` tells."""
@@ -71,15 +72,22 @@ class Session:
 
     @classmethod
     def of(
-        cls, model: ir.Model | str | pathlib.Path, target: Target | None = None, *, optimize: bool = True
+        cls,
+        model: ir.Model | str | pathlib.Path,
+        target: Target | None = None,
+        *,
+        optimize: bool = True,
+        pack: bool = True,
     ) -> Session:
         """Open `model` on `target`.
 
         Args:
             model: A path, or a model in memory. It is not changed, and its weights stay on disk where they are
-                there; over 1.5 GB of weights go through a temporary folder.
+                there; over 500 MB of weights go through a temporary folder.
             target: Where to run; None: what `detect_target` finds.
             optimize: Let ONNX Runtime rewrite the graph; False keeps every node (and TF32 off), for values that count.
+            pack: Let it pack weights and change layouts, as it does for users. False opens faster, and copies no
+                weights that lie in files of their own: for models that are run a few times, to look at what they give.
 
         Raises:
             RunError: ONNX Runtime refuses the model.
@@ -87,15 +95,15 @@ class Session:
         """
         target = target or detect_target()
         if not isinstance(model, ir.Model):
-            return cls(_open(str(model), target, optimize, where=str(model)), target)
+            return cls(_open(str(model), target, optimize, pack, where=str(model)), target)
         where = model.graph.name
         if sum(tensor.nbytes for tensor in _weights(model)) <= IN_MEMORY_LIMIT:
-            return cls(_open(ir.to_proto(_in_memory(model)).SerializeToString(), target, optimize, where), target)
+            return cls(_open(ir.to_proto(_in_memory(model)).SerializeToString(), target, optimize, pack, where), target)
         # ONNX Runtime has read or mapped the weights when it returns: on POSIX the files may go then
         with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
             path = pathlib.Path(folder) / "model.onnx"
             ir.save(model, path, external_data="model.onnx.data")
-            return cls(_open(str(path), target, optimize, where), target)
+            return cls(_open(str(path), target, optimize, pack, where), target)
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run once and return the outputs by name.
@@ -210,13 +218,18 @@ def _in_memory(model: ir.Model) -> ir.Model:
     return ir.external_data.load_to_model(model.clone())
 
 
-def _open(source: str | bytes, target: Target, optimize: bool, where: str | None) -> onnxruntime.InferenceSession:
+def _open(
+    source: str | bytes, target: Target, optimize: bool, pack: bool, where: str | None
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong reaches us as an exception; standard error belongs to the user
     options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1
     # idle threads of one session would otherwise spin on the cores that the next session is measured on
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not pack:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers: list[Any] = [PROVIDERS["cpu"]]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from onnxslim.cli.optimize import complete_passes
+from onnxslim.cli.options import complete_passes
 from onnxslim.pipeline.discovery import pass_names
 
 

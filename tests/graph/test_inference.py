@@ -53,9 +53,7 @@ def check(facts: dict[str, Fact], arrays: dict[str, np.ndarray], binding: dict[s
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(programs(), st.lists(st.fixed_dictionaries({"N": SIZES, "M": SIZES, "K": SIZES}), min_size=2, max_size=4))
-def test_sizes_and_elements_are_those_that_onnx_runtime_makes(
-    program: Program, bindings: list[dict[str, int]]
-) -> None:
+def test_sizes_and_elements_are_those_that_onnx_runtime_makes(program: Program, bindings: list[dict[str, int]]) -> None:
     facts, problems = inferred(program)
     assert not problems
     if not program.nodes or not program.windows_fit(program.arrays):

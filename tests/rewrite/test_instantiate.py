@@ -8,8 +8,9 @@ from sample_models import from_text
 
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import canonicalize
-from onnxslim.rewrite.instantiate import CannotCompute, Instance, NotApplicable
+from onnxslim.rewrite.instantiate import Instance
 from onnxslim.rewrite.match import find_match
+from onnxslim.rewrite.program import CannotCompute, NotApplicable
 from onnxslim.rewrite.reader import read_rules
 
 

@@ -194,18 +194,22 @@ def slice_(site: Site) -> Fact:
         whole = shape[place]
         size = sliced_size(whole, start, end, step)
         shape[place] = site.unknown(place) if size is None else size
-        if elements is not None:
-            constant = isinstance(start, int) and isinstance(end, int) and isinstance(step, int) and size is not None
-            elements = elements[_python_slice(start, end, step)] if constant else None  # type: ignore[arg-type]
+        if elements is not None and size is not None:
+            if isinstance(start, int) and isinstance(end, int) and isinstance(step, int):
+                elements = tuple(elements[at] for at in _places(len(elements), start, end, step))
+            elif size != whole or not isinstance(step, int) or step < 0:
+                elements = None
+        else:
+            elements = None
     return Fact(first.dtype, tuple(shape), elements)
 
 
-def _python_slice(start: int, end: int, step: int) -> slice:
-    """Return the slice of Python that means the same; there, an end of -1 cannot mean the place before the first."""
-    return slice(start, None if step < 0 and end < -MUCH else end, step)
-
-
-MUCH = 1 << 20
+def _places(length: int, start: int, end: int, step: int) -> range:
+    """Return what a Slice takes of an axis: starts and ends are held within it, to the place before it backwards."""
+    start, end = (place + length if place < 0 else place for place in (start, end))
+    if step > 0:
+        return range(min(max(start, 0), length), min(max(end, 0), length), step)
+    return range(min(max(start, 0), length - 1), min(max(end, -1), length - 1), step)
 
 
 def sliced_size(whole: Size, start: Element, end: Element, step: Element) -> Size | None:
@@ -239,7 +243,7 @@ def _sliced_backwards(whole: Size, start: Size | None, end: Size | None, step: i
     if isinstance(end, int) and end >= FAR - 1:
         return None  # runtimes take it for the place before the first, or for the end
     if isinstance(whole, int) and isinstance(start, int) and isinstance(end, int):
-        return len(range(whole)[_python_slice(start, end, step)])
+        return len(_places(whole, start, end, step))
     # The whole axis backwards is all that is worth more.
     if step == -1 and (start == -1 or (isinstance(start, int) and start >= FAR - 1)):
         return whole if isinstance(end, int) and end <= -FAR + 1 else None

@@ -153,7 +153,8 @@ class Inference:
 
     def _write(self, output: ir.Value, fact: Fact) -> None:
         if fact.dtype is not None:
-            if output.type is None or output.dtype is not fact.dtype:
+            # What a result is declared to be is a promise, and not for inference to change.
+            if output.type is None or (output.dtype is not fact.dtype and not output.is_graph_output()):
                 output.type = ir.TensorType(fact.dtype)
         elif fact.other is not None and output.type is None:
             output.type = fact.other

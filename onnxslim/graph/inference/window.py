@@ -8,11 +8,11 @@ import onnx_ir as ir
 
 from onnxslim.graph.arithmetic import ceildiv, floordiv
 from onnxslim.graph.inference.fact import Element, Fact, Rule, Site, Unknowable
-from onnxslim.graph.symbols import Expression, Size
+from onnxslim.graph.symbols import Expression, Size, exact_quotient
 
 
 def _slid(size: Size, kernel: Size, stride: int, dilation: int, pads: tuple[int, int] | None, ceil: bool) -> Size:
-    """Return how often a window fits, which it must at least once; `pads` None: as often as there are strides (SAME)."""
+    """Return how often a window fits, at least once; `pads` None: as often as there are strides (SAME)."""
     if pads is None:
         return ceildiv(size, stride)
     before, after = pads
@@ -42,6 +42,8 @@ def _windows(site: Site, space: tuple[Size, ...], kernel: tuple[Size, ...]) -> t
         elif auto.startswith("SAME"):
             pads = None
         try:
+            if auto == "VALID" and ceil and exact_quotient(size - width, strides[axis]) is None:
+                raise Unknowable  # runtimes differ
             result.append(_slid(size, width, strides[axis], dilations[axis], pads, ceil and auto == "NOTSET"))
         except Unknowable:
             result.append(site.unknown(axis + 2))

@@ -16,6 +16,7 @@ from zoo import zoo_file
 
 from onnxslim.model import canonicalize, open_model, restored, save_model
 from onnxslim.pipeline.interface import Progress
+from onnxslim.pipeline.ledger import Ledger
 
 
 @dataclasses.dataclass
@@ -23,6 +24,7 @@ class Quiet:
     generator: np.random.Generator = dataclasses.field(default_factory=lambda: np.random.default_rng(0))
     progress: Progress = dataclasses.field(default_factory=Progress)
     verify: bool = False
+    ledger: Ledger = dataclasses.field(default_factory=Ledger)
 
 
 def nodes_of(graph, indent=""):

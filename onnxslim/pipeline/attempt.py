@@ -1,0 +1,154 @@
+"""Tries a pass on a clone, and finds out which of its rewrites must be left out for the model to hold.
+
+A pass that promises equal outputs and asks the context's ledger before each rewrite is not rolled back as a whole: the
+rewrites are bisected to the first after which the outputs differ, or the model does not load; it is left out, and the
+rest is done again. Guilty sites are never shipped, and the report names them.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from onnxslim.errors import OnnxslimError, RunError
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.judge import Candidate, Judge, Verdict
+from onnxslim.pipeline.ledger import Ledger, Site
+
+SEVERAL = 2
+"""A rule that is guilty at this many sites is not used at all."""
+
+MOST_GUILTY = 24
+"""After so many sites were left out the whole pass is rolled back: more than single rules are wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A pass that ran on a clone."""
+
+    model: ir.Model
+    change: Change
+    ledger: Ledger
+    candidate: Candidate | None
+    """None: nothing was changed, or it does not load."""
+    failure: str | None
+    """Why it does not hold, or None."""
+    error: Exception | None = None
+    """What the pass raised."""
+
+
+_Run = Callable[["int | None"], Attempt]
+"""Runs the pass anew, with no more rewrites than that."""
+
+
+def attempt(step: Pass, current: Candidate, judge: Judge, context: Context) -> tuple[Attempt, Verdict]:
+    """Run a pass on a clone of `current`, without those of its rewrites that do not hold, and judge it.
+
+    Raises:
+        OnnxslimError: The pass raised it.
+        Exception: The pass raised it, and not by a rewrite that could be left out.
+    """
+    start = copy.deepcopy(context.generator)
+    banned: dict[Site, str] = {}
+
+    def run(limit: int | None) -> Attempt:
+        context.generator = copy.deepcopy(start)  # what is drawn must not depend on how often the pass ran
+        context.ledger = Ledger(limit=limit, banned=banned)
+        return _run(step, current, judge, context)
+
+    tried = run(None)
+    while tried.failure is not None and step.kind is Kind.EXACT and tried.ledger.sites and len(banned) < MOST_GUILTY:
+        context.progress(f"{step.name}: looking for the wrong rewrite", len(banned), None)
+        guilty = _first_guilty(tried, run)
+        if guilty is None:
+            break
+        site, why = guilty
+        _ban(banned, site, why)
+        tried = run(None)
+    if tried.error is not None:
+        raise tried.error
+    if banned:
+        left_out = tuple(Note(str(site), "left out", why) for site, why in banned.items())
+        told = {note.subject for note in left_out}
+        notes = tuple(note for note in tried.change.notes if note.subject not in told)
+        tried = dataclasses.replace(tried, change=Change(tried.change.modified, (*notes, *left_out)))
+    return tried, _verdict(step, tried, current, judge, banned)
+
+
+def _run(step: Pass, current: Candidate, judge: Judge, context: Context) -> Attempt:
+    clone = current.model.clone()
+    clone.graph.meta.update(current.model.graph.meta)
+    ledger = context.ledger
+    try:
+        change = step.run(clone, context)
+    except OnnxslimError:
+        raise
+    except Exception as error:
+        return Attempt(clone, Change(False), ledger, None, f"it raised {type(error).__name__}: {error}", error)
+    if not change.modified:
+        return Attempt(clone, change, ledger, None, None)
+    candidate = Candidate(clone, lambda: judge.open_session(clone))
+    try:
+        if step.kind is Kind.EXACT:
+            difference = judge.difference(current, candidate)
+        else:
+            difference = None
+            candidate.open()
+    except RunError as error:
+        return Attempt(clone, change, ledger, None, f"the result does not run: {error.what}")
+    except Exception as error:  # onnx_ir raises what it likes where the graph is broken
+        return Attempt(clone, change, ledger, None, f"the result is no model: {type(error).__name__}: {error}")
+    failure = None if difference is None else f"the outputs changed: {difference}"
+    return Attempt(clone, change, ledger, candidate, failure)
+
+
+def _first_guilty(failed: Attempt, run: _Run) -> tuple[Site, str] | None:
+    """Return the first rewrite after which the model does not hold, and why; None if it does not hold without any."""
+    sites = failed.ledger.sites
+    if failed.error is not None:
+        return sites[-1], failed.failure or ""
+    low, high, why = 0, len(sites), failed.failure or ""  # with `low` rewrites it holds, with `high` it does not
+    if run(0).failure is not None:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = run(middle)
+        if tried.failure is None:
+            low = middle
+        else:
+            high, why = middle, tried.failure
+    return sites[high - 1], why
+
+
+def _ban(banned: dict[Site, str], site: Site, why: str) -> None:
+    alike = [each for each in banned if each.rule == site.rule]
+    if len(alike) + 1 < SEVERAL:
+        banned[site] = why
+        return
+    for each in alike:
+        del banned[each]
+    banned[Site(site.rule, None)] = f"{why} ({len(alike) + 1} sites)"
+
+
+def _verdict(step: Pass, tried: Attempt, current: Candidate, judge: Judge, banned: dict[Site, str]) -> Verdict:
+    if tried.failure is not None:
+        return Verdict(False, tried.failure)
+    if tried.candidate is None:
+        return Verdict(False, _why_not(tried.change))
+    try:
+        verdict = judge.verdict(step, current, tried.candidate)
+    except RunError as error:
+        return Verdict(False, f"the result does not run: {error.what}")
+    if not banned:
+        return verdict
+    return Verdict(verdict.kept, f"{verdict.reason}; left out: {', '.join(map(str, banned))}")
+
+
+def _why_not(change: Change) -> str:
+    """Return what speaks about the model as a whole, else the first reason that there is."""
+    notes = sorted(change.notes, key=lambda note: note.subject != "model")
+    reasons = [note.reason for note in notes if note.reason]
+    return f"nothing to do: {reasons[0]}" if reasons else "nothing to do"

@@ -1,0 +1,83 @@
+"""The inputs on which two models are compared whole: a sample, and others like it at several sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.data.synthetic import Recipe, roles_of_dimensions
+from onnxslim.runner.session import TensorSpec
+
+SIZES = (2, 3, 1, 7, 33, 64)
+"""What each symbolic dimension is in turn, the others being as they are in the sample: 1 broadcasts, primes divide
+nothing, and what takes an image or a window of samples seldom runs below 32."""
+
+MOST = 16
+"""How many inputs there are at most, that of the sample included."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """One input of a model."""
+
+    feeds: Mapping[str, Any]
+    at: str = ""
+    """The size that differs from the sample's, as ``batch = 3``; empty: none does."""
+    cost: float = 1.0
+    """Elements of the inputs, relative to those of the sample."""
+
+
+def draw_probes(
+    inputs: Sequence[TensorSpec], sample: Mapping[str, Any], generator: np.random.Generator
+) -> Iterator[Probe]:
+    """Yield `sample`, then inputs in which one symbolic dimension has another size: first each its first other size.
+
+    What is in them is drawn from the elements of the sample, so that indices stay within bounds and masks are masks. A
+    model need not run at each size: whoever asks leaves out those at which the original does not.
+
+    Args:
+        inputs: What the model takes.
+        sample: Feeds that it runs on.
+        generator: Draws the elements.
+    """
+    yield Probe(sample)
+    specs = [spec for spec in inputs if isinstance(sample.get(spec.name), np.ndarray)]
+    base = {
+        _symbol(spec, axis): int(size)
+        for spec in specs
+        if len(spec.shape) == sample[spec.name].ndim
+        for axis, size in enumerate(sample[spec.name].shape)
+        if not isinstance(spec.shape[axis], int)
+    }
+    names = [name for name in roles_of_dimensions(specs) if name in base]
+    choices = [[(name, size) for size in SIZES if size != base[name]] for name in names]
+    turns = (each for turn in itertools.zip_longest(*choices) for each in turn if each is not None)
+    elements = max(1, sum(sample[spec.name].size for spec in specs))
+    for name, size in itertools.islice(turns, MOST - 1):
+        shapes = Recipe(tuple(specs), (), {**base, name: size})
+        feeds = {**sample, **{spec.name: _resized(sample[spec.name], shapes, spec, generator) for spec in specs}}
+        yield Probe(feeds, f"{name} = {size}", sum(feeds[spec.name].size for spec in specs) / elements)
+
+
+def _symbol(spec: TensorSpec, axis: int) -> str:
+    size = spec.shape[axis]
+    return size if isinstance(size, str) else f"{spec.name}[{axis}]"
+
+
+def _resized(array: Array, shapes: Recipe, spec: TensorSpec, generator: np.random.Generator) -> Array:
+    """Return an array of the shape that an input now has, filled with elements of `array`."""
+    if len(spec.shape) != array.ndim:
+        return array
+    shape = shapes.shape(spec)
+    if shape == array.shape or not array.ndim:
+        return array
+    if not array.size:
+        return np.zeros(shape, array.dtype)
+    return np.asarray(generator.choice(array.reshape(-1), shape))

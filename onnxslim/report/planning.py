@@ -1,0 +1,138 @@
+"""What passes would do to a model, and why they would leave the rest alone; nothing is measured, nothing is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from onnxslim.data import Samples, synthetic_samples
+from onnxslim.data.synthetic import Drawn, Recipe
+from onnxslim.model import open_model
+from onnxslim.pipeline.discovery import find_pass, pass_names
+from onnxslim.pipeline.interface import Context, Kind, Pass
+from onnxslim.pipeline.plan import Plan, Planned
+from onnxslim.pipeline.schedule import schedule
+from onnxslim.recipe import option_values, parse_passes
+from onnxslim.report.terminal import line, plain_table
+from onnxslim.runner.session import Session
+from onnxslim.runner.target import detect_target
+
+SAMPLES = 8
+TOP_REASONS = 3
+"""How many reasons of one rule are printed where nobody asked for all; JSON has all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PassPlan:
+    """What one pass would do."""
+
+    name: Annotated[str, "the pass"]
+    options: Annotated[Mapping[str, Any], "its options"]
+    kind: Annotated[str, "exact or lossy"]
+    plan: Annotated[Plan, "what it would do"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPlan:
+    """What would be done to one model."""
+
+    path: Annotated[str, "where it lies"]
+    passes: Annotated[tuple[PassPlan, ...], "in the order in which they would run, each on what the last one left"]
+
+
+def plan_model(path: str | os.PathLike[str], passes: str | None = None, *, seed: int = 0) -> ModelPlan:
+    """Say what passes would do to the model at `path`. No verdict is passed: optimize may roll some of it back.
+
+    Args:
+        path: The ONNX file.
+        passes: As ``-p`` takes them; each is told on what the one before leaves. None: every exact pass that says of
+            itself what it would do, each on the model as it is.
+        seed: Of what the passes draw.
+
+    Raises:
+        ModelError: As `open_model` does.
+        UsageError: There is no such pass, or no such option.
+    """
+    model = open_model(path)
+    target = detect_target("auto", None)
+    steps = _that_tell() if passes is None else schedule(list(parse_passes(passes)))
+    context = Context(
+        original=model,
+        samples=_nothing() if all(map(_tells, steps)) else synthetic_samples(model, SAMPLES, seed, target=target),
+        target=target,
+        generator=np.random.default_rng(seed),
+        open_session=lambda each: Session.of(each, target),
+    )
+    told = []
+    current = model
+    for step in steps:
+        clone = (current if passes is not None else model).clone()
+        clone.graph.meta.update(model.graph.meta)
+        told.append(PassPlan(step.name, option_values(step), step.kind.value, step.plan(clone, context)))
+        current = clone
+    return ModelPlan(os.fspath(Path(path)), tuple(told))
+
+
+def _tells(step: Pass | type[Pass]) -> bool:
+    """Whether a pass says of itself what it would do; then it must not be run on samples for it."""
+    return (step if isinstance(step, type) else type(step)).plan is not Pass.plan
+
+
+def _that_tell() -> tuple[Pass, ...]:
+    found = (find_pass(name) for name in pass_names())
+    return tuple(each() for each in found if each.kind is Kind.EXACT and _tells(each))
+
+
+def _nothing() -> Samples:
+    """Return no samples: a plan that is told needs none, and to find some the model would have to run."""
+    return Samples(Drawn(Recipe((), (), {}), 0, 0), "no samples", synthetic=True)
+
+
+def print_plan(plan: ModelPlan, console: Console, *, verbose: bool = False) -> None:
+    """Print what would be done, then what nearly would.
+
+    Args:
+        plan: What to print.
+        console: Where to.
+        verbose: Print every reason, not the most frequent ones of each rule.
+    """
+    line(console, f"{plan.path}: what would be done")
+    for each in plan.passes:
+        before, after = each.plan.nodes
+        line(console, f"\n{each.name} ({each.kind}): {before:,} -> {after:,} nodes", style="bold")
+        _print_done([row for row in each.plan.lines if row.sites], console)
+        _print_left([row for row in each.plan.lines if row.obstacles], console, None if verbose else TOP_REASONS)
+        if not each.plan.lines:
+            line(console, "Nothing to do.")
+
+
+def _print_done(rows: list[Planned], console: Console) -> None:
+    if not rows:
+        return
+    table = plain_table("would be done", "sites", "")
+    table.columns[1].justify = "right"
+    for row in rows:
+        table.add_row(Text(row.subject), f"{row.sites:,}", Text(row.action))
+    console.print(table)
+
+
+def _print_left(rows: list[Planned], console: Console, limit: int | None) -> None:
+    if not rows:
+        return
+    rows = sorted(rows, key=lambda row: -sum(each.count for each in row.obstacles))
+    table = plain_table("would be left alone", "sites", "why", "such as")
+    table.columns[1].justify = "right"
+    for row in rows:
+        for at, obstacle in enumerate(row.obstacles[:limit]):
+            example = Text(obstacle.example if obstacle.example != row.subject else "")
+            table.add_row(Text("" if at else row.subject), f"{obstacle.count:,}", Text(obstacle.reason), example)
+        if limit is not None and len(row.obstacles) > limit:
+            table.add_row("", "", Text(f"and {len(row.obstacles) - limit} more reasons (--verbose)", "dim"), "")
+    console.print(table)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import onnx_ir as ir
 
 from onnxslim.graph.fold import fold_constants
+from onnxslim.graph.inference.walk import Inference
 from onnxslim.graph.shapes import forget_shapes, infer_shapes
 from onnxslim.model import release_constants
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
@@ -29,20 +31,39 @@ from .dead import (
     remove_unused_imports,
     remove_unused_initializers,
 )
-from .doubt import forget_doubtful_sizes
 from .duplicates import merge_equal_initializers, merge_equal_nodes
+from .effects import leave_to_broadcasting, pass_by_ops_without_effect
+from .naming import name_sizes_once
 from .planning import plan_of
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
 
 ROUNDS = 10
 """Rules feed the folder and the folder feeds rules; models that were seen need two to five rounds."""
 
-STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
+Step = Callable[[ir.Model], int]
+
+
+class ShapeStep(Protocol):
+    """A step that is told what is known of the values."""
+
+    def __call__(self, model: ir.Model, known: Inference) -> int:
+        """Change `model`; return how often."""
+        ...
+
+
+SHAPE_STEPS: tuple[tuple[str, ShapeStep], ...] = (
+    ("shapes spelled out", spell_out_shapes),
+    ("reshapes joined", join_reshapes),
+    ("ops without effect removed", pass_by_ops_without_effect),
+    ("expansions left to broadcasting", leave_to_broadcasting),
+    ("sizes read where they are", name_sizes_once),
+)
+"""What follows from symbolic sizes; the first steps of a round, while something is known of all that is there."""
+
+STEPS: tuple[tuple[str, Step], ...] = (
     ("branches inlined", inline_constant_branches),
     ("identities eliminated", eliminate_identities),
     ("dead nodes removed", remove_dead_nodes),
-    ("shapes spelled out", spell_out_shapes),
-    ("reshapes joined", join_reshapes),
     ("concatenations joined", join_concatenations),
     ("constants folded", lambda model: len(fold_constants(model))),
     ("equal initializers merged", merge_equal_initializers),
@@ -50,7 +71,7 @@ STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
 )
 """What no rule can say, in the order of a round; each answers how often it changed something."""
 
-LAST_STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
+LAST_STEPS: tuple[tuple[str, Step], ...] = (
     ("dead nodes removed", remove_dead_nodes),
     ("unused initializers removed", remove_unused_initializers),
     ("unused opsets and functions removed", remove_unused_imports),
@@ -104,10 +125,9 @@ class Simplify(Pass):
         def learn() -> bool:
             """Find out shapes. Where that fails nothing may rely on what was found."""
             try:
-                wrong = infer_shapes(model)
+                wrong = infer_shapes(model, known)
                 if wrong:
                     failures["shapes"] = "; ".join(wrong)
-                forget_doubtful_sizes(model)
             except Exception as error:  # as above
                 failures["shapes"] = f"{type(error).__name__}: {error}"
                 forget_shapes(model)
@@ -115,15 +135,18 @@ class Simplify(Pass):
             return True
 
         declared = distrust_shapes(model)
+        known = Inference(model)
         for done in range(ROUNDS):
             context.progress("simplify", done, None)
-            known = learn()
-            changed = sum([attempt(name, step, f"round {done + 1}") for name, step in STEPS if name not in failures])
+            learned = learn()
+            steps: list[tuple[str, Step]] = [*((name, functools.partial(s, known=known)) for name, s in SHAPE_STEPS)]
+            steps += STEPS
+            changed = sum([attempt(name, step, f"round {done + 1}") for name, step in steps if name not in failures])
             try:
                 changed += rewrite(model)
             except Exception as error:  # as above
                 failures["rules"] = f"{type(error).__name__}: {error}"
-            if not changed or not known:
+            if not changed or not learned:
                 break
         for name, step in LAST_STEPS:
             attempt(name, step, "the end")

@@ -6,28 +6,33 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.constants import fresh_name, new_initializer
+from onnxslim.graph.inference.walk import Inference
 
 from .dead import every_graph
+from .shapes import reshape_target
 
 RENAMING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 """Ops that keep the elements and their order, and only say anew what shape they have."""
 
 
-def join_reshapes(model: ir.Model) -> int:
-    """Let one Reshape stand for two ops that rename axes, where all sizes of the result but one are known.
+def join_reshapes(model: ir.Model, known: Inference) -> int:
+    """Let one Reshape stand for two ops that rename axes, where it can be told the shape of the result.
 
     Rules do the same where only the second is a Reshape to a known shape. Returns how many were joined.
     """
     count = 0
     for graph in model.graphs():
         for node in list(graph):
+            if node.domain or node.op_type not in RENAMING:
+                continue
             first = _only_maker(node, 0)
-            if node.domain or node.op_type not in RENAMING or first is None:
+            if first is None or first.domain or first.op_type not in RENAMING or first.graph is not graph:
                 continue
-            if first.domain or first.op_type not in RENAMING or first.graph is not graph:
+            source, shape = first.inputs[0], known.fact(node.outputs[0]).shape
+            if source is None or shape is None:
                 continue
-            sizes = _static_sizes(node.outputs[0])
-            if sizes is not None and first.inputs[0] is not None:
+            sizes = reshape_target(known.fact(source).shape, shape)
+            if sizes is not None:
                 _replace(graph, node, first, sizes)
                 count += 1
     return count
@@ -39,14 +44,6 @@ def _only_maker(node: ir.Node, place: int) -> ir.Node | None:
     if value is None or value.is_graph_output() or len(value.uses()) != 1:
         return None
     return value.producer()
-
-
-def _static_sizes(value: ir.Value) -> list[int] | None:
-    """Return a shape that Reshape understands, or None where more than one size is not known, or one is zero."""
-    if value.shape is None:
-        return None
-    sizes = [size if isinstance(size, int) else -1 for size in value.shape]
-    return None if sizes.count(-1) > 1 or 0 in sizes else sizes
 
 
 def _replace(graph: ir.Graph, node: ir.Node, first: ir.Node, sizes: list[int]) -> None:

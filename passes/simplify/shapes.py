@@ -11,7 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.constants import constant_tensor, fresh_name, new_initializer
-from onnxslim.rewrite.signature import equal_sizes
+from onnxslim.graph.inference.walk import Inference, dimension
+from onnxslim.graph.inference.walk import declared as declared_fact
+from onnxslim.graph.symbols import Size
 
 from .dead import every_graph
 
@@ -26,15 +28,17 @@ def distrust_shapes(model: ir.Model) -> Declared:
     """Forget what the file says about shapes that nodes make, and return it.
 
     Files are cut, merged and given other batch sizes, and seldom are all declarations corrected: real models declare
-    even the rank of their outputs wrong. Only inputs and weights are believed, and what follows from them; a size of
-    -1, which some exporters write, is an unknown one.
+    even the rank of their outputs wrong. Only inputs and weights are believed, and what follows from them. The sizes of
+    inputs are written as formulas are, so that equal texts are equal sizes: names that are no words in braces, and what
+    is not known (-1, ``?``) as a size of its own.
     """
     declared: Declared = {}
     for graph in every_graph(model):
         for value in graph.inputs:
-            if value.shape is not None and any(isinstance(size, int) and size < 0 for size in value.shape):
-                declared[value.name or ""] = value.shape
-                value.shape = ir.Shape([None if isinstance(s, int) and s < 0 else s for s in value.shape])
+            declared[value.name or ""] = value.shape
+            known = declared_fact(value).shape
+            if known is not None:
+                value.shape = ir.Shape([dimension(size) for size in known])
         for node in graph:
             for output in node.outputs:
                 declared[output.name or ""] = output.shape
@@ -43,7 +47,7 @@ def distrust_shapes(model: ir.Model) -> Declared:
 
 
 def restore_shapes(model: ir.Model, declared: Declared) -> None:
-    """Give results of the graphs the shapes that they were declared to have, and other values if nothing is known."""
+    """Give inputs and results of graphs the shapes that they were declared to have, and values that have none."""
     for graph in every_graph(model):
         for value in graph.inputs:
             value.shape = declared.get(value.name or "", value.shape)
@@ -51,9 +55,16 @@ def restore_shapes(model: ir.Model, declared: Declared) -> None:
             for output in node.outputs:
                 if output.is_graph_output() or output.shape is None:
                     output.shape = declared.get(output.name or "", output.shape)
+                elif any(isinstance(size, ir.SymbolicDim) and "{" in (size.value or "") for size in output.shape):
+                    output.shape = ir.Shape([_told(size) for size in output.shape])
 
 
-def spell_out_shapes(model: ir.Model) -> int:
+def _told(size: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
+    """Return a size without the names that only inference gives: they are not for files."""
+    return None if isinstance(size, ir.SymbolicDim) and "{" in (size.value or "") else size
+
+
+def spell_out_shapes(model: ir.Model, known: Inference) -> int:
     """Replace computed shapes by constants where they are known. Returns how many."""
     count = 0
     for graph in model.graphs():
@@ -63,7 +74,7 @@ def spell_out_shapes(model: ir.Model) -> int:
                 continue
             if constant_tensor(node.inputs[place]) is not None:
                 continue
-            sizes = _sizes(node)
+            sizes = _sizes(node, known)
             if sizes is not None:
                 name = fresh_name(graph, f"{node.outputs[0].name}/shape")
                 node.replace_input_with(place, new_initializer(graph, name, np.array(sizes, np.int64)))
@@ -71,36 +82,36 @@ def spell_out_shapes(model: ir.Model) -> int:
     return count
 
 
-def _sizes(node: ir.Node) -> list[int] | None:
+def _sizes(node: ir.Node, known: Inference) -> list[int] | None:
     """Return the shape of a node's result as the node may be told it, or None."""
-    shape = node.outputs[0].shape
+    shape = known.fact(node.outputs[0]).shape
+    source = known.fact(node.inputs[0]).shape if node.inputs[0] is not None else None
     if shape is None:
         return None
-    sizes: list[int | None] = [size if isinstance(size, int) else None for size in shape]
     if node.op_type == "Reshape":
-        return _reshape_sizes(node, shape, sizes)
-    if node.op_type == "Expand":
-        source = node.inputs[0].shape if node.inputs[0] is not None else None
-        if source is None or len(source) != len(sizes):
-            return None if None in sizes else [size for size in sizes if size is not None]
+        allow_zero = node.attributes.get("allowzero")
+        if allow_zero is not None and (allow_zero.is_ref() or allow_zero.as_int()):
+            return None
+        return reshape_target(source, shape)
+    sizes: list[Size] = list(shape)
+    if node.op_type == "Expand" and source is not None and len(source) == len(shape):
         # A size that the input has already is not widened: 1 leaves it.
         sizes = [
-            1 if size is None and equal_sizes(have, want) else size
-            for size, have, want in zip(sizes, source, shape, strict=True)
+            1 if not isinstance(want, int) and have == want else want for have, want in zip(source, shape, strict=True)
         ]
-    return None if None in sizes else [size for size in sizes if size is not None]
+    return [size for size in sizes if isinstance(size, int)] if all(isinstance(size, int) for size in sizes) else None
 
 
-def _reshape_sizes(node: ir.Node, shape: ir.Shape, sizes: list[int | None]) -> list[int] | None:
-    allow_zero = node.attributes.get("allowzero")
-    if (allow_zero is not None and (allow_zero.is_ref() or allow_zero.as_int())) or 0 in sizes:
+def reshape_target(source: tuple[Size, ...] | None, shape: tuple[Size, ...]) -> list[int] | None:
+    """Return what a Reshape may be told that is to make `shape` of `source`: 0 copies, one size is left over (-1).
+
+    Returns:
+        None where that does not suffice, or a size is 0, which cannot be told.
+    """
+    if 0 in shape:
         return None
-    unknown = [place for place, size in enumerate(sizes) if size is None]
-    source = node.inputs[0].shape if node.inputs[0] is not None else None
-    if len(unknown) > 1 and source is not None:
-        for place in unknown:
-            if place < len(source) and equal_sizes(source[place], shape[place]):
-                sizes[place] = 0
-    if sizes.count(None) > 1:
-        return None
-    return [-1 if size is None else size for size in sizes]
+    target = [
+        size if isinstance(size, int) else 0 if source is not None and source[place : place + 1] == (size,) else -1
+        for place, size in enumerate(shape)
+    ]
+    return None if target.count(-1) > 1 else target

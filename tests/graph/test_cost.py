@@ -77,7 +77,7 @@ def test_an_op_without_signature_counts_nothing_and_is_named() -> None:
 
 def test_parameters_and_bytes() -> None:
     model = from_text(
-        """<ir_version: 10, opset_import: ["" : 21]> g (float[1,4] x) => (float[2,4] y)
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[1,4] x) => (float[2,8] y)
         { a = MatMul (x, w) b = Add (a, w) y = Reshape (b, s) }""",
         w=weight(4, 4),
         s=np.array([2, -1]),
@@ -89,7 +89,7 @@ def test_parameters_and_bytes() -> None:
     cost = measure_cost(model)
     assert cost.parameters == 16 + 5  # shapes are no parameters
     assert cost.weight_bytes == 64 + 16 + 3  # two elements of int4 a byte
-    assert cost.activation_bytes == 4 * (4 + 16 + 8)
+    assert cost.activation_bytes == 4 * (4 + 16 + 16)
     assert [each.parameters for each in cost.per_node] == [16, 16, 0]
     assert cost.nodes == 3
     assert ir.to_proto(model).SerializeToString() == before

@@ -161,10 +161,10 @@ def test_a_rule_that_raises_halfway_is_skipped_and_the_rest_goes_on(monkeypatch:
 
 
 def test_steps_and_shape_inference_that_raise_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(model: ir.Model) -> int:
+    def broken(*_: object) -> int:
         raise KeyError("of all things")
 
-    monkeypatch.setattr(simplify, "forget_doubtful_sizes", broken)
+    monkeypatch.setattr(simplify, "infer_shapes", broken)
     monkeypatch.setattr(simplify, "STEPS", (("broken step", broken), *simplify.STEPS))
     model, record = simplified(from_text(TWO_SITES))
     assert record.kept

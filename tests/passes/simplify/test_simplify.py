@@ -126,7 +126,7 @@ CASES = {
         """(float[N,3,4] x) => (float[N,12] y) {
             s = Shape (x)  n = Gather (s, zero)  m = Concat <axis = 0> (n, rest)  y = Reshape (x, m) }""",
         {"zero": np.array([0]), "rest": np.array([-1])},
-        "y = Reshape (x, [0, -1])",
+        "y = Reshape (x, [0, 12])",
     ),
     "a batch that meets another size": (
         """(float[N,3,4] x) => (float[M,4] y) {
@@ -135,11 +135,17 @@ CASES = {
         {"zero": np.array([0]), "three": np.array([3]), "four": np.array([4])},
         "y = Reshape (x, [-1, 4])",
     ),
-    "what Expand is told may be anything": (
+    "what Expand is told is there already": (
         """(float[N,1] x) => (float[N,4] y) {
             s = Shape (x)  n = Gather (s, zero)  m = Concat <axis = 0> (n, four)  y = Expand (x, m) }""",
         {"zero": np.array([0]), "four": np.array([4])},
-        "s = Shape (x)\nn = Gather (s, [0])\nm = Concat <axis = 0> (n, [4])\ny = Expand (x, m)",
+        "y = Expand (x, [1, 4])",
+    ),
+    "what Expand is told may be anything": (
+        """(float[N,1] x, float[M] z) => (float[M,4] y) {
+            s = Shape (z)  m = Concat <axis = 0> (s, four)  y = Expand (x, m) }""",
+        {"four": np.array([4])},
+        "s = Shape (z)\nm = Concat <axis = 0> (s, [4])\ny = Expand (x, m)",
     ),
     "axes that are renamed twice": (
         """(float[N,4] x) => (float[1,N,2,2] y) { a = Reshape (x, s)  y = Unsqueeze (a, zero) }""",

@@ -1,0 +1,128 @@
+"""Passes by ops of which the sizes prove that they do nothing, and expansions that broadcasting does anyway."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxslim.graph.inference.elementwise import broadcast_shapes
+from onnxslim.graph.inference.walk import Inference
+from onnxslim.rewrite.identity import eliminate_identity
+
+SAME_SHAPE_SAME_VALUE = frozenset(
+    {
+        "Expand",
+        "Flatten",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Tile",
+        "Unsqueeze",
+    }
+)
+"""Ops that, where they keep the shape, keep the elements: what is reduced is alone, what is cut or repeated is all."""
+
+BROADCASTING = frozenset(
+    {
+        "Add",
+        "And",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Mean",
+        "Min",
+        "Mod",
+        "Mul",
+        "Or",
+        "Pow",
+        "Sub",
+        "Sum",
+        "Where",
+        "Xor",
+    }
+)
+"""Ops whose inputs widen each other."""
+
+
+def pass_by_ops_without_effect(model: ir.Model, known: Inference) -> int:
+    """Let the users of ops that are proved to do nothing use what these read. Returns how many there were."""
+    count = 0
+    for graph in model.graphs():
+        for node in list(graph):
+            if node.op_type in SAME_SHAPE_SAME_VALUE and not node.domain and _keeps_shape(node, known):
+                count += _pass_by(node, graph)
+    return count
+
+
+def _keeps_shape(node: ir.Node, known: Inference) -> bool:
+    source = node.inputs[0]
+    if source is None or len(node.outputs) != 1:
+        return False
+    before, after = known.fact(source), known.fact(node.outputs[0])
+    if before.shape is None or before.shape != after.shape or before.dtype is not after.dtype:
+        return False
+    return node.op_type != "Slice" or _goes_forward(node, known)
+
+
+def _goes_forward(node: ir.Node, known: Inference) -> bool:
+    if len(node.inputs) < 5 or node.inputs[4] is None:
+        return True
+    steps = known.fact(node.inputs[4]).elements
+    return steps is not None and all(isinstance(step, int) and step > 0 for step in steps)
+
+
+def _pass_by(node: ir.Node, graph: ir.Graph) -> bool:
+    """Put an Identity in the place of a node, and take it out where it is of no use."""
+    old = node.outputs[0]
+    if old.is_graph_output() and (node.inputs[0] is None or node.inputs[0].producer() is None):
+        return False  # an Identity would have to stay, and nothing be gained
+    identity = ir.Node("", "Identity", [node.inputs[0]], name=node.name)
+    new = identity.outputs[0]
+    new.type, new.shape = old.type, old.shape
+    graph.insert_before(node, identity)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.name, old.name = old.name, f"{old.name}/replaced"
+    graph.remove(node, safe=True)
+    eliminate_identity(identity)
+    return True
+
+
+def leave_to_broadcasting(model: ir.Model, known: Inference) -> int:
+    """Let ops that broadcast read what an Expand reads, where their result is as large without it.
+
+    Returns:
+        How many Expands are needed no more.
+    """
+    count = 0
+    for graph in model.graphs():
+        for node in graph:
+            if node.op_type == "Expand" and not node.domain and not node.outputs[0].is_graph_output():
+                uses = list(node.outputs[0].uses())
+                if uses and all(_is_widened_anyway(use.node, use.idx, node.inputs[0], known) for use in uses):
+                    for use in uses:
+                        use.node.replace_input_with(use.idx, node.inputs[0])
+                    count += 1
+    return count
+
+
+def _is_widened_anyway(user: ir.Node, place: int, source: ir.Value | None, known: Inference) -> bool:
+    """Whether an op makes the same with `source` in a place where it reads the source expanded."""
+    if user.op_type not in BROADCASTING or user.domain or source is None:
+        return False
+    values = [source if at == place else value for at, value in enumerate(user.inputs)]
+    shapes = [known.fact(value).shape for value in values if value is not None]
+    result = known.fact(user.outputs[0]).shape
+    if result is None or any(shape is None for shape in shapes):
+        return False
+    try:
+        return broadcast_shapes([shape for shape in shapes if shape is not None]) == result
+    except ValueError:
+        return False

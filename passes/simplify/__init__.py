@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.fold import fold_constants
 from onnxslim.graph.shapes import forget_shapes, infer_shapes
-from onnxslim.model import release_constants
+from onnxslim.model import OLDEST_NUMPY_OPSET, OLDEST_OPSET, release_constants
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.instantiate import Plan
@@ -47,6 +47,9 @@ STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
 )
 """What no rule can say, in the order of a round; each answers how often it changed something."""
 
+OPSET_FREE_STEPS = frozenset({"identities eliminated", "dead nodes removed", "equal initializers merged"})
+"""What is done to models of an opset before `OLDEST_NUMPY_OPSET`: what does not ask what any op computes."""
+
 LAST_STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("dead nodes removed", remove_dead_nodes),
     ("unused initializers removed", remove_unused_initializers),
@@ -61,10 +64,14 @@ class Simplify(Pass):
 
     name: ClassVar[str] = "simplify"
     kind: ClassVar[Kind] = Kind.EXACT
+    oldest_opset: ClassVar[int] = OLDEST_OPSET
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Simplify `model` in place. What cannot be done is noted; nothing is raised."""
-        rules = load_rules(__name__, model.opset_imports.get("", 0))
+        opset = model.opset_imports.get("", 0)
+        old = 0 < opset < OLDEST_NUMPY_OPSET
+        rules = () if old else load_rules(__name__, opset).rules
+        steps = [(name, step) for name, step in STEPS if not old or name in OPSET_FREE_STEPS]
         counts: collections.Counter[str] = collections.Counter()
         failures: dict[str, str] = {}
 
@@ -86,7 +93,7 @@ class Simplify(Pass):
             return why or context.ledger.refusal(match.rule.name, match.results()[0].name or "")
 
         def rewrite(model: ir.Model) -> int:
-            usable = [rule for rule in rules.rules if rule.name not in failures]
+            usable = [rule for rule in rules if rule.name not in failures]
             applied = fixpoint(model, usable, accept=accept)
             failures.update({each.rule: each.reason for each in (*applied.skipped, *applied.refused)})
             counts.update({f"rule {name}": count for name, count in applied.counts.items()})
@@ -94,8 +101,10 @@ class Simplify(Pass):
 
         def learn() -> bool:
             """Find out shapes. Where that fails nothing may rely on what was found."""
+            if old:  # inference knows the ops as they are now
+                return True
             try:
-                failures.update({"shapes": why for why in infer_shapes(model)})
+                failures.update([("shapes", why) for why in infer_shapes(model)])
                 forget_doubtful_sizes(model)
             except Exception as error:  # as above
                 failures["shapes"] = f"{type(error).__name__}: {error}"
@@ -107,7 +116,7 @@ class Simplify(Pass):
         for done in range(ROUNDS):
             context.progress("simplify", done, None)
             known = learn()
-            changed = sum([attempt(name, step, f"round {done + 1}") for name, step in STEPS if name not in failures])
+            changed = sum([attempt(name, step, f"round {done + 1}") for name, step in steps if name not in failures])
             try:
                 changed += rewrite(model)
             except Exception as error:  # as above
@@ -126,5 +135,6 @@ class Simplify(Pass):
                     if count
                 ),
                 *(Note(name, "left alone", reason) for name, reason in failures.items()),
+                *((Note("rules", "left alone", f"opset {opset} is older than {OLDEST_NUMPY_OPSET}"),) if old else ()),
             ),
         )

@@ -34,7 +34,7 @@ NOT_ASKED = "not measured: asked not to"
 
 def model_figures(candidate: Candidate, path: pathlib.Path, latency: Latency | None, judge: Judge) -> Figures:
     """Return the figures of the model that lies at `path` and is open as `candidate`."""
-    shapes = {name: array.shape for name, array in judge.feeds.items()}
+    shapes = {name: array.shape for name, array in judge.feeds.items() if hasattr(array, "shape")}
     cost, at_work = measure_cost(candidate.model), measure_cost(at_sizes(candidate.model, shapes))
     accuracy = judge.measure_accuracy(candidate)
     unlabelled = "the samples are synthetic" if judge.samples.synthetic else "the samples have no labels"

@@ -17,6 +17,7 @@ from zoo import zoo_file
 from onnxslim.model import canonicalize, open_model, restored, save_model
 from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.ledger import Ledger
+from onnxslim.rewrite.prove import SiteCheck
 
 
 @dataclasses.dataclass
@@ -335,14 +336,15 @@ def test_other_domains_and_unused_opsets():
 
 
 def test_verify_notes_what_differs(monkeypatch):
-    monkeypatch.setattr(simplify, "verify_site", lambda match, plan, generator: "y differs")
+    monkeypatch.setattr(simplify, "check_site", lambda match, plan, generator: SiteCheck(True, "y differs"))
     model = from_text(
         '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { a = Relu (x)  y = Relu (a) }'
     )
     canonicalize(model)
     change = Simplify().run(model, Quiet(verify=True))
     assert [(note.subject, note.action, note.reason) for note in change.notes] == [
-        ("relu_relu at Relu", "left alone", "y differs")
+        ("verify", "0 sites equal on random data", ""),
+        ("relu_relu at Relu", "left alone", "y differs"),
     ]
 
 

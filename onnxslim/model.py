@@ -42,8 +42,10 @@ from onnxslim.errors import (
     OutputError,
 )
 
-OLDEST_OPSET = 7
-"""Older operator sets define Add, Mul and Gemm with other broadcasting rules."""
+OLDEST_OPSET = 1
+OLDEST_NUMPY_OPSET = 7
+"""Older operator sets define Add, Mul and Gemm with other broadcasting rules: what passes know does not hold there, so
+models of them are opened and saved, and little is done to them (`onnxslim.pipeline.interface.Pass.oldest_opset`)."""
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
 SINGLE_FILE_LIMIT = 1_900_000_000

@@ -51,6 +51,11 @@ def attempt(step: Pass, current: Candidate, judge: Judge, context: Context) -> t
         OnnxslimError: The pass raised it.
         Exception: The pass raised it, and not by a rewrite that could be left out.
     """
+    opset = current.model.opset_imports.get("", step.oldest_opset)
+    if opset < step.oldest_opset:
+        why = f"opset {opset} is older than {step.oldest_opset}, from which on elementwise ops broadcast as in numpy"
+        change = Change(False, (Note("model", "left alone", why),))
+        return Attempt(current.model, change, Ledger(), None, None), Verdict(False, _why_not(change))
     start = copy.deepcopy(context.generator)
     banned: dict[Site, str] = {}
 

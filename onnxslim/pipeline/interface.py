@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.data import Samples
+from onnxslim.model import OLDEST_NUMPY_OPSET
 from onnxslim.pipeline.ledger import Ledger
 from onnxslim.pipeline.plan import Plan, Planned, gather
 from onnxslim.runner.session import Session
@@ -94,6 +95,8 @@ class Pass(abc.ABC):
     """Passes that must run before this one; they are added to the schedule."""
     after: ClassVar[tuple[str, ...]] = ()
     """Passes that run before this one where both are asked for."""
+    oldest_opset: ClassVar[int] = OLDEST_NUMPY_OPSET
+    """Models of an older operator set are left alone."""
 
     @abc.abstractmethod
     def run(self, model: ir.Model, context: Context) -> Change:

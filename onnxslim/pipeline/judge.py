@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.errors import RunError
-from onnxslim.pipeline.difference import difference, shapes_of
+from onnxslim.pipeline.difference import difference, distance, shapes_of
 from onnxslim.pipeline.interface import Kind, Pass
-from onnxslim.pipeline.probes import Probe, draw_probes
+from onnxslim.pipeline.probes import Probe, draw_probes, rounded_otherwise
 from onnxslim.runner.accuracy import Metric, measure_accuracy
 from onnxslim.runner.fidelity import Fidelity, measure_fidelity
 from onnxslim.runner.latency import PairedLatency, compare_latency
@@ -80,6 +80,11 @@ class Candidate:
         """Give the memory of the session back; it is opened anew where it is asked for again."""
         self._session = None
 
+    @functools.cached_property
+    def plain_session(self) -> Session:
+        """A session that runs the nodes as they are written: it rounds otherwise."""
+        return Session.of(self.model, self.session.target, optimize=False)
+
 
 @dataclasses.dataclass
 class Judge:
@@ -108,7 +113,7 @@ class Judge:
     @functools.cached_property
     def batch(self) -> int:
         """How many samples run at once: several where the original takes them and gives each an output of its own."""
-        elements = sum(array.size for array in self.feeds.values())
+        elements = sum(getattr(array, "size", 1) for array in self.feeds.values())  # a sequence is a list
         several = min(BATCH, max(1, BATCH_ELEMENTS // max(1, elements)))
         first = next(self.samples.batches(several), None)
         if first is None or first.count < 2:
@@ -236,15 +241,21 @@ class Judge:
             after.answers[number] = got
             for name, reference in wanted.items():
                 why = difference(reference, got[name])
-                if why is not None and not self._is_random(before, probe, name, reference, got[name]):
+                if why is not None and (why := self._beyond_noise(before, probe, name, reference, got[name])):
                     return f"{name}: {why}{at}"
         if self.sparing:
             after.close()
         return None
 
-    def _is_random(self, before: Candidate, probe: Probe, name: str, reference: Any, got: Any) -> bool:
+    def _beyond_noise(self, before: Candidate, probe: Probe, name: str, reference: Any, got: Any) -> str | None:
+        """Ask once more, knowing how much an output depends on rounding: of the inputs, or else within the model."""
         again = before.session.run(probe.feeds, [name])[name]
-        return difference(reference, again) is not None and shapes_of(reference) == shapes_of(got)
+        if difference(reference, again) is not None and shapes_of(reference) == shapes_of(got):
+            return None  # it is random
+        rounded = rounded_otherwise(probe, np.random.default_rng(0))
+        session = before.session if rounded is not None else before.plain_session
+        noise = distance(reference, session.run(probe.feeds if rounded is None else rounded, [name])[name])
+        return difference(reference, got, noise if math.isfinite(noise) else 0.0)
 
 
 def _answer(candidate: Candidate, probe: Probe) -> dict[str, Any] | None:

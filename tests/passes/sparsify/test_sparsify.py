@@ -89,7 +89,7 @@ def test_global_scope_include_exclude_and_smallest():
 
 
 def test_sparse_initializers_are_smaller_run_and_open_again(tmp_path, held_out):
-    result = run(Sparsify(ratio=0.9, method=Method.MAGNITUDE, store=Store.SPARSE))
+    result = run(Sparsify(ratio=0.9, method=Method.MAGNITUDE, scope=Scope.LAYER, store=Store.SPARSE))
     sparse, dense = tmp_path / "sparse.onnx", tmp_path / "dense.onnx"
     save_model(result.model, sparse)
     opened = open_model(sparse)
@@ -106,7 +106,7 @@ def test_sparse_initializers_are_smaller_run_and_open_again(tmp_path, held_out):
 
 
 def test_half_zeros_are_not_smaller_as_sparse_initializers(tmp_path):
-    result = run(Sparsify(ratio=0.5, method=Method.MAGNITUDE, store=Store.SPARSE))
+    result = run(Sparsify(ratio=0.5, method=Method.MAGNITUDE, scope=Scope.LAYER, store=Store.SPARSE))
     save_model(result.model, tmp_path / "half.onnx")
     assert not onnx.load(tmp_path / "half.onnx").graph.sparse_initializer
 

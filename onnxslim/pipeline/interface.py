@@ -97,6 +97,8 @@ class Pass(abc.ABC):
     """Passes that run before this one where both are asked for."""
     oldest_opset: ClassVar[int] = OLDEST_NUMPY_OPSET
     """Models of an older operator set are left alone."""
+    speeds_up: ClassVar[bool] = True
+    """Whether it is to make the model faster. Of one that is not, only a clear slowdown counts against it."""
 
     @abc.abstractmethod
     def run(self, model: ir.Model, context: Context) -> Change:

@@ -30,6 +30,8 @@ BATCH, BATCH_ELEMENTS = 32, 4_000_000
 PROBE_SECONDS, PROBE_RUNS = 0.2, (3.0, 24.0)
 """An EXACT pass is checked on inputs that take as long as so many seconds of the sample, but on the worth of 3 runs at
 least and 24 at most; each symbolic dimension gets a second size in any case."""
+CLEARLY_SLOWER = 0.9
+"""Speed relative to before at which a pass that changes no node, and means to be no faster, has done harm after all."""
 
 
 class Goal(enum.Enum):
@@ -179,7 +181,11 @@ class Judge:
         paired = self.latency(before, after)
         ratio = paired.ratio
         figures = f"{ratio.value:.2f}x the speed of before ({ratio.low:.2f} to {ratio.high:.2f})"
-        if ratio.high < 1 and self.goal is Goal.LATENCY and step.kind is Kind.LOSSY:
+        if (
+            ratio.high < (1.0 if step.speeds_up else CLEARLY_SLOWER)
+            and self.goal is Goal.LATENCY
+            and step.kind is Kind.LOSSY
+        ):
             return Verdict(False, f"slower here: {figures}; --goal size keeps it")
         return Verdict(True, f"{kept}; {figures}")
 

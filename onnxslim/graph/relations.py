@@ -44,6 +44,8 @@ class Relations:
         """(axis, indices, axis, indices): these indices are pairwise the same channel."""
         self.frozen: list[tuple[int, Indices | None, Freeze]] = []
         """(axis, indices, why); all indices where they are None."""
+        self.mixed: list[int] = []
+        """Axes that some op mixes along (norms, means): cutting them is sound, but not exact."""
         self._parent: list[int] = []
         self._of_value: dict[ir.Value, tuple[int, ...]] = {}
 
@@ -78,6 +80,10 @@ class Relations:
         """Say that `axis`, or some indices of it, must stay."""
         if self.sizes[self.find(axis)] not in (None, 1):
             self.frozen.append((axis, indices, why))
+
+    def mix(self, axis: int) -> None:
+        """Say that an op mixes along `axis`."""
+        self.mixed.append(axis)
 
     def freeze_value(self, value: ir.Value | None, why: Freeze) -> None:
         """Say that every axis of `value` must stay."""

@@ -73,11 +73,16 @@ def permute_groups(model: ir.Model, feeds: Feeds, seed: int = 0) -> Trial:
     )
 
 
-def some_of_each(coupling: Coupling, share: float = 0.0) -> np.ndarray:
-    """Return the labels that go when every group of more than one loses its second channel, or `share` of them."""
+def some_of_each(coupling: Coupling, share: float = 0.0, *, mixed: bool = False) -> np.ndarray:
+    """Return the labels that go when every group of more than one loses its second channel, or `share` of them.
+
+    Groups that an op mixes along (a mean over the channels) notice zeros that are gone; they stay unless `mixed`.
+    """
     gone = np.zeros(coupling.labels.count, np.bool_)
     macs = MacsLeft(coupling)
     for group in groups(coupling):
+        if group.mixed and not mixed:
+            continue
         count = max(1, int(len(group.roots) * share))
         more = gone | coupling.labels.removed(group.roots[1 : 1 + count])
         if not macs.empties(more):

@@ -3,7 +3,7 @@
     python tests/bench/coupling_zoo.py shared/zoo/onnx models
 
 Each model runs in a process of its own. It is simplified, as before every pruning; then its groups are permuted
-wherever they occur, and channels whose weights are zero are removed. Both must leave the outputs alone but for rounding;
+wherever they occur, and channels whose weights are zero are removed. Both must leave the outputs alone (but rounding);
 permuting one weight of a group by itself must not (the control). Prints a Markdown table with the seconds and the
 memory that the analysis took, relative to the weights of the model.
 """

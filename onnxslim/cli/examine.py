@@ -13,6 +13,12 @@ from onnxslim.cli.options import Data, Json, Metric, Model, Preprocess, Provider
 def inspect(
     model: Model,
     top: Annotated[int, typer.Option(help="How many of the costliest nodes to list.", min=0)] = 10,
+    groups: Annotated[
+        bool,
+        typer.Option(
+            "--groups", help="Show instead which channels go together, what is at stake, what cannot be cut and why."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show what a model is: size, parameters, MACs, inputs and outputs, ops, the costliest nodes.
@@ -22,10 +28,19 @@ def inspect(
     [bold]Example[/bold]
 
     onnxslim inspect model.onnx
+    onnxslim inspect model.onnx --groups
     """
     from onnxslim.cli.output import print_json, stdout
+    from onnxslim.report.grouping import group_model, print_groups
     from onnxslim.report.inspection import inspect_model, print_inspection
 
+    if groups:
+        grouping = group_model(model)
+        if json:
+            print_json(grouping)
+        else:
+            print_groups(grouping, stdout())
+        return
     inspection = inspect_model(model, top)
     if json:
         print_json(inspection)

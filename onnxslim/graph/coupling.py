@@ -46,6 +46,8 @@ class Frozen:
     """The weight."""
     axis: int
     reason: str
+    size: int = 0
+    """How long the axis is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +216,6 @@ def frozen(coupling: Coupling) -> tuple[Frozen, ...]:
             least = labels.freezes[int(why.min())]
             if not least.inherent:
                 result.setdefault(
-                    (coupling.relations.find(axis), least.reason), Frozen(value.name or "", at, least.reason)
+                    (coupling.relations.find(axis), least.reason), Frozen(value.name or "", at, least.reason, len(own))
                 )
     return tuple(result.values())

@@ -161,15 +161,19 @@ class Relations:
                 tuples = known.setdefault(self.find(whole), [])
                 if roots not in tuples:
                     tuples.append(roots)
-            self.products = [(whole, factors) for whole, tuples in known.items() for factors in tuples]
+            nested: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+            self.products = []
             for whole, (first, *others) in known.items():
-                other = next((other for other in others if self._nests(first, other)), None)
-                if other is not None:
-                    self.products.remove((whole, other))
-                    self.align(first, other, "")
-                    break
-            else:
+                self.products.append((whole, first))
+                for other in others:
+                    if self._nests(first, other):
+                        nested.append((first, other))
+                    else:
+                        self.products.append((whole, other))
+            if not nested:
                 return
+            for first, other in nested:
+                self.align(first, other, "")
 
     def _nests(self, left: Sequence[int], right: Sequence[int]) -> bool:
         cuts = sorted({*self._cuts(left), *self._cuts(right)})

@@ -27,13 +27,13 @@ def measure(path: str) -> dict[str, object]:
     import onnx_ir as ir
     import onnxruntime
     from exactness import permute_groups, remove_zeroed
-    from onnxslim.passes.prune.sharing import share_apart
 
     import onnxslim
     from onnxslim.data import synthetic_samples
     from onnxslim.graph.cost import measure_cost
     from onnxslim.graph.coupling import couple, groups
     from onnxslim.graph.shapes import infer_shapes
+    from onnxslim.graph.sharing import share_apart
 
     onnxruntime.set_default_logger_severity(4)
     model = onnxslim.optimize(path, "simplify", measure=False).model

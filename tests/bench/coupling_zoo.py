@@ -49,7 +49,7 @@ def measure(path: str) -> dict[str, object]:
     tracemalloc.stop()
     permuted = permute_groups(model, feeds)
     removed, rest = remove_zeroed(model, feeds, 0.25)
-    if removed.touched:
+    if removed.touched and checks(model):
         onnx.checker.check_model(ir.to_proto(rest), full_check=True)
     return {
         "nodes": len(model.graph),
@@ -59,6 +59,18 @@ def measure(path: str) -> dict[str, object]:
         "seconds": seconds,
         "memory": peak / max(measure_cost(model).weight_bytes, 1),
     }
+
+
+def checks(model: object) -> bool:
+    """Whether the model itself stands the full check: some real ones do not, and run nevertheless."""
+    import onnx
+    import onnx_ir as ir
+
+    try:
+        onnx.checker.check_model(ir.to_proto(model), full_check=True)  # type: ignore[arg-type]
+    except Exception:  # onnx raises errors of several kinds
+        return False
+    return True
 
 
 def main(*places: str) -> int:

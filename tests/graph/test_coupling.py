@@ -189,3 +189,22 @@ def test_conflicting_sizes_freeze() -> None:
     other = relations.fresh(3)
     relations.multiply(whole, [factor, other], "m")
     assert len(relations.frozen) == 2
+
+
+def test_groups_that_an_op_mixes_along_say_so() -> None:
+    model = built(
+        """g (float[2,4] x) => (float[2,3] y) {
+            a = MatMul (x, w) n = LayerNormalization (a, s) b = MatMul (n, v) r = Relu (b) y = MatMul (r, u)
+        }""",
+        w=weight(4, 8), s=weight(8), v=weight(8, 6), u=weight(6, 3),
+    )  # fmt: skip
+    assert {group.name: group.mixed for group in groups(couple(model))} == {"w": True, "v": False}
+
+
+def test_many_layers_are_refined_in_few_rounds() -> None:
+    relations = Relations()
+    whole = relations.fresh(24)
+    for sizes in ((2, 12), (4, 6), (8, 3), (24,)) * 50:
+        relations.multiply(whole, [relations.fresh(size) for size in sizes], "a")
+    labels = solve(relations)
+    assert (labels.reason[labels.start[relations.find(whole)] + np.arange(24)] < 0).all()

@@ -14,7 +14,7 @@ import onnxruntime
 from onnxslim.errors import RunError
 from onnxslim.runner.cache import Cache
 from onnxslim.runner.latency import Clock
-from onnxslim.runner.layer import Layer
+from onnxslim.runner.layer import Layer, Step, Tensor
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import Target
 
@@ -31,6 +31,10 @@ LOWER = 0.25
 """The quantile of the measurements that counts. What else the machine does only ever adds; the very least is luck."""
 TOGETHER, TOGETHER_BYTES = 64, 512_000_000
 """Layers, and bytes of their weights, that take turns at once."""
+
+
+NOTHING = Layer((Step(("", "Identity"), (Tensor((1,)),)),))
+"""A layer that does nothing: what a run costs in any case."""
 
 
 class LayerTimes:
@@ -96,33 +100,42 @@ class LayerTimes:
 
     def _measure(self, layers: dict[str, Layer]) -> dict[str, float]:
         calls: dict[str, Callable[[], None]] = {}
-        repeats: dict[str, int] = {}
         for key, layer in layers.items():
             model, feeds = layer.model()
             try:
                 call = self._open(model).prepare(feeds)
-                fastest = min(self._time(call, 1) for _ in range(3))
+                call()
             except RunError:
                 self._refused.add(key)
                 continue
             calls[key] = call
-            repeats[key] = max(1, math.ceil(SHORTEST / max(fastest, 1e-9)))
-        times: dict[str, list[float]] = {key: [] for key in calls}
-        for turn in range(ROUNDS):
-            # Forwards and backwards, so that no layer always runs after the same one.
-            for key in calls if turn % 2 == 0 else reversed(calls):
-                if turn < 3 or sum(times[key]) * repeats[key] < LONGEST:
-                    calls[key]()  # brings its weights back into the caches
-                    times[key].append(self._time(calls[key], repeats[key]))
-        self.measured += len(times)
-        return {key: float(np.quantile(each, LOWER)) * 1e3 for key, each in times.items()}
+        self.measured += len(calls)
+        return dict(zip(calls, time_in_turns(list(calls.values()), self._clock), strict=True))
 
-    def _time(self, call: Callable[[], None], repeats: int) -> float:
-        """Return the seconds that one call takes, as a mean over `repeats`."""
-        start = self._clock()
+
+def time_in_turns(calls: Sequence[Callable[[], None]], clock: Clock = time.perf_counter) -> list[float]:
+    """Return how long each of several calls takes, in milliseconds: the lower quartile of short runs, in turns.
+
+    Raises:
+        RunError: A call fails.
+    """
+
+    def seconds(call: Callable[[], None], repeats: int) -> float:
+        start = clock()
         for _ in range(repeats):
             call()
-        return (self._clock() - start) / repeats
+        return (clock() - start) / repeats
+
+    fastest = [min(seconds(call, 1) for _ in range(3)) for call in calls]
+    repeats = [max(1, math.ceil(SHORTEST / max(each, 1e-9))) for each in fastest]
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(ROUNDS):
+        # Forwards and backwards, so that none always runs after the same one.
+        for at in range(len(calls)) if turn % 2 == 0 else reversed(range(len(calls))):
+            if turn < 3 or sum(times[at]) * repeats[at] < LONGEST:
+                calls[at]()  # brings its weights back into the caches
+                times[at].append(seconds(calls[at], repeats[at]))
+    return [float(np.quantile(each, LOWER)) * 1e3 for each in times]
 
 
 def _parts(layers: dict[str, Layer]) -> Iterator[dict[str, Layer]]:

@@ -42,7 +42,7 @@ class Found:
     """Channels that held the same as others."""
 
 
-def remove_exactly(model: ir.Model, choose: Callable[[ir.Model, Coupling], Sequence[Group]]) -> list[Found]:
+def remove_exactly(model: ir.Model, choose: Callable[[Coupling], Sequence[Group]]) -> list[Found]:
     """Remove channels that the outputs do not depend on, in place.
 
     Args:
@@ -55,7 +55,7 @@ def remove_exactly(model: ir.Model, choose: Callable[[ir.Model, Coupling], Seque
     result: list[Found] = []
     for _ in range(ROUNDS):
         coupling = couple(model)
-        found = choose(model, coupling)
+        found = choose(coupling)
         if not found:
             break
         known = Sameness(model, coupling, STRUCTURES)

@@ -80,7 +80,8 @@ class Sameness:
         self._holds: dict[int, bool] = {}
         for node in model.graph:
             fitted = fit(node)
-            if fitted is None or any(dimensions(each) is None for each in (*node.inputs[:1], *node.outputs[:1]) if each):
+            first = (*node.inputs[:1], *node.outputs[:1])
+            if fitted is None or any(dimensions(each) is None for each in first if each is not None):
                 continue  # nothing is known
             if fitted.signature.kind:
                 rule = structures.get(fitted.signature.kind)

@@ -33,7 +33,7 @@ def removed(model: ir.Model) -> tuple[ir.Model, list[Found]]:
     left = model.clone()
     apart = share_apart(left)
     infer_shapes(left)
-    found = remove_exactly(left, lambda _, coupling: groups(coupling))
+    found = remove_exactly(left, groups)
     share_again(left, apart)
     onnx.checker.check_model(ir.to_proto(left), full_check=True)
     for one, other in zip(before, run(left), strict=True):

@@ -71,7 +71,12 @@ class Session:
 
     @classmethod
     def of(
-        cls, model: ir.Model | str | pathlib.Path, target: Target | None = None, *, optimize: bool = True
+        cls,
+        model: ir.Model | str | pathlib.Path,
+        target: Target | None = None,
+        *,
+        optimize: bool = True,
+        profile: pathlib.Path | None = None,
     ) -> Session:
         """Open `model` on `target`.
 
@@ -80,6 +85,7 @@ class Session:
                 there; over 1.5 GB of weights go through a temporary folder.
             target: Where to run; None: what `detect_target` finds.
             optimize: Let ONNX Runtime rewrite the graph; False keeps every node (and TF32 off), for values that count.
+            profile: What the names of the files begin with that tell how long each node takes (`end_profile`).
 
         Raises:
             RunError: ONNX Runtime refuses the model.
@@ -87,15 +93,16 @@ class Session:
         """
         target = target or detect_target()
         if not isinstance(model, ir.Model):
-            return cls(_open(str(model), target, optimize, where=str(model)), target)
+            return cls(_open(str(model), target, optimize, where=str(model), profile=profile), target)
         where = model.graph.name
         if sum(tensor.nbytes for tensor in _weights(model)) <= IN_MEMORY_LIMIT:
-            return cls(_open(ir.to_proto(_in_memory(model)).SerializeToString(), target, optimize, where), target)
+            text = ir.to_proto(_in_memory(model)).SerializeToString()
+            return cls(_open(text, target, optimize, where, profile), target)
         # ONNX Runtime has read or mapped the weights when it returns: on POSIX the files may go then
         with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
             path = pathlib.Path(folder) / "model.onnx"
             ir.save(model, path, external_data="model.onnx.data")
-            return cls(_open(str(path), target, optimize, where), target)
+            return cls(_open(str(path), target, optimize, where, profile), target)
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run once and return the outputs by name.
@@ -140,6 +147,10 @@ class Session:
             return _raising_run_error(bound)
         arrays = dict(feeds)
         return _raising_run_error(lambda: self._runtime.run(names, arrays))
+
+    def end_profile(self) -> pathlib.Path:
+        """Stop telling how long each node takes, and return the file that tells (Chrome's trace format, in JSON)."""
+        return pathlib.Path(self._runtime.end_profiling())
 
     def _check(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> None:
         known = {spec.name for spec in self.inputs}
@@ -210,13 +221,18 @@ def _in_memory(model: ir.Model) -> ir.Model:
     return ir.external_data.load_to_model(model.clone())
 
 
-def _open(source: str | bytes, target: Target, optimize: bool, where: str | None) -> onnxruntime.InferenceSession:
+def _open(
+    source: str | bytes, target: Target, optimize: bool, where: str | None, profile: pathlib.Path | None = None
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong reaches us as an exception; standard error belongs to the user
     options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1
     # idle threads of one session would otherwise spin on the cores that the next session is measured on
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers: list[Any] = [PROVIDERS["cpu"]]

@@ -13,7 +13,8 @@ from onnxslim.graph.coupling import Coupling, Group
 from onnxslim.graph.labels import Mask
 from onnxslim.pipeline.interface import Context, Note
 from onnxslim.runner.latency import compare_latency
-from onnxslim.runner.layer_latency import LayerTimes, time_in_turns
+from onnxslim.runner.layer_latency import LayerTimes
+from onnxslim.runner.profile import quiet_milliseconds
 
 from .allocation import Choice, Limits
 from .costs import Cost, MacsLeft, bytes_left, parameters_left
@@ -85,7 +86,7 @@ class Budget:
         cost: Cost
         if kind is Share.MILLISECONDS:
             feeds = context.samples.first()
-            (whole,) = time_in_turns([context.open_session(model).prepare(feeds)])
+            whole = quiet_milliseconds(model, feeds, context.target)
             times = LayerTimes(context.target, context.open_session)
             cost = MillisecondsLeft(
                 coupling,
@@ -153,9 +154,11 @@ class Budget:
         (generator,) = self.context.generator.spawn(1)
         one, other = (self.context.open_session(each) for each in (before, after))
         ratio = compare_latency(one, other, self.context.samples.first(), generator=generator).ratio
-        predicted = f"{self.whole / max(left, 1e-12):.2f} times the speed predicted from layers ({self.whole:.3f} ms"
-        measured = f"{ratio.value:.2f} measured ({ratio.low:.2f} to {ratio.high:.2f})"
+        got = quiet_milliseconds(after, self.context.samples.first(), self.context.target)
+        times = f"{self.whole:.3f} ms -> {left:.3f} ms predicted from layers, {got:.3f} ms measured by nodes"
+        factor = f"{self.whole / max(left, 1e-12):.2f} times the speed predicted"
+        paired = f"{ratio.value:.2f} measured in turns ({ratio.low:.2f} to {ratio.high:.2f})"
         return [
             Note("model", f"{saved:.1%} of the time removed, {macs:.1%} of the MACs", reason),
-            Note("model", f"{predicted} -> {left:.3f} ms), {measured}"),
+            Note("model", times, f"{factor}, {paired}"),
         ]

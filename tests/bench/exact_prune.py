@@ -37,11 +37,16 @@ def main() -> int:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for argument in map(pathlib.Path, sys.argv[1:]):
         for path in sorted(argument.glob("*.onnx")) if argument.is_dir() else [argument]:
-            try:
-                print(row(path), flush=True)
-            except Exception as error:  # one model must not hide the others
-                print(f"| {path.stem} | {type(error).__name__}: {error} | | | | | |", flush=True)
+            print(row_or_error(path), flush=True)
     return 0
+
+
+def row_or_error(path: pathlib.Path) -> str:
+    """Return the row of one model; one that fails must not hide the others."""
+    try:
+        return row(path)
+    except Exception as error:  # whatever it is, the table says it
+        return f"| {path.stem} | {type(error).__name__}: {error} | | | | | |"
 
 
 def row(path: pathlib.Path) -> str:

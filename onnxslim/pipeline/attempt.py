@@ -65,7 +65,9 @@ def attempt(step: Pass, current: Candidate, judge: Judge, context: Context) -> t
         return _run(step, current, judge, context)
 
     tried = run(None)
-    while tried.failure is not None and step.kind is Kind.EXACT and tried.ledger.sites and len(banned) < MOST_GUILTY:
+    while (
+        tried.failure is not None and step.judged_as is Kind.EXACT and tried.ledger.sites and len(banned) < MOST_GUILTY
+    ):
         context.progress(f"{step.name}: looking for the wrong rewrite", len(banned), None)
         guilty = _first_guilty(tried, run)
         if guilty is None:
@@ -97,7 +99,7 @@ def _run(step: Pass, current: Candidate, judge: Judge, context: Context) -> Atte
         return Attempt(clone, change, ledger, None, None)
     candidate = Candidate(clone, lambda: judge.open_session(clone))
     try:
-        if step.kind is Kind.EXACT:
+        if step.judged_as is Kind.EXACT:
             difference = judge.difference(current, candidate)
         else:
             difference = None

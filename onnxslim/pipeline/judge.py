@@ -163,7 +163,7 @@ class Judge:
 
         That an EXACT step left the outputs as they were is asked before, of `difference`.
         """
-        if step.kind is Kind.LOSSY and self.max_drop is not None:
+        if step.judged_as is Kind.LOSSY and self.max_drop is not None:
             drop = self.drop(after)
             if drop is None:
                 return Verdict(False, "the budget cannot be checked: no output can be compared")
@@ -175,7 +175,7 @@ class Judge:
         return f"{drop:.2%} of {'accuracy' if self.samples.labelled else 'agreement with the original'} would be lost"
 
     def _pays(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:
-        kept = "outputs unchanged" if step.kind is Kind.EXACT else self._within()
+        kept = "outputs unchanged" if step.judged_as is Kind.EXACT else self._within()
         if not self.measure:
             return Verdict(True, kept)
         paired = self.latency(before, after)
@@ -184,7 +184,7 @@ class Judge:
         if (
             ratio.high < (1.0 if step.speeds_up else CLEARLY_SLOWER)
             and self.goal is Goal.LATENCY
-            and step.kind is Kind.LOSSY
+            and step.judged_as is Kind.LOSSY
         ):
             return Verdict(False, f"slower here: {figures}; --goal size keeps it")
         return Verdict(True, f"{kept}; {figures}")

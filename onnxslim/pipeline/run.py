@@ -105,7 +105,7 @@ def optimize(
         check_places(path, pathlib.Path(output))
     generator = np.random.default_rng(request.seed)
     # Where nothing is timed and nothing is lost, models are run a few times to see that they give the same.
-    pack = measure or any(step.kind is Kind.LOSSY for step in request.passes)
+    pack = measure or any(step.judged_as is Kind.LOSSY for step in request.passes)
     original = Candidate(opened, lambda: Session.of(opened if path is None else path, target, pack=pack))
     calibration, validation = share_samples(data, val, opened, original.session, preprocess, request, generator)
     # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
@@ -186,12 +186,13 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
             PassRecord(
                 name=step.name,
                 options=option_values(step),
-                kind=step.kind.value,
+                kind=step.judged_as.value,
                 kept=verdict.kept,
                 reason=verdict.reason,
                 seconds=time.perf_counter() - started,
                 nodes=(before, _nodes(tried.model)),
                 changes=tried.change.notes,
+                layers=tried.change.layers,
             )
         )
         current = tried.candidate if verdict.kept and tried.candidate is not None else current

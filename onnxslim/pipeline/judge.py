@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
 import itertools
 import math
@@ -15,7 +14,7 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.errors import RunError
-from onnxslim.pipeline.interface import Kind, Pass
+from onnxslim.pipeline.interface import Goal, Kind, Pass
 from onnxslim.runner.accuracy import Metric, measure_accuracy
 from onnxslim.runner.fidelity import Fidelity, measure_fidelity
 from onnxslim.runner.latency import PairedLatency, compare_latency
@@ -33,15 +32,6 @@ BATCH, BATCH_ELEMENTS = 32, 4_000_000
 """Samples, and elements of the inputs, that run at once when quality is measured: speed without much memory."""
 PROBES = 4
 """Samples on which an EXACT pass is checked: a wrong rewrite is wrong on any of them, rounding does not need many."""
-
-
-class Goal(enum.Enum):
-    """What a pass must bring to be kept."""
-
-    LATENCY = "latency"
-    """It must not make the model slower beyond noise."""
-    SIZE = "size"
-    """It may, as long as the model gets smaller."""
 
 
 @dataclasses.dataclass(frozen=True)

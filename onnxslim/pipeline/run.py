@@ -16,8 +16,8 @@ import onnx_ir as ir
 from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError
 from onnxslim.model import canonicalize, open_model, save_model
 from onnxslim.pipeline.figures import make_report
-from onnxslim.pipeline.interface import Change, Context, Note, Pass, Progress
-from onnxslim.pipeline.judge import Candidate, Goal, Judge, Verdict
+from onnxslim.pipeline.interface import Change, Context, Goal, Note, Pass, Progress
+from onnxslim.pipeline.judge import Candidate, Judge, Verdict
 from onnxslim.pipeline.provenance import sha256, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.recipe import format_passes, option_values
@@ -114,6 +114,7 @@ def optimize(
         target=target,
         generator=generator,
         max_drop=request.max_drop,
+        goal=Goal(goal),
         verify=verify,
         progress=progress or Progress(),
         open_session=lambda each: Session.of(each, target),

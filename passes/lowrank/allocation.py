@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Sequence
+from typing import Protocol
 
 from .candidates import Candidate
 from .factors import Form
-from .layer import Layer
 
 
 class Rule(enum.Enum):
@@ -32,7 +32,36 @@ class Wish:
     amount: float = 0.0
 
 
-def choose(layers: Sequence[Layer], options: Sequence[Sequence[Candidate]], wish: Wish) -> list[Candidate | None]:
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is asked for."""
+
+    wish: Wish
+    forms: tuple[Form, ...]
+    align: int
+    whiten: bool = True
+    recover: bool = True
+    size: bool = False
+    """Splits need not be faster."""
+
+
+class Splittable(Protocol):
+    """A layer or a table."""
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the weight."""
+
+    @property
+    def inputs(self) -> int:
+        """Channels of the data, or rows."""
+
+    @property
+    def outputs(self) -> int:
+        """What comes out of a place, or of a row."""
+
+
+def choose(layers: Sequence[Splittable], options: Sequence[Sequence[Candidate]], wish: Wish) -> list[Candidate | None]:
     """Return the split of each layer, None where it stays whole.
 
     Args:
@@ -43,30 +72,18 @@ def choose(layers: Sequence[Layer], options: Sequence[Sequence[Candidate]], wish
     if wish.rule is Rule.PARAMS:
         total = sum(layer.parameters for layer in layers)
         return budget([layer.parameters for layer in layers], options, round(wish.amount * total))
-    return [_alone(layer, own, wish) for layer, own in zip(layers, options, strict=True)]
+    return [_alone(own, wish) for own in options]
 
 
-def _alone(layer: Layer, own: Sequence[Candidate], wish: Wish) -> Candidate | None:
+def _alone(own: Sequence[Candidate], wish: Wish) -> Candidate | None:
     if wish.rule is Rule.ENERGY:
         enough = [each for each in own if each.error <= 1 - wish.amount]
         return min(enough, key=lambda each: (each.parameters, each.error), default=None)
     if wish.rule is Rule.RANK:
-        distance = {each: abs(share(layer, each) - wish.amount) for each in own}
+        distance = {each: abs(each.share - wish.amount) for each in own}
         nearest = [each for each in own if distance[each] <= min(distance.values()) + 1e-9]
         return min(nearest, key=lambda each: (each.error, each.parameters), default=None)
     return min(own, key=lambda each: (each.error, each.parameters), default=None)
-
-
-def share(layer: Layer, candidate: Candidate) -> float:
-    """Return which share of the full rank a split has; of two ranks the mean."""
-    full = {
-        Form.MATRIX: [min(layer.inputs, layer.outputs)],
-        Form.TUCKER: [layer.inputs, layer.outputs],
-        Form.SEPARABLE: [layer.columns // max(layer.inputs, 1)],
-    }.get(candidate.form)
-    if full is None:  # spatial: columns of the window times channels
-        full = [min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[-1])]
-    return sum(rank / whole for rank, whole in zip(candidate.ranks, full, strict=True)) / len(full)
 
 
 def budget(parameters: Sequence[int], options: Sequence[Sequence[Candidate]], target: int) -> list[Candidate | None]:
@@ -120,3 +137,19 @@ def hull(whole: int, own: Sequence[Candidate]) -> list[Candidate]:
 
 def _slope(one: tuple[int, float], other: tuple[int, float]) -> float:
     return (other[1] - one[1]) / max(one[0] - other[0], 1)
+
+
+def describe(parameters: int, candidate: Candidate) -> str:
+    """Return a split in words: its form, its ranks, the parameters before and after."""
+    ranks = "x".join(str(rank) for rank in candidate.ranks)
+    return f"{candidate.form.value} of rank {ranks}: {parameters} -> {candidate.parameters} parameters"
+
+
+def why_whole(own: Sequence[Candidate], wish: Wish) -> str:
+    """Return why a layer stays whole that may be split into `own`."""
+    if not own:
+        return "no split saves parameters"
+    if wish.rule is Rule.ENERGY:
+        least = min(each.error for each in own)
+        return f"no split that saves parameters retains {wish.amount:.1%} of its output (at most {1 - least:.1%})"
+    return "the budget is met without it"

@@ -30,6 +30,8 @@ class Candidate:
     """For one sample, as a share of those of the layer."""
     error: float
     """Expected energy of the error as a share of the energy of the output."""
+    share: float = 0.0
+    """Which share of the full rank it has; of two ranks the mean."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +105,10 @@ def candidates(
             continue
         lost = losses(problem, form)
         own = [
-            Candidate(form, ranks, parameters(layer, form, ranks), share, lost(ranks))
+            Candidate(form, ranks, parameters(layer, form, ranks), work, lost(ranks), _share(layer, form, ranks))
             for ranks in _ranks(layer, form, align)
             if parameters(layer, form, ranks) < layer.parameters
-            and ((share := macs(layer, form, ranks, extent)) <= 1 or more_macs)
+            and ((work := macs(layer, form, ranks, extent)) <= 1 or more_macs)
         ]
         if own and exact and form is not Form.MATRIX:
             middle = min(own, key=lambda each: abs(each.parameters - layer.parameters / 2))
@@ -115,6 +117,16 @@ def candidates(
             own = [dataclasses.replace(each, error=min(each.error * scale, 1.0)) for each in own]
         result += own
     return result
+
+
+def _share(layer: Layer, form: Form, ranks: tuple[int, ...]) -> float:
+    full = {
+        Form.MATRIX: [min(layer.inputs, layer.outputs)],
+        Form.TUCKER: [layer.inputs, layer.outputs],
+        Form.SPATIAL: [min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[-1]) if layer.kernel else 1],
+        Form.SEPARABLE: [math.prod(layer.kernel)],
+    }[form]
+    return sum(rank / whole for rank, whole in zip(ranks, full, strict=True)) / len(full)
 
 
 def losses(problem: Problem, form: Form) -> Callable[[tuple[int, ...]], float]:
@@ -126,39 +138,39 @@ def losses(problem: Problem, form: Form) -> Callable[[tuple[int, ...]], float]:
         Form.SPATIAL: lambda: [problem.column_basis[0]],
         Form.SEPARABLE: lambda: [problem.channel_basis[0].sum(axis=0)],
     }
-    tails = [_tail(energies) for energies in spectra[form]()]
+    tails = [tail(energies) for energies in spectra[form]()]
 
     def lost(ranks: tuple[int, ...]) -> float:
-        shares = [float(tail[min(rank, len(tail) - 1)]) for tail, rank in zip(tails, ranks, strict=True)]
+        shares = [float(each[min(rank, len(each) - 1)]) for each, rank in zip(tails, ranks, strict=True)]
         return min(sum(shares) * (1 - floor) + floor, 1.0)
 
     return lost
 
 
-def _tail(energies: Array) -> Array:
+def tail(energies: Array) -> Array:
     """Return what share of the energies is lost where the first 0, 1, 2 ... are kept."""
     total = max(float(energies.sum()), np.finfo(np.float64).tiny)
-    tail: Array = np.append(energies[::-1].cumsum()[::-1], 0.0) / total
-    return tail
+    shares: Array = np.append(energies[::-1].cumsum()[::-1], 0.0) / total
+    return shares
 
 
 def _ranks(layer: Layer, form: Form, align: int) -> Iterator[tuple[int, ...]]:
     if form is Form.MATRIX:
         full = min(layer.inputs, layer.outputs)
-        yield from ((rank,) for rank in _multiples(full, align, STEPS * 4))
+        yield from ((rank,) for rank in multiples(full, align, STEPS * 4))
     elif form is Form.SPATIAL:
         full = min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[1])
-        yield from ((rank,) for rank in _multiples(full, align, STEPS * 4))
+        yield from ((rank,) for rank in multiples(full, align, STEPS * 4))
     elif form is Form.SEPARABLE:
         yield from ((rank,) for rank in range(1, math.prod(layer.kernel)))
     else:
-        for few in (*_multiples(layer.inputs, align, STEPS), layer.inputs):
-            for narrow in (*_multiples(layer.outputs, align, STEPS), layer.outputs):
+        for few in (*multiples(layer.inputs, align, STEPS), layer.inputs):
+            for narrow in (*multiples(layer.outputs, align, STEPS), layer.outputs):
                 if few < layer.inputs or narrow < layer.outputs:
                     yield few, narrow
 
 
-def _multiples(full: int, align: int, steps: int) -> list[int]:
+def multiples(full: int, align: int, steps: int) -> list[int]:
     """Return multiples of `align` below `full`, about `steps` of them."""
     step = align * max(1, math.ceil(full / align / steps))
     return list(range(step, full, step))

@@ -156,7 +156,7 @@ UNPACKS = {("", "DequantizeLinear"), ("", "DynamicQuantizeLinear")}
 
 
 def find_layers(
-    model: ir.Model, include: Sequence[str], exclude: Sequence[str]
+    model: ir.Model, include: Sequence[str], exclude: Sequence[str], smallest: int = SMALLEST
 ) -> tuple[list[Layer], list[tuple[str, str]]]:
     """Return the layers of the main graph that may be split, in its order, and (name, reason) for the others."""
     found: dict[ir.Value, list[tuple[Contraction, Shape]]] = {}
@@ -171,7 +171,7 @@ def find_layers(
             found.setdefault(contraction.weight, []).append((contraction, shape))
     layers: list[Layer] = []
     for weight, held in found.items():
-        reason = _reason(weight, held, include, exclude)
+        reason = _reason(weight, held, include, exclude) or _small(held[0][1], smallest)
         if reason and weight not in reasons:
             reasons[weight] = label(held[0][0].node), reason
         if weight not in reasons:
@@ -188,13 +188,11 @@ def label(node: ir.Node) -> str:
 def _reason(
     weight: ir.Value, held: list[tuple[Contraction, Shape]], include: Sequence[str], exclude: Sequence[str]
 ) -> str:
-    first, (_, _, inputs, outputs) = held[0]
+    first, (_, _, _, outputs) = held[0]
     columns = math.prod(first.sizes) // max(outputs, 1)
     names = {weight.name or "", *(each.node.name or "" for each, _ in held)}
-    if include and not _matches(names, include):
-        return "not in include"
-    if _matches(names, exclude):
-        return "in exclude"
+    if reason := excluded(names, include, exclude):
+        return reason
     if len(weight.uses()) != len(held):
         return "its weight is shared with a node of another kind"
     alike = {(op_of(each.node), each.weight_index, shape, _window(each.node)) for each, shape in held}
@@ -202,13 +200,24 @@ def _reason(
         return "its weight is shared by nodes that read it differently"
     if columns > COLUMNS or outputs > COLUMNS:
         return f"more than {COLUMNS} inputs or outputs of one window"
-    if columns * outputs < SMALLEST or min(inputs, outputs) < 2:
-        return f"too small: {inputs} x {outputs}"
     return ""
+
+
+def _small(shape: Shape, smallest: int) -> str:
+    _, kernel, inputs, outputs = shape
+    few = inputs * math.prod(kernel) * outputs < smallest or (smallest > 1 and min(inputs, outputs) < 2)
+    return f"too small: {inputs} x {outputs}" if few else ""
 
 
 def _window(node: ir.Node) -> tuple[object, ...]:
     return tuple(str(attribute(node, name)) for name in ("strides", "pads", "dilations", "transA", "transB"))
+
+
+def excluded(names: set[str], include: Sequence[str], exclude: Sequence[str]) -> str:
+    """Return why something of these names is not asked for; empty where it is."""
+    if include and not _matches(names, include):
+        return "not in include"
+    return "in exclude" if _matches(names, exclude) else ""
 
 
 def _matches(names: set[str], patterns: Sequence[str]) -> bool:

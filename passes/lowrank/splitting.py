@@ -1,0 +1,182 @@
+"""Splits the layers of a model: watches what they get, chooses ranks, and writes factors portion by portion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.sizes import at_sizes
+from onnxslim.pipeline.interface import Context, Note
+from onnxslim.train.observation import truncated
+from onnxslim.train.refit import BUDGET, FEWEST, SAMPLES
+
+from .allocation import Settings, choose, describe, why_whole
+from .candidates import Candidate, Extent, candidates
+from .factors import Moments, Problem, split
+from .layer import Layer
+from .timing import Stopwatch
+from .watching import Seen, portions, watch
+from .writing import write
+
+Array = npt.NDArray[np.float64]
+
+DAMPING = 1e-3
+"""White noise that is added to what a layer gets, relative to the mean square of an input: see `Moments.damped`."""
+
+
+class Splitting:
+    """Splits layers of one model.
+
+    Args:
+        settings: What is asked for.
+        model: Split in place.
+        layers: What may be split, in the order of the graph.
+        context: The samples, the target, the goal.
+
+    Raises:
+        RunError: The model does not run on the calibration samples.
+    """
+
+    def __init__(self, settings: Settings, model: ir.Model, layers: Sequence[Layer], context: Context) -> None:
+        self._settings, self._model, self.layers, self._context = settings, model, layers, context
+        self.notes: list[Note] = []
+        self._learns = settings.whiten and not context.samples.synthetic
+        if context.samples.synthetic:
+            reason = "samples that were made up say nothing about activations"
+            self.notes.append(Note("ranks", "by the weights alone", reason))
+        first = context.samples.first()
+        names = {site.data.name or "" for layer in layers for site in layer.sites}
+        names |= {site.node.outputs[0].name or "" for layer in layers for site in layer.sites}
+        self._shapes = {name: np.shape(array) for name, array in first.items()}
+        sized = at_sizes(model, self._shapes)
+        self._macs = measure_cost(sized).macs
+        inner = sorted(names - set(first))
+        session = context.open_session(truncated(model, inner))
+        used = {spec.name for spec in session.inputs}
+        values = session.run({name: array for name, array in first.items() if name in used})
+        self._shapes.update({name: array.shape for name, array in values.items()})
+        available = context.samples.count
+        self._count = SAMPLES if available is None else min(SAMPLES, available)
+        # The share of a run that one portion of the layers takes is about a half, before and after.
+        self._stages = max(1, int(BUDGET / max(self._count * self._macs, 1)))
+        while self._stages < 2 and self._count > FEWEST:
+            self._count = max(FEWEST, self._count // 2)
+            self._stages = max(1, int(BUDGET / max(self._count * self._macs, 1)))
+        self._samples = context.samples.take(self._count)
+
+    def _extent(self, layer: Layer) -> Extent:
+        if not layer.kernel:
+            return Extent(1, 1, 1)
+        site = layer.sites[0]
+        data, result = self._shapes[site.data.name or ""], self._shapes[site.node.outputs[0].name or ""]
+        between = [*result[2:3], *data[3:]]
+        return Extent(int(np.prod(data[2:])), int(np.prod(result[2:])), int(np.prod(between)))
+
+    def _problem(self, layer: Layer, seen: Seen | None) -> Problem:
+        weight = layer.matrix()
+        if seen is None:
+            return Problem(Moments.plain(weight), layer.kernel)
+        return Problem(seen.moments(layer).damped(weight, DAMPING), layer.kernel)
+
+    def options(self) -> list[list[Candidate]]:
+        """Return for each layer what it may be split into."""
+        result: list[list[Candidate]] = []
+        for portion in portions(self.layers, len(self.layers)):
+            seen = self._watch(portion, None)
+            for layer in portion:
+                extent = self._extent(layer)
+                problem = self._problem(layer, seen.get(layer.name))
+                own = candidates(
+                    layer,
+                    problem,
+                    self._settings.forms,
+                    self._settings.align,
+                    extent,
+                    exact=self._learns,
+                    more_macs=self._settings.size,
+                )
+                result.append(own)
+                self._context.progress("lowrank: spectra", len(result), len(self.layers))
+        return result
+
+    def choose(self, options: Sequence[Sequence[Candidate]]) -> tuple[list[Candidate | None], list[str]]:
+        """Return the split of each layer, and why it has none."""
+        wish = self._settings.wish
+        stopwatch = Stopwatch(self._context, self._model, self._shapes)
+        allowed = [list(own) for own in options]
+        slow = [""] * len(options)
+        while True:
+            chosen = choose(self.layers, allowed, wish)
+            if self._settings.size:
+                break
+            ratios = stopwatch.ratios(self.layers, chosen)
+            slower = [at for at, ratio in enumerate(ratios) if ratio is not None and ratio < stopwatch.margin]
+            if not slower:
+                break
+            for at in slower:
+                each = chosen[at]
+                assert each is not None
+                slow[at] = f"not faster: {ratios[at]:.2f}x at {describe(self.layers[at].parameters, each)}"
+                # A larger split of the same form takes longer still; one that is hardly smaller is not worth the time.
+                allowed[at] = [
+                    other
+                    for other in allowed[at]
+                    if other.form is not each.form or other.parameters < 0.9 * each.parameters
+                ]
+        self.notes += stopwatch.notes
+        reasons = [
+            "" if each is not None else why or why_whole(own, wish)
+            for each, why, own in zip(chosen, slow, options, strict=True)
+        ]
+        return chosen, reasons
+
+    def split(self, picked: Sequence[tuple[Layer, Candidate]]) -> list[Note]:
+        """Split layers one portion after the other, each for what it gets now."""
+        notes: list[Note] = []
+        wanted = {layer.name: each for layer, each in picked}
+        stages = self._stages if self._settings.recover and self._learns else 1
+        longest = -(-len(picked) // stages)
+        feeds_back = self._settings.recover and self._learns
+        before = self._model.clone() if self._learns else None
+        for portion in portions((layer for layer, _ in picked), longest):
+            seen = self._watch(portion, before if notes and feeds_back else None, before if not feeds_back else None)
+            for layer in portion:
+                each = wanted[layer.name]
+                problem = self._problem(layer, seen.get(layer.name))
+                made = split(problem, each.form, each.ranks)
+                write(self._model.graph, layer, made, _biases(layer, seen.get(layer.name), made.dense))
+                lost = problem.moments.loss(made.dense)
+                notes.append(
+                    Note(layer.name, describe(layer.parameters, each), f"{1 - lost:.2%} of its output retained")
+                )
+                self._context.progress("lowrank: splits", len(notes), len(picked))
+        if self._learns:
+            fed = f", in {min(stages, len(picked))} steps" if stages > 1 else ""
+            notes.append(Note("factors", f"fitted on {self._count} samples{fed}"))
+        return notes
+
+    def _watch(self, portion: Sequence[Layer], before: ir.Model | None, now: ir.Model | None = None) -> dict[str, Seen]:
+        if not self._learns:
+            return {}
+        context = self._context
+        return watch(
+            now or self._model, before, portion, self._samples, self._count, context.generator, context.open_session
+        )
+
+
+def _biases(layer: Layer, seen: Seen | None, dense: Array) -> list[Array | None]:
+    """Return what the bias of each site is to be, such that the mean of the output is right."""
+    if seen is None:
+        return [None] * len(layer.sites)
+    result: list[Array | None] = []
+    for site, (inputs, outputs) in zip(layer.sites, seen.means(), strict=True):
+        if site.bias is None:
+            result.append(None)
+            continue
+        bias = outputs - inputs @ dense
+        result.append(bias if site.bias.own else bias + site.bias.held(layer.outputs))
+    return result

@@ -61,17 +61,23 @@ class Splittable(Protocol):
         """What comes out of a place, or of a row."""
 
 
-def choose(layers: Sequence[Splittable], options: Sequence[Sequence[Candidate]], wish: Wish) -> list[Candidate | None]:
+def choose(
+    layers: Sequence[Splittable],
+    options: Sequence[Sequence[Candidate]],
+    wish: Wish,
+    weights: Sequence[float] | None = None,
+) -> list[Candidate | None]:
     """Return the split of each layer, None where it stays whole.
 
     Args:
         layers: The layers.
         options: For each of them what it may be split into.
         wish: What is asked for.
+        weights: How much the error of each layer counts where they share a budget; None: all alike.
     """
     if wish.rule is Rule.PARAMS:
         total = sum(layer.parameters for layer in layers)
-        return budget([layer.parameters for layer in layers], options, round(wish.amount * total))
+        return budget([layer.parameters for layer in layers], options, round(wish.amount * total), weights)
     return [_alone(own, wish) for own in options]
 
 
@@ -86,7 +92,12 @@ def _alone(own: Sequence[Candidate], wish: Wish) -> Candidate | None:
     return min(own, key=lambda each: (each.error, each.parameters), default=None)
 
 
-def budget(parameters: Sequence[int], options: Sequence[Sequence[Candidate]], target: int) -> list[Candidate | None]:
+def budget(
+    parameters: Sequence[int],
+    options: Sequence[Sequence[Candidate]],
+    target: int,
+    weights: Sequence[float] | None = None,
+) -> list[Candidate | None]:
     """Return the splits that remove `target` parameters at about the least sum of errors.
 
     Of each layer only the splits on the lower hull of error over parameters matter; steps along the hulls are taken in
@@ -97,12 +108,14 @@ def budget(parameters: Sequence[int], options: Sequence[Sequence[Candidate]], ta
         parameters: For each layer how many it has.
         options: For each layer what it may be split into.
         target: Parameters to remove.
+        weights: How much the error of each layer counts; None: all alike.
     """
     steps: list[tuple[float, int, Candidate]] = []
     for at, (whole, own) in enumerate(zip(parameters, options, strict=True)):
+        weight = 1.0 if weights is None else weights[at]
         before, error = whole, 0.0
         for each in hull(whole, own):
-            steps.append(((each.error - error) / (before - each.parameters), at, each))
+            steps.append((weight * (each.error - error) / (before - each.parameters), at, each))
             before, error = each.parameters, each.error
     steps.sort(key=lambda step: step[:2])
     chosen: list[Candidate | None] = [None] * len(parameters)

@@ -1,7 +1,7 @@
 """Multiplies two factors out again where their product holds no more parameters than they do: a rank that is full.
 
-y = B'(A'x + a) + b is (AB)'x + (B'a + b). Of two convolutions one has a window of 1, no strides and no padding; where it
-comes first and has a bias, the other must not pad either, for it would pad with zeros and not with the bias.
+y = B'(A'x + a) + b is (AB)'x + (B'a + b). Of two convolutions one has a window of 1, no strides and no padding; where
+it comes first and has a bias, the other must not pad either, for it would pad with zeros and not with the bias.
 """
 
 from __future__ import annotations

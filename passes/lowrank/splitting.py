@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,12 +15,14 @@ from onnxslim.pipeline.interface import Context, Note
 from onnxslim.train.observation import truncated
 from onnxslim.train.refit import BUDGET, FEWEST, SAMPLES
 
-from .allocation import Settings, choose, describe, why_whole
+from .allocation import Rule, Settings, choose, describe, why_whole
 from .candidates import Candidate, Extent, candidates
 from .factors import Moments, Problem, split
 from .layer import Layer
+from .sensitivity import ENOUGH, Sensitivity, weights
+from .sensitivity import FEWEST as FEWEST_TO_COMPARE
 from .timing import Stopwatch
-from .watching import Seen, portions, watch
+from .watching import ROWS_PER_COLUMN, Seen, portions, watch
 from .writing import write
 
 Array = npt.NDArray[np.float64]
@@ -44,6 +47,8 @@ class Splitting:
     def __init__(self, settings: Settings, model: ir.Model, layers: Sequence[Layer], context: Context) -> None:
         self._settings, self._model, self.layers, self._context = settings, model, layers, context
         self.notes: list[Note] = []
+        self.weights = [1.0] * len(layers)
+        """How much the error of each layer counts."""
         self._learns = settings.whiten and not context.samples.synthetic
         if context.samples.synthetic:
             reason = "samples that were made up say nothing about activations"
@@ -60,13 +65,24 @@ class Splitting:
         values = session.run({name: array for name, array in first.items() if name in used})
         self._shapes.update({name: array.shape for name, array in values.items()})
         available = context.samples.count
-        self._count = SAMPLES if available is None else min(SAMPLES, available)
+        most = SAMPLES if available is None else min(SAMPLES, available)
+        # Where a sample is many rows (tokens, windows), fewer samples say as much.
+        self._count = min(most, max(FEWEST, *(self._needed(layer) for layer in layers)))
         # The share of a run that one portion of the layers takes is about a half, before and after.
         self._stages = max(1, int(BUDGET / max(self._count * self._macs, 1)))
         while self._stages < 2 and self._count > FEWEST:
             self._count = max(FEWEST, self._count // 2)
             self._stages = max(1, int(BUDGET / max(self._count * self._macs, 1)))
         self._samples = context.samples.take(self._count)
+
+    def _needed(self, layer: Layer) -> int:
+        """Return how many samples have enough rows for a layer."""
+        return math.ceil(ROWS_PER_COLUMN * layer.columns / max(self._places(layer), 1))
+
+    def _places(self, layer: Layer) -> int:
+        """Return in how many places a layer works in one sample."""
+        result = self._shapes[layer.sites[0].node.outputs[0].name or ""]
+        return int(np.prod(result)) // layer.outputs
 
     def _extent(self, layer: Layer) -> Extent:
         if not layer.kernel:
@@ -85,23 +101,38 @@ class Splitting:
     def options(self) -> list[list[Candidate]]:
         """Return for each layer what it may be split into."""
         result: list[list[Candidate]] = []
+        measured: dict[int, tuple[float, float]] = {}
+        sensitivity = self._sensitivity()
         for portion in portions(self.layers, len(self.layers)):
             seen = self._watch(portion, None)
             for layer in portion:
-                extent = self._extent(layer)
                 problem = self._problem(layer, seen.get(layer.name))
                 own = candidates(
                     layer,
                     problem,
                     self._settings.forms,
                     self._settings.align,
-                    extent,
+                    self._extent(layer),
                     exact=self._learns,
                     more_macs=self._settings.size,
                 )
+                if sensitivity is not None and own:
+                    middle = min(own, key=lambda each: (abs(each.parameters - layer.parameters // 2), each.error))
+                    made = split(problem, middle.form, middle.ranks)
+                    biases = _biases(layer, seen.get(layer.name), made.dense)
+                    measured[len(result)] = problem.moments.loss(made.dense), sensitivity(layer, made, biases)
                 result.append(own)
                 self._context.progress("lowrank: spectra", len(result), len(self.layers))
+        self.weights = weights(measured, len(result))
         return result
+
+    def _sensitivity(self) -> Sensitivity | None:
+        """Return what measures how much the error of a layer counts, where one budget is shared and time allows it."""
+        affordable = int(BUDGET / max(len(self.layers) * self._macs, 1))
+        if not self._learns or self._settings.wish.rule is not Rule.PARAMS or affordable < FEWEST_TO_COMPARE:
+            return None
+        few = self._samples.take(min(ENOUGH, affordable))
+        return Sensitivity(self._model, few, self._context.open_session)
 
     def choose(self, options: Sequence[Sequence[Candidate]]) -> tuple[list[Candidate | None], list[str]]:
         """Return the split of each layer, and why it has none."""
@@ -110,7 +141,7 @@ class Splitting:
         allowed = [list(own) for own in options]
         slow = [""] * len(options)
         while True:
-            chosen = choose(self.layers, allowed, wish)
+            chosen = choose(self.layers, allowed, wish, self.weights)
             if self._settings.size:
                 break
             ratios = stopwatch.ratios(self.layers, chosen)

@@ -1,4 +1,4 @@
-"""Splits whitened by what layers see beside plain SVD, at the same ranks: lowrank_table.py SHARE MODEL DATA VAL [KIND ...]
+"""Splits whitened by what layers see beside plain SVD, at equal ranks: lowrank_table.py SHARE MODEL DATA VAL [KIND ...]
 
     python tests/bench/lowrank_table.py 0.3 minilm_l3.onnx text_calib.npz text_test.npz matrix
     python tests/bench/lowrank_table.py --latency 0.3 minilm_l3.onnx text_calib.npz text_test.npz matrix

@@ -23,7 +23,7 @@ from .sensitivity import ENOUGH, Sensitivity, weights
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
 from .timing import Stopwatch
 from .watching import ROWS_PER_COLUMN, Seen, portions, watch
-from .writing import write
+from .writing import refit_whole, write
 
 Array = npt.NDArray[np.float64]
 
@@ -49,6 +49,7 @@ class Splitting:
         self.notes: list[Note] = []
         self.weights = [1.0] * len(layers)
         """How much the error of each layer counts."""
+        self._seen: dict[str, Seen] = {}
         self._learns = settings.whiten and not context.samples.synthetic
         if context.samples.synthetic:
             reason = "samples that were made up say nothing about activations"
@@ -67,13 +68,13 @@ class Splitting:
         available = context.samples.count
         most = SAMPLES if available is None else min(SAMPLES, available)
         # Where a sample is many rows (tokens, windows), fewer samples say as much.
-        self._count = min(most, max(FEWEST, *(self._needed(layer) for layer in layers)))
+        self.count = min(most, max(FEWEST, *(self._needed(layer) for layer in layers)))
         # The share of a run that one portion of the layers takes is about a half, before and after.
-        self._stages = max(1, int(BUDGET / max(self._count * self._macs, 1)))
-        while self._stages < 2 and self._count > FEWEST:
-            self._count = max(FEWEST, self._count // 2)
-            self._stages = max(1, int(BUDGET / max(self._count * self._macs, 1)))
-        self._samples = context.samples.take(self._count)
+        self._stages = max(1, int(BUDGET / max(self.count * self._macs, 1)))
+        while self._stages < 2 and self.count > FEWEST:
+            self.count = max(FEWEST, self.count // 2)
+            self._stages = max(1, int(BUDGET / max(self.count * self._macs, 1)))
+        self._samples = context.samples.take(self.count)
 
     def _needed(self, layer: Layer) -> int:
         """Return how many samples have enough rows for a layer."""
@@ -103,8 +104,11 @@ class Splitting:
         result: list[list[Candidate]] = []
         measured: dict[int, tuple[float, float]] = {}
         sensitivity = self._sensitivity()
-        for portion in portions(self.layers, len(self.layers)):
+        every = list(portions(self.layers, len(self.layers)))
+        for portion in every:
             seen = self._watch(portion, None)
+            if len(every) == 1:
+                self._seen = seen
             for layer in portion:
                 problem = self._problem(layer, seen.get(layer.name))
                 own = candidates(
@@ -166,18 +170,28 @@ class Splitting:
         return chosen, reasons
 
     def split(self, picked: Sequence[tuple[Layer, Candidate]]) -> list[Note]:
-        """Split layers one portion after the other, each for what it gets now."""
+        """Split layers one portion after the other, each for what it gets now; with recovery, layers behind the first
+        split that stay whole are fitted as well."""
         notes: list[Note] = []
         wanted = {layer.name: each for layer, each in picked}
-        stages = self._stages if self._settings.recover and self._learns else 1
-        longest = -(-len(picked) // stages)
-        feeds_back = self._settings.recover and self._learns
+        feeds_back = self._settings.recover and self._learns and self._stages > 1
+        first = next(at for at, layer in enumerate(self.layers) if layer.name in wanted)
+        work = self.layers[first:] if feeds_back else [layer for layer, _ in picked]
+        stages = min(self._stages, len(work)) if feeds_back else 1
         before = self._model.clone() if self._learns else None
-        for portion in portions((layer for layer, _ in picked), longest):
-            seen = self._watch(portion, before if notes and feeds_back else None, before if not feeds_back else None)
+        fitted = 0
+        for portion in portions(work, -(-len(work) // stages)):
+            if (not notes or not feeds_back) and all(layer.name in self._seen for layer in portion):
+                seen = self._seen
+            else:
+                teacher = before if notes and feeds_back else None
+                seen = self._watch(portion, teacher, None if feeds_back else before)
             for layer in portion:
-                each = wanted[layer.name]
+                each = wanted.get(layer.name)
                 problem = self._problem(layer, seen.get(layer.name))
+                if each is None:
+                    fitted += refit_whole(layer, problem.best, _biases(layer, seen.get(layer.name), problem.best))
+                    continue
                 made = split(problem, each.form, each.ranks)
                 write(self._model.graph, layer, made, _biases(layer, seen.get(layer.name), made.dense))
                 lost = problem.moments.loss(made.dense)
@@ -186,8 +200,8 @@ class Splitting:
                 )
                 self._context.progress("lowrank: splits", len(notes), len(picked))
         if self._learns:
-            fed = f", in {min(stages, len(picked))} steps" if stages > 1 else ""
-            notes.append(Note("factors", f"fitted on {self._count} samples{fed}"))
+            fed = f", in {stages} steps, and {fitted} whole weights with them" if feeds_back else ""
+            notes.append(Note("factors", f"fitted on {self.count} samples{fed}"))
         return notes
 
     def _watch(self, portion: Sequence[Layer], before: ir.Model | None, now: ir.Model | None = None) -> dict[str, Seen]:
@@ -195,7 +209,7 @@ class Splitting:
             return {}
         context = self._context
         return watch(
-            now or self._model, before, portion, self._samples, self._count, context.generator, context.open_session
+            now or self._model, before, portion, self._samples, self.count, context.generator, context.open_session
         )
 
 

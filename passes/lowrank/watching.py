@@ -21,9 +21,9 @@ from .layer import Layer, Site
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
 
-ROWS_PER_COLUMN = 8
+ROWS_PER_COLUMN = 4
 """Rows for each weight of an output that are enough: more take time and tell little."""
-MEMORY = 1_000_000_000
+MEMORY = 1_200_000_000
 """Bytes of second moments that are held at once."""
 BATCH = 16
 """Samples in one run, where the model takes any number."""

@@ -154,6 +154,23 @@ def write(graph: ir.Graph, layer: Layer, split: Split, biases: Sequence[Array | 
         del graph.initializers[layer.weight.name or ""]
 
 
+def refit_whole(layer: Layer, dense: Array, biases: Sequence[Array | None]) -> int:
+    """Give a layer that stays whole other numbers, in place, where it has a bias of its own to go with them; return
+    whether that was done."""
+    held = constant(layer.weight)
+    assert held is not None
+    if any(bias is None or site.bias is None for site, bias in zip(layer.sites, biases, strict=True)):
+        return 0
+    graph = layer.node.graph
+    assert isinstance(graph, ir.Graph)
+    array = dense.T if layer.kernel or layer.transposed else dense
+    layer.weight.const_value = ir.tensor(array.reshape(held.shape).astype(held.dtype), name=layer.weight.name)
+    for site, bias in zip(layer.sites, biases, strict=True):
+        if bias is not None:
+            _set_bias(graph, site, bias, held.dtype)
+    return 1
+
+
 def _replace(graph: ir.Graph, layer: Layer, site: Site, made: Sequence[Part], stored: Sequence[ir.Value]) -> None:
     node = site.node
     value = node.inputs[1 - layer.weight_index]

@@ -6,7 +6,7 @@
 `lowrank` chooses ranks until SHARE of the parameters of the layers is gone; then the same layers are split at the same
 ranks by the weights alone, whitened, and whitened with recovery. SQNR is that of each output on VAL, which nothing was
 fitted to. With ``--latency`` ranks are chosen among splits that were measured to be faster, and the paired latency of
-the whole model is printed; without it nothing is timed. Prints a Markdown table.
+the whole model is printed; without it nothing is timed. ``--no-recovery`` leaves that row out. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from onnxslim.runner.session import Session
 from onnxslim.runner.target import detect_target
 
 
-def main(share: float, path: str, data: str, val: str, kinds: list[str], latency: bool) -> None:
+def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: list[str]) -> None:
+    latency = "latency" in flags
     base = onnxslim.optimize(path, "simplify", measure=False).model
     target = detect_target("cpu")
     original = Session.of(base, target)
@@ -46,6 +47,7 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], latency
 
     layers = find_layers(base, (), ())[0]
     work = splitting(base.clone(), settings)
+    print(f"chosen on {work.count} samples;", end=" ")
     chosen, reasons = work.choose(work.options())
     picked = {layer.name: each for layer, each in zip(layers, chosen, strict=True) if each is not None}
     whole = sum(layer.parameters for layer in layers)
@@ -62,6 +64,8 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], latency
         ("whitened", dataclasses.replace(settings, recover=False)),
         ("whitened, with recovery", settings),
     ):
+        if name == "whitened, with recovery" and "no-recovery" in flags:
+            continue
         model = base.clone()
         started = time.perf_counter()
         work = splitting(model, each)
@@ -87,5 +91,6 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], latency
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "--latency"]
-    main(float(words[0]), *words[1:4], words[4:], "--latency" in sys.argv)
+    words = [word for word in sys.argv[1:] if not word.startswith("--")]
+    flags = [word.removeprefix("--") for word in sys.argv[1:] if word.startswith("--")]
+    main(float(words[0]), *words[1:4], words[4:], flags)

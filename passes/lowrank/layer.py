@@ -195,6 +195,8 @@ def _reason(
         return reason
     if len(weight.uses()) != len(held):
         return "its weight is shared with a node of another kind"
+    if any(_computed_bias(each, shape) for each, shape in held):
+        return "its bias is computed"
     alike = {(op_of(each.node), each.weight_index, shape, _window(each.node)) for each, shape in held}
     if len(alike) > 1:
         return "its weight is shared by nodes that read it differently"
@@ -261,7 +263,13 @@ def _bias(node: ir.Node, contraction: Contraction, outputs: int, last: bool) -> 
     return Bias(reader, other, own=False) if value is not None and _vector(value, outputs) else None
 
 
+def _computed_bias(contraction: Contraction, shape: Shape) -> bool:
+    node, index = contraction.node, contraction.bias_index
+    value = node.inputs[index] if index is not None and index < len(node.inputs) else None
+    return value is not None and not _vector(value, shape[3])
+
+
 def _vector(value: ir.Value, size: int) -> bool:
-    """Whether `value` is a constant that one node alone reads, with one number for each output."""
+    """Whether `value` is a constant with one number for each output."""
     array = constant(value)
-    return array is not None and array.shape[-1:] == (size,) and array.size == size and len(value.uses()) == 1
+    return array is not None and array.shape[-1:] == (size,) and array.size == size

@@ -155,12 +155,9 @@ def write(graph: ir.Graph, layer: Layer, split: Split, biases: Sequence[Array | 
 
 
 def refit_whole(layer: Layer, dense: Array, biases: Sequence[Array | None]) -> int:
-    """Give a layer that stays whole other numbers, in place, where it has a bias of its own to go with them; return
-    whether that was done."""
+    """Give a layer that stays whole other numbers, in place; return how many weights that were."""
     held = constant(layer.weight)
     assert held is not None
-    if any(bias is None or site.bias is None for site, bias in zip(layer.sites, biases, strict=True)):
-        return 0
     graph = layer.node.graph
     assert isinstance(graph, ir.Graph)
     array = dense.T if layer.kernel or layer.transposed else dense
@@ -197,13 +194,14 @@ def _set_bias(graph: ir.Graph, site: Site, bias: Array, dtype: npt.DTypeLike) ->
     assert place is not None
     held = place.node.inputs[place.index] if place.index < len(place.node.inputs) else None
     before = constant(held)
-    if held is not None and before is not None:
+    if held is not None and before is not None and len(held.uses()) == 1:
         held.const_value = ir.tensor(bias.reshape(before.shape).astype(before.dtype), name=held.name)
         return
     if place.index >= len(place.node.inputs):
         place.node.resize_inputs(place.index + 1)
     name = fresh_name(graph, f"{place.node.outputs[0].name}_bias")
-    place.node.replace_input_with(place.index, new_initializer(graph, name, bias.astype(dtype)))
+    shape = bias.shape if before is None else before.shape
+    place.node.replace_input_with(place.index, new_initializer(graph, name, bias.reshape(shape).astype(dtype)))
 
 
 def timed(

@@ -26,21 +26,58 @@ def model(text: str, shapes: dict[str, tuple[int, ...]]) -> ir.Model:
 
 
 FUSED = {
-    "two products": ("g (float[N,3,8] x) => (float[N,3,8] y) { a = MatMul (x, u) y = MatMul (a, v) }", {"u": (8, 8), "v": (8, 8)}),
-    "gemm behind gemm": ("g (float[N,8] x) => (float[N,6] y) { a = Gemm (x, u, b) y = Gemm <transB=1> (a, v, c) }", {"u": (8, 9), "b": (9,), "v": (6, 9), "c": (6,)}),
-    "gemm behind a product": ("g (float[N,8] x) => (float[N,6] y) { a = MatMul (x, u) y = Gemm (a, v, c) }", {"u": (8, 9), "v": (9, 6), "c": (6,)}),
-    "a product behind gemm": ("g (float[N,8] x) => (float[N,6] y) { a = Gemm (x, u, b) y = MatMul (a, v) }", {"u": (8, 9), "b": (9,), "v": (9, 6)}),
-    "1x1 behind a window": ("g (float[N,4,9,9] x) => (float[N,6,5,5] y) { a = Conv <strides=[2,2], pads=[1,1,1,1]> (x, u, b) y = Conv (a, v, c) }", {"u": (36, 4, 3, 3), "b": (36,), "v": (6, 36, 1, 1), "c": (6,)}),
-    "a window behind 1x1": ("g (float[N,8,9,9] x) => (float[N,6,9,9] y) { a = Conv (x, u) y = Conv <pads=[1,1,1,1]> (a, v, c) }", {"u": (8, 8, 1, 1), "v": (6, 8, 3, 3), "c": (6,)}),
-    "a window without padding behind 1x1 with bias": ("g (float[N,8,9,9] x) => (float[N,6,7,7] y) { a = Conv (x, u, b) y = Conv (a, v) }", {"u": (8, 8, 1, 1), "b": (8,), "v": (6, 8, 3, 3)}),
-}  # fmt: skip
+    "two products": (
+        "g (float[N,3,8] x) => (float[N,3,8] y) { a = MatMul (x, u) y = MatMul (a, v) }",
+        {"u": (8, 8), "v": (8, 8)},
+    ),
+    "gemm behind gemm": (
+        "g (float[N,8] x) => (float[N,6] y) { a = Gemm (x, u, b) y = Gemm <transB=1> (a, v, c) }",
+        {"u": (8, 9), "b": (9,), "v": (6, 9), "c": (6,)},
+    ),
+    "gemm behind a product": (
+        "g (float[N,8] x) => (float[N,6] y) { a = MatMul (x, u) y = Gemm (a, v, c) }",
+        {"u": (8, 9), "v": (9, 6), "c": (6,)},
+    ),
+    "a product behind gemm": (
+        "g (float[N,8] x) => (float[N,6] y) { a = Gemm (x, u, b) y = MatMul (a, v) }",
+        {"u": (8, 9), "b": (9,), "v": (9, 6)},
+    ),
+    "1x1 behind a window": (
+        "g (float[N,4,9,9] x) => (float[N,6,5,5] y)"
+        " { a = Conv <strides=[2,2], pads=[1,1,1,1]> (x, u, b) y = Conv (a, v, c) }",
+        {"u": (36, 4, 3, 3), "b": (36,), "v": (6, 36, 1, 1), "c": (6,)},
+    ),
+    "a window behind 1x1": (
+        "g (float[N,8,9,9] x) => (float[N,6,9,9] y) { a = Conv (x, u) y = Conv <pads=[1,1,1,1]> (a, v, c) }",
+        {"u": (8, 8, 1, 1), "v": (6, 8, 3, 3), "c": (6,)},
+    ),
+    "a window without padding behind 1x1 with bias": (
+        "g (float[N,8,9,9] x) => (float[N,6,7,7] y) { a = Conv (x, u, b) y = Conv (a, v) }",
+        {"u": (8, 8, 1, 1), "b": (8,), "v": (6, 8, 3, 3)},
+    ),
+}
 KEPT = {
-    "a rank that is low": ("g (float[N,3,8] x) => (float[N,3,8] y) { a = MatMul (x, u) y = MatMul (a, v) }", {"u": (8, 3), "v": (3, 8)}),
-    "something reads what is between": ("g (float[N,3,8] x) => (float[N,3,8] y) { a = MatMul (x, u) b = MatMul (a, v) y = Add (a, b) }", {"u": (8, 8), "v": (8, 8)}),
-    "a padded window behind a bias": ("g (float[N,8,9,9] x) => (float[N,6,9,9] y) { a = Conv (x, u, b) y = Conv <pads=[1,1,1,1]> (a, v) }", {"u": (8, 8, 1, 1), "b": (8,), "v": (6, 8, 3, 3)}),
-    "two windows": ("g (float[N,8,9,9] x) => (float[N,6,5,5] y) { a = Conv (x, u) y = Conv (a, v) }", {"u": (8, 8, 3, 3), "v": (6, 8, 3, 3)}),
-    "a rectifier between": ("g (float[N,3,8] x) => (float[N,3,8] y) { a = MatMul (x, u) b = Relu (a) y = MatMul (b, v) }", {"u": (8, 8), "v": (8, 8)}),
-}  # fmt: skip
+    "a rank that is low": (
+        "g (float[N,3,8] x) => (float[N,3,8] y) { a = MatMul (x, u) y = MatMul (a, v) }",
+        {"u": (8, 3), "v": (3, 8)},
+    ),
+    "something reads what is between": (
+        "g (float[N,3,8] x) => (float[N,3,8] y) { a = MatMul (x, u) b = MatMul (a, v) y = Add (a, b) }",
+        {"u": (8, 8), "v": (8, 8)},
+    ),
+    "a padded window behind a bias": (
+        "g (float[N,8,9,9] x) => (float[N,6,9,9] y) { a = Conv (x, u, b) y = Conv <pads=[1,1,1,1]> (a, v) }",
+        {"u": (8, 8, 1, 1), "b": (8,), "v": (6, 8, 3, 3)},
+    ),
+    "two windows": (
+        "g (float[N,8,9,9] x) => (float[N,6,5,5] y) { a = Conv (x, u) y = Conv (a, v) }",
+        {"u": (8, 8, 3, 3), "v": (6, 8, 3, 3)},
+    ),
+    "a rectifier between": (
+        "g (float[N,3,8] x) => (float[N,3,8] y) { a = MatMul (x, u) b = Relu (a) y = MatMul (b, v) }",
+        {"u": (8, 8), "v": (8, 8)},
+    ),
+}
 
 
 def outputs(model: ir.Model) -> np.ndarray:

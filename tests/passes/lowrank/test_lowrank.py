@@ -98,7 +98,7 @@ def test_recovery_makes_up_for_errors_of_layers_before() -> None:
 
 
 def test_energy_is_retained() -> None:
-    after, change = run(model(), Lowrank(energy=0.95, align=4))
+    _, change = run(model(), Lowrank(energy=0.95, align=4))
     kept = [float(note.reason.split("%")[0]) for note in change.notes if "of its output retained" in note.reason]
     assert kept
     assert min(kept) > 94
@@ -207,8 +207,16 @@ def test_lowrank_runs_between_prune_and_quant() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"energy": 1.5}, {"params": 0.0}, {"rank": -1.0}, {"align": 0}, {"kinds": ("svd",)}, {"energy": 0.9, "rank": 0.5}, {"params": 0.3, "breakeven": True}],
-)  # fmt: skip
+    [
+        {"energy": 1.5},
+        {"params": 0.0},
+        {"rank": -1.0},
+        {"align": 0},
+        {"kinds": ("svd",)},
+        {"energy": 0.9, "rank": 0.5},
+        {"params": 0.3, "breakeven": True},
+    ],
+)
 def test_options_that_mean_nothing_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(BadOptionValue):
         Lowrank(**options)  # type: ignore[arg-type]

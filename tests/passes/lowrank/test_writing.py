@@ -63,16 +63,26 @@ def spread(before: ir.Model, form: Form, ranks: tuple[int, ...] | None = None, n
 
 MATRICES = {
     "matmul": ("g (float[N,5,8] x) => (float[N,5,12] y) { y = MatMul (x, w) }", {"w": (8, 12)}),
-    "matmul with bias": ("g (float[N,5,8] x) => (float[N,5,12] y) { a = MatMul (x, w) y = Add (a, b) }", {"w": (8, 12), "b": (12,)}),
+    "matmul with bias": (
+        "g (float[N,5,8] x) => (float[N,5,12] y) { a = MatMul (x, w) y = Add (a, b) }",
+        {"w": (8, 12), "b": (12,)},
+    ),
     "matmul of a vector": ("g (float[8] x) => (float[12] y) { y = MatMul (x, w) }", {"w": (8, 12)}),
     "matmul, weight on the left": ("g (float[N,8,5] x) => (float[N,12,5] y) { y = MatMul (w, x) }", {"w": (12, 8)}),
     "gemm": ("g (float[N,8] x) => (float[N,12] y) { y = Gemm (x, w, b) }", {"w": (8, 12), "b": (12,)}),
-    "gemm, transposed": ("g (float[N,8] x) => (float[N,12] y) { y = Gemm <transB=1> (x, w, b) }", {"w": (12, 8), "b": (12,)}),
-    "gemm without bias, both transposed": (
-        "g (float[8,N] x) => (float[N,12] y) { y = Gemm <transA=1, transB=1> (x, w) }", {"w": (12, 8)},
+    "gemm, transposed": (
+        "g (float[N,8] x) => (float[N,12] y) { y = Gemm <transB=1> (x, w, b) }",
+        {"w": (12, 8), "b": (12,)},
     ),
-    "pointwise": ("g (float[N,8,5,5] x) => (float[N,12,3,3] y) { y = Conv <strides=[2,2]> (x, w, b) }", {"w": (12, 8, 1, 1), "b": (12,)}),
-}  # fmt: skip
+    "gemm without bias, both transposed": (
+        "g (float[8,N] x) => (float[N,12] y) { y = Gemm <transA=1, transB=1> (x, w) }",
+        {"w": (12, 8)},
+    ),
+    "pointwise": (
+        "g (float[N,8,5,5] x) => (float[N,12,3,3] y) { y = Conv <strides=[2,2]> (x, w, b) }",
+        {"w": (12, 8, 1, 1), "b": (12,)},
+    ),
+}
 
 
 @pytest.mark.parametrize("name", MATRICES)
@@ -142,16 +152,33 @@ def test_a_weight_that_two_nodes_read_is_split_once() -> None:
 @pytest.mark.parametrize(
     ("text", "shapes", "reason"),
     [
-        ("g (float[N,8] x) => (float[N,8] y) { a = MatMul (x, w) b = Transpose (w) y = MatMul (a, b) }", {"w": (8, 8)}, "shared with a node of another kind"),
-        ("g (float[N,8,8] x) => (float[N,8,8] y) { a = MatMul (x, w) y = MatMul (w, a) }", {"w": (8, 8)}, "read it differently"),
+        (
+            "g (float[N,8] x) => (float[N,8] y) { a = MatMul (x, w) b = Transpose (w) y = MatMul (a, b) }",
+            {"w": (8, 8)},
+            "shared with a node of another kind",
+        ),
+        (
+            "g (float[N,8,8] x) => (float[N,8,8] y) { a = MatMul (x, w) y = MatMul (w, a) }",
+            {"w": (8, 8)},
+            "read it differently",
+        ),
         ("g (float[N,8,5,5] x) => (float[N,8,5,5] y) { y = Conv <group=2> (x, w) }", {"w": (8, 4, 1, 1)}, "grouped"),
-        ("g (float[N,8,5,5] x) => (float[N,8,5,5] y) { y = Conv <auto_pad=\"SAME_UPPER\"> (x, w) }", {"w": (8, 8, 3, 3)}, "auto_pad"),
+        (
+            'g (float[N,8,5,5] x) => (float[N,8,5,5] y) { y = Conv <auto_pad="SAME_UPPER"> (x, w) }',
+            {"w": (8, 8, 3, 3)},
+            "auto_pad",
+        ),
         ("g (float[N,8] x) => (float[N,8] y) { y = Gemm <alpha=0.5> (x, w) }", {"w": (8, 8)}, "alpha"),
+        ("g (float[N,8] x) => (float[N,8] y) { a = Relu (x) y = Gemm (x, w, a) }", {"w": (8, 8)}, "bias is computed"),
         ("g (float[8,N] x) => (float[8,N] y) { y = Gemm (w, x) }", {"w": (8, 8)}, "left factor"),
         ("g (float[2,5,8] x) => (float[2,5,8] y) { y = MatMul (x, w) }", {"w": (2, 8, 8)}, "3 axes"),
-        ("g (float[N,8,5,5] x) => (float[N,8,5,5] y) { y = ConvTranspose (x, w) }", {"w": (8, 8, 1, 1)}, "ConvTranspose is not split"),
+        (
+            "g (float[N,8,5,5] x) => (float[N,8,5,5] y) { y = ConvTranspose (x, w) }",
+            {"w": (8, 8, 1, 1)},
+            "ConvTranspose is not split",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_left_alone_has_a_reason(text: str, shapes: dict[str, tuple[int, ...]], reason: str) -> None:
     layers, left = find_layers(
         model(text, **{key: weight(*shape) for key, shape in shapes.items()}), (), (), smallest=1
@@ -159,6 +186,21 @@ def test_what_is_left_alone_has_a_reason(text: str, shapes: dict[str, tuple[int,
     assert not layers
     assert len(left) == 1
     assert reason in left[0][1]
+
+
+def test_a_bias_that_two_nodes_read_is_copied() -> None:
+    before = model(
+        "g (float[N,8] x) => (float[N,8] y) { a = Gemm (x, w, b) y = Gemm (a, v, b) }",
+        w=weight(8, 8), v=weight(8, 8), b=weight(8),
+    )  # fmt: skip
+    layers, _ = find_layers(before, (), (), smallest=1)
+    held = before.graph.initializers["b"].const_value
+    assert held is not None
+    kept = held.numpy().copy()
+    made = split(Problem(Moments.plain(layers[0].matrix())), Form.MATRIX, (3,))
+    write(before.graph, layers[0], made, [np.zeros(8)])
+    np.testing.assert_array_equal(held.numpy(), kept)
+    assert next(iter(before.graph)).op_type == "Gemm"
 
 
 def test_quantized_weights_are_left_alone() -> None:

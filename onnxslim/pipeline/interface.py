@@ -47,12 +47,31 @@ class Note:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerChange:
+    """What became of one layer: how wide it is, or of what rank, and what it costs."""
+
+    layer: str
+    """The node, as the model that came in calls it."""
+    op: str
+    """Its op type."""
+    quantity: str
+    """What `before` and `after` count: ``channels``, ``rank``."""
+    before: int
+    after: int
+    macs_before: int
+    """Multiply-accumulates, at the sizes of the first sample."""
+    macs_after: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Change:
     """What a pass did to the model that it was given."""
 
     modified: bool
     """False: the model is as it was, and `notes` say why."""
     notes: tuple[Note, ...] = ()
+    layers: tuple[LayerChange, ...] = ()
+    """Layers that got narrower, or of a lower rank."""
 
 
 class Progress:

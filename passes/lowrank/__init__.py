@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue
 from onnxslim.graph.shapes import infer_shapes
-from onnxslim.pipeline.interface import Change, Context, Goal, Kind, Note, Pass
+from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass
 
 from .allocation import Rule, Settings, Wish
 from .embedding import split_tables
@@ -53,6 +53,7 @@ class Lowrank(Pass):
     exclude: Annotated[tuple[str, ...], "leave layers alone whose node or weight has one of these names"] = ()
     pays: Annotated[Target, "what a split must bring: latency, measured on the target, or size"] = Target.AUTO
     whiten: Annotated[bool, "choose factors for what the layers see on the samples, not for their weights alone"] = True
+    sensitivity: Annotated[bool, "measure how much the error of each layer counts, for params"] = True
     recover: Annotated[bool, "fit each layer to make up for the errors of those before it"] = True
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ class Lowrank(Pass):
         """Return what the splitting is told."""
         forms = tuple(form for form in Form if not self.kinds or form.value in self.kinds)
         size = self.pays is Target.SIZE or (self.pays is Target.AUTO and goal is Goal.SIZE)
-        return Settings(self.wish, forms, self.align, self.whiten, self.recover, size)
+        return Settings(self.wish, forms, self.align, self.whiten, self.recover, size, self.sensitivity)
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Split layers of `model` in place.
@@ -108,6 +109,7 @@ class Lowrank(Pass):
         layers, left = find_layers(model, self.include, self.exclude)
         notes = [*fused, *(Note(name, "left alone", reason) for name, reason in left)]
         first: list[Note] = []
+        changes: tuple[LayerChange, ...] = ()
         settings = self.settings(context.goal)
         if layers:
             work = Splitting(settings, model, layers, context)
@@ -120,6 +122,7 @@ class Lowrank(Pass):
                 gone = sum(layer.parameters - each.parameters for layer, each in picked)
                 first.append(Note("model", f"{gone / before:.1%} of the parameters of {len(layers)} layers removed"))
                 first += work.split(picked)
+                changes = tuple(work.changes)
         if Form.EMBEDDING in settings.forms:
             done, whole = split_tables(model, self.include, self.exclude, settings, context)
             first += done
@@ -128,4 +131,4 @@ class Lowrank(Pass):
             reason = "no split of a layer pays" if layers else "no layer can be split"
             return Change(False, (Note("model", "left alone", reason), *notes))
         infer_shapes(model)
-        return Change(True, (*first, *notes))
+        return Change(True, (*first, *notes), changes)

@@ -43,6 +43,8 @@ class Settings:
     recover: bool = True
     size: bool = False
     """Splits need not be faster."""
+    sensitivity: bool = True
+    """Measure how much the error of each layer counts where they share a budget."""
 
 
 class Splittable(Protocol):

@@ -119,14 +119,21 @@ def candidates(
     return result
 
 
-def _share(layer: Layer, form: Form, ranks: tuple[int, ...]) -> float:
-    full = {
-        Form.MATRIX: [min(layer.inputs, layer.outputs)],
-        Form.TUCKER: [layer.inputs, layer.outputs],
-        Form.SPATIAL: [min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[-1]) if layer.kernel else 1],
-        Form.SEPARABLE: [math.prod(layer.kernel)],
+def full_ranks(layer: Layer, form: Form) -> tuple[tuple[str, int], ...]:
+    """Return what each rank of a form is called, and how large it is when nothing is lost."""
+    return {
+        Form.MATRIX: (("rank", min(layer.inputs, layer.outputs)),),
+        Form.TUCKER: (("rank of inputs", layer.inputs), ("rank of outputs", layer.outputs)),
+        Form.SPATIAL: (("rank", min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[-1])),)
+        if layer.kernel
+        else (),
+        Form.SEPARABLE: (("windows", math.prod(layer.kernel)),),
     }[form]
-    return sum(rank / whole for rank, whole in zip(ranks, full, strict=True)) / len(full)
+
+
+def _share(layer: Layer, form: Form, ranks: tuple[int, ...]) -> float:
+    full = full_ranks(layer, form)
+    return sum(rank / whole for rank, (_, whole) in zip(ranks, full, strict=True)) / len(full)
 
 
 def losses(problem: Problem, form: Form) -> Callable[[tuple[int, ...]], float]:

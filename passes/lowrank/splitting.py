@@ -11,12 +11,12 @@ import onnx_ir as ir
 
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.sizes import at_sizes
-from onnxslim.pipeline.interface import Context, Note
+from onnxslim.pipeline.interface import Context, LayerChange, Note
 from onnxslim.train.observation import truncated
 from onnxslim.train.refit import BUDGET, FEWEST, SAMPLES
 
 from .allocation import Rule, Settings, choose, describe, why_whole
-from .candidates import Candidate, Extent, candidates
+from .candidates import Candidate, Extent, candidates, full_ranks
 from .factors import Moments, Problem, split
 from .layer import Layer
 from .sensitivity import ENOUGH, Sensitivity, weights
@@ -50,6 +50,8 @@ class Splitting:
         self.weights = [1.0] * len(layers)
         """How much the error of each layer counts."""
         self._seen: dict[str, Seen] = {}
+        self.changes: list[LayerChange] = []
+        """What became of the layers that were split."""
         self._learns = settings.whiten and not context.samples.synthetic
         if context.samples.synthetic:
             reason = "samples that were made up say nothing about activations"
@@ -133,7 +135,8 @@ class Splitting:
     def _sensitivity(self) -> Sensitivity | None:
         """Return what measures how much the error of a layer counts, where one budget is shared and time allows it."""
         affordable = int(BUDGET / max(len(self.layers) * self._macs, 1))
-        if not self._learns or self._settings.wish.rule is not Rule.PARAMS or affordable < FEWEST_TO_COMPARE:
+        wanted = self._settings.sensitivity and self._settings.wish.rule is Rule.PARAMS
+        if not self._learns or not wanted or affordable < FEWEST_TO_COMPARE:
             return None
         few = self._samples.take(min(ENOUGH, affordable))
         return Sensitivity(self._model, few, self._context.open_session)
@@ -198,11 +201,19 @@ class Splitting:
                 notes.append(
                     Note(layer.name, describe(layer.parameters, each), f"{1 - lost:.2%} of its output retained")
                 )
+                self.changes += self._change(layer, each)
                 self._context.progress("lowrank: splits", len(notes), len(picked))
         if self._learns:
             fed = f", in {stages} steps, and {fitted} whole weights with them" if feeds_back else ""
             notes.append(Note("factors", f"fitted on {self.count} samples{fed}"))
         return notes
+
+    def _change(self, layer: Layer, each: Candidate) -> list[LayerChange]:
+        work = layer.parameters * self._places(layer) * len(layer.sites)
+        return [
+            LayerChange(layer.name, layer.node.op_type, quantity, before, after, work, round(each.macs * work))
+            for (quantity, before), after in zip(full_ranks(layer, each.form), each.ranks, strict=True)
+        ]
 
     def _watch(self, portion: Sequence[Layer], before: ir.Model | None, now: ir.Model | None = None) -> dict[str, Seen]:
         if not self._learns:

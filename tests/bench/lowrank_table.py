@@ -6,7 +6,8 @@
 `lowrank` chooses ranks until SHARE of the parameters of the layers is gone; then the same layers are split at the same
 ranks by the weights alone, whitened, and whitened with recovery. SQNR is that of each output on VAL, which nothing was
 fitted to. With ``--latency`` ranks are chosen among splits that were measured to be faster, and the paired latency of
-the whole model is printed; without it nothing is timed. ``--no-recovery`` leaves that row out. Prints a Markdown table.
+the whole model is printed; without it nothing is timed. ``--no-recovery`` leaves that row out,
+``--no-sensitivity`` lets the errors of all layers count alike. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
     original = Session.of(base, target)
     samples, held_out = open_samples(data, original.inputs), open_samples(val, original.inputs)
     forms = tuple(form for form in Form if form.value in kinds) or tuple(Form)
-    settings = Settings(Wish(Rule.PARAMS, share), forms, 16, size=not latency)
+    settings = Settings(
+        Wish(Rule.PARAMS, share), forms, 16, size=not latency, sensitivity="no-sensitivity" not in flags
+    )
 
     def splitting(model: ir.Model, each: Settings) -> Splitting:
         context = Context(base, samples, target, np.random.default_rng(0))

@@ -77,6 +77,9 @@ def test_parameters_fall_and_the_outputs_follow(opset: int) -> None:
     assert measure_cost(after).parameters < 0.75 * measure_cost(before).parameters
     assert measure_cost(after).macs < measure_cost(before).macs
     assert lost(before, after) < 0.1
+    assert all(each.after < each.before and each.macs_after < each.macs_before for each in change.layers)
+    saved = sum(each.macs_before - each.macs_after for each in change.layers)
+    assert saved == 6 * (measure_cost(before).parameters - measure_cost(after).parameters)
     x = data(3, 4)
     assert Session.of(after).run(x)["y"].shape == (3, 6, 32)
 

@@ -50,6 +50,7 @@ class Splitting:
         self.weights = [1.0] * len(layers)
         """How much the error of each layer counts."""
         self._seen: dict[str, Seen] = {}
+        self._broken: dict[int, str] = {}
         self.changes: list[LayerChange] = []
         """What became of the layers that were split."""
         self._learns = settings.whiten and not context.samples.synthetic
@@ -113,6 +114,10 @@ class Splitting:
                 self._seen = seen
             for layer in portion:
                 problem = self._problem(layer, seen.get(layer.name))
+                if not np.isfinite(problem.moments.energy + np.trace(problem.moments.gram)):
+                    self._broken[len(result)] = "what it gets or gives is not finite"
+                    result.append([])
+                    continue
                 own = candidates(
                     layer,
                     problem,
@@ -152,12 +157,18 @@ class Splitting:
             if self._settings.size:
                 break
             ratios = stopwatch.ratios(self.layers, chosen)
-            slower = [at for at, ratio in enumerate(ratios) if ratio is not None and ratio < stopwatch.margin]
+            slower = [
+                (at, each)
+                for at, (each, ratio) in enumerate(zip(chosen, ratios, strict=True))
+                if each is not None and (ratio is None or ratio < stopwatch.margin)
+            ]
             if not slower:
                 break
-            for at in slower:
-                each = chosen[at]
-                assert each is not None
+            for at, each in slower:
+                if ratios[at] is None:
+                    slow[at] = f"its split cannot be timed: {stopwatch.why(self.layers[at])}"
+                    allowed[at] = []
+                    continue
                 slow[at] = f"not faster: {ratios[at]:.2f}x at {describe(self.layers[at].parameters, each)}"
                 # A larger split of the same form takes longer still; one that is hardly smaller is not worth the time.
                 allowed[at] = [
@@ -165,10 +176,9 @@ class Splitting:
                     for other in allowed[at]
                     if other.form is not each.form or other.parameters < 0.9 * each.parameters
                 ]
-        self.notes += stopwatch.notes
         reasons = [
-            "" if each is not None else why or why_whole(own, wish)
-            for each, why, own in zip(chosen, slow, options, strict=True)
+            "" if each is not None else why or self._broken.get(at) or why_whole(own, wish)
+            for at, (each, why, own) in enumerate(zip(chosen, slow, options, strict=True))
         ]
         return chosen, reasons
 
@@ -192,6 +202,8 @@ class Splitting:
             for layer in portion:
                 each = wanted.get(layer.name)
                 problem = self._problem(layer, seen.get(layer.name))
+                if each is None and self.layers.index(layer) in self._broken:
+                    continue
                 if each is None:
                     fitted += refit_whole(layer, problem.best, _biases(layer, seen.get(layer.name), problem.best))
                     continue

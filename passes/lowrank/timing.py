@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnxslim.pipeline.interface import Context, Note
+from onnxslim.pipeline.interface import Context
 from onnxslim.runner.layer_latency import LayerTimes
 
 from .candidates import Candidate
@@ -35,10 +35,9 @@ class Stopwatch:
         self._shapes = shapes
         self._untimed: dict[str, str] = {}
 
-    @property
-    def notes(self) -> list[Note]:
-        """What could not be timed."""
-        return [Note(name, "not timed", reason) for name, reason in self._untimed.items()]
+    def why(self, layer: Layer) -> str:
+        """Return why a layer was not timed."""
+        return self._untimed.get(layer.name, "")
 
     def ratios(self, layers: Sequence[Layer], chosen: Sequence[Candidate | None]) -> list[float | None]:
         """Return the time of each layer over that of its split; None where there is none, or where it was not timed.
@@ -53,7 +52,7 @@ class Stopwatch:
             whole = timed(layer, data, None, (), self._opsets)
             parts = timed(layer, data, each.form, each.ranks, self._opsets)
             if whole is None or parts is None:
-                self._untimed[layer.name] = f"layers of {layer.weight.dtype} are not timed by themselves"
+                self._untimed[layer.name] = f"it is of {layer.weight.dtype}"
             else:
                 pairs[at] = whole, parts
         every = [each for pair in pairs.values() for each in pair]

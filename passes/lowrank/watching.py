@@ -21,7 +21,7 @@ from .layer import Layer, Site
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
 
-ROWS_PER_COLUMN = 4
+ROWS_PER_COLUMN = 8
 """Rows for each weight of an output that are enough: more take time and tell little."""
 MEMORY = 1_200_000_000
 """Bytes of second moments that are held at once."""

@@ -133,6 +133,22 @@ def test_what_is_not_faster_is_not_split(monkeypatch: pytest.MonkeyPatch) -> Non
     assert run(before, Lowrank(params=0.3, align=8, pays=Target.SIZE), goal=Goal.LATENCY)[1].modified
 
 
+def test_what_is_not_timed_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stopwatch, "ratios", lambda self, layers, chosen: [None for _ in chosen])
+    _, change = run(model(), Lowrank(params=0.3, align=8), goal=Goal.LATENCY)
+    assert not change.modified
+    assert any("cannot be timed" in note.reason for note in change.notes)
+
+
+def test_layers_that_get_what_is_not_finite_are_left_alone() -> None:
+    before = model()
+    bad = data(64, 1)
+    bad["x"][0, 0, 0] = np.inf
+    _, change = run(before, Lowrank(params=0.3, align=8), open_samples(bad, Session.of(before).inputs))
+    assert not change.modified
+    assert any("not finite" in note.reason for note in change.notes)
+
+
 def test_a_rank_that_is_faster_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a half of the parameters is faster: break-even goes down to that."""
 

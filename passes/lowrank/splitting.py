@@ -100,7 +100,8 @@ class Splitting:
         weight = layer.matrix()
         if seen is None:
             return Problem(Moments.plain(weight), layer.kernel)
-        return Problem(seen.moments(layer).damped(weight, DAMPING), layer.kernel)
+        moments = seen.moments(layer)
+        return Problem(moments.damped(weight, DAMPING) if np.isfinite(moments.energy) else moments, layer.kernel)
 
     def options(self) -> list[list[Candidate]]:
         """Return for each layer what it may be split into."""
@@ -114,7 +115,7 @@ class Splitting:
                 self._seen = seen
             for layer in portion:
                 problem = self._problem(layer, seen.get(layer.name))
-                if not np.isfinite(problem.moments.energy + np.trace(problem.moments.gram)):
+                if not np.isfinite(problem.moments.energy):
                     self._broken[len(result)] = "what it gets or gives is not finite"
                     result.append([])
                     continue

@@ -43,6 +43,8 @@ class Seen:
     def moments(self, layer: Layer) -> Moments:
         """Return the moments, about the mean at sites that have a bias to make up for the mean."""
         gram, cross, energy = self.gram.copy(), self.cross.copy(), self.energy
+        if not np.isfinite(energy + np.trace(gram)):
+            return Moments(gram, cross, np.inf)
         for site, (inputs, outputs, rows) in zip(layer.sites, self.sums, strict=True):
             if site.bias is not None and rows:
                 gram -= np.outer(inputs, inputs) / rows
@@ -124,13 +126,14 @@ def _empty(layer: Layer) -> Seen:
 
 
 def _add(seen: Seen, at: int, inputs: Rows, outputs: Rows) -> None:
-    # Products of one run in single precision, their sums in double.
-    seen.gram += inputs.T @ inputs
-    seen.cross += inputs.T @ outputs
-    seen.energy += float(np.vdot(outputs, outputs))
-    seen.rows += len(inputs)
-    one, two, rows = seen.sums[at]
-    seen.sums[at] = one + inputs.sum(axis=0), two + outputs.sum(axis=0), rows + len(inputs)
+    with np.errstate(all="ignore"):  # what is not finite is found in the sums
+        # Products of one run in single precision, their sums in double.
+        seen.gram += inputs.T @ inputs
+        seen.cross += inputs.T @ outputs
+        seen.energy += float(np.vdot(outputs, outputs))
+        seen.rows += len(inputs)
+        one, two, rows = seen.sums[at]
+        seen.sums[at] = one + inputs.sum(axis=0), two + outputs.sum(axis=0), rows + len(inputs)
 
 
 def rows(

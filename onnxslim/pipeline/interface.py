@@ -28,6 +28,15 @@ class Kind(enum.Enum):
     """The outputs change; fidelity and budget decide whether that is kept."""
 
 
+class Goal(enum.Enum):
+    """What a pass must bring to be kept."""
+
+    LATENCY = "latency"
+    """It must not make the model slower beyond noise."""
+    SIZE = "size"
+    """It may, as long as the model gets smaller."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Note:
     """One line about what a pass did, or left alone."""
@@ -89,6 +98,8 @@ class Context:
     """The one source of random numbers."""
     max_drop: float | None = None
     """The budget: how much accuracy (or agreement, without labels) may be lost, as a fraction."""
+    goal: Goal = Goal.LATENCY
+    """What the run is for."""
     verify: bool = False
     """Check every rewrite where it is made, on random data."""
     progress: Progress = dataclasses.field(default_factory=Progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
 import math
 import time
@@ -16,7 +15,7 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.errors import RunError
 from onnxslim.pipeline.difference import difference, distance, shapes_of
-from onnxslim.pipeline.interface import Kind, Pass
+from onnxslim.pipeline.interface import Goal, Kind, Pass
 from onnxslim.pipeline.probes import Probe, draw_probes, rounded_otherwise
 from onnxslim.runner.accuracy import Metric, measure_accuracy
 from onnxslim.runner.fidelity import Fidelity, measure_fidelity
@@ -32,15 +31,6 @@ PROBE_SECONDS, PROBE_RUNS = 0.2, (3.0, 24.0)
 least and 24 at most; each symbolic dimension gets a second size in any case."""
 CLEARLY_SLOWER = 0.9
 """Speed relative to before at which a pass that changes no node, and means to be no faster, has done harm after all."""
-
-
-class Goal(enum.Enum):
-    """What a pass must bring to be kept."""
-
-    LATENCY = "latency"
-    """It must not make the model slower beyond noise."""
-    SIZE = "size"
-    """It may, as long as the model gets smaller."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed
 from onnxslim.model import canonicalize, open_model, save_model, saving_model, weight_bytes
 from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.figures import make_report
-from onnxslim.pipeline.interface import Context, Kind, Pass, Progress
-from onnxslim.pipeline.judge import Candidate, Goal, Judge
+from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
+from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import sha256, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.recipe import format_passes, option_values
@@ -128,6 +128,7 @@ def optimize(
         target=target,
         generator=generator,
         max_drop=request.max_drop,
+        goal=Goal(goal),
         verify=verify,
         progress=progress or Progress(),
         open_session=lambda each: Session.of(each, target),

@@ -8,7 +8,7 @@ Infix stands for ops, the strongest first:
     a[0,2]  a[i]        Gather (a, ...)
     -a  !a              Neg, Not
     a ** b              Pow
-    a * b  a / b        Mul, Div
+    a * b  a / b  a % b  Mul, Div, Mod
     a + b  a - b        Add, Sub
     a == b  a != b  a < b  a > b  a <= b  a >= b
     a & b               And
@@ -27,7 +27,7 @@ from onnxslim.errors import RuleError
 
 TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*(?:\.\w+)*)"
-    r"|(?P<operator>\*\*|==|!=|<=|>=|[-+*/<>&|!()\[\],=@{}])"
+    r"|(?P<operator>\*\*|==|!=|<=|>=|[-+*/%<>&|!()\[\],=@{}])"
 )
 LEVELS: tuple[dict[str, tuple[str, bool]], ...] = (
     {"|": ("Or", False)},
@@ -41,7 +41,7 @@ LEVELS: tuple[dict[str, tuple[str, bool]], ...] = (
         "<=": ("Greater", True),
     },
     {"+": ("Add", False), "-": ("Sub", False)},
-    {"*": ("Mul", False), "/": ("Div", False)},
+    {"*": ("Mul", False), "/": ("Div", False), "%": ("Mod", False)},
     {"**": ("Pow", False)},
 )
 """Infix operators, the weakest first: the op, and whether its answer is turned round (LessOrEqual is no old op)."""

@@ -19,9 +19,9 @@ INFIX = {"*": "Mul", "/": "Div", "+": "Add", "**": "Pow"}
 OFFERED = {
     "*": ("Mul",), "**": ("Pow",), "/": ("Div",), "+": ("Add",), "-": ("Sub", "Neg"), "[": ("Gather",),
     "&": ("And",), "|": ("Or",), "!": ("Not",), "<": ("Less", "Not", "Greater"), ">": ("Less", "Not", "Greater"),
-    "=": ("Equal", "Not"),
+    "=": ("Equal", "Not"), "%": ("Mod",),
 }  # fmt: skip
-SIGNS = re.compile(r"\*\*|[-*/+\[&|!<>=]")
+SIGNS = re.compile(r"\*\*|[-*/%+\[&|!<>=]")
 CALLED = re.compile(r"\b([A-Z]\w*)\s*(?:<[^<>]*>)?\s*\(")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import onnx_ir as ir
 
@@ -21,6 +21,7 @@ from .branches import inline_constant_branches
 from .chains import join_concatenations, join_reshapes
 from .dead import (
     eliminate_identities,
+    every_graph,
     remove_dead_nodes,
     remove_unused_imports,
     remove_unused_initializers,
@@ -28,6 +29,7 @@ from .dead import (
 from .doubt import forget_doubtful_sizes
 from .duplicates import merge_equal_initializers, merge_equal_nodes
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
+from .siblings import merge_siblings
 
 ROUNDS = 10
 """Rules feed the folder and the folder feeds rules; models that were seen need two to five rounds."""
@@ -53,6 +55,10 @@ LAST_STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
 )
 
 
+MADE_BY_STEPS = frozenset({"Concat", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split", "Transpose"})
+"""Ops that steps in Python may put into a model."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Simplify(Pass):
     """Rewrite the graph until no rule applies: fold constants, fuse what belongs together, drop what does nothing."""
@@ -60,9 +66,13 @@ class Simplify(Pass):
     name: ClassVar[str] = "simplify"
     kind: ClassVar[Kind] = Kind.EXACT
 
+    siblings: Annotated[bool, "merge matrix products and convolutions that share an input, and split the result"] = (
+        False
+    )
+
     def run(self, model: ir.Model, context: Context) -> Change:
         """Simplify `model` in place. What cannot be done is noted; nothing is raised."""
-        rules = load_rules(__name__, model.opset_imports.get("", 0))
+        rules = load_rules(__name__, model.opset_imports.get("", 0), _ops(model))
         counts: collections.Counter[str] = collections.Counter()
         failures: dict[str, str] = {}
 
@@ -95,7 +105,8 @@ class Simplify(Pass):
                 failures["rules"] = f"{type(error).__name__}: {error}"
             if not changed:
                 break
-        for name, step in LAST_STEPS:
+        last = (("siblings merged", merge_siblings), *LAST_STEPS) if self.siblings else LAST_STEPS
+        for name, step in last:
             attempt(name, step)
         restore_shapes(model, declared)
         return Change(
@@ -109,3 +120,8 @@ class Simplify(Pass):
                 *(Note(name, "left alone", reason) for name, reason in failures.items()),
             ),
         )
+
+
+def _ops(model: ir.Model) -> frozenset[str]:
+    """Return the ops that rules may meet."""
+    return frozenset(node.op_type for graph in every_graph(model) for node in graph) | MADE_BY_STEPS

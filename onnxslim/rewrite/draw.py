@@ -142,7 +142,8 @@ class Sampler:
             if kind.kind in "iu" and np.any(array != np.round(array)):
                 raise NoProgram("no such integer")
             array = array.astype(kind)
-        if array.size == 1 and array.dtype.kind in "fiub":
+        listed = attribute.type in (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
+        if array.size == 1 and array.dtype.kind in "fiub" and not listed:
             run = next(iter(self.runs.values()), ())
             shape = self.draw.choice(((), (), (1,), tuple(1 for _ in run), run))
             array = np.full(shape, array.reshape(-1)[0], array.dtype)

@@ -30,6 +30,7 @@ from .doubt import forget_doubtful_sizes
 from .duplicates import merge_equal_initializers, merge_equal_nodes
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
 from .siblings import merge_siblings
+from .states import leave_out_zero_states
 
 ROUNDS = 10
 """Rules feed the folder and the folder feeds rules; models that were seen need two to five rounds."""
@@ -38,6 +39,7 @@ STEPS: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("branches inlined", inline_constant_branches),
     ("identities eliminated", eliminate_identities),
     ("dead nodes removed", remove_dead_nodes),
+    ("zero states left out", leave_out_zero_states),
     ("shapes spelled out", spell_out_shapes),
     ("reshapes joined", join_reshapes),
     ("concatenations joined", join_concatenations),

@@ -129,6 +129,9 @@ def compare_once(rule: Rule, draw: Draw) -> bool:
     try:
         if rule.when is not None and not Instance(match, rule.when, known).holds():
             return False
+    except NotApplicable:  # where it cannot be evaluated, the drivers leave the site alone
+        return False
+    try:
         right = Instance(match, rule.rewrite, known, proof=True)
         made = {result.name: right.array(result.name) for result in rule.results}
     except CannotCompute as error:

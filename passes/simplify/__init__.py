@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import onnx_ir as ir
 
@@ -14,6 +14,7 @@ from onnxslim.rewrite.reader import load_rules
 
 from .planning import plan_of
 from .rounds import Rounds
+from .siblings import merge_siblings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +25,14 @@ class Simplify(Pass):
     kind: ClassVar[Kind] = Kind.EXACT
     oldest_opset: ClassVar[int] = OLDEST_OPSET
 
+    siblings: Annotated[bool, "merge matrix products and convolutions that share an input, and split the result"] = (
+        False
+    )
+
     def run(self, model: ir.Model, context: Context) -> Change:
         """Simplify `model` in place. What cannot be done is noted; nothing is raised."""
         rounds = Rounds(model, context, __name__)
-        rounds.run()
+        rounds.run([("siblings merged", merge_siblings)] if self.siblings else [])
         return Change(rounds.modified, rounds.notes())
 
     def plan(self, model: ir.Model, context: Context) -> Plan:

@@ -33,6 +33,7 @@ from .duplicates import merge_equal_initializers, merge_equal_nodes
 from .effects import leave_to_broadcasting, pass_by_ops_without_effect
 from .naming import name_sizes_once
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
+from .states import leave_out_zero_states
 
 ROUNDS = 10
 """Rules feed the folder and the folder feeds rules; models that were seen need two to five rounds."""
@@ -62,6 +63,7 @@ STEPS: tuple[NamedStep, ...] = (
     ("branches inlined", inline_constant_branches),
     ("identities eliminated", eliminate_identities),
     ("dead nodes removed", remove_dead_nodes),
+    ("zero states left out", leave_out_zero_states),
     ("concatenations joined", join_concatenations),
     ("constants folded", lambda model: len(fold_constants(model))),
     ("equal initializers merged", merge_equal_initializers),

@@ -44,7 +44,7 @@ rewrite { y = Cast <to = 11> (x) }
 TWO_SITES = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y, float[N,4] z, float[N,4] w) {
     n = Neg (x)  n2 = Relu (n)  n3 = Relu (n2)
     y = Abs (x)
-    e = Exp (n3)  z = Abs (e)
+    e = Cosh (n3)  z = Abs (e)
     d = Identity (x)  w = Tanh (d) }"""
 
 
@@ -77,7 +77,7 @@ def ops(model: ir.Model) -> list[str]:
 def test_the_guilty_site_is_left_out_and_the_rest_is_done() -> None:
     model, record = simplified(from_text(TWO_SITES))
     assert record.kept
-    assert ops(model) == ["Abs", "Exp", "Neg", "Relu", "Tanh"], "one Abs went, where it changed nothing"
+    assert ops(model) == ["Abs", "Cosh", "Neg", "Relu", "Tanh"], "one Abs went, where it changed nothing"
     assert list(left_out(record)) == ["abs_is_nothing at y"]
     assert "the outputs changed: y: relative difference" in left_out(record)["abs_is_nothing at y"]
     assert "left out: abs_is_nothing at y" in record.reason
@@ -139,7 +139,7 @@ def test_a_wrong_step_in_python_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(rounds, "STEPS", (*rounds.STEPS[:3], ("tanh spoiled", spoil), *rounds.STEPS[3:]))
     model, record = simplified(from_text(TWO_SITES))
     assert record.kept
-    assert ops(model) == ["Abs", "Abs", "Exp", "Neg", "Relu", "Tanh"]
+    assert ops(model) == ["Abs", "Abs", "Cosh", "Neg", "Relu", "Tanh"]
     assert list(left_out(record)) == ["tanh spoiled"], "it was guilty in the first round, and in the second"
 
 
@@ -157,7 +157,7 @@ def test_a_rule_that_raises_halfway_is_skipped_and_the_rest_goes_on(monkeypatch:
     monkeypatch.setattr(driver._Driver, "_apply", halfway)
     model, record = simplified(from_text(TWO_SITES))
     assert record.kept, record.reason
-    assert ops(model) == ["Abs", "Abs", "Exp", "Neg", "Relu", "Relu", "Tanh"]
+    assert ops(model) == ["Abs", "Abs", "Cosh", "Neg", "Relu", "Relu", "Tanh"]
     assert "relu_relu" in {note.subject.partition(" ")[0] for note in record.changes if note.reason}
 
 

@@ -36,6 +36,8 @@ from .effects import leave_to_broadcasting, pass_by_ops_without_effect
 from .naming import name_sizes_once
 from .planning import plan_of
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
+from .slices import join_slices
+from .states import leave_out_zeros
 
 ROUNDS = 10
 """Rules feed the folder and the folder feeds rules; models that were seen need two to five rounds."""
@@ -57,6 +59,7 @@ SHAPE_STEPS: tuple[tuple[str, ShapeStep], ...] = (
     ("ops without effect removed", pass_by_ops_without_effect),
     ("expansions left to broadcasting", leave_to_broadcasting),
     ("sizes read where they are", name_sizes_once),
+    ("slices joined", join_slices),
 )
 """What follows from symbolic sizes; the first steps of a round, while something is known of all that is there."""
 
@@ -65,6 +68,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("identities eliminated", eliminate_identities),
     ("dead nodes removed", remove_dead_nodes),
     ("concatenations joined", join_concatenations),
+    ("zeros left out", leave_out_zeros),
     ("constants folded", lambda model: len(fold_constants(model))),
     ("equal initializers merged", merge_equal_initializers),
     ("equal nodes merged", merge_equal_nodes),

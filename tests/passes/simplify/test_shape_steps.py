@@ -66,6 +66,13 @@ CASES = {
         {},
         ["Shape", "Expand", "Mul"],
     ),
+    "parts without elements": (
+        """(float[N,3] x, int64[1] zero) => (float[N,3] y) {
+            s = Shape <start = 0, end = 1> (x)  t = Concat <axis = 0> (s, zero)  e = ConstantOfShape (t)
+            c = Concat <axis = 1> (e, x)  y = Relu (c) }""",
+        {"zero": [0]},
+        ["Relu"],
+    ),
     "slices of two axes": (
         """(float[N,8,9] x, int64[1] one, int64[1] two, int64[1] four) => (float[N,3,2] y) {
             a = Slice (x, one, four, one)  y = Slice (a, two, four, two) }""",

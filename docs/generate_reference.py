@@ -26,6 +26,7 @@ from onnxslim.recipe import RECIPE_KEYS
 from onnxslim.report.benchmark import Benchmark
 from onnxslim.report.catalogue import PassEntry, all_passes, shown
 from onnxslim.report.comparison import Comparison
+from onnxslim.report.grouping import Grouping
 from onnxslim.report.inspection import Inspection
 from onnxslim.report.machine import Machine
 from onnxslim.report.model import Report
@@ -132,7 +133,13 @@ def report_page() -> str:
         "## optimize",
         *record_tables(Report),
     ]
-    for name, kind in (("bench", Benchmark), ("compare", Comparison), ("inspect", Inspection), ("doctor", Machine)):
+    for name, kind in (
+        ("bench", Benchmark),
+        ("compare", Comparison),
+        ("inspect", Inspection),
+        ("inspect --groups", Grouping),
+        ("doctor", Machine),
+    ):
         parts += [f"## {name} --json", *record_tables(kind, known=Report)]
     parts += ["## passes --json", "A list of these; with a name, one of them.", *record_tables(PassEntry)]
     return page(parts)

@@ -31,6 +31,7 @@ from collections.abc import Iterator
 import google.protobuf.message
 import numpy as np
 import onnx
+import onnx.helper
 import onnx.numpy_helper
 import onnx_ir as ir
 
@@ -42,8 +43,10 @@ from onnxslim.errors import (
     OutputError,
 )
 
-OLDEST_OPSET = 7
-"""Older operator sets define Add, Mul and Gemm with other broadcasting rules."""
+OLDEST_OPSET = 1
+OLDEST_NUMPY_OPSET = 7
+"""Older operator sets define Add, Mul and Gemm with other broadcasting rules: what passes know does not hold there, so
+models of them are opened and saved, and little is done to them (`onnxslim.pipeline.interface.Pass.oldest_opset`)."""
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
 SINGLE_FILE_LIMIT = 1_900_000_000
@@ -52,6 +55,8 @@ SINGLE_FILE_LIMIT = 1_900_000_000
 FORM = "onnxslim.form"
 MAP_TYPES = "onnxslim.map_types"
 CONSTANT_NODE = "onnxslim.constant_node"
+SPARSE = "onnxslim.sparse"
+"""In the metadata of an initializer: write it as a sparse one where that takes fewer bytes."""
 DEFAULT_DOMAINS = ("ai.onnx",)
 
 
@@ -381,6 +386,9 @@ def saving_model(model: ir.Model, path: str | os.PathLike[str]) -> Iterator[path
         ir.save(restored(model), folder / path.name, format="protobuf", external_data=data.name if external else None)
         if model.graph.meta.get(MAP_TYPES):
             _put_map_types_back(folder / path.name, model.graph.meta[MAP_TYPES])
+        sparse = {name for name, value in model.graph.initializers.items() if SPARSE in value.meta}
+        if sparse and not external:
+            _sparsify(folder / path.name, sparse)
         yield folder / path.name
         if external and (folder / data.name).exists():
             path.unlink(missing_ok=True)  # never an old model beside new weights
@@ -393,6 +401,24 @@ def _put_map_types_back(path: pathlib.Path, types: dict[str, onnx.TypeProto]) ->
     for value in proto.graph.output:
         if value.name in types:
             value.type.CopyFrom(types[value.name])
+    path.write_bytes(proto.SerializeToString())
+
+
+def _sparsify(path: pathlib.Path, names: set[str]) -> None:
+    """Write initializers as sparse ones, with linear indices, where that is smaller. ONNX IR, "SparseTensorProto"."""
+    proto = onnx.load(path, format="protobuf", load_external_data=False)
+    dense = []
+    for tensor in proto.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor) if tensor.name in names else None
+        places = None if array is None else np.flatnonzero(array)
+        if array is None or places is None or places.size * (places.itemsize + array.itemsize) >= array.nbytes:
+            dense.append(tensor)
+            continue
+        values = onnx.numpy_helper.from_array(array.reshape(-1)[places], tensor.name)
+        indices = onnx.numpy_helper.from_array(places.astype(np.int64), f"{tensor.name}_indices")
+        proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, array.shape))
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(dense)
     path.write_bytes(proto.SerializeToString())
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 from hypothesis import strategies as st
 
-from onnxslim.pipeline.interface import Note
+from onnxslim.pipeline.interface import LayerChange, Note
 from onnxslim.report.model import (
     Budget,
     DataSource,
@@ -50,7 +50,12 @@ def sample_report() -> Report:
     )
     notes = tuple(Note(f"/layer{index}/Conv[0]", "int8", "per channel") for index in range(6))
     quant = PassRecord("quant", {"calibration": "mse"}, "lossy", True, "within the budget", 3.21, (50, 61), notes)
-    prune = PassRecord("prune", {"ratio": 0.5}, "lossy", False, "3.10% of accuracy would be lost", 8.0, (52, 50))
+    layers = (
+        LayerChange("/layer0/Conv", "Conv", "channels", 64, 48, 9_400_000, 7_100_000),
+        LayerChange("/layer1/Conv", "Conv", "channels", 64, 64, 9_400_000, 7_100_000),
+    )
+    lost = "3.10% of accuracy would be lost"
+    prune = PassRecord("prune", {"ratio": 0.5}, "lossy", False, lost, 8.0, (52, 50), (), layers)
     return Report(
         onnxslim="0.1.0",
         seed=0,
@@ -137,6 +142,9 @@ reports = st.builds(
             seconds=finite,
             nodes=st.tuples(counts, counts),
             changes=st.lists(st.builds(Note, text, text, text), max_size=2).map(tuple),
+            layers=st.lists(st.builds(LayerChange, text, text, text, counts, counts, counts, counts), max_size=2).map(
+                tuple
+            ),
         ),
         max_size=2,
     ).map(tuple),

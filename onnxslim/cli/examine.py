@@ -29,6 +29,12 @@ def inspect(
         ),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With --plan: print every reason.")] = False,
+    groups: Annotated[
+        bool,
+        typer.Option(
+            "--groups", help="Show instead which channels go together, what is at stake, what cannot be cut and why."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show what a model is: size, parameters, MACs, inputs and outputs, ops, the costliest nodes.
@@ -40,20 +46,32 @@ def inspect(
     onnxslim inspect model.onnx
 
     onnxslim inspect model.onnx --plan
+
+    onnxslim inspect model.onnx --groups
     """
     from onnxslim.cli.output import print_json, stdout
     from onnxslim.errors import UsageError
+    from onnxslim.report.grouping import group_model, print_groups
     from onnxslim.report.inspection import inspect_model, print_inspection
     from onnxslim.report.planning import plan_model, print_plan
 
     if passes is not None and not plan:
         raise UsageError("passes are named, but no plan is asked for", where="-p", hint="add --plan, or use optimize")
+    if plan and groups:
+        raise UsageError("--plan and --groups are two views", where="--groups", hint="ask for one at a time")
     if plan:
         planned = plan_model(model, passes)
         if json:
             print_json(planned)
         else:
             print_plan(planned, stdout(), verbose=verbose)
+        return
+    if groups:
+        grouping = group_model(model)
+        if json:
+            print_json(grouping)
+        else:
+            print_groups(grouping, stdout())
         return
     inspection = inspect_model(model, top)
     if json:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx
 import onnx_ir as ir
 
+from onnxslim.graph.equation import EINSUM, einsum_row
 from onnxslim.graph.signatures import Operand, OpName, Signature, signatures
 
 Attribute = int | float | str | Sequence[int]
@@ -92,9 +93,13 @@ def fit(node: ir.Node) -> Fitted | None:
     A row holds where the attributes have the values that it names, no operand is left over, and every rank fits.
     """
     for signature in signatures().get(op_of(node), ()):
-        if signature.kind:
+        if signature.kind == EINSUM:
+            row = einsum_row(signature.op, attribute(node, "equation"), len(node.inputs))
+            if row is not None and _holds(node, row):
+                return Fitted(node, row, _sizes(node, row))
+        elif signature.kind:
             return Fitted(node, signature, {})
-        if _holds(node, signature):
+        elif _holds(node, signature):
             return Fitted(node, signature, _sizes(node, signature))
     return None
 
@@ -114,7 +119,7 @@ def _holds(node: ir.Node, signature: Signature) -> bool:
             if held is None or (side is signature.outputs and not held.name):
                 continue
             shape = dimensions(held)
-            if position >= len(side):
+            if position >= len(side) or side[position].absent:
                 return False
             if shape is not None and not side[position].fits(len(shape)):
                 return False
@@ -123,11 +128,14 @@ def _holds(node: ir.Node, signature: Signature) -> bool:
 
 def _sizes(node: ir.Node, signature: Signature) -> dict[FactorKey, int]:
     sizes: dict[FactorKey, int] = {}
-    for name, factor in signature.binds:
-        value = attribute(node, name)
-        if isinstance(value, int):
-            sizes[factor, 0] = value
     products: list[tuple[tuple[FactorKey, ...], int]] = []
+    for name, factors in signature.binds:
+        value = attribute(node, name)
+        if isinstance(value, int) and value > 0:
+            if len(factors) == 1:
+                sizes[factors[0], 0] = value
+            else:
+                products.append((tuple((factor, 0) for factor in factors), value))
     fitted = Fitted(node, signature, {})
     for operand, held in fitted.operands():
         shape = dimensions(held)
@@ -145,11 +153,14 @@ def _sizes(node: ir.Node, signature: Signature) -> dict[FactorKey, int]:
                 sizes[keys[0]] = max(size, sizes.get(keys[0], 1))
             else:
                 sizes[keys[0]] = size
-    for keys, size in products:
-        unknown = [key for key in keys if key not in sizes and not key[0].isdigit()]
-        known = math.prod(int(key[0]) if key[0].isdigit() else sizes[key] for key in keys if key not in unknown)
-        if len(unknown) == 1 and known and size % known == 0:
-            sizes[unknown[0]] = size // known
+    before = -1
+    while before != len(sizes):
+        before = len(sizes)
+        for keys, size in products:
+            unknown = [key for key in keys if key not in sizes and not key[0].isdigit()]
+            known = math.prod(int(key[0]) if key[0].isdigit() else sizes[key] for key in keys if key not in unknown)
+            if len(unknown) == 1 and known and size % known == 0:
+                sizes[unknown[0]] = size // known
     return sizes
 
 

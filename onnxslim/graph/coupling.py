@@ -34,6 +34,8 @@ class Group:
     """The labels of its channels."""
     width: int
     """How many places of one axis go with one label: 1 as a rule, the number of heads for a place within heads."""
+    mixed: bool = False
+    """An op mixes along them (a norm, a mean): what is left of the others changes when one goes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Frozen:
     """The weight."""
     axis: int
     reason: str
+    size: int = 0
+    """How long the axis is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +95,10 @@ def couple(model: ir.Model) -> Coupling:
         relations.freeze_value(value, Freeze(f"graph input {value.name}"))
     for node in model.graph:
         found = fit(node)
+        for value in captured(node):
+            relations.freeze_value(value, Freeze(f"the nested graph of {title(node)} reads it"))
         if found is None:
             freeze_node(relations, node, f"{title(node)} has no axis signature that fits")
-            for value in captured(node):
-                relations.freeze_value(value, Freeze(f"the nested graph of {title(node)} reads it"))
         elif found.signature.kind:
             try:
                 HANDLERS[found.signature.kind](relations, node)
@@ -140,6 +144,9 @@ def _relate(relations: Relations, fitted: Fitted) -> Mapping[FactorKey, int]:
                     bound[keys[0]] = axis
             else:
                 relations.multiply(axis, [factor(key) for key in keys], where)
+    for key, axis in bound.items():
+        if key[0] in signature.mixed:
+            relations.mix(axis)
     return bound
 
 
@@ -188,7 +195,9 @@ def groups(coupling: Coupling) -> tuple[Group, ...]:
                     name, rank = value.name or "", min(len(axes), 2)
                 found[label] = (name, rank, min(width, count))
     return tuple(
-        Group(found[each[0]][0], np.array(each), found[each[0]][2]) for each in together.values() if each[0] in found
+        Group(found[each[0]][0], np.array(each), found[each[0]][2], bool(labels.mixed[each].any()))
+        for each in together.values()
+        if each[0] in found
     )
 
 
@@ -207,6 +216,6 @@ def frozen(coupling: Coupling) -> tuple[Frozen, ...]:
             least = labels.freezes[int(why.min())]
             if not least.inherent:
                 result.setdefault(
-                    (coupling.relations.find(axis), least.reason), Frozen(value.name or "", at, least.reason)
+                    (coupling.relations.find(axis), least.reason), Frozen(value.name or "", at, least.reason, len(own))
                 )
     return tuple(result.values())

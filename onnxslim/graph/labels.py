@@ -32,6 +32,8 @@ class Labels:
     freezes: tuple[Freeze, ...]
     derived: Mask
     """For each root label whether it goes where others go, and never by itself."""
+    mixed: Mask
+    """For each root label whether an op mixes along one of its axes."""
     implied: Indices
     """Rows of (root that goes, derived root that goes with it), transitively, sorted by the second."""
 
@@ -131,7 +133,12 @@ def solve(relations: Relations) -> Labels:
             implied.append(np.stack([root[each.factors[chosen, column]], root[each.whole[chosen]]], axis=1))
             derived[root[each.whole[chosen]]] = True
     reason[reason == _NONE] = -1
-    return Labels(count, start, root, reason, tuple(freezes), derived, _closure(_joined(implied, 2), count))
+    mixed = np.zeros(count, np.bool_)
+    for axis in {relations.find(axis) for axis in relations.mixed} & start.keys():
+        mixed[root[first(axis) + np.arange(size_of(axis))]] = True
+    for each in rows:
+        mixed[root[each.factors[mixed[root[each.whole]]]]] = True
+    return Labels(count, start, root, reason, tuple(freezes), derived, mixed, _closure(_joined(implied, 2), count))
 
 
 def components(root: Indices, left: Indices, right: Indices) -> Indices:

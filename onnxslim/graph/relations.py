@@ -44,6 +44,8 @@ class Relations:
         """(axis, indices, axis, indices): these indices are pairwise the same channel."""
         self.frozen: list[tuple[int, Indices | None, Freeze]] = []
         """(axis, indices, why); all indices where they are None."""
+        self.mixed: list[int] = []
+        """Axes that some op mixes along (norms, means): cutting them is sound, but not exact."""
         self._parent: list[int] = []
         self._of_value: dict[ir.Value, tuple[int, ...]] = {}
 
@@ -78,6 +80,10 @@ class Relations:
         """Say that `axis`, or some indices of it, must stay."""
         if self.sizes[self.find(axis)] not in (None, 1):
             self.frozen.append((axis, indices, why))
+
+    def mix(self, axis: int) -> None:
+        """Say that an op mixes along `axis`."""
+        self.mixed.append(axis)
 
     def freeze_value(self, value: ir.Value | None, why: Freeze) -> None:
         """Say that every axis of `value` must stay."""
@@ -155,15 +161,19 @@ class Relations:
                 tuples = known.setdefault(self.find(whole), [])
                 if roots not in tuples:
                     tuples.append(roots)
-            self.products = [(whole, factors) for whole, tuples in known.items() for factors in tuples]
+            nested: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+            self.products = []
             for whole, (first, *others) in known.items():
-                other = next((other for other in others if self._nests(first, other)), None)
-                if other is not None:
-                    self.products.remove((whole, other))
-                    self.align(first, other, "")
-                    break
-            else:
+                self.products.append((whole, first))
+                for other in others:
+                    if self._nests(first, other):
+                        nested.append((first, other))
+                    else:
+                        self.products.append((whole, other))
+            if not nested:
                 return
+            for first, other in nested:
+                self.align(first, other, "")
 
     def _nests(self, left: Sequence[int], right: Sequence[int]) -> bool:
         cuts = sorted({*self._cuts(left), *self._cuts(right)})

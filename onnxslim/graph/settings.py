@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.graph.axes import attribute, dimensions, fit
@@ -41,6 +42,16 @@ def slices(node: ir.Node, rank: int) -> dict[int, tuple[int, int, int]] | None:
     axes = numbers(node, "axes", 3) or list(range(len(starts)))
     steps = numbers(node, "steps", 4) or [1] * len(starts)
     return {axis % rank: each for axis, *each in zip(axes, starts, ends, steps, strict=True)}  # type: ignore[misc]
+
+
+def sliced(size: int, start: int, end: int, step: int) -> npt.NDArray[np.int64]:
+    """Return the places that a Slice takes of an axis of this size; its numbers are clamped, not wrapped twice."""
+    if step > 0:
+        return np.arange(size)[slice(start, end, step)]
+    # Backwards, a negative end counts from the right, and anything below that means: through to the first.
+    first = min(start + size if start < 0 else start, size - 1)
+    last = -1 if end < -size else end + size if end < 0 else min(end, size - 1)
+    return np.arange(first, last, step)
 
 
 def padding(node: ir.Node, rank: int) -> list[tuple[int, int]] | None:

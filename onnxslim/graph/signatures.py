@@ -33,9 +33,13 @@ class Operand:
     """It may have fewer axes than it declares (aligned at the right), or axes of size 1."""
     ignored: bool = False
     """It has no part in the axes of the op."""
+    absent: bool = False
+    """The row holds only where the node leaves it out."""
 
     def fits(self, rank: int) -> bool:
         """Whether a tensor of this rank can stand here."""
+        if self.absent:
+            return False
         fixed = sum(not dimension.ellipsis for dimension in self.dimensions)
         open_ended = fixed < len(self.dimensions)
         return self.ignored or rank == fixed or (rank > fixed and open_ended) or (rank < fixed and self.broadcasts)
@@ -63,8 +67,12 @@ class Signature:
     outputs: tuple[Operand, ...] = ()
     where: tuple[tuple[str, int | str], ...] = ()
     """(attribute, value): the row holds where the attributes have these values."""
-    binds: tuple[tuple[str, str], ...] = ()
-    """(attribute, factor): the attribute is the size of the factor."""
+    binds: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(attribute, factors): the attribute is the size of their product; 0 or none says nothing."""
+    scales: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(attribute, factors): where the attribute is left out, or 0, it is one over the root of their product."""
+    reason: str = ""
+    """Why all axes are frozen, where `kind` is ``frozen``."""
     macs: tuple[tuple[str, ...], ...] = ()
     """A sum of products of factors; empty where the op multiplies nothing by weights."""
     mixed: frozenset[str] = frozenset()
@@ -76,8 +84,11 @@ class Signature:
 _ROW = re.compile(
     r"(?P<op>[\w.]+(?:::\w+)?)(?:<(?P<attributes>[^>]*)>)?\s+(?P<inputs>.*?)\s*->\s*(?P<outputs>[^:]*?)\s*(?::\s*(?P<macs>.*))?$"
 )
-_KIND = re.compile(r"(?P<kind>[a-z]+):\s+(?P<ops>.+)$")
-_OPERAND = re.compile(r"(?P<name>\w+)(?P<open>[\[{])(?P<axes>[^\]}]*)[\]}]|(?P<ignored>_)(?!\w)|(?P<junk>\S)")
+_KIND = re.compile(r"(?P<kind>[a-z]+)(?:\s+\((?P<reason>[^)]+)\))?:\s+(?P<ops>.+)$")
+_OPERAND = re.compile(
+    r"(?P<name>\w+)(?P<open>[\[{])(?P<axes>[^\]}]*)[\]}]|(?P<ignored>_)(?!\w)|(?P<absent>-)(?!>)|(?P<junk>\S)"
+)
+_SCALE = re.compile(r"1/sqrt\((?P<factors>[^)]+)\)$")
 _DIMENSION = re.compile(r"(?P<ellipsis>\.\.\.)?(?P<factors>[~!]?\w+(\*[~!]?\w+)*)$")
 
 
@@ -126,7 +137,7 @@ def _kind_rows(line: str) -> Iterable[Signature]:
     match = _KIND.match(line)
     if match:
         for word in match["ops"].split():
-            yield Signature(op_name(word), kind=match["kind"])
+            yield Signature(op_name(word), kind=match["kind"], reason=match["reason"] or "")
 
 
 def _row(line: str) -> Signature:
@@ -138,13 +149,16 @@ def _row(line: str) -> Signature:
     inputs = tuple(_operands(match["inputs"], marks, places))
     outputs = tuple(_operands(match["outputs"], marks, places))
     where: list[tuple[str, int | str]] = []
-    binds: list[tuple[str, str]] = []
+    binds: list[tuple[str, tuple[str, ...]]] = []
+    scales: list[tuple[str, tuple[str, ...]]] = []
     for part in filter(None, re.split(r"\s*,\s*", match["attributes"] or "")):
         attribute, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"{part!r} is no attribute=value")
-        if value in places:
-            binds.append((attribute, value))
+        scale = _SCALE.match(value)
+        product = tuple((scale["factors"] if scale else value).split("*"))
+        if all(factor in places for factor in product):
+            (scales if scale else binds).append((attribute, product))
         elif re.fullmatch(r"-?\d+", value):
             where.append((attribute, int(value)))
         else:
@@ -162,6 +176,7 @@ def _row(line: str) -> Signature:
         outputs=outputs,
         where=tuple(where),
         binds=tuple(binds),
+        scales=tuple(scales),
         macs=macs,
         mixed=frozenset(factor for factor, mark in marks.items() if mark == "~"),
         fixed=frozenset(fixed),
@@ -172,8 +187,8 @@ def _operands(text: str, marks: dict[str, str], places: dict[str, int]) -> Itera
     for match in _OPERAND.finditer(text):
         if match["junk"]:
             raise ValueError(f"unexpected {match['junk']!r}")
-        if match["ignored"]:
-            yield Operand("_", (), ignored=True)
+        if match["ignored"] or match["absent"]:
+            yield Operand("_", (), ignored=bool(match["ignored"]), absent=bool(match["absent"]))
             continue
         dimensions: list[Dimension] = []
         for part in filter(None, re.split(r"\s*,\s*", match["axes"].strip())):

@@ -7,41 +7,22 @@ which share single indices. Whatever a handler does not understand it freezes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.axes import attribute, fit
 from onnxslim.graph.constants import constant
+from onnxslim.graph.handling import Handler, UnknownShape, along, freeze_node, freeze_settings, known_axes
+from onnxslim.graph.picking import PICKING
 from onnxslim.graph.relations import Freeze, Relations
-from onnxslim.graph.settings import computed, padding, pieces, reduced, scales, slices, title
+from onnxslim.graph.settings import computed, pieces, reduced, slices, title
 
-Handler = Callable[[Relations, ir.Node], None]
+__all__ = ["HANDLERS", "UnknownShape", "freeze_node"]
 
-
-def freeze_node(relations: Relations, node: ir.Node, reason: str) -> None:
-    """Freeze every axis of every input and output of `node`."""
-    for value in (*node.inputs, *node.outputs):
-        relations.freeze_value(value, Freeze(reason))
-
-
-def along(relations: Relations, node: ir.Node, source: ir.Value, result: ir.Value) -> None:
-    """Say that `source` broadcasts to `result`: axes aligned at the right are one, but for those of size 1."""
-    left, right = relations.axes(source), relations.axes(result)
-    if left is None or right is None or len(left) > len(right):
-        for value in (source, result):
-            relations.freeze_value(value, Freeze(f"{title(node)}: a shape is not known before the model runs"))
-        return
-    for one, other in zip(reversed(left), reversed(right), strict=False):
-        if relations.sizes[one] != 1:
-            relations.equate(one, other, title(node))
-
-
-def _settings(relations: Relations, node: ir.Node, first: int = 1) -> None:
-    """Freeze the inputs that are no data, but lengths, places and axes."""
-    for value in node.inputs[first:]:
-        relations.freeze_value(value, Freeze(f"{title(node)} reads it as places or lengths", inherent=True))
+SOFTMAX_ALONG_ONE = 13
+"""Since this operator set, Softmax works along one axis alone."""
 
 
 def _broadcast(relations: Relations, node: ir.Node) -> None:
@@ -49,6 +30,37 @@ def _broadcast(relations: Relations, node: ir.Node) -> None:
         for source in node.inputs:
             if source is not None and result.name and (result is node.outputs[0] or relations.axes(result)):
                 along(relations, node, source, result)
+
+
+def _mixing(relations: Relations, node: ir.Node) -> None:
+    _broadcast(relations, node)
+    axes = () if node.inputs[0] is None else relations.axes(node.inputs[0]) or ()
+    axis, several = attribute(node, "axis"), attribute(node, "axes")
+    if isinstance(several, tuple):
+        along_which = [int(each) for each in several]
+    elif isinstance(axis, int):
+        # Before operator set 13, Softmax took all axes from this one on for one.
+        opset = node.graph.opset_imports.get("", SOFTMAX_ALONG_ONE) if node.graph is not None else SOFTMAX_ALONG_ONE
+        along_which = [axis] if opset >= SOFTMAX_ALONG_ONE else list(range(min(axis, 1) if axis >= 0 else 0, len(axes)))
+    else:
+        along_which = list(range(len(axes)))
+    for at in along_which:
+        if -len(axes) <= at < len(axes):
+            relations.mix(axes[at])
+
+
+def _like_first(relations: Relations, node: ir.Node) -> None:
+    source = node.inputs[0]
+    assert source is not None
+    for result in node.outputs:
+        if result.name:
+            along(relations, node, source, result)
+
+
+def _frozen(relations: Relations, node: ir.Node) -> None:
+    fitted = fit(node)
+    assert fitted is not None
+    freeze_node(relations, node, f"{title(node)}: {fitted.signature.reason}")
 
 
 def _quantize(relations: Relations, node: ir.Node) -> None:
@@ -69,7 +81,7 @@ def _quantize(relations: Relations, node: ir.Node) -> None:
 
 
 def _transpose(relations: Relations, node: ir.Node) -> None:
-    source, result = _known(relations, node)
+    source, result = known_axes(relations, node)
     permutation = attribute(node, "perm") or tuple(reversed(range(len(source))))
     assert isinstance(permutation, tuple)
     for axis, place in zip(result, permutation, strict=True):
@@ -77,8 +89,8 @@ def _transpose(relations: Relations, node: ir.Node) -> None:
 
 
 def _flatten(relations: Relations, node: ir.Node) -> None:
-    source, result = _known(relations, node)
-    _settings(relations, node)
+    source, result = known_axes(relations, node)
+    freeze_settings(relations, node)
     where = title(node)
     left, right = list(source), list(result)
     names = _names(node.inputs[0]), _names(node.outputs[0])
@@ -105,28 +117,32 @@ def _flatten(relations: Relations, node: ir.Node) -> None:
 
 def _reshape(relations: Relations, node: ir.Node) -> None:
     _flatten(relations, node)
-    result, where = _known(relations, node)[1], title(node)
-    if computed(node, 1):
-        entries = pieces(node.inputs[1])
-        for at, axis in enumerate(result):
-            # -1 and 0 follow by themselves; whatever else is computed may not.
-            if entries is None or len(entries) != len(result) or entries[at] not in (-1, 0):
-                relations.freeze(axis, Freeze(f"{where}: its shape is computed when the model runs"))
+    result = known_axes(relations, node)[1]
+    _freeze_computed(relations, node, 1, result)
 
 
 def _expand(relations: Relations, node: ir.Node) -> None:
     _broadcast_first(relations, node)
-    if computed(node, 1):
-        entries = pieces(node.inputs[1])
-        for at, axis in enumerate(_known(relations, node)[1]):
-            if entries is None or len(entries) != len(_known(relations, node)[1]) or entries[at] != 1:
-                relations.freeze(axis, Freeze(f"{title(node)}: its shape is computed when the model runs"))
+    _freeze_computed(relations, node, 1, known_axes(relations, node)[1])
 
 
 def _filled(relations: Relations, node: ir.Node) -> None:
-    _settings(relations, node, 0)
-    if computed(node, 0):
-        relations.freeze_value(node.outputs[0], Freeze(f"{title(node)}: its shape is computed when the model runs"))
+    freeze_settings(relations, node, 0)
+    _freeze_computed(relations, node, 0, relations.axes(node.outputs[0]) or ())
+
+
+def _freeze_computed(relations: Relations, node: ir.Node, index: int, result: tuple[int, ...]) -> None:
+    """Freeze the axes of a result whose lengths are computed: the numbers among them can be rewritten, no others.
+
+    0 and -1 (Reshape) and 1 (Expand) follow by themselves.
+    """
+    if computed(node, index):
+        entries = pieces(node.inputs[index])
+        missing = len(result) - (0 if entries is None else len(entries))
+        for at, axis in enumerate(result):
+            known = entries is None or at < missing or entries[at - missing] is not None
+            if entries is None or not known:
+                relations.freeze(axis, Freeze(f"{title(node)}: its shape is computed when the model runs"))
 
 
 def _concat(relations: Relations, node: ir.Node) -> None:
@@ -135,10 +151,17 @@ def _concat(relations: Relations, node: ir.Node) -> None:
     _joined(relations, node, axis, node.outputs[0], [value for value in node.inputs if value is not None])
 
 
+def _quantized_concat(relations: Relations, node: ir.Node) -> None:
+    # (scale, zero point of the result), then (data, scale, zero point) of each part.
+    axis = attribute(node, "axis")
+    assert isinstance(axis, int)
+    _joined(relations, node, axis, node.outputs[0], [value for value in node.inputs[2::3] if value is not None])
+
+
 def _split(relations: Relations, node: ir.Node) -> None:
     axis = attribute(node, "axis")
     assert isinstance(axis, int)
-    _settings(relations, node)
+    freeze_settings(relations, node)
     source = node.inputs[0]
     assert source is not None
     _joined(relations, node, axis, source, [value for value in node.outputs if value.name])
@@ -171,91 +194,16 @@ def _joined(relations: Relations, node: ir.Node, axis: int, whole: ir.Value, par
                     relations.freeze(each, Freeze(f"{where}: a size is not known before the model runs"))
 
 
-def _slice(relations: Relations, node: ir.Node) -> None:
-    source, result = _known(relations, node)
-    _settings(relations, node)
-    taken = slices(node, len(source))
-    for at, (one, other) in enumerate(zip(source, result, strict=True)):
-        size = relations.sizes[one]
-        if taken is not None and at not in taken:
-            relations.equate(one, other, title(node))
-            continue
-        if taken is not None and size is not None:
-            start, end, step = taken[at]
-            indices = np.arange(size)[slice(start, end, step)] if step > 0 else np.zeros(0, np.int64)
-            if step == 1 and len(indices) == relations.sizes[other]:
-                relations.pair(one, indices, other, np.arange(len(indices)))
-                continue
-        for axis in (one, other):
-            relations.freeze(axis, Freeze(f"{title(node)} takes places that are computed, or not in a run"))
-
-
-def _gather(relations: Relations, node: ir.Node) -> None:
-    source, result = _known(relations, node)
-    where = title(node)
-    picks = node.inputs[1]
-    picked = None if picks is None else relations.axes(picks)
-    axis = attribute(node, "axis")
-    assert isinstance(axis, int)
-    axis %= len(source)
-    if picked is None or len(result) != len(source) - 1 + len(picked):
-        freeze_node(relations, node, f"{where}: a shape is not known before the model runs")
-        return
-    for one, other in zip(source[:axis], result[:axis], strict=True):
-        relations.equate(one, other, where)
-    for one, other in zip(source[axis + 1 :], result[axis + len(picked) :], strict=True):
-        relations.equate(one, other, where)
-    places = constant(picks)
-    size = relations.sizes[source[axis]]
-    if places is not None and places.ndim == 1 and size is not None:
-        relations.pair(source[axis], places.astype(np.int64) % size, result[axis], np.arange(len(places)))
-        _settings(relations, node)
-        return
-    relations.freeze(source[axis], Freeze(f"{where} looks places up in it"))
-    for one, other in zip(picked, result[axis:], strict=False):
-        relations.equate(one, other, where)
-
-
-def _pad(relations: Relations, node: ir.Node) -> None:
-    source, result = _known(relations, node)
-    _settings(relations, node)
-    pads = padding(node, len(source))
-    constant = attribute(node, "mode") == "constant"
-    for at, (one, other) in enumerate(zip(source, result, strict=True)):
-        size, padded = relations.sizes[one], relations.sizes[other]
-        before, after = (-1, -1) if pads is None else pads[at]
-        if (before, after) == (0, 0):
-            relations.equate(one, other, title(node))
-        elif constant and before >= 0 and after >= 0 and size is not None and padded == before + size + after:
-            relations.pair(one, np.arange(size), other, before + np.arange(size))
-        else:
-            for axis in (one, other):
-                relations.freeze(axis, Freeze(f"{title(node)} pads it, and not with a constant number of constants"))
-
-
-def _resize(relations: Relations, node: ir.Node) -> None:
-    source, result = _known(relations, node)
-    _settings(relations, node)
-    factors = scales(node, len(source))
-    cropped = attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize"
-    for at, (one, other) in enumerate(zip(source, result, strict=True)):
-        sizes = relations.sizes[one], relations.sizes[other]
-        if (factors[at] == 1 and not cropped) or (
-            sizes[0] is not None and sizes[0] == sizes[1] and constant(node.inputs[-1]) is not None and not cropped
-        ):
-            relations.equate(one, other, title(node))
-        else:
-            for axis in (one, other):
-                relations.freeze(axis, Freeze(f"{title(node)} resizes it", inherent=True))
-
-
 def _reduce(relations: Relations, node: ir.Node) -> None:
-    source, result = _known(relations, node)
-    _settings(relations, node)
+    source, result = known_axes(relations, node)
+    freeze_settings(relations, node)
     gone = reduced(node, len(source))
     if gone is None:
         freeze_node(relations, node, f"{title(node)}: its axes are computed when the model runs")
         return
+    if fit_kind(node) == "reduce":
+        for at in gone:
+            relations.mix(source[at])
     kept = [axis for at, axis in enumerate(source) if at not in gone]
     rest = [axis for at, axis in enumerate(result) if at not in gone] if len(result) == len(source) else list(result)
     for one, other in zip(kept, rest, strict=True):
@@ -263,7 +211,7 @@ def _reduce(relations: Relations, node: ir.Node) -> None:
 
 
 def _argument(relations: Relations, node: ir.Node) -> None:
-    source, _ = _known(relations, node)
+    source, _ = known_axes(relations, node)
     for at in reduced(node, len(source)) or ():
         relations.freeze(source[at], Freeze(f"{title(node)} answers with places in it"))
     _reduce(relations, node)
@@ -288,8 +236,7 @@ def _shape(relations: Relations, node: ir.Node) -> None:
 
 
 def _entries_read(node: ir.Node, index: int, entries: list[int]) -> set[int]:
-    fitted = fit(node)
-    kind = fitted.signature.kind if fitted is not None else ""
+    kind = fit_kind(node)
     if kind == "gather" and index == 0:
         places = constant(node.inputs[1])
         if places is not None:
@@ -304,16 +251,14 @@ def _entries_read(node: ir.Node, index: int, entries: list[int]) -> set[int]:
 def _broadcast_first(relations: Relations, node: ir.Node) -> None:
     source, result = node.inputs[0], node.outputs[0]
     assert source is not None
-    _settings(relations, node)
+    freeze_settings(relations, node)
     along(relations, node, source, result)
 
 
-def _known(relations: Relations, node: ir.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    source = None if node.inputs[0] is None else relations.axes(node.inputs[0])
-    result = relations.axes(node.outputs[0])
-    if source is None or result is None:
-        raise UnknownShape
-    return source, result
+def fit_kind(node: ir.Node) -> str:
+    """Return the word of the structure of `node`, empty where it has none."""
+    fitted = fit(node)
+    return "" if fitted is None else fitted.signature.kind
 
 
 def _names(value: ir.Value | None) -> list[str]:
@@ -326,13 +271,10 @@ def _names(value: ir.Value | None) -> list[str]:
     ]
 
 
-class UnknownShape(Exception):
-    """A handler needs a shape that is not known."""
-
-
 HANDLERS: Mapping[str, Handler] = {
     "broadcast": _broadcast,
-    "mixing": _broadcast,
+    "first": _like_first,
+    "mixing": _mixing,
     "quantize": _quantize,
     "transpose": _transpose,
     "reshape": _reshape,
@@ -340,13 +282,13 @@ HANDLERS: Mapping[str, Handler] = {
     "expand": _expand,
     "filled": _filled,
     "concat": _concat,
+    "qconcat": _quantized_concat,
     "split": _split,
-    "slice": _slice,
-    "gather": _gather,
-    "pad": _pad,
-    "resize": _resize,
     "reduce": _reduce,
+    "sum": _reduce,
     "argument": _argument,
     "shape": _shape,
+    "frozen": _frozen,
+    **PICKING,
 }
 """The kinds of `ops.axes` and what they do."""

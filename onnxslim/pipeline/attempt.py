@@ -51,6 +51,11 @@ def attempt(step: Pass, current: Candidate, judge: Judge, context: Context) -> t
         OnnxslimError: The pass raised it.
         Exception: The pass raised it, and not by a rewrite that could be left out.
     """
+    opset = current.model.opset_imports.get("", step.oldest_opset)
+    if opset < step.oldest_opset:
+        why = f"opset {opset} is older than {step.oldest_opset}, from which on elementwise ops broadcast as in numpy"
+        change = Change(False, (Note("model", "left alone", why),))
+        return Attempt(current.model, change, Ledger(), None, None), Verdict(False, _why_not(change))
     start = copy.deepcopy(context.generator)
     banned: dict[Site, str] = {}
 
@@ -60,7 +65,9 @@ def attempt(step: Pass, current: Candidate, judge: Judge, context: Context) -> t
         return _run(step, current, judge, context)
 
     tried = run(None)
-    while tried.failure is not None and step.kind is Kind.EXACT and tried.ledger.sites and len(banned) < MOST_GUILTY:
+    while (
+        tried.failure is not None and step.judged_as is Kind.EXACT and tried.ledger.sites and len(banned) < MOST_GUILTY
+    ):
         context.progress(f"{step.name}: looking for the wrong rewrite", len(banned), None)
         guilty = _first_guilty(tried, run)
         if guilty is None:
@@ -92,7 +99,7 @@ def _run(step: Pass, current: Candidate, judge: Judge, context: Context) -> Atte
         return Attempt(clone, change, ledger, None, None)
     candidate = Candidate(clone, lambda: judge.open_session(clone))
     try:
-        if step.kind is Kind.EXACT:
+        if step.judged_as is Kind.EXACT:
             difference = judge.difference(current, candidate)
         else:
             difference = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,28 +16,62 @@ has 11 bits of mantissa. Whole numbers must be equal.
 """
 
 
-def difference(reference: Any, value: Any) -> str | None:
-    """Return how an output differs from the reference beyond rounding, or None."""
-    if len(list(_arrays(reference))) != len(list(_arrays(value))):
-        return "another number of elements"
-    for one, other in zip(_arrays(reference), _arrays(value), strict=True):
+NOISE = 4.0
+"""An output may differ by so many times what it moves by where the inputs move by one rounding: a rewrite rounds at
+several places, and where small numbers are what large ones left of each other, every rounding shows."""
+
+
+def difference(reference: Any, value: Any, noise: float = 0.0) -> str | None:
+    """Return how an output differs from the reference beyond rounding, or None.
+
+    Args:
+        reference: The output of the original.
+        value: That of the candidate.
+        noise: What `distance` the output of the original has from itself where its inputs are rounded otherwise.
+    """
+    ones, others = list(_arrays(reference)), list(_arrays(value))
+    if len(ones) != len(others):
+        return f"{len(others)} arrays in place of {len(ones)}"
+    for one, other in zip(ones, others, strict=True):
         if one.dtype != other.dtype and {one.dtype.kind, other.dtype.kind} - set("OSU"):
             return f"type {other.dtype} in place of {one.dtype}"
         if one.shape != other.shape:
             return f"shape {list(other.shape)} in place of {list(one.shape)}"
-        tolerance = TOLERANCES.get(one.dtype.char, 5e-2 if one.dtype.name == "bfloat16" else 0.0)
-        if not tolerance:
-            if not np.array_equal(one, other):
-                return f"{np.mean(one != other):.2%} of the values differ"
+        tolerance = max(_tolerance(one), NOISE * noise)
+        error = _error(one, other)
+        if error <= tolerance:
             continue
-        one, other = one.astype(np.float64), other.astype(np.float64)
-        finite = np.isfinite(one)
-        if not np.array_equal(one[~finite], other[~finite], equal_nan=True) or not np.isfinite(other[finite]).all():
+        if not _tolerance(one):
+            return f"{error:.2%} of the values differ"
+        if error == math.inf:
             return "other values are not finite"
-        error = np.abs(one[finite] - other[finite]).max(initial=0.0) / (np.abs(one[finite]).max(initial=0.0) or 1.0)
-        if error > tolerance:
-            return f"relative difference {error:.1e}, at most {tolerance:.0e} is rounding"
+        return f"relative difference {error:.1e}, at most {tolerance:.0e} is rounding"
     return None
+
+
+def distance(reference: Any, value: Any) -> float:
+    """Return how far two outputs are apart: relative to the largest magnitude; of whole numbers, how many differ.
+
+    Infinite where shapes differ, or what is finite.
+    """
+    ones, others = list(_arrays(reference)), list(_arrays(value))
+    if [one.shape for one in ones] != [other.shape for other in others]:
+        return math.inf
+    return max((_error(one, other) for one, other in zip(ones, others, strict=True)), default=0.0)
+
+
+def _tolerance(array: np.ndarray[Any, Any]) -> float:
+    return TOLERANCES.get(array.dtype.char, 5e-2 if array.dtype.name == "bfloat16" else 0.0)
+
+
+def _error(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    if not _tolerance(one):
+        return float(np.mean(one != other)) if one.size else 0.0
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    finite = np.isfinite(one)
+    if not np.array_equal(one[~finite], other[~finite], equal_nan=True) or not np.isfinite(other[finite]).all():
+        return math.inf
+    return float(np.abs(one[finite] - other[finite]).max(initial=0.0) / (np.abs(one[finite]).max(initial=0.0) or 1.0))
 
 
 def shapes_of(value: Any) -> list[tuple[Any, int]]:

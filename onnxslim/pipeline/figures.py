@@ -40,7 +40,7 @@ def model_figures(
     candidate: Candidate, path: pathlib.Path, size_bytes: int, latency: Latency | None, judge: Judge
 ) -> Figures:
     """Return the figures of the model that lies at `path`, takes `size_bytes` there and is open as `candidate`."""
-    shapes = {name: array.shape for name, array in judge.feeds.items()}
+    shapes = {name: array.shape for name, array in judge.feeds.items() if hasattr(array, "shape")}
     cost, at_work = measure_cost(candidate.model), measure_cost(at_sizes(candidate.model, shapes))
     accuracy = judge.measure_accuracy(candidate)
     unlabelled = "the samples are synthetic" if judge.samples.synthetic else "the samples have no labels"

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.data import Samples
+from onnxslim.model import OLDEST_NUMPY_OPSET
 from onnxslim.pipeline.ledger import Ledger
 from onnxslim.pipeline.plan import Plan, Planned, gather
 from onnxslim.runner.session import Session
@@ -27,6 +28,15 @@ class Kind(enum.Enum):
     """The outputs change; fidelity and budget decide whether that is kept."""
 
 
+class Goal(enum.Enum):
+    """What a pass must bring to be kept."""
+
+    LATENCY = "latency"
+    """It must not make the model slower beyond noise."""
+    SIZE = "size"
+    """It may, as long as the model gets smaller."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Note:
     """One line about what a pass did, or left alone."""
@@ -40,12 +50,31 @@ class Note:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerChange:
+    """What became of one layer: how wide it is, or of what rank, and what it costs."""
+
+    layer: str
+    """The node, as the model that came in calls it."""
+    op: str
+    """Its op type."""
+    quantity: str
+    """What `before` and `after` count: ``channels``, ``rank``."""
+    before: int
+    after: int
+    macs_before: int
+    """Multiply-accumulates, at the sizes of the first sample."""
+    macs_after: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Change:
     """What a pass did to the model that it was given."""
 
     modified: bool
     """False: the model is as it was, and `notes` say why."""
     notes: tuple[Note, ...] = ()
+    layers: tuple[LayerChange, ...] = ()
+    """Layers that got narrower, or of a lower rank."""
 
 
 class Progress:
@@ -69,6 +98,8 @@ class Context:
     """The one source of random numbers."""
     max_drop: float | None = None
     """The budget: how much accuracy (or agreement, without labels) may be lost, as a fraction."""
+    goal: Goal = Goal.LATENCY
+    """What the run is for."""
     verify: bool = False
     """Check every rewrite where it is made, on random data."""
     progress: Progress = dataclasses.field(default_factory=Progress)
@@ -94,6 +125,15 @@ class Pass(abc.ABC):
     """Passes that must run before this one; they are added to the schedule."""
     after: ClassVar[tuple[str, ...]] = ()
     """Passes that run before this one where both are asked for."""
+    oldest_opset: ClassVar[int] = OLDEST_NUMPY_OPSET
+    """Models of an older operator set are left alone."""
+    speeds_up: ClassVar[bool] = True
+    """Whether it is to make the model faster. Of one that is not, only a clear slowdown counts against it."""
+
+    @property
+    def judged_as(self) -> Kind:
+        """The kind that this very run is held to: `kind`, unless its options promise more."""
+        return self.kind
 
     @abc.abstractmethod
     def run(self, model: ir.Model, context: Context) -> Change:

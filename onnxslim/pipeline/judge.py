@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
 import math
 import time
@@ -15,9 +14,9 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.errors import RunError
-from onnxslim.pipeline.difference import difference, shapes_of
-from onnxslim.pipeline.interface import Kind, Pass
-from onnxslim.pipeline.probes import Probe, draw_probes
+from onnxslim.pipeline.difference import difference, distance, shapes_of
+from onnxslim.pipeline.interface import Goal, Kind, Pass
+from onnxslim.pipeline.probes import Probe, draw_probes, rounded_otherwise
 from onnxslim.runner.accuracy import Metric, measure_accuracy
 from onnxslim.runner.fidelity import Fidelity, measure_fidelity
 from onnxslim.runner.latency import PairedLatency, compare_latency
@@ -30,15 +29,8 @@ BATCH, BATCH_ELEMENTS = 32, 4_000_000
 PROBE_SECONDS, PROBE_RUNS = 0.2, (3.0, 24.0)
 """An EXACT pass is checked on inputs that take as long as so many seconds of the sample, but on the worth of 3 runs at
 least and 24 at most; each symbolic dimension gets a second size in any case."""
-
-
-class Goal(enum.Enum):
-    """What a pass must bring to be kept."""
-
-    LATENCY = "latency"
-    """It must not make the model slower beyond noise."""
-    SIZE = "size"
-    """It may, as long as the model gets smaller."""
+CLEARLY_SLOWER = 0.9
+"""Speed relative to before at which a pass that changes no node, and means to be no faster, has done harm after all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +72,11 @@ class Candidate:
         """Give the memory of the session back; it is opened anew where it is asked for again."""
         self._session = None
 
+    @functools.cached_property
+    def plain_session(self) -> Session:
+        """A session that runs the nodes as they are written: it rounds otherwise."""
+        return Session.of(self.model, self.session.target, optimize=False)
+
 
 @dataclasses.dataclass
 class Judge:
@@ -108,7 +105,7 @@ class Judge:
     @functools.cached_property
     def batch(self) -> int:
         """How many samples run at once: several where the original takes them and gives each an output of its own."""
-        elements = sum(array.size for array in self.feeds.values())
+        elements = sum(getattr(array, "size", 1) for array in self.feeds.values())  # a sequence is a list
         several = min(BATCH, max(1, BATCH_ELEMENTS // max(1, elements)))
         first = next(self.samples.batches(several), None)
         if first is None or first.count < 2:
@@ -156,7 +153,7 @@ class Judge:
 
         That an EXACT step left the outputs as they were is asked before, of `difference`.
         """
-        if step.kind is Kind.LOSSY and self.max_drop is not None:
+        if step.judged_as is Kind.LOSSY and self.max_drop is not None:
             drop = self.drop(after)
             if drop is None:
                 return Verdict(False, "the budget cannot be checked: no output can be compared")
@@ -168,13 +165,17 @@ class Judge:
         return f"{drop:.2%} of {'accuracy' if self.samples.labelled else 'agreement with the original'} would be lost"
 
     def _pays(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:
-        kept = "outputs unchanged" if step.kind is Kind.EXACT else self._within()
+        kept = "outputs unchanged" if step.judged_as is Kind.EXACT else self._within()
         if not self.measure:
             return Verdict(True, kept)
         paired = self.latency(before, after)
         ratio = paired.ratio
         figures = f"{ratio.value:.2f}x the speed of before ({ratio.low:.2f} to {ratio.high:.2f})"
-        if ratio.high < 1 and self.goal is Goal.LATENCY and step.kind is Kind.LOSSY:
+        if (
+            ratio.high < (1.0 if step.speeds_up else CLEARLY_SLOWER)
+            and self.goal is Goal.LATENCY
+            and step.judged_as is Kind.LOSSY
+        ):
             return Verdict(False, f"slower here: {figures}; --goal size keeps it")
         return Verdict(True, f"{kept}; {figures}")
 
@@ -236,15 +237,21 @@ class Judge:
             after.answers[number] = got
             for name, reference in wanted.items():
                 why = difference(reference, got[name])
-                if why is not None and not self._is_random(before, probe, name, reference, got[name]):
+                if why is not None and (why := self._beyond_noise(before, probe, name, reference, got[name])):
                     return f"{name}: {why}{at}"
         if self.sparing:
             after.close()
         return None
 
-    def _is_random(self, before: Candidate, probe: Probe, name: str, reference: Any, got: Any) -> bool:
+    def _beyond_noise(self, before: Candidate, probe: Probe, name: str, reference: Any, got: Any) -> str | None:
+        """Ask once more, knowing how much an output depends on rounding: of the inputs, or else within the model."""
         again = before.session.run(probe.feeds, [name])[name]
-        return difference(reference, again) is not None and shapes_of(reference) == shapes_of(got)
+        if difference(reference, again) is not None and shapes_of(reference) == shapes_of(got):
+            return None  # it is random
+        rounded = rounded_otherwise(probe, np.random.default_rng(0))
+        session = before.session if rounded is not None else before.plain_session
+        noise = distance(reference, session.run(probe.feeds if rounded is None else rounded, [name])[name])
+        return difference(reference, got, noise if math.isfinite(noise) else 0.0)
 
 
 def _answer(candidate: Candidate, probe: Probe) -> dict[str, Any] | None:

@@ -81,3 +81,14 @@ def _resized(array: Array, shapes: Recipe, spec: TensorSpec, generator: np.rando
     if not array.size:
         return np.zeros(shape, array.dtype)
     return np.asarray(generator.choice(array.reshape(-1), shape))
+
+
+def rounded_otherwise(probe: Probe, generator: np.random.Generator) -> dict[str, Any] | None:
+    """Return the feeds of a probe with each float up or down by one rounding; None where there are no floats."""
+    feeds = dict(probe.feeds)
+    floats = [name for name, value in feeds.items() if isinstance(value, np.ndarray) and value.dtype.kind == "f"]
+    for name in floats:
+        array = feeds[name]
+        step = np.finfo(array.dtype).eps * generator.choice([-1, 1], array.shape)
+        feeds[name] = np.asarray(array + array * step).astype(array.dtype)
+    return feeds if floats else None

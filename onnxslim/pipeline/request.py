@@ -77,7 +77,7 @@ def share_samples(
         UsageError: There is a budget, and nothing to check it on.
     """
     if data is None and val is None:
-        lossy = [step.name for step in request.passes if step.kind is Kind.LOSSY]
+        lossy = [step.name for step in request.passes if step.judged_as is Kind.LOSSY]
         if request.max_drop is not None and lossy:
             raise UsageError(
                 f"a budget for {', '.join(lossy)} cannot be checked without data",

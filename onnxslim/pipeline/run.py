@@ -17,8 +17,8 @@ from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed
 from onnxslim.model import canonicalize, open_model, save_model, saving_model, weight_bytes
 from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.figures import make_report
-from onnxslim.pipeline.interface import Context, Kind, Pass, Progress
-from onnxslim.pipeline.judge import Candidate, Goal, Judge
+from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
+from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import sha256, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.recipe import format_passes, option_values
@@ -105,7 +105,7 @@ def optimize(
         check_places(path, pathlib.Path(output))
     generator = np.random.default_rng(request.seed)
     # Where nothing is timed and nothing is lost, models are run a few times to see that they give the same.
-    pack = measure or any(step.kind is Kind.LOSSY for step in request.passes)
+    pack = measure or any(step.judged_as is Kind.LOSSY for step in request.passes)
     original = Candidate(opened, lambda: Session.of(opened if path is None else path, target, pack=pack))
     calibration, validation = share_samples(data, val, opened, original.session, preprocess, request, generator)
     # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
@@ -128,6 +128,7 @@ def optimize(
         target=target,
         generator=generator,
         max_drop=request.max_drop,
+        goal=Goal(goal),
         verify=verify,
         progress=progress or Progress(),
         open_session=lambda each: Session.of(each, target),
@@ -186,12 +187,13 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
             PassRecord(
                 name=step.name,
                 options=option_values(step),
-                kind=step.kind.value,
+                kind=step.judged_as.value,
                 kept=verdict.kept,
                 reason=verdict.reason,
                 seconds=time.perf_counter() - started,
                 nodes=(before, _nodes(tried.model)),
                 changes=tried.change.notes,
+                layers=tried.change.layers,
             )
         )
         current = tried.candidate if verdict.kept and tried.candidate is not None else current

@@ -142,7 +142,8 @@ class Sampler:
             if kind.kind in "iu" and np.any(array != np.round(array)):
                 raise NoProgram("no such integer")
             array = array.astype(kind)
-        if array.size == 1 and array.dtype.kind in "fiub":
+        listed = attribute.type in (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
+        if array.size == 1 and array.dtype.kind in "fiub" and not listed:
             run = next(iter(self.runs.values()), ())
             shape = self.draw.choice(((), (), (1,), tuple(1 for _ in run), run))
             array = np.full(shape, array.reshape(-1)[0], array.dtype)
@@ -312,8 +313,17 @@ def _spatial(low: int, high: int, ends: int) -> Callable[[Sampler, Array], tuple
     return lambda sampler, data: tuple(sampler.draw.integer(low, high) for _ in range(ends * max(0, data.ndim - 2)))
 
 
+def _window(sampler: Sampler, data: Array) -> tuple[int, ...]:
+    return tuple(min(size, sampler.draw.integer(2, 3)) for size in data.shape[2:])
+
+
 def _scalar_like(sampler: Sampler, data: Array) -> Array:
     return sampler.numbers((), ir.DataType.from_numpy(data.dtype))
+
+
+def _limit(sampler: Sampler, data: Array, usual: Sequence[int]) -> Array:
+    number = sampler.draw.choice((None, *usual))
+    return _scalar_like(sampler, data) if number is None else np.array(number, data.dtype)
 
 
 def _one_of(*items: Any) -> Callable[[Sampler, Array], Any]:
@@ -324,7 +334,8 @@ INPUTS: Mapping[tuple[str, str], Callable[[Sampler, Array], Array]] = {
     ("Squeeze", "axes"): lambda sampler, data: _int64(_ones_of(sampler, data)),
     ("Unsqueeze", "axes"): lambda sampler, data: _int64(_new_axes(sampler, data)),
     ("", "axes"): lambda sampler, data: _int64(sampler.some_axes(range(data.ndim))),
-    ("Slice", "axes"): lambda sampler, data: _int64([0]),
+    ("Slice", "axes"): lambda sampler, data: _int64([sampler.draw.integer(0, max(0, data.ndim - 1))]),
+    ("Split", "split"): lambda sampler, data: _int64(data.shape[:1]),
     ("Slice", "starts"): lambda sampler, data: _int64([sampler.draw.choice((0, 0, 1))]),
     ("Slice", "ends"): lambda sampler, data: _int64([sampler.draw.choice((1 << 31, 1 << 31, 1))]),
     ("Slice", "steps"): lambda sampler, data: _int64([sampler.draw.choice((1, 1, 2))]),
@@ -341,11 +352,17 @@ INPUTS: Mapping[tuple[str, str], Callable[[Sampler, Array], Array]] = {
         if data.dtype.kind == "f"
         else np.zeros((), data.dtype)
     ),
-    ("Clip", "min"): _scalar_like,
-    ("Clip", "max"): _scalar_like,
+    ("Clip", "min"): lambda sampler, data: _limit(sampler, data, (0, -1)),
+    ("Clip", "max"): lambda sampler, data: _limit(sampler, data, (1, 6)),
     ("Dropout", "ratio"): lambda sampler, data: np.array(0.5, np.float32),
     ("Dropout", "training_mode"): lambda sampler, data: np.array(False),
     ("Gemm", "C"): _scalar_like,
+    ("Not", "X"): lambda sampler, data: sampler.numbers(sampler.base, ir.DataType.BOOL),
+    ("DequantizeLinear", "x"): lambda sampler, data: sampler.numbers(
+        sampler.base, sampler.draw.choice((ir.DataType.UINT8, ir.DataType.INT8))
+    ),
+    ("DequantizeLinear", "x_scale"): lambda sampler, data: np.array(sampler.draw.choice((0.5, 0.1)), np.float32),
+    ("DequantizeLinear", "x_zero_point"): lambda sampler, data: np.array(sampler.draw.integer(0, 3), data.dtype),
     ("Where", "condition"): lambda sampler, data: sampler.numbers(sampler.base, ir.DataType.BOOL),
 }
 """What an input means, by op (or any op) and the name that its schema gives to it."""
@@ -367,12 +384,14 @@ ATTRIBUTES: Mapping[tuple[str, str], Callable[[Sampler, Array], Any]] = {
     ("", "transB"): _one_of(0, 1),
     ("", "group"): _one_of(1, 2),
     ("Pad", "pads"): lambda sampler, data: tuple(_border(sampler, data).tolist()),
-    ("", "pads"): _spatial(0, 1, 2),
+    ("", "pads"): lambda sampler, data: _spatial(0, sampler.draw.choice((0, 1)), 2)(sampler, data),
     ("AveragePool", "pads"): lambda sampler, data: None,
     ("", "strides"): _spatial(1, 2, 1),
     ("", "dilations"): lambda sampler, data: (sampler.draw.choice((1, 1, 1, 2)),) * max(0, data.ndim - 2),
-    ("MaxPool", "kernel_shape"): _spatial(2, 3, 1),
-    ("AveragePool", "kernel_shape"): _spatial(2, 3, 1),
+    ("MaxPool", "kernel_shape"): lambda sampler, data: _window(sampler, data),
+    ("AveragePool", "kernel_shape"): lambda sampler, data: _window(sampler, data),
+    ("Split", "split"): lambda sampler, data: data.shape[:1],
+    ("Split", "num_outputs"): _one_of(None, 1),
     ("MaxPool", "pads"): _spatial(0, 0, 2),
     ("MaxPool", "dilations"): _spatial(1, 1, 1),
     ("Cast", "to"): _one_of(1, 7, 6, 11, 10),

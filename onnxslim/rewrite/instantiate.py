@@ -104,7 +104,15 @@ class Instance:
         return all(each is None or self.values.get(each, self) is None or self.is_known(each) for each in node.inputs)
 
     def _shape(self, node: BodyNode) -> Array | None:
-        """Return the static shape that a Shape or Size node of the body reads, where it reads a parameter."""
+        """Return the static shape that a Shape or Size node of the body reads, where it reads a parameter.
+
+        The Size of a Shape is a rank, which is known of shapes whose sizes are not.
+        """
+        maker = self.body.makers.get(node.inputs[0] or "") if node.op_type == "Size" else None
+        if maker is not None and maker[0].op_type == "Shape" and not maker[0].attributes:
+            ranked = self.values.get(maker[0].inputs[0] or "")
+            if ranked is not None and ranked.shape is not None:
+                return np.array(len(ranked.shape), np.int64)
         if node.op_type not in ("Shape", "Size") or node.domain or self.values.get(node.inputs[0] or "") is None:
             return None
         probe = ir.Node("", node.op_type, [self.values[node.inputs[0] or ""]], self._attributes(node))

@@ -82,6 +82,9 @@ class Program:
             attributes: Its attributes.
         """
         # A literal may have other types at other nodes, so the type is part of the name.
+        inputs = list(inputs)
+        while inputs and not inputs[-1]:
+            inputs.pop()
         labels = {name: f"{name} {array.dtype.char}" for name, array in feeds.items()}
         self._feeds.update({labels[name]: array for name, array in feeds.items()})
         proto = onnx.helper.make_node(

@@ -23,7 +23,7 @@ from onnxslim.rewrite.program import CannotCompute, NotApplicable
 from onnxslim.rewrite.reader import read_rules
 from onnxslim.rewrite.rule import Rule, find_schema
 from onnxslim.rewrite.signature import fits
-from onnxslim.rewrite.site import run_after, run_before, site_feeds
+from onnxslim.rewrite.site import GUESSES, is_guessed, run_after, run_before, site_feeds
 
 Array = npt.NDArray[Any]
 
@@ -129,6 +129,9 @@ def compare_once(rule: Rule, draw: Draw) -> bool:
     try:
         if rule.when is not None and not Instance(match, rule.when, known).holds():
             return False
+    except NotApplicable:  # where it cannot be evaluated, the drivers leave the site alone
+        return False
+    try:
         right = Instance(match, rule.rewrite, known, proof=True)
         made = {result.name: right.array(result.name) for result in rule.results}
     except CannotCompute as error:
@@ -196,31 +199,54 @@ def schema_versions(rule: Rule) -> tuple[tuple[str, int], ...]:
     return tuple((name, int(schema.since_version) if schema is not None else 0) for name, schema in schemas)
 
 
-def verify_site(match: Match, plan: Plan, generator: np.random.Generator) -> str | None:
+@dataclasses.dataclass(frozen=True)
+class SiteCheck:
+    """What came of running a site and what would replace it."""
+
+    ran: bool
+    """Whether the site ran on what was drawn; if not, nothing can be said."""
+    difference: str | None = None
+    """How they differ, or None."""
+
+
+def check_site(match: Match, plan: Plan, generator: np.random.Generator) -> SiteCheck:
     """Run a site and what would replace it on random data of the site's own types and shapes, and compare.
 
-    Constants are what they are; symbolic dimensions get sizes, the same wherever a name occurs.
+    Constants are what they are; symbolic dimensions get sizes, the same wherever a name occurs; what is not known of a
+    shape is guessed, several times until the site runs.
 
     Args:
         match: The site.
         plan: What it would become.
         generator: Where random numbers come from.
-
-    Returns:
-        None if they agree, or where nothing can be said because the shapes are not known or the site does not run on
-        such data; otherwise how they differ.
     """
-    feeds = site_feeds(match, generator)
-    if feeds is None:
-        return None
-    before = run_before(match, feeds)
-    if before is None:
-        return None
-    after = run_after(match, plan, feeds)
-    if after is None:
-        return "what would replace it does not run"
-    for result, old, new in zip(match.rule.results, before, after, strict=True):
-        why = difference(old, new)
-        if why is not None:
-            return f"{result.name} {why}"
-    return None
+    for guess in GUESSES if is_guessed(match) else GUESSES[:1]:
+        feeds = site_feeds(match, generator, guess)
+        before = None if feeds is None else run_before(match, feeds)
+        if feeds is None or before is None or not _as_declared(match, before):
+            continue
+        after = run_after(match, plan, feeds)
+        if after is None:
+            return SiteCheck(True, "what would replace it does not run")
+        for result, old, new in zip(match.rule.results, before, after, strict=True):
+            why = difference(old, new)
+            if why is not None:
+                return SiteCheck(True, f"{result.name} {why}")
+        return SiteCheck(True)
+    return SiteCheck(False)
+
+
+def _as_declared(match: Match, results: list[Array]) -> bool:
+    """Whether what a site made has the sizes that are known of its results: a guess may have missed them."""
+    for value, array in zip(match.results(), results, strict=True):
+        sizes = None if value.shape is None else [size if isinstance(size, int) else None for size in value.shape]
+        if sizes is not None and len(sizes) != array.ndim:
+            return False
+        if any(size not in (None, have) for size, have in zip(sizes or (), array.shape, strict=False)):
+            return False
+    return True
+
+
+def verify_site(match: Match, plan: Plan, generator: np.random.Generator) -> str | None:
+    """Return how a site and what would replace it differ, as `check_site` finds out; None where nothing is known."""
+    return check_site(match, plan, generator).difference

@@ -8,6 +8,11 @@
 A rule is ``name <attributes> (parameters) => (results)``, then ``match``, an optional ``when`` and ``rewrite``. On top
 of ONNX text:
 
+- inputs may be calls, literals and attributes, and there are infix operators: see `onnxslim.rewrite.expression`;
+- ``match { ... } or { ... }``: another spelling of the same; each is a rule of its own (``name``, ``name_2``, ...);
+- ``name for F = Relu | Tanh (x) => (y)``: a rule for each, ``name_relu`` and ``name_tanh``, where the word F stands for
+  the op; ``for F G = ReduceMin Min | ReduceMax Max`` puts words in step;
+
 - ``Conv <...>`` stands for whatever attributes the op has, the same on both sides; ``Conv <group = @group, ...>`` for
   all others;
 - ``@name`` is an attribute of the rule, or a value of the body (or a parameter) that is known once it is folded;
@@ -25,11 +30,10 @@ at all is an error.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.resources
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import onnx
 import onnx.checker
@@ -39,15 +43,9 @@ import onnx_ir as ir
 
 from onnxslim.errors import RuleError
 from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule, RuleSet, Skipped, find_schema
-from onnxslim.rewrite.signature import read_parameters
+from onnxslim.rewrite.source import Source, split_rules, within_reach
 
-COMMENT = re.compile(r"#[^\n]*")
-HEAD = re.compile(
-    r"\s*(?P<name>[A-Za-z_]\w*)\s*(?:<(?P<attributes>[^>]*)>)?\s*\((?P<parameters>[^)]*)\)\s*=>\s*\((?P<results>[^)]*)\)"
-    r"\s*match\s*"
-)
 OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
-CALL = re.compile(r"=\s*([A-Za-z_][\w.]*)\s*(?=[(<])")
 OLD_CONSTANT = 12
 """Constant has ``value_ints`` and the like since this opset; before, it is checked as if it held a tensor."""
 
@@ -67,88 +65,52 @@ class DoesNotCheck(RuleError):
     """The rule is a rule, but not at this opset."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """A rule as it stands in a file: text in pieces, not yet at any opset."""
-
-    name: str
-    file: str
-    line: int
-    comment: str
-    text: str
-    attributes: str
-    parameters: str
-    results: str
-    bodies: Mapping[str, tuple[int, str]]
-    """Line and text of each body, braces included."""
-
-    @property
-    def where(self) -> str:
-        return f"{self.file}:{self.line}"
-
-    @functools.cached_property
-    def ops(self) -> dict[str, frozenset[str]]:
-        """The ops that each body names, but for Constant, which stands for whatever is known."""
-        found = {word: CALL.findall(text) for word, (_, text) in self.bodies.items()}
-        return {word: frozenset(op.rpartition(".")[2] for op in ops) - {"Constant"} for word, ops in found.items()}
-
-
 def read_rules(text: str, opset: int, where: str = "<text>") -> tuple[Rule, ...]:
     """Read all rules in `text`.
 
     Raises:
         RuleError: One of them is no rule, or does not check at `opset`; the error names file and line.
     """
-    return tuple(_compile(source, opset) for source in _split(text, where))
+    return tuple(_compile(source, opset) for source in split_rules(text, where))
 
 
-def load_rules(package: str, opset: int, ops: Iterable[str] | None = None) -> RuleSet:
+def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> RuleSet:
     """Read the ``*.rules`` files of a package, in the order of their names.
 
     Args:
-        package: Where the files lie.
-        opset: The version of the default domain.
-        ops: The ops that a model has. Rules whose pattern needs an op that is not among them, and that no rule makes
-            out of them, are not read at all: that is most of the work. None: all rules.
+        package: Where the files are.
+        opset: Of the model.
+        ops: The ops of the model: rules for ops that are neither there, nor made of these by other rules, are left out,
+            and not read at all.
 
     Raises:
         RuleError: A file holds what is no rule at all.
     """
-    sources, compiled = _sources(package), _compiled(package, opset)
-    chosen = sources if ops is None else _within_reach(sources, frozenset(ops))
-    for source in chosen:
-        if source.where not in compiled:
-            compiled[source.where] = _attempt(source, opset)
-    read = [compiled[source.where] for source in chosen]
+    compiled, sources = _compiled(package, opset), _sources(package)
+    if ops is not None:
+        sources = within_reach(sources, ops)
+    for source in sources:
+        if (source.file, source.name) not in compiled:
+            compiled[source.file, source.name] = _attempt(source, opset)
+    read = [compiled[source.file, source.name] for source in sources]
     return RuleSet(
         tuple(each for each in read if isinstance(each, Rule)),
         tuple(each for each in read if isinstance(each, Skipped)),
     )
 
 
-@functools.lru_cache(maxsize=16)
-def _sources(package: str) -> tuple[_Source, ...]:
-    return tuple(source for file, text in rule_files(package) for source in _split(text, file))
-
-
 @functools.lru_cache(maxsize=64)
-def _compiled(package: str, opset: int) -> dict[str, Rule | Skipped]:
-    """Return what was read of a package so far; filled by `load_rules`."""
+def _compiled(package: str, opset: int) -> dict[tuple[str, str], Rule | Skipped]:
+    """Return what was read of a package so far, by file and name; `load_rules` fills it."""
     return {}
 
 
-def _within_reach(sources: Sequence[_Source], ops: frozenset[str]) -> tuple[_Source, ...]:
-    """Return the rules that may match where `ops` are all there is at first."""
-    chosen: set[str] = set()
-    while True:
-        fresh = [each for each in sources if each.where not in chosen and each.ops["match"] <= ops]
-        if not fresh:
-            return tuple(each for each in sources if each.where in chosen)
-        chosen |= {each.where for each in fresh}
-        ops = ops.union(*(each.ops["rewrite"] for each in fresh))
+@functools.lru_cache(maxsize=16)
+def _sources(package: str) -> tuple[Source, ...]:
+    return tuple(source for file, text in rule_files(package) for source in split_rules(text, file))
 
 
-def _attempt(source: _Source, opset: int) -> Rule | Skipped:
+def _attempt(source: Source, opset: int) -> Rule | Skipped:
     try:
         return _compile(source, opset)
     except DoesNotCheck as error:
@@ -163,102 +125,28 @@ def rule_files(package: str) -> tuple[tuple[str, str], ...]:
 
 def rule_names(text: str, where: str = "<text>") -> tuple[str, ...]:
     """Return the names of the rules in `text`, whatever opset they are for."""
-    return tuple(source.name for source in _split(text, where))
+    return tuple(source.name for source in split_rules(text, where))
 
 
-def _split(text: str, file: str) -> Iterator[_Source]:
-    """Cut a text into rules, at the braces that are not inside braces."""
-    blank = COMMENT.sub(lambda match: " " * len(match[0]), text)
-    names: set[str] = set()
-    current: dict[str, tuple[int, str]] = {}
-    head: re.Match[str] | None = None
-    begin = cursor = 0
-
-    def where(place: int) -> str:
-        return f"{file}:{text.count(chr(10), 0, place) + 1}"
-
-    def finish(end: int) -> Iterator[_Source]:
-        if head is None:
-            return
-        if "rewrite" not in current:
-            raise RuleError(f"the rule {head['name']} has no rewrite", where=where(begin), hint="add rewrite { ... }")
-        if head["name"] in names:
-            raise RuleError(f"there are two rules named {head['name']}", where=where(begin), hint="rename one of them")
-        names.add(head["name"])
-        yield _Source(
-            head["name"],
-            file,
-            text.count("\n", 0, begin) + 1,
-            _comment_above(text, begin),
-            text[begin:end].strip(),
-            (head["attributes"] or "").strip(),
-            head["parameters"],
-            head["results"],
-            dict(current),
-        )
-
-    while (opening := blank.find("{", cursor)) >= 0:
-        word = blank[cursor:opening].strip()
-        closing = _closing(blank, opening)
-        if closing is None:
-            raise RuleError("a brace is never closed", where=where(opening), hint="add }")
-        if word in ("when", "rewrite") and head is not None and word not in current:
-            current[word] = (text.count("\n", 0, opening), blank[opening : closing + 1])
-        else:
-            begins = HEAD.fullmatch(blank, cursor, opening)
-            place = cursor + len(blank[cursor:opening]) - len(blank[cursor:opening].lstrip())
-            if begins is None:
-                raise RuleError(
-                    f"this begins no rule: {' '.join(word.split())[:60]}",
-                    where=where(place),
-                    hint="write name <attributes> (parameters) => (results) match { ... } rewrite { ... }",
-                )
-            yield from finish(cursor)
-            head, begin = begins, place
-            current = {"match": (text.count("\n", 0, opening), blank[opening : closing + 1])}
-        cursor = closing + 1
-    if blank[cursor:].strip():
-        place = cursor + len(blank[cursor:]) - len(blank[cursor:].lstrip())
-        raise RuleError("this belongs to no rule", where=where(place), hint="is a body missing?")
-    yield from finish(cursor)
-
-
-def _closing(text: str, opening: int) -> int | None:
-    depth = 0
-    for match in re.compile(r"[{}]").finditer(text, opening):
-        depth += 1 if match[0] == "{" else -1
-        if depth == 0:
-            return match.start()
-    return None
-
-
-def _comment_above(text: str, place: int) -> str:
-    lines = text[:place].splitlines()
-    comment: list[str] = []
-    while lines and lines[-1].startswith("#"):
-        comment.insert(0, lines.pop().lstrip("# "))
-    return " ".join(comment)
-
-
-def _compile(source: _Source, opset: int) -> Rule:
+def _compile(source: Source, opset: int) -> Rule:
     """Read the bodies of a rule at an opset."""
-    parameters, results = (read_parameters(each, source.where) for each in (source.parameters, source.results))
-    names = [parameter.name for parameter in parameters]
+    names = [parameter.name for parameter in source.parameters]
     declared = _declared(source)
     passed: dict[str, ir.Attr | None] = {}
     bodies: dict[str, Body] = {}
-    for word, (line, text) in source.bodies.items():
-        made = ["ok"] if word == "when" else [result.name for result in results]
-        expanded = OPERATION.sub(lambda match: _expand(match, opset, passed, source), text)
-        bodies[word] = _body(source, word, line, expanded, names, made, opset, {**declared, **passed})
+    kinds: dict[str, ir.AttributeType] = {}
+    for word, (line, _) in source.bodies.items():
+        results = ["ok"] if word == "when" else [result.name for result in source.results]
+        expanded = OPERATION.sub(lambda match: _expand(match, opset, passed, source), source.written(word))
+        bodies[word] = _body(source, word, line, expanded, names, results, opset, {**declared, **passed}, kinds)
     rule = Rule(
         source.name,
         source.where,
         source.comment,
         source.text,
         opset,
-        parameters,
-        results,
+        source.parameters,
+        source.results,
         {**declared, **passed},
         bodies["match"],
         bodies["rewrite"],
@@ -268,7 +156,7 @@ def _compile(source: _Source, opset: int) -> Rule:
     return rule
 
 
-def _declared(source: _Source) -> dict[str, ir.Attr | None]:
+def _declared(source: Source) -> dict[str, ir.Attr | None]:
     """Read ``<epsilon, pads: ints = [0, 0]>``."""
     if not source.attributes:
         return {}
@@ -278,7 +166,7 @@ def _declared(source: _Source) -> dict[str, ir.Attr | None]:
     return {**dict.fromkeys(function.attribute), **defaults}
 
 
-def _parse(text: str, source: _Source, line: int) -> onnx.FunctionProto:
+def _parse(text: str, source: Source, line: int) -> onnx.FunctionProto:
     try:
         function: onnx.FunctionProto = onnx.parser.parse_model("\n" * line + text).functions[0]
         return function
@@ -293,7 +181,7 @@ def _parse(text: str, source: _Source, line: int) -> onnx.FunctionProto:
         ) from error
 
 
-def _expand(match: re.Match[str], opset: int, passed: dict[str, ir.Attr | None], source: _Source) -> str:
+def _expand(match: re.Match[str], opset: int, passed: dict[str, ir.Attr | None], source: Source) -> str:
     """Write out ``Conv <...>``: each attribute of the op that is not named gets a name of its own."""
     op, own = match["op"], [piece.strip() for piece in match["attributes"].split(",")]
     schema = find_schema("", op, opset)
@@ -309,7 +197,7 @@ def _expand(match: re.Match[str], opset: int, passed: dict[str, ir.Attr | None],
 
 
 def _body(
-    source: _Source,
+    source: Source,
     word: str,
     line: int,
     text: str,
@@ -317,6 +205,7 @@ def _body(
     results: list[str],
     opset: int,
     attributes: Mapping[str, ir.Attr | None],
+    kinds: dict[str, ir.AttributeType],
 ) -> Body:
     head = f'<ir_version: 10, opset_import: ["" : {opset}]> _ () => () {{ }} {word} '
     function = _parse(f"{head}({', '.join(parameters)}) => ({', '.join(results)}) {text}", source, line)
@@ -326,7 +215,7 @@ def _body(
         function.opset_import.add(domain=domain, version=version)
     function.attribute.extend(name for name in attributes if name not in function.attribute)
     known = {*attributes, *parameters, *(name for node in function.node for name in node.output)}
-    for node in function.node:
+    for node in sorted(function.node, key=lambda node: node.op_type == "Constant"):  # these are what others say
         for attribute in node.attribute:
             if attribute.ref_attr_name and attribute.ref_attr_name not in known:
                 raise RuleError(
@@ -334,13 +223,19 @@ def _body(
                     where=source.where,
                     hint=f"write {source.name} <{attribute.ref_attr_name}> (...), or name a value of the body",
                 )
-            if attribute.ref_attr_name:
-                attribute.type = int(_attribute_type(node, attribute.name, opset, source))
+            if not attribute.ref_attr_name:
+                continue
+            kind = kinds.get(attribute.ref_attr_name)
+            if kind is not None and node.op_type == "Constant" and attribute.name == "value":
+                attribute.name = next(name for name, each in CONSTANT_TYPES.items() if each is kind)
+            attribute.type = int(_attribute_type(node, attribute.name, opset, source))
+            if attribute.ref_attr_name in attributes:
+                kinds.setdefault(attribute.ref_attr_name, ir.AttributeType(attribute.type))
     _check(function, domains, opset, source)
     return Body(tuple(_node(node) for node in function.node))
 
 
-def _attribute_type(node: onnx.NodeProto, name: str, opset: int, source: _Source) -> ir.AttributeType:
+def _attribute_type(node: onnx.NodeProto, name: str, opset: int, source: Source) -> ir.AttributeType:
     if node.op_type == "Constant" and not node.domain and name in CONSTANT_TYPES:
         return CONSTANT_TYPES[name]
     schema = find_schema(node.domain, node.op_type, opset)
@@ -349,7 +244,7 @@ def _attribute_type(node: onnx.NodeProto, name: str, opset: int, source: _Source
     return ir.AttributeType[str(schema.attributes[name].type).rpartition(".")[2]]
 
 
-def _check(function: onnx.FunctionProto, domains: Mapping[str, int], opset: int, source: _Source) -> None:
+def _check(function: onnx.FunctionProto, domains: Mapping[str, int], opset: int, source: Source) -> None:
     checked = onnx.FunctionProto()
     checked.CopyFrom(function)
     if opset < OLD_CONSTANT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,10 +28,24 @@ LARGEST_SITE = 1 << 26
 """Elements of one input; what is larger is not tried."""
 
 
-def site_feeds(match: Match, generator: np.random.Generator) -> dict[ir.Value, Array] | None:
+@dataclasses.dataclass(frozen=True)
+class Guess:
+    """What stands in for what nothing tells."""
+
+    size: int
+    """A size without a number or a name."""
+    rank: int
+    """The rank of a value of which only the type is known."""
+
+
+GUESSES = (Guess(3, 2), Guess(3, 4), Guess(1, 3), Guess(8, 1))
+"""Tried in turn until the site runs: what a rule does where it does not know a size must hold for every size."""
+
+
+def site_feeds(match: Match, generator: np.random.Generator, guess: Guess) -> dict[ir.Value, Array] | None:
     """Draw what flows into a site, of the types and shapes that it has; constants are what they are.
 
-    Returns None where types or shapes are not known, or are too large to try.
+    Returns None where types are not known, or inputs are too large to try.
     """
     sizes: dict[str, int] = {}
     feeds: dict[ir.Value, Array] = {}
@@ -42,20 +57,29 @@ def site_feeds(match: Match, generator: np.random.Generator) -> dict[ir.Value, A
             continue
         if value in feeds:
             continue
-        if value.shape is None or value.dtype is None or value.dtype.is_string():
+        if value.dtype is None or value.dtype.is_string():
             return None
-        shape: list[int] = []
-        for size in value.shape:
-            if isinstance(size, int) and size >= 0:
-                shape.append(size)
-            elif isinstance(size, int) or size.value is None:
-                return None
-            else:
-                shape.append(sizes.setdefault(size.value, SYMBOL_SIZES[len(sizes) % len(SYMBOL_SIZES)]))
+        shape = [_size(size, sizes, guess) for size in value.shape or [None] * guess.rank]
+        if value.shape is not None and value.shape.rank() == 0:
+            shape = []
         if np.prod(shape, dtype=np.int64) > LARGEST_SITE:
             return None
         feeds[value] = _random(shape, value.dtype.numpy(), generator)
     return feeds
+
+
+def is_guessed(match: Match) -> bool:
+    """Whether something about the shapes that flow into a site is not known, so that another guess is worth a try."""
+    values = {v for node in match.nodes for v in node.inputs if v is not None and constant(v) is None}
+    return any(v.shape is None or any(not isinstance(s, int) and s.value is None for s in v.shape) for v in values)
+
+
+def _size(size: int | ir.SymbolicDim | None, sizes: dict[str, int], guess: Guess) -> int:
+    if isinstance(size, int):
+        return size if size >= 0 else guess.size
+    if size is None or size.value is None:
+        return guess.size
+    return sizes.setdefault(size.value, SYMBOL_SIZES[len(sizes) % len(SYMBOL_SIZES)])
 
 
 def _random(shape: list[int], dtype: np.dtype[Any], generator: np.random.Generator) -> Array:

@@ -78,32 +78,39 @@ class Session:
         *,
         optimize: bool = True,
         pack: bool = True,
+        profile: pathlib.Path | None = None,
     ) -> Session:
         """Open `model` on `target`.
 
         Args:
             model: A path, or a model in memory. It is not changed, and its weights stay on disk where they are
-                there; over 500 MB of weights go through a temporary folder.
+                there; over 500 MB of weights in memory go through a temporary folder.
             target: Where to run; None: what `detect_target` finds.
             optimize: Let ONNX Runtime rewrite the graph; False keeps every node (and TF32 off), for values that count.
             pack: Let it pack weights and change layouts, as it does for users. False opens faster, and copies no
                 weights that lie in files of their own: for models that are run a few times, to look at what they give.
+            profile: What the names of the files begin with that tell how long each node takes (`end_profile`).
 
         Raises:
             RunError: ONNX Runtime refuses the model.
             ProviderUnavailable: The target's execution provider did not start.
         """
         target = target or detect_target()
+        way = _Way(optimize, pack, profile)
         if not isinstance(model, ir.Model):
-            return cls(_open(str(model), target, optimize, pack, where=str(model)), target)
+            return cls(_open(str(model), target, way, where=str(model)), target)
         where = model.graph.name
-        if sum(tensor.nbytes for tensor in _weights(model)) <= IN_MEMORY_LIMIT:
-            return cls(_open(ir.to_proto(_in_memory(model)).SerializeToString(), target, optimize, pack, where), target)
+        weights = _weights(model)
+        folders = {str(tensor.base_dir) for tensor in weights if isinstance(tensor, ir.ExternalTensor)}
+        held = sum(tensor.nbytes for tensor in weights if not isinstance(tensor, ir.ExternalTensor))
+        if len(folders) <= 1 and held <= IN_MEMORY_LIMIT:
+            way = dataclasses.replace(way, folder=next(iter(folders), None))
+            return cls(_open(ir.to_proto(model).SerializeToString(), target, way, where), target)
         # ONNX Runtime has read or mapped the weights when it returns: on POSIX the files may go then
         with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
             path = pathlib.Path(folder) / "model.onnx"
             ir.save(model, path, external_data="model.onnx.data")
-            return cls(_open(str(path), target, optimize, pack, where), target)
+            return cls(_open(str(path), target, way, where), target)
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run once and return the outputs by name.
@@ -148,6 +155,10 @@ class Session:
             return _raising_run_error(bound)
         arrays = dict(feeds)
         return _raising_run_error(lambda: self._runtime.run(names, arrays))
+
+    def end_profile(self) -> pathlib.Path:
+        """Stop telling how long each node takes, and return the file that tells (Chrome's trace format, in JSON)."""
+        return pathlib.Path(self._runtime.end_profiling())
 
     def _check(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> None:
         known = {spec.name for spec in self.inputs}
@@ -211,34 +222,45 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     return [value.const_value for value in values if value.const_value is not None]
 
 
-def _in_memory(model: ir.Model) -> ir.Model:
-    """Return `model`, or a clone with the weights that lie on disk read in: bytes cannot point at files."""
-    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in _weights(model)):
-        return model
-    return ir.external_data.load_to_model(model.clone())
+@dataclasses.dataclass(frozen=True)
+class _Way:
+    """How a model is opened; see `Session.of`."""
+
+    optimize: bool
+    pack: bool
+    profile: pathlib.Path | None
+    folder: str | None = None
+    """Where the weights lie that a model in memory only points at."""
+
+    def options(self, target: Target) -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong reaches us as an exception; stderr belongs to the user
+        options.intra_op_num_threads = target.threads
+        options.inter_op_num_threads = 1
+        # idle threads of one session would otherwise spin on the cores that the next session is measured on
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self.folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", self.folder)
+        if self.profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self.profile)
+        if not self.pack:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if not self.optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
 
 
-def _open(
-    source: str | bytes, target: Target, optimize: bool, pack: bool, where: str | None
-) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong reaches us as an exception; standard error belongs to the user
-    options.intra_op_num_threads = target.threads
-    options.inter_op_num_threads = 1
-    # idle threads of one session would otherwise spin on the cores that the next session is measured on
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not pack:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+def _open(source: str | bytes, target: Target, way: _Way, where: str | None) -> onnxruntime.InferenceSession:
+    options = way.options(target)
     providers: list[Any] = [PROVIDERS["cpu"]]
     if target.provider == "cuda":
         if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
             raise ProviderUnavailable(
                 "the installed ONNX Runtime was built without CUDA", where=where, hint="use --provider cpu"
             )
-        providers.insert(0, (PROVIDERS["cuda"], {"device_id": "0", "use_tf32": "1" if optimize else "0"}))
+        providers.insert(0, (PROVIDERS["cuda"], {"device_id": "0", "use_tf32": "1" if way.optimize else "0"}))
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.graph.axes import attribute
 from onnxslim.graph.coupling import Coupling
 from onnxslim.graph.labels import Mask
 
@@ -20,12 +23,8 @@ def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
         gone: For each label whether it goes; see `Labels.removed`.
     """
     rewrite_lengths(model, coupling, gone)
-    for node, (fitted, bound) in coupling.fitted.items():
-        for name, factor in fitted.signature.binds:
-            axis = bound.get((factor, 0))
-            labels = None if axis is None else coupling.of_axis(axis)
-            if labels is not None and gone[labels].any():
-                node.attributes[name] = ir.AttrInt64(name, int((~gone[labels]).sum()))
+    for node in coupling.fitted:
+        _rewrite_attributes(node, coupling, gone)
     for value, axes in list(coupling.relations.values().items()):
         every = [coupling.kept(value, axis, gone) for axis in range(len(axes))]
         kept = {at: places for at, places in enumerate(every) if places is not None and len(places) != _size(value, at)}
@@ -45,6 +44,25 @@ def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
     for value in [value for value in model.graph.initializers.values() if not value.uses()]:
         if not value.is_graph_output() and not value.is_graph_input():
             del model.graph.initializers[value.name or ""]
+
+
+def _rewrite_attributes(node: ir.Node, coupling: Coupling, gone: Mask) -> None:
+    """Write the attributes that are sizes of factors anew, and those whose defaults follow from sizes as they were."""
+    fitted, bound = coupling.fitted[node]
+    signature = fitted.signature
+
+    def left(factor: str) -> int:
+        axis = bound.get((factor, 0))
+        labels = None if axis is None else coupling.of_axis(axis)
+        return fitted.size(factor) if labels is None else int((~gone[labels]).sum())
+
+    for name, factors in signature.binds:
+        if any(left(factor) != fitted.size(factor) for factor in factors):
+            node.attributes[name] = ir.AttrInt64(name, math.prod(map(left, factors)))
+    for name, factors in signature.scales:
+        if any(left(factor) != fitted.size(factor) for factor in factors) and not attribute(node, name):
+            whole = math.prod(map(fitted.size, factors))
+            node.attributes[name] = ir.AttrFloat32(name, float(whole) ** -0.5)
 
 
 def _size(value: ir.Value, axis: int) -> int | None:

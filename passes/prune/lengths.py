@@ -6,6 +6,7 @@ structure of `ops.axes` that does has one function here, found by its word.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,19 +19,22 @@ from onnxslim.graph.constants import constant
 from onnxslim.graph.coupling import Coupling
 from onnxslim.graph.labels import Mask
 from onnxslim.graph.relations import Indices
-from onnxslim.graph.settings import numbers, padding, slices
+from onnxslim.graph.settings import numbers, padding, pieces, sliced, slices
 
+THROUGH = (1 << 31) - 1
+"""An end of a Slice beyond every axis."""
 SPLIT_AS_INPUT = 13
 """Since this operator set, Split takes its sizes as an input."""
 
 
 def rewrite_lengths(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
     """Rewrite what the nodes of the main graph hold as lengths and places, as if the labels `gone` were cut already."""
-    for node in model.graph:
+    state = _Cut(model.graph, coupling, gone)
+    for node in list(model.graph):
         fitted = fit(node)
         rewrite = _REWRITES.get(fitted.signature.kind) if fitted is not None else None
         if rewrite is not None and any(_shrinks(coupling, value, gone) for value in (*node.inputs, *node.outputs)):
-            rewrite(_Cut(model.graph, coupling, gone), node)
+            rewrite(state, node)
 
 
 class _Cut:
@@ -40,6 +44,8 @@ class _Cut:
         self.graph = graph
         self.coupling = coupling
         self.gone = gone
+        self._taken = {value.name for node in graph.all_nodes() for value in node.outputs} | set(graph.initializers)
+        self._taken |= {value.name for value in graph.inputs}
 
     def stays(self, value: ir.Value | None, axis: int) -> Mask | None:
         """Return for each place along an axis whether it stays; None where its size is not known."""
@@ -66,11 +72,15 @@ class _Cut:
             node.resize_inputs(index + 1)
         node.replace_input_with(index, self.constant(array, f"{node.outputs[0].name}_{name}"))
 
+    def fresh(self, stem: str) -> str:
+        """Return a name that no value has, and take it."""
+        name = next(each for at in itertools.count() if (each := f"{stem}_{at}" if at else stem) not in self._taken)
+        self._taken.add(name)
+        return name
+
     def constant(self, array: npt.NDArray[Any], stem: str) -> ir.Value:
         """Return a new initializer."""
-        taken = {value.name for node in self.graph.all_nodes() for value in node.outputs} | set(self.graph.initializers)
-        taken |= {value.name for value in self.graph.inputs}
-        name = next(name for at in range(len(taken) + 1) if (name := f"{stem}_{at}" if at else stem) not in taken)
+        name = self.fresh(stem)
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
         assert value.const_value is not None
         value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(array.shape)
@@ -87,15 +97,59 @@ def _shape_at(name: str, index: int) -> Callable[[_Cut, ir.Node], None]:
     """Return the rewrite of an op that is given the shape of its result; entries up to 1 follow by themselves."""
 
     def rewrite(cut: _Cut, node: ir.Node) -> None:
-        entries = numbers(node, name, index)
+        entries: Sequence[int | None] | None = numbers(node, name, index)
+        whole = entries is not None
+        if entries is None and index < len(node.inputs):
+            entries = pieces(node.inputs[index])
         result = node.outputs[0]
         if entries is None or result.shape is None:
             return
         missing = len(result.shape) - len(entries)
-        lengths = [cut.length(result, at + missing, entry) if entry > 1 else entry for at, entry in enumerate(entries)]
-        cut.write(node, name, index, lengths)
+        lengths: list[int | None] = []
+        for at, entry in enumerate(entries):
+            if entry is None or entry < 0 or entry == 1:
+                lengths.append(entry)
+            elif entry == 0:
+                # It copies the length at the same place of the input, which may be another axis altogether.
+                left = cut.length(result, at + missing, 0)
+                lengths.append(0 if left == cut.length(node.inputs[0], at, 0) else left)
+            else:
+                lengths.append(cut.length(result, at + missing, entry))
+        if whole:
+            cut.write(node, name, index, [length or 0 for length in lengths])
+        elif lengths != list(entries):
+            node.replace_input_with(index, _joined(cut, node, node.inputs[index], lengths))
 
     return rewrite
+
+
+def _joined(cut: _Cut, node: ir.Node, shape: ir.Value | None, lengths: Sequence[int | None]) -> ir.Value:
+    """Return a vector as `shape` with other numbers in it; what is None in `lengths` stays computed as it is.
+
+    `shape` is a constant, or a Concat of such vectors (`onnxslim.graph.settings.pieces`). Others may read it: a new
+    Concat is made.
+    """
+    assert shape is not None
+    held = constant(shape)
+    stem = f"{node.outputs[0].name}_shape"
+    if held is not None:
+        array = np.array(lengths, held.dtype).reshape(held.shape)
+        return shape if np.array_equal(array, held) else cut.constant(array, stem)
+    joint = shape.producer()
+    entries = pieces(shape)
+    if joint is None or entries is None or list(lengths) == entries:
+        return shape
+    parts: list[ir.Value] = []
+    begin = 0
+    for part in joint.inputs:
+        count = len(pieces(part) or ())
+        parts.append(_joined(cut, node, part, lengths[begin : begin + count]))
+        begin += count
+    copy = ir.Node(joint.domain, joint.op_type, parts, attributes=list(joint.attributes.values()), num_outputs=1)
+    copy.outputs[0].name = cut.fresh(stem)
+    copy.outputs[0].type, copy.outputs[0].shape = shape.type, shape.shape
+    cut.graph.insert_before(node, copy)
+    return copy.outputs[0]
 
 
 def _resize(cut: _Cut, node: ir.Node) -> None:
@@ -119,7 +173,7 @@ def _split(cut: _Cut, node: ir.Node) -> None:
 
 
 def _slice(cut: _Cut, node: ir.Node) -> None:
-    source = node.inputs[0]
+    source, result = node.inputs[0], node.outputs[0]
     assert source is not None
     assert source.shape is not None
     rank = len(source.shape)
@@ -127,14 +181,41 @@ def _slice(cut: _Cut, node: ir.Node) -> None:
     starts, ends = numbers(node, "starts", 1), numbers(node, "ends", 2)
     if taken is None or starts is None or ends is None:
         return
+    steps = [step for _, _, step in taken.values()]
+    apart: dict[int, Indices] = {}
     for at, (axis, (start, end, step)) in enumerate(taken.items()):
         stays = cut.stays(source, axis)
-        if stays is not None and not stays.all():
-            places = np.arange(len(stays))[slice(start, end, step)]
-            starts[at] = int(stays[: places[0]].sum())
-            ends[at] = starts[at] + int(stays[places].sum())
+        if stays is None or stays.all():
+            continue
+        places = sliced(len(stays), start, end, step)
+        moved: Indices = (np.cumsum(stays) - 1)[places[stays[places]]]
+        gaps = set(np.diff(moved).tolist()) or {step}
+        if len(gaps) == 1 and len(moved):
+            (steps[at],) = gaps
+            last = int(moved[-1]) + (1 if steps[at] > 0 else -1)
+            starts[at], ends[at] = int(moved[0]), last if last >= 0 else -THROUGH
+        else:  # what is left lies at no even distance: each place is named
+            starts[at], ends[at], steps[at] = 0, THROUGH, 1
+            apart[axis] = moved
     cut.write(node, "starts", 1, starts)
     cut.write(node, "ends", 2, ends)
+    if steps != [step for _, _, step in taken.values()]:
+        if "starts" not in node.attributes and (len(node.inputs) < 4 or node.inputs[3] is None):
+            cut.write(node, "axes", 3, list(taken))
+        cut.write(node, "steps", 4, steps)
+    for axis, moved in apart.items():
+        held = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        indices = cut.constant(moved.astype(np.int64 if held is None else held.dtype), f"{result.name}_places")
+        data = node.inputs[0]
+        assert data is not None
+        gather = ir.Node("", "Gather", [data, indices], [ir.AttrInt64("axis", axis)], num_outputs=1)
+        gather.outputs[0].name = cut.fresh(f"{result.name}_picked")
+        gather.outputs[0].type = source.type
+        gather.outputs[0].shape = ir.Shape(
+            len(moved) if at == axis else data.shape[at] if data.shape is not None else None for at in range(rank)
+        )
+        cut.graph.insert_before(node, gather)
+        node.replace_input_with(0, gather.outputs[0])
 
 
 def _gather(cut: _Cut, node: ir.Node) -> None:

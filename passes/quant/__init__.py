@@ -39,7 +39,7 @@ class Quant(Pass):
     name: ClassVar[str] = "quant"
     kind: ClassVar[Kind] = Kind.LOSSY
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
-    after: ClassVar[tuple[str, ...]] = ("prune",)
+    after: ClassVar[tuple[str, ...]] = ("prune", "lowrank", "sparsify")
 
     calibration: Annotated[Calibration, "how the range of an activation is chosen"] = Calibration.MINMAX
     percentile: Annotated[float, "percent of the values that percentile calibration covers"] = 99.99

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from channel_models import RESIDUAL
 from classifier import classifier
 
 from onnxslim.report.benchmark import benchmark
@@ -62,6 +63,21 @@ def test_inspect_of_what_is_no_tensor_and_of_unknown_sizes(onnxslim, tmp_path: P
     assert answer.code == 0, answer.err
     for words in ("x: float [?, 2]", "s: sequence", "my.domain.Mystery", "Not counted"):
         assert words in answer.out
+
+
+def test_inspect_groups_tells_what_goes_together_and_what_cannot_go(onnxslim, tmp_path: Path):
+    path = tmp_path / "residual.onnx"
+    ir.save(RESIDUAL, path)
+    answer = onnxslim("inspect", path, "--groups")
+    assert answer.code == 0, answer.err
+    for words in ("1 groups of channels", "w1", "cannot be cut", "graph input", "graph output", "w3[0]"):
+        assert words in answer.out
+    result = json.loads(onnxslim("inspect", path, "--groups", "--json").out)
+    (group,) = result["groups"]
+    assert (group["name"], group["channels"], group["width"], group["weights"]) == ("w1", 16, 1, 8)
+    assert 0 < group["macs_per_channel"] < group["macs"] < result["macs"]
+    assert [each["reason"] for each in result["frozen"]] == ["graph output", "graph input"]
+    assert result["frozen"][0]["examples"] == ["w3[0]"]
 
 
 def test_bench_compares_each_model_with_the_first(onnxslim, model: Path):

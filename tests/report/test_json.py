@@ -38,8 +38,17 @@ def test_the_keys_are_the_contract():
     assert data["ratio"]["latency"] == {"value": 2.31, "low": 2.25, "high": 2.37}
     assert data["fidelity"].keys() == {"agreement", "sqnr_db", "cosine", "max_abs_error"}
     assert data["budget"] == {"max_drop": 0.01, "met": True}
-    keys = {"name", "options", "kind", "kept", "reason", "seconds", "nodes", "changes"}
+    keys = {"name", "options", "kind", "kept", "reason", "seconds", "nodes", "changes", "layers"}
     assert all(step.keys() == keys for step in data["passes"])
+    assert data["passes"][0]["layers"][0] == {
+        "layer": "/layer0/Conv",
+        "op": "Conv",
+        "quantity": "channels",
+        "before": 64,
+        "after": 48,
+        "macs_before": 9_400_000,
+        "macs_after": 7_100_000,
+    }
     assert data["passes"][1]["nodes"] == [50, 61]
     assert data["passes"][1]["changes"][0] == {
         "subject": "/layer0/Conv[0]",

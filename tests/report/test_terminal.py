@@ -7,7 +7,7 @@ from report_strategies import sample_report
 from rich.console import Console
 
 from onnxslim.report.model import Budget, FidelityFigures, Figures, Report
-from onnxslim.report.terminal import print_report
+from onnxslim.report.terminal import print_layers, print_report
 
 
 def printed(report: Report, **options) -> str:
@@ -70,6 +70,21 @@ def test_a_missed_budget_is_said_and_a_terminal_gets_colour_unless_it_wants_none
         print_report(report, Console(file=stream, width=80, force_terminal=True, highlight=False))
         assert "missed" in stream.getvalue()
         assert ("\x1b[31m" in stream.getvalue()) == coloured
+
+
+def test_layers_of_a_kept_pass_are_printed_those_that_save_the_most_first():
+    report = sample_report()
+    step = dataclasses.replace(report.passes[0], kept=True)
+    for limit, verbose in ((1, False), (2, True)):
+        stream = io.StringIO()
+        print_layers(step, Console(file=stream, width=100), limit=None if verbose else 1)
+        assert "/layer0/Conv" in stream.getvalue()
+        assert "64      48        9.40 M       7.10 M" in stream.getvalue()
+        assert stream.getvalue().count("channels") == limit
+        assert ("1 more layers" in stream.getvalue()) is not verbose
+    stream = io.StringIO()
+    print_layers(report.passes[0], Console(file=stream), limit=None)
+    assert not stream.getvalue()
 
 
 GOLDEN = """\

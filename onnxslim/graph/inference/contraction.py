@@ -92,11 +92,13 @@ def _holds(site: Site, row: Signature) -> bool:
 
 def _sizes(site: Site, row: Signature) -> dict[FactorKey, Size]:
     sizes: dict[FactorKey, Size] = {}
-    for name, factor in row.binds:
-        got = attribute(site.node, name)
-        if isinstance(got, int):
-            sizes[factor, 0] = got
     products: list[tuple[tuple[str, ...], Size]] = []
+    for name, factors in row.binds:
+        got = attribute(site.node, name)
+        if isinstance(got, int) and len(factors) == 1:
+            sizes[factors[0], 0] = got
+        elif isinstance(got, int):
+            products.append((factors, got))
     for operand, fact in zip(row.inputs, site.facts, strict=False):
         if fact is None or fact.shape is None or operand.ignored or operand.broadcasts:
             continue

@@ -7,11 +7,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from channel_models import CHANNEL_MODELS, built, weight
+from exactness import some_of_each, zeroed
 from onnxslim.passes.prune.allocation import MacsLeft
 from onnxslim.passes.prune.cutting import cut
 
 from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.coupling import Coupling, couple, groups
+from onnxslim.graph.coupling import couple
 from onnxslim.graph.shapes import forget_shapes, infer_shapes
 from onnxslim.runner.session import Session
 
@@ -48,35 +49,12 @@ LENGTHS = {
 }  # fmt: skip
 
 
-def some_of_each(coupling: Coupling) -> np.ndarray:
-    """Return the labels that go when the second channel of every group of more than one goes."""
-    gone = np.zeros(coupling.labels.count, np.bool_)
-    macs = MacsLeft(coupling)
-    for group in groups(coupling):
-        more = gone | coupling.labels.removed(group.roots[1:2])
-        if not macs.empties(more):
-            gone = more
-    return gone
-
-
-def zeroed(model: ir.Model, coupling: Coupling, gone: np.ndarray) -> None:
-    for value, axes in coupling.weights():
-        array = value.const_value.numpy().copy()
-        if array.dtype != np.float32:
-            continue
-        for at, axis in enumerate(axes):
-            labels = coupling.of_axis(axis)
-            if labels is not None:
-                np.moveaxis(array, at, 0)[gone[labels]] = 0
-        value.const_value = ir.tensor(array, name=value.name)
-
-
 def exactly(model: ir.Model, *, inferable: bool = True) -> tuple[ir.Model, int]:
     """Zero some channels of a copy of `model`, cut them, compare; return what is left, and how many labels went."""
     model = model.clone()
     coupling = couple(model)
     gone = some_of_each(coupling)
-    zeroed(model, coupling, gone)
+    zeroed(coupling, gone)
     generator = np.random.default_rng(0)
     feeds = {
         value.name: generator.random([size if isinstance(size, int) else 2 for size in value.shape]).astype(np.float32)

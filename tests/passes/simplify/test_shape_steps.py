@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-import onnxslim.passes.simplify as simplify
+import onnxslim.passes.simplify.rounds as rounds
 import pytest
 from onnx_ir.serde import serialize_model
 
@@ -22,9 +22,9 @@ def ops(text: str, **weights: object) -> list[str]:
     known = Inference(model)
     for _ in range(3):
         infer_shapes(model, known)
-        for _, shape_step in simplify.SHAPE_STEPS:
+        for _, shape_step in rounds.SHAPE_STEPS:
             shape_step(model, known)
-        for _, step in simplify.STEPS:
+        for _, step in rounds.STEPS:
             step(model)
     assert serialize_model(model).graph.node
     return [node.op_type for node in model.graph]

@@ -9,14 +9,14 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnxslim.passes import simplify
-from onnxslim.passes.simplify import Simplify
+from onnxslim.passes.simplify import Simplify, rounds
 from sample_models import from_text
 from zoo import zoo_file
 
 from onnxslim.model import canonicalize, open_model, restored, save_model
 from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.ledger import Ledger
+from onnxslim.rewrite.prove import SiteCheck
 
 
 @dataclasses.dataclass
@@ -300,7 +300,7 @@ def test_equal_initializers():
         t=np.array(["k"], dtype=object),
     )
     canonicalize(model)
-    assert simplify.merge_equal_initializers(model) == 2
+    assert rounds.merge_equal_initializers(model) == 2
     assert set(model.graph.initializers) == {"a", "c", "d", "e", "s"}
 
 
@@ -308,8 +308,8 @@ def test_a_step_that_raises_is_noted_and_left_out(monkeypatch):
     def broken(model):
         raise ValueError("of all things")
 
-    monkeypatch.setattr(simplify, "STEPS", (("broken", broken), *simplify.STEPS))
-    monkeypatch.setattr(simplify, "fixpoint", lambda *a, **k: broken(None))
+    monkeypatch.setattr(rounds, "STEPS", (("broken", broken), *rounds.STEPS))
+    monkeypatch.setattr(rounds, "fixpoint", lambda *a, **k: broken(None))
     model = from_text(
         '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { a = Identity (x)  y = Relu (a) }'
     )
@@ -341,14 +341,15 @@ def test_other_domains_and_unused_opsets():
 
 
 def test_verify_notes_what_differs(monkeypatch):
-    monkeypatch.setattr(simplify, "verify_site", lambda match, plan, generator: "y differs")
+    monkeypatch.setattr(rounds, "check_site", lambda match, plan, generator: SiteCheck(True, "y differs"))
     model = from_text(
         '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { a = Relu (x)  y = Relu (a) }'
     )
     canonicalize(model)
     change = Simplify().run(model, Quiet(verify=True))
     assert [(note.subject, note.action, note.reason) for note in change.notes] == [
-        ("relu_relu at Relu", "left alone", "y differs")
+        ("verify", "0 sites equal on random data", ""),
+        ("relu_relu at Relu", "left alone", "y differs"),
     ]
 
 

@@ -1,0 +1,241 @@
+"""Writes algebra out as ONNX text: what a rule may say in one line, and ONNX in five.
+
+    y = x * (Erf (x / 1.4142135) + 1.0) * 0.5
+
+Inputs may be calls, numbers (``3``, ``0.5``, ``true``), lists (``[0,-1]``), and attributes of the rule (``@perm``).
+Infix stands for ops, the strongest first:
+
+    a[0,2]  a[i]        Gather (a, ...)
+    -a  !a              Neg, Not
+    a ** b              Pow
+    a * b  a / b  a % b  Mul, Div, Mod
+    a + b  a - b        Add, Sub
+    a == b  a != b  a < b  a > b  a <= b  a >= b
+    a & b               And
+    a | b               Or
+
+Names of ops begin with a capital, names of values do not: this tells ``Op <attribute = 1> (x)`` from ``a < b``. What is
+written twice in a body is computed once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from onnxslim.errors import RuleError
+
+TOKEN = re.compile(
+    r"(?P<space>\s+)|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*(?:\.\w+)*)"
+    r"|(?P<operator>\*\*|==|!=|<=|>=|[-+*/%<>&|!()\[\],=@{}])"
+)
+LEVELS: tuple[dict[str, tuple[str, bool]], ...] = (
+    {"|": ("Or", False)},
+    {"&": ("And", False)},
+    {
+        "==": ("Equal", False),
+        "!=": ("Equal", True),
+        "<": ("Less", False),
+        ">=": ("Less", True),
+        ">": ("Greater", False),
+        "<=": ("Greater", True),
+    },
+    {"+": ("Add", False), "-": ("Sub", False)},
+    {"*": ("Mul", False), "/": ("Div", False), "%": ("Mod", False)},
+    {"**": ("Pow", False)},
+)
+"""Infix operators, the weakest first: the op, and whether its answer is turned round (LessOrEqual is no old op)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Token:
+    kind: str
+    text: str
+    begin: int
+
+
+def write_out(body: str, where: str) -> str:
+    """Return the body of a rule, braces included, as ONNX text with as many lines.
+
+    Raises:
+        RuleError: It does not read; the error names `where`.
+    """
+    return _Writer(body, where).written()
+
+
+class _Writer:
+    def __init__(self, body: str, where: str) -> None:
+        self.body, self.where = body, where
+        self.end = body.rindex("}")
+        self.place = body.index("{") + 1
+        self.lines: list[str] = []
+        self.made: dict[str, str] = {}
+        self.count = 0
+
+    def written(self) -> str:
+        text, line = "{", self.body.count("\n", 0, self.place)
+        text += "\n" * line
+        while self._peek() is not None:
+            begin = self._peek()
+            assert begin is not None
+            now = self.body.count("\n", 0, begin.begin)
+            text, line = text + "\n" * (now - line), now
+            self._statement()
+            text += "  ".join(self.lines) + "  "
+            self.lines.clear()
+        return text + "\n" * (self.body.count("\n") - line) + "}"
+
+    # Tokens -------------------------------------------------------------------------------------------------------
+
+    def _peek(self) -> _Token | None:
+        place = self.place
+        while place < self.end:
+            match = TOKEN.match(self.body, place, self.end)
+            if match is None:
+                raise self._error(f"there is no {self.body[place]!r} in rules", place)
+            if match.lastgroup != "space":
+                return _Token(match.lastgroup or "", match[0], place)
+            place = match.end()
+        return None
+
+    def _next(self, wanted: str | None = None) -> _Token:
+        token = self._peek()
+        if token is None or (wanted is not None and token.text != wanted):
+            found = "the end of the body" if token is None else repr(token.text)
+            raise self._error(f"{found} stands where {wanted or 'a value'} should be", self.place)
+        self.place = token.begin + len(token.text)
+        return token
+
+    def _at(self, *texts: str) -> bool:
+        token = self._peek()
+        return token is not None and token.text in texts
+
+    def _error(self, what: str, place: int) -> RuleError:
+        file, _, line = self.where.rpartition(":")
+        number = int(line) + self.body.count("\n", 0, place) if line.isdigit() else line
+        return RuleError(
+            f"this does not read: {what}",
+            where=f"{file}:{number}",
+            hint="see onnxslim.rewrite.expression for what can be written",
+        )
+
+    # Grammar ------------------------------------------------------------------------------------------------------
+
+    def _statement(self) -> None:
+        results = [""]
+        while not self._at("="):
+            token = self._next()
+            if token.text == ",":
+                results.append("")
+            elif token.kind == "name" and not results[-1]:
+                results[-1] = token.text
+            else:
+                raise self._error(f"{token.text!r} is no result", token.begin)
+        self._next("=")
+        text = self._expression(0)
+        if not text.endswith(")"):
+            text = f"Identity ({text})"
+        self.lines.append(f"{', '.join(results)} = {text}")
+        if results[0]:
+            self.made.setdefault(text, results[0])
+
+    def _expression(self, level: int) -> str:
+        """Return the text of a call, or a name."""
+        if level == len(LEVELS):
+            return self._unary()
+        left = self._expression(level + 1)
+        while (token := self._peek()) is not None and token.text in LEVELS[level]:
+            self._next()
+            op, turned = LEVELS[level][token.text]
+            left = f"{op} ({self._named(left)}, {self._named(self._expression(level + 1))})"
+            if turned:
+                left = f"Not ({self._named(left)})"
+        return left
+
+    def _unary(self) -> str:
+        if self._at("-"):
+            self._next()
+            token = self._peek()
+            if token is not None and token.kind == "number":
+                return self._number(f"-{self._next().text}")
+            return f"Neg ({self._named(self._unary())})"
+        if self._at("!"):
+            self._next()
+            return f"Not ({self._named(self._unary())})"
+        value = self._atom()
+        while self._at("["):
+            self._next()
+            token = self._peek()
+            listed = token is not None and (token.kind == "number" or token.text == "-")
+            index = self._list() if listed else self._expression(0)
+            if not listed:
+                self._next("]")
+            value = f"Gather ({self._named(value)}, {self._named(index)})"
+        return value
+
+    def _atom(self) -> str:
+        token = self._next()
+        if token.kind == "number":
+            return self._number(token.text)
+        if token.text in ("true", "false"):
+            return f"Constant <value = bool {{{int(token.text == 'true')}}}> ()"
+        if token.text == "@":
+            return f"Constant <value = @{self._next().text}> ()"
+        if token.text == "[":
+            return self._list()
+        if token.text == "(":
+            value = self._expression(0)
+            self._next(")")
+            return value
+        if token.kind != "name":
+            raise self._error(f"{token.text!r} stands where a value should be", token.begin)
+        if token.text.rpartition(".")[2][0].isupper():
+            return self._call(token.text)
+        return token.text
+
+    def _call(self, op: str) -> str:
+        attributes = ""
+        if self._at("<"):
+            begin = self._next("<").begin
+            close = self.body.find(">", begin, self.end)
+            if close < 0:
+                raise self._error("attributes are never closed", begin)
+            attributes = f" {self.body[begin : close + 1]}"
+            self.place = close + 1
+        self._next("(")
+        arguments: list[str] = []
+        while not self._at(")"):
+            if self._at(","):
+                arguments.append("")  # an optional input that is left out
+            else:
+                arguments.append(self._named(self._expression(0)))
+            if not self._at(")"):
+                self._next(",")
+        self._next(")")
+        return f"{op}{' '.join(attributes.splitlines())} ({', '.join(arguments)})"
+
+    def _list(self) -> str:
+        numbers: list[str] = []
+        while not self._at("]"):
+            sign = self._next().text if self._at("-") else ""
+            numbers.append(sign + self._next().text)
+            if not self._at("]"):
+                self._next(",")
+        self._next("]")
+        word = "value_floats" if any("." in each or "e" in each for each in numbers) else "value_ints"
+        return f"Constant <{word} = [{', '.join(numbers)}]> ()"
+
+    def _number(self, text: str) -> str:
+        word = "value_float" if any(sign in text for sign in ".eE") else "value_int"
+        return f"Constant <{word} = {text}> ()"
+
+    def _named(self, text: str) -> str:
+        """Return a name for the value of an expression; a new one, if it has none."""
+        if not text.endswith(")"):
+            return text
+        if text not in self.made:
+            self.count += 1
+            name = f"_{self.count}"
+            self.lines.append(f"{name} = {text}")
+            self.made[text] = name
+        return self.made[text]

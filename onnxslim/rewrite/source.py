@@ -1,0 +1,185 @@
+"""Cuts rule files into rules, one for each spelling. No opset is known here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from onnxslim.errors import RuleError
+from onnxslim.rewrite.expression import write_out
+from onnxslim.rewrite.signature import Parameter, read_parameters
+
+COMMENT = re.compile(r"#[^\n]*")
+HEAD = re.compile(
+    r"\s*(?P<name>[A-Za-z_]\w*)\s*(?:\bfor\s+(?P<words>[A-Z]\w*(?:\s+[A-Z]\w*)*)\s*=\s*(?P<items>[\w\s|]+?)\s*)?"
+    r"(?:<(?P<attributes>[^>]*)>)?\s*\((?P<parameters>[^)]*)\)\s*=>\s*\((?P<results>[^)]*)\)\s*match\s*"
+)
+INFIX = {"*": "Mul", "/": "Div", "+": "Add", "**": "Pow"}
+OFFERED = {
+    "*": ("Mul",), "**": ("Pow",), "/": ("Div",), "+": ("Add",), "-": ("Sub", "Neg"), "[": ("Gather",),
+    "&": ("And",), "|": ("Or",), "!": ("Not",), "<": ("Less", "Not", "Greater"), ">": ("Less", "Not", "Greater"),
+    "=": ("Equal", "Not"), "%": ("Mod",),
+}  # fmt: skip
+SIGNS = re.compile(r"\*\*|[-*/%+\[&|!<>=]")
+CALLED = re.compile(r"\b([A-Z]\w*)\s*(?:<[^<>]*>)?\s*\(")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A rule as it stands in a file: text in pieces, not yet at any opset."""
+
+    name: str
+    file: str
+    line: int
+    comment: str
+    text: str
+    attributes: str
+    parameters: tuple[Parameter, ...]
+    results: tuple[Parameter, ...]
+    bodies: Mapping[str, tuple[int, str]]
+    """Line and text of each body, braces included."""
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+        return f"{self.file}:{self.line}"
+
+    def written(self, word: str) -> str:
+        """Return a body as ONNX text, but for the dots.
+
+        Raises:
+            RuleError: It does not read.
+        """
+        line, text = self.bodies[word]
+        return write_out(text, f"{self.file}:{line + 1}")
+
+    @functools.cached_property
+    def demands(self) -> frozenset[str]:
+        """Ops that a graph must have if this is to match: not all, for the text is only glanced at."""
+        text = self.bodies["match"][1]
+        infix = (op for sign, op in INFIX.items() if f" {sign} " in text)
+        return frozenset((*CALLED.findall(text), *infix)) - {"Constant"}
+
+    @functools.cached_property
+    def offers(self) -> frozenset[str]:
+        """Ops that this may leave in a graph, and some that it cannot."""
+        text = self.bodies["rewrite"][1]
+        signs = {*SIGNS.findall(text)}
+        return frozenset((*CALLED.findall(text), *(op for sign in signs for op in OFFERED[sign])))
+
+
+def within_reach(sources: tuple[Source, ...], ops: frozenset[str]) -> tuple[Source, ...]:
+    """Return the rules that could match a graph of these ops, or of what such rules make of it."""
+    there = set(ops)
+    used: set[int] = set()
+    while True:
+        fresh = [n for n, source in enumerate(sources) if n not in used and source.demands <= there]
+        if not fresh:
+            return tuple(sources[n] for n in sorted(used))
+        used.update(fresh)
+        for n in fresh:
+            there |= sources[n].offers
+
+
+def split_rules(text: str, file: str) -> Iterator[Source]:
+    """Cut a text into rules, at the braces that are not inside braces."""
+    blank = COMMENT.sub(lambda match: " " * len(match[0]), text)
+    names: set[str] = set()
+    current: dict[str, tuple[int, str]] = {}
+    spellings: list[tuple[int, str]] = []
+    head: re.Match[str] | None = None
+    begin = cursor = 0
+
+    def where(place: int) -> str:
+        return f"{file}:{text.count(chr(10), 0, place) + 1}"
+
+    def finish(end: int) -> Iterator[Source]:
+        if head is None:
+            return
+        if "rewrite" not in current:
+            raise RuleError(f"the rule {head['name']} has no rewrite", where=where(begin), hint="add rewrite { ... }")
+        if head["name"] in names:
+            raise RuleError(f"there are two rules named {head['name']}", where=where(begin), hint="rename one of them")
+        names.add(head["name"])
+        whole = Source(
+            head["name"],
+            file,
+            text.count("\n", 0, begin) + 1,
+            _comment_above(text, begin),
+            text[begin:end].strip(),
+            (head["attributes"] or "").strip(),
+            read_parameters(head["parameters"], where(begin)),
+            read_parameters(head["results"], where(begin)),
+            dict(current),
+        )
+        yield from _variants(whole, spellings, (head["words"] or "").split(), head["items"] or "")
+
+    while (opening := blank.find("{", cursor)) >= 0:
+        word = blank[cursor:opening].strip()
+        closing = _closing(blank, opening)
+        if closing is None:
+            raise RuleError("a brace is never closed", where=where(opening), hint="add }")
+        if word in ("when", "rewrite") and head is not None and word not in current:
+            current[word] = (text.count("\n", 0, opening), blank[opening : closing + 1])
+        elif word == "or" and list(current) == ["match"]:
+            spellings.append((text.count("\n", 0, opening), blank[opening : closing + 1]))
+        else:
+            begins = HEAD.fullmatch(blank, cursor, opening)
+            place = cursor + len(blank[cursor:opening]) - len(blank[cursor:opening].lstrip())
+            if begins is None:
+                raise RuleError(
+                    f"this begins no rule: {' '.join(word.split())[:60]}",
+                    where=where(place),
+                    hint="write name <attributes> (parameters) => (results) match { ... } rewrite { ... }",
+                )
+            yield from finish(cursor)
+            head, begin = begins, place
+            current = {"match": (text.count("\n", 0, opening), blank[opening : closing + 1])}
+            spellings = [current["match"]]
+        cursor = closing + 1
+    if blank[cursor:].strip():
+        place = cursor + len(blank[cursor:]) - len(blank[cursor:].lstrip())
+        raise RuleError("this belongs to no rule", where=where(place), hint="is a body missing?")
+    yield from finish(cursor)
+
+
+def _variants(
+    source: Source, spellings: Sequence[tuple[int, str]], words: Sequence[str], items: str
+) -> Iterator[Source]:
+    """Yield a rule for each spelling of its match, and for each op that its words stand for."""
+    choices = [item.split() for item in items.split("|")] if words else [[]]
+    for choice in choices:
+        if len(choice) != len(words):
+            raise RuleError(
+                f"{' '.join(choice) or 'nothing'} cannot stand for {' '.join(words)}",
+                where=source.where,
+                hint="as many ops as words, separated by |",
+            )
+        for number, spelling in enumerate(spellings, 1):
+            name = "_".join(
+                [source.name, *(each.lower() for each in choice[:1]), *([str(number)] if number > 1 else [])]
+            )
+            bodies = {**source.bodies, "match": spelling}
+            for word, op in zip(words, choice, strict=True):
+                exact = re.compile(rf"\b{word}\b")
+                bodies = {key: (line, exact.sub(op, body)) for key, (line, body) in bodies.items()}
+            yield dataclasses.replace(source, name=name, bodies=bodies)
+
+
+def _closing(text: str, opening: int) -> int | None:
+    depth = 0
+    for match in re.compile(r"[{}]").finditer(text, opening):
+        depth += 1 if match[0] == "{" else -1
+        if depth == 0:
+            return match.start()
+    return None
+
+
+def _comment_above(text: str, place: int) -> str:
+    lines = text[:place].splitlines()
+    comment: list[str] = []
+    while lines and lines[-1].startswith("#"):
+        comment.insert(0, lines.pop().lstrip("# "))
+    return " ".join(comment)

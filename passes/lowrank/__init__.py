@@ -1,0 +1,134 @@
+"""Low rank: layers are split into factors that hold fewer parameters, where that is faster on the target."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Annotated, ClassVar
+
+import onnx_ir as ir
+
+from onnxslim.errors import BadOptionValue
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass
+
+from .allocation import Rule, Settings, Wish
+from .embedding import split_tables
+from .factors import Form
+from .fusing import fuse
+from .layer import find_layers
+from .splitting import Splitting
+
+ENERGY = 0.99
+"""What is retained of each output where nothing else is asked for."""
+
+
+class Target(enum.Enum):
+    """What splits are made for."""
+
+    AUTO = "auto"
+    """What the run is for: `--goal`."""
+    LATENCY = "latency"
+    """Only those that were measured to be faster."""
+    SIZE = "size"
+    """All that hold fewer parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowrank(Pass):
+    """Split layers into factors of low rank, chosen for what the layers see, where the factors are faster."""
+
+    name: ClassVar[str] = "lowrank"
+    kind: ClassVar[Kind] = Kind.LOSSY
+    needs: ClassVar[tuple[str, ...]] = ("simplify",)
+    after: ClassVar[tuple[str, ...]] = ("prune",)
+
+    energy: Annotated[float | None, "share of the energy of its output that each layer retains; default 0.99"] = None
+    params: Annotated[float | None, "share of the parameters of all layers to remove, where it costs least"] = None
+    rank: Annotated[float | None, "share of the full rank that each layer keeps"] = None
+    breakeven: Annotated[bool, "keep the largest rank that saves anything"] = False
+    align: Annotated[int, "keep ranks multiples of this"] = 16
+    kinds: Annotated[tuple[str, ...], "splits that are allowed: matrix, tucker, spatial, separable, embedding"] = ()
+    include: Annotated[tuple[str, ...], "split only layers whose node or weight has one of these names (* and ?)"] = ()
+    exclude: Annotated[tuple[str, ...], "leave layers alone whose node or weight has one of these names"] = ()
+    pays: Annotated[Target, "what a split must bring: latency, measured on the target, or size"] = Target.AUTO
+    whiten: Annotated[bool, "choose factors for what the layers see on the samples, not for their weights alone"] = True
+    sensitivity: Annotated[bool, "measure how much the error of each layer counts, for params"] = True
+    recover: Annotated[bool, "fit each layer to make up for the errors of those before it"] = True
+
+    def __post_init__(self) -> None:
+        asked = [name for name in ("energy", "params", "rank") if getattr(self, name) is not None]
+        if len(asked) + self.breakeven > 1:
+            raise BadOptionValue(
+                f"{' and '.join([*asked, *['breakeven'] * self.breakeven])} are given at once",
+                where="lowrank",
+                hint="ranks are chosen by one of energy, params, rank and breakeven",
+            )
+        for name in asked:
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                raise BadOptionValue(
+                    f"{name} is {value}", where="lowrank", hint=f"{name} is a share between 0 and 1, both excluded"
+                )
+        if self.align < 1:
+            raise BadOptionValue(f"align is {self.align}", where="lowrank", hint="align is a rank, 1 or more")
+        known = [form.value for form in Form]
+        for word in self.kinds:
+            if word not in known:
+                raise BadOptionValue(
+                    f"there is no kind {word!r}", where="lowrank", hint=f"kinds are {', '.join(known)}"
+                )
+
+    @property
+    def wish(self) -> Wish:
+        """What is asked for."""
+        if self.params is not None:
+            return Wish(Rule.PARAMS, self.params)
+        if self.rank is not None:
+            return Wish(Rule.RANK, self.rank)
+        if self.breakeven:
+            return Wish(Rule.BREAK_EVEN)
+        return Wish(Rule.ENERGY, ENERGY if self.energy is None else self.energy)
+
+    def settings(self, goal: Goal) -> Settings:
+        """Return what the splitting is told."""
+        forms = tuple(form for form in Form if not self.kinds or form.value in self.kinds)
+        size = self.pays is Target.SIZE or (self.pays is Target.AUTO and goal is Goal.SIZE)
+        return Settings(self.wish, forms, self.align, self.whiten, self.recover, size, self.sensitivity)
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        """Split layers of `model` in place.
+
+        Raises:
+            RunError: The model does not run on the calibration samples.
+        """
+        infer_shapes(model)
+        fused = fuse(model)
+        if fused:
+            infer_shapes(model)
+        layers, left = find_layers(model, self.include, self.exclude)
+        notes = [*fused, *(Note(name, "left alone", reason) for name, reason in left)]
+        first: list[Note] = []
+        changes: tuple[LayerChange, ...] = ()
+        settings = self.settings(context.goal)
+        if layers:
+            work = Splitting(settings, model, layers, context)
+            chosen, reasons = work.choose(work.options())
+            notes += work.notes
+            notes += [Note(layer.name, "left alone", why) for layer, why in zip(layers, reasons, strict=True) if why]
+            picked = [(layer, each) for layer, each in zip(layers, chosen, strict=True) if each is not None]
+            if picked:
+                before = sum(layer.parameters for layer in layers)
+                gone = sum(layer.parameters - each.parameters for layer, each in picked)
+                first.append(Note("model", f"{gone / before:.1%} of the parameters of {len(layers)} layers removed"))
+                first += work.split(picked)
+                changes = tuple(work.changes)
+        if Form.EMBEDDING in settings.forms:
+            done, whole = split_tables(model, self.include, self.exclude, settings, context)
+            first += done
+            notes += whole
+        if not first and not fused:
+            reason = "no split of a layer pays" if layers else "no layer can be split"
+            return Change(False, (Note("model", "left alone", reason), *notes))
+        infer_shapes(model)
+        return Change(True, (*first, *notes), changes)

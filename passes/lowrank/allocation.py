@@ -1,0 +1,170 @@
+"""Decides which split each layer gets: by its own error, by its own rank, or by one budget for all layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from typing import Protocol
+
+from .candidates import Candidate
+from .factors import Form
+
+
+class Rule(enum.Enum):
+    """How ranks are chosen."""
+
+    ENERGY = "energy"
+    """The fewest parameters that retain a share of the energy of the output of each layer."""
+    PARAMS = "params"
+    """A share of the parameters of all layers goes, where it costs the least error."""
+    RANK = "rank"
+    """A share of the full rank stays."""
+    BREAK_EVEN = "break-even"
+    """The largest rank that saves something."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What is asked for."""
+
+    rule: Rule
+    amount: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is asked for."""
+
+    wish: Wish
+    forms: tuple[Form, ...]
+    align: int
+    whiten: bool = True
+    recover: bool = True
+    size: bool = False
+    """Splits need not be faster."""
+    sensitivity: bool = True
+    """Measure how much the error of each layer counts where they share a budget."""
+
+
+class Splittable(Protocol):
+    """A layer or a table."""
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the weight."""
+
+    @property
+    def inputs(self) -> int:
+        """Channels of the data, or rows."""
+
+    @property
+    def outputs(self) -> int:
+        """What comes out of a place, or of a row."""
+
+
+def choose(
+    layers: Sequence[Splittable],
+    options: Sequence[Sequence[Candidate]],
+    wish: Wish,
+    weights: Sequence[float] | None = None,
+) -> list[Candidate | None]:
+    """Return the split of each layer, None where it stays whole.
+
+    Args:
+        layers: The layers.
+        options: For each of them what it may be split into.
+        wish: What is asked for.
+        weights: How much the error of each layer counts where they share a budget; None: all alike.
+    """
+    if wish.rule is Rule.PARAMS:
+        total = sum(layer.parameters for layer in layers)
+        return budget([layer.parameters for layer in layers], options, round(wish.amount * total), weights)
+    return [_alone(own, wish) for own in options]
+
+
+def _alone(own: Sequence[Candidate], wish: Wish) -> Candidate | None:
+    if wish.rule is Rule.ENERGY:
+        enough = [each for each in own if each.error <= 1 - wish.amount]
+        return min(enough, key=lambda each: (each.parameters, each.error), default=None)
+    if wish.rule is Rule.RANK:
+        distance = {each: abs(each.share - wish.amount) for each in own}
+        nearest = [each for each in own if distance[each] <= min(distance.values()) + 1e-9]
+        return min(nearest, key=lambda each: (each.error, each.parameters), default=None)
+    return min(own, key=lambda each: (each.error, each.parameters), default=None)
+
+
+def budget(
+    parameters: Sequence[int],
+    options: Sequence[Sequence[Candidate]],
+    target: int,
+    weights: Sequence[float] | None = None,
+) -> list[Candidate | None]:
+    """Return the splits that remove `target` parameters at about the least sum of errors.
+
+    Of each layer only the splits on the lower hull of error over parameters matter; steps along the hulls are taken in
+    the order of the error that they cost for each parameter, as in the allocation of bits (Shoham and Gersho,
+    "Efficient bit allocation for an arbitrary set of quantizers", 1988). The last step is as short as it may be.
+
+    Args:
+        parameters: For each layer how many it has.
+        options: For each layer what it may be split into.
+        target: Parameters to remove.
+        weights: How much the error of each layer counts; None: all alike.
+    """
+    steps: list[tuple[float, int, Candidate]] = []
+    for at, (whole, own) in enumerate(zip(parameters, options, strict=True)):
+        weight = 1.0 if weights is None else weights[at]
+        before, error = whole, 0.0
+        for each in hull(whole, own):
+            steps.append((weight * (each.error - error) / (before - each.parameters), at, each))
+            before, error = each.parameters, each.error
+    steps.sort(key=lambda step: step[:2])
+    chosen: list[Candidate | None] = [None] * len(parameters)
+    left = target
+    for _, at, each in steps:
+        if left <= 0:
+            break
+        held = chosen[at]
+        now = parameters[at] if held is None else held.parameters
+        if now - each.parameters > left:
+            enough = [other for other in options[at] if other.parameters <= now - left]
+            each = min(enough, key=lambda other: (other.error, other.parameters))
+        chosen[at] = each
+        left -= now - each.parameters
+    return chosen
+
+
+def hull(whole: int, own: Sequence[Candidate]) -> list[Candidate]:
+    """Return the splits on the lower convex hull of error over parameters, those with most parameters first."""
+    found: list[Candidate] = []
+    points: list[tuple[int, float]] = [(whole, 0.0)]
+    for each in sorted(own, key=lambda each: (-each.parameters, each.error)):
+        if each.parameters >= points[-1][0]:
+            continue
+        while len(points) > 1 and _slope(points[-2], points[-1]) >= _slope(points[-1], (each.parameters, each.error)):
+            points.pop()
+            found.pop()
+        points.append((each.parameters, each.error))
+        found.append(each)
+    return found
+
+
+def _slope(one: tuple[int, float], other: tuple[int, float]) -> float:
+    return (other[1] - one[1]) / max(one[0] - other[0], 1)
+
+
+def describe(parameters: int, candidate: Candidate) -> str:
+    """Return a split in words: its form, its ranks, the parameters before and after."""
+    ranks = "x".join(str(rank) for rank in candidate.ranks)
+    return f"{candidate.form.value} of rank {ranks}: {parameters} -> {candidate.parameters} parameters"
+
+
+def why_whole(own: Sequence[Candidate], wish: Wish) -> str:
+    """Return why a layer stays whole that may be split into `own`."""
+    if not own:
+        return "no split saves parameters"
+    if wish.rule is Rule.ENERGY:
+        least = min(each.error for each in own)
+        return f"no split that saves parameters retains {wish.amount:.1%} of its output (at most {1 - least:.1%})"
+    return "the budget is met without it"

@@ -1,0 +1,183 @@
+"""What each layer could be split into: the ranks that save something, and the error that each is expected to make."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .factors import Form, Problem, split
+from .layer import Layer
+
+Array = npt.NDArray[np.float64]
+
+STEPS = 24
+"""Ranks of one axis that are looked at, at most; more make the choice finer than errors are known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One split of one layer."""
+
+    form: Form
+    ranks: tuple[int, ...]
+    parameters: int
+    """Of all factors together."""
+    macs: float
+    """For one sample, as a share of those of the layer."""
+    error: float
+    """Expected energy of the error as a share of the energy of the output."""
+    share: float = 0.0
+    """Which share of the full rank it has; of two ranks the mean."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """How many places a layer works in, for one sample."""
+
+    inputs: int
+    """Places of the image that comes in; 1 for each row where there is no image."""
+    outputs: int
+    between: int
+    """Places after columns have been summed and before rows are."""
+
+
+def forms(layer: Layer) -> tuple[Form, ...]:
+    """Return what a layer may be split into."""
+    if math.prod(layer.kernel) == 1:
+        return (Form.MATRIX,)
+    wide = len(layer.kernel) == 2 and min(layer.kernel) > 1
+    return (Form.TUCKER, *((Form.SPATIAL,) if wide else ()), Form.SEPARABLE)
+
+
+def parameters(layer: Layer, form: Form, ranks: tuple[int, ...]) -> int:
+    """Return how many elements the factors have."""
+    return sum(count for count, _ in _terms(layer, form, ranks, Extent(1, 1, 1)))
+
+
+def macs(layer: Layer, form: Form, ranks: tuple[int, ...], extent: Extent) -> float:
+    """Return the multiply-accumulates of the factors as a share of those of the layer."""
+    after = sum(count * places for count, places in _terms(layer, form, ranks, extent))
+    return after / max(layer.parameters * extent.outputs, 1)
+
+
+def _terms(layer: Layer, form: Form, ranks: tuple[int, ...], extent: Extent) -> Iterator[tuple[int, int]]:
+    """Yield for each factor (elements, places that it works in)."""
+    inputs, outputs, taps = layer.inputs, layer.outputs, math.prod(layer.kernel)
+    if form is Form.MATRIX:
+        yield inputs * ranks[0], extent.outputs
+        yield ranks[0] * outputs, extent.outputs
+    elif form is Form.TUCKER:
+        few, narrow = ranks
+        if few < inputs:
+            yield inputs * few, extent.inputs
+        yield few * taps * narrow, extent.outputs
+        if narrow < outputs:
+            yield narrow * outputs, extent.outputs
+    elif form is Form.SPATIAL:
+        yield inputs * layer.kernel[0] * ranks[0], extent.between
+        yield ranks[0] * layer.kernel[1] * outputs, extent.outputs
+    else:
+        yield inputs * ranks[0] * taps, extent.outputs
+        yield inputs * ranks[0] * outputs, extent.outputs
+
+
+def candidates(
+    layer: Layer, problem: Problem, allowed: Sequence[Form], align: int, extent: Extent, *, exact: bool, more_macs: bool
+) -> list[Candidate]:
+    """Return the splits of a layer that have fewer parameters than the layer, and no more MACs.
+
+    Args:
+        layer: The layer.
+        problem: What it gets and gives.
+        allowed: Forms to look at.
+        align: Ranks are multiples of this, or full.
+        extent: Where it works.
+        exact: Scale what is expected of each form by the error of one split that is really made.
+        more_macs: Splits that have more MACs will do, too.
+    """
+    result: list[Candidate] = []
+    for form in forms(layer):
+        if form not in allowed:
+            continue
+        lost = losses(problem, form)
+        own = [
+            Candidate(form, ranks, parameters(layer, form, ranks), work, lost(ranks), _share(layer, form, ranks))
+            for ranks in _ranks(layer, form, align)
+            if parameters(layer, form, ranks) < layer.parameters
+            and ((work := macs(layer, form, ranks, extent)) <= 1 or more_macs)
+        ]
+        if own and exact and form is not Form.MATRIX:
+            middle = min(own, key=lambda each: abs(each.parameters - layer.parameters / 2))
+            really = problem.moments.loss(split(problem, form, middle.ranks).dense)
+            scale = really / max(middle.error, 1e-12)
+            own = [dataclasses.replace(each, error=min(each.error * scale, 1.0)) for each in own]
+        result += own
+    return result
+
+
+def full_ranks(layer: Layer, form: Form) -> tuple[tuple[str, int], ...]:
+    """Return what each rank of a form is called, and how large it is when nothing is lost."""
+    return {
+        Form.MATRIX: (("rank", min(layer.inputs, layer.outputs)),),
+        Form.TUCKER: (("rank of inputs", layer.inputs), ("rank of outputs", layer.outputs)),
+        Form.SPATIAL: (("rank", min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[-1])),)
+        if layer.kernel
+        else (),
+        Form.SEPARABLE: (("windows", math.prod(layer.kernel)),),
+    }[form]
+
+
+def _share(layer: Layer, form: Form, ranks: tuple[int, ...]) -> float:
+    full = full_ranks(layer, form)
+    return sum(rank / whole for rank, (_, whole) in zip(ranks, full, strict=True)) / len(full)
+
+
+def losses(problem: Problem, form: Form) -> Callable[[tuple[int, ...]], float]:
+    """Return what says which share of the energy of the output a split loses, by its ranks, from spectra alone."""
+    floor = problem.moments.loss(problem.best)
+    spectra: dict[Form, Callable[[], list[Array]]] = {
+        Form.MATRIX: lambda: [problem.output_basis[0]],
+        Form.TUCKER: lambda: [problem.input_basis[0], problem.output_basis[0]],
+        Form.SPATIAL: lambda: [problem.column_basis[0]],
+        Form.SEPARABLE: lambda: [problem.channel_basis[0].sum(axis=0)],
+    }
+    tails = [tail(energies) for energies in spectra[form]()]
+
+    def lost(ranks: tuple[int, ...]) -> float:
+        shares = [float(each[min(rank, len(each) - 1)]) for each, rank in zip(tails, ranks, strict=True)]
+        return min(sum(shares) * (1 - floor) + floor, 1.0)
+
+    return lost
+
+
+def tail(energies: Array) -> Array:
+    """Return what share of the energies is lost where the first 0, 1, 2 ... are kept."""
+    total = max(float(energies.sum()), np.finfo(np.float64).tiny)
+    shares: Array = np.append(energies[::-1].cumsum()[::-1], 0.0) / total
+    return shares
+
+
+def _ranks(layer: Layer, form: Form, align: int) -> Iterator[tuple[int, ...]]:
+    if form is Form.MATRIX:
+        full = min(layer.inputs, layer.outputs)
+        yield from ((rank,) for rank in multiples(full, align, STEPS * 4))
+    elif form is Form.SPATIAL:
+        full = min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[1])
+        yield from ((rank,) for rank in multiples(full, align, STEPS * 4))
+    elif form is Form.SEPARABLE:
+        yield from ((rank,) for rank in range(1, math.prod(layer.kernel)))
+    else:
+        for few in (*multiples(layer.inputs, align, STEPS), layer.inputs):
+            for narrow in (*multiples(layer.outputs, align, STEPS), layer.outputs):
+                if few < layer.inputs or narrow < layer.outputs:
+                    yield few, narrow
+
+
+def multiples(full: int, align: int, steps: int) -> list[int]:
+    """Return multiples of `align` below `full`, about `steps` of them."""
+    step = align * max(1, math.ceil(full / align / steps))
+    return list(range(step, full, step))

@@ -1,0 +1,209 @@
+"""Splits tables that are read row by row: a narrower table, then a product of matrices.
+
+Rows count as often as the samples read them, and a little in any case: what the samples never read may be read later.
+With p the share of each row and T the table, the split keeps the directions in which T' diag(p) T is largest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.data import Samples
+from onnxslim.graph.axes import attribute, op_of
+from onnxslim.graph.constants import constant, fresh_name, new_initializer
+from onnxslim.pipeline.interface import Context, Note
+from onnxslim.runner.session import Session
+from onnxslim.train.observation import truncated
+from onnxslim.train.refit import SAMPLES
+
+from .allocation import Settings, choose, describe, why_whole
+from .candidates import STEPS, Candidate, multiples, tail
+from .factors import Form, Split
+from .layer import SMALLEST, excluded, label
+
+Array = npt.NDArray[np.float64]
+
+READS = ("", "Gather")
+"""The op that reads a table."""
+UNREAD = 0.25
+"""The share of the weight that all rows share alike, whatever was read."""
+BATCH = 16
+"""Samples in one run, where the model takes any number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table, and the nodes that read it."""
+
+    name: str
+    nodes: tuple[ir.Node, ...]
+    weight: ir.Value
+    inputs: int
+    """Rows."""
+    outputs: int
+    """Numbers in a row."""
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the table."""
+        return self.inputs * self.outputs
+
+
+def split_tables(
+    model: ir.Model, include: Sequence[str], exclude: Sequence[str], settings: Settings, context: Context
+) -> tuple[list[Note], list[Note]]:
+    """Split the tables of the main graph, in place; return what was done, and what was left alone.
+
+    A row is read without a product, so that a split is slower on every target: it is made for size only.
+
+    Raises:
+        RunError: The model does not run on the calibration samples.
+    """
+    tables, others = find_tables(model, include, exclude)
+    left = [Note(name, "left alone", reason) for name, reason in others]
+    if not settings.size:
+        reason = "not faster: rows are read without a product; pays=size splits it"
+        return [], [*left, *(Note(table.name, "left alone", reason) for table in tables)]
+    learns = settings.whiten and not context.samples.synthetic
+    counts = count_rows(model, tables, context.samples.take(SAMPLES), context.open_session) if learns and tables else {}
+    bases = [basis(table, counts.get(table.name)) for table in tables]
+    options = [table_candidates(table, each[0], settings.align) for table, each in zip(tables, bases, strict=True)]
+    done: list[Note] = []
+    for table, (_, vectors), own, each in zip(
+        tables, bases, options, choose(tables, options, settings.wish), strict=True
+    ):
+        if each is None:
+            left.append(Note(table.name, "left alone", why_whole(own, settings.wish)))
+            continue
+        write_table(model.graph, table, split_table(table, vectors, each.ranks[0]))
+        done.append(Note(table.name, describe(table.parameters, each), f"{1 - each.error:.2%} of its rows retained"))
+    return done, left
+
+
+def find_tables(
+    model: ir.Model, include: Sequence[str], exclude: Sequence[str]
+) -> tuple[list[Table], list[tuple[str, str]]]:
+    """Return the tables of the main graph that may be split, and (name, reason) for the others."""
+    found: list[Table] = []
+    left: list[tuple[str, str]] = []
+    for value in model.graph.initializers.values():
+        tensor, uses = value.const_value, list(value.uses())
+        readers = [use.node for use in uses if op_of(use.node) == READS and use.idx == 0]
+        if tensor is None or not readers or not tensor.dtype.is_floating_point() or len(tensor.shape) != 2:
+            continue
+        names = {value.name or "", *(node.name or "" for node in readers)}
+        reason = excluded(names, include, exclude)
+        rows, columns = tensor.shape.numpy()
+        if rows * columns < SMALLEST:
+            reason = reason or f"too small: {rows} x {columns}"
+        elif len(readers) < len(uses) or value.is_graph_input() or value.is_graph_output():
+            reason = reason or "its table is shared with a node of another kind"
+        elif any(attribute(node, "axis") not in (0, -2) or node.graph is not model.graph for node in readers):
+            reason = reason or "it is not read row by row"
+        if reason:
+            left.append((label(readers[0]), reason))
+        else:
+            found.append(Table(label(readers[0]), tuple(readers), value, rows, columns))
+    return found, left
+
+
+def count_rows(
+    model: ir.Model, tables: Sequence[Table], samples: Samples, open_session: Callable[[ir.Model], Session]
+) -> dict[str, Array]:
+    """Return for each table, by name, how often the samples read each row.
+
+    Raises:
+        RunError: The model does not run on the samples.
+    """
+    names = sorted(
+        {node.inputs[1].name or "" for table in tables for node in table.nodes if node.inputs[1] is not None}
+    )
+    given = {value.name for value in model.graph.inputs}
+    fixed = {name: array for name in names if (array := constant(_value(tables, name))) is not None}
+    made = [name for name in names if name not in given and name not in fixed]
+    session = open_session(truncated(model, made)) if made else None
+    counts = {table.name: np.zeros(table.inputs) for table in tables}
+    for batch in samples.batches(BATCH):
+        values: dict[str, Any] = {**fixed, **batch.feeds}
+        if session is not None:
+            used = {spec.name for spec in session.inputs}
+            values.update(session.run({name: array for name, array in batch.feeds.items() if name in used}))
+        for table in tables:
+            for node in table.nodes:
+                read = np.asarray(values[(node.inputs[1].name if node.inputs[1] is not None else None) or ""])
+                counts[table.name] += np.bincount(read.ravel() % table.inputs, minlength=table.inputs)
+    return counts
+
+
+def _value(tables: Sequence[Table], name: str) -> ir.Value | None:
+    every = (node.inputs[1] for table in tables for node in table.nodes)
+    return next((value for value in every if value is not None and value.name == name), None)
+
+
+def basis(table: Table, counts: Array | None) -> tuple[Array, Array]:
+    """Return (energies, directions as columns) of the rows of a table, the largest first.
+
+    Args:
+        table: The table.
+        counts: How often each row is read; None: all count alike.
+    """
+    rows = _rows(table)
+    share = np.full(table.inputs, 1 / table.inputs)
+    if counts is not None and counts.sum():
+        share = UNREAD * share + (1 - UNREAD) * counts / counts.sum()
+    values, vectors = np.linalg.eigh(rows.T @ (share[:, None] * rows))
+    return np.maximum(values[::-1], 0), vectors[:, ::-1]
+
+
+def _rows(table: Table) -> Array:
+    array = constant(table.weight)
+    assert array is not None
+    return array.astype(np.float64)
+
+
+def table_candidates(table: Table, energies: Array, align: int) -> list[Candidate]:
+    """Return the splits of a table that have fewer parameters."""
+    lost = tail(energies)
+    result = []
+    for rank in multiples(min(table.inputs, table.outputs), align, STEPS * 4):
+        parameters = rank * (table.inputs + table.outputs)
+        if parameters < table.parameters:
+            result.append(
+                Candidate(Form.EMBEDDING, (rank,), parameters, float("inf"), float(lost[rank]), rank / table.outputs)
+            )
+    return result
+
+
+def split_table(table: Table, vectors: Array, rank: int) -> Split:
+    """Return the split of a table that keeps the first `rank` directions."""
+    kept = vectors[:, :rank]
+    narrow = _rows(table) @ kept
+    return Split(Form.EMBEDDING, (rank,), (narrow, kept.T.copy()), narrow @ kept.T)
+
+
+def write_table(graph: ir.Graph, table: Table, made: Split) -> None:
+    """Put the factors in the place of a table, in place: all nodes that read it read the narrower one."""
+    held = constant(table.weight)
+    assert held is not None
+    narrow, wide = (
+        new_initializer(graph, fresh_name(graph, f"{table.weight.name}_factor_{number}"), factor.astype(held.dtype))
+        for number, factor in enumerate(made.factors, start=1)
+    )
+    for node in table.nodes:
+        output = node.outputs[0]
+        rows = ir.Value(name=f"{output.name}_factor_1", type=output.type)
+        read = ir.Node("", node.op_type, [narrow, node.inputs[1]], list(node.attributes.values()), outputs=[rows])
+        result = ir.Value(name=output.name, type=output.type, shape=output.shape)
+        product = ir.Node("", "MatMul", [rows, wide], outputs=[result])
+        graph.insert_before(node, [read, product])
+        output.replace_all_uses_with(result, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        result.name = output.name
+    if not table.weight.uses():
+        del graph.initializers[table.weight.name or ""]

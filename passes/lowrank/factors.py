@@ -1,0 +1,259 @@
+"""Splits the weight of a layer into factors, in closed form, for the least error on what the layer sees.
+
+All of them answer one question. A layer gives y = W'x; x is what it gets now, y what it gave in the original, and only
+their second moments count: G = E[xx'], C = E[xy']. The loss of a dense weight V is E|y - V'x|^2 = E|y|^2 - 2 tr(V'C) +
+tr(V'GV). What differs is the form that V has:
+
+* of rank r, for products of matrices (reduced rank regression: Izenman, "Reduced-rank regression for the multivariate
+  linear model", 1975; with y = W'x it is the SVD whitened by the moments of x, as in SVD-LLM, arXiv 2403.07378);
+* Tucker-2, for windows: r channels of the input, a window between them, r channels of the output (Kim et al.,
+  arXiv 1511.06530; what is kept of the output is as in Zhang et al., arXiv 1505.06798);
+* spatial, for windows of two axes: columns first, rows then (Jaderberg, Vedaldi, Zisserman, arXiv 1405.3866, scheme 2);
+* separable: some windows for each channel of the input, then sums over channels.
+
+Where the first factor has no closed form given the others, it is the best one if neighbouring places of an image were
+not correlated; the factors behind it are then fitted, by least squares, to what it lets through.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+class Form(enum.Enum):
+    """What a layer is split into."""
+
+    MATRIX = "matrix"
+    """Two products of matrices, or two convolutions with a window of 1."""
+    TUCKER = "tucker"
+    """A 1x1 convolution to fewer channels, the window between fewer channels, a 1x1 convolution back."""
+    SPATIAL = "spatial"
+    """A convolution along columns, then one along rows."""
+    SEPARABLE = "separable"
+    """A depthwise convolution, then a 1x1 convolution."""
+    EMBEDDING = "embedding"
+    """A narrower table, then a product of matrices."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Factors that take the place of a weight, in the order in which they are applied."""
+
+    form: Form
+    ranks: tuple[int, ...]
+    """MATRIX, SPATIAL: (rank); TUCKER: (channels of the input, of the output); SEPARABLE: (windows for a channel)."""
+    factors: tuple[Array, ...]
+    """MATRIX: [columns, r], [r, outputs]; TUCKER: [inputs, r], [r, *kernel, s], [s, outputs], the outer ones left out
+    where a rank is full; SPATIAL: [inputs, k, r], [r, l, outputs]; SEPARABLE: [inputs, *kernel, r], [inputs, r,
+    outputs]."""
+    dense: Array
+    """The weight that they amount to, shape [columns, outputs]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """What a layer gets and should give: second moments, about the mean where it has a bias to make up for it."""
+
+    gram: Array
+    """E[xx'], shape [columns, columns]."""
+    cross: Array
+    """E[xy'], shape [columns, outputs]."""
+    energy: float
+    """E|y|^2."""
+
+    @classmethod
+    def plain(cls, weight: Array) -> Moments:
+        """Return moments of inputs that are not correlated: with them every split is the unwhitened one."""
+        return cls(np.eye(len(weight)), weight, float((weight**2).sum()))
+
+    def damped(self, weight: Array, share: float) -> Moments:
+        """Return moments as if some white noise had gone through `weight`, `share` of the mean square of an input.
+
+        It keeps what few samples do not tell at what the weight says.
+        """
+        noise = share * float(np.trace(self.gram)) / len(self.gram) + 1e-12
+        return Moments(
+            self.gram + noise * np.eye(len(self.gram)),
+            self.cross + noise * weight,
+            self.energy + noise * float((weight**2).sum()),
+        )
+
+    def loss(self, dense: Array) -> float:
+        """Return E|y - V'x|^2 as a share of E|y|^2 for a weight of shape [columns, outputs]."""
+        left = self.energy - 2 * float(np.vdot(dense, self.cross)) + float(np.vdot(dense, self.gram @ dense))
+        return max(left, 0.0) / max(self.energy, np.finfo(np.float64).tiny)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One layer to split."""
+
+    moments: Moments
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """Weights of each output."""
+        return int(self.moments.cross.shape[0])
+
+    @property
+    def outputs(self) -> int:
+        """Outputs."""
+        return int(self.moments.cross.shape[1])
+
+    @property
+    def inputs(self) -> int:
+        """Channels of the data."""
+        return self.columns // math.prod(self.kernel)
+
+    @functools.cached_property
+    def best(self) -> Array:
+        """The dense weight that fits best, shape [columns, outputs]."""
+        return np.asarray(np.linalg.solve(self.moments.gram, self.moments.cross), np.float64)
+
+    @functools.cached_property
+    def output_basis(self) -> tuple[Array, Array]:
+        """Directions of the output by what they carry: (energies [r], vectors [outputs, r]), the largest first."""
+        if self.outputs <= self.columns:
+            values, vectors = np.linalg.eigh(_symmetric(self.best.T @ self.moments.cross))
+            return np.maximum(values[::-1], 0), vectors[:, ::-1]
+        root = np.linalg.cholesky(self.moments.gram)
+        return right_vectors(np.linalg.solve(root, self.moments.cross))
+
+    @functools.cached_property
+    def input_basis(self) -> tuple[Array, Array, Array]:
+        """Directions of the channels of the input: (energies, what to multiply by [inputs, r], its inverse)."""
+        taps = math.prod(self.kernel)
+        gram = np.einsum("atbt->ab", self.moments.gram.reshape(self.inputs, taps, self.inputs, taps)) / taps
+        return _whitened(gram, self.best.reshape(self.inputs, -1))
+
+    @functools.cached_property
+    def column_basis(self) -> tuple[Array, Array, Array]:
+        """Directions of the columns of the window, as `input_basis`: shape [inputs * k, r]."""
+        rows, width = self.kernel
+        gram = self.moments.gram.reshape(self.inputs * rows, width, self.inputs * rows, width)
+        return _whitened(np.einsum("atbt->ab", gram) / width, self.best.reshape(self.inputs * rows, -1))
+
+    @functools.cached_property
+    def channel_basis(self) -> tuple[Array, Array]:
+        """Windows of each channel: (energies [inputs, r], windows [inputs, taps, r])."""
+        taps = math.prod(self.kernel)
+        channels = np.arange(self.inputs)
+        grams = self.moments.gram.reshape(self.inputs, taps, self.inputs, taps)[channels, :, channels, :]
+        weights = self.best.reshape(self.inputs, taps, self.outputs)
+        each = [_whitened(gram, weight) for gram, weight in zip(grams, weights, strict=True)]
+        return np.stack([energy for energy, _, _ in each]), np.stack([vectors for _, vectors, _ in each])
+
+
+def right_vectors(matrix: Array) -> tuple[Array, Array]:
+    """Return (squared singular values, right singular vectors as columns), the largest first; [min(n, m)] of them."""
+    _, singular, transposed = np.linalg.svd(matrix, full_matrices=False)
+    return singular**2, transposed.T
+
+
+def _symmetric(matrix: Array) -> Array:
+    """Return the symmetric part: rounding makes the rest."""
+    return (matrix + matrix.T) / 2
+
+
+def _whitened(gram: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """Return the SVD of `weight` whitened by `gram` on its left: (energies, L^-T P, P' L'), L the root of the gram."""
+    root = np.linalg.cholesky(gram)
+    wide = root.T @ weight
+    values, vectors = np.linalg.eigh(wide @ wide.T)
+    vectors = vectors[:, ::-1]
+    return np.maximum(values[::-1], 0), np.linalg.solve(root.T, vectors), vectors.T @ root.T
+
+
+def split(problem: Problem, form: Form, ranks: tuple[int, ...]) -> Split:
+    """Return the split of this form and these ranks that fits best.
+
+    Args:
+        problem: Moments whose gram is positive definite: see `Moments.damped`.
+        form: Any but EMBEDDING, which `embedding` makes.
+        ranks: As `Split.ranks` says, each at least 1 and at most full.
+
+    Raises:
+        LinAlgError: The gram is not positive definite.
+    """
+    return _SPLITS[form](problem, ranks)
+
+
+def _matrix(problem: Problem, ranks: tuple[int, ...]) -> Split:
+    (rank,) = ranks
+    _, vectors = problem.output_basis
+    kept = vectors[:, :rank]
+    first = problem.best @ kept
+    return Split(Form.MATRIX, ranks, (first, kept.T.copy()), first @ kept.T)
+
+
+def _tucker(problem: Problem, ranks: tuple[int, ...]) -> Split:
+    few, narrow = ranks
+    taps = math.prod(problem.kernel)
+    moments = problem.moments
+    gram, cross = moments.gram, moments.cross
+    first: Array | None = None
+    last: Array | None = None
+    if narrow < problem.outputs:
+        last = problem.output_basis[1][:, :narrow]
+        cross = cross @ last
+    if few < problem.inputs:
+        first = problem.input_basis[1][:, :few]
+        gram = _through_channels(gram, first, taps)
+        cross = np.einsum("itm,ir->rtm", cross.reshape(problem.inputs, taps, -1), first).reshape(few * taps, -1)
+        core = np.linalg.solve(gram, cross)
+        dense = np.einsum("rtm,ir->itm", core.reshape(few, taps, -1), first).reshape(problem.columns, -1)
+    else:
+        core = dense = problem.best if last is None else problem.best @ last
+    factors = [core.reshape(few, *problem.kernel, narrow)]
+    if first is not None:
+        factors.insert(0, first)
+    if last is not None:
+        factors.append(last.T.copy())
+        dense = dense @ last.T
+    return Split(Form.TUCKER, ranks, tuple(factors), dense)
+
+
+def _through_channels(gram: Array, first: Array, taps: int) -> Array:
+    """Return the gram behind a factor that works on channels alone, at each place of the window."""
+    channels, kept = first.shape
+    half = np.tensordot(gram.reshape(channels, taps, channels * taps), first, axes=(0, 0))  # [taps, n, kept]
+    half = half.transpose(2, 0, 1).reshape(kept * taps, channels, taps)
+    whole = np.tensordot(half, first, axes=(1, 0)).transpose(0, 2, 1)  # [kept * taps, kept, taps]
+    return whole.reshape(kept * taps, kept * taps)
+
+
+def _spatial(problem: Problem, ranks: tuple[int, ...]) -> Split:
+    (rank,) = ranks
+    rows, width = problem.kernel
+    first = problem.column_basis[1][:, :rank]
+    gram = _through_channels(problem.moments.gram, first, width)
+    cross = problem.moments.cross.reshape(problem.inputs * rows, width, -1)
+    second = np.linalg.solve(gram, np.einsum("atm,ar->rtm", cross, first).reshape(rank * width, -1))
+    dense = np.einsum("rtm,ar->atm", second.reshape(rank, width, -1), first).reshape(problem.columns, -1)
+    factors = first.reshape(problem.inputs, rows, rank), second.reshape(rank, width, -1)
+    return Split(Form.SPATIAL, ranks, factors, dense)
+
+
+def _separable(problem: Problem, ranks: tuple[int, ...]) -> Split:
+    (each,) = ranks
+    taps, channels = math.prod(problem.kernel), problem.inputs
+    first = problem.channel_basis[1][:, :, :each]
+    gram = problem.moments.gram.reshape(channels, taps, channels, taps)
+    half = np.einsum("atbu,atr->arbu", gram, first, optimize=True)
+    reduced = np.einsum("arbu,bus->arbs", half, first, optimize=True).reshape(channels * each, channels * each)
+    cross = np.einsum("atm,atr->arm", problem.moments.cross.reshape(channels, taps, -1), first, optimize=True)
+    second = np.linalg.solve(reduced, cross.reshape(channels * each, -1)).reshape(channels, each, -1)
+    dense = np.einsum("arm,atr->atm", second, first, optimize=True).reshape(problem.columns, -1)
+    return Split(Form.SEPARABLE, ranks, (first.reshape(channels, *problem.kernel, each), second), dense)
+
+
+_SPLITS = {Form.MATRIX: _matrix, Form.TUCKER: _tucker, Form.SPATIAL: _spatial, Form.SEPARABLE: _separable}

@@ -1,0 +1,251 @@
+"""Splits the layers of a model: watches what they get, chooses ranks, and writes factors portion by portion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.sizes import at_sizes
+from onnxslim.pipeline.interface import Context, LayerChange, Note
+from onnxslim.train.observation import truncated
+from onnxslim.train.refit import BUDGET, FEWEST, SAMPLES
+
+from .allocation import Rule, Settings, choose, describe, why_whole
+from .candidates import Candidate, Extent, candidates, full_ranks
+from .factors import Moments, Problem, split
+from .layer import Layer
+from .sensitivity import ENOUGH, Sensitivity, weights
+from .sensitivity import FEWEST as FEWEST_TO_COMPARE
+from .timing import Stopwatch
+from .watching import ROWS_PER_COLUMN, Seen, portions, watch
+from .writing import refit_whole, write
+
+Array = npt.NDArray[np.float64]
+
+DAMPING = 1e-3
+"""White noise that is added to what a layer gets, relative to the mean square of an input: see `Moments.damped`."""
+
+
+class Splitting:
+    """Splits layers of one model.
+
+    Args:
+        settings: What is asked for.
+        model: Split in place.
+        layers: What may be split, in the order of the graph.
+        context: The samples, the target, the goal.
+
+    Raises:
+        RunError: The model does not run on the calibration samples.
+    """
+
+    def __init__(self, settings: Settings, model: ir.Model, layers: Sequence[Layer], context: Context) -> None:
+        self._settings, self._model, self.layers, self._context = settings, model, layers, context
+        self.notes: list[Note] = []
+        self.weights = [1.0] * len(layers)
+        """How much the error of each layer counts."""
+        self._seen: dict[str, Seen] = {}
+        self._broken: dict[int, str] = {}
+        self.changes: list[LayerChange] = []
+        """What became of the layers that were split."""
+        self._learns = settings.whiten and not context.samples.synthetic
+        if context.samples.synthetic:
+            reason = "samples that were made up say nothing about activations"
+            self.notes.append(Note("ranks", "by the weights alone", reason))
+        first = context.samples.first()
+        names = {site.data.name or "" for layer in layers for site in layer.sites}
+        names |= {site.node.outputs[0].name or "" for layer in layers for site in layer.sites}
+        self._shapes = {name: np.shape(array) for name, array in first.items()}
+        sized = at_sizes(model, self._shapes)
+        self._macs = measure_cost(sized).macs
+        inner = sorted(names - set(first))
+        session = context.open_session(truncated(model, inner))
+        used = {spec.name for spec in session.inputs}
+        values = session.run({name: array for name, array in first.items() if name in used})
+        self._shapes.update({name: array.shape for name, array in values.items()})
+        available = context.samples.count
+        most = SAMPLES if available is None else min(SAMPLES, available)
+        # Where a sample is many rows (tokens, windows), fewer samples say as much.
+        self.count = min(most, max(FEWEST, *(self._needed(layer) for layer in layers)))
+        # The share of a run that one portion of the layers takes is about a half, before and after.
+        self._stages = max(1, int(BUDGET / max(self.count * self._macs, 1)))
+        while self._stages < 2 and self.count > FEWEST:
+            self.count = max(FEWEST, self.count // 2)
+            self._stages = max(1, int(BUDGET / max(self.count * self._macs, 1)))
+        self._samples = context.samples.take(self.count)
+
+    def _needed(self, layer: Layer) -> int:
+        """Return how many samples have enough rows for a layer."""
+        return math.ceil(ROWS_PER_COLUMN * layer.columns / max(self._places(layer), 1))
+
+    def _places(self, layer: Layer) -> int:
+        """Return in how many places a layer works in one sample."""
+        result = self._shapes[layer.sites[0].node.outputs[0].name or ""]
+        return int(np.prod(result)) // layer.outputs
+
+    def _extent(self, layer: Layer) -> Extent:
+        if not layer.kernel:
+            return Extent(1, 1, 1)
+        site = layer.sites[0]
+        data, result = self._shapes[site.data.name or ""], self._shapes[site.node.outputs[0].name or ""]
+        between = [*result[2:3], *data[3:]]
+        return Extent(int(np.prod(data[2:])), int(np.prod(result[2:])), int(np.prod(between)))
+
+    def _problem(self, layer: Layer, seen: Seen | None) -> Problem:
+        weight = layer.matrix()
+        if seen is None:
+            return Problem(Moments.plain(weight), layer.kernel)
+        moments = seen.moments(layer)
+        return Problem(moments.damped(weight, DAMPING) if np.isfinite(moments.energy) else moments, layer.kernel)
+
+    def options(self) -> list[list[Candidate]]:
+        """Return for each layer what it may be split into."""
+        result: list[list[Candidate]] = []
+        measured: dict[int, tuple[float, float]] = {}
+        sensitivity = self._sensitivity()
+        every = list(portions(self.layers, len(self.layers)))
+        for portion in every:
+            seen = self._watch(portion, None)
+            if len(every) == 1:
+                self._seen = seen
+            for layer in portion:
+                problem = self._problem(layer, seen.get(layer.name))
+                if not np.isfinite(problem.moments.energy):
+                    self._broken[len(result)] = "what it gets or gives is not finite"
+                    result.append([])
+                    continue
+                own = candidates(
+                    layer,
+                    problem,
+                    self._settings.forms,
+                    self._settings.align,
+                    self._extent(layer),
+                    exact=self._learns,
+                    more_macs=self._settings.size,
+                )
+                if sensitivity is not None and own:
+                    middle = min(own, key=lambda each: (abs(each.parameters - layer.parameters // 2), each.error))
+                    made = split(problem, middle.form, middle.ranks)
+                    biases = _biases(layer, seen.get(layer.name), made.dense)
+                    measured[len(result)] = problem.moments.loss(made.dense), sensitivity(layer, made, biases)
+                result.append(own)
+                self._context.progress("lowrank: spectra", len(result), len(self.layers))
+        self.weights = weights(measured, len(result))
+        return result
+
+    def _sensitivity(self) -> Sensitivity | None:
+        """Return what measures how much the error of a layer counts, where one budget is shared and time allows it."""
+        affordable = int(BUDGET / max(len(self.layers) * self._macs, 1))
+        wanted = self._settings.sensitivity and self._settings.wish.rule is Rule.PARAMS
+        if not self._learns or not wanted or affordable < FEWEST_TO_COMPARE:
+            return None
+        few = self._samples.take(min(ENOUGH, affordable))
+        return Sensitivity(self._model, few, self._context.open_session)
+
+    def choose(self, options: Sequence[Sequence[Candidate]]) -> tuple[list[Candidate | None], list[str]]:
+        """Return the split of each layer, and why it has none."""
+        wish = self._settings.wish
+        stopwatch = Stopwatch(self._context, self._model, self._shapes)
+        allowed = [list(own) for own in options]
+        slow = [""] * len(options)
+        while True:
+            chosen = choose(self.layers, allowed, wish, self.weights)
+            if self._settings.size:
+                break
+            ratios = stopwatch.ratios(self.layers, chosen)
+            slower = [
+                (at, each)
+                for at, (each, ratio) in enumerate(zip(chosen, ratios, strict=True))
+                if each is not None and (ratio is None or ratio < stopwatch.margin)
+            ]
+            if not slower:
+                break
+            for at, each in slower:
+                if ratios[at] is None:
+                    slow[at] = f"its split cannot be timed: {stopwatch.why(self.layers[at])}"
+                    allowed[at] = []
+                    continue
+                slow[at] = f"not faster: {ratios[at]:.2f}x at {describe(self.layers[at].parameters, each)}"
+                # A larger split of the same form takes longer still; one that is hardly smaller is not worth the time.
+                allowed[at] = [
+                    other
+                    for other in allowed[at]
+                    if other.form is not each.form or other.parameters < 0.9 * each.parameters
+                ]
+        reasons = [
+            "" if each is not None else why or self._broken.get(at) or why_whole(own, wish)
+            for at, (each, why, own) in enumerate(zip(chosen, slow, options, strict=True))
+        ]
+        return chosen, reasons
+
+    def split(self, picked: Sequence[tuple[Layer, Candidate]]) -> list[Note]:
+        """Split layers one portion after the other, each for what it gets now; with recovery, layers behind the first
+        split that stay whole are fitted as well."""
+        notes: list[Note] = []
+        wanted = {layer.name: each for layer, each in picked}
+        feeds_back = self._settings.recover and self._learns and self._stages > 1
+        first = next(at for at, layer in enumerate(self.layers) if layer.name in wanted)
+        work = self.layers[first:] if feeds_back else [layer for layer, _ in picked]
+        stages = min(self._stages, len(work)) if feeds_back else 1
+        before = self._model.clone() if self._learns else None
+        fitted = 0
+        for portion in portions(work, -(-len(work) // stages)):
+            if (not notes or not feeds_back) and all(layer.name in self._seen for layer in portion):
+                seen = self._seen
+            else:
+                teacher = before if notes and feeds_back else None
+                seen = self._watch(portion, teacher, None if feeds_back else before)
+            for layer in portion:
+                each = wanted.get(layer.name)
+                problem = self._problem(layer, seen.get(layer.name))
+                if each is None and self.layers.index(layer) in self._broken:
+                    continue
+                if each is None:
+                    fitted += refit_whole(layer, problem.best, _biases(layer, seen.get(layer.name), problem.best))
+                    continue
+                made = split(problem, each.form, each.ranks)
+                write(self._model.graph, layer, made, _biases(layer, seen.get(layer.name), made.dense))
+                lost = problem.moments.loss(made.dense)
+                notes.append(
+                    Note(layer.name, describe(layer.parameters, each), f"{1 - lost:.2%} of its output retained")
+                )
+                self.changes += self._change(layer, each)
+                self._context.progress("lowrank: splits", len(notes), len(picked))
+        if self._learns:
+            fed = f", in {stages} steps, and {fitted} whole weights with them" if feeds_back else ""
+            notes.append(Note("factors", f"fitted on {self.count} samples{fed}"))
+        return notes
+
+    def _change(self, layer: Layer, each: Candidate) -> list[LayerChange]:
+        work = layer.parameters * self._places(layer) * len(layer.sites)
+        return [
+            LayerChange(layer.name, layer.node.op_type, quantity, before, after, work, round(each.macs * work))
+            for (quantity, before), after in zip(full_ranks(layer, each.form), each.ranks, strict=True)
+        ]
+
+    def _watch(self, portion: Sequence[Layer], before: ir.Model | None, now: ir.Model | None = None) -> dict[str, Seen]:
+        if not self._learns:
+            return {}
+        context = self._context
+        return watch(
+            now or self._model, before, portion, self._samples, self.count, context.generator, context.open_session
+        )
+
+
+def _biases(layer: Layer, seen: Seen | None, dense: Array) -> list[Array | None]:
+    """Return what the bias of each site is to be, such that the mean of the output is right."""
+    if seen is None:
+        return [None] * len(layer.sites)
+    result: list[Array | None] = []
+    for site, (inputs, outputs) in zip(layer.sites, seen.means(), strict=True):
+        if site.bias is None:
+            result.append(None)
+            continue
+        bias = outputs - inputs @ dense
+        result.append(bias if site.bias.own else bias + site.bias.held(layer.outputs))
+    return result

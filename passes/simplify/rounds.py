@@ -1,0 +1,202 @@
+"""Goes over a model in rounds, rules and steps in turns, until nothing changes; what fails is left out, and said so."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import onnx_ir as ir
+
+from onnxslim.graph.fold import fold_constants
+from onnxslim.graph.inference.walk import Inference
+from onnxslim.graph.shapes import forget_shapes, infer_shapes
+from onnxslim.model import OLDEST_NUMPY_OPSET, release_constants
+from onnxslim.pipeline.interface import Context, Note
+from onnxslim.rewrite.driver import fixpoint
+from onnxslim.rewrite.instantiate import Plan
+from onnxslim.rewrite.match import Match
+from onnxslim.rewrite.prove import check_site
+from onnxslim.rewrite.reader import load_rules
+
+from .branches import inline_constant_branches
+from .chains import join_concatenations, join_reshapes
+from .dead import (
+    eliminate_identities,
+    every_graph,
+    remove_dead_nodes,
+    remove_unused_imports,
+    remove_unused_initializers,
+)
+from .duplicates import merge_equal_initializers, merge_equal_nodes
+from .effects import drop_empty_parts, leave_to_broadcasting, pass_by_ops_without_effect
+from .naming import name_sizes_once
+from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
+from .slices import join_slices
+from .states import leave_out_zero_states
+
+ROUNDS = 10
+"""Rules feed the folder and the folder feeds rules; models that were seen need two to five rounds."""
+
+Step = Callable[[ir.Model], int]
+NamedStep = tuple[str, Step]
+
+
+class ShapeStep(Protocol):
+    """A step that is told what is known of the values."""
+
+    def __call__(self, model: ir.Model, known: Inference) -> int:
+        """Change `model`; return how often."""
+        ...
+
+
+SHAPE_STEPS: tuple[tuple[str, ShapeStep], ...] = (
+    ("shapes spelled out", spell_out_shapes),
+    ("reshapes joined", join_reshapes),
+    ("ops without effect removed", pass_by_ops_without_effect),
+    ("empty parts dropped", drop_empty_parts),
+    ("expansions left to broadcasting", leave_to_broadcasting),
+    ("sizes read where they are", name_sizes_once),
+    ("slices joined", join_slices),
+)
+"""What follows from symbolic sizes; the first steps of a round, while something is known of all that is there."""
+
+STEPS: tuple[NamedStep, ...] = (
+    ("branches inlined", inline_constant_branches),
+    ("identities eliminated", eliminate_identities),
+    ("dead nodes removed", remove_dead_nodes),
+    ("zero states left out", leave_out_zero_states),
+    ("concatenations joined", join_concatenations),
+    ("constants folded", lambda model: len(fold_constants(model))),
+    ("equal initializers merged", merge_equal_initializers),
+    ("equal nodes merged", merge_equal_nodes),
+)
+"""What no rule can say, in the order of a round; each answers how often it changed something."""
+
+OPSET_FREE_STEPS = frozenset({"identities eliminated", "dead nodes removed", "equal initializers merged"})
+"""What is done to models of an opset before `OLDEST_NUMPY_OPSET`: what does not ask what any op computes."""
+
+LAST_STEPS: tuple[NamedStep, ...] = (
+    ("dead nodes removed", remove_dead_nodes),
+    ("unused initializers removed", remove_unused_initializers),
+    ("unused opsets and functions removed", remove_unused_imports),
+    ("constant nodes made initializers", release_constants),
+)
+
+
+class Rounds:
+    """One simplification of one model.
+
+    Args:
+        model: The model, changed in place.
+        context: Its ledger is asked before each rewrite; with `verify`, each is checked where it is made.
+        package: Where the rules lie.
+    """
+
+    def __init__(self, model: ir.Model, context: Context, package: str) -> None:
+        self._model, self._context, self._package = model, context, package
+        self._opset = model.opset_imports.get("", 0)
+        self._old = 0 < self._opset < OLDEST_NUMPY_OPSET
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._verified: collections.Counter[str] = collections.Counter()
+        self._failures: dict[str, str] = {}
+
+    @property
+    def modified(self) -> bool:
+        """Whether anything was changed."""
+        return any(self._counts.values())
+
+    def run(self, last: Iterable[NamedStep] = ()) -> None:
+        """Simplify. Nothing is raised: simplification must never be what fails.
+
+        Args:
+            last: Steps to do once nothing changes any more, before what is unused is removed.
+        """
+        declared = distrust_shapes(self._model)
+        known = Inference(self._model)
+        for done in range(ROUNDS):
+            self._context.progress("simplify", done, None)
+            learned = self._learn(known)
+            place = f"round {done + 1}"
+            changed = sum([self._attempt(name, step, place) for name, step in self._steps(known)])
+            try:
+                changed += self._rewrite()
+            except Exception as error:  # as for the steps
+                self._failures["rules"] = f"{type(error).__name__}: {error}"
+            if not changed or not learned:
+                break
+        for name, step in (*last, *LAST_STEPS):
+            self._attempt(name, step, "the end")
+        restore_shapes(self._model, declared)
+
+    def _steps(self, known: Inference) -> list[NamedStep]:
+        if self._old:  # inference knows the ops as they are now
+            steps = [each for each in STEPS if each[0] in OPSET_FREE_STEPS]
+        else:
+            steps = [*((name, functools.partial(step, known=known)) for name, step in SHAPE_STEPS), *STEPS]
+        return [(name, step) for name, step in steps if name not in self._failures]
+
+    def _attempt(self, name: str, step: Step, place: str) -> int:
+        why = self._context.ledger.refusal(name, place)
+        if why is not None:
+            self._failures[f"{name} at {place}"] = why
+            return 0
+        try:
+            done = step(self._model)
+        except Exception as error:  # the step is left out, and said so
+            self._failures[name] = f"{type(error).__name__}: {error}"
+            return 0
+        self._counts[name] += done
+        return done
+
+    def _learn(self, known: Inference) -> bool:
+        """Find out shapes. Where that fails nothing may rely on what was found."""
+        if self._old:
+            return True
+        try:
+            wrong = infer_shapes(self._model, known)
+        except Exception as error:  # as for the steps
+            self._failures["shapes"] = f"{type(error).__name__}: {error}"
+            forget_shapes(self._model)
+            return False
+        if wrong:
+            self._failures["shapes"] = "; ".join(wrong)
+        return True
+
+    def _rewrite(self) -> int:
+        if self._old:
+            return 0
+        ops = {node.op_type for graph in every_graph(self._model) for node in graph}
+        rules = load_rules(self._package, self._opset, frozenset(ops)).rules
+        usable = [rule for rule in rules if rule.name not in self._failures]
+        applied = fixpoint(self._model, usable, accept=self._accept)
+        self._failures.update({each.rule: each.reason for each in (*applied.skipped, *applied.refused)})
+        self._counts.update({f"rule {name}": count for name, count in applied.counts.items()})
+        return sum(applied.counts.values())
+
+    def _accept(self, match: Match, plan: Plan) -> str | None:
+        if self._context.verify:
+            check = check_site(match, plan, self._context.generator)
+            self._verified["equal" if check.ran else "not run"] += check.difference is None
+            if check.difference is not None:
+                return check.difference
+        return self._context.ledger.refusal(match.rule.name, match.results()[0].name or "")
+
+    def notes(self) -> tuple[Note, ...]:
+        """Return a line for each rule and step that did something, and for each that was left out."""
+        done = [
+            Note(name.removeprefix("rule "), f"applied {count} times") for name, count in self._counts.items() if count
+        ]
+        left = [Note(name, "left alone", reason) for name, reason in self._failures.items()]
+        if self._old:
+            left.append(Note("rules", "left alone", f"opset {self._opset} is older than {OLDEST_NUMPY_OPSET}"))
+        return (*done, *self._told(), *left)
+
+    def _told(self) -> tuple[Note, ...]:
+        """Return what `verify` found out about the sites that were rewritten."""
+        if not self._verified:
+            return ()
+        count = self._verified["not run"]
+        reason = f"{count} sites did not run by themselves; the whole model is compared all the same" if count else ""
+        return (Note("verify", f"{self._verified['equal']} sites equal on random data", reason),)

@@ -1,0 +1,216 @@
+"""Sparsity: single weights become zero, the others make up for them; the file gets smaller once it is compressed."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import fnmatch
+import functools
+import zlib
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.errors import BadOptionValue
+from onnxslim.graph.constants import constant
+from onnxslim.graph.contraction import contractions
+from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.sizes import at_sizes
+from onnxslim.model import SPARSE
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.report.units import in_bytes
+from onnxslim.train.elimination import BLOCK, eliminate
+from onnxslim.train.gram import Layer, grams, has_gram, layer_of
+
+from .selection import Pattern, least, read_pattern, shares
+
+SAMPLES = 512
+"""Samples that are enough."""
+FEWEST = 32
+"""Fewer samples than this say too little about a layer."""
+BUDGET = 4e12
+"""Multiply-accumulates that may be spent on runs: where layers are too many, several are seen in one run."""
+COLUMNS = 4608
+"""Weights with more elements per output are chosen by magnitude: their Gram matrix takes over 170 MB."""
+
+
+class Method(enum.Enum):
+    """How weights are chosen."""
+
+    MAGNITUDE = "magnitude"
+    """The smallest become zero."""
+    OBS = "obs"
+    """Those that are missed least on the samples, one after the other; what is left makes up for them."""
+
+
+class Scope(enum.Enum):
+    """Among which weights the share is taken."""
+
+    LAYER = "layer"
+    GLOBAL = "global"
+
+
+class Store(enum.Enum):
+    """How the zeros are written."""
+
+    DENSE = "dense"
+    SPARSE = "sparse"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparsify(Pass):
+    """Set single weights to zero: smaller once compressed, and no faster in ONNX Runtime."""
+
+    name: ClassVar[str] = "sparsify"
+    kind: ClassVar[Kind] = Kind.LOSSY
+    needs: ClassVar[tuple[str, ...]] = ("simplify",)
+    after: ClassVar[tuple[str, ...]] = ("prune", "lowrank")
+    speeds_up: ClassVar[bool] = False
+
+    ratio: Annotated[float, "share of the weights that become zero; a pattern N:M has its own"] = 0.5
+    pattern: Annotated[str, "unstructured, or N:M along the input as 2:4: so many of each group may stay"] = (
+        "unstructured"
+    )
+    method: Annotated[Method, "how weights are chosen; obs needs samples, and fits the weights that stay"] = Method.OBS
+    scope: Annotated[Scope, "the share is that of each layer, or of all layers together"] = Scope.GLOBAL
+    smallest: Annotated[int, "leave weights with fewer elements alone"] = 256
+    include: Annotated[tuple[str, ...], "only weights or nodes of these names (* and ? match)"] = ()
+    exclude: Annotated[tuple[str, ...], "leave weights and nodes of these names alone"] = ()
+    store: Annotated[Store, "sparse writes sparse initializers where they make the file smaller"] = Store.DENSE
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < 1:
+            raise BadOptionValue(
+                f"ratio is {self.ratio}", where="sparsify", hint="ratio is a share between 0 and 1, both excluded"
+            )
+        if self.smallest < 1:
+            raise BadOptionValue(f"smallest is {self.smallest}", where="sparsify", hint="give 1 or more")
+        read_pattern(self.pattern)
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        """Set weights of `model` to zero, in place.
+
+        Raises:
+            RunError: The model does not run on the calibration samples.
+        """
+        infer_shapes(model)
+        pattern = read_pattern(self.pattern)
+        chosen, notes = self._chosen(model, pattern)
+        if not chosen:
+            return Change(False, (Note("model", "left alone", "no weight can be made sparse"), *notes))
+        before = _compressed(chosen)
+        ratios = {layer.name: self.ratio for layer in chosen}
+        if self.scope is Scope.GLOBAL and not pattern.group:
+            ratios = shares({layer.name: layer.matrix() for layer in chosen}, self.ratio)
+        seen, count = self._seen(chosen, context, notes)
+        for layer in chosen:
+            if layer not in seen:
+                matrix = layer.matrix()
+                masks = [least(np.abs(each), ratios[layer.name], pattern) for each in matrix]
+                layer.write(np.where(masks, 0.0, matrix))
+        self._eliminate(model, seen, ratios, pattern, count, context)
+        if self.store is Store.SPARSE:
+            for layer in chosen:
+                layer.contraction.weight.meta[SPARSE] = True
+        zeros = {layer.name: int(np.sum(layer.matrix() == 0)) for layer in chosen}
+        total = sum(layer.matrix().size for layer in chosen)
+        after = _compressed(chosen)
+        done = [
+            Note("model", f"{sum(zeros.values()) / total:.1%} of {total:,} weights are zero"),
+            Note(
+                "compressed",
+                f"{in_bytes(before)} -> {in_bytes(after)}",
+                "these weights under zlib; in the file they take as much as before, and ONNX Runtime is no faster",
+            ),
+        ]
+        for layer in chosen:
+            how = "obs" if layer in seen else "magnitude"
+            done.append(Note(layer.name, f"{zeros[layer.name] / layer.matrix().size:.1%} zero by {how}"))
+        return Change(True, (*done, *notes))
+
+    def _chosen(self, model: ir.Model, pattern: Pattern) -> tuple[list[Layer], list[Note]]:
+        """Return the weights that may be made sparse, each once, and notes on the others."""
+        chosen: dict[str, Layer] = {}
+        notes: dict[str, Note] = {}
+        for contraction in contractions(model.graph):
+            layer = layer_of(contraction)
+            names = (layer.name, contraction.node.name or "")
+            size = layer.shape[0] * layer.shape[1] * layer.shape[2]
+            reason = ""
+            if self.include and not _matches(names, self.include):
+                reason = "not in include"
+            elif _matches(names, self.exclude):
+                reason = "in exclude"
+            elif size < self.smallest:
+                reason = f"{size} elements are fewer than smallest={self.smallest}"
+            elif not pattern.fits(layer.channels):
+                reason = f"{layer.channels} input channels are no whole groups of {pattern.group}"
+            if reason:
+                notes.setdefault(layer.name, Note(layer.name, "left alone", reason))
+            else:
+                chosen.setdefault(layer.name, layer)
+        return list(chosen.values()), list(notes.values())
+
+    def _seen(self, chosen: Sequence[Layer], context: Context, notes: list[Note]) -> tuple[list[Layer], int]:
+        """Return the layers that samples tell something about, and how many samples; notes say why others are not."""
+        if self.method is Method.MAGNITUDE:
+            return [], 0
+        count = min(SAMPLES, SAMPLES if context.samples.count is None else context.samples.count)
+        if context.samples.synthetic or count < FEWEST:
+            why = "samples that were made up say" if context.samples.synthetic else f"{count} samples say"
+            notes.append(Note("method", "magnitude", f"{why} nothing about which weights matter"))
+            return [], 0
+        readers = [layer.contraction.node for layer in chosen]
+        seen = []
+        for layer in chosen:
+            if not has_gram(layer) or readers.count(layer.contraction.node) > 1:
+                notes.append(Note(layer.name, "magnitude", "what it is multiplied with cannot be seen from outside"))
+            elif layer.shape[2] > COLUMNS:
+                notes.append(Note(layer.name, "magnitude", f"over {COLUMNS} weights an output take too much memory"))
+            else:
+                seen.append(layer)
+        return seen, count
+
+    def _eliminate(
+        self,
+        model: ir.Model,
+        layers: Sequence[Layer],
+        ratios: dict[str, float],
+        pattern: Pattern,
+        count: int,
+        context: Context,
+    ) -> None:
+        """Eliminate layer after layer, each on what those before it give now, as far as the budget of runs reaches."""
+        if not layers:
+            return
+        sizes = {name: array.shape for name, array in context.samples.first().items()}
+        macs = measure_cost(at_sizes(model, sizes)).macs
+        runs = int(max(1, min(len(layers), BUDGET / max(macs * count, 1))))
+        samples = context.samples.take(count)
+        block = BLOCK - BLOCK % (pattern.group or 1)
+        done = 0
+        for part in np.array_split(np.arange(len(layers)), runs):
+            group = [layers[at] for at in part]
+            sums = grams(model, group, samples, context.generator, context.open_session)
+            for layer in group:
+                choose = functools.partial(least, ratio=ratios[layer.name], pattern=pattern)
+                fitted = [
+                    eliminate(weight, gram, choose, block)
+                    for weight, gram in zip(layer.matrix(), sums[layer.name], strict=True)
+                ]
+                layer.write(np.stack(fitted))
+                done += 1
+                context.progress("sparsify", done, len(layers))
+
+
+def _compressed(layers: Sequence[Layer]) -> int:
+    """Return how many bytes the weights take under zlib, each for itself, as gzip and wheels would compress them."""
+    arrays = (constant(layer.contraction.weight) for layer in layers)
+    return sum(len(zlib.compress(np.ascontiguousarray(array).tobytes(), 6)) for array in arrays if array is not None)
+
+
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)

@@ -1,0 +1,99 @@
+"""Splits whitened by what layers see beside plain SVD, at equal ranks: lowrank_table.py SHARE MODEL DATA VAL [KIND ...]
+
+    python tests/bench/lowrank_table.py 0.3 minilm_l3.onnx text_calib.npz text_test.npz matrix
+    python tests/bench/lowrank_table.py --latency 0.3 minilm_l3.onnx text_calib.npz text_test.npz matrix
+
+`lowrank` chooses ranks until SHARE of the parameters of the layers is gone; then the same layers are split at the same
+ranks by the weights alone, whitened, and whitened with recovery. SQNR is that of each output on VAL, which nothing was
+fitted to. With ``--latency`` ranks are chosen among splits that were measured to be faster, and the paired latency of
+the whole model is printed; without it nothing is timed. ``--no-recovery`` leaves that row out,
+``--no-sensitivity`` lets the errors of all layers count alike. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+
+import numpy as np
+import onnx_ir as ir
+from onnxslim.passes.lowrank.allocation import Rule, Settings, Wish
+from onnxslim.passes.lowrank.factors import Form
+from onnxslim.passes.lowrank.layer import find_layers
+from onnxslim.passes.lowrank.splitting import Splitting
+
+import onnxslim
+from onnxslim.data import open_samples
+from onnxslim.graph.cost import measure_cost
+from onnxslim.pipeline.interface import Context
+from onnxslim.runner.fidelity import measure_fidelity
+from onnxslim.runner.latency import compare_latency
+from onnxslim.runner.session import Session
+from onnxslim.runner.target import detect_target
+
+
+def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: list[str]) -> None:
+    latency = "latency" in flags
+    base = onnxslim.optimize(path, "simplify", measure=False).model
+    target = detect_target("cpu")
+    original = Session.of(base, target)
+    samples, held_out = open_samples(data, original.inputs), open_samples(val, original.inputs)
+    forms = tuple(form for form in Form if form.value in kinds) or tuple(Form)
+    settings = Settings(
+        Wish(Rule.PARAMS, share), forms, 16, size=not latency, sensitivity="no-sensitivity" not in flags
+    )
+
+    def splitting(model: ir.Model, each: Settings) -> Splitting:
+        context = Context(base, samples, target, np.random.default_rng(0))
+        return Splitting(each, model, find_layers(model, (), ())[0], context)
+
+    layers = find_layers(base, (), ())[0]
+    work = splitting(base.clone(), settings)
+    print(f"chosen on {work.count} samples;", end=" ")
+    chosen, reasons = work.choose(work.options())
+    picked = {layer.name: each for layer, each in zip(layers, chosen, strict=True) if each is not None}
+    whole = sum(layer.parameters for layer in layers)
+    gone = sum(layer.parameters - picked[layer.name].parameters for layer in layers if layer.name in picked)
+    print(
+        f"{len(layers)} layers of {whole} parameters, {len(picked)} split, {gone / whole:.1%} of the parameters gone;"
+    )
+    slower = [why for why in reasons if why.startswith("not faster")]
+    print(f"{len(slower)} left alone because they are not faster: {'; '.join(slower)}\n")
+    print("| split | parameters | MACs | SQNR of each output, dB | times faster | s |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, each in (
+        ("weights alone (plain SVD)", dataclasses.replace(settings, whiten=False)),
+        ("whitened", dataclasses.replace(settings, recover=False)),
+        ("whitened, with recovery", settings),
+    ):
+        if name == "whitened, with recovery" and "no-recovery" in flags:
+            continue
+        model = base.clone()
+        started = time.perf_counter()
+        work = splitting(model, each)
+        work.split([(layer, picked[layer.name]) for layer in work.layers if layer.name in picked])
+        seconds = time.perf_counter() - started
+        session = Session.of(model, target)
+        fidelity = measure_fidelity(original, session, held_out, generator=np.random.default_rng(0))
+        figures = ", ".join(
+            f"{one.name} {one.sqnr_db.value:.1f}" if one.sqnr_db else f"{one.name} -" for one in fidelity.outputs
+        )
+        before, after = measure_cost(base), measure_cost(model)
+        faster = ""
+        if latency:
+            ratio = compare_latency(
+                original, session, held_out.first(), generator=np.random.default_rng(0), seconds=15
+            ).ratio
+            faster = f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+        print(
+            f"| {name} | {before.parameters} -> {after.parameters} | {1 - after.macs / before.macs:.1%} fewer "
+            f"| {figures} | {faster} | {seconds:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    words = [word for word in sys.argv[1:] if not word.startswith("--")]
+    flags = [word.removeprefix("--") for word in sys.argv[1:] if word.startswith("--")]
+    main(float(words[0]), *words[1:4], words[4:], flags)

@@ -1,0 +1,79 @@
+"""Which split each layer gets."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnxslim.passes.lowrank.allocation import Rule, Wish, budget, choose, hull, why_whole
+from onnxslim.passes.lowrank.candidates import Candidate
+from onnxslim.passes.lowrank.factors import Form
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    parameters: int
+    inputs: int = 16
+    outputs: int = 16
+
+
+def candidate(parameters: int, error: float, share: float = 0.5) -> Candidate:
+    return Candidate(Form.MATRIX, (parameters,), parameters, 0.5, error, share)
+
+
+LAYERS = st.lists(
+    st.integers(100, 1000).flatmap(
+        lambda whole: st.tuples(
+            st.just(whole),
+            st.lists(
+                st.tuples(st.integers(1, whole - 1), st.floats(0.0, 1.0)).map(lambda pair: candidate(*pair)),
+                max_size=8,
+            ),
+        )
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(layers=LAYERS, share=st.floats(0.05, 0.9))
+@settings(max_examples=80, deadline=None)
+def test_the_budget_is_met_where_it_can_be(layers: list[tuple[int, list[Candidate]]], share: float) -> None:
+    parameters, options = [whole for whole, _ in layers], [own for _, own in layers]
+    target = round(share * sum(parameters))
+    chosen = budget(parameters, options, target)
+    gone = sum(whole - each.parameters for whole, each in zip(parameters, chosen, strict=True) if each is not None)
+    # Along the hulls no more is to be had than what the smallest split of each layer leaves.
+    most = sum(whole - min(each.parameters for each in own) for whole, own in layers if own)
+    assert gone >= min(target, most)
+
+
+def test_the_budget_is_spent_where_it_costs_least() -> None:
+    cheap, dear = [candidate(50, 0.01), candidate(20, 0.02)], [candidate(50, 0.2), candidate(20, 0.5)]
+    chosen = budget([100, 100], [dear, cheap], 80)
+    assert chosen[0] is None
+    assert chosen[1] == cheap[1]
+
+
+def test_the_last_step_is_no_longer_than_it_must_be() -> None:
+    own = [candidate(90, 0.3), candidate(60, 0.35), candidate(10, 0.4)]
+    assert hull(100, own) == [own[2]]
+    assert budget([100], [own], 30) == [own[1]]
+
+
+def test_rules_of_single_layers() -> None:
+    own = [candidate(80, 0.001, 0.8), candidate(50, 0.01, 0.5), candidate(20, 0.2, 0.2)]
+    layers = [Whole(100)]
+    assert choose(layers, [own], Wish(Rule.ENERGY, 0.98)) == [own[1]]
+    assert choose(layers, [own], Wish(Rule.RANK, 0.25)) == [own[2]]
+    assert choose(layers, [own], Wish(Rule.BREAK_EVEN)) == [own[0]]
+    assert choose(layers, [own], Wish(Rule.ENERGY, 0.9999)) == [None]
+    assert "99.9" in why_whole(own, Wish(Rule.ENERGY, 0.9999))
+
+
+@pytest.mark.parametrize("rule", list(Rule))
+def test_what_cannot_be_split_stays(rule: Rule) -> None:
+    assert choose([Whole(100)], [[]], Wish(rule, 0.5)) == [None]
+    assert why_whole([], Wish(rule, 0.5)) == "no split saves parameters"

@@ -1,0 +1,82 @@
+"""Tables that are read row by row."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnxslim.passes.lowrank import Lowrank
+from onnxslim.passes.lowrank.embedding import basis, find_tables, split_table, write_table
+from sample_models import from_text
+
+from onnxslim.data import open_samples
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.pipeline.interface import Context, Goal
+from onnxslim.runner.session import Session
+from onnxslim.runner.target import detect_target
+
+GENERATOR = np.random.default_rng(0)
+TEXT = """<ir_version: 10, opset_import: ["" : 17]> g (int64[N,L] ids, float t) => (float[N,L,48] y) {
+    a = Gather (t, ids) y = Relu (a)
+}"""
+
+
+def model(table: np.ndarray, text: str = TEXT) -> ir.Model:
+    made = from_text(text, t=table)
+    infer_shapes(made)
+    return made
+
+
+def low(rank: int, rows: int = 400) -> np.ndarray:
+    left, right = GENERATOR.normal(size=(rows, rank)), GENERATOR.normal(size=(rank, 48))
+    return (left @ right).astype(np.float32)
+
+
+def test_a_table_of_full_rank_is_split_exactly() -> None:
+    before = model(GENERATOR.normal(size=(400, 48)).astype(np.float32))
+    after = before.clone()
+    (table,), _ = find_tables(after, (), ())
+    write_table(after.graph, table, split_table(table, basis(table, None)[1], 48))
+    onnx.checker.check_model(ir.to_proto(after), full_check=True)
+    ids = GENERATOR.integers(0, 400, (2, 5))
+    one, two = (Session.of(each).run({"ids": ids})["y"] for each in (before, after))
+    np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+def test_rows_that_are_read_count_more() -> None:
+    before = model(GENERATOR.normal(size=(400, 48)).astype(np.float32))
+    (table,), _ = find_tables(before, (), ())
+    counts = np.zeros(400)
+    counts[:20] = 1
+    dense = before.graph.initializers["t"].const_value.numpy()  # type: ignore[union-attr]
+    errors = [
+        np.square(dense - split_table(table, basis(table, each)[1], 16).dense).sum(axis=1) for each in (None, counts)
+    ]
+    assert errors[1][:20].sum() < 0.5 * errors[0][:20].sum()
+    assert errors[1][20:].sum() < 1.3 * errors[0][20:].sum()
+
+
+def context(model: ir.Model, goal: Goal) -> Context:
+    samples = open_samples({"ids": GENERATOR.integers(0, 400, (32, 6))}, Session.of(model).inputs)
+    return Context(model.clone(), samples, detect_target("cpu"), np.random.default_rng(0), goal=goal)
+
+
+def test_the_goal_decides() -> None:
+    before = model(low(10))
+    kept = Lowrank().run(before.clone(), context(before, Goal.LATENCY))
+    assert not kept.modified
+    assert any("not faster" in note.reason for note in kept.notes)
+    after = before.clone()
+    change = Lowrank(align=2).run(after, context(before, Goal.SIZE))
+    assert change.modified
+    assert after.graph.initializers["t_factor_1"].const_value.shape.numpy() == (400, 10)  # type: ignore[union-attr]
+    ids = GENERATOR.integers(0, 400, (2, 5))
+    one, two = (Session.of(each).run({"ids": ids})["y"] for each in (before, after))
+    np.testing.assert_allclose(one, two, atol=1e-3)
+
+
+def test_a_table_that_a_product_reads_too_is_left_alone() -> None:
+    text = TEXT.replace("y = Relu (a)", "u = Transpose (t) y = Relu (a) z = MatMul (a, u)")
+    tables, left = find_tables(model(low(10), text), (), ())
+    assert not tables
+    assert "shared" in left[0][1]

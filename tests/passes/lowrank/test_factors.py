@@ -1,0 +1,128 @@
+"""The closed forms: exact at full rank, best at any other, and better than plain SVD on what was seen."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnxslim.passes.lowrank.factors import Form, Moments, Problem, split
+
+FULL = {
+    Form.MATRIX: lambda inputs, kernel, outputs: (min(inputs * math.prod(kernel), outputs),),
+    Form.TUCKER: lambda inputs, kernel, outputs: (inputs, outputs - 1),
+    Form.SPATIAL: lambda inputs, kernel, outputs: (inputs * kernel[0],),
+    Form.SEPARABLE: lambda inputs, kernel, outputs: (math.prod(kernel),),
+}
+
+
+def problem(seed: int, inputs: int, kernel: tuple[int, ...], outputs: int, *, exact: bool = True) -> Problem:
+    """Return a layer on inputs that are correlated; not `exact`: it gets other inputs than it was made for."""
+    generator = np.random.default_rng(seed)
+    columns = inputs * math.prod(kernel)
+    weight = generator.normal(size=(columns, outputs))
+    data = generator.normal(size=(40 * columns, columns)) @ np.diag(0.8 ** np.arange(columns))
+    data = data @ generator.normal(size=(columns, columns))
+    wanted = data @ weight
+    got = data if exact else data + 0.3 * data.std() * generator.normal(size=data.shape)
+    count = len(data)
+    moments = Moments(got.T @ got / count, got.T @ wanted / count, float((wanted**2).sum()) / count)
+    return Problem(moments.damped(weight, 1e-9), kernel)
+
+
+def plain(of: Problem, weight: np.ndarray, form: Form, ranks: tuple[int, ...]) -> np.ndarray:
+    return split(Problem(Moments.plain(weight), of.kernel), form, ranks).dense
+
+
+@pytest.mark.parametrize(
+    ("form", "inputs", "kernel", "outputs"),
+    [
+        (Form.MATRIX, 6, (), 9),
+        (Form.MATRIX, 9, (), 6),
+        (Form.MATRIX, 5, (3, 3), 4),
+        (Form.SPATIAL, 4, (3, 2), 5),
+        (Form.SEPARABLE, 3, (3, 3), 7),
+        (Form.SEPARABLE, 3, (5,), 4),
+    ],
+)
+def test_full_rank_is_exact(form: Form, inputs: int, kernel: tuple[int, ...], outputs: int) -> None:
+    of = problem(0, inputs, kernel, outputs)
+    made = split(of, form, FULL[form](inputs, kernel, outputs))
+    assert of.moments.loss(made.dense) < 1e-8
+    np.testing.assert_allclose(made.dense, of.best, atol=1e-5 * np.abs(of.best).max())
+
+
+@pytest.mark.parametrize("ranks", [(4, 5), (3, 6), (4, 6), (3, 5)])
+def test_tucker_loses_only_what_its_ranks_cannot_hold(ranks: tuple[int, int]) -> None:
+    """A weight that has those ranks is split without loss."""
+    generator = np.random.default_rng(1)
+    few, narrow = ranks
+    core = generator.normal(size=(few, 9, narrow))
+    weight = np.einsum(
+        "ir,rto,om->itm", generator.normal(size=(4, few)), core, generator.normal(size=(narrow, 6))
+    ).reshape(36, 6)
+    gram = problem(2, 4, (3, 3), 6).moments.gram
+    moments = Moments(gram, gram @ weight, float(np.vdot(weight, gram @ weight)))
+    made = split(Problem(moments, (3, 3)), Form.TUCKER, ranks)
+    assert moments.loss(made.dense) < 1e-8
+    assert len(made.factors) == 1 + (few < 4) + (narrow < 6)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    inputs=st.integers(2, 12),
+    outputs=st.integers(2, 12),
+    rank=st.integers(1, 11),
+    exact=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_whitened_never_loses_more_than_plain_on_what_was_seen(
+    seed: int, inputs: int, outputs: int, rank: int, exact: bool
+) -> None:
+    of = problem(seed, inputs, (), outputs, exact=exact)
+    weight = np.linalg.solve(of.moments.gram, of.moments.cross) if exact else problem(seed, inputs, (), outputs).best
+    ranks = (min(rank, inputs, outputs),)
+    whitened = of.moments.loss(split(of, Form.MATRIX, ranks).dense)
+    assert whitened <= of.moments.loss(plain(of, weight, Form.MATRIX, ranks)) + 1e-9
+
+
+@given(seed=st.integers(0, 1000), rank=st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_the_loss_of_rank_r_is_the_tail_of_the_whitened_spectrum(seed: int, rank: int) -> None:
+    of = problem(seed, 7, (), 6)
+    energies, _ = of.output_basis
+    assert of.moments.loss(split(of, Form.MATRIX, (rank,)).dense) == pytest.approx(
+        energies[rank:].sum() / energies.sum(), abs=1e-7
+    )
+
+
+@pytest.mark.parametrize("form", [Form.TUCKER, Form.SPATIAL, Form.SEPARABLE])
+def test_windows_are_fitted_to_what_was_seen(form: Form) -> None:
+    of = problem(3, 6, (3, 3), 8)
+    ranks = {Form.TUCKER: (3, 4), Form.SPATIAL: (5,), Form.SEPARABLE: (2,)}[form]
+    whitened = of.moments.loss(split(of, form, ranks).dense)
+    assert whitened < of.moments.loss(plain(of, of.best, form, ranks))
+
+
+@pytest.mark.parametrize("form", [Form.MATRIX, Form.TUCKER, Form.SPATIAL, Form.SEPARABLE])
+def test_factors_amount_to_the_dense_weight(form: Form) -> None:
+    of = problem(4, 4, (3, 3), 5)
+    ranks = {Form.MATRIX: (3,), Form.TUCKER: (3, 4), Form.SPATIAL: (5,), Form.SEPARABLE: (2,)}[form]
+    made = split(of, form, ranks)
+    sums = {
+        Form.MATRIX: "ar,rm->am",
+        Form.TUCKER: "ir,rabs,sm->iabm",
+        Form.SPATIAL: "iar,rbm->iabm",
+        Form.SEPARABLE: "iabr,irm->iabm",
+    }
+    dense = np.einsum(sums[form], *made.factors).reshape(made.dense.shape)
+    np.testing.assert_allclose(dense, made.dense, atol=1e-9)
+
+
+def test_a_layer_that_gets_other_inputs_makes_up_for_it() -> None:
+    of = problem(5, 8, (), 6, exact=False)
+    weight = problem(5, 8, (), 6).best
+    assert of.moments.loss(of.best) < of.moments.loss(weight)
+    assert of.moments.loss(split(of, Form.MATRIX, (6,)).dense) == pytest.approx(of.moments.loss(of.best))

@@ -1,0 +1,241 @@
+"""The pass: what it splits, what it leaves alone and says so, and what whitening and recovery are good for."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnxslim.passes.lowrank import Lowrank, Target
+from onnxslim.passes.lowrank.candidates import Candidate
+from onnxslim.passes.lowrank.timing import Stopwatch
+from onnxslim.passes.quant import Quant
+from sample_models import from_text
+
+from onnxslim.data import Samples, open_samples, synthetic_samples
+from onnxslim.errors import BadOptionValue
+from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.pipeline.interface import Change, Context, Goal
+from onnxslim.pipeline.schedule import schedule
+from onnxslim.runner.session import Session
+from onnxslim.runner.target import detect_target
+
+GENERATOR = np.random.default_rng(0)
+MIXING = GENERATOR.normal(size=(64, 64)) * 0.85 ** np.arange(64)[:, None]
+"""What makes the inputs correlated: a few directions carry most of them."""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONNXSLIM_CACHE", str(tmp_path))
+
+
+def weight(*shape: int) -> np.ndarray:
+    return (GENERATOR.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32)
+
+
+def model(opset: int = 17) -> ir.Model:
+    """Return three products with biases, the middle one behind a rectifier."""
+    text = f"""<ir_version: {7 if opset < 15 else 10}, opset_import: ["" : {opset}]>
+    g (float[N,6,64] x, float u, float v, float w, float b, float c) => (float[N,6,32] y) {{
+        p = MatMul (x, u) q = Add (p, b) r = Relu (q) s = MatMul (r, v) t = Add (s, c) o = Relu (t) y = MatMul (o, w)
+    }}"""
+    made = from_text(text, u=weight(64, 96), v=weight(96, 96), w=weight(96, 32), b=weight(96), c=weight(96))
+    infer_shapes(made)
+    return made
+
+
+def data(count: int, seed: int) -> dict[str, np.ndarray]:
+    return {"x": (np.random.default_rng(seed).normal(size=(count, 6, 64)) @ MIXING).astype(np.float32)}
+
+
+def run(
+    before: ir.Model, step: Lowrank, samples: Samples | None = None, goal: Goal = Goal.SIZE
+) -> tuple[ir.Model, Change]:
+    after = before.clone()
+    samples = samples or open_samples(data(64, 1), Session.of(before).inputs)
+    change = step.run(after, Context(before, samples, detect_target("cpu"), np.random.default_rng(0), goal=goal))
+    onnx.checker.check_model(ir.to_proto(after), full_check=True)
+    return after, change
+
+
+def lost(before: ir.Model, after: ir.Model) -> float:
+    """Return the share of the energy of the outputs that is lost on samples that nothing was fitted to."""
+    one, two = (Session.of(each).run(data(64, 2))["y"].astype(np.float64) for each in (before, after))
+    return float(np.square(one - two).sum() / np.square(one).sum())
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21])
+def test_parameters_fall_and_the_outputs_follow(opset: int) -> None:
+    before = model(opset)
+    after, change = run(before, Lowrank(params=0.3, align=8))
+    assert change.modified
+    assert measure_cost(after).parameters < 0.75 * measure_cost(before).parameters
+    assert measure_cost(after).macs < measure_cost(before).macs
+    assert lost(before, after) < 0.1
+    assert all(each.after < each.before and each.macs_after < each.macs_before for each in change.layers)
+    saved = sum(each.macs_before - each.macs_after for each in change.layers)
+    assert saved == 6 * (measure_cost(before).parameters - measure_cost(after).parameters)
+    x = data(3, 4)
+    assert Session.of(after).run(x)["y"].shape == (3, 6, 32)
+
+
+def test_whitening_beats_plain_svd_on_other_samples() -> None:
+    before = model()
+    plain, _ = run(before, Lowrank(rank=0.4, align=8, whiten=False))
+    whitened, _ = run(before, Lowrank(rank=0.4, align=8, recover=False))
+    assert measure_cost(plain).parameters == measure_cost(whitened).parameters
+    assert lost(before, whitened) < 0.5 * lost(before, plain)
+
+
+def test_recovery_makes_up_for_errors_of_layers_before() -> None:
+    before = model()
+    whitened, _ = run(before, Lowrank(rank=0.4, align=8, recover=False))
+    recovered, change = run(before, Lowrank(rank=0.4, align=8))
+    assert lost(before, recovered) < lost(before, whitened)
+    assert any("steps" in note.action for note in change.notes)
+
+
+def test_energy_is_retained() -> None:
+    _, change = run(model(), Lowrank(energy=0.95, align=4))
+    kept = [float(note.reason.split("%")[0]) for note in change.notes if "of its output retained" in note.reason]
+    assert kept
+    assert min(kept) > 94
+
+
+def test_same_seed_same_model() -> None:
+    before = model()
+    one, two = (run(before, Lowrank(params=0.3, align=8))[0] for _ in range(2))
+    for name, value in one.graph.initializers.items():
+        assert value.const_value is not None
+        assert value.const_value.tobytes() == two.graph.initializers[name].const_value.tobytes()  # type: ignore[union-attr]
+
+
+def test_made_up_samples_mean_plain_svd() -> None:
+    before = model()
+    made_up = synthetic_samples(before, 8, 0, session=Session.of(before))
+    after, change = run(before, Lowrank(params=0.3, align=8), made_up)
+    plain, _ = run(before, Lowrank(params=0.3, align=8, whiten=False))
+    assert any("made up" in note.reason for note in change.notes)
+    assert lost(plain, after) < 1e-9
+
+
+def test_what_is_not_faster_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stopwatch, "ratios", lambda self, layers, chosen: [each and 0.93 for each in chosen])
+    before = model()
+    _, change = run(before, Lowrank(params=0.3, align=8), goal=Goal.LATENCY)
+    assert not change.modified
+    assert sum("not faster: 0.93x" in note.reason for note in change.notes) > 0
+    assert run(before, Lowrank(params=0.3, align=8, pays=Target.SIZE), goal=Goal.LATENCY)[1].modified
+
+
+def test_what_is_not_timed_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stopwatch, "ratios", lambda self, layers, chosen: [None for _ in chosen])
+    _, change = run(model(), Lowrank(params=0.3, align=8), goal=Goal.LATENCY)
+    assert not change.modified
+    assert any("cannot be timed" in note.reason for note in change.notes)
+
+
+def test_layers_that_get_what_is_not_finite_are_left_alone() -> None:
+    before = model()
+    bad = data(64, 1)
+    bad["x"][0, 0, 0] = np.inf
+    _, change = run(before, Lowrank(params=0.3, align=8), open_samples(bad, Session.of(before).inputs))
+    assert not change.modified
+    assert any("not finite" in note.reason for note in change.notes)
+
+
+def test_a_rank_that_is_faster_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a half of the parameters is faster: break-even goes down to that."""
+
+    def ratios(self: Stopwatch, layers: Sequence[object], chosen: Sequence[Candidate | None]) -> list[float | None]:
+        return [each and (1.2 if each.macs < 0.5 else 0.98) for each in chosen]
+
+    monkeypatch.setattr(Stopwatch, "ratios", ratios)
+    before = model()
+    after, change = run(before, Lowrank(breakeven=True, align=8), goal=Goal.LATENCY)
+    assert change.modified
+    assert measure_cost(after).macs < 0.5 * measure_cost(before).macs
+
+
+def test_a_large_layer_of_low_rank_is_faster_here() -> None:
+    low = (GENERATOR.normal(size=(1024, 16)) @ GENERATOR.normal(size=(16, 1024)) / 100).astype(np.float32)
+    before = from_text(
+        '<ir_version: 10, opset_import: ["" : 17]> g (float[N,1024] x, float w) => (float[N,1024] y) {'
+        " y = MatMul (x, w) }",
+        w=low,
+    )
+    infer_shapes(before)
+    x = {"x": GENERATOR.normal(size=(64, 1024)).astype(np.float32)}
+    after, change = run(before, Lowrank(), open_samples(x, Session.of(before).inputs), Goal.LATENCY)
+    assert change.modified
+    assert sorted(value.shape.numpy() for value in after.graph.initializers.values() if value.shape) == [
+        (16, 1024),
+        (1024, 16),
+    ]
+    one, two = (Session.of(each).run(x)["y"] for each in (before, after))
+    np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+def test_names_choose_layers() -> None:
+    before = model()
+    after, change = run(before, Lowrank(params=0.3, align=8, include=("v",)))
+    assert change.modified
+    assert "v" not in after.graph.initializers
+    assert {"u", "w"} <= set(after.graph.initializers)
+    _, change = run(before, Lowrank(params=0.3, align=8, exclude=("u", "v", "w")))
+    assert not change.modified
+    assert {note.reason for note in change.notes[1:]} == {"in exclude"}
+
+
+def test_kinds_choose_splits() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,32,8,8] x, float w, float b) => (float[N,48,8,8] y) { y = Conv <pads=[1,1,1,1]> (x, w, b) }"""
+    before = from_text(text, w=weight(48, 32, 3, 3), b=weight(48))
+    infer_shapes(before)
+    x = open_samples({"x": GENERATOR.normal(size=(40, 32, 8, 8)).astype(np.float32)}, Session.of(before).inputs)
+    counts = {}
+    for kind in ("tucker", "spatial", "separable"):
+        after, change = run(before, Lowrank(params=0.4, align=8, kinds=(kind,)), x)
+        assert any(note.action.startswith(kind) for note in change.notes)
+        counts[kind] = len(list(after.graph))
+    assert counts["spatial"] == counts["separable"] == 2
+    assert not run(before, Lowrank(params=0.4, kinds=("matrix",)), x)[1].modified
+
+
+def test_factors_of_full_rank_are_multiplied_out_first() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,64] x, float u, float v) => (float[N,64] y) { a = MatMul (x, u) y = MatMul (a, v) }"""
+    before = from_text(text, u=weight(64, 64), v=weight(64, 64))
+    infer_shapes(before)
+    samples = open_samples({"x": GENERATOR.normal(size=(64, 64)).astype(np.float32)}, Session.of(before).inputs)
+    after, change = run(before, Lowrank(energy=0.9999), samples)
+    assert change.modified
+    assert len(list(after.graph)) == 1
+
+
+def test_lowrank_runs_between_prune_and_quant() -> None:
+    order = [step.name for step in schedule([Quant(), Lowrank()])]
+    assert order.index("lowrank") < order.index("quant")
+    assert "prune" in Lowrank.after
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"energy": 1.5},
+        {"params": 0.0},
+        {"rank": -1.0},
+        {"align": 0},
+        {"kinds": ("svd",)},
+        {"energy": 0.9, "rank": 0.5},
+        {"params": 0.3, "breakeven": True},
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(BadOptionValue):
+        Lowrank(**options)  # type: ignore[arg-type]

@@ -1,0 +1,117 @@
+"""The pass on a trained net: the zeros that were asked for, closer outputs by second order, sparse files."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnxslim.passes.sparsify import Method, Scope, Sparsify, Store
+from zoo import MODELS
+
+import onnxslim
+from onnxslim.data import open_samples
+from onnxslim.errors import BadOptionValue
+from onnxslim.model import file_bytes, open_model, save_model
+from onnxslim.runner.session import Session
+
+NET = MODELS / "fashion_resnet8.onnx"
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return open_samples(MODELS / "fashion_calib.npz", Session.of(NET).inputs).take(64)
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    batches = open_samples(MODELS / "fashion_test.npz", Session.of(NET).inputs).take(128).batches(128)
+    return next(batches).feeds["image"]
+
+
+def run(step, samples=None, **options):
+    return onnxslim.optimize(NET, ["simplify", step], data=samples, val=samples, measure=False, **options)
+
+
+def outputs(model, images):
+    session = Session.of(model)
+    (name,) = (spec.name for spec in session.inputs)
+    return next(iter(session.run({name: images}).values()))
+
+
+def zeros(result, smallest=256):
+    arrays = [value.const_value.numpy() for value in result.model.graph.initializers.values()]
+    arrays = [array for array in arrays if array.ndim > 1 and array.size >= smallest]
+    return sum((array == 0).sum() for array in arrays) / sum(array.size for array in arrays)
+
+
+def test_second_order_beats_magnitude_at_the_same_sparsity(samples, held_out):
+    wanted = outputs(NET, held_out)
+    errors = {}
+    for method in Method:
+        result = run(Sparsify(ratio=0.7, method=method), samples)
+        assert zeros(result) == pytest.approx(0.7, abs=0.01)
+        errors[method] = np.square(outputs(result.model, held_out) - wanted).mean()
+    assert errors[Method.OBS] < 0.8 * errors[Method.MAGNITUDE]
+
+
+def test_two_of_four_along_the_input(samples):
+    result = run(Sparsify(pattern="2:4"), samples)
+    assert result.report.passes[-1].kept
+    weights = [value.const_value.numpy() for value in result.model.graph.initializers.values()]
+    checked = [w for w in weights if w.ndim == 4 and w.shape[1] % 4 == 0]
+    for weight in checked:
+        groups = np.moveaxis(weight, 1, -1).reshape(-1, 4)
+        assert ((groups != 0).sum(axis=1) <= 2).all()
+    assert len(checked) >= 7
+    left = [note.reason for note in result.report.passes[-1].changes if note.action == "left alone"]
+    assert "1 input channels are no whole groups of 4" in left
+
+
+def test_made_up_samples_choose_by_magnitude_and_that_is_said():
+    record = run(Sparsify()).report.passes[-1]
+    (note,) = [note for note in record.changes if note.subject == "method"]
+    assert (note.action, "made up" in note.reason) == ("magnitude", True)
+    (note,) = [note for note in record.changes if note.subject == "compressed"]
+    assert "no faster" in note.reason
+
+
+def test_global_scope_include_exclude_and_smallest():
+    whole = run(Sparsify(method=Method.MAGNITUDE, scope=Scope.GLOBAL))
+    assert zeros(whole) == pytest.approx(0.5, abs=0.01)
+    shares = {n.action for n in whole.report.passes[-1].changes if n.action.endswith("magnitude")}
+    assert len(shares) > 1
+    one = run(Sparsify(method=Method.MAGNITUDE, include=("*c2*",), exclude=("*l.0*",)))
+    reasons = {note.reason for note in one.report.passes[-1].changes}
+    assert {"not in include"} <= reasons
+    none = run(Sparsify(smallest=10**9)).report.passes[-1]
+    assert (none.kept, "no weight can be made sparse" in none.reason) == (False, True)
+
+
+def test_sparse_initializers_are_smaller_run_and_open_again(tmp_path, held_out):
+    result = run(Sparsify(ratio=0.9, method=Method.MAGNITUDE, scope=Scope.LAYER, store=Store.SPARSE))
+    sparse, dense = tmp_path / "sparse.onnx", tmp_path / "dense.onnx"
+    save_model(result.model, sparse)
+    opened = open_model(sparse)
+    save_model(opened, dense)
+    assert len(onnx.load(sparse).graph.sparse_initializer) >= 7
+    assert not onnx.load(dense).graph.sparse_initializer
+    assert file_bytes(sparse) < 0.4 * file_bytes(dense)
+    onnx.checker.check_model(str(sparse))
+    got = [
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"image": held_out})[0]
+        for path in (sparse, dense)
+    ]
+    assert np.array_equal(*got)
+
+
+def test_half_zeros_are_not_smaller_as_sparse_initializers(tmp_path):
+    result = run(Sparsify(ratio=0.5, method=Method.MAGNITUDE, scope=Scope.LAYER, store=Store.SPARSE))
+    save_model(result.model, tmp_path / "half.onnx")
+    assert not onnx.load(tmp_path / "half.onnx").graph.sparse_initializer
+
+
+@pytest.mark.parametrize("options", [{"ratio": 0.0}, {"ratio": 1.0}, {"pattern": "4:2"}, {"smallest": 0}])
+def test_options_that_make_no_sense(options):
+    with pytest.raises(BadOptionValue):
+        Sparsify(**options)

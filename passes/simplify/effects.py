@@ -126,3 +126,27 @@ def _is_widened_anyway(user: ir.Node, place: int, source: ir.Value | None, known
         return broadcast_shapes([shape for shape in shapes if shape is not None]) == result
     except ValueError:
         return False
+
+
+def drop_empty_parts(model: ir.Model, known: Inference) -> int:
+    """Let a Concat not read what has no elements, and be nothing where it reads one value. Returns how many changed."""
+    count = 0
+    for graph in model.graphs():
+        for node in list(graph):
+            axis = node.attributes.get("axis")
+            if node.op_type != "Concat" or node.domain or axis is None or axis.is_ref():
+                continue
+            shapes = [None if value is None else known.fact(value).shape for value in node.inputs]
+            full = [
+                value
+                for value, shape in zip(node.inputs, shapes, strict=True)
+                if shape is None or not -len(shape) <= axis.as_int() < len(shape) or shape[axis.as_int()] != 0
+            ]
+            if full and len(full) < len(node.inputs):
+                node.resize_inputs(len(full))
+                for place, value in enumerate(full):
+                    node.replace_input_with(place, value)
+                count += 1
+            if len(node.inputs) == 1 and node.inputs[0] is not None:
+                count += _pass_by(node, graph)
+    return count

@@ -30,9 +30,10 @@ from .dead import (
     remove_unused_initializers,
 )
 from .duplicates import merge_equal_initializers, merge_equal_nodes
-from .effects import leave_to_broadcasting, pass_by_ops_without_effect
+from .effects import drop_empty_parts, leave_to_broadcasting, pass_by_ops_without_effect
 from .naming import name_sizes_once
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
+from .slices import join_slices
 from .states import leave_out_zero_states
 
 ROUNDS = 10
@@ -54,8 +55,10 @@ SHAPE_STEPS: tuple[tuple[str, ShapeStep], ...] = (
     ("shapes spelled out", spell_out_shapes),
     ("reshapes joined", join_reshapes),
     ("ops without effect removed", pass_by_ops_without_effect),
+    ("empty parts dropped", drop_empty_parts),
     ("expansions left to broadcasting", leave_to_broadcasting),
     ("sizes read where they are", name_sizes_once),
+    ("slices joined", join_slices),
 )
 """What follows from symbolic sizes; the first steps of a round, while something is known of all that is there."""
 

@@ -117,6 +117,8 @@ def resize(site: Site) -> Fact:
     factors: tuple[Element, ...] | None = None
     if sizes is not None and site.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         return Fact(first.dtype, site.unknowns(len(shape)))
+    if sizes and len(sizes) != len(axes):
+        return Fact(first.dtype, site.unknowns(len(shape)))
     if not sizes:
         factors = _fractions(held) if held is not None else site.fact(at).elements if site.has(at) else None
     for place, axis in enumerate(axes):

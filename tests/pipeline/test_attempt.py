@@ -232,3 +232,30 @@ def test_rounding_that_a_model_magnifies_is_no_difference() -> None:
     assert record.kept, record.reason
     assert not left_out(record)
     assert ops(model) == ["Mul", "Sin"]
+
+
+OLD = """<ir_version: 3, opset_import: ["" : 6]> g (float[2,3] x, float[2,3] z) => (float[2,3] y, float[2,3] w) {
+    i = Identity (x)  one = Neg (i)  two = Neg (one)  y = Add (two, z)  dead = Exp (x)  w = Relu (y) }"""
+
+
+def test_old_opsets_pass_through(tmp_path: pathlib.Path) -> None:
+    """No rule applies, whose ops broadcast otherwise there: two negations stay."""
+    path = tmp_path / "old.onnx"
+    onnx.save(ir.to_proto(from_text(OLD)), path)
+    model = onnxslim.open_model(path)
+    attempted = simplify.Simplify().run(model, simplify.Context(model, None, None, np.random.default_rng(0)))  # type: ignore[arg-type]
+    assert ops(model) == ["Add", "Neg", "Neg", "Relu"]
+    assert attempted.notes[-1].reason == "opset 6 is older than 7"
+
+
+def test_passes_that_know_newer_ops_leave_old_models_alone(tmp_path: pathlib.Path) -> None:
+    text = OLD.replace("y = Add (two, z)", "y = Sigmoid (two)")  # ONNX Runtime has kernels for it
+    path = tmp_path / "old.onnx"
+    onnx.save(ir.to_proto(from_text(text)), path)
+    result = onnxslim.optimize(path, "simplify,prune", output=tmp_path / "new.onnx", measure=False)
+    simple, prune = result.report.passes
+    assert simple.kept
+    assert simple.nodes == (6, 4)
+    assert not prune.kept
+    assert "opset 6 is older than 7" in prune.reason
+    assert onnx.load(tmp_path / "new.onnx").opset_import[0].version == 6

@@ -340,7 +340,7 @@ def test_verify_notes_what_differs(monkeypatch):
     canonicalize(model)
     change = Simplify().run(model, Quiet(verify=True))
     assert [(note.subject, note.action, note.reason) for note in change.notes] == [
-        ("relu_relu at Relu", "left alone", "y differs")
+        ("twice_is_once_relu at Relu", "left alone", "y differs")
     ]
 
 

@@ -207,6 +207,8 @@ class Sampler:
     def _size(self, word: str) -> int:
         product = 1
         for factor in word.split("*"):
+            if factor.isdigit():
+                self.sizes[factor] = int(factor)
             if factor not in self.sizes:
                 bound = self.attributes.get(factor)
                 known = bound.attribute if bound is not None else None

@@ -7,7 +7,7 @@ A parameter is ``TYPE[SIZES] name``, and everything but the name may be missing.
     SIZES    a list of
              3          this size
              N          any size, the same wherever the name occurs
-             C*group    the same; the factors are sizes, or integer attributes of the rule
+             C*group    the same; the factors are sizes, integer attributes of the rule, or in front a number
              ...        any number of any sizes
              ...S       the same, and equal wherever the name occurs
              1...       any number of ones
@@ -103,7 +103,9 @@ def read_parameters(text: str, where: str) -> tuple[Parameter, ...]:
 
 PARAMETER = re.compile(r"(?:(?P<types>.*\S)\s+)?(?P<name>[A-Za-z_]\w*)(?P<zero>\s*=\s*0)?", re.S)
 TYPE = re.compile(r"(?P<element>[A-Za-z]\w*)?\s*(?:\[(?P<sizes>[^\]]*)\])?")
-SIZE = re.compile(r"(?P<size>\d+)|(?P<name>[A-Za-z_]\w*(?:\*[A-Za-z_]\w*)*)|(?P<one>1)?\.\.\.(?P<run>[A-Za-z_]\w*)?")
+SIZE = re.compile(
+    r"(?P<size>\d+)|(?P<name>(?:\d+\*)?[A-Za-z_]\w*(?:\*[A-Za-z_]\w*)*)|(?P<one>1)?\.\.\.(?P<run>[A-Za-z_]\w*)?"
+)
 
 
 def _parameter(text: str, where: str) -> Parameter:
@@ -234,7 +236,7 @@ def _products(environment: Environment) -> str | None:
     for word, size in environment.items():
         if "*" not in word or not isinstance(size, int):
             continue
-        factors = [environment.get(factor) for factor in word.split("*")]
+        factors = [int(factor) if factor.isdigit() else environment.get(factor) for factor in word.split("*")]
         if all(isinstance(factor, int) for factor in factors):
             product = 1
             for factor in factors:

@@ -107,7 +107,7 @@ def test_shared_large_weight_is_not_doubled():
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,600] x, float[600,600] w, float c)
         => (float[N,600] y, float[N,600] z) { t = MatMul (x, w)  y = Mul (t, c)  z = MatMul (t2, w)  t2 = Neg (x) }"""
     text = text.replace("z = MatMul (t2, w)  t2 = Neg (x)", "t2 = Neg (x)  z = MatMul (t2, w)")
-    rules = [rule for rule in load_rules("onnxslim.passes.simplify", 17).rules if rule.name == "matmul_mul"]
+    rules = [rule for rule in load_rules("onnxslim.passes.simplify", 17).rules if rule.name == "matmul_scale_mul"]
     weights = {"w": np.ones((600, 600), np.float32), "c": np.array(2, np.float32)}
     assert fixpoint(from_text(text, **weights), rules).counts == {}
     alone = text.replace("z = MatMul (t2, w)", "z = Neg (t2)")

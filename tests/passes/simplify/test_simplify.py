@@ -349,7 +349,7 @@ def test_verify_notes_what_differs(monkeypatch):
     change = Simplify().run(model, Quiet(verify=True))
     assert [(note.subject, note.action, note.reason) for note in change.notes] == [
         ("verify", "0 sites equal on random data", ""),
-        ("relu_relu at Relu", "left alone", "y differs"),
+        ("twice_is_once_relu at Relu", "left alone", "y differs"),
     ]
 
 

@@ -118,7 +118,7 @@ def _gather_tuples(relations: Relations, node: ir.Node) -> None:
     if picked is None or length is None or not isinstance(batch, int):
         raise UnknownShape
     where = title(node)
-    for axis in source[: batch + length]:
+    for axis in (*source[: batch + length], picked[-1]):
         relations.freeze(axis, Freeze(f"{where} looks places up in it"))
     for one, other in zip(picked[:-1], result, strict=False):
         relations.equate(one, other, where)
@@ -138,7 +138,7 @@ def _scatter_tuples(relations: Relations, node: ir.Node) -> None:
     where = title(node)
     for one, other in zip(source, result, strict=True):
         relations.equate(one, other, where)
-    for axis in source[:length]:
+    for axis in (*source[:length], picked[-1]):
         relations.freeze(axis, Freeze(f"{where} puts places into it"))
     for one, other in zip(picked[:-1], updates, strict=False):
         relations.equate(one, other, where)

@@ -153,7 +153,9 @@ def _merge(coupling: Coupling, read: Contraction, pairs: Sequence[tuple[int, int
         if labels is None or not summed & set(dimension.factors):
             continue
         places, roots = coupling.labels.bases(labels)
-        concerned = np.isin(roots, [root for pair in pairs for root in pair])
+        concerned = np.isin(roots, np.array(pairs).ravel())
+        if not concerned.any():
+            continue  # a large weight is not copied for nothing
         places, roots = places[concerned], roots[concerned]
         moved = np.moveaxis(array.astype(np.float64), axis, 0).copy()
         changed = False

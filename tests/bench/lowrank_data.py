@@ -1,12 +1,12 @@
-"""Makes the samples that lowrank_table.py is quoted with: lowrank_data.py text TOKENIZER FOLDER | mosaic TRAIN TEST FOLDER
+"""Makes the samples that lowrank_table.py is quoted with.
 
     python tests/bench/lowrank_data.py text tokenizer.json out
     python tests/bench/lowrank_data.py mosaic cifar10_train_10k.npz cifar10_test.npz out
 
 ``text`` writes text_calib.npz and text_test.npz: the help topics of Python in pieces of the WordPiece vocabulary of
 TOKENIZER (a `tokenizer.json` of an uncased BERT), 62 tokens between [CLS] and [SEP]; the first half of the topics
-calibrates, pieces of the second half measure. ``mosaic`` writes vit_calib.npz and vit_test.npz: images of 224 x 224, each
-made of 49 pictures of CIFAR-10 at their own size, so that patches hold what photographs hold and not noise.
+calibrates, pieces of the second half measure. ``mosaic`` writes vit_calib.npz and vit_test.npz: images of 224 x 224,
+each made of 49 pictures of CIFAR-10 at their own size, so that patches hold what photographs hold and not noise.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Lowrank(Pass):
     pays: Annotated[Target, "what a split must bring: latency, measured on the target, or size"] = Target.AUTO
     whiten: Annotated[bool, "choose factors for what the layers see on the samples, not for their weights alone"] = True
     sensitivity: Annotated[bool, "measure how much the error of each layer counts, for params"] = True
-    recover: Annotated[bool, "fit each layer to make up for the errors of those before it"] = True
+    recover: Annotated[bool, "fit each layer to make up for the errors of those before it; takes longer"] = False
 
     def __post_init__(self) -> None:
         asked = [name for name in ("energy", "params", "rank") if getattr(self, name) is not None]

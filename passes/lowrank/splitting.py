@@ -29,6 +29,9 @@ Array = npt.NDArray[np.float64]
 
 DAMPING = 1e-3
 """White noise that is added to what a layer gets, relative to the mean square of an input: see `Moments.damped`."""
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+"""Dampings that are tried where a layer is fitted to make up for errors: with the least, few samples are learnt by
+heart. On MiniLM with 96 sequences that lost 1 to 2 dB on others."""
 
 
 class Splitting:
@@ -100,8 +103,15 @@ class Splitting:
         weight = layer.matrix()
         if seen is None:
             return Problem(Moments.plain(weight), layer.kernel)
-        moments = seen.moments(layer)
-        return Problem(moments.damped(weight, DAMPING) if np.isfinite(moments.energy) else moments, layer.kernel)
+        whole = seen.joined().moments(layer)
+        if not np.isfinite(whole.energy):
+            return Problem(whole, layer.kernel)
+        if seen.aside is None or not seen.aside.rows or not seen.rows:
+            return Problem(whole.damped(weight, DAMPING), layer.kernel)
+        strength = _carries_over(seen.moments(layer), seen.aside.moments(layer), weight)
+        if strength is None:
+            whole = Moments(whole.gram, whole.gram @ weight, float(np.vdot(weight, whole.gram @ weight)))
+        return Problem(whole.damped(weight, strength or DAMPING), layer.kernel)
 
     def options(self) -> list[list[Candidate]]:
         """Return for each layer what it may be split into."""
@@ -237,12 +247,24 @@ class Splitting:
         )
 
 
+def _carries_over(fitted: Moments, aside: Moments, weight: Array) -> float | None:
+    """Return the damping with which a fit to some samples serves others best; None where the weight as it is serves
+    them better still."""
+    best, least = None, aside.loss(weight)
+    for strength in STRENGTHS:
+        damped = fitted.damped(weight, strength)
+        lost = aside.loss(np.asarray(np.linalg.solve(damped.gram, damped.cross), np.float64))
+        if lost < least:
+            best, least = strength, lost
+    return best
+
+
 def _biases(layer: Layer, seen: Seen | None, dense: Array) -> list[Array | None]:
     """Return what the bias of each site is to be, such that the mean of the output is right."""
     if seen is None:
         return [None] * len(layer.sites)
     result: list[Array | None] = []
-    for site, (inputs, outputs) in zip(layer.sites, seen.means(), strict=True):
+    for site, (inputs, outputs) in zip(layer.sites, seen.joined().means(), strict=True):
         if site.bias is None:
             result.append(None)
             continue

@@ -23,10 +23,12 @@ Rows = npt.NDArray[np.float32]
 
 ROWS_PER_COLUMN = 8
 """Rows for each weight of an output that are enough: more take time and tell little."""
-MEMORY = 1_200_000_000
+MEMORY = 2_400_000_000
 """Bytes of second moments that are held at once."""
-BATCH = 16
+BATCH = 8
 """Samples in one run, where the model takes any number."""
+ASIDE = 4
+"""Every so manieth run is set aside where a layer is fitted to make up for errors."""
 
 
 @dataclasses.dataclass
@@ -39,6 +41,24 @@ class Seen:
     rows: int = 0
     sums: list[tuple[Array, Array, int]] = dataclasses.field(default_factory=list)
     """For each site (sum of x, sum of y, rows)."""
+    aside: Seen | None = None
+    """The same of samples that were set aside, to tell what carries over to others."""
+
+    def joined(self) -> Seen:
+        """Return the sums over all rows, those that were set aside included."""
+        if self.aside is None:
+            return self
+        other = self.aside
+        return Seen(
+            self.gram + other.gram,
+            self.cross + other.cross,
+            self.energy + other.energy,
+            self.rows + other.rows,
+            [
+                (one + more, two + further, rows + extra)
+                for (one, two, rows), (more, further, extra) in zip(self.sums, other.sums, strict=True)
+            ],
+        )
 
     def moments(self, layer: Layer) -> Moments:
         """Return the moments, about the mean at sites that have a bias to make up for the mean."""
@@ -90,7 +110,10 @@ def watch(
     session = open_session(truncated(now, wanted)) if wanted else None
     other = None if before is None else open_session(truncated(before, results))
     seen = {layer.name: _empty(layer) for layer in layers}
-    for batch in samples.batches(BATCH):
+    if not same:
+        for layer in layers:
+            seen[layer.name].aside = _empty(layer)
+    for number, batch in enumerate(samples.batches(BATCH)):
         values = dict(batch.feeds)
         values.update(_run(session, batch.feeds) if session is not None else {})
         if other is not None:
@@ -104,7 +127,10 @@ def watch(
                     else values[f"before {site.node.outputs[0].name or ''}"]
                 )
                 inputs, outputs = rows(layer, site, values[site.data.name or ""], result, each * batch.count, generator)
-                _add(seen[layer.name], at, inputs, outputs)
+                held = seen[layer.name]
+                _add(
+                    held.aside if held.aside is not None and number % ASIDE == ASIDE - 1 else held, at, inputs, outputs
+                )
     return seen
 
 
@@ -171,8 +197,8 @@ def _windows(layer: Layer, data: Any, result: Any, most: int, generator: np.rand
 
 
 def memory(layer: Layer) -> int:
-    """Return the bytes that the moments of a layer take."""
-    return 8 * layer.columns * (layer.columns + layer.outputs)
+    """Return the bytes that the moments of a layer take, those set aside included."""
+    return 16 * layer.columns * (layer.columns + layer.outputs)
 
 
 def portions(layers: Iterable[Layer], longest: int) -> Iterator[list[Layer]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue
 from onnxslim.graph.contraction import Contraction, add_bias, contractions
-from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.cost import Cost, measure_cost
 from onnxslim.graph.coupling import Coupling, Group, couple, frozen, groups
 from onnxslim.graph.labels import Mask
 from onnxslim.graph.relations import Indices
@@ -20,6 +20,7 @@ from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.train.observation import Moments, Place, observe
+from onnxslim.train.normalisation import Scaled, correctable
 from onnxslim.train.refit import Fit, enough, fits, refit
 
 from .allocation import Limits, allocate, blocks
@@ -107,10 +108,16 @@ class Prune(Pass):
         if self.compensate and learns:
             _compensate(model, coupling, choice.gone, read, moments)
         outputs = [_kept_output(coupling, contraction, choice.gone) for contraction in read]
+        scaled = [
+            Scaled(node, at, places)
+            for node in model.graph
+            if correctable(node)
+            for at, places in _channels(coupling, node, choice.gone)
+        ]
         cut(model, coupling, choice.gone)
         infer_shapes(model)
         if self.refit and learns:
-            notes += self._refit(model, teacher, outputs, before.macs, context)
+            notes += self._refit(model, teacher, outputs, scaled, measure_cost(sized), context)
         share_again(model, apart)
         saved = 1 - measure_cost(at_sizes(model, sizes)).macs / max(before.macs, 1)
         reason = "" if saved >= self.ratio - 0.05 else "more is not to be had: see what was left alone"
@@ -160,7 +167,8 @@ class Prune(Pass):
         model: ir.Model,
         teacher: ir.Model,
         outputs: Sequence[tuple[str, int, Indices]],
-        macs: int,
+        scaled: Sequence[Scaled],
+        cost: Cost,
         context: Context,
     ) -> list[Note]:
         kept = {name: (axis, places) for name, axis, places in outputs}
@@ -169,7 +177,7 @@ class Prune(Pass):
             for contraction in contractions(model.graph)
             if fits(contraction)
         ]
-        count = enough(context.samples.count, len(chosen), macs)
+        count = enough(context.samples.count, cost.macs, cost.peak_activation_bytes)
         count = min(count, context.samples.count or count)
         if not count:
             return [
@@ -184,6 +192,7 @@ class Prune(Pass):
             context.generator,
             context.open_session,
             lambda done, total: context.progress("refit", done, total),
+            scaled=scaled,
         )
         return [Note(f"{len(chosen)} weights", f"refitted on {count} samples")]
 
@@ -207,6 +216,17 @@ def _kept_output(coupling: Coupling, contraction: Contraction, gone: Mask) -> tu
     axis = next((at for at, (dimension, _) in enumerate(axes) if dimension.factors == wanted), 0)
     places = coupling.kept(output, axis, gone)
     return output.name or "", axis, np.zeros(0, np.int64) if places is None else places
+
+
+def _channels(coupling: Coupling, node: ir.Node, gone: Mask) -> Iterator[tuple[int, Indices]]:
+    """Yield the axis of the channels of a normalisation's output, with the places along it that stay."""
+    scale, output = node.inputs[1], node.outputs[0]
+    own = None if scale is None else coupling.of(scale, 0)
+    for axis in range(len(output.shape or ())):
+        labels, places = coupling.of(output, axis), coupling.kept(output, axis, gone)
+        if own is not None and labels is not None and places is not None and np.array_equal(own, labels):
+            yield axis, places
+            return
 
 
 def _names(model: ir.Model, coupling: Coupling) -> dict[int, set[str]]:

@@ -126,12 +126,17 @@ class Contraction:
 
     def write(self, graph: ir.Graph, matrix: Array, bias: Array) -> None:
         """Replace the weight and the bias; a node without bias gets one, where its op has any."""
+        array = constant(self.weight)
+        assert array is not None
+        self.weight.const_value = ir.tensor(self.as_weight(matrix).astype(array.dtype), name=self.weight.name)
+        add_bias(graph, self, bias, replace=True)
+
+    def as_weight(self, matrix: Array) -> Array:
+        """Return what `matrix` gives in the shape of the weight."""
         order = self._as_matrix()
         array = constant(self.weight)
         assert array is not None
-        expanded = matrix.reshape([self.sizes[at] for at in order]).transpose(np.argsort(order))
-        self.weight.const_value = ir.tensor(expanded.reshape(array.shape).astype(array.dtype), name=self.weight.name)
-        add_bias(graph, self, bias, replace=True)
+        return matrix.reshape([self.sizes[at] for at in order]).transpose(np.argsort(order)).reshape(array.shape)
 
     def expanded(self) -> Array:
         """Return the weight with one axis for each factor, in the order of `letters`."""

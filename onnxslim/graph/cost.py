@@ -81,7 +81,7 @@ def measure_cost(model: ir.Model) -> Cost:
     held = [tensor for node in _nodes(model) for tensor in _tensors(node)]
     return Cost(
         parameters=sum(_parameters(value) for value in weights)
-        + sum(tensor.size for tensor in held if tensor.dtype not in _NO_PARAMETERS),
+        + sum(tensor.size for tensor in held if is_parameter(tensor)),
         macs=sum(each.macs for each in per_node),
         weight_bytes=sum(value.const_value.nbytes for value in weights if value.const_value is not None)
         + sum(tensor.nbytes for tensor in held),
@@ -111,9 +111,14 @@ def _tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:
             yield attribute.value
 
 
+def is_parameter(tensor: ir.TensorProtocol) -> bool:
+    """Whether the elements of a constant count as parameters: not those of shapes, indices, masks and words."""
+    return tensor.dtype not in _NO_PARAMETERS
+
+
 def _parameters(value: ir.Value) -> int:
     tensor = value.const_value
-    if tensor is None or not value.is_initializer() or tensor.dtype in _NO_PARAMETERS:
+    if tensor is None or not value.is_initializer() or not is_parameter(tensor):
         return 0
     return tensor.size
 

@@ -38,12 +38,31 @@ class Note:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerChange:
+    """What became of one layer: how wide it is, or of what rank, and what it costs."""
+
+    layer: str
+    """The node, as the model that came in calls it."""
+    op: str
+    """Its op type."""
+    quantity: str
+    """What `before` and `after` count: ``channels``, ``rank``."""
+    before: int
+    after: int
+    macs_before: int
+    """Multiply-accumulates, at the sizes of the first sample."""
+    macs_after: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Change:
     """What a pass did to the model that it was given."""
 
     modified: bool
     """False: the model is as it was, and `notes` say why."""
     notes: tuple[Note, ...] = ()
+    layers: tuple[LayerChange, ...] = ()
+    """Layers that got narrower, or of a lower rank."""
 
 
 class Progress:
@@ -90,6 +109,11 @@ class Pass(abc.ABC):
     """Passes that must run before this one; they are added to the schedule."""
     after: ClassVar[tuple[str, ...]] = ()
     """Passes that run before this one where both are asked for."""
+
+    @property
+    def judged_as(self) -> Kind:
+        """The kind that this very run is held to: `kind`, unless its options promise more."""
+        return self.kind
 
     @abc.abstractmethod
     def run(self, model: ir.Model, context: Context) -> Change:

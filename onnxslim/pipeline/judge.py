@@ -130,7 +130,7 @@ class Judge:
 
     def verdict(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:
         """Say whether the change from `before` to `after` that `step` made is kept."""
-        if step.kind is Kind.EXACT:
+        if step.judged_as is Kind.EXACT:
             difference = self.difference(before.session, after.session)
             if difference is not None:
                 return Verdict(False, f"the outputs changed: {difference}")
@@ -146,13 +146,13 @@ class Judge:
         return f"{drop:.2%} of {'accuracy' if self.samples.labelled else 'agreement with the original'} would be lost"
 
     def _pays(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:
-        kept = "outputs unchanged" if step.kind is Kind.EXACT else self._within()
+        kept = "outputs unchanged" if step.judged_as is Kind.EXACT else self._within()
         if not self.measure:
             return Verdict(True, kept)
         paired = self.latency(before, after)
         ratio = paired.ratio
         figures = f"{ratio.value:.2f}x the speed of before ({ratio.low:.2f} to {ratio.high:.2f})"
-        if ratio.high < 1 and self.goal is Goal.LATENCY and step.kind is Kind.LOSSY:
+        if ratio.high < 1 and self.goal is Goal.LATENCY and step.judged_as is Kind.LOSSY:
             return Verdict(False, f"slower here: {figures}; --goal size keeps it")
         return Verdict(True, f"{kept}; {figures}")
 

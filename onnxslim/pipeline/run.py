@@ -174,12 +174,13 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
             PassRecord(
                 name=step.name,
                 options=option_values(step),
-                kind=step.kind.value,
+                kind=step.judged_as.value,
                 kept=verdict.kept,
                 reason=verdict.reason,
                 seconds=time.perf_counter() - started,
                 nodes=(before, _nodes(clone)),
                 changes=change.notes,
+                layers=change.layers,
             )
         )
         current = candidate if verdict.kept else current

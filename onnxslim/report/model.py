@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from onnxslim.pipeline.interface import Note
+from onnxslim.pipeline.interface import LayerChange, Note
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target
 
@@ -159,6 +159,7 @@ class PassRecord:
     seconds: Annotated[float, "how long it took, checks included"]
     nodes: Annotated[tuple[int, int], "nodes before and after it"]
     changes: Annotated[tuple[Note, ...], "what it did and what it left alone: subject, action, reason"] = ()
+    layers: Annotated[tuple[LayerChange, ...], "layers that got narrower, or of a lower rank"] = ()
 
     def __post_init__(self) -> None:
         _check(self)

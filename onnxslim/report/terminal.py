@@ -47,6 +47,7 @@ def print_report(report: Report, console: Console, *, verbose: bool = False) -> 
         console.print(passes_table(report.passes))
     for step in report.passes:
         print_changes(step, console, limit=None if verbose else TOP_CHANGES)
+        print_layers(step, console, limit=None if verbose else TOP_CHANGES)
     if report.output.path is not None:
         line(console, f"Written to {report.output.path}", style="bold")
 
@@ -133,6 +134,22 @@ def print_changes(step: PassRecord, console: Console, *, limit: int | None) -> N
     console.print(table)
     if limit is not None and len(step.changes) > limit:
         line(console, f"... and {len(step.changes) - limit:,} more (--verbose prints all)", style="dim")
+
+
+def print_layers(step: PassRecord, console: Console, *, limit: int | None) -> None:
+    """Print the layers that got narrower or of a lower rank: at most `limit` of them, those that save the most."""
+    if not step.layers or not step.kept:
+        return
+    table = plain_table(f"{step.name}: layers", "op", "", "before", "after", "MACs before", "MACs after")
+    for column in table.columns[3:]:
+        column.justify = "right"
+    heaviest = sorted(step.layers, key=lambda each: each.macs_after - each.macs_before)
+    for each in step.layers if limit is None else heaviest[:limit]:
+        counts = f"{each.before:,}", f"{each.after:,}", in_thousands(each.macs_before), in_thousands(each.macs_after)
+        table.add_row(Text(each.layer), each.op, each.quantity, *counts)
+    console.print(table)
+    if limit is not None and len(step.layers) > limit:
+        line(console, f"... and {len(step.layers) - limit:,} more layers (--verbose prints all)", style="dim")
 
 
 def _median(figures: Figures) -> str:

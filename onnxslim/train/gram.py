@@ -32,6 +32,8 @@ class Gram:
     """Shape [groups, columns, columns]: the mean of products of columns, with a ridge on the diagonal."""
     weight: Array
     """Shape [groups, columns, outputs of a group]."""
+    mean: Array
+    """Shape [groups, columns]."""
     channels: npt.NDArray[np.int64]
     """For each column the channel of its group that it reads."""
 
@@ -114,4 +116,4 @@ def grams(
         ridge = RIDGE * max(1.0, contraction.columns / max(taken_rows, 1))
         diagonal += ridge * diagonal.mean(axis=1, keepdims=True) + 1e-12
         each = contraction.columns // math.prod(contraction.kernel)
-        yield Gram(total, contraction.blocks(), np.arange(contraction.columns) % each)
+        yield Gram(total, contraction.blocks(), mean, np.arange(contraction.columns) % each)

@@ -1,5 +1,5 @@
-"""Decides how many channels each group loses: one ranking of all groups, until the share of MACs that was asked for
-is gone."""
+"""Decides how many channels each group loses: one ranking of all groups, or the same share of each, until the share of
+the cost that was asked for is gone."""
 
 from __future__ import annotations
 
@@ -12,74 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.axes import fit
 from onnxslim.graph.coupling import Coupling, Group
 from onnxslim.graph.labels import Mask
-from onnxslim.graph.relations import Indices
+
+from .costs import Cost, Lengths, MacsLeft
 
 OVERSHOOT = 0.04
-"""A block that would take the share of MACs this far beyond what was asked for stays."""
-
-
-class MacsLeft:
-    """Counts the MACs of the main graph for any set of labels that go: sums of products of axis lengths.
-
-    Args:
-        coupling: The coupled axes of the model.
-        sized: A copy of the model in which symbolic dimensions have sizes; without it they count as 1.
-    """
-
-    def __init__(self, coupling: Coupling, sized: ir.Model | None = None) -> None:
-        at_size = {} if sized is None else {_key(node): fit(node) for node in sized.graph}
-        relations, labels = coupling.relations, coupling.labels
-        order = {axis: at for at, axis in enumerate(labels.start)}
-        self._begin = np.array(list(labels.start.values()), np.int64)
-        self._sizes = np.array([relations.sizes[axis] for axis in labels.start], np.int64)
-        # Columns of factors, filled up with an axis that counts as 1.
-        one = len(order)
-        terms: list[list[int]] = []
-        scales: list[int] = []
-        for fitted, bound in coupling.fitted.values():
-            whole = at_size.get(_key(fitted.node)) or fitted
-            if not bound:  # a shape is missing: the node is frozen, and costs what it costs
-                terms.append([])
-                scales.append(whole.macs())
-                continue
-            for term in fitted.signature.macs:
-                scale = math.prod(int(letter) for letter in term if letter.isdigit())
-                axes: list[int] = []
-                # A letter may stand in a term twice, and for the several axes of an ellipsis.
-                for key, axis in [item for letter in term for item in bound.items() if item[0][0] == letter]:
-                    if relations.find(axis) in order:
-                        axes.append(order[relations.find(axis)] if not key[0].isdigit() else one)
-                    else:
-                        scale *= whole.sizes.get(key, 1)  # too long to hold channels, or symbolic
-                terms.append(axes)
-                scales.append(scale)
-        widest = max((len(term) for term in terms), default=0)
-        self._terms = np.array([[*term, *[one] * (widest - len(term))] for term in terms], np.int64).reshape(
-            len(terms), widest
-        )
-        self._scales = np.array(scales, np.int64)
-
-    def lengths(self, gone: Mask) -> Indices:
-        """Return how long each axis is when the labels `gone` have gone."""
-        before = np.concatenate([[0], np.cumsum(gone)])
-        lengths: Indices = self._sizes - (before[self._begin + self._sizes] - before[self._begin])
-        return lengths
-
-    def __call__(self, gone: Mask) -> int:
-        """Return the MACs that are left when the labels `gone` have gone."""
-        lengths = np.append(self.lengths(gone), 1)
-        return int((lengths[self._terms].prod(axis=1) * self._scales).sum())
-
-    def empties(self, gone: Mask) -> bool:
-        """Whether an axis would run empty."""
-        return bool((self.lengths(gone)[self._sizes > 0] == 0).any())
-
-
-def _key(node: ir.Node) -> str:
-    return node.outputs[0].name or ""
+"""A block that would take the share of the cost this far beyond what was asked for stays."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +39,8 @@ class Limits:
     """Lengths of axes are kept at multiples of this, and never fall below it."""
     most: float
     """The share of a group that may go at most."""
+    minimum: int = 1
+    """Channels that stay at least."""
 
 
 def blocks(group: Group, limits: Limits) -> list[int]:
@@ -108,7 +49,7 @@ def blocks(group: Group, limits: Limits) -> list[int]:
     step = limits.align // math.gcd(limits.align, group.width)
     if count * group.width < 2 * limits.align:
         return []
-    least = max(step, math.ceil(count * (1 - limits.most)))
+    least = max(step, math.ceil(count * (1 - limits.most)), math.ceil(limits.minimum / group.width))
     result: list[int] = []
     left = count
     while left - (take := left % step or step) >= least:
@@ -121,50 +62,91 @@ def allocate(
     coupling: Coupling,
     groups: Sequence[Group],
     importance: Sequence[npt.NDArray[np.float64]],
-    target: int,
+    target: float,
     limits: Limits,
     sized: ir.Model | None = None,
+    cost: Cost | None = None,
 ) -> Choice:
-    """Choose channels until the MACs of the main graph have fallen by `target`.
+    """Choose channels until the cost of the model has fallen by `target`.
 
-    All groups are ranked together: a block of the least important channels of a group costs their importance per MAC
-    that it saves. What it saves depends on what has gone before, so the least costly block is found by lazy
-    evaluation.
+    All groups are ranked together: a block of the least important channels of a group costs their importance for each
+    MAC (byte, millisecond) that it saves. What it saves depends on what has gone before, so the least costly block is
+    found by lazy evaluation.
 
     Args:
         coupling: The coupled axes.
         groups: The groups that may lose channels.
         importance: For each group the importance of its channels, in the order of `Group.roots`, comparable between
             groups.
-        target: MACs to save.
+        target: What to save, in the unit of the cost.
         limits: What every group keeps.
         sized: A copy of the model in which symbolic dimensions have sizes, to count MACs with; None: they count as 1.
+        cost: What the model costs; None: MACs.
     """
-    macs = MacsLeft(coupling, sized)
+    left_of: Cost = cost or MacsLeft(coupling, sized)
+    lengths = Lengths(coupling)
     gone: Mask = np.zeros(coupling.labels.count, np.bool_)
-    start = left = macs(gone)
+    start = left = left_of(gone)
     orders = [np.argsort(scores, kind="stable") for scores in importance]
     waiting = [blocks(group, limits) for group in groups]
     taken = [0] * len(groups)
 
-    def attempt(at: int) -> tuple[float, Mask, int]:
+    def attempt(at: int) -> tuple[float, Mask, float]:
         chosen = orders[at][taken[at] : taken[at] + waiting[at][0]]
         without = gone | coupling.labels.removed(groups[at].roots[chosen])
-        rest = macs(without)
-        return float(importance[at][chosen].sum()) / max(left - rest, 1e-9), without, rest
+        rest = left_of(without)
+        return float(importance[at][chosen].sum()) / max(left - rest, 1e-12 * start), without, rest
 
     queue = [(attempt(at)[0], at) for at in range(len(groups)) if waiting[at]]
     heapq.heapify(queue)
     while queue and start - left < target:
         _, at = heapq.heappop(queue)
-        cost, without, rest = attempt(at)
-        if queue and cost > queue[0][0]:
-            heapq.heappush(queue, (cost, at))
+        price, without, rest = attempt(at)
+        if queue and price > queue[0][0]:
+            heapq.heappush(queue, (price, at))
             continue
-        if rest == left or start - rest > target + OVERSHOOT * start or macs.empties(without):
+        if rest >= left or start - rest > target + OVERSHOOT * start or lengths.empties(without):
             continue  # nothing to gain, too much at once, or an axis would run empty: this group is done
         gone, left = without, rest
         taken[at] += waiting[at].pop(0)
         if waiting[at]:
             heapq.heappush(queue, (attempt(at)[0], at))
     return Choice(gone, tuple(taken))
+
+
+def allocate_evenly(
+    coupling: Coupling,
+    groups: Sequence[Group],
+    importance: Sequence[npt.NDArray[np.float64]],
+    target: float,
+    limits: Limits,
+    cost: Cost,
+) -> Choice:
+    """Choose the least important channels of each group, of each the same share, such that the cost falls by `target`.
+
+    Of the shares that the blocks of the groups allow it is the one that comes nearest, found by bisection. See
+    `allocate` for the arguments.
+    """
+    lengths = Lengths(coupling)
+    start = cost(np.zeros(coupling.labels.count, np.bool_))
+    orders = [np.argsort(scores, kind="stable") for scores in importance]
+    steps = [np.cumsum([0, *blocks(group, limits)]) for group in groups]
+    shares = sorted({each / len(group.roots) for group, taken in zip(groups, steps, strict=True) for each in taken[1:]})
+
+    def at_share(share: float) -> tuple[float, Choice]:
+        taken = [
+            int(each[np.searchsorted(each, share * len(group.roots) + 1e-9, "right") - 1])
+            for group, each in zip(groups, steps, strict=True)
+        ]
+        roots = [group.roots[order[:count]] for group, order, count in zip(groups, orders, taken, strict=True)]
+        gone = coupling.labels.removed(np.concatenate([np.zeros(0, np.int64), *roots]))
+        saved = -np.inf if lengths.empties(gone) else start - cost(gone)
+        return float(saved), Choice(gone, tuple(taken))
+
+    low, high = 0, len(shares)
+    while low < high:
+        middle = (low + high) // 2
+        saved, _ = at_share(shares[middle])
+        low, high = (middle + 1, high) if -np.inf < saved < target else (low, middle)
+    tried = [at_share(share) for share in (0.0, *shares[max(low - 1, 0) : low + 1])]
+    return min(tried, key=lambda each: abs(each[0] - target))[1]

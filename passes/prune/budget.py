@@ -1,0 +1,161 @@
+"""The share that is to go, of what: MACs, parameters, bytes of weights, or milliseconds measured here."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.graph.coupling import Coupling, Group
+from onnxslim.graph.labels import Mask
+from onnxslim.pipeline.interface import Context, Note
+from onnxslim.runner.latency import compare_latency
+from onnxslim.runner.layer_latency import LayerTimes, time_in_turns
+
+from .allocation import Choice, Limits
+from .costs import Cost, MacsLeft, bytes_left, parameters_left
+from .timing import MillisecondsLeft
+
+TRIES = 3
+"""How often the choice of channels is made anew, when layers at the widths chosen take longer than was reckoned."""
+NEAR = 0.02
+"""The share of the time within which what was reckoned is near enough."""
+SHORT = 0.05
+"""What may be missing of the share that was asked for before it is called missed."""
+
+
+class Share(enum.Enum):
+    """What the share is one of: the option that gives it."""
+
+    MACS = "ratio"
+    PARAMETERS = "params"
+    BYTES = "size"
+    MILLISECONDS = "latency"
+
+
+WORDS = {
+    Share.MACS: "MACs",
+    Share.PARAMETERS: "parameters",
+    Share.BYTES: "bytes of weights",
+    Share.MILLISECONDS: "time",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What is to go, and what the model costs."""
+
+    kind: Share
+    share: float
+    """The share of the cost that is to go."""
+    cost: Cost
+    whole: float
+    """What the model costs as it is."""
+    context: Context
+
+    @classmethod
+    def of(
+        cls,
+        share: tuple[Share, float],
+        model: ir.Model,
+        coupling: Coupling,
+        sized: ir.Model,
+        groups: Sequence[Group],
+        limits: Limits,
+        context: Context,
+    ) -> Budget:
+        """Return the budget of a model; for milliseconds its layers are timed on the target.
+
+        Args:
+            share: Of what, and how much of it.
+            model: The model.
+            coupling: Its coupled axes.
+            sized: A copy in which symbolic dimensions have the sizes of a sample.
+            groups: The groups that may lose channels.
+            limits: What every group keeps.
+            context: The target, samples, and progress.
+
+        Raises:
+            RunError: The model does not run on the samples.
+        """
+        kind, part = share
+        cost: Cost
+        if kind is Share.MILLISECONDS:
+            feeds = context.samples.first()
+            (whole,) = time_in_turns([context.open_session(model).prepare(feeds)])
+            times = LayerTimes(context.target, context.open_session)
+            cost = MillisecondsLeft(
+                coupling,
+                sized,
+                groups,
+                limits,
+                times,
+                whole,
+                lambda done, total: context.progress("timing layers", done, total),
+            )
+        elif kind is Share.MACS:
+            cost = MacsLeft(coupling, sized)
+        else:
+            cost = (parameters_left if kind is Share.PARAMETERS else bytes_left)(coupling, model)
+        return cls(kind, part, cost, cost(np.zeros(coupling.labels.count, np.bool_)), context)
+
+    @property
+    def what(self) -> str:
+        """What the share is one of, in words."""
+        return WORDS[self.kind]
+
+    @property
+    def asked(self) -> str:
+        """The share as the option gives it."""
+        return f"{self.kind.value}={self.share}"
+
+    def reach(self, allotted: Callable[[float], Choice]) -> Choice:
+        """Return the choice of channels that saves the share.
+
+        Args:
+            allotted: Makes a choice that saves so much, as the cost reckons it.
+
+        Milliseconds are reckoned between widths that were measured. The layers are measured once more at the widths
+        chosen, and where that is not what was reckoned, the choice is made again for more, or less.
+        """
+        target = aim = self.share * self.whole
+        choice = allotted(aim)
+        if isinstance(self.cost, MillisecondsLeft):
+            for _ in range(TRIES):
+                missing = target - (self.whole - self.cost.measured(choice.gone))
+                if abs(missing) < NEAR * self.whole or not choice.gone.any() or not 0 < aim + missing < self.whole:
+                    break
+                aim += missing
+                choice = allotted(aim)
+        return choice
+
+    def notes(self, gone: Mask, before: ir.Model, after: ir.Model, macs: float) -> list[Note]:
+        """Return what was reached, in words; for milliseconds what was predicted beside what was measured.
+
+        Args:
+            gone: The labels that went.
+            before: The model before the cut.
+            after: And after it.
+            macs: The share of the MACs that went.
+        """
+        left = self.cost.measured(gone) if isinstance(self.cost, MillisecondsLeft) else self.cost(gone)
+        saved = 1 - left / max(self.whole, 1e-12)
+        missed = "more is not to be had: see what was left alone"
+        if self.kind is Share.MACS:
+            return [Note("model", f"{macs:.1%} of the MACs removed", "" if macs >= self.share - SHORT else missed)]
+        reason = "" if saved >= self.share - SHORT else missed
+        if self.kind is not Share.MILLISECONDS:
+            return [Note("model", f"{saved:.1%} of the {self.what} removed, {macs:.1%} of the MACs", reason)]
+        # How many rounds this takes is a matter of time: it must not decide what is drawn later.
+        (generator,) = self.context.generator.spawn(1)
+        one, other = (self.context.open_session(each) for each in (before, after))
+        ratio = compare_latency(one, other, self.context.samples.first(), generator=generator).ratio
+        predicted = f"{self.whole / max(left, 1e-12):.2f} times the speed predicted from layers ({self.whole:.3f} ms"
+        measured = f"{ratio.value:.2f} measured ({ratio.low:.2f} to {ratio.high:.2f})"
+        return [
+            Note("model", f"{saved:.1%} of the time removed, {macs:.1%} of the MACs", reason),
+            Note("model", f"{predicted} -> {left:.3f} ms), {measured}"),
+        ]

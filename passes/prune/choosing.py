@@ -1,0 +1,113 @@
+"""Which groups of channels may be cut: by name, by size, by how they lie in blocks; and why the others may not."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import fnmatch
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.graph.coupling import Coupling, Group, groups
+from onnxslim.pipeline.interface import Note
+
+from .allocation import Limits, blocks
+
+QUANTIZED = frozenset(
+    {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT16, ir.DataType.UINT16}
+)
+"""Types of weights that are quantized: their scales were made for all of their channels."""
+
+
+class Units(enum.Enum):
+    """What goes at once where channels come in blocks: attention heads, groups of convolutions."""
+
+    AUTO = "auto"
+    """Whichever matters less for what it costs."""
+    WHOLE = "whole"
+    """Whole blocks: heads, with the query heads that share their keys; groups."""
+    WITHIN = "within"
+    """The same place of every block: all heads stay, and get narrower."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choosing:
+    """What the options say about groups."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    units: Units = Units.AUTO
+    limits: Limits | None = None
+    """How much must stay; None: anything may go."""
+
+    def __call__(self, coupling: Coupling) -> tuple[list[Group], list[Note]]:
+        """Return the groups that may be cut, and a note for each of the others."""
+        chosen: list[Group] = []
+        notes: list[Note] = []
+        names, quantized = _weights(coupling)
+        for group in groups(coupling):
+            reason = self._against(coupling, group, names.get(int(group.roots[0]), set()), quantized)
+            if reason:
+                notes.append(Note(group.name, "left alone", reason))
+            else:
+                chosen.append(group)
+        return chosen, notes
+
+    def _against(self, coupling: Coupling, group: Group, names: set[str], quantized: set[int]) -> str:
+        if self.include and not _matches(names, self.include):
+            return "not in include"
+        if _matches(names, self.exclude):
+            return "in exclude"
+        if int(group.roots[0]) in quantized:
+            return "its weights are quantized: prune the float model, and quantize afterwards"
+        if self.units is not Units.AUTO and group.width > 1:
+            whole = in_one_piece(coupling, group)
+            if whole is not None and whole is not (self.units is Units.WHOLE):
+                return f"units={self.units.value}"
+        if self.limits is not None and not blocks(group, self.limits):
+            count = len(group.roots) * group.width
+            if count < 2 * self.limits.align:
+                return f"{count} channels are fewer than twice align={self.limits.align}"
+            return f"of {count} channels minimum={self.limits.minimum} and most={self.limits.most} leave none to cut"
+        return ""
+
+
+def in_one_piece(coupling: Coupling, group: Group) -> bool | None:
+    """Return whether what goes with one channel of a group lies side by side, as a head does; None where it is one
+    place."""
+    for value, axes in coupling.weights():
+        if value.name != group.name:
+            continue
+        for axis in axes:
+            labels = coupling.of_axis(axis)
+            if labels is None:
+                continue
+            places, roots = coupling.labels.bases(labels)
+            own = np.sort(places[roots == group.roots[0]])
+            if len(own) > 1:
+                return bool((np.diff(own) == 1).all())
+    return None
+
+
+def _weights(coupling: Coupling) -> tuple[dict[int, set[str]], set[int]]:
+    """Return for each label that may be cut the names of the weights that it lies in and of the nodes that read them,
+    and the labels that lie in quantized weights."""
+    names: dict[int, set[str]] = {}
+    quantized: set[int] = set()
+    for value, axes in coupling.weights():
+        own = {value.name or "", *(use.node.name or "" for use in value.uses())}
+        stored = value.const_value is not None and value.const_value.dtype in QUANTIZED and len(axes) > 1
+        for axis in axes:
+            labels = coupling.of_axis(axis)
+            roots = set() if labels is None else set(coupling.labels.bases(labels)[1].tolist())
+            for root in roots:
+                names.setdefault(root, set()).update(own)
+            if stored:
+                quantized |= roots
+    return names, quantized
+
+
+def _matches(names: set[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)

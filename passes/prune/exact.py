@@ -1,0 +1,192 @@
+"""Exact pruning: removes channels that the outputs do not depend on.
+
+Dead channels (0, or read by nobody), constant ones, whose readers' biases take what they add, and those that hold the
+same as another, whose weights their readers add to those of the other. A channel that goes may leave others without a
+reader, so it is done again until nothing is found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.graph.constants import constant
+from onnxslim.graph.contraction import Contraction
+from onnxslim.graph.coupling import Coupling, Group, couple
+from onnxslim.graph.relations import Indices
+from onnxslim.graph.shapes import infer_shapes
+
+from .biases import add_to_bias
+from .cutting import cut
+from .ends import End, find_ends, shift_of
+from .sameness import Sameness
+from .structures import STRUCTURES
+
+ROUNDS = 50
+"""Rounds at most; each finds something, so that this many mean a chain of as many layers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What went, by the name of the group."""
+
+    name: str
+    dead: int = 0
+    """Channels that nothing depends on."""
+    constant: int = 0
+    """Channels that readers' biases stand for now."""
+    double: int = 0
+    """Channels that held the same as others."""
+
+
+def remove_exactly(model: ir.Model, choose: Callable[[Coupling], Sequence[Group]]) -> list[Found]:
+    """Remove channels that the outputs do not depend on, in place.
+
+    Args:
+        model: Shapes are known; vectors that several nodes share by chance are apart (`sharing.share_apart`).
+        choose: Names the groups that may lose channels.
+
+    Returns:
+        One entry for each group and round that lost any.
+    """
+    result: list[Found] = []
+    for _ in range(ROUNDS):
+        coupling = couple(model)
+        found = choose(coupling)
+        if not found:
+            break
+        known = Sameness(model, coupling, STRUCTURES)
+        ends = list(find_ends(model, coupling, known))
+        step = _without_trace(model, coupling, found, known, ends) or _doubles(model, coupling, found, known, ends)
+        if not step:
+            break
+        infer_shapes(model)
+        result += step
+    return result
+
+
+def _without_trace(
+    model: ir.Model, coupling: Coupling, found: Sequence[Group], known: Sameness, ends: Sequence[End]
+) -> list[Found]:
+    """Remove the channels that add nothing, or a constant, wherever they end."""
+    labels = coupling.labels
+    stays = np.zeros(labels.count, np.bool_)
+    mended = np.zeros(labels.count, np.bool_)
+    for end in ends:
+        places, roots = labels.bases(end.labels)
+        stays[roots[~(end.silent | end.mended)[places]]] = True
+        mended[roots[(end.mended & ~end.silent)[places]]] = True
+    roots = np.concatenate([group.roots for group in found])
+    taken = _not_empty(coupling, roots[~stays[roots]])
+    gone = labels.removed(taken)
+    for read in _readers(ends):
+        own = coupling.of(read.data, read.data_axis)
+        if own is not None and gone[own].any():
+            shift = shift_of(known, read, np.flatnonzero(gone[own]))
+            if shift.any():
+                add_to_bias(model.graph, coupling, read, shift, gone)
+    if len(taken):
+        cut(model, coupling, gone)
+    result = []
+    for group in found:
+        own = group.roots[np.isin(group.roots, taken)]
+        constants = int(mended[own].sum()) * group.width
+        if len(own):
+            result.append(Found(group.name, dead=len(own) * group.width - constants, constant=constants))
+    return result
+
+
+def _doubles(
+    model: ir.Model, coupling: Coupling, found: Sequence[Group], known: Sameness, ends: Sequence[End]
+) -> list[Found]:
+    """Remove the channels that hold the same as another wherever they end, and add their weights to those of it."""
+    labels = coupling.labels
+    barred = np.zeros(labels.count, np.bool_)
+    # For each root where it is read: the number of the reader, and what the places there hold.
+    held: dict[int, list[tuple[int, bytes]]] = {}
+    for number, end in enumerate(ends):
+        roots = np.unique(labels.bases(end.labels)[1])
+        own = None if end.read is None else coupling.of(end.read.data, end.read.data_axis)
+        along = None if end.read is None else known.of(end.read.data, end.read.data_axis)
+        # A weight that is read elsewhere too may have another meaning there.
+        if end.read is None or own is None or along is None or len(end.read.weight.uses()) > 1:
+            barred[roots] = True
+            continue
+        at, bases = labels.bases(own)
+        order = np.lexsort((at, bases))
+        at, bases = at[order], bases[order]
+        for root, begin, stop in zip(
+            roots.tolist(), np.searchsorted(bases, roots), np.searchsorted(bases, roots, "right"), strict=True
+        ):
+            held.setdefault(root, []).append((number, along.classes[at[begin:stop]].tobytes()))
+    pairs: list[tuple[int, int]] = []
+    result: list[Found] = []
+    for group in found:
+        first: dict[tuple[tuple[int, bytes], ...], int] = {}
+        before = len(pairs)
+        for root in group.roots.tolist():
+            if root in held and not barred[root]:
+                other = first.setdefault(tuple(held[root]), root)
+                pairs += [(other, root)] if other != root else []
+        if len(pairs) > before:
+            result.append(Found(group.name, double=(len(pairs) - before) * group.width))
+    if pairs:
+        for read in _readers(ends):
+            _merge(coupling, read, pairs)
+        cut(model, coupling, labels.removed(np.array([root for _, root in pairs], np.int64)))
+    return result
+
+
+def _merge(coupling: Coupling, read: Contraction, pairs: Sequence[tuple[int, int]]) -> None:
+    """Add what a weight makes of the second channel of each pair to what it makes of the first."""
+    operand = read.fitted.signature.inputs[read.weight_index]
+    array = constant(read.weight)
+    assert array is not None
+    summed = set(read.over) - {
+        factor for each in read.fitted.signature.outputs for one in each.dimensions for factor in one.factors
+    }
+    for axis, (dimension, _) in enumerate(operand.axes(array.ndim)):
+        labels = coupling.of(read.weight, axis)
+        if labels is None or not summed & set(dimension.factors):
+            continue
+        places, roots = coupling.labels.bases(labels)
+        concerned = np.isin(roots, [root for pair in pairs for root in pair])
+        places, roots = places[concerned], roots[concerned]
+        moved = np.moveaxis(array.astype(np.float64), axis, 0).copy()
+        changed = False
+        for one, other in pairs:
+            to, source = np.sort(places[roots == one]), np.sort(places[roots == other])
+            if len(source):
+                moved[to] += moved[source]
+                changed = True
+        if changed:
+            merged = np.moveaxis(moved, 0, axis).astype(array.dtype)
+            read.weight.const_value = ir.tensor(np.ascontiguousarray(merged), name=read.weight.name)
+            array = merged
+
+
+def _readers(ends: Sequence[End]) -> list[Contraction]:
+    """Return the contractions among the ends, each once."""
+    return list({end.read.node: end.read for end in ends if end.read is not None}.values())
+
+
+def _not_empty(coupling: Coupling, roots: Indices) -> Indices:
+    """Return those of `roots` that may all go without an axis running empty."""
+    labels = coupling.labels
+    while len(roots):
+        gone = labels.removed(roots)
+        kept: set[int] = set()
+        for axis, first in labels.start.items():
+            size = coupling.relations.sizes[axis] or 0
+            if size and gone[first : first + size].all():
+                bases = labels.bases(first + np.arange(size))[1]
+                own = bases[np.isin(bases, roots)]
+                if len(own) and not kept & set(own.tolist()):
+                    kept.add(int(own[0]))
+        if not kept:
+            return roots
+        roots = roots[~np.isin(roots, list(kept))]
+    return roots

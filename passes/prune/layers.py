@@ -1,0 +1,59 @@
+"""The table of layers: how wide each was and is, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnxslim.graph.axes import Fitted, dimensions, fit
+from onnxslim.graph.cost import measure_cost
+from onnxslim.pipeline.interface import LayerChange
+
+
+def layer_changes(before: ir.Model, after: ir.Model) -> tuple[LayerChange, ...]:
+    """Return a row for each node that multiplies and whose width or MACs differ.
+
+    Args:
+        before: The model that came in, at the sizes of a sample (`onnxslim.graph.sizes.at_sizes`).
+        after: What became of it, at the same sizes. Nodes that are one make a value of the same name.
+    """
+    widths = _widths(after)
+    macs: list[Mapping[str, int]] = [
+        {node.outputs[0].name or "": cost.macs for node, cost in zip(model.graph.all_nodes(), costs, strict=True)}
+        for model, costs in ((each, measure_cost(each).per_node) for each in (before, after))
+    ]
+    result: list[LayerChange] = []
+    for output, (node, width) in _widths(before).items():
+        if output not in widths:
+            continue
+        change = LayerChange(
+            node.name or output, node.op_type, "channels", width, widths[output][1], macs[0][output], macs[1][output]
+        )
+        if (change.before, change.macs_before) != (change.after, change.macs_after):
+            result.append(change)
+    return tuple(result)
+
+
+def _widths(model: ir.Model) -> dict[str, tuple[ir.Node, int]]:
+    """Return for each node that multiplies, by its output, how many channels come out."""
+    result: dict[str, tuple[ir.Node, int]] = {}
+    for node in model.graph:
+        fitted = fit(node)
+        width = None if fitted is None or not fitted.signature.macs else _width(fitted)
+        if width is not None:
+            result[node.outputs[0].name or ""] = (node, width)
+    return result
+
+
+def _width(fitted: Fitted) -> int | None:
+    """Return the size of the axis of the output that only weights, or the second operand, bring in: its channels."""
+    operand, value = fitted.signature.outputs[0], fitted.node.outputs[0]
+    shape = dimensions(value)
+    if shape is None:
+        return None
+    first = {factor for dimension in fitted.signature.inputs[0].dimensions for factor in dimension.factors}
+    for (dimension, _), size in zip(operand.axes(len(shape)), shape, strict=True):
+        if not dimension.ellipsis and set(dimension.factors) - first - fitted.signature.fixed:
+            return size
+    return None

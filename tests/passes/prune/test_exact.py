@@ -1,0 +1,230 @@
+"""Exact pruning finds every channel that was planted, and leaves the outputs as they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from channel_models import CHANNEL_MODELS, built, weight
+from onnxslim.passes.prune.exact import Found, remove_exactly
+from onnxslim.passes.prune.sharing import share_again, share_apart
+from onnxslim.passes.simplify import Simplify
+from planting import plant_dead, plant_double
+from zoo import MODELS, zoo_file
+
+from onnxslim.data import synthetic_samples
+from onnxslim.graph.coupling import couple, groups
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.model import open_model
+from onnxslim.pipeline.interface import Context
+from onnxslim.runner.session import Session
+from onnxslim.runner.target import detect_target
+
+
+def run(model: ir.Model, count: int = 2) -> list[np.ndarray]:
+    session = Session.of(model)
+    return [array for batch in synthetic_samples(model, count).batches() for array in session.run(batch.feeds).values()]
+
+
+def removed(model: ir.Model) -> tuple[ir.Model, list[Found]]:
+    """Return a copy that lost what it could, checked to say the same."""
+    before = run(model)
+    left = model.clone()
+    apart = share_apart(left)
+    infer_shapes(left)
+    found = remove_exactly(left, groups)
+    share_again(left, apart)
+    onnx.checker.check_model(ir.to_proto(left), full_check=True)
+    for one, other in zip(before, run(left), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * (np.abs(one).max() or 1))
+    return left, found
+
+
+def total(found: list[Found]) -> tuple[int, int, int]:
+    return sum(each.dead for each in found), sum(each.constant for each in found), sum(each.double for each in found)
+
+
+def widths(model: ir.Model, *names: str) -> list[tuple[int, ...]]:
+    return [tuple(model.graph.initializers[name].const_value.shape.numpy()) for name in names]
+
+
+def changed(model: ir.Model, **arrays: np.ndarray) -> ir.Model:
+    model = model.clone()
+    for name, array in arrays.items():
+        model.graph.initializers[name].const_value = ir.tensor(array.astype(np.float32), name=name)
+    return model
+
+
+def rows(array: np.ndarray, **places: object) -> np.ndarray:
+    """Return a copy in which some rows were given other numbers."""
+    array = array.copy()
+    for name, number in places.items():
+        array[int(name.removeprefix("at"))] = number
+    return array
+
+
+@pytest.mark.parametrize("name", CHANNEL_MODELS)
+def test_random_weights_hold_nothing_to_remove(name: str) -> None:
+    left, found = removed(CHANNEL_MODELS[name])
+    assert not found
+    assert {key: value.shape for key, value in left.graph.initializers.items()} == {
+        key: value.shape for key, value in CHANNEL_MODELS[name].graph.initializers.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["residual", "grouped", "attention", "padded"])
+def test_dead_channels_of_every_group_go(name: str) -> None:
+    model = CHANNEL_MODELS[name].clone()
+    coupling = couple(model)
+    found = groups(coupling)
+    planted = 0
+    for group in found:
+        if len(group.roots) > 3:
+            plant_dead(coupling, group.roots[[1]])
+            planted += group.width
+    assert planted
+    dead, constant, double = total(removed(model)[1])
+    assert dead >= planted
+    assert (constant, double) == (0, 0)
+
+
+CHAIN = built(
+    """g (float[N,4] x) => (float[N,3] y) {
+        a = Gemm (x, w1, b1) r = Relu (a) h = Mul (r, scale) c = Gemm (h, w2, b2) t = Tanh (c) y = Gemm (t, w3, b3)
+    }""",
+    w1=weight(4, 12), b1=weight(12), scale=weight(12), w2=weight(12, 10), b2=weight(10), w3=weight(10, 3), b3=weight(3),
+)  # fmt: skip
+
+
+def array(model: ir.Model, name: str) -> np.ndarray:
+    return model.graph.initializers[name].const_value.numpy()
+
+
+def test_what_an_activation_or_a_factor_makes_zero_is_dead() -> None:
+    w1, b1 = array(CHAIN, "w1").copy(), array(CHAIN, "b1").copy()
+    w1[:, 2], b1[2] = 0, -3  # the rectifier makes 0 of it
+    model = changed(CHAIN, w1=w1, b1=b1, scale=rows(array(CHAIN, "scale"), at5=0))
+    left, found = removed(model)
+    assert total(found) == (2, 0, 0)
+    assert widths(left, "w1", "scale", "w2") == [(4, 10), (10,), (10, 10)]
+
+
+def test_a_constant_moves_into_the_bias_of_its_reader() -> None:
+    w1, b1 = array(CHAIN, "w1").copy(), array(CHAIN, "b1").copy()
+    w1[:, 3], b1[3] = 0, 2.5
+    left, found = removed(changed(CHAIN, w1=w1, b1=b1))
+    assert total(found) == (0, 1, 0)
+    expected = array(CHAIN, "b2") + 2.5 * array(CHAIN, "scale")[3] * array(CHAIN, "w2")[3]
+    np.testing.assert_allclose(array(left, "b2"), expected, rtol=1e-5)
+
+
+def test_what_nobody_reads_goes_and_takes_along_what_only_it_read() -> None:
+    w1, w2, w3 = (array(CHAIN, name).copy() for name in ("w1", "w2", "w3"))
+    w3[[1, 4]] = 0  # two of the last channels are not read; one of the first is read by them alone
+    w2[0, [at for at in range(10) if at not in (1, 4)]] = 0
+    left, found = removed(changed(CHAIN, w1=w1, w2=w2, w3=w3))
+    assert total(found) == (3, 0, 0)
+    assert widths(left, "w1", "w2", "w3") == [(4, 11), (11, 8), (8, 3)]
+
+
+def test_doubles_are_added_up() -> None:
+    w1, b1, scale = array(CHAIN, "w1").copy(), array(CHAIN, "b1").copy(), array(CHAIN, "scale").copy()
+    w1[:, [4, 7]], b1[[4, 7]], scale[[4, 7]] = w1[:, [0]], b1[0], scale[0]
+    left, found = removed(changed(CHAIN, w1=w1, b1=b1, scale=scale))
+    assert total(found) == (0, 0, 2)
+    w2 = array(CHAIN, "w2")
+    np.testing.assert_allclose(array(left, "w2")[0], w2[0] + w2[4] + w2[7], rtol=1e-5)
+
+
+def test_doubles_that_something_tells_apart_stay() -> None:
+    w1, b1 = array(CHAIN, "w1").copy(), array(CHAIN, "b1").copy()
+    w1[:, 4], b1[4] = w1[:, 0], b1[0]  # the scale still differs
+    assert not removed(changed(CHAIN, w1=w1, b1=b1))[1]
+
+
+def test_a_constant_under_padding_stays_but_a_zero_goes() -> None:
+    model = built(
+        """g (float[N,3,6,6] x) => (float[N,2,6,6] y) {
+            a = Conv (x, w1, b1) r = Relu (a) y = Conv <pads=[1,1,1,1]> (r, w2)
+        }""",
+        w1=np.concatenate([np.zeros((2, 3, 1, 1), np.float32), weight(6, 3, 1, 1)]),
+        b1=np.concatenate([[1, -1], weight(6)]).astype(np.float32), w2=weight(2, 8, 3, 3),
+    )  # fmt: skip
+    left, found = removed(model)
+    assert total(found) == (1, 0, 0)
+    assert widths(left, "w1") == [(7, 3, 1, 1)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_reader_of_its_own_gets_a_bias_as_long_as_what_is_left(bias: bool) -> None:
+    """The reader of a constant has no bias yet, and loses a channel in the same cut."""
+    w2 = weight(6, 8, 1, 1)
+    w2[4] = 0
+    weights = {"b2": weight(6)} if bias else {}
+    if bias:
+        weights["b2"][4] = 0
+    model = built(
+        f"""g (float[N,3,6,6] x) => (float[N,2,6,6] y) {{
+            a = Conv (x, w1, b1) r = Relu (a) b = Conv (r, w2{", b2" if bias else ""}) y = Conv (b, w3)
+        }}""",
+        w1=np.concatenate([np.zeros((1, 3, 1, 1), np.float32), weight(7, 3, 1, 1)]),
+        b1=np.abs(weight(8)), w2=w2, w3=weight(2, 6, 1, 1), **weights,
+    )  # fmt: skip
+    left, found = removed(model)
+    assert sum(total(found)) == 2
+    reader = next(node for node in left.graph if node.outputs[0].name == "b")
+    assert reader.inputs[2].shape == [5]
+
+
+def test_a_normalisation_over_channels_needs_all_of_them() -> None:
+    model = built(
+        "g (float[N,4] x) => (float[N,3] y) { a = Gemm (x, w1, b1) l = LayerNormalization (a, s, b) y = Gemm (l, w2) }",
+        w1=np.concatenate([np.zeros((4, 1), np.float32), weight(4, 7)], axis=1),
+        b1=np.concatenate([[0], weight(7)]).astype(np.float32), s=weight(8), b=weight(8), w2=weight(8, 3),
+    )  # fmt: skip
+    assert not removed(model)[1]
+
+
+def test_the_last_channel_stays() -> None:
+    left, _ = removed(changed(CHAIN, w1=np.zeros((4, 12)), b1=np.zeros(12)))
+    assert widths(left, "w1") == [(4, 1)]
+
+
+def test_a_weight_with_a_second_meaning_is_not_added_to() -> None:
+    model = built(
+        """g (int64[N,2] i) => (float[N,2,20] y) {
+            e = Gather (w, i) r = Relu (e) t = Transpose (w) y = MatMul (r, t)
+        }""",
+        w=np.concatenate([np.ones((20, 2), np.float32), weight(20, 6)], axis=1),
+    )  # fmt: skip
+    left, _ = removed(model)
+    assert widths(left, "w") == [(20, 8)]
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("parts", [("onnx", "cifar10_resnet20.onnx"), ("fashion", "resnet8.onnx")])
+def test_every_planted_channel_of_a_real_net_is_found(parts: tuple[str, str]) -> None:
+    model = open_model(zoo_file(*parts))
+    check_planted(model)
+
+
+def test_every_planted_channel_of_the_model_that_ships_is_found() -> None:
+    check_planted(open_model(MODELS / "fashion_resnet8.onnx"))
+
+
+def check_planted(model: ir.Model) -> None:
+    samples = synthetic_samples(model, 1)
+    Simplify().run(model, Context(model.clone(), samples, detect_target("cpu"), np.random.default_rng(0)))
+    apart = share_apart(model)
+    infer_shapes(model)
+    coupling = couple(model)
+    found = [group for group in groups(coupling) if len(group.roots) >= 8]
+    for group in found:
+        plant_double(coupling, int(group.roots[0]), int(group.roots[3]))
+        plant_dead(coupling, group.roots[[2, 6]])
+    share_again(model, apart)
+    left, went = removed(model)
+    assert total(went) == (2 * len(found), 0, len(found))
+    infer_shapes(left)
+    assert sorted(len(group.roots) for group in groups(couple(left))) == sorted(len(each.roots) - 3 for each in found)

@@ -105,9 +105,12 @@ class Contraction:
 
         The columns are (place of the window, channel of the group), as `onnxslim.train.rows` makes them.
         """
-        return self.matrix().reshape(-1, self._places(), self.groups, self.outputs // self.groups).transpose(
-            2, 1, 0, 3
-        ).reshape(self.groups, self.columns, -1)
+        return (
+            self.matrix()
+            .reshape(-1, self._places(), self.groups, self.outputs // self.groups)
+            .transpose(2, 1, 0, 3)
+            .reshape(self.groups, self.columns, -1)
+        )
 
     def from_blocks(self, blocks: Array) -> Array:
         """Return what `matrix` gives, of what `blocks` gives."""

@@ -71,9 +71,10 @@ def correct(scaled: Scaled, now: Sequence[Array], then: Sequence[Array]) -> None
     if np.allclose(factor, 1, atol=1e-7) and np.allclose(shift, 0, atol=1e-7):
         return
     first, second = SCALED[scaled.node.domain, scaled.node.op_type]
-    for at, change in ((first, lambda old: old * factor), (second, lambda old: old * factor + shift)):
+    for at, added in ((first, np.zeros(len(shift))), (second, shift)):
         value = scaled.node.inputs[at]
         held = constant(value)
         assert value is not None
         assert held is not None
-        value.const_value = ir.tensor(change(held.astype(np.float64)).astype(held.dtype), name=value.name)
+        changed = held.astype(np.float64) * factor + added
+        value.const_value = ir.tensor(changed.astype(held.dtype), name=value.name)

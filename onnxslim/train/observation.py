@@ -72,8 +72,8 @@ def observe(
             sums[name] = sums[name] + each.count * results[name].astype(np.float64)
         total += each.count
     arrays = [sums[name] / max(total, 1) for name, _ in names]
-    each = len(words)
-    return {place: Moments(*arrays[each * at : each * at + each]) for at, place in enumerate(places)}
+    width = len(words)
+    return {place: Moments(*arrays[width * at : width * at + width]) for at, place in enumerate(places)}
 
 
 def truncated(model: ir.Model, names: Sequence[str]) -> ir.Model:
@@ -107,7 +107,9 @@ def _probe(model: ir.Model, places: Sequence[Place], words: Sequence[str]) -> ir
         if "zero" in words:
             # 1 where the sign is 0; Equal would want a constant beside it.
             sign = _add(graph, "Abs", [_add(graph, "Sign", [wide], {})], {})
-            made["zero"] = _add(graph, "Sub", [_add(graph, "Exp", [_add(graph, "Sub", [wide, wide], {})], {}), sign], {})
+            made["zero"] = _add(
+                graph, "Sub", [_add(graph, "Exp", [_add(graph, "Sub", [wide, wide], {})], {}), sign], {}
+            )
         others = [other for other in range(len(value.shape)) if other != axis % len(value.shape)]
         for word, each in made.items():
             reduced = _mean(graph, each, others, f"onnxslim_{at}_{word}_axes")

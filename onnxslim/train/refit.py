@@ -32,7 +32,7 @@ from onnxslim.graph.contraction import Contraction, bias_place
 from onnxslim.graph.relations import Indices
 from onnxslim.runner.session import Session
 from onnxslim.train.normalisation import Scaled, correct
-from onnxslim.train.ridge import Regression, Solution, predict, strength
+from onnxslim.train.ridge import Regression, Solution, predict
 from onnxslim.train.rows import input_rows, output_rows, place_count
 from onnxslim.train.stream import Stream
 
@@ -43,13 +43,15 @@ FEWEST = 32
 BUDGET = 4e12
 """Multiply-accumulates that may be spent on running the models: some minutes on two cores."""
 PRODUCTS = 2e9
-"""Multiply-accumulates that the normal equations of one layer may take: about a second on two cores. It limits the
-places of a sample that a convolution is fitted at; neighbours say nearly the same."""
-HELD = 1e8
+"""Multiply-accumulates that the normal equations of one layer may take before places of convolutions are left out;
+neighbours say nearly the same."""
+ROWS_PER_COLUMN = 32
+"""Rows for each unknown of a layer that are used in any case, where there are as many."""
+HELD = 2e8
 """Bytes of rows that are held of one layer."""
 STREAMED = 1.5e9
 """Bytes of values that are held of one model while it is fitted."""
-ROUNDS = 3
+ROUNDS = 2
 """How often a layer before a rectifier is fitted again, to what matters behind it."""
 COLUMNS = 4608
 """Contractions with more weights per output channel are left as they are: their normal equations take over 170 MB."""
@@ -99,6 +101,11 @@ def fits(contraction: Contraction) -> bool:
     Its output is a sum over windows or rows of its data, and its weight and bias are its own. What reads a graph input
     is right as it is.
     """
+    node = contraction.node
+    if "activation" in node.attributes or any(
+        node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")
+    ):
+        return False
     if not contraction.regular or len(contraction.weight.uses()) != 1 or contraction.data.producer() is None:
         return False
     place = bias_place(contraction)
@@ -176,11 +183,12 @@ def _fit(
     generator: np.random.Generator,
 ) -> None:
     contraction, axis = fit.contraction, fit.output_axis
-    present = contraction.blocks()
-    groups, width, outputs = present.shape
+    weights = contraction.blocks()
+    groups, width, outputs = weights.shape
     intercept = bias_place(contraction) is not None
-    present = Solution(present, _bias(contraction).reshape(groups, outputs))
-    most = int(min(PRODUCTS / (groups * width * width), HELD / (4 * groups * (width + 2 * outputs))))
+    present = Solution(weights, _bias(contraction).reshape(groups, outputs))
+    most = max(PRODUCTS / (groups * width * width), ROWS_PER_COLUMN * width)
+    most = int(min(most, HELD / (4 * groups * (width + 2 * outputs))))
     inputs: list[Rows] = []
     sums: list[Rows] = []
     offsets: list[Rows] = []
@@ -193,15 +201,15 @@ def _fit(
             places = np.sort(generator.choice(available, share, replace=False))
         inputs.append(input_rows(contraction, each, places))
         sums.append(output_rows(contraction, kept, axis, places))
-        now = sums[-1] * 0 if less is None else output_rows(contraction, less[at], axis, places)
-        offsets.append(now + predict(inputs[-1], present))
+        offset = predict(inputs[-1], present)
+        offsets.append(offset if less is None else offset + output_rows(contraction, less[at], axis, places))
     missing = [one - other for one, other in zip(sums, offsets, strict=True)]
     if not any(each.any() for each in missing):
         return
-    chosen = strength(inputs, missing, intercept=intercept)
+    regression = Regression(inputs, intercept=intercept)
+    chosen = regression.strength(missing)
     if not np.isfinite(chosen):
         return
-    regression = Regression(inputs, intercept=intercept)
     change = regression.solve(missing, chosen)
     for _ in range(ROUNDS if rectified else 0):
         missing = [
@@ -210,8 +218,8 @@ def _fit(
         ]
         change = regression.solve(missing, chosen)
     if np.isfinite(change.weights).all() and np.isfinite(change.bias).all():
-        weights = contraction.from_blocks(present.weights + change.weights)
-        contraction.write(graph, weights, (present.bias + change.bias).ravel())
+        matrix = contraction.from_blocks(present.weights + change.weights)
+        contraction.write(graph, matrix, (present.bias + change.bias).ravel())
 
 
 def _target(fit: Fit, earlier: dict[ir.Node, int], made: dict[str, int]) -> _Target:
@@ -223,8 +231,10 @@ def _target(fit: Fit, earlier: dict[ir.Node, int], made: dict[str, int]) -> _Tar
     if reader is not None and (reader.domain, reader.op_type) in SUMS and len(reader.inputs) == 2:
         other = next((value for value in reader.inputs if value is not output), None)
         total = reader.outputs[0]
-        known = other is not None and len(dimensions(other) or ()) in (0, len(dimensions(output) or ())) and constant(other) is None and other.producer() in {None, *earlier}
-        if known and total.name in made and _alike(total, output):
+        if other is None or constant(other) is not None or other.producer() not in {None, *earlier}:
+            return _Target(output.name or "", None, False)
+        full = len(dimensions(other) or ()) in (0, len(dimensions(output) or ()))
+        if full and total.name in made and _alike(total, output):
             return _Target(total.name or "", other.name, _rectified(total))
     return _Target(output.name or "", None, _rectified(output))
 

@@ -53,7 +53,7 @@ def place_count(contraction: Contraction, data: npt.NDArray[Any]) -> int:
     """Return how many rows a regular contraction makes of its data: for each sample of a convolution, for all samples
     of a matrix product."""
     if not contraction.kernel:
-        return data.size // data.shape[contraction.data_axis]
+        return int(data.size) // int(data.shape[contraction.data_axis])
     return math.prod(_made(contraction, data.shape[2:]))
 
 

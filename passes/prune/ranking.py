@@ -30,7 +30,7 @@ from .criterion import (
     weight_scores,
 )
 from .elimination import Ranking, Reader, eliminate
-from .sensitivity import BATCH, Prober, affordable, as_importance, probes, scaled
+from .sensitivity import Prober, affordable, as_importance, probes, scaled
 
 HELD = 1.2e9
 """Bytes of second moments that are held at once: groups are looked at in as many turns as that takes."""
@@ -78,7 +78,9 @@ class Ranker:
         macs = self.cost.macs
         count = affordable(sum(map(len, wanted)), macs, context.samples.count) if sensitivity and learns else 0
         if sensitivity and learns and not count:
-            notes.append(Note("sensitivity", "not measured", "too few samples, or too many groups for a model so large"))
+            notes.append(
+                Note("sensitivity", "not measured", "too few samples, or too many groups for a model so large")
+            )
         prober = None
         if count:
             prober = Prober(self.model, self.coupling, context.samples.take(count), context.open_session)

@@ -8,6 +8,7 @@ curves of all groups are then in one unit, and the widths can be allotted by wha
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -79,7 +80,9 @@ class Prober:
         self._wanted = self._run()
         self._energy = _spread(self._wanted)
 
-    def __call__(self, group: Group, order: npt.NDArray[np.int64], moments: Sequence[tuple[Contraction, Gram]]) -> float:
+    def __call__(
+        self, group: Group, order: npt.NDArray[np.int64], moments: Sequence[tuple[Contraction, Gram]]
+    ) -> float:
         """Return the relative squared error of the outputs when channels of a group go.
 
         Args:
@@ -90,7 +93,7 @@ class Prober:
         gone = self._coupling.labels.removed(group.roots[order])
         with self._cut(gone, moments):
             made = self._run()
-        errors = {name: 0.0 for name in self._energy}
+        errors = dict.fromkeys(self._energy, 0.0)
         for one, other in zip(made, self._wanted, strict=True):
             for name in errors:
                 same = one[name].shape == other[name].shape
@@ -197,7 +200,7 @@ def as_importance(ranking: Ranking, steps: Sequence[int]) -> npt.NDArray[np.floa
             hull.pop()
         hull.append(corner)
     costs = np.zeros(count)
-    for first, last in zip(hull, hull[1:], strict=False):
+    for first, last in itertools.pairwise(hull):
         costs[first:last] = _slope(ranking, first, last)
     # Equal costs keep their order.
     costs += np.arange(count) * 1e-12 * max(float(costs.max(initial=0)), 1e-30)

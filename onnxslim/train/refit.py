@@ -156,9 +156,11 @@ def refit(
     for each in chosen:
         at = place[each.contraction.node]
         steps.append((at, each, _target(each, {node: where for node, where in place.items() if where < at}, made)))
-    for norm in scaled:
-        if norm.node.outputs[0].name in made:
-            steps.append((place[norm.node] + 1, norm, _Target(norm.node.outputs[0].name or "", None, False)))
+    steps += [
+        (place[norm.node] + 1, norm, _Target(norm.node.outputs[0].name or "", None, False))
+        for norm in scaled
+        if norm.node.outputs[0].name in made
+    ]
     steps.sort(key=lambda step: step[0])
     for done, (at, step, target) in enumerate(steps):
         later = {other.name for _, _, other in steps[done:]}

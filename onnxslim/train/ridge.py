@@ -61,8 +61,9 @@ class Regression:
         best, least = np.inf, 0.0
         count, mean, gram = self._parts[1]
         target, moment = self._products(wanted, True)
+        taught = [self._products(wanted, False)]
         for each in STRENGTHS:
-            change = self._solved(wanted, each, (False,))
+            change = self._solved(wanted, each, (False,), taught)
             weights, bias = change.weights, change.bias
             # The squared error less that of no change, summed over all that was set aside.
             if gram is None:
@@ -82,16 +83,18 @@ class Regression:
 
     def solve(self, wanted: Sequence[Rows], strength: float) -> Solution:
         """Return what makes the inputs into `wanted`, rows of shape [groups, rows, outputs], at the least cost."""
-        return self._solved(wanted, strength, (False, True))
+        folds = (False, True)
+        return self._solved(wanted, strength, folds, [self._products(wanted, fold) for fold in folds])
 
-    def _solved(self, wanted: Sequence[Rows], strength: float, folds: Sequence[bool]) -> Solution:
+    def _solved(
+        self, wanted: Sequence[Rows], strength: float, folds: Sequence[bool], products: Sequence[tuple[Array, Array]]
+    ) -> Solution:
         parts = [self._parts[fold] for fold in folds]
         count = sum(part[0] for part in parts)
         mean = sum((part[1] for part in parts), np.zeros_like(parts[0][1])) / max(count, 1)
-        products = [self._products(wanted, fold) for fold in folds]
         middle = sum((each[0] for each in products), np.zeros_like(products[0][0])) / max(count, 1)
         if not self._intercept:
-            mean, middle = np.zeros_like(mean), np.zeros_like(middle)
+            mean, middle = 0 * mean, 0 * middle
         if self._dual:
             inputs = self._stacked(self._pieces, folds) - mean[:, None]
             outputs = self._stacked(wanted, folds) - middle[:, None]
@@ -99,10 +102,9 @@ class Regression:
             solved = np.linalg.solve(gram + self._penalty(gram, strength, count), outputs)
             weights: Array = inputs.transpose(0, 2, 1) @ solved
         else:
-            gram = sum((part[2] for part in parts if part[2] is not None), np.zeros(()))
-            gram = gram - count * mean[:, :, None] * mean[:, None]
-            moment = sum((each[1] for each in products), np.zeros(()))
-            moment = moment - count * mean[:, :, None] * middle[:, None]
+            moments = [part[2] for part in parts if part[2] is not None]
+            gram = np.sum(moments, axis=0) - count * mean[:, :, None] * mean[:, None]
+            moment = np.sum([each[1] for each in products], axis=0) - count * mean[:, :, None] * middle[:, None]
             weights = np.linalg.solve(gram + self._penalty(gram, strength, count), moment)
         return Solution(weights, middle - (mean[:, None] @ weights)[:, 0])
 

@@ -1,4 +1,4 @@
-"""Writes what a contraction reads and makes as rows of a regression: windows of convolutions (im2col), rows of matrices.
+"""Writes what contractions read and make as rows of a regression: windows of convolutions (im2col), rows of matrices.
 
 A row of the inputs times the weight is a row of the outputs, but for the bias. Convolutions may have groups, strides,
 dilations, and padding of any kind; the definition is that of Conv in the ONNX operator specification.

@@ -145,9 +145,7 @@ class Ranker:
         """Yield each group with the second moments of its readers, as few turns over the samples as memory allows."""
         context = self.context
         known = [each for each in self.read if measurable(each) and each.columns <= WIDEST]
-        of_group = []
-        for group in self.groups:
-            of_group.append([at for at, each in enumerate(known) if self._reads(each, group)])
+        of_group = [[at for at, each in enumerate(known) if self._reads(each, group)] for group in self.groups]
         turn: list[int] = []
         needed: set[int] = set()
         count = SAMPLES if context.samples.count is None else min(SAMPLES, context.samples.count)

@@ -99,7 +99,8 @@ def _channels(coupling: Coupling, node: ir.Node, gone: Mask) -> Iterator[tuple[i
     own = None if scale is None else coupling.of(scale, 0)
     for axis in range(len(output.shape or ())):
         labels, places = coupling.of(output, axis), coupling.kept(output, axis, gone)
-        if own is not None and labels is not None and places is not None:
-            if np.array_equal(coupling.labels.root[own], coupling.labels.root[labels]):
-                yield axis, places
-                return
+        if own is None or labels is None or places is None:
+            continue
+        if np.array_equal(coupling.labels.root[own], coupling.labels.root[labels]):
+            yield axis, places
+            return

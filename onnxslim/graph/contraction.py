@@ -79,19 +79,67 @@ class Contraction:
         """Return the weight as a matrix of shape [columns, outputs], the columns as (channel, *kernel)."""
         return self.expanded().transpose(self._as_matrix()).reshape(self.columns, self.outputs)
 
+    @property
+    def groups(self) -> int:
+        """How many groups of channels there are that do not meet: 1 but for grouped convolutions."""
+        return math.prod(
+            size
+            for letter, size in zip(self.letters, self.sizes, strict=True)
+            if letter in self.over and letter in self.result
+        )
+
+    @property
+    def regular(self) -> bool:
+        """Whether each output is a sum over channels, and over a window of the data where there is one."""
+        outputs = {
+            factor
+            for operand in self.fitted.signature.outputs
+            for dimension in operand.dimensions
+            for factor in dimension.factors
+        }
+        windows = [letter for letter in self.letters if letter not in self.over and letter not in self.result]
+        return not self.transposed and bool(self.result) and not any(letter[0] in outputs for letter in windows)
+
+    def blocks(self) -> Array:
+        """Return the weight of a regular contraction, shape [groups, columns, outputs of a group].
+
+        The columns are (place of the window, channel of the group), as `onnxslim.train.rows` makes them.
+        """
+        return (
+            self.matrix()
+            .reshape(-1, self._places(), self.groups, self.outputs // self.groups)
+            .transpose(2, 1, 0, 3)
+            .reshape(self.groups, self.columns, -1)
+        )
+
+    def from_blocks(self, blocks: Array) -> Array:
+        """Return what `matrix` gives, of what `blocks` gives."""
+        return (
+            blocks.reshape(self.groups, self._places(), -1, self.outputs // self.groups)
+            .transpose(2, 1, 0, 3)
+            .reshape(self.columns, self.outputs)
+        )
+
+    def _places(self) -> int:
+        return math.prod(self.kernel)
+
     def _as_matrix(self) -> list[int]:
         reaching = [at for at, letter in enumerate(self.letters) if letter in self.result]
         return [at for at in range(len(self.letters)) if at not in reaching] + reaching
 
     def write(self, graph: ir.Graph, matrix: Array, bias: Array) -> None:
-        """Replace the weight and the bias; a node without bias gets one."""
+        """Replace the weight and the bias; a node without bias gets one, where its op has any."""
+        array = constant(self.weight)
+        assert array is not None
+        self.weight.const_value = ir.tensor(self.as_weight(matrix).astype(array.dtype), name=self.weight.name)
+        add_bias(graph, self, bias, replace=True)
+
+    def as_weight(self, matrix: Array) -> Array:
+        """Return what `matrix` gives in the shape of the weight."""
         order = self._as_matrix()
         array = constant(self.weight)
         assert array is not None
-        assert self.bias_index is not None
-        expanded = matrix.reshape([self.sizes[at] for at in order]).transpose(np.argsort(order))
-        self.weight.const_value = ir.tensor(expanded.reshape(array.shape).astype(array.dtype), name=self.weight.name)
-        add_bias(graph, self, bias, replace=True)
+        return matrix.reshape([self.sizes[at] for at in order]).transpose(np.argsort(order)).reshape(array.shape)
 
     def expanded(self) -> Array:
         """Return the weight with one axis for each factor, in the order of `letters`."""
@@ -137,15 +185,40 @@ class Contraction:
         return shift
 
 
+def bias_place(contraction: Contraction) -> tuple[ir.Node, int] | None:
+    """Return the node and the input that hold the bias of a contraction, or could: its own, or those of an addition
+    of a constant vector that reads it alone; None where there is none."""
+    if contraction.bias_index is not None:
+        return contraction.node, contraction.bias_index
+    output = contraction.node.outputs[0]
+    uses = list(output.uses())
+    if len(uses) != 1 or output.is_graph_output() or not contraction.result:
+        return None
+    reader = uses[0].node
+    found = fit(reader)
+    if found is None or found.signature.kind != "broadcast" or (reader.domain, reader.op_type) not in _ADDITIONS:
+        return None
+    other = reader.inputs[1 - uses[0].idx]
+    held = constant(other)
+    if other is None or held is None or held.ndim == 0 or held.size != held.shape[-1]:
+        return None
+    return (reader, 1 - uses[0].idx) if held.size == contraction.outputs else None
+
+
+_ADDITIONS = frozenset({("", "Add")})
+"""The ops that may add a bias to what another node made."""
+
+
 def add_bias(graph: ir.Graph, contraction: Contraction, shift: Array, *, replace: bool = False) -> bool:
     """Add `shift` to the bias of a contraction, or put it in its place.
 
     Returns:
         Whether it was done: not where the bias is computed, shared, or laid out along more than the output channels.
     """
-    node, index = contraction.node, contraction.bias_index
-    if index is None:
+    place = bias_place(contraction)
+    if place is None:
         return False
+    node, index = place
     bias = node.inputs[index] if index < len(node.inputs) else None
     held = constant(bias)
     weight = constant(contraction.weight)
@@ -228,4 +301,8 @@ def _bias(fitted: Fitted, weight_letters: set[str]) -> tuple[tuple[str, ...], in
         last = operand.dimensions[-1]
         if set(last.factors) <= weight_letters and (len(operand.dimensions) == 1 or operand.broadcasts):
             return last.factors, at
-    return (), None
+    # MatMul has no bias of its own; what may be added to it lies along its last axis.
+    last_of_output = next((operand.dimensions[-1] for operand in fitted.signature.outputs if operand.dimensions), None)
+    if last_of_output is None or last_of_output.ellipsis or not set(last_of_output.factors) <= weight_letters:
+        return (), None
+    return last_of_output.factors, None

@@ -29,6 +29,8 @@ class Moments:
     mean: Array
     absolute: Array
     square: Array
+    zero: Array | None = None
+    """The share of zeros, where it was asked for."""
 
     @property
     def variance(self) -> Array:
@@ -42,6 +44,8 @@ def observe(
     samples: Samples,
     open_session: Callable[[ir.Model], Session],
     batch: int = 16,
+    *,
+    zeros: bool = False,
 ) -> dict[Place, Moments]:
     """Return the moments of values of the main graph over all `samples`.
 
@@ -51,14 +55,14 @@ def observe(
         samples: Read once.
         open_session: Opens a model on the target.
         batch: Samples in one run, where the model takes any number.
+        zeros: Count zeros as well.
 
     Raises:
         RunError: The model does not run on the samples.
     """
-    names = [
-        (f"onnxslim_{at}_{word}", place) for at, place in enumerate(places) for word in ("mean", "absolute", "square")
-    ]
-    probe = _probe(model, places)
+    words = ("mean", "absolute", "square", *(["zero"] if zeros else []))
+    names = [(f"onnxslim_{at}_{word}", place) for at, place in enumerate(places) for word in words]
+    probe = _probe(model, places, words)
     session = open_session(probe)
     sums = {name: np.zeros(()) for name, _ in names}
     total = 0
@@ -68,7 +72,8 @@ def observe(
             sums[name] = sums[name] + each.count * results[name].astype(np.float64)
         total += each.count
     arrays = [sums[name] / max(total, 1) for name, _ in names]
-    return {place: Moments(*arrays[3 * at : 3 * at + 3]) for at, place in enumerate(places)}
+    width = len(words)
+    return {place: Moments(*arrays[width * at : width * at + width]) for at, place in enumerate(places)}
 
 
 def truncated(model: ir.Model, names: Sequence[str]) -> ir.Model:
@@ -83,7 +88,7 @@ def truncated(model: ir.Model, names: Sequence[str]) -> ir.Model:
     return probe
 
 
-def _probe(model: ir.Model, places: Sequence[Place]) -> ir.Model:
+def _probe(model: ir.Model, places: Sequence[Place], words: Sequence[str]) -> ir.Model:
     probe = model.clone()
     graph = probe.graph
     values = {value.name: value for node in graph for value in node.outputs} | {
@@ -94,10 +99,19 @@ def _probe(model: ir.Model, places: Sequence[Place]) -> ir.Model:
         value = values[name]
         assert value.shape is not None
         wide = _add(graph, "Cast", [value], {"to": ir.DataType.FLOAT.value})
-        square = _add(graph, "Mul", [wide, wide], {})
-        absolute = _add(graph, "Abs", [wide], {})
+        made = {
+            "mean": wide,
+            "absolute": _add(graph, "Abs", [wide], {}),
+            "square": _add(graph, "Mul", [wide, wide], {}),
+        }
+        if "zero" in words:
+            # 1 where the sign is 0; Equal would want a constant beside it.
+            sign = _add(graph, "Abs", [_add(graph, "Sign", [wide], {})], {})
+            made["zero"] = _add(
+                graph, "Sub", [_add(graph, "Exp", [_add(graph, "Sub", [wide, wide], {})], {}), sign], {}
+            )
         others = [other for other in range(len(value.shape)) if other != axis % len(value.shape)]
-        for word, each in (("mean", wide), ("absolute", absolute), ("square", square)):
+        for word, each in made.items():
             reduced = _mean(graph, each, others, f"onnxslim_{at}_{word}_axes")
             reduced.name = f"onnxslim_{at}_{word}"
             reduced.type = ir.TensorType(ir.DataType.FLOAT)

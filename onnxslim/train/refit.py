@@ -1,46 +1,66 @@
-"""Fits weights that read channels which are gone, in closed form, to what the model gave before.
+"""Fits weights in closed form to what a model gave before something was taken out of it.
 
-For each contraction, in the order of the graph, the inputs that it now gets are regressed on the outputs that it used
-to give: ridge regression of the difference, towards the weights that it has. Layers are fitted one after the other,
-each on the inputs that the layers fitted before it give, so that errors do not add up. Source: He, Zhang, Sun,
-"Channel Pruning for Accelerating Very Deep Neural Networks" (arXiv 1707.06168), section 3.2; the ridge towards the
-present weights is ours.
+Layer after layer, in the order in which they run, the inputs that a layer now gets are regressed on the outputs that
+it used to give: ridge regression of the difference, towards the weights that it has. Layers are fitted one after the
+other, each on the inputs that the layers fitted before it give, so that errors do not add up. Three things make the
+most of that:
+
+- Where a layer ends a branch of a residual block, it is fitted to the sum that the block used to give without what the
+  other branch gives now: errors of the shortcut are corrected there, and do not run through the whole stage.
+- Where a rectifier follows, what is negative and shall be is right, however negative: only the rest is fitted.
+- How much the present weights count is chosen by samples that were set aside.
+
+Sources: He, Zhang, Sun, "Channel Pruning for Accelerating Very Deep Neural Networks" (arXiv 1707.06168), section 3.2,
+for the regression; Zhang et al., "Accelerating Very Deep Convolutional Networks" (arXiv 1505.06798), sections 3.2 and
+3.3, for the rectifier and the asymmetric error. The ridge towards the present weights and the sum of the block are
+ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Samples
-from onnxslim.graph.axes import attribute
+from onnxslim.graph.axes import dimensions
 from onnxslim.graph.constants import constant
-from onnxslim.graph.contraction import Contraction
+from onnxslim.graph.contraction import Contraction, bias_place
 from onnxslim.graph.relations import Indices
 from onnxslim.runner.session import Session
-from onnxslim.train.observation import truncated
+from onnxslim.train.normalisation import Scaled, correct
+from onnxslim.train.ridge import Regression, Solution, predict
+from onnxslim.train.rows import input_rows, output_rows, place_count
+from onnxslim.train.stream import Stream
 
 SAMPLES = 512
 """Samples that are enough."""
 FEWEST = 32
 """Fewer samples than this say too little about a layer."""
 BUDGET = 4e12
-"""Multiply-accumulates that may be spent: some minutes on two cores. Each layer takes a run of all samples."""
-ROWS = 64
-"""Places of one sample that a convolution is fitted at, at most; neighbours say nearly the same."""
-ROWS_PER_COLUMN = 16
-"""Rows for each unknown of a layer that are enough: more take time and tell little."""
-RIDGE = 1e-2
-"""The weight of the present weights, relative to the mean square of the inputs."""
+"""Multiply-accumulates that may be spent on running the models: some minutes on two cores."""
+PRODUCTS = 2e9
+"""Multiply-accumulates that the normal equations of one layer may take before places of convolutions are left out;
+neighbours say nearly the same."""
+ROWS_PER_COLUMN = 32
+"""Rows for each unknown of a layer that are used in any case, where there are as many."""
+HELD = 2e8
+"""Bytes of rows that are held of one layer."""
+STREAMED = 1.5e9
+"""Bytes of values that are held of one model while it is fitted."""
+ROUNDS = 2
+"""How often a layer before a rectifier is fitted again, to what matters behind it."""
 COLUMNS = 4608
 """Contractions with more weights per output channel are left as they are: their normal equations take over 170 MB."""
 
-Array = npt.NDArray[np.float64]
+SUMS = frozenset({("", "Add"), ("", "Sum")})
+"""The ops that add the branches of a residual block."""
+RECTIFIERS = frozenset({("", "Relu")})
+"""The ops that make 0 of what is negative."""
+
 Rows = npt.NDArray[np.float32]
 
 
@@ -53,33 +73,50 @@ class Fit:
     kept: Indices
 
 
-def enough(count: int | None, layers: int, macs: int) -> int:
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """What a contraction is fitted to: a value of the model before, less a value of the model as it is now."""
+
+    name: str
+    less: str | None
+    rectified: bool
+    """Whether a rectifier alone reads it."""
+
+
+def enough(count: int | None, macs: int, held: int = 0) -> int:
     """Return how many samples to use, 0 where the budget does not reach for enough of them.
 
     Args:
         count: Samples that there are, None where nobody knows.
-        layers: Contractions to fit.
         macs: Of the model, for one sample.
+        held: Bytes of values of the model that are alive at once, for one sample.
     """
-    most = min(SAMPLES, int(BUDGET / max(2 * layers * macs, 1)))
+    most = min(SAMPLES, int(BUDGET / max(2 * macs, 1)), int(STREAMED / max(held, 1)))
     return 0 if most < FEWEST or (count is not None and count < FEWEST) else most
 
 
 def fits(contraction: Contraction) -> bool:
     """Whether `refit` can fit this contraction.
 
-    It has one group, explicit padding, a weight and bias of its own, and an input that is computed.
+    Its output is a sum over windows or rows of its data, and its weight and bias are its own. What reads a graph input
+    is right as it is.
     """
     node = contraction.node
-    if any(contraction.fitted.size(letter) != 1 for letter in contraction.over if letter in contraction.result):
+    if "activation" in node.attributes or any(
+        node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")
+    ):
         return False
-    if len(contraction.weight.uses()) != 1 or contraction.bias_index is None or contraction.data.producer() is None:
+    if not contraction.regular or len(contraction.weight.uses()) != 1 or contraction.data.producer() is None:
         return False
-    bias = node.inputs[contraction.bias_index] if contraction.bias_index < len(node.inputs) else None
-    if bias is not None and (constant(bias) is None or len(bias.uses()) != 1 or len(bias.shape or ()) != 1):
-        return False
-    if contraction.window and (contraction.transposed or attribute(node, "auto_pad") != "NOTSET"):
-        return False
+    place = bias_place(contraction)
+    node, index = place if place is not None else (contraction.node, len(contraction.node.inputs))
+    bias = node.inputs[index] if index < len(node.inputs) else None
+    if bias is not None:
+        held = constant(bias)
+        if held is None or len(bias.uses()) != 1 or held.size != contraction.outputs or held.ndim == 0:
+            return False
+        if held.shape[-1] != held.size:
+            return False
     return contraction.columns <= COLUMNS and bool(contraction.weight.dtype == ir.DataType.FLOAT)
 
 
@@ -92,93 +129,135 @@ def refit(
     generator: np.random.Generator,
     open_session: Callable[[ir.Model], Session],
     report: Callable[[int, int], None],
-    batch: int = 64,
+    batch: int = 32,
+    scaled: Sequence[Scaled] = (),
 ) -> None:
     """Fit the weights of contractions of `model`, in place.
 
     Args:
-        model: The model that was cut.
-        before: The same model before the cut; its values have the same names.
-        chosen: What to fit, in the order of the graph; `fits` holds for each.
-        samples: Calibration samples; they are read once for each contraction.
+        model: The model that something was taken out of.
+        before: The same model before; values of the same name mean the same.
+        chosen: What to fit; `fits` holds for each.
+        samples: Calibration samples; they are read once for each of the two models.
         count: How many samples these are.
         generator: Chooses the places of convolutions that rows are taken of.
         open_session: Opens a model on the target.
         report: Told (done, total) after each.
         batch: Samples in one run, where the model takes any number.
+        scaled: Normalisations whose scale and bias are corrected as well.
 
     Raises:
         RunError: A model does not run on the samples.
     """
-    for at, each in enumerate(chosen):
-        contraction = each.contraction
-        data, result = contraction.data.name or "", contraction.node.outputs[0].name or ""
-        now, then = open_session(truncated(model, [data])), open_session(truncated(before, [result]))
-        weights, bias = contraction.matrix(), _bias(contraction)
-        present = np.concatenate([weights, bias[None]]).astype(np.float32)
-        width = weights.shape[0] + 1
-        gram, moment, rows = np.zeros((width, width)), np.zeros((width, weights.shape[1])), 0
-        rows_of_sample = min(ROWS, -(-ROWS_PER_COLUMN * width // count))
-        for piece in samples.batches(batch):
-            got, wanted = now.run(piece.feeds)[data], then.run(piece.feeds)[result]
-            inputs, outputs = _rows(each, got, wanted, rows_of_sample, generator)
-            # Products of one run in single precision, their sums in double.
-            wide = np.concatenate([inputs, np.ones((len(inputs), 1), inputs.dtype)], axis=1)
-            gram += wide.T @ wide
-            moment += wide.T @ (outputs - wide @ present)
-            rows += len(inputs)
-        penalty = np.full(width, RIDGE * np.trace(gram[:-1, :-1]) / max(width - 1, 1))
-        penalty[-1] = 0.0
-        # The last term keeps channels that are always 0 from making the equations singular.
-        change = np.linalg.solve(gram + np.diag(penalty + 1e-9 * max(rows, 1)), moment)
-        if np.isfinite(change).all():
-            contraction.write(model.graph, weights + change[:-1], bias + change[-1])
-        report(at + 1, len(chosen))
+    now, then = (Stream(each, samples, open_session, batch) for each in (model, before))
+    place = {node: at for at, node in enumerate(now.order)}
+    made = {value.name or "": at for at, node in enumerate(then.order) for value in node.outputs}
+    steps: list[tuple[int, Fit | Scaled, _Target]] = []
+    for each in chosen:
+        at = place[each.contraction.node]
+        steps.append((at, each, _target(each, {node: where for node, where in place.items() if where < at}, made)))
+    steps += [
+        (place[norm.node] + 1, norm, _Target(norm.node.outputs[0].name or "", None, False))
+        for norm in scaled
+        if norm.node.outputs[0].name in made
+    ]
+    steps.sort(key=lambda step: step[0])
+    for done, (at, step, target) in enumerate(steps):
+        later = {other.name for _, _, other in steps[done:]}
+        now.advance(at, {target.name} if isinstance(step, Scaled) else ())
+        then.advance(made[target.name] + 1, later)
+        if isinstance(step, Scaled):
+            correct(step, now[target.name], then[target.name])
+        else:
+            data, less = now[step.contraction.data.name or ""], None if target.less is None else now[target.less]
+            _fit(model.graph, step, data, then[target.name], less, target.rectified, count, generator)
+        report(done + 1, len(steps))
 
 
-def _bias(contraction: Contraction) -> Array:
-    index = contraction.bias_index
-    assert index is not None
-    array = constant(contraction.node.inputs[index]) if index < len(contraction.node.inputs) else None
-    return np.zeros(contraction.outputs) if array is None else array.astype(np.float64)
+def _fit(
+    graph: ir.Graph,
+    fit: Fit,
+    data: Sequence[Rows],
+    wanted: Sequence[Rows],
+    less: Sequence[Rows] | None,
+    rectified: bool,
+    count: int,
+    generator: np.random.Generator,
+) -> None:
+    contraction, axis = fit.contraction, fit.output_axis
+    weights = contraction.blocks()
+    groups, width, outputs = weights.shape
+    intercept = bias_place(contraction) is not None
+    present = Solution(weights, _bias(contraction).reshape(groups, outputs))
+    most = max(PRODUCTS / (groups * width * width), ROWS_PER_COLUMN * width)
+    most = int(min(most, HELD / (4 * groups * (width + 2 * outputs))))
+    inputs: list[Rows] = []
+    sums: list[Rows] = []
+    offsets: list[Rows] = []
+    for at, each in enumerate(data):
+        kept = np.take(wanted[at], fit.kept, axis=axis)
+        available = place_count(contraction, each)
+        share = max(1, most // count if contraction.kernel else most * len(each) // max(count, 1))
+        places = np.arange(available)
+        if share < available:
+            places = np.sort(generator.choice(available, share, replace=False))
+        inputs.append(input_rows(contraction, each, places))
+        sums.append(output_rows(contraction, kept, axis, places))
+        offset = predict(inputs[-1], present)
+        offsets.append(offset if less is None else offset + output_rows(contraction, less[at], axis, places))
+    missing = [one - other for one, other in zip(sums, offsets, strict=True)]
+    if not any(each.any() for each in missing):
+        return
+    regression = Regression(inputs, intercept=intercept)
+    chosen = regression.strength(missing)
+    if not np.isfinite(chosen):
+        return
+    change = regression.solve(missing, chosen)
+    for _ in range(ROUNDS if rectified else 0):
+        missing = [
+            np.where(total > 0, total, np.minimum(offset + predict(piece, change), 0)) - offset
+            for piece, total, offset in zip(inputs, sums, offsets, strict=True)
+        ]
+        change = regression.solve(missing, chosen)
+    if np.isfinite(change.weights).all() and np.isfinite(change.bias).all():
+        matrix = contraction.from_blocks(present.weights + change.weights)
+        contraction.write(graph, matrix, (present.bias + change.bias).ravel())
 
 
-def _rows(fit: Fit, data: Rows, result: Rows, rows: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
-    """Return (inputs, outputs) as rows, shapes [rows, columns] and [rows, outputs], at places chosen by chance."""
-    contraction = fit.contraction
-    result = np.take(result, fit.kept, axis=fit.output_axis)
-    if contraction.window:
-        return _windows(contraction, data, result, rows, generator)
-    inputs: Rows = np.moveaxis(data, contraction.data_axis, -1).reshape(-1, data.shape[contraction.data_axis])
-    outputs: Rows = np.moveaxis(result, fit.output_axis, -1).reshape(-1, len(fit.kept))
-    if len(inputs) > rows * len(data):
-        places = generator.choice(len(inputs), rows * len(data), replace=False)
-        inputs, outputs = inputs[places], outputs[places]
-    return inputs, outputs
+def _target(fit: Fit, earlier: dict[ir.Node, int], made: dict[str, int]) -> _Target:
+    output = fit.contraction.node.outputs[0]
+    place = bias_place(fit.contraction)
+    if place is not None and place[0] is not fit.contraction.node:
+        output = place[0].outputs[0]
+    reader = _only_reader(output)
+    if reader is not None and (reader.domain, reader.op_type) in SUMS and len(reader.inputs) == 2:
+        other = next((value for value in reader.inputs if value is not output), None)
+        total = reader.outputs[0]
+        if other is None or constant(other) is not None or other.producer() not in {None, *earlier}:
+            return _Target(output.name or "", None, False)
+        full = len(dimensions(other) or ()) in (0, len(dimensions(output) or ()))
+        if full and total.name in made and _alike(total, output):
+            return _Target(total.name or "", other.name, _rectified(total))
+    return _Target(output.name or "", None, _rectified(output))
 
 
-def _windows(
-    contraction: Contraction, data: Rows, result: Rows, rows: int, generator: np.random.Generator
-) -> tuple[Rows, Rows]:
-    """Return the windows of a convolution as rows (im2col) at some places, the same in each sample."""
-    node, kernel = contraction.node, contraction.kernel
-    rank = len(kernel)
+def _alike(one: ir.Value | None, other: ir.Value) -> bool:
+    return one is not None and dimensions(one) is not None and dimensions(one) == dimensions(other)
 
-    def setting(name: str, default: list[int]) -> list[int]:
-        value = attribute(node, name)
-        return [int(each) for each in value] if isinstance(value, (tuple, list)) else default
 
-    pads = setting("pads", [0] * 2 * rank)
-    strides, dilations = setting("strides", [1] * rank), setting("dilations", [1] * rank)
-    padded = np.pad(data, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
-    spatial = result.shape[2:]
-    count = int(np.prod(spatial))
-    places = np.sort(generator.choice(count, min(rows, count), replace=False))
-    index: list[npt.NDArray[np.int64]] = []
-    for at, place in enumerate(np.unravel_index(places, spatial)):
-        taps = place[:, None] * strides[at] + np.arange(kernel[at]) * dilations[at]
-        index.append(taps.reshape(len(places), *[-1 if other == at else 1 for other in range(rank)]))
-    taps_of_all: tuple[Any, ...] = (slice(None), slice(None), *index)
-    windows = np.moveaxis(padded[taps_of_all], 2, 1)  # [samples, places, channels, *kernel]
-    outputs = np.moveaxis(result.reshape(*result.shape[:2], count)[:, :, places], 2, 1)
-    return windows.reshape(len(data) * len(places), -1), outputs.reshape(len(data) * len(places), -1)
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def _rectified(value: ir.Value) -> bool:
+    reader = _only_reader(value)
+    return reader is not None and (reader.domain, reader.op_type) in RECTIFIERS
+
+
+def _bias(contraction: Contraction) -> npt.NDArray[np.float64]:
+    place = bias_place(contraction)
+    held = None
+    if place is not None and place[1] < len(place[0].inputs):
+        held = constant(place[0].inputs[place[1]])
+    return np.zeros(contraction.outputs) if held is None else held.astype(np.float64).ravel()

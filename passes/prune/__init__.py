@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue
-from onnxslim.graph.contraction import Contraction, contractions
+from onnxslim.graph.contraction import contractions
 from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.coupling import Coupling, Group, couple, frozen
-from onnxslim.graph.labels import Mask
-from onnxslim.graph.relations import Indices
+from onnxslim.graph.coupling import couple, frozen
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.train.observation import Moments, Place, observe
-from onnxslim.train.refit import Fit, enough, fits, refit
 
-from .allocation import Choice, Limits, allocate, allocate_evenly
-from .biases import add_to_bias
+from .allocation import Choice, Limits, allocate, allocate_evenly, blocks
 from .budget import Budget, Share
 from .choosing import Choosing, Units
-from .criterion import Criterion, Scores, activation_scores, shuffled, weight_scores
+from .criterion import OBSERVING, Criterion
 from .cutting import cut
 from .exact import remove_exactly
 from .layers import layer_changes
+from .ranking import Ranker
+from .recovery import compensate, fit_again, kept
 from .sharing import share_again, share_apart
 
 DEFAULT = (Share.MACS, 0.3)
@@ -49,7 +46,8 @@ class Prune(Pass):
     latency: Annotated[float | None, "share of the time to remove, by layers timed here, in place of ratio"] = None
     exact: Annotated[bool, "remove only what the outputs do not depend on: dead, constant and double channels"] = False
     per_layer: Annotated[bool, "the same share of every group, and no ranking between them"] = False
-    criterion: Annotated[Criterion, "how a channel's importance is measured"] = Criterion.ACTIVATION
+    criterion: Annotated[Criterion, "how a channel's importance is measured"] = Criterion.RECONSTRUCTION
+    sensitivity: Annotated[bool, "measure what cutting each group costs the outputs, and share out by that"] = True
     align: Annotated[int, "keep channel counts multiples of this, and never below it"] = 8
     most: Annotated[float, "share of the channels of one group that may go at most"] = 0.8
     minimum: Annotated[int, "channels that every group keeps at least"] = 1
@@ -138,16 +136,20 @@ class Prune(Pass):
         read = list(contractions(model.graph))
         learns = not context.samples.synthetic
         criterion = self.criterion
-        if criterion is Criterion.ACTIVATION and not learns:
+        if criterion in OBSERVING and not learns:
             criterion = Criterion.MAGNITUDE
             notes.append(Note("criterion", "magnitude", "samples that were made up say nothing about activations"))
         moments: dict[Place, Moments] = {}
-        if learns and (self.compensate or criterion is Criterion.ACTIVATION):
+        if learns and (self.compensate or criterion in OBSERVING):
             places = sorted({(contraction.data.name or "", contraction.data_axis) for contraction in read})
-            moments = observe(model, places, context.samples, context.open_session)
-        scores = self._scores(criterion, coupling, found, read, moments, context)
+            zeros = criterion is Criterion.APOZ
+            moments = observe(model, places, context.samples, context.open_session, zeros=zeros)
+        steps = [np.cumsum(blocks(group, limits)).tolist() for group in found]
+        recovers = learns and (self.compensate or self.refit)
+        ranker = Ranker(model, coupling, found, steps, read, moments, before, context, recovers)
+        importance, said = ranker.importance(criterion, sensitivity=self.sensitivity)
+        notes += said
         budget = Budget.of(self._share(), model, coupling, sized, found, limits, context)
-        importance = [scores[group.roots] for group in found]
 
         def allotted(target: float) -> Choice:
             if self.per_layer:
@@ -160,12 +162,12 @@ class Prune(Pass):
             return Change(False, (*notes, Note("model", "left alone", reason)))
         teacher = model.clone()
         if self.compensate and learns:
-            _compensate(model, coupling, choice.gone, read, moments)
-        outputs = [_kept_output(coupling, contraction, choice.gone) for contraction in read]
+            compensate(model, coupling, choice.gone, read, moments)
+        stays = kept(model, coupling, choice.gone, read)
         cut(model, coupling, choice.gone)
         infer_shapes(model)
         if self.refit and learns:
-            notes += self._refit(model, teacher, outputs, before.macs, context)
+            notes.append(fit_again(model, teacher, stays, before, context))
         after = at_sizes(model, sizes)
         done = budget.notes(choice.gone, teacher, model, 1 - measure_cost(after).macs / max(before.macs, 1))
         for group, taken in zip(found, choice.taken, strict=True):
@@ -177,71 +179,3 @@ class Prune(Pass):
     def _share(self) -> tuple[Share, float]:
         """Return what is to be reached."""
         return next(((share, value) for share in Share if (value := getattr(self, share.value)) is not None), DEFAULT)
-
-    def _scores(
-        self,
-        criterion: Criterion,
-        coupling: Coupling,
-        found: Sequence[Group],
-        read: Sequence[Contraction],
-        moments: dict[Place, Moments],
-        context: Context,
-    ) -> Scores:
-        if criterion is Criterion.ACTIVATION:
-            return activation_scores(coupling, read, moments, compensated=self.compensate or self.refit)
-        scores = weight_scores(coupling, read, 1 if criterion is Criterion.L1 else 2)
-        return shuffled(found, scores, context.generator) if criterion is Criterion.RANDOM else scores
-
-    def _refit(
-        self,
-        model: ir.Model,
-        teacher: ir.Model,
-        outputs: Sequence[tuple[str, int, Indices]],
-        macs: int,
-        context: Context,
-    ) -> list[Note]:
-        kept = {name: (axis, places) for name, axis, places in outputs}
-        chosen = [
-            Fit(contraction, *kept[contraction.node.outputs[0].name or ""])
-            for contraction in contractions(model.graph)
-            if fits(contraction)
-        ]
-        count = enough(context.samples.count, len(chosen), macs)
-        count = min(count, context.samples.count or count)
-        if not count:
-            return [
-                Note("weights", "not refitted", "too few samples, or too many MACs for the time that fitting may take")
-            ]
-        refit(
-            model,
-            teacher,
-            chosen,
-            context.samples.take(count),
-            count,
-            context.generator,
-            context.open_session,
-            lambda done, total: context.progress("refit", done, total),
-        )
-        return [Note(f"{len(chosen)} weights", f"refitted on {count} samples")]
-
-
-def _compensate(
-    model: ir.Model, coupling: Coupling, gone: Mask, read: Sequence[Contraction], moments: dict[Place, Moments]
-) -> None:
-    for contraction in read:
-        labels = coupling.of(contraction.data, contraction.data_axis)
-        if labels is not None and gone[labels].any():
-            mean = moments[contraction.data.name or "", contraction.data_axis].mean
-            shift = contraction.shift(np.where(gone[labels], mean, 0.0))
-            add_to_bias(model.graph, coupling, contraction, shift, gone)
-
-
-def _kept_output(coupling: Coupling, contraction: Contraction, gone: Mask) -> tuple[str, int, Indices]:
-    """Return the name of the output, the axis of its channels, and the places along it that stay."""
-    output = contraction.node.outputs[0]
-    operand = contraction.fitted.signature.outputs[0]
-    axes = operand.axes(len(output.shape or ()))
-    wanted = contraction.result
-    axis = next((at for at, (dimension, _) in enumerate(axes) if dimension.factors == wanted), 0)
-    places = coupling.kept(output, axis, gone)
-    return output.name or "", axis, np.zeros(0, np.int64) if places is None else places

@@ -11,11 +11,13 @@ and 85 % by shares of what readers make of their inputs.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
+from onnxslim.graph.constants import constant
 from onnxslim.graph.contraction import Contraction
 from onnxslim.graph.coupling import Coupling, Group
 from onnxslim.train.observation import Moments, Place
@@ -26,14 +28,31 @@ Scores = npt.NDArray[np.float64]
 class Criterion(enum.Enum):
     """How the importance of a channel is measured."""
 
-    MAGNITUDE = "magnitude"
-    """Its share of the squared L2 norm of each weight that goes with it."""
-    L1 = "l1"
-    """Its share of the L1 norm of each weight that goes with it (Li et al., arXiv 1608.08710)."""
+    RECONSTRUCTION = "reconstruction"
+    """The error of its readers when they make the best of the other channels, over the calibration samples."""
     ACTIVATION = "activation"
     """Its share of the energy that each reader makes of its inputs, over the calibration samples."""
+    MEAN = "mean"
+    """How large it is on average, over the calibration samples (Molchanov et al., arXiv 1611.06440, section 2.2)."""
+    APOZ = "apoz"
+    """How seldom it is zero, over the calibration samples (Hu et al., arXiv 1607.03250)."""
+    MAGNITUDE = "magnitude"
+    """Its share of the squared L2 norm of each weight that goes with it: the group norm (Fang et al., arXiv
+    2301.12900)."""
+    L1 = "l1"
+    """The L1 norm of the filters that make it (Li et al., arXiv 1608.08710)."""
+    L2 = "l2"
+    """The L2 norm of the filters that make it (He et al., arXiv 1808.06866)."""
+    FPGM = "fpgm"
+    """How far the filters that make it are from all others: the geometric median (He et al., arXiv 1811.00250)."""
+    BATCHNORM = "batchnorm"
+    """The scale of the BatchNormalization behind it in the model as it came (Liu et al., arXiv 1708.06519)."""
     RANDOM = "random"
     """Chance within each group; what every other criterion must beat."""
+
+
+OBSERVING = frozenset({Criterion.RECONSTRUCTION, Criterion.ACTIVATION, Criterion.MEAN, Criterion.APOZ})
+"""What looks at samples; made-up ones say nothing to it."""
 
 
 def weight_scores(coupling: Coupling, read: Sequence[Contraction], power: int) -> Scores:
@@ -75,6 +94,91 @@ def activation_scores(
         energy = contraction.energy(moment.variance if compensated else moment.square)
         places, roots = coupling.labels.bases(labels)
         np.add.at(total, roots, energy[places] / (float(energy.sum()) or 1.0))
+    return total
+
+
+def filter_scores(
+    coupling: Coupling, read: Sequence[Contraction], measure: Callable[[npt.NDArray[np.float64]], Scores]
+) -> Scores:
+    """Return for each label its share of what `measure` makes of the filters of each weight that makes it.
+
+    Args:
+        coupling: The coupled axes.
+        read: The contractions whose weights count.
+        measure: Given filters as rows, returns a number for each.
+    """
+    total = np.zeros(coupling.labels.count)
+    for contraction in read:
+        array = constant(contraction.weight)
+        operand = contraction.fitted.signature.inputs[contraction.weight_index]
+        if array is None:
+            continue
+        for at, (dimension, _) in enumerate(operand.axes(array.ndim)):
+            labels = coupling.of(contraction.weight, at)
+            if dimension.ellipsis or not set(dimension.factors) <= set(contraction.result) or labels is None:
+                continue
+            filters = np.moveaxis(array.astype(np.float64), at, 0).reshape(array.shape[at], -1)
+            scores = measure(filters)
+            places, roots = coupling.labels.bases(labels)
+            np.add.at(total, roots, scores[places] / (float(scores.sum()) or 1.0))
+    return total
+
+
+def norms(filters: npt.NDArray[np.float64], power: int) -> Scores:
+    """Return the norm of each row."""
+    scores: Scores = np.linalg.norm(filters, ord=power, axis=1)
+    return scores
+
+
+def distances(filters: npt.NDArray[np.float64]) -> Scores:
+    """Return for each row the sum of its distances from all others: the least is nearest to the geometric median."""
+    squares = (filters**2).sum(axis=1)
+    apart = squares[:, None] + squares - 2 * filters @ filters.T
+    scores: Scores = np.sqrt(np.maximum(apart, 0)).sum(axis=1)
+    return scores
+
+
+def batchnorm_scores(coupling: Coupling, model: ir.Model, original: ir.Model) -> Scores:
+    """Return for each label its share of the scales of the normalisations of `original`, found by the names of their
+    outputs; labels that none scales have 0.
+
+    Args:
+        coupling: The coupled axes of `model`.
+        model: The model that is pruned; its BatchNormalization may be folded into convolutions that kept its name.
+        original: The model as it came.
+    """
+    total = np.zeros(coupling.labels.count)
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    for node in original.graph:
+        if (node.domain, node.op_type) not in BATCHNORM:
+            continue
+        value, scale = values.get(node.outputs[0].name), constant(node.inputs[1])
+        labels = None if value is None or len(value.shape or ()) < 2 else coupling.of(value, 1)
+        if scale is None or labels is None or len(labels) != len(scale):
+            continue
+        sizes = np.abs(scale.astype(np.float64))
+        places, roots = coupling.labels.bases(labels)
+        np.add.at(total, roots, sizes[places] / (float(sizes.sum()) or 1.0))
+    return total
+
+
+BATCHNORM = frozenset({("", "BatchNormalization")})
+"""The ops whose second input scales channels."""
+
+
+def average_scores(
+    coupling: Coupling, read: Sequence[Contraction], moments: Mapping[Place, Moments], *, zeros: bool
+) -> Scores:
+    """Return for each label its share of the mean magnitude of what its readers read, or of how seldom that is zero."""
+    total = np.zeros(coupling.labels.count)
+    data = {(each.data.name, each.data_axis): each.data for each in read}
+    for (name, axis), value in data.items():
+        moment, labels = moments.get((name or "", axis)), coupling.of(value, axis)
+        if moment is None or labels is None:
+            continue
+        sizes = moment.absolute if not zeros or moment.zero is None else 1 - moment.zero
+        places, roots = coupling.labels.bases(labels)
+        np.add.at(total, roots, sizes[places] / (float(sizes.sum()) or 1.0))
     return total
 
 

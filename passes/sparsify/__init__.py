@@ -23,7 +23,7 @@ from onnxslim.model import SPARSE
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.report.units import in_bytes
 from onnxslim.train.elimination import BLOCK, eliminate
-from onnxslim.train.gram import Layer, grams, has_gram, layer_of
+from onnxslim.train.second_moments import Layer, grams, has_gram, layer_of
 
 from .selection import Pattern, least, read_pattern, shares
 

@@ -10,7 +10,7 @@ from onnxslim.data import open_samples
 from onnxslim.graph.contraction import contractions
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.runner.session import Session
-from onnxslim.train.gram import grams, has_gram, layer_of
+from onnxslim.train.second_moments import grams, has_gram, layer_of
 
 
 def net(body, x="float[N,4,5,5] x", **weights):

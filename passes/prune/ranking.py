@@ -1,0 +1,200 @@
+"""Ranks the channels of all groups by a criterion, and measures what cutting each group costs the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.graph.contraction import Contraction
+from onnxslim.graph.cost import Cost
+from onnxslim.graph.coupling import Coupling, Group
+from onnxslim.pipeline.interface import Context, Note
+from onnxslim.train.gram import Gram, grams, measurable
+from onnxslim.train.observation import Moments, Place
+
+from .criterion import (
+    Criterion,
+    Scores,
+    activation_scores,
+    average_scores,
+    batchnorm_scores,
+    distances,
+    filter_scores,
+    norms,
+    shuffled,
+    weight_scores,
+)
+from .elimination import Ranking, Reader, eliminate
+from .sensitivity import Prober, affordable, as_importance, probes, scaled
+
+HELD = 1.2e9
+"""Bytes of second moments that are held at once: groups are looked at in as many turns as that takes."""
+WIDEST = 4608
+"""Readers with more columns are judged by their energy alone: the inverse of their moments takes too long."""
+SAMPLES = 512
+"""Samples that second moments are taken of, at most."""
+
+Importance = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranker:
+    """What ranking looks at."""
+
+    model: ir.Model
+    coupling: Coupling
+    groups: Sequence[Group]
+    steps: Sequence[Sequence[int]]
+    """For each group how many channels may be gone, rising, without 0."""
+    read: Sequence[Contraction]
+    moments: Mapping[Place, Moments]
+    cost: Cost
+    context: Context
+    recovers: bool
+    """Whether readers will be fitted to what is left."""
+
+    def importance(self, criterion: Criterion, *, sensitivity: bool) -> tuple[list[Importance], list[Note]]:
+        """Return for each group what each of its channels costs, comparable between groups.
+
+        Args:
+            criterion: What ranks the channels of a group.
+            sensitivity: Measure what cutting each group costs the outputs. Without, groups are compared by what the
+                criterion says.
+
+        Raises:
+            RunError: The model does not run on the calibration samples.
+        """
+        context, notes = self.context, []
+        learns = not context.samples.synthetic
+        scores, note = self._scores(criterion)
+        notes += note
+        rankings = [ranked(scores[group.roots]) for group in self.groups]
+        wanted = [probes(steps, len(group.roots)) for steps, group in zip(self.steps, self.groups, strict=True)]
+        macs = self.cost.macs
+        count = affordable(sum(map(len, wanted)), macs, context.samples.count) if sensitivity and learns else 0
+        if sensitivity and learns and not count:
+            notes.append(
+                Note("sensitivity", "not measured", "too few samples, or too many groups for a model so large")
+            )
+        prober = None
+        if count:
+            prober = Prober(self.model, self.coupling, context.samples.take(count), context.open_session)
+        if criterion is Criterion.RECONSTRUCTION or (prober is not None and self.recovers):
+            for number, (at, held) in enumerate(self._moments()):
+                context.progress("rank", number, len(self.groups))
+                if criterion is Criterion.RECONSTRUCTION:
+                    readers = list(self._readers(self.groups[at], held))
+                    if readers:
+                        rankings[at] = eliminate(readers, len(self.groups[at].roots))
+                if prober is not None:
+                    rankings[at] = self._measured(prober, at, rankings[at], wanted[at], held if self.recovers else ())
+        elif prober is not None:
+            for at in range(len(self.groups)):
+                context.progress("rank", at, len(self.groups))
+                rankings[at] = self._measured(prober, at, rankings[at], wanted[at], ())
+        context.progress("rank", len(self.groups), len(self.groups))
+        if prober is not None:
+            runs = sum(map(len, wanted))
+            notes.append(Note("sensitivity", f"measured by {runs} cuts of one group each", f"on {count} samples"))
+        return [as_importance(each, steps) for each, steps in zip(rankings, self.steps, strict=True)], notes
+
+    def _measured(
+        self,
+        prober: Prober,
+        at: int,
+        ranking: Ranking,
+        wanted: Sequence[int],
+        held: Sequence[tuple[Contraction, Gram]],
+    ) -> Ranking:
+        group = self.groups[at]
+        return scaled(ranking, {count: prober(group, ranking.order[:count], held) for count in wanted})
+
+    def _scores(self, criterion: Criterion) -> tuple[Scores, list[Note]]:
+        """Return for each label what the criterion says; what it says nothing about is ranked by magnitude."""
+        coupling, read = self.coupling, self.read
+        fallback = weight_scores(coupling, read, 2)
+        notes: list[Note] = []
+        match criterion:
+            case Criterion.MAGNITUDE:
+                return fallback, []
+            case Criterion.RANDOM:
+                return shuffled(self.groups, fallback, self.context.generator), []
+            case Criterion.L1 | Criterion.L2:
+                measure = functools.partial(norms, power=1 if criterion is Criterion.L1 else 2)
+                scores = filter_scores(coupling, read, measure)
+            case Criterion.FPGM:
+                scores = filter_scores(coupling, read, distances)
+            case Criterion.BATCHNORM:
+                scores = batchnorm_scores(coupling, self.model, self.context.original)
+            case Criterion.MEAN | Criterion.APOZ:
+                scores = average_scores(coupling, read, self.moments, zeros=criterion is Criterion.APOZ)
+            case _:
+                scores = activation_scores(coupling, read, self.moments, compensated=self.recovers)
+        for group in self.groups:
+            if not scores[group.roots].any():
+                scores[group.roots] = fallback[group.roots]
+                notes.append(Note(group.name, "ranked by magnitude", f"{criterion.value} says nothing about it"))
+        return scores, notes
+
+    def _moments(self) -> Iterator[tuple[int, list[tuple[Contraction, Gram]]]]:
+        """Yield each group with the second moments of its readers, as few turns over the samples as memory allows."""
+        context = self.context
+        known = [each for each in self.read if measurable(each) and each.columns <= WIDEST]
+        of_group = [[at for at, each in enumerate(known) if self._reads(each, group)] for group in self.groups]
+        turn: list[int] = []
+        needed: set[int] = set()
+        count = SAMPLES if context.samples.count is None else min(SAMPLES, context.samples.count)
+
+        def turned() -> Iterator[tuple[int, list[tuple[Contraction, Gram]]]]:
+            order = sorted(needed)
+            chosen = [known[at] for at in order]
+            taken = grams(
+                self.model, chosen, context.samples.take(count), count, context.generator, context.open_session
+            )
+            found = dict(zip(order, taken, strict=True)) if chosen else {}
+            for group in turn:
+                yield group, [(known[at], found[at]) for at in of_group[group]]
+
+        for at, readers in enumerate(of_group):
+            more = needed | set(readers)
+            if turn and sum(8 * known[each].groups * known[each].columns ** 2 for each in more) > HELD:
+                yield from turned()
+                turn, more = [], set(readers)
+            turn, needed = [*turn, at], more
+        yield from turned()
+
+    def _reads(self, contraction: Contraction, group: Group) -> bool:
+        labels = self.coupling.of(contraction.data, contraction.data_axis)
+        return labels is not None and bool(np.isin(self.coupling.labels.bases(labels)[1], group.roots).any())
+
+    def _readers(self, group: Group, held: Sequence[tuple[Contraction, Gram]]) -> Iterator[Reader]:
+        """Yield the readers of a group, each group of a grouped convolution by itself."""
+        place = {int(root): at for at, root in enumerate(group.roots)}
+        for contraction, gram in held:
+            labels = self.coupling.of(contraction.data, contraction.data_axis)
+            assert labels is not None
+            width = len(labels) // contraction.groups
+            if width < 2:
+                continue  # each channel by itself: its output goes with it
+            energy = gram.energy
+            for number in range(contraction.groups):
+                places, roots = self.coupling.labels.bases(labels[number * width : (number + 1) * width])
+                channels: list[list[int]] = [[] for _ in group.roots]
+                for at, root in zip(places.tolist(), roots.tolist(), strict=True):
+                    if root in place:
+                        channels[place[root]].append(at)
+                columns = [np.flatnonzero(np.isin(gram.channels, each)) for each in channels]
+                if any(len(each) == contraction.columns for each in columns):
+                    continue  # a whole group of the convolution goes, and its output with it
+                yield Reader(gram.moment[number], gram.weight[number], columns, energy)
+
+
+def ranked(scores: Scores) -> Ranking:
+    """Return the ranking by scores that add up."""
+    order = np.argsort(scores, kind="stable")
+    return Ranking(order, np.concatenate([[0.0], np.cumsum(scores[order])]))

@@ -1,0 +1,106 @@
+"""Gives back what a cut has cost, from samples without labels: means move into biases, weights are fitted anew."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.graph.contraction import Contraction, contractions
+from onnxslim.graph.cost import Cost
+from onnxslim.graph.coupling import Coupling
+from onnxslim.graph.labels import Mask
+from onnxslim.graph.relations import Indices
+from onnxslim.pipeline.interface import Context, Note
+from onnxslim.train.normalisation import Scaled, correctable
+from onnxslim.train.observation import Moments, Place
+from onnxslim.train.refit import Fit, enough, fits, refit
+
+from .biases import add_to_bias
+
+
+def compensate(
+    model: ir.Model, coupling: Coupling, gone: Mask, read: Sequence[Contraction], moments: Mapping[Place, Moments]
+) -> None:
+    """Add what the channels that go are on average to the biases behind them; before the cut."""
+    for contraction in read:
+        labels = coupling.of(contraction.data, contraction.data_axis)
+        if labels is not None and gone[labels].any():
+            mean = moments[contraction.data.name or "", contraction.data_axis].mean
+            shift = contraction.shift(np.where(gone[labels], mean, 0.0))
+            add_to_bias(model.graph, coupling, contraction, shift, gone)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What stays of the outputs of contractions and normalisations, noted before the cut."""
+
+    contractions: Mapping[str, tuple[int, Indices]]
+    """For the name of each output the axis of its channels, and the places along it."""
+    scaled: Sequence[Scaled]
+
+
+def kept(model: ir.Model, coupling: Coupling, gone: Mask, read: Sequence[Contraction]) -> Kept:
+    """Return what will stay when the labels `gone` go."""
+    outputs = {each.node.outputs[0].name or "": _kept_output(coupling, each, gone) for each in read}
+    scaled = [
+        Scaled(node, axis, places)
+        for node in model.graph
+        if correctable(node)
+        for axis, places in _channels(coupling, node, gone)
+    ]
+    return Kept(outputs, scaled)
+
+
+def fit_again(model: ir.Model, teacher: ir.Model, stays: Kept, cost: Cost, context: Context) -> Note:
+    """Fit the weights of the cut model to what `teacher`, the model before, gave; return what was done.
+
+    Raises:
+        RunError: A model does not run on the samples.
+    """
+    chosen = [
+        Fit(contraction, *stays.contractions[contraction.node.outputs[0].name or ""])
+        for contraction in contractions(model.graph)
+        if fits(contraction)
+    ]
+    count = enough(context.samples.count, cost.macs, cost.peak_activation_bytes)
+    count = min(count, context.samples.count or count)
+    if not count:
+        return Note("weights", "not refitted", "too few samples, or too large a model for what fitting may take")
+    refit(
+        model,
+        teacher,
+        chosen,
+        context.samples.take(count),
+        count,
+        context.generator,
+        context.open_session,
+        lambda done, total: context.progress("refit", done, total),
+        scaled=stays.scaled,
+    )
+    return Note(f"{len(chosen)} weights", f"refitted on {count} samples")
+
+
+def _kept_output(coupling: Coupling, contraction: Contraction, gone: Mask) -> tuple[int, Indices]:
+    """Return the axis of the channels of the output, and the places along it that stay."""
+    output = contraction.node.outputs[0]
+    operand = contraction.fitted.signature.outputs[0]
+    axes = operand.axes(len(output.shape or ()))
+    axis = next((at for at, (dimension, _) in enumerate(axes) if dimension.factors == contraction.result), 0)
+    places = coupling.kept(output, axis, gone)
+    return axis, np.zeros(0, np.int64) if places is None else places
+
+
+def _channels(coupling: Coupling, node: ir.Node, gone: Mask) -> Iterator[tuple[int, Indices]]:
+    """Yield the axis of the channels of a normalisation's output, with the places along it that stay."""
+    scale, output = node.inputs[1], node.outputs[0]
+    own = None if scale is None else coupling.of(scale, 0)
+    for axis in range(len(output.shape or ())):
+        labels, places = coupling.of(output, axis), coupling.kept(output, axis, gone)
+        if own is None or labels is None or places is None:
+            continue
+        if np.array_equal(coupling.labels.root[own], coupling.labels.root[labels]):
+            yield axis, places
+            return

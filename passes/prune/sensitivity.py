@@ -1,0 +1,213 @@
+"""Measures how much of the outputs is lost when one group of channels alone is cut, and readers make the best of it.
+
+What a criterion says about the channels of a group is a curve over its widths, in a unit of its own. Here the model
+runs with the group cut to a few widths, and the curve is scaled to the error of the outputs that this makes: the
+curves of all groups are then in one unit, and the widths can be allotted by what they cost the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.data import Samples
+from onnxslim.graph.constants import constant
+from onnxslim.graph.contraction import Contraction, bias_place
+from onnxslim.graph.coupling import Coupling, Group
+from onnxslim.graph.labels import Mask
+from onnxslim.runner.session import Session
+from onnxslim.train.gram import Gram
+
+from .elimination import Ranking
+
+FRACTIONS = (0.25, 0.5, 0.75)
+"""Which parts of a group are cut, to see what it costs."""
+PRODUCTS = 1.2e12
+"""Multiply-accumulates that running the model may take."""
+SAMPLES = 256
+"""Samples that are enough."""
+FEWEST = 8
+"""Fewer samples say too little."""
+BATCH = 32
+LARGEST = 1e6
+"""The relative error that stands for outputs that are not finite."""
+
+Outputs = list[dict[str, npt.NDArray[np.float64]]]
+
+
+def probes(steps: Sequence[int], count: int) -> list[int]:
+    """Return how many channels are cut to see what it costs.
+
+    Args:
+        steps: How many channels may be gone, rising, without 0.
+        count: Channels of the group.
+    """
+    if not steps:
+        return []
+    nearest = {min(steps, key=lambda step: abs(step - fraction * count)) for fraction in FRACTIONS}
+    return sorted(nearest)
+
+
+def affordable(runs: int, macs: int, count: int | None) -> int:
+    """Return on how many samples `runs` runs may be made, 0 where it is too few."""
+    most = min(SAMPLES, int(PRODUCTS / max(runs * macs, 1)))
+    most = most if count is None else min(most, count)
+    return most if most >= FEWEST else 0
+
+
+class Prober:
+    """Runs a model with channels cut, and tells how far its outputs are off.
+
+    Args:
+        model: The model; as it was again after each probe.
+        coupling: Its coupled axes.
+        samples: Read once, and held.
+        open_session: Opens a model on the target.
+    """
+
+    def __init__(
+        self, model: ir.Model, coupling: Coupling, samples: Samples, open_session: Callable[[ir.Model], Session]
+    ) -> None:
+        self._model = model
+        self._coupling = coupling
+        self._open = open_session
+        self._feeds = [piece.feeds for piece in samples.batches(BATCH)]
+        self._wanted = self._run()
+        self._energy = _spread(self._wanted)
+
+    def __call__(
+        self, group: Group, order: npt.NDArray[np.int64], moments: Sequence[tuple[Contraction, Gram]]
+    ) -> float:
+        """Return the relative squared error of the outputs when channels of a group go.
+
+        Args:
+            group: The group.
+            order: Which of its channels go.
+            moments: What its readers read; those that are missing here are not fitted.
+        """
+        gone = self._coupling.labels.removed(group.roots[order])
+        with self._cut(gone, moments):
+            made = self._run()
+        errors = dict.fromkeys(self._energy, 0.0)
+        for one, other in zip(made, self._wanted, strict=True):
+            for name in errors:
+                same = one[name].shape == other[name].shape
+                errors[name] += float(((one[name] - other[name]) ** 2).sum()) if same else np.inf
+        relative = [error / self._energy[name] for name, error in errors.items() if self._energy[name] > 0]
+        mean = float(np.mean(relative)) if relative else 0.0
+        return mean if np.isfinite(mean) else LARGEST
+
+    def _run(self) -> Outputs:
+        session = self._open(self._model)
+        made = []
+        for feeds in self._feeds:
+            results = {name: np.asarray(array) for name, array in session.run(feeds).items()}
+            made.append({name: each.astype(np.float64) for name, each in results.items() if each.dtype.kind == "f"})
+        return made
+
+    @contextlib.contextmanager
+    def _cut(self, gone: Mask, moments: Sequence[tuple[Contraction, Gram]]) -> Iterator[None]:
+        """Set to zero what would go, and fit what reads it."""
+        held: dict[ir.Value, ir.TensorProtocol | None] = {}
+
+        def put(value: ir.Value, array: npt.NDArray[np.float64]) -> None:
+            old = constant(value)
+            assert old is not None
+            held.setdefault(value, value.const_value)
+            value.const_value = ir.tensor(array.reshape(old.shape).astype(old.dtype), name=value.name)
+
+        try:
+            for contraction, gram in moments:
+                labels = self._coupling.of(contraction.data, contraction.data_axis)
+                if labels is None or not gone[labels].any():
+                    continue
+                columns = np.take(gone[labels].reshape(contraction.groups, -1), gram.channels, axis=1)
+                fitted = gram.without(columns)
+                place = bias_place(contraction)
+                bias = place[0].inputs[place[1]] if place is not None and place[1] < len(place[0].inputs) else None
+                old = constant(bias)
+                if bias is not None and old is not None and old.size == contraction.outputs:
+                    shift = np.einsum("gc,gco->go", gram.mean, gram.weight - fitted).ravel()
+                    put(bias, old.ravel() + shift)
+                put(contraction.weight, contraction.as_weight(contraction.from_blocks(fitted)))
+            for value, axes in self._coupling.weights():
+                array = None
+                for at, axis in enumerate(axes):
+                    labels = self._coupling.of_axis(axis)
+                    if labels is None or not gone[labels].any():
+                        continue
+                    if array is None:
+                        present = constant(value)
+                        if present is None or present.dtype.kind != "f":
+                            break
+                        array = present.astype(np.float64)
+                    array[(slice(None),) * at + (np.flatnonzero(gone[labels]),)] = 0
+                if array is not None:
+                    put(value, array)
+            yield
+        finally:
+            for value, tensor in held.items():
+                value.const_value = tensor
+
+
+def _spread(outputs: Outputs) -> dict[str, float]:
+    """Return for each output its squared distance from its mean, over all samples."""
+    energies = {}
+    for name in outputs[0] if outputs else ():
+        mean = np.mean([each[name].mean() for each in outputs])
+        energies[name] = float(sum(((each[name] - mean) ** 2).sum() for each in outputs))
+    return energies
+
+
+def scaled(ranking: Ranking, measured: Mapping[int, float]) -> Ranking:
+    """Return a ranking whose losses are those that were measured, and in between go as they went.
+
+    Args:
+        ranking: What a criterion says.
+        measured: For some counts of channels that are gone what that costs the outputs.
+    """
+    if not measured:
+        return ranking
+    counts = sorted(measured)
+    least = 1e-9 * max(float(ranking.lost[-1]), 1e-30)
+    factors = [max(measured[count], 0.0) / max(float(ranking.lost[count]), least) for count in counts]
+    factor = np.interp(np.arange(len(ranking.lost)), counts, factors)
+    return Ranking(ranking.order, np.maximum.accumulate(ranking.lost * factor))
+
+
+def as_importance(ranking: Ranking, steps: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Return for each channel what it costs that it goes, such that sorting gives the order of the ranking.
+
+    The losses at the widths that are allowed are replaced by the largest convex curve below them: a step that costs
+    much and opens the way to cheap ones is judged together with these.
+
+    Args:
+        ranking: In which order the channels go.
+        steps: How many channels may be gone, rising, without 0.
+    """
+    count = len(ranking.order)
+    corners = [0, *steps] if steps else [0]
+    if corners[-1] != count:
+        corners.append(count)
+    hull = [corners[0]]
+    for corner in corners[1:]:
+        while len(hull) > 1 and _slope(ranking, hull[-2], hull[-1]) >= _slope(ranking, hull[-1], corner):
+            hull.pop()
+        hull.append(corner)
+    costs = np.zeros(count)
+    for first, last in itertools.pairwise(hull):
+        costs[first:last] = _slope(ranking, first, last)
+    # Equal costs keep their order.
+    costs += np.arange(count) * 1e-12 * max(float(costs.max(initial=0)), 1e-30)
+    importance = np.zeros(count)
+    importance[ranking.order] = costs
+    return importance
+
+
+def _slope(ranking: Ranking, first: int, last: int) -> float:
+    return float(ranking.lost[last] - ranking.lost[first]) / (last - first)

@@ -1,0 +1,101 @@
+"""Elimination of channels: each cost and each order beside least squares by brute force."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from channel_models import built, weight
+from onnxslim.passes.prune.elimination import Reader, eliminate
+from onnxslim.passes.prune.sensitivity import as_importance, probes, scaled
+
+from onnxslim.data import open_samples
+from onnxslim.graph.contraction import contractions
+from onnxslim.runner.session import Session
+from onnxslim.train.gram import RIDGE, grams
+
+
+def reader(channels: int, taps: int, outputs: int, seed: int) -> Reader:
+    generator = np.random.default_rng(seed)
+    rows = generator.normal(size=(200, channels * taps)) @ generator.normal(size=(channels * taps,) * 2)
+    columns = [np.flatnonzero(np.arange(channels * taps) % channels == at) for at in range(channels)]
+    return Reader(rows.T @ rows / 200, generator.normal(size=(channels * taps, outputs)), columns, 2.0)
+
+
+def left_over(each: Reader, gone: set[int]) -> float:
+    """Return the error of the best weights that read nothing of the channels that have gone."""
+    columns = np.concatenate([each.columns[at] for at in gone]) if gone else np.zeros(0, np.int64)
+    kept = np.setdiff1d(np.arange(len(each.weight)), columns)
+    missing = each.weight.copy()
+    missing[kept] = 0
+    inner = each.moment[np.ix_(kept, kept)]
+    missing[kept] = -np.linalg.solve(inner, each.moment[np.ix_(kept, columns)] @ each.weight[columns])
+    return float(np.einsum("co,cd,do->", missing, each.moment, missing)) / each.energy
+
+
+@pytest.mark.parametrize(("channels", "taps"), [(5, 1), (4, 3)])
+def test_what_is_lost_is_the_error_of_least_squares(channels: int, taps: int) -> None:
+    readers = [reader(channels, taps, 3, seed) for seed in (0, 1)]
+    ranking = eliminate(readers, channels)
+    assert sorted(ranking.order) == list(range(channels))
+    for count in range(channels):
+        gone = {int(at) for at in ranking.order[:count]}
+        assert ranking.lost[count] == pytest.approx(sum(left_over(each, gone) for each in readers), rel=1e-6, abs=1e-9)
+    # The first to go is the best of all.
+    first = {at: sum(left_over(each, {at}) for each in readers) for at in range(channels)}
+    assert ranking.order[0] == min(first, key=first.__getitem__)
+
+
+def test_a_channel_that_is_the_sum_of_others_costs_nothing() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(300, 3))
+    rows = np.concatenate([rows, rows[:, :1] + rows[:, 1:2]], axis=1)
+    one = Reader(rows.T @ rows / 300 + 1e-9 * np.eye(4), np.ones((4, 2)), [np.array([at]) for at in range(4)], 1.0)
+    ranking = eliminate([one], 4)
+    assert ranking.order[0] in (0, 1, 3)
+    assert ranking.lost[1] < 1e-6 < ranking.lost[2]
+
+
+def test_second_moments_are_those_of_the_samples() -> None:
+    model = built(
+        "g (float[N,4,6,6] x) => (float y) { a = Relu (x) y = Conv <pads=[1,1,1,1], group=2> (a, w, b) }",
+        w=weight(6, 2, 3, 3), b=weight(6),
+    )  # fmt: skip
+    images = np.random.default_rng(0).normal(size=(40, 4, 6, 6)).astype(np.float32)
+    samples = open_samples({"x": images}, Session.of(model).inputs)
+    (each,) = contractions(model.graph)
+    (gram,) = grams(model, [each], samples, 40, np.random.default_rng(0), Session.of)
+    made = Session.of(model).run({"x": images})["y"].transpose(0, 2, 3, 1).reshape(-1, 6)
+    # The energy of the outputs is their variance, and a ridge on top.
+    np.testing.assert_allclose(gram.energy, made.var(0).sum(), rtol=2 * RIDGE)
+    gone = gram.channels[None] == np.array([[0], [1]])
+    fitted = gram.without(gone)
+    assert not fitted[gone].any()
+    for group in range(2):
+        kept = ~gone[group]
+        inner, across = gram.moment[group][np.ix_(kept, kept)], gram.moment[group][kept]
+        np.testing.assert_allclose(inner @ fitted[group][kept], across @ gram.weight[group], atol=1e-8)
+
+
+def test_curves_become_importances_that_sort_as_they_were_ranked() -> None:
+    ranking = eliminate([reader(8, 1, 3, 0)], 8)
+    measured = scaled(ranking, {2: 0.5, 6: 3.0})
+    assert measured.lost[2] == pytest.approx(0.5)
+    assert measured.lost[6] == pytest.approx(3.0)
+    assert (np.diff(measured.lost) >= 0).all()
+    for steps in ([2, 4, 6], [1, 5], list(range(1, 9)), []):
+        importance = as_importance(measured, steps)
+        assert list(np.argsort(importance, kind="stable")) == list(ranking.order)
+        # No more than the curve, and equal where it is convex.
+        for step in steps:
+            assert importance[ranking.order[:step]].sum() <= measured.lost[step] + 1e-6
+    assert scaled(ranking, {}) is ranking
+
+
+def test_probes_are_widths_that_are_allowed() -> None:
+    assert probes([], 16) == []
+    assert probes([8], 16) == [8]
+    assert probes([8, 16, 24, 32, 40, 48], 64) == [16, 32, 48]
+    for steps in itertools.combinations(range(1, 12), 3):
+        assert set(probes(steps, 12)) <= set(steps)

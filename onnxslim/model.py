@@ -29,7 +29,6 @@ import tempfile
 from collections.abc import Iterator
 
 import google.protobuf.message
-import numpy as np
 import onnx
 import onnx.helper
 import onnx.numpy_helper
@@ -42,6 +41,7 @@ from onnxslim.errors import (
     ModelUnsupported,
     OutputError,
 )
+from onnxslim.sparse import SPARSE, densify, sparsify
 
 OLDEST_OPSET = 1
 OLDEST_NUMPY_OPSET = 7
@@ -55,8 +55,6 @@ SINGLE_FILE_LIMIT = 1_900_000_000
 FORM = "onnxslim.form"
 MAP_TYPES = "onnxslim.map_types"
 CONSTANT_NODE = "onnxslim.constant_node"
-SPARSE = "onnxslim.sparse"
-"""In the metadata of an initializer: write it as a sparse one where that takes fewer bytes."""
 DEFAULT_DOMAINS = ("ai.onnx",)
 
 
@@ -89,7 +87,7 @@ def open_model(path: str | os.PathLike[str]) -> ir.Model:
     proto = _read(path)
     _check_versions(proto, path)
     for graph in _graphs(proto.graph):
-        _densify(graph)
+        densify(graph)
     map_types = _set_map_types_aside(proto.graph)
     try:
         model = ir.from_proto(proto)
@@ -146,20 +144,6 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
                 yield from _graphs(inner)
-
-
-def _densify(graph: onnx.GraphProto) -> None:
-    """Replace sparse initializers, which the IR does not know, by dense ones. ONNX IR spec, "SparseTensorProto"."""
-    for sparse in graph.sparse_initializer:
-        values = onnx.numpy_helper.to_array(sparse.values)
-        indices = onnx.numpy_helper.to_array(sparse.indices)
-        dense = np.zeros(tuple(sparse.dims), values.dtype)
-        if indices.ndim == 1:  # linear positions, or one row of coordinates for each value
-            dense.reshape(-1)[indices] = values
-        else:
-            dense[tuple(indices.T)] = values
-        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
-    del graph.sparse_initializer[:]
 
 
 def _set_map_types_aside(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
@@ -388,7 +372,7 @@ def saving_model(model: ir.Model, path: str | os.PathLike[str]) -> Iterator[path
             _put_map_types_back(folder / path.name, model.graph.meta[MAP_TYPES])
         sparse = {name for name, value in model.graph.initializers.items() if SPARSE in value.meta}
         if sparse and not external:
-            _sparsify(folder / path.name, sparse)
+            sparsify(folder / path.name, sparse)
         yield folder / path.name
         if external and (folder / data.name).exists():
             path.unlink(missing_ok=True)  # never an old model beside new weights
@@ -401,24 +385,6 @@ def _put_map_types_back(path: pathlib.Path, types: dict[str, onnx.TypeProto]) ->
     for value in proto.graph.output:
         if value.name in types:
             value.type.CopyFrom(types[value.name])
-    path.write_bytes(proto.SerializeToString())
-
-
-def _sparsify(path: pathlib.Path, names: set[str]) -> None:
-    """Write initializers as sparse ones, with linear indices, where that is smaller. ONNX IR, "SparseTensorProto"."""
-    proto = onnx.load(path, format="protobuf", load_external_data=False)
-    dense = []
-    for tensor in proto.graph.initializer:
-        array = onnx.numpy_helper.to_array(tensor) if tensor.name in names else None
-        places = None if array is None else np.flatnonzero(array)
-        if array is None or places is None or places.size * (places.itemsize + array.itemsize) >= array.nbytes:
-            dense.append(tensor)
-            continue
-        values = onnx.numpy_helper.from_array(array.reshape(-1)[places], tensor.name)
-        indices = onnx.numpy_helper.from_array(places.astype(np.int64), f"{tensor.name}_indices")
-        proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, array.shape))
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(dense)
     path.write_bytes(proto.SerializeToString())
 
 

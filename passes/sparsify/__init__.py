@@ -19,9 +19,9 @@ from onnxslim.graph.contraction import contractions
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sizes import at_sizes
-from onnxslim.model import SPARSE
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.report.units import in_bytes
+from onnxslim.sparse import SPARSE
 from onnxslim.train.elimination import BLOCK, eliminate
 from onnxslim.train.second_moments import Layer, grams, has_gram, layer_of
 

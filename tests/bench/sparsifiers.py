@@ -19,10 +19,10 @@ from onnxslim.passes.sparsify import Method, Sparsify, Store
 from quantizers import CALIBRATION, read
 
 import onnxslim
-from onnxslim.model import SPARSE
 from onnxslim.runner.accuracy import measure_accuracy
 from onnxslim.runner.fidelity import measure_fidelity
 from onnxslim.runner.session import Session
+from onnxslim.sparse import SPARSE
 
 RATIOS = ("0.5", "0.7", "0.9", "2:4")
 

@@ -39,7 +39,8 @@ def test_products_that_share_an_input(tmp_path):
 def test_zero_states():
     model = from_text(
         """<ir_version: 8, opset_import: ["" : 17]> g
-        (float[S,B,2] x, float[1,4,2] w, float[1,4,1] r, float[1,1,1] h, int64[3] s) => (float[S,1,B,1] y, float[S,1,B,1] z)
+        (float[S,B,2] x, float[1,4,2] w, float[1,4,1] r, float[1,1,1] h, int64[3] s)
+        => (float[S,1,B,1] y, float[S,1,B,1] z)
         { c = ConstantOfShape (s)  y = LSTM <hidden_size = 1> (x, w, r, , , h, c)
           one = Exp (c)  z = LSTM <hidden_size = 1> (x, w, r, , , one, c) }""",
         h=np.zeros((1, 1, 1), np.float32),

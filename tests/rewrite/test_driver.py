@@ -111,7 +111,7 @@ def test_shared_large_weight_is_not_doubled():
     weights = {"w": np.ones((600, 600), np.float32), "c": np.array(2, np.float32)}
     assert fixpoint(from_text(text, **weights), rules).counts == {}
     alone = text.replace("z = MatMul (t2, w)", "z = Neg (t2)")
-    assert fixpoint(from_text(alone, **weights), rules).counts == {"matmul_mul": 1}
+    assert fixpoint(from_text(alone, **weights), rules).counts == {"matmul_scale_mul": 1}
 
 
 def test_a_rule_that_raises_is_skipped_and_named(monkeypatch):

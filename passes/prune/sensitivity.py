@@ -174,10 +174,14 @@ def scaled(ranking: Ranking, measured: Mapping[int, float]) -> Ranking:
     if not measured:
         return ranking
     counts = sorted(measured)
-    least = 1e-9 * max(float(ranking.lost[-1]), 1e-30)
-    factors = [max(measured[count], 0.0) / max(float(ranking.lost[count]), least) for count in counts]
-    factor = np.interp(np.arange(len(ranking.lost)), counts, factors)
-    return Ranking(ranking.order, np.maximum.accumulate(ranking.lost * factor))
+    costs = np.maximum.accumulate(np.maximum([measured[count] for count in counts], 0.0))
+    said = ranking.lost[counts]
+    lost = np.interp(ranking.lost, [0.0, *said], [0.0, *costs])
+    # Beyond the last width that was measured it goes on as the criterion says.
+    lost[counts] = costs
+    beyond = slice(counts[-1] + 1, None)
+    lost[beyond] = costs[-1] * ranking.lost[beyond] / said[-1] if said[-1] > 0 else costs[-1] + ranking.lost[beyond]
+    return Ranking(ranking.order, np.maximum.accumulate(lost))
 
 
 def as_importance(ranking: Ranking, steps: Sequence[int]) -> npt.NDArray[np.float64]:

@@ -51,7 +51,9 @@ def test_a_channel_that_is_the_sum_of_others_costs_nothing() -> None:
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(300, 3))
     rows = np.concatenate([rows, rows[:, :1] + rows[:, 1:2]], axis=1)
-    one = Reader(rows.T @ rows / 300 + 1e-9 * np.eye(4), np.ones((4, 2)), [np.array([at]) for at in range(4)], 1.0)
+    one = Reader(
+        rows.T @ rows / 300 + 1e-9 * np.eye(4), generator.normal(size=(4, 2)), [np.array([at]) for at in range(4)], 1.0
+    )
     ranking = eliminate([one], 4)
     assert ranking.order[0] in (0, 1, 3)
     assert ranking.lost[1] < 1e-6 < ranking.lost[2]

@@ -100,7 +100,8 @@ def removed(model: ir.Model, original: ir.Model, samples: Samples) -> tuple[list
         for name, array in before.items():
             if isinstance(array, np.ndarray) and array.dtype.kind == "f":
                 scale = np.abs(array).max(initial=0) or 1.0
-                error = max(error, float(np.abs(array - after[name]).max(initial=0) / scale))
+                # Not max(): that would pass over NaN.
+                error = float(np.maximum(error, np.abs(array - after[name]).max(initial=0) / scale))
     return found, error, seconds
 
 

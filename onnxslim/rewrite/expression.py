@@ -46,6 +46,8 @@ LEVELS: tuple[dict[str, tuple[str, bool]], ...] = (
 )
 """Infix operators, the weakest first: the op, and whether its answer is turned round (LessOrEqual is no old op)."""
 
+STRENGTH = {sign: level for level, signs in enumerate(LEVELS) for sign in signs}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Token:
@@ -70,6 +72,7 @@ class _Writer:
         self.place = body.index("{") + 1
         self.lines: list[str] = []
         self.made: dict[str, str] = {}
+        self.tokens: dict[int, _Token | None] = {}
         self.count = 0
 
     def written(self) -> str:
@@ -88,7 +91,11 @@ class _Writer:
     # Tokens -------------------------------------------------------------------------------------------------------
 
     def _peek(self) -> _Token | None:
-        place = self.place
+        if self.place not in self.tokens:  # every level of the grammar looks at the same token
+            self.tokens[self.place] = self._read(self.place)
+        return self.tokens[self.place]
+
+    def _read(self, place: int) -> _Token | None:
         while place < self.end:
             match = TOKEN.match(self.body, place, self.end)
             if match is None:
@@ -139,13 +146,11 @@ class _Writer:
         if results[0]:
             self.made.setdefault(text, results[0])
 
-    def _expression(self, level: int) -> str:
-        """Return the text of a call, or a name."""
-        if level == len(LEVELS):
-            return self._unary()
-        left = self._expression(level + 1)
-        while (token := self._peek()) is not None and token.text in LEVELS[level]:
-            self._next()
+    def _expression(self, weakest: int) -> str:
+        """Return the text of a call, or a name. Operators weaker than level `weakest` are left for the caller."""
+        left = self._unary()
+        while (token := self._peek()) is not None and STRENGTH.get(token.text, -1) >= weakest:
+            level = STRENGTH[self._next().text]
             op, turned = LEVELS[level][token.text]
             left = f"{op} ({self._named(left)}, {self._named(self._expression(level + 1))})"
             if turned:

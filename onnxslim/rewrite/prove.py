@@ -34,7 +34,11 @@ nearly equal numbers make some hundreds."""
 
 
 class Disproved(AssertionError):
-    """The sides of a rule differ, or the left side never ran."""
+    """The sides of a rule differ, the right one does not run, or the left one never ran."""
+
+
+class NeverRan(Disproved):
+    """The left side never ran: no draw fitted, or ONNX Runtime has no kernels for it at this opset."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +103,7 @@ def prove_property(rule: Rule, *, examples: int = 20) -> Proof:
     with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # no draw fitted, which the counts tell
         holds()
     if not counts["ran"]:
-        raise Disproved(f"{rule.name}: the left side never ran in {counts['drawn']} draws")
+        raise NeverRan(f"{rule.name}: the left side never ran in {counts['drawn']} draws")
     return Proof(counts["drawn"], counts["ran"])
 
 

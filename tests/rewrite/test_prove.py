@@ -18,6 +18,7 @@ from onnxslim.pipeline.discovery import PACKAGE
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.prove import (
     Disproved,
+    NeverRan,
     check_site,
     difference,
     prove_property,
@@ -73,7 +74,8 @@ def meaning(rule):
 
 @pytest.mark.parametrize(("package", "name"), RULES)
 def test_rule_holds(package, name):
-    """At every version of its ops, from opset 11 to the newest; most draws where a version takes something else."""
+    """At every version of its ops, from opset 11 to the newest that ONNX Runtime has kernels for; most draws where a
+    version takes something else."""
     proved, meanings = set(), set()
     for opset in (*OPSETS, *OLDER_OPSETS):
         if opset in OLDER_OPSETS and proved:
@@ -81,7 +83,11 @@ def test_rule_holds(package, name):
         rule = next((rule for rule in load_rules(package, opset).rules if rule.name == name), None)
         if rule is None or schema_versions(rule) in proved:
             continue  # the same versions of the same ops mean the same
-        proof = prove_property(rule, examples=5 if not proved else 2 if meaning(rule) not in meanings else 1)
+        try:
+            proof = prove_property(rule, examples=5 if not proved else 2 if meaning(rule) not in meanings else 1)
+        except NeverRan:
+            assert not proved, f"{name} never ran at opset {opset}, and does so at a newer one"
+            continue
         assert proof.ran >= 1
         proved.add(schema_versions(rule))
         meanings.add(meaning(rule))

@@ -104,6 +104,14 @@ def optimize(
             rich_help_panel=MEASURING,
         ),
     ] = True,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Compare the outputs of models before and after exact passes; --no-check runs no model at all.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = True,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the report as JSON, too.", show_default=False)
     ] = None,
@@ -152,6 +160,7 @@ def optimize(
             goal=goal,
             as_written=as_written,
             measure=measure,
+            check=check,
             progress=progress,
         )
     if report is not None:

@@ -2,6 +2,6 @@
 
 from onnxslim.data.opening import open_samples
 from onnxslim.data.samples import Batch, Samples
-from onnxslim.data.synthetic import synthetic_samples
+from onnxslim.data.synthetic import no_samples, synthetic_samples
 
-__all__ = ["Batch", "Samples", "open_samples", "synthetic_samples"]
+__all__ = ["Batch", "Samples", "no_samples", "open_samples", "synthetic_samples"]

@@ -124,6 +124,17 @@ class Head:
         return itertools.islice(self.inner.pieces(1), self.limit)
 
 
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """No samples at all: for a run that never runs the model."""
+
+    layout: Layout = Layout(None)
+    count: int = 0
+
+    def pieces(self, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
+        return iter(())
+
+
 class Samples:
     """Samples that fit a model. Made by `open_samples` and `synthetic_samples`; nothing is read before it is needed."""
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data.roles import ONES, RATE, ZEROS, index_bound
-from onnxslim.data.samples import Array, Batch, Layout, Samples
+from onnxslim.data.samples import Array, Batch, Layout, Nothing, Samples
 from onnxslim.data.table import kind
 from onnxslim.errors import DataError, RunError
 from onnxslim.runner.session import Session, TensorSpec
@@ -233,6 +233,11 @@ def synthetic_samples(
             hint="give real samples with --data",
         )
     return Samples(Drawn(runs, count, seed), "synthetic samples", synthetic=True)
+
+
+def no_samples() -> Samples:
+    """Return samples for a run that never runs the model: there are none."""
+    return Samples(Nothing(), "no samples", synthetic=True)
 
 
 def _finite(outputs: Iterable[object]) -> bool:

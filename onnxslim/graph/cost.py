@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from onnxslim.graph.axes import dimensions, fit
-from onnxslim.graph.nesting import nested_graphs
+from onnxslim.graph.nesting import main_graphs, nested_graphs
 from onnxslim.graph.shapes import infer_shapes
 
 _NO_PARAMETERS = frozenset({ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.UNDEFINED})
@@ -77,7 +77,7 @@ def measure_cost(model: ir.Model) -> Cost:
             )
         )
         activation_bytes += sum(value_bytes(value) for value in node.outputs)
-    weights = [value for graph in model.graphs() for value in graph.initializers.values()]
+    weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
     held = [tensor for node in _nodes(model) for tensor in _tensors(node)]
     return Cost(
         parameters=sum(_parameters(value) for value in weights)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, constant_tensor, fresh_name, new_initializer, static_bytes, tensor_bytes
 from onnxslim.graph.evaluate import DIVISIONS, evaluate
+from onnxslim.graph.nesting import main_graphs
 
 LIMIT_BYTES = 1 << 20
 """A folded value may be this large, or as large as the constants that it replaces: files must not grow."""
@@ -76,7 +77,7 @@ def fold_constants(model: ir.Model, limit_bytes: int = LIMIT_BYTES) -> tuple[str
         The names of the values that became initializers.
     """
     names: list[str] = []
-    for graph in list(model.graphs()):
+    for graph in main_graphs(model):
         while folded := _fold_graph(graph, model.opset_imports, limit_bytes):
             names += folded  # once more: a divisor that was folded can be trusted now
     return tuple(names)

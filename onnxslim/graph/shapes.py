@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxslim.graph.inference.walk import Inference
+from onnxslim.graph.nesting import main_graphs
 
 
 def infer_shapes(model: ir.Model, known: Inference | None = None) -> tuple[str, ...]:
@@ -29,7 +30,7 @@ def infer_shapes(model: ir.Model, known: Inference | None = None) -> tuple[str, 
 
 def forget_shapes(model: ir.Model) -> None:
     """Drop what is known of the values inside the graphs, so that `infer_shapes` starts from inputs and weights."""
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         for node in graph:
             for output in node.outputs:
                 if not output.is_graph_output():

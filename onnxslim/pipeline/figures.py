@@ -41,7 +41,8 @@ def model_figures(
 ) -> Figures:
     """Return the figures of the model that lies at `path`, takes `size_bytes` there and is open as `candidate`."""
     shapes = {name: array.shape for name, array in judge.feeds.items() if hasattr(array, "shape")}
-    cost, at_work = measure_cost(candidate.model), measure_cost(at_sizes(candidate.model, shapes))
+    cost = measure_cost(candidate.model)
+    at_work = measure_cost(at_sizes(candidate.model, shapes)) if shapes else cost  # there are none where nothing is run
     accuracy = judge.measure_accuracy(candidate)
     unlabelled = "the samples are synthetic" if judge.samples.synthetic else "the samples have no labels"
     memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None
@@ -87,7 +88,7 @@ def quality_figures(candidate: Candidate, judge: Judge) -> FidelityFigures:
     fidelity = judge.measure_fidelity(candidate)
     if fidelity is not None:
         return fidelity_figures(fidelity)
-    reason = "not claimed: the samples are synthetic"
+    reason = "not claimed: the samples are synthetic" if judge.check else NOT_ASKED
     return FidelityFigures(None, None, None, None, reason, reason, reason, reason)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed
+from onnxslim.data import no_samples
+from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, UsageError
 from onnxslim.model import canonicalize, open_model, save_model, saving_model, weight_bytes
 from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.figures import make_report
@@ -67,6 +68,7 @@ def optimize(
     goal: str = "latency",
     as_written: bool = False,
     measure: bool = True,
+    check: bool = True,
     progress: Progress | None = None,
 ) -> Result:
     """Make a model smaller and faster, and measure that it still does its job.
@@ -89,6 +91,8 @@ def optimize(
         goal: ``latency`` rolls back lossy passes that make the model slower here, ``size`` keeps them.
         as_written: Run the passes in the order given.
         measure: False times nothing; latency, memory and energy are then null in the report.
+        check: False runs no model at all: what exact passes promise is believed, not compared, and nothing is timed.
+            Only for exact passes without data. The rules are proved by tests, your model is not.
         progress: Told how far the run is.
 
     Raises:
@@ -98,6 +102,10 @@ def optimize(
     request = read_request(passes, recipe, max_drop, seed, as_written)
     if goal not in [each.value for each in Goal]:
         raise BadOptionValue(f"the goal cannot be {goal!r}", where="--goal", hint="latency or size")
+    lossy = [step.name for step in request.passes if step.judged_as is Kind.LOSSY]
+    if not check:
+        _refuse_unchecked(lossy, data, val, verify)
+        measure = False
     target = detect_target(provider, threads)
     score = top1 if metric is None else load_metric(metric)
     opened, path = _open(model)
@@ -105,9 +113,11 @@ def optimize(
         check_places(path, pathlib.Path(output))
     generator = np.random.default_rng(request.seed)
     # Where nothing is timed and nothing is lost, models are run a few times to see that they give the same.
-    pack = measure or any(step.judged_as is Kind.LOSSY for step in request.passes)
+    pack = measure or bool(lossy)
     original = Candidate(opened, lambda: Session.of(opened if path is None else path, target, pack=pack))
-    calibration, validation = share_samples(data, val, opened, original.session, preprocess, request, generator)
+    calibration = validation = no_samples()
+    if check:
+        calibration, validation = share_samples(data, val, opened, original.session, preprocess, request, generator)
     # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
     (measuring,) = generator.spawn(1)
     judge = Judge(
@@ -121,6 +131,7 @@ def optimize(
         Goal(goal),
         measure,
         sparing=not pack and weight_bytes(opened) > IN_MEMORY_LIMIT,
+        check=check,
     )
     context = Context(
         original=opened,
@@ -152,6 +163,15 @@ def optimize(
                 report = dataclasses.replace(report, output=ModelFile(str(output), sha256(file)))
     context.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
     return Result(current.model, report)
+
+
+def _refuse_unchecked(lossy: Sequence[str], data: Data | None, val: Data | None, verify: bool) -> None:
+    """Refuse to leave out the check where something asks for it."""
+    if lossy:
+        raise UsageError(f"{lossy[0]} changes the outputs, which must be compared", where="--no-check", hint="drop it")
+    if data is not None or val is not None or verify:
+        asked = "--verify" if verify else "samples"
+        raise UsageError(f"{asked} without a check are of no use", where="--no-check", hint=f"drop it, or {asked}")
 
 
 def _open(model: str | os.PathLike[str] | ir.Model | onnx.ModelProto) -> tuple[ir.Model, pathlib.Path | None]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.graph.nesting import graphs_within, main_graphs
 from onnxslim.rewrite.identity import eliminate_identity
 from onnxslim.rewrite.instantiate import Instance, Plan, build
 from onnxslim.rewrite.match import Match, find_match
@@ -97,16 +98,15 @@ class _Driver:
         self.broken: dict[str, str] = {}
         self.refused: dict[tuple[str, str], str] = {}
         self.functions = [f for f in model.functions.values() if f.opset_imports.get("") == self.opset]
-        self.inner = {graph for function in self.functions for graph in (function.graph, *function.subgraphs())}
+        self.inner = {graph for function in self.functions for graph in graphs_within(function.graph)}
         self.unsorted: dict[ir.Graph, None] = {}
         self.taken = {name for name in _names(self._graphs()) if name}
 
     def _graphs(self) -> Iterator[ir.Graph]:
         if self.model.opset_imports.get("", self.opset) == self.opset:
-            yield from self.model.graphs()
+            yield from main_graphs(self.model)
         for function in self.functions:
-            yield function.graph
-            yield from function.subgraphs()
+            yield from graphs_within(function.graph)
 
     def nodes(self) -> list[ir.Node]:
         return [node for graph in self._graphs() for node in graph]

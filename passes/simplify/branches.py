@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxslim.graph.constants import constant
+from onnxslim.graph.nesting import every_graph
 
-from .dead import every_graph, remove_node
+from .dead import remove_node
 
 
 def inline_constant_branches(model: ir.Model) -> int:

@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import fresh_name, new_initializer
 from onnxslim.graph.inference.walk import Inference
+from onnxslim.graph.nesting import every_graph, main_graphs
 
-from .dead import every_graph
 from .shapes import reshape_target
 
 RENAMING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
@@ -21,7 +21,7 @@ def join_reshapes(model: ir.Model, known: Inference) -> int:
     Rules do the same where only the second is a Reshape to a known shape. Returns how many were joined.
     """
     count = 0
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         for node in list(graph):
             if node.domain or node.op_type not in RENAMING:
                 continue

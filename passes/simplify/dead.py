@@ -5,16 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common
 
-from onnxslim.graph.nesting import nested_graphs
+from onnxslim.graph.nesting import every_graph, main_graphs, nested_graphs
 from onnxslim.rewrite.identity import eliminate_identity
-
-
-def every_graph(model: ir.Model) -> list[ir.Graph]:
-    """Return all graphs of a model: its own, those of its local functions, and what is nested in either."""
-    graphs = list(model.graphs())
-    for function in model.functions.values():
-        graphs += [function.graph, *function.subgraphs()]
-    return graphs
 
 
 def eliminate_identities(model: ir.Model) -> int:
@@ -62,7 +54,7 @@ def detach(graph: ir.Graph) -> None:
 def remove_unused_initializers(model: ir.Model) -> int:
     """Remove initializers that nobody reads, in subgraphs too, unless they are inputs or outputs. Returns how many."""
     count = 0
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         for name, value in list(graph.initializers.items()):
             if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
                 del graph.initializers[name]

@@ -12,9 +12,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import constant
 from onnxslim.graph.fold import UNFOLDED
-from onnxslim.graph.nesting import nested_graphs
-
-from .dead import every_graph
+from onnxslim.graph.nesting import every_graph, main_graphs, nested_graphs
 
 PREFIX_BYTES = 4096
 """Read of every initializer first; whole ones are read only where that much is equal."""
@@ -29,7 +27,7 @@ def merge_equal_initializers(model: ir.Model) -> int:
     Vectors of floats stay apart: biases and scales are often equal by accident (zeros, ones), and passes that shrink or
     quantize them one by one would then find them tied. Weights are read one after another, and hashed, not kept.
     """
-    return sum(_merge_initializers(graph) for graph in model.graphs())
+    return sum(_merge_initializers(graph) for graph in main_graphs(model))
 
 
 def _merge_initializers(graph: ir.Graph) -> int:

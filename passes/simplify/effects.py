@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.inference.elementwise import broadcast_shapes
 from onnxslim.graph.inference.walk import Inference
+from onnxslim.graph.nesting import main_graphs
 from onnxslim.rewrite.identity import eliminate_identity
 
 SAME_SHAPE_SAME_VALUE = frozenset(
@@ -55,7 +56,7 @@ BROADCASTING = frozenset(
 def pass_by_ops_without_effect(model: ir.Model, known: Inference) -> int:
     """Let the users of ops that are proved to do nothing use what these read. Returns how many there were."""
     count = 0
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         for node in list(graph):
             if node.op_type in SAME_SHAPE_SAME_VALUE and not node.domain and _keeps_shape(node, known):
                 count += _pass_by(node, graph)
@@ -102,7 +103,7 @@ def leave_to_broadcasting(model: ir.Model, known: Inference) -> int:
         How many Expands are needed no more.
     """
     count = 0
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         for node in graph:
             if node.op_type == "Expand" and not node.domain and not node.outputs[0].is_graph_output():
                 uses = list(node.outputs[0].uses())
@@ -131,7 +132,7 @@ def _is_widened_anyway(user: ir.Node, place: int, source: ir.Value | None, known
 def drop_empty_parts(model: ir.Model, known: Inference) -> int:
     """Let a Concat not read what has no elements, and be nothing where it reads one value. Returns how many changed."""
     count = 0
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         for node in list(graph):
             axis = node.attributes.get("axis")
             if node.op_type != "Concat" or node.domain or axis is None or axis.is_ref():

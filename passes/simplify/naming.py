@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.inference.fact import Fact
 from onnxslim.graph.inference.walk import Inference
+from onnxslim.graph.nesting import main_graphs
 from onnxslim.graph.symbols import Expression, Size
 
 SHAPE_RUNS_SINCE = 15
@@ -21,7 +22,7 @@ SHAPE_RUNS_SINCE = 15
 def name_sizes_once(model: ir.Model, known: Inference) -> int:
     """Merge integers that are equal by their formulas, and read runs of sizes off inputs. Returns how many changed."""
     version = model.opset_imports.get("", 0)
-    return sum(_name_sizes(graph, known, version, graph is model.graph) for graph in model.graphs())
+    return sum(_name_sizes(graph, known, version, graph is model.graph) for graph in main_graphs(model))
 
 
 def _name_sizes(graph: ir.Graph, known: Inference, version: int, outermost: bool) -> int:

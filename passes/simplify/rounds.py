@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.fold import fold_constants
 from onnxslim.graph.inference.walk import Inference
+from onnxslim.graph.nesting import every_graph
 from onnxslim.graph.shapes import forget_shapes, infer_shapes
 from onnxslim.model import OLDEST_NUMPY_OPSET, release_constants
 from onnxslim.pipeline.interface import Context, Note
@@ -24,7 +25,6 @@ from .branches import inline_constant_branches
 from .chains import join_concatenations, join_reshapes
 from .dead import (
     eliminate_identities,
-    every_graph,
     remove_dead_nodes,
     remove_unused_imports,
     remove_unused_initializers,

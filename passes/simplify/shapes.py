@@ -13,9 +13,8 @@ import onnx_ir as ir
 from onnxslim.graph.constants import constant_tensor, fresh_name, new_initializer
 from onnxslim.graph.inference.walk import Inference, dimension
 from onnxslim.graph.inference.walk import declared as declared_fact
+from onnxslim.graph.nesting import every_graph, main_graphs
 from onnxslim.graph.symbols import Size
-
-from .dead import every_graph
 
 TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 """Ops that read a shape, and as which input."""
@@ -67,7 +66,7 @@ def _told(size: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
 def spell_out_shapes(model: ir.Model, known: Inference) -> int:
     """Replace computed shapes by constants where they are known. Returns how many."""
     count = 0
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         for node in list(graph):
             place = TARGETS.get(node.op_type)
             if place is None or node.domain or len(node.inputs) <= place or node.inputs[place] is None:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, fresh_name, new_initializer
+from onnxslim.graph.nesting import main_graphs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ SPLIT_SIZES_ARE_INPUT = 13
 def merge_siblings(model: ir.Model) -> int:
     """Let MatMul, Gemm and Conv that share an input, and differ only in constants, be one. Returns how many went."""
     opset = model.opset_imports.get("", 0)
-    return sum(_merge(graph, opset) for graph in model.graphs())
+    return sum(_merge(graph, opset) for graph in main_graphs(model))
 
 
 def _merge(graph: ir.Graph, opset: int) -> int:

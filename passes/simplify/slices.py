@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, fresh_name, new_initializer
 from onnxslim.graph.inference.walk import Inference
+from onnxslim.graph.nesting import main_graphs
 
 INPUTS_SINCE = 10
 """From this opset on, starts and ends are inputs."""
@@ -17,7 +18,7 @@ def join_slices(model: ir.Model, known: Inference) -> int:
     if model.opset_imports.get("", 0) < INPUTS_SINCE:
         return 0
     count = 0
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         for node in list(graph):
             if node.op_type == "Slice" and not node.domain and node.inputs[0] is not None:
                 first = node.inputs[0].producer()

@@ -93,6 +93,7 @@ class _Driver:
         self.index: dict[tuple[str, str], list[Rule]] = {}
         for rule in rules:
             self.index.setdefault((rule.root.domain, rule.root.op_type), []).append(rule)
+        self.shortlists: dict[tuple[str, str, frozenset[str | None]], tuple[Rule, ...]] = {}
         self.opset = rules[0].opset if rules else 0
         self.counts: dict[str, int] = {}
         self.broken: dict[str, str] = {}
@@ -111,9 +112,20 @@ class _Driver:
     def nodes(self) -> list[ir.Node]:
         return [node for graph in self._graphs() for node in graph]
 
+    def _candidates(self, node: ir.Node) -> tuple[Rule, ...]:
+        """Return the rules, in order, whose pattern may lie above a node, going by what makes its inputs."""
+        rules = self.index.get((node.domain, node.op_type))
+        if rules is None:
+            return ()
+        makers = frozenset(_maker(value) for value in node.inputs)
+        key = (node.domain, node.op_type, makers)
+        if key not in self.shortlists:
+            self.shortlists[key] = tuple(rule for rule in rules if rule.demanded <= makers)
+        return self.shortlists[key]
+
     def visit(self, node: ir.Node) -> list[ir.Node]:
         """Apply the first rule that matches at `node`. Returns the nodes whose surroundings changed."""
-        for rule in self.index.get((node.domain, node.op_type), ()):
+        for rule in self._candidates(node):
             if rule.name in self.broken:
                 continue
             try:
@@ -208,6 +220,16 @@ class _Driver:
             tuple(Skipped(rule, why) for rule, why in self.broken.items()),
             tuple(Skipped(f"{rule} at {node}", why) for (rule, node), why in self.refused.items()),
         )
+
+
+def _maker(value: ir.Value | None) -> str | None:
+    """Return what makes a value, in the words of `Rule.signposts`."""
+    if value is None:
+        return None
+    maker = value.producer()
+    if maker is None or maker.op_type == "Constant" or value.const_value is not None:
+        return ""
+    return maker.op_type
 
 
 def _constant_node(value: ir.Value) -> ir.Node:

@@ -86,6 +86,11 @@ class Rule:
         """What must make each input of the root: the name of an op; "" something known; None: whatever it is."""
         return tuple(self._signpost(name) for name in self.root.inputs)
 
+    @functools.cached_property
+    def demanded(self) -> frozenset[str]:
+        """The signposts that say something, whatever the order of the inputs."""
+        return frozenset(post for post in self.signposts if post is not None)
+
     def _signpost(self, name: str | None) -> str | None:
         if name is None or name not in self.match.makers:
             return None

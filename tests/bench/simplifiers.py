@@ -28,7 +28,8 @@ from typing import Any
 from simplifiers_table import render, write_between
 
 HERE = pathlib.Path(__file__).resolve().parent
-TOOLS = ("ours", "onnxsim", "onnxslim", "onnxscript", "onnxruntime")
+OURS = ("ours", "unchecked")
+TOOLS = ("ours", "unchecked", "onnxsim", "onnxslim", "onnxscript", "onnxruntime")
 LONG = 10.0
 """Seconds after which one run is enough."""
 
@@ -107,7 +108,7 @@ def main() -> None:
     again = set(options.again.split(","))
     tools: dict[str, tuple[Any, str]] = {}
     for tool in options.tools.split(",") if options.folders else ():
-        python = sys.executable if tool == "ours" else options.envs / tool / "bin" / "python"
+        python = sys.executable if tool in OURS else options.envs / tool / "bin" / "python"
         told = child(python, "simplify_child.py", tool, "--version", timeout=120)
         if "failed" in told:
             parser.error(f"{tool} cannot be used: {told['failed']}")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 Row = dict[str, Any]
+OURS = ("ours", "unchecked")
 START, END = "<!-- bench-simplify: begin -->", "<!-- bench-simplify: end -->"
 
 
@@ -24,15 +25,16 @@ def render(rows: list[Row]) -> str:
     """Return all tables."""
     table = {(row["model"], row["tool"]): row for row in rows}
     models = list(dict.fromkeys(row["model"] for row in rows))
-    order = ("ours", "onnxsim", "onnxslim", "onnxscript", "onnxruntime")
+    order = ("ours", "unchecked", "onnxsim", "onnxslim", "onnxscript", "onnxruntime")
     tools = [tool for tool in order if any(row["tool"] == tool for row in rows)]
+    counted = [tool for tool in tools if tool != "unchecked"]  # it leaves the nodes that ours leaves
     versions = {row["tool"]: row["version"] for row in rows if "version" in row}
     parts = [
         "Tools: " + ", ".join(f"{tool} {versions[tool]}" for tool in tools) + ". Nodes count subgraphs and functions, "
         "and no Constant nodes. **Bold**: the fewest. W: wrong. Seconds are medians, imports left out; ours include "
-        "its own check against the original.",
+        "its own check against the original, which no other tool makes; `unchecked` is ours without it (`--no-check`).",
         "",
-        *_table(["model", "original", *tools], [_nodes(table, model, tools) for model in models]),
+        *_table(["model", "original", *counted], [_nodes(table, model, counted) for model in models]),
         "",
         "Seconds / peak MB / speed of the result against the original (paired, 95 % interval):",
         "",
@@ -86,10 +88,9 @@ def _mean(ratios: list[float]) -> float:
 def summary(table: dict[tuple[str, str], Row], models: list[str], tools: list[str]) -> list[str]:
     """Return what the tables come to: ratios of time and memory, who leaves the fewest nodes, who is wrong."""
     lines = []
-    for tool in tools:
-        if tool == "ours":
-            continue
-        pairs = [(table.get((model, "ours")), table.get((model, tool))) for model in models]
+    rest = [tool for tool in tools if tool not in OURS]
+    for mine, tool in ((mine, tool) for tool in rest for mine in OURS):
+        pairs = [(table.get((model, mine)), table.get((model, tool))) for model in models]
         both = [(a, b) for a, b in pairs if a and b and "failed" not in a and "failed" not in b]
         if both:
             together = sum(a["run"] == b["run"] for a, b in both)
@@ -98,10 +99,9 @@ def summary(table: dict[tuple[str, str], Row], models: list[str], tools: list[st
                 for key, name in (("seconds", "seconds"), ("cpu_seconds", "CPU seconds"), ("peak_bytes", "peak memory"))
             )
             lines.append(
-                f"- Ours takes {figures} of {tool} (geometric means over {len(both)} models, "
+                f"- {mine.capitalize()} takes {figures} of {tool} (geometric means over {len(both)} models, "
                 f"{together} of them timed in one run)."
             )
-    rest = [tool for tool in tools if tool != "ours"]
     better, equal, worse = [], [], []
     for model in models:
         mine = table.get((model, "ours"))

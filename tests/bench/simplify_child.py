@@ -1,11 +1,12 @@
 """One simplifier on one model, run by the Python of the environment that holds the tool: prints a line of JSON.
 
-    python simplify_child.py TOOL IN.onnx OUT.onnx      TOOL: ours, unchecked, onnxsim, onnxslim, onnxscript, onnxruntime
+    python simplify_child.py TOOL IN.onnx OUT.onnx    TOOL: ours, unchecked, onnxsim, onnxslim, onnxscript, onnxruntime
     python simplify_child.py TOOL --version
 
 Seconds are those of reading, simplifying and writing; imports are not counted. ``onnxslim`` is the other project of
 that name; ``onnxruntime`` is what ONNX Runtime writes at its basic level. Ours checks its result against the original
-within these seconds, as onnxsim may do and does not by default; ``unchecked`` is ours without that. Knows nothing but the standard library and the tool.
+within these seconds, as onnxsim may do and does not by default; ``unchecked`` is ours without that. Knows nothing but
+the standard library and the tool.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ Work = Callable[[str, str], object]
 
 def ours() -> Work:
     import onnxslim
-    import onnxslim.pipeline.run  # what the first call would import
+    import onnxslim.passes.simplify  # what the first call would import
+    import onnxslim.pipeline.run
 
     return lambda source, out: onnxslim.optimize(source, passes="simplify", output=out, measure=False)
 
 
 def unchecked() -> Work:
     import onnxslim
+    import onnxslim.passes.simplify
     import onnxslim.pipeline.run
 
     return lambda source, out: onnxslim.optimize(source, passes="simplify", output=out, check=False)

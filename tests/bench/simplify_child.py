@@ -26,16 +26,18 @@ Work = Callable[[str, str], object]
 
 
 def ours() -> Work:
-    import onnxslim
     import onnxslim.passes.simplify  # what the first call would import
+
+    import onnxslim
     import onnxslim.pipeline.run
 
     return lambda source, out: onnxslim.optimize(source, passes="simplify", output=out, measure=False)
 
 
 def unchecked() -> Work:
-    import onnxslim
     import onnxslim.passes.simplify
+
+    import onnxslim
     import onnxslim.pipeline.run
 
     return lambda source, out: onnxslim.optimize(source, passes="simplify", output=out, check=False)

@@ -14,7 +14,7 @@ from onnxslim.graph.contraction import Contraction
 from onnxslim.graph.cost import Cost
 from onnxslim.graph.coupling import Coupling, Group
 from onnxslim.pipeline.interface import Context, Note
-from onnxslim.train.gram import Gram, grams, measurable
+from onnxslim.train.gram import Gram, grams, held, measurable
 from onnxslim.train.observation import Moments, Place
 
 from .criterion import (
@@ -32,10 +32,10 @@ from .criterion import (
 from .elimination import Ranking, Reader, eliminate
 from .sensitivity import Prober, affordable, as_importance, probes, scaled
 
-HELD = 1.2e9
+HELD = 6e8
 """Bytes of second moments that are held at once: groups are looked at in as many turns as that takes."""
-WIDEST = 4608
-"""Readers with more columns are judged by their energy alone: the inverse of their moments takes too long."""
+WIDEST = 9216
+"""Readers with more columns are judged by their energy alone."""
 SAMPLES = 512
 """Samples that second moments are taken of, at most."""
 
@@ -162,7 +162,7 @@ class Ranker:
 
         for at, readers in enumerate(of_group):
             more = needed | set(readers)
-            if turn and sum(8 * known[each].groups * known[each].columns ** 2 for each in more) > HELD:
+            if turn and sum(held(known[each]) for each in more) > HELD:
                 yield from turned()
                 turn, more = [], set(readers)
             turn, needed = [*turn, at], more

@@ -2,10 +2,11 @@
 
     python tests/bench/pruners.py cifar10_resnet56.onnx cifar:cifar10_train_10k.npz cifar:cifar10_test.npz 0.3,0.5
 
-Samples are read as `quantizers.py` reads them. 256 of them, drawn by chance (the images of CIFAR-10 lie in the file
-class by class, so that the first 256 are of one class), calibrate; all of the others measure. Names of criteria may
-follow, to run only those. Options that are the same in every run go into the environment variable ``OPTIONS``
-(``align=4``). Prints a Markdown table; the last column says how much of what the cut alone loses recovery wins back.
+Samples are read as `quantizers.py` reads them, those of CIFAR-10 in an order drawn by chance; 256 of the first file
+calibrate, and all of the second measure, or the first ``IMAGES`` of them where the environment says so. Names of
+criteria may follow, to run only those, with options where they need some (``reconstruction:sensitivity=false``).
+Options that are the same in every run go into the environment variable ``OPTIONS`` (``align=4``). Prints a Markdown
+table; the last column says how much of what the cut alone loses recovery wins back.
 """
 
 from __future__ import annotations
@@ -16,34 +17,32 @@ import pathlib
 import sys
 import tempfile
 
-import numpy as np
-from onnxslim.passes.prune.criterion import Criterion
 from quantizers import CALIBRATION, read
 
 import onnxslim
 from onnxslim.runner.accuracy import measure_accuracy
 from onnxslim.runner.session import Session
 
-DEFAULTS = ("l1", "fpgm", "activation", "reconstruction")
+DEFAULTS = ("l1", "fpgm", "activation", "reconstruction:sensitivity=false", "reconstruction")
 CUT_ONLY = ":compensate=false:refit=false"
 
 
 def main(model: str, data: str, val: str, ratios: str, *names: str) -> None:
     logging.disable(logging.WARNING)
     original = Session.of(pathlib.Path(model))
-    everything, held_out = read(data, original), read(val, original)
-    share = CALIBRATION / (everything.count or CALIBRATION)
-    calibration = everything.split(share, np.random.default_rng(0))[0] if share < 1 else everything
+    calibration, held_out = read(data, original).take(CALIBRATION), read(val, original)
+    if "IMAGES" in os.environ:
+        held_out = held_out.take(int(os.environ["IMAGES"]))
     whole = measure_accuracy(original, held_out, size=32).value
-    print(f"{pathlib.Path(model).name}: {100 * whole:.2f} % before; {calibration.count} samples calibrate\n")
+    print(f"{pathlib.Path(model).name}: {100 * whole:.2f} % before on {held_out.count} samples\n", flush=True)
     print("| criterion | MACs removed, % | cut only, % | with recovery, % | lost, points | won back |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- |", flush=True)
     more = "".join(f":{option}" for option in os.environ.get("OPTIONS", "").split(":") if option)
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out.onnx")
         for ratio in ratios.split(","):
             for name in names or DEFAULTS:
-                step = f"prune:ratio={ratio}:criterion={Criterion(name).value}{more}"
+                step = f"prune:ratio={ratio}:criterion={name}{more}"
                 accuracies, removed = [], 0.0
                 for options in (CUT_ONLY, ""):
                     result = onnxslim.optimize(

@@ -13,7 +13,7 @@ from onnxslim.passes.prune.sensitivity import as_importance, probes, scaled
 from onnxslim.data import open_samples
 from onnxslim.graph.contraction import contractions
 from onnxslim.runner.session import Session
-from onnxslim.train.gram import RIDGE, grams
+from onnxslim.train.gram import FEW, RIDGE, WIDE, Gram, Thin, grams
 
 
 def reader(channels: int, taps: int, outputs: int, seed: int) -> Reader:
@@ -101,3 +101,35 @@ def test_probes_are_widths_that_are_allowed() -> None:
     assert probes([8, 16, 24, 32, 40, 48], 64) == [16, 32, 48]
     for steps in itertools.combinations(range(1, 12), 3):
         assert set(probes(steps, 12)) <= set(steps)
+
+
+def test_few_rows_say_the_same_as_the_moments_they_make() -> None:
+    generator, ridge = np.random.default_rng(0), 0.1
+    rows = (generator.normal(size=(30, 48)) @ generator.normal(size=(48, 48)) / 10).astype(np.float32)
+    moment = rows.T.astype(np.float64) @ rows + ridge * np.eye(48)
+    weight = generator.normal(size=(48, 5))
+    channels = np.arange(48) % 12
+    thin, whole = (Gram([each], weight[None], np.zeros((1, 48)), channels) for each in (Thin(rows, ridge), moment))
+    assert thin.energy == pytest.approx(whole.energy, rel=1e-4)
+    gone = channels[None] < 5
+    np.testing.assert_allclose(thin.without(gone), whole.without(gone), atol=1e-3)
+    columns = [np.flatnonzero(channels == at) for at in range(12)]
+    one, other = (eliminate([Reader(each.moment[0], weight, columns, each.energy)], 12) for each in (thin, whole))
+    np.testing.assert_array_equal(one.order, other.order)
+    np.testing.assert_allclose(one.lost, other.lost, rtol=1e-3, atol=1e-6)
+
+
+def test_a_wide_reader_is_known_by_few_rows() -> None:
+    channels = WIDE // 9 + 1
+    model = built(
+        f"g (float[N,{channels},3,3] x) => (float y) {{ y = Conv <pads=[1,1,1,1]> (x, w) }}",
+        w=weight(2, channels, 3, 3),
+    )
+    images = np.random.default_rng(0).normal(size=(64, channels, 3, 3)).astype(np.float32)
+    (each,) = contractions(model.graph)
+    samples = open_samples({"x": images}, Session.of(model).inputs)
+    (gram,) = grams(model, [each], samples, 64, np.random.default_rng(0), Session.of)
+    assert isinstance(gram.moment[0], Thin)
+    assert len(gram.moment[0].rows) == FEW
+    made = Session.of(model).run({"x": images})["y"].transpose(0, 2, 3, 1).reshape(-1, 2)
+    np.testing.assert_allclose(gram.energy, made.var(0).sum(), rtol=0.3)

@@ -1,4 +1,7 @@
-"""Second moments of what contractions read: Gram matrices of the rows of their inputs, summed in double precision."""
+"""Second moments of what contractions read: Gram matrices of the rows of their inputs, summed in double precision.
+
+`sums` streams them over samples; `grams` makes of them what least squares wants.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,17 @@ RIDGE = 1e-2
 """What is added to the diagonal, relative to its mean: rows are a sample of what the layer will see."""
 
 Array = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass
+class Sums:
+    """Sums over all rows x that one contraction reads."""
+
+    products: Array
+    """Of x x', shape [groups, columns, columns]."""
+    inputs: Array
+    """Of x, shape [groups, columns]."""
+    rows: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +75,7 @@ class Gram:
 
 
 def measurable(contraction: Contraction) -> bool:
-    """Whether `grams` knows the rows of a contraction."""
+    """Whether `sums` and `grams` know the rows of a contraction."""
     return contraction.regular and contraction.data.shape is not None
 
 
@@ -72,9 +86,36 @@ def grams(
     count: int,
     generator: np.random.Generator,
     open_session: Callable[[ir.Model], Session],
-    batch: int = 16,
 ) -> Iterator[Gram]:
-    """Yield the Gram matrix of each contraction over all samples.
+    """Yield the Gram matrix of each contraction over all samples; see `sums`.
+
+    Raises:
+        RunError: The model does not run on the samples.
+    """
+    for contraction, seen in zip(read, sums(model, read, samples, count, generator, open_session), strict=True):
+        rows = max(seen.rows, 1)
+        moment, mean = seen.products, seen.inputs / rows
+        moment /= rows
+        moment -= mean[:, :, None] * mean[:, None]
+        diagonal = np.einsum("gcc->gc", moment)
+        # The fewer rows there are for each unknown, the less their moments say.
+        ridge = RIDGE * max(1.0, contraction.columns / rows)
+        diagonal += ridge * diagonal.mean(axis=1, keepdims=True) + 1e-12
+        each = contraction.columns // math.prod(contraction.kernel)
+        yield Gram(moment, contraction.blocks(), mean, np.arange(contraction.columns) % each)
+
+
+def sums(
+    model: ir.Model,
+    read: Sequence[Contraction],
+    samples: Samples,
+    count: int,
+    generator: np.random.Generator,
+    open_session: Callable[[ir.Model], Session],
+    places: int | None = None,
+    batch: int = 16,
+) -> list[Sums]:
+    """Return for each contraction the sums over what it reads of all samples.
 
     Args:
         model: Any model; it is not changed.
@@ -83,37 +124,36 @@ def grams(
         count: How many samples these are.
         generator: Chooses places of convolutions.
         open_session: Opens a model on the target.
+        places: Of each sample, where a convolution is seen, at most, and products are seen at all of theirs; None: as
+            many as `PRODUCTS` allows.
         batch: Samples in one run, where the model takes any number.
 
     Raises:
         RunError: The model does not run on the samples.
     """
-    names = sorted({contraction.data.name or "" for contraction in read})
-    session = open_session(truncated(model, names))
-    sums = [np.zeros((each.groups, each.columns, each.columns)) for each in read]
-    means = [np.zeros((each.groups, each.columns)) for each in read]
-    rows = [0] * len(read)
+    made = {contraction.data for contraction in read if contraction.data.producer() is not None}
+    names = sorted(value.name or "" for value in made)
+    session = open_session(truncated(model, names)) if names else None
+    result = [
+        Sums(np.zeros((each.groups, each.columns, each.columns)), np.zeros((each.groups, each.columns)))
+        for each in read
+    ]
     for piece in samples.batches(batch):
-        values = session.run(piece.feeds)
-        for at, contraction in enumerate(read):
+        values = {**piece.feeds, **(session.run(piece.feeds) if session is not None else {})}
+        for contraction, total in zip(read, result, strict=True):
             data = values[contraction.data.name or ""]
-            most = int(PRODUCTS / (contraction.groups * contraction.columns**2))
             available = place_count(contraction, data)
-            share = max(1, most // count if contraction.kernel else most * piece.count // count)
-            places = np.arange(available)
+            share = available
+            if places is None:
+                most = int(PRODUCTS / (contraction.groups * contraction.columns**2))
+                share = max(1, most // count if contraction.kernel else most * piece.count // count)
+            elif contraction.kernel:
+                share = places
+            chosen = np.arange(available)
             if share < available:
-                places = np.sort(generator.choice(available, share, replace=False))
-            taken = input_rows(contraction, data, places)
-            sums[at] += taken.transpose(0, 2, 1) @ taken
-            means[at] += taken.sum(axis=1, dtype=np.float64)
-            rows[at] += taken.shape[1]
-    for contraction, total, mean, taken_rows in zip(read, sums, means, rows, strict=True):
-        total /= max(taken_rows, 1)
-        mean = mean / max(taken_rows, 1)
-        total -= mean[:, :, None] * mean[:, None]
-        diagonal = np.einsum("gcc->gc", total)
-        # The fewer rows there are for each unknown, the less their moments say.
-        ridge = RIDGE * max(1.0, contraction.columns / max(taken_rows, 1))
-        diagonal += ridge * diagonal.mean(axis=1, keepdims=True) + 1e-12
-        each = contraction.columns // math.prod(contraction.kernel)
-        yield Gram(total, contraction.blocks(), mean, np.arange(contraction.columns) % each)
+                chosen = np.sort(generator.choice(available, share, replace=False))
+            rows = input_rows(contraction, data, chosen).astype(np.float32, copy=False)
+            total.products += rows.transpose(0, 2, 1) @ rows
+            total.inputs += rows.sum(axis=1, dtype=np.float64)
+            total.rows += rows.shape[1]
+    return result

@@ -13,6 +13,7 @@ from onnxslim.graph.contraction import contractions
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.coupling import couple, frozen
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.train.observation import Moments, Place, observe
@@ -26,7 +27,6 @@ from .exact import remove_exactly
 from .layers import layer_changes
 from .ranking import Ranker
 from .recovery import compensate, fit_again, kept
-from .sharing import share_again, share_apart
 
 DEFAULT = (Share.MACS, 0.3)
 """What is removed where nobody says what."""

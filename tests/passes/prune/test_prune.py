@@ -11,7 +11,6 @@ import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from onnxslim.passes.prune import Prune
 from onnxslim.passes.prune.criterion import Criterion
-from onnxslim.passes.prune.sharing import share_again, share_apart
 from onnxslim.passes.simplify import Simplify
 from zoo import zoo_file
 
@@ -19,6 +18,7 @@ from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.graph.contraction import add_bias, contractions
 from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Change, Context
 from onnxslim.runner.session import Session

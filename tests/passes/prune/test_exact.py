@@ -233,7 +233,7 @@ def check_planted(model: ir.Model) -> None:
 MIXING = {
     "LayerNormalization": "n = LayerNormalization (a, s, b)",
     "no scale": "n = LayerNormalization (a, ones)",
-    "RMSNormalization": "q = Mul (a, a) m = ReduceMean (q, one) r = Sqrt (m) n = Div (a, r)",
+    "RMSNormalization": "q = Mul (a, a) m = ReduceMean (q, one) d = Sqrt (m) n = Div (a, d)",
     "Softmax": "n = Softmax <axis = 1> (a)",
     "LogSoftmax": "n = LogSoftmax <axis = -1> (a)",
     "LpNormalization": "n = LpNormalization <axis = 1, p = 1> (a)",
@@ -252,7 +252,8 @@ def test_zeros_that_an_op_mixes_in_stay(name: str) -> None:
         f"""g (float[N,4] x) => (float[N,3] y) {{
             a = Gemm (x, w1, b1) {MIXING[name]} h = Gemm (n, w2, b2) r = Relu (h) y = Gemm (r, w3, b3)
         }}""",
-        w1=weight(4, 12), b1=weight(12), s=weight(12), b=weight(12), ones=np.ones(12, np.float32), one=np.array([1]), place=np.array(1),
+        w1=weight(4, 12), b1=weight(12), s=weight(12), b=weight(12), ones=np.ones(12, np.float32),
+        one=np.array([1]), place=np.array(1),
         w2=weight(12, 10), b2=weight(10), w3=weight(10, 3), b3=weight(3),
     )  # fmt: skip
     w1, b1, w2, w3 = (array(model, each).copy() for each in ("w1", "b1", "w2", "w3"))

@@ -101,22 +101,28 @@ def candidates(
     """
     result: list[Candidate] = []
     for form in forms(layer):
-        if form not in allowed:
+        own = shapes(layer, form, align, extent, more_macs=more_macs) if form in allowed else []
+        if not own:
             continue
         lost = losses(problem, form)
-        own = [
-            Candidate(form, ranks, parameters(layer, form, ranks), work, lost(ranks), _share(layer, form, ranks))
-            for ranks in _ranks(layer, form, align)
-            if parameters(layer, form, ranks) < layer.parameters
-            and ((work := macs(layer, form, ranks, extent)) <= 1 or more_macs)
-        ]
-        if own and exact and form is not Form.MATRIX:
+        own = [dataclasses.replace(each, error=lost(each.ranks)) for each in own]
+        if exact and form is not Form.MATRIX:
             middle = min(own, key=lambda each: abs(each.parameters - layer.parameters / 2))
             really = problem.moments.loss(split(problem, form, middle.ranks).dense)
             scale = really / max(middle.error, 1e-12)
             own = [dataclasses.replace(each, error=min(each.error * scale, 1.0)) for each in own]
         result += own
     return result
+
+
+def shapes(layer: Layer, form: Form, align: int, extent: Extent, *, more_macs: bool) -> list[Candidate]:
+    """Return the splits of one form as `candidates` does, before anything is known of their errors: these are 0."""
+    return [
+        Candidate(form, ranks, parameters(layer, form, ranks), work, 0.0, _share(layer, form, ranks))
+        for ranks in _ranks(layer, form, align)
+        if parameters(layer, form, ranks) < layer.parameters
+        and ((work := macs(layer, form, ranks, extent)) <= 1 or more_macs)
+    ]
 
 
 def full_ranks(layer: Layer, form: Form) -> tuple[tuple[str, int], ...]:

@@ -16,8 +16,8 @@ from onnxslim.train.observation import truncated
 from onnxslim.train.refit import BUDGET, FEWEST, SAMPLES
 
 from .allocation import Rule, Settings, choose, describe, why_whole
-from .candidates import Candidate, Extent, candidates, full_ranks
-from .factors import Moments, Problem, split
+from .candidates import Candidate, Extent, candidates, forms, full_ranks, shapes
+from .factors import Form, Moments, Problem, split
 from .layer import Layer
 from .sensitivity import ENOUGH, Sensitivity, weights
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
@@ -32,6 +32,8 @@ DAMPING = 1e-3
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 """Dampings that are tried where a layer is fitted to make up for errors: with the least, few samples are learnt by
 heart. On MiniLM with 96 sequences that lost 1 to 2 dB on others."""
+HOPELESS = 0.25
+"""A form that is not faster with this share of the parameters of a layer is not fitted: less would lose too much."""
 
 
 class Splitting:
@@ -71,6 +73,9 @@ class Splitting:
         used = {spec.name for spec in session.inputs}
         values = session.run({name: array for name, array in first.items() if name in used})
         self._shapes.update({name: array.shape for name, array in values.items()})
+        self._stopwatch = Stopwatch(context, model, self._shapes)
+        self._slow = [""] * len(layers)
+        """Of layers that stay whole for that, why no split of theirs is faster."""
         available = context.samples.count
         most = SAMPLES if available is None else min(SAMPLES, available)
         # Where a sample is many rows (tokens, windows), fewer samples say as much.
@@ -114,25 +119,30 @@ class Splitting:
         return Problem(whole.damped(weight, strength or DAMPING), layer.kernel)
 
     def options(self) -> list[list[Candidate]]:
-        """Return for each layer what it may be split into."""
-        result: list[list[Candidate]] = []
+        """Return for each layer what it may be split into; nothing for those that would be no faster."""
+        result: list[list[Candidate]] = [[] for _ in self.layers]
         measured: dict[int, tuple[float, float]] = {}
+        allowed = self._hopeful()
         sensitivity = self._sensitivity()
-        every = list(portions(self.layers, len(self.layers)))
+        places = {layer.name: at for at, layer in enumerate(self.layers)}
+        worth = [layer for layer, own in zip(self.layers, allowed, strict=True) if own]
+        every = list(portions(worth, max(len(worth), 1)))
+        done = 0
         for portion in every:
             seen = self._watch(portion, None)
             if len(every) == 1:
                 self._seen = seen
             for layer in portion:
+                at = places[layer.name]
+                done += 1
                 problem = self._problem(layer, seen.get(layer.name))
                 if not np.isfinite(problem.moments.energy):
-                    self._broken[len(result)] = "what it gets or gives is not finite"
-                    result.append([])
+                    self._broken[at] = "what it gets or gives is not finite"
                     continue
                 own = candidates(
                     layer,
                     problem,
-                    self._settings.forms,
+                    allowed[at],
                     self._settings.align,
                     self._extent(layer),
                     exact=self._learns,
@@ -142,11 +152,46 @@ class Splitting:
                     middle = min(own, key=lambda each: (abs(each.parameters - layer.parameters // 2), each.error))
                     made = split(problem, middle.form, middle.ranks)
                     biases = _biases(layer, seen.get(layer.name), made.dense)
-                    measured[len(result)] = problem.moments.loss(made.dense), sensitivity(layer, made, biases)
-                result.append(own)
-                self._context.progress("lowrank: spectra", len(result), len(self.layers))
+                    measured[at] = problem.moments.loss(made.dense), sensitivity(layer, made, biases)
+                result[at] = own
+                self._context.progress("lowrank: spectra", done, len(worth))
         self.weights = weights(measured, len(result))
         return result
+
+    def _hopeful(self) -> list[tuple[Form, ...]]:
+        """Return for each layer the forms that are faster with few parameters, by their shapes alone.
+
+        Timing takes far less than second moments and spectra: what cannot be faster is neither watched nor fitted.
+        """
+        settings = self._settings
+        probes: list[tuple[int, Candidate]] = []
+        for at, layer in enumerate(self.layers):
+            for form in forms(layer):
+                own = shapes(layer, form, settings.align, self._extent(layer), more_macs=settings.size)
+                if form in settings.forms and own:
+                    probes.append((at, min(own, key=lambda each: self._distance(layer, each))))
+        if settings.size:
+            faster: list[float | None] = [math.inf] * len(probes)
+        else:
+            faster = self._stopwatch.ratios([self.layers[at] for at, _ in probes], [each for _, each in probes])
+        allowed: list[tuple[Form, ...]] = [()] * len(self.layers)
+        for (at, each), ratio in zip(probes, faster, strict=True):
+            if ratio is not None and ratio >= self._stopwatch.margin:
+                allowed[at] += (each.form,)
+                self._slow[at] = ""
+            elif allowed[at]:
+                continue
+            elif ratio is None:
+                self._slow[at] = f"its split cannot be timed: {self._stopwatch.why(self.layers[at])}"
+            else:
+                self._slow[at] = f"not faster: {ratio:.2f}x at {describe(self.layers[at].parameters, each)}"
+        return allowed
+
+    def _distance(self, layer: Layer, each: Candidate) -> float:
+        """Return how far a split is from the one that is timed to see whether its form is worth fitting."""
+        if self._settings.wish.rule is Rule.RANK:
+            return abs(each.share - self._settings.wish.amount)
+        return abs(each.parameters - HOPELESS * layer.parameters)
 
     def _sensitivity(self) -> Sensitivity | None:
         """Return what measures how much the error of a layer counts, where one budget is shared and time allows it."""
@@ -160,9 +205,8 @@ class Splitting:
     def choose(self, options: Sequence[Sequence[Candidate]]) -> tuple[list[Candidate | None], list[str]]:
         """Return the split of each layer, and why it has none."""
         wish = self._settings.wish
-        stopwatch = Stopwatch(self._context, self._model, self._shapes)
+        stopwatch, slow = self._stopwatch, list(self._slow)
         allowed = [list(own) for own in options]
-        slow = [""] * len(options)
         while True:
             chosen = choose(self.layers, allowed, wish, self.weights)
             if self._settings.size:

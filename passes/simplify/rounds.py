@@ -35,6 +35,7 @@ from .naming import name_sizes_once
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
 from .slices import join_slices
 from .states import leave_out_zero_states
+from .transposes import move_transposes
 
 ROUNDS = 10
 """Rules feed the folder and the folder feeds rules; models that were seen need two to five rounds."""
@@ -59,6 +60,7 @@ SHAPE_STEPS: tuple[tuple[str, ShapeStep], ...] = (
     ("expansions left to broadcasting", leave_to_broadcasting),
     ("sizes read where they are", name_sizes_once),
     ("slices joined", join_slices),
+    ("transposes moved", move_transposes),
 )
 """What follows from symbolic sizes; the first steps of a round, while something is known of all that is there."""
 

@@ -32,9 +32,12 @@ from .dead import (
 from .duplicates import merge_equal_initializers, merge_equal_nodes
 from .effects import drop_empty_parts, leave_to_broadcasting, pass_by_ops_without_effect
 from .naming import name_sizes_once
+from .pieces import join_pieces
+from .ranks import decide_by_rank
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
 from .slices import join_slices
 from .states import leave_out_zero_states
+from .transposes import move_transposes
 
 ROUNDS = 10
 """Rules feed the folder and the folder feeds rules; models that were seen need two to five rounds."""
@@ -59,6 +62,9 @@ SHAPE_STEPS: tuple[tuple[str, ShapeStep], ...] = (
     ("expansions left to broadcasting", leave_to_broadcasting),
     ("sizes read where they are", name_sizes_once),
     ("slices joined", join_slices),
+    ("pieces joined", join_pieces),
+    ("transposes moved", move_transposes),
+    ("branches told by rank", decide_by_rank),
 )
 """What follows from symbolic sizes; the first steps of a round, while something is known of all that is there."""
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.graph.axes import Fitted, attribute, fit
-from onnxslim.graph.constants import constant
+from onnxslim.graph.constants import constant, fresh_name, new_initializer
 from onnxslim.graph.signatures import Operand
 
 Array = npt.NDArray[np.float64]
@@ -64,6 +64,14 @@ class Contraction:
         summed = [at for at, letter in enumerate(self.letters) if letter in self.over and letter not in self.result]
         reaching = [at for at, letter in enumerate(self.letters) if letter in self.result and letter not in self.over]
         return self.window and summed < reaching
+
+    @property
+    def plain(self) -> bool:
+        """Whether the node makes the sums as they are, neither scaled nor sent through an activation."""
+        attributes = self.node.attributes
+        return "activation" not in attributes and all(
+            attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta")
+        )
 
     @property
     def outputs(self) -> int:
@@ -209,31 +217,61 @@ _ADDITIONS = frozenset({("", "Add")})
 """The ops that may add a bias to what another node made."""
 
 
-def add_bias(graph: ir.Graph, contraction: Contraction, shift: Array, *, replace: bool = False) -> bool:
-    """Add `shift` to the bias of a contraction, or put it in its place.
+def own_bias(contraction: Contraction) -> tuple[ir.Node, int] | None:
+    """Return `bias_place` where a bias can be written, so that it is added to the output as it is.
 
     Returns:
-        Whether it was done: not where the bias is computed, shared, or laid out along more than the output channels.
+        None where there is no place, or the output is scaled or goes through an activation, or where the bias is
+        computed, shared, or laid out along more than the output channels.
     """
     place = bias_place(contraction)
+    if place is None or not contraction.result or not contraction.plain:
+        return None
+    node, index = place
+    bias = node.inputs[index] if index < len(node.inputs) else None
+    if bias is None:
+        return place
+    held = constant(bias)
+    if held is None or not bias.is_initializer() or len(bias.uses()) != 1:
+        return None
+    return place if held.ndim and held.size == contraction.outputs == held.shape[-1] else None
+
+
+def add_bias(
+    graph: ir.Graph,
+    contraction: Contraction,
+    shift: Array,
+    *,
+    replace: bool = False,
+    kept: npt.NDArray[np.bool_] | None = None,
+) -> bool:
+    """Add `shift` to the bias of a contraction, or put it in its place.
+
+    Args:
+        graph: Its graph.
+        contraction: The contraction.
+        shift: Shape [output channels].
+        replace: Put it in place of what is there.
+        kept: Of the output channels those that a bias that is new holds; None: all.
+
+    Returns:
+        Whether it was done: not where `own_bias` knows no place.
+    """
+    place = own_bias(contraction)
     if place is None:
         return False
     node, index = place
     bias = node.inputs[index] if index < len(node.inputs) else None
     held = constant(bias)
-    weight = constant(contraction.weight)
-    assert weight is not None
-    if bias is None:
+    if bias is None or held is None:
+        weight = constant(contraction.weight)
+        assert weight is not None
         if len(node.inputs) <= index:
             node.resize_inputs(index + 1)
-        bias = ir.Value(name=f"{node.outputs[0].name}_bias", type=ir.TensorType(ir.DataType.from_numpy(weight.dtype)))
-        bias.shape = ir.Shape([len(shift)])
-        bias.const_value = ir.tensor(shift.astype(weight.dtype), name=bias.name)
-        graph.register_initializer(bias)
-        node.replace_input_with(index, bias)
+        name = fresh_name(graph, f"{node.outputs[0].name}_bias")
+        made = shift if kept is None else shift[kept]
+        node.replace_input_with(index, new_initializer(graph, name, made.astype(weight.dtype)))
         return True
-    if held is None or len(bias.uses()) != 1 or held.size != len(shift) or held.shape[-1] != len(shift):
-        return False
     total = shift if replace else held.astype(np.float64).ravel() + shift
     bias.const_value = ir.tensor(total.reshape(held.shape).astype(held.dtype), name=bias.name)
     return True

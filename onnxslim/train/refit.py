@@ -28,7 +28,7 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.graph.axes import dimensions
 from onnxslim.graph.constants import constant
-from onnxslim.graph.contraction import Contraction, bias_place
+from onnxslim.graph.contraction import Contraction, bias_place, own_bias
 from onnxslim.graph.relations import Indices
 from onnxslim.runner.session import Session
 from onnxslim.train.normalisation import Scaled, correct
@@ -101,22 +101,15 @@ def fits(contraction: Contraction) -> bool:
     Its output is a sum over windows or rows of its data, and its weight and bias are its own. What reads a graph input
     is right as it is.
     """
-    node = contraction.node
-    if "activation" in node.attributes or any(
-        node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")
+    if (
+        not contraction.plain
+        or not contraction.regular
+        or len(contraction.weight.uses()) != 1
+        or contraction.data.producer() is None
     ):
         return False
-    if not contraction.regular or len(contraction.weight.uses()) != 1 or contraction.data.producer() is None:
+    if bias_place(contraction) is not None and own_bias(contraction) is None:
         return False
-    place = bias_place(contraction)
-    node, index = place if place is not None else (contraction.node, len(contraction.node.inputs))
-    bias = node.inputs[index] if index < len(node.inputs) else None
-    if bias is not None:
-        held = constant(bias)
-        if held is None or len(bias.uses()) != 1 or held.size != contraction.outputs or held.ndim == 0:
-            return False
-        if held.shape[-1] != held.size:
-            return False
     return contraction.columns <= COLUMNS and bool(contraction.weight.dtype == ir.DataType.FLOAT)
 
 

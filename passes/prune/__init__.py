@@ -13,6 +13,7 @@ from onnxslim.graph.contraction import contractions
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.coupling import couple, frozen
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.train.observation import Moments, Place, observe
@@ -26,7 +27,6 @@ from .exact import remove_exactly
 from .layers import layer_changes
 from .ranking import Ranker
 from .recovery import compensate, fit_again, kept
-from .sharing import share_again, share_apart
 
 DEFAULT = (Share.MACS, 0.3)
 """What is removed where nobody says what."""
@@ -48,7 +48,9 @@ class Prune(Pass):
     per_layer: Annotated[bool, "the same share of every group, and no ranking between them"] = False
     criterion: Annotated[Criterion, "how a channel's importance is measured"] = Criterion.RECONSTRUCTION
     sensitivity: Annotated[bool, "measure what cutting each group costs the outputs, and share out by that"] = True
-    align: Annotated[int, "keep channel counts multiples of this, and never below it"] = 8
+    align: Annotated[
+        int, "keep channel counts multiples of this; of small groups, of a power of two up to a quarter of their width"
+    ] = 8
     most: Annotated[float, "share of the channels of one group that may go at most"] = 0.8
     minimum: Annotated[int, "channels that every group keeps at least"] = 1
     units: Annotated[Units, "what goes where channels come in blocks, as heads do: whole blocks, or places in all"] = (
@@ -173,7 +175,10 @@ class Prune(Pass):
         for group, taken in zip(found, choice.taken, strict=True):
             if taken:
                 width, count = group.width, len(group.roots)
-                done.append(Note(group.name, f"{count * width} -> {(count - taken) * width} channels"))
+                step = limits.step(count * width)
+                small = f"steps of {step}: align={self.align} is more than a quarter of them"
+                widths = f"{count * width} -> {(count - taken) * width} channels"
+                done.append(Note(group.name, widths, small if step < self.align else ""))
         return Change(True, (*done, *notes), layer_changes(sized, after))
 
     def _share(self) -> tuple[Share, float]:

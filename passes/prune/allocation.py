@@ -36,18 +36,27 @@ class Limits:
     """What every group keeps."""
 
     align: int
-    """Lengths of axes are kept at multiples of this, and never fall below it."""
+    """Lengths of axes are kept at multiples of this, and never fall below it; see `step` for short ones."""
     most: float
     """The share of a group that may go at most."""
     minimum: int = 1
     """Channels that stay at least."""
 
+    def step(self, length: int) -> int:
+        """Return what lengths are kept at multiples of, of axes that are this long.
+
+        No more than the largest power of two that is at most a quarter of the length: groups of 8 channels could not be
+        cut at all in steps of 8. Of fewer than four none is spared.
+        """
+        return min(self.align, 1 << (length // 4).bit_length() - 1) if length >= 4 else self.align
+
 
 def blocks(group: Group, limits: Limits) -> list[int]:
-    """Return how many channels go at once, block by block: the first brings the length to a multiple of `align`."""
+    """Return how many channels go at once, block by block: the first brings the length to a multiple of the step."""
     count = len(group.roots)
-    step = limits.align // math.gcd(limits.align, group.width)
-    if count * group.width < 2 * limits.align:
+    align = limits.step(count * group.width)
+    step = align // math.gcd(align, group.width)
+    if count * group.width < 2 * align:
         return []
     least = max(step, math.ceil(count * (1 - limits.most)), math.ceil(limits.minimum / group.width))
     result: list[int] = []

@@ -68,8 +68,8 @@ class Choosing:
                 return f"units={self.units.value}"
         if self.limits is not None and not blocks(group, self.limits):
             count = len(group.roots) * group.width
-            if count < 2 * self.limits.align:
-                return f"{count} channels are fewer than twice align={self.limits.align}"
+            if count < 2 * self.limits.step(count):
+                return f"{count} channels are too few to spare any"
             return f"of {count} channels minimum={self.limits.minimum} and most={self.limits.most} leave none to cut"
         return ""
 

@@ -9,14 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.axes import Fitted, dimensions, fit
-from onnxslim.graph.contraction import Contraction
+from onnxslim.graph.contraction import Contraction, own_bias
 from onnxslim.graph.coupling import Coupling
 from onnxslim.graph.labels import Mask
 from onnxslim.graph.relations import Indices
 from onnxslim.graph.settings import reduced
 from onnxslim.graph.signatures import Operand
 
-from .biases import bias_place, output_letters
 from .sameness import Numbers, Sameness, contracted, exactly_constant, multiplied, recurrent
 from .structures import SUMS, mixed_axes
 
@@ -116,7 +115,7 @@ def _mended(known: Sameness, read: Contraction, letter: str, size: int) -> Mask:
     """Return which channels are constant for their reader, in all groups, or not read where they are not."""
     data = known.of(read.data, read.data_axis)
     shape = [read.sizes[read.letters.index(each)] if each in read.letters else 0 for each in read.over]
-    if data is None or 0 in shape or int(np.prod(shape)) != len(data.constant) or bias_place(read) is None:
+    if data is None or 0 in shape or int(np.prod(shape)) != len(data.constant) or own_bias(read) is None:
         return np.zeros(size, np.bool_)
     fixed = exactly_constant(read, data).reshape(shape)
     others = tuple(at for at, each in enumerate(read.over) if each != letter)
@@ -130,7 +129,7 @@ def shift_of(known: Sameness, read: Contraction, places: Indices) -> Numbers:
     assert data is not None
     constants = np.zeros(len(data.constant))
     constants[places] = np.nan_to_num(np.where(exactly_constant(read, data), data.constant, 0.0))[places]
-    return contracted(read, constants, output_letters(read))
+    return contracted(read, constants, read.result)
 
 
 def _values(fitted: Fitted, operand: Operand) -> list[ir.Value]:

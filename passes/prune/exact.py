@@ -46,7 +46,7 @@ def remove_exactly(model: ir.Model, choose: Callable[[Coupling], Sequence[Group]
     """Remove channels that the outputs do not depend on, in place.
 
     Args:
-        model: Shapes are known; vectors that several nodes share by chance are apart (`sharing.share_apart`).
+        model: Shapes are known; vectors that several nodes share by chance are apart (`onnxslim.graph.sharing`).
         choose: Names the groups that may lose channels.
 
     Returns:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.graph.constants import constant
-from onnxslim.graph.contraction import Contraction, bias_place
+from onnxslim.graph.contraction import Contraction, own_bias
 from onnxslim.graph.coupling import Coupling, Group
 from onnxslim.graph.labels import Mask
 from onnxslim.runner.session import Session
@@ -128,10 +128,10 @@ class Prober:
                     continue
                 columns = np.take(gone[labels].reshape(contraction.groups, -1), gram.channels, axis=1)
                 fitted = gram.without(columns)
-                place = bias_place(contraction)
+                place = own_bias(contraction)
                 bias = place[0].inputs[place[1]] if place is not None and place[1] < len(place[0].inputs) else None
                 old = constant(bias)
-                if bias is not None and old is not None and old.size == contraction.outputs:
+                if bias is not None and old is not None:
                     shift = np.einsum("gc,gco->go", gram.mean, gram.weight - fitted).ravel()
                     put(bias, old.ravel() + shift)
                 put(contraction.weight, contraction.as_weight(contraction.from_blocks(fitted)))

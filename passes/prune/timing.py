@@ -68,7 +68,9 @@ class MillisecondsLeft:
             count = KNOTS.get(len(varying), 2)
             self._nodes.append(fitted)
             self._keys.append(varying)
-            knots.append([_knots(int(least[each]), int(full[each]), count, limits.align) for each in varying])
+            knots.append(
+                [_knots(int(least[each]), int(full[each]), count, limits.step(int(full[each]))) for each in varying]
+            )
         every = [list(itertools.product(*own)) for own in knots]
         asked = [self._layer(at, widths) for at, each in enumerate(every) for widths in each]
         measured = self._measure(asked, progress)

@@ -23,12 +23,15 @@ from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.report.units import in_bytes
 from onnxslim.sparse import SPARSE
 from onnxslim.train.elimination import BLOCK, eliminate
-from onnxslim.train.second_moments import Layer, grams, has_gram, layer_of
+from onnxslim.train.gram import measurable, sums
 
+from .layer import Layer, layer_of
 from .selection import Pattern, least, read_pattern, shares
 
 SAMPLES = 512
 """Samples that are enough."""
+PLACES = 64
+"""Places of one sample that a convolution is seen at, at most; neighbours say nearly the same."""
 FEWEST = 32
 """Fewer samples than this say too little about a layer."""
 BUDGET = 4e12
@@ -166,7 +169,8 @@ class Sparsify(Pass):
         readers = [layer.contraction.node for layer in chosen]
         seen = []
         for layer in chosen:
-            if not has_gram(layer) or readers.count(layer.contraction.node) > 1:
+            alone = measurable(layer.contraction) and len(layer.contraction.weight.uses()) == 1
+            if not alone or readers.count(layer.contraction.node) > 1:
                 notes.append(Note(layer.name, "magnitude", "what it is multiplied with cannot be seen from outside"))
             elif layer.shape[2] > COLUMNS:
                 notes.append(Note(layer.name, "magnitude", f"over {COLUMNS} weights an output take too much memory"))
@@ -194,12 +198,13 @@ class Sparsify(Pass):
         done = 0
         for part in np.array_split(np.arange(len(layers)), runs):
             group = [layers[at] for at in part]
-            sums = grams(model, group, samples, context.generator, context.open_session)
-            for layer in group:
+            read = [layer.contraction for layer in group]
+            seen = sums(model, read, samples, count, context.generator, context.open_session, PLACES)
+            for layer, total in zip(group, seen, strict=True):
                 choose = functools.partial(least, ratio=ratios[layer.name], pattern=pattern)
                 fitted = [
                     eliminate(weight, gram, choose, block)
-                    for weight, gram in zip(layer.matrix(), sums[layer.name], strict=True)
+                    for weight, gram in zip(layer.matrix(), total.products, strict=True)
                 ]
                 layer.write(np.stack(fitted))
                 done += 1

@@ -18,13 +18,13 @@ import onnx_ir as ir
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from onnxslim.passes.prune.exact import Found, remove_exactly
-from onnxslim.passes.prune.sharing import share_again, share_apart
 from onnxslim.passes.simplify import Simplify
 from planting import plant_dead, plant_double
 
 from onnxslim.data import Samples, synthetic_samples
 from onnxslim.graph.coupling import couple, groups
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Context
 from onnxslim.runner.session import Session

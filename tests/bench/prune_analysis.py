@@ -16,13 +16,13 @@ import tracemalloc
 import numpy as np
 from onnxslim.passes.prune.allocation import Limits, allocate, blocks
 from onnxslim.passes.prune.costs import MacsLeft
-from onnxslim.passes.prune.sharing import share_apart
 from onnxslim.passes.simplify import Simplify
 
 from onnxslim.data import synthetic_samples
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.coupling import couple, groups
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.sharing import share_apart
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Context

@@ -5,12 +5,14 @@
 
 Each model runs in a process of its own. It is opened, optimised, saved, loaded in ONNX Runtime and, for exact passes,
 compared with the original on five random inputs that fit it: the figure is the largest difference of an output relative
-to its largest magnitude, computed here and not by onnxslim. Prints a Markdown table, then what was left alone and why.
+to its largest magnitude, computed here and not by onnxslim. Where dimensions are symbolic, both run at other values of
+each, too, and must give outputs of the same shapes. Prints a Markdown table, then what was left alone and why.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 SAMPLES = 5
 
@@ -42,7 +45,9 @@ def measure(passes: str, path: str) -> dict[str, object]:
         )
         onnx.checker.check_model(out)
         worst = 0.0
-        for batch in synthetic_samples(onnxslim.open_model(path), SAMPLES, 1).batches():
+        samples = synthetic_samples(onnxslim.open_model(path), SAMPLES, 1)
+        sizes = other_sizes(original, optimised, samples.first())
+        for batch in samples.batches():
             for one, other in zip(original.run(None, batch.feeds), optimised.run(None, batch.feeds), strict=True):
                 worst = max(worst, difference(np, one, other))
         step = report.passes[-1]
@@ -57,8 +62,41 @@ def measure(passes: str, path: str) -> dict[str, object]:
             "reason": step.reason,
             "difference": worst,
             "seconds": seconds,
+            "sizes": sizes,
             "left": left.most_common(4),
         }
+
+
+def other_sizes(original: Any, optimised: Any, feeds: dict[str, Any]) -> list[int]:
+    """Run both at other values of each symbolic dimension: [how many give outputs of the same shapes, how many the
+    original runs at]. Inputs of other sizes repeat the values of those that fit."""
+    import numpy as np
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+    errors = (Fail, InvalidArgument, RuntimeException)
+    shapes = {each.name: each.shape for each in original.get_inputs() if each.name in feeds}
+    known = {
+        str(symbol): size
+        for name, shape in shapes.items()
+        for symbol, size in zip(shape, np.shape(feeds[name]), strict=True)
+        if not isinstance(symbol, int)
+    }
+    good = total = 0
+    for symbol, size in known.items():
+        for changed in {1, 2, 3, size + 1, 2 * size, size // 2, size + 32} - {0, size}:
+            sizes = {**known, symbol: changed}
+            fed = {
+                name: np.resize(feeds[name], [each if isinstance(each, int) else sizes[str(each)] for each in shape])
+                for name, shape in shapes.items()
+            }
+            try:
+                before = [np.shape(each) for each in original.run(None, fed)]
+            except errors:
+                continue
+            total += 1
+            with contextlib.suppress(*errors):
+                good += [np.shape(each) for each in optimised.run(None, fed)] == before
+    return [good, total]
 
 
 def difference(np: object, one: object, other: object) -> float:
@@ -74,15 +112,15 @@ def difference(np: object, one: object, other: object) -> float:
 
 
 def main(passes: str, *folders: str) -> None:
-    print(f"| model | nodes | MMACs | MB | largest relative difference | s | `{passes}` |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(f"| model | nodes | MMACs | MB | largest relative difference | same shapes at other sizes | s | `{passes}` |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     notes = []
     for path in sorted((path for folder in folders for path in pathlib.Path(folder).glob("*.onnx")), key=str):
         answer = subprocess.run(
             [sys.executable, __file__, "--one", passes, str(path)], capture_output=True, text=True, check=False
         )
         if answer.returncode:
-            print(f"| {path.stem} | | | | | | failed: {answer.stderr.strip().splitlines()[-1][:200]} |", flush=True)
+            print(f"| {path.stem} | | | | | | | failed: {answer.stderr.strip().splitlines()[-1][:200]} |", flush=True)
             continue
         row = json.loads(answer.stdout.strip().splitlines()[-1])
         macs, nodes, size = row["macs"], row["nodes"], row["megabytes"]
@@ -90,7 +128,8 @@ def main(passes: str, *folders: str) -> None:
         verdict = "kept" if row["kept"] else f"not kept: {row['reason']}"
         print(
             f"| {path.stem} | {nodes[0]} -> {nodes[1]} | {macs[0] / 1e6:.1f} -> {macs[1] / 1e6:.1f}{share} "
-            f"| {size[0]:.2f} -> {size[1]:.2f} | {row['difference']:.1e} | {row['seconds']:.1f} | {verdict} |",
+            f"| {size[0]:.2f} -> {size[1]:.2f} | {row['difference']:.1e} | {row['sizes'][0]} of {row['sizes'][1]} "
+            f"| {row['seconds']:.1f} | {verdict} |",
             flush=True,
         )
         notes += [f"- {path.stem}: {count} x {reason}" for reason, count in row["left"]]

@@ -28,9 +28,13 @@ def group(count: int, width: int = 1) -> Group:
     ("count", "width", "align", "most", "expected"),
     [
         (32, 1, 8, 0.8, [8, 8, 8]),
-        (30, 1, 8, 0.8, [6, 8, 8]),
-        (15, 1, 8, 0.8, []),
-        (16, 1, 8, 0.8, [8]),
+        (30, 1, 8, 0.8, [2, 4, 4, 4, 4, 4]),
+        (15, 1, 8, 0.8, [1, 2, 2, 2, 2, 2]),
+        (16, 1, 8, 0.8, [4, 4, 4]),
+        (31, 1, 8, 0.8, [3, 4, 4, 4, 4, 4]),
+        (8, 1, 8, 0.8, [2, 2, 2]),
+        (3, 1, 8, 0.8, []),
+        (3, 1, 1, 0.8, [1, 1]),
         (32, 1, 8, 0.3, [8]),
         (8, 4, 8, 0.9, [2, 2, 2]),
         (5, 1, 1, 0.9, [1, 1, 1, 1]),
@@ -45,10 +49,12 @@ def test_blocks_keep_lengths_aligned(count: int, width: int, align: int, most: f
 @settings(max_examples=60, deadline=None)
 def test_blocks_never_go_below_what_must_stay(count: int, width: int, align: int, most: float) -> None:
     left = count
+    step = Limits(align, most).step(count * width)
+    assert step == align or (step & (step - 1) == 0 and step <= count * width / 4 < 2 * step)
     for block in blocks(group(count, width), Limits(align, most)):
         left -= block
-        assert left * width % align == 0
-        assert left * width >= align
+        assert left * width % step == 0
+        assert left * width >= step
         assert left >= count * (1 - most)
 
 

@@ -8,7 +8,6 @@ import onnx_ir as ir
 import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from onnxslim.passes.prune.exact import Found, remove_exactly
-from onnxslim.passes.prune.sharing import share_again, share_apart
 from onnxslim.passes.simplify import Simplify
 from planting import plant_dead, plant_double
 from zoo import MODELS, zoo_file
@@ -16,6 +15,7 @@ from zoo import MODELS, zoo_file
 from onnxslim.data import synthetic_samples
 from onnxslim.graph.coupling import couple, groups
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Context
 from onnxslim.runner.session import Session
@@ -228,3 +228,41 @@ def check_planted(model: ir.Model) -> None:
     assert total(went) == (2 * len(found), 0, len(found))
     infer_shapes(left)
     assert sorted(len(group.roots) for group in groups(couple(left))) == sorted(len(each.roots) - 3 for each in found)
+
+
+MIXING = {
+    "LayerNormalization": "n = LayerNormalization (a, s, b)",
+    "no scale": "n = LayerNormalization (a, ones)",
+    "RMSNormalization": "q = Mul (a, a) m = ReduceMean (q, one) d = Sqrt (m) n = Div (a, d)",
+    "Softmax": "n = Softmax <axis = 1> (a)",
+    "LogSoftmax": "n = LogSoftmax <axis = -1> (a)",
+    "LpNormalization": "n = LpNormalization <axis = 1, p = 1> (a)",
+    "ReduceMean": "m = ReduceMean (a, one) n = Sub (a, m)",
+    "ReduceMax": "m = ReduceMax (a, one) n = Sub (a, m)",
+    "CumSum": "n = CumSum (a, place)",
+    "ArgMax": "i = ArgMax <axis = 1> (a) f = Cast <to = 1> (i) n = Add (a, f)",
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_zeros_that_an_op_mixes_in_stay(name: str) -> None:
+    """A mean over 12 channels, 2 of them zero, is another than that over the 10: they are no more to be removed than
+    any other, though their readers' weights may be zero, too."""
+    model = built(
+        f"""g (float[N,4] x) => (float[N,3] y) {{
+            a = Gemm (x, w1, b1) {MIXING[name]} h = Gemm (n, w2, b2) r = Relu (h) y = Gemm (r, w3, b3)
+        }}""",
+        w1=weight(4, 12), b1=weight(12), s=weight(12), b=weight(12), ones=np.ones(12, np.float32),
+        one=np.array([1]), place=np.array(1),
+        w2=weight(12, 10), b2=weight(10), w3=weight(10, 3), b3=weight(3),
+    )  # fmt: skip
+    w1, b1, w2, w3 = (array(model, each).copy() for each in ("w1", "b1", "w2", "w3"))
+    w1[:, [2, 7]], b1[[2, 7]] = 0, 0  # zero
+    w1[:, 5], b1[5] = w1[:, 4], b1[4]  # double
+    w2[[2, 7, 9]] = 0  # and not read
+    w3[6] = 0  # this one, which nothing mixes, goes
+    model = changed(model, w1=w1, b1=b1, w2=w2, w3=w3)
+    left, found = removed(model)
+    assert widths(left, "w1", "b1", "w2", "w3") == [(4, 12), (12,), (12, 9), (9, 3)]
+    assert total(found) == (1, 0, 0)
+    assert all(not group.mixed for group in groups(couple(model)) if group.name in {each.name for each in found})

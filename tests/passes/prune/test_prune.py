@@ -11,7 +11,6 @@ import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from onnxslim.passes.prune import Prune
 from onnxslim.passes.prune.criterion import Criterion
-from onnxslim.passes.prune.sharing import share_again, share_apart
 from onnxslim.passes.simplify import Simplify
 from zoo import zoo_file
 
@@ -19,6 +18,7 @@ from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.graph.contraction import add_bias, contractions
 from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Change, Context
 from onnxslim.runner.session import Session
@@ -142,10 +142,16 @@ def test_groups_can_be_chosen_by_name() -> None:
     assert measure_cost(other).macs == measure_cost(excluded).macs == measure_cost(model).macs
 
 
-def test_small_groups_stay() -> None:
-    _, change = pruned(net(3, 8, 8), Prune())
+def test_small_groups_are_cut_in_smaller_steps() -> None:
+    left, change = pruned(net(3, 8, 8), Prune())
+    widths = [left.graph.initializers[f"w{at}"].shape[0] for at in range(2)]
+    assert change.modified
+    assert min(widths) < 8
+    assert all(width % 2 == 0 for width in widths)
+    assert any("steps of 2: align=8" in note.reason for note in change.notes)
+    _, change = pruned(net(3, 3, 3), Prune())
     assert not change.modified
-    assert any("fewer than twice align=8" in note.reason for note in change.notes)
+    assert any("too few to spare any" in note.reason for note in change.notes)
 
 
 @pytest.mark.parametrize("options", [{"ratio": 0.0}, {"ratio": 1.5}, {"most": 1.0}, {"align": 0}])

@@ -1,0 +1,63 @@
+"""Sums of what contractions read against outputs computed by ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sample_models import from_text
+
+from onnxslim.data import open_samples
+from onnxslim.graph.contraction import contractions
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.runner.session import Session
+from onnxslim.train.gram import measurable, sums
+
+
+def net(body, x="float[N,4,5,5] x", **weights):
+    model = from_text(f'<ir_version: 8, opset_import: ["" : 17]> g ({x}, float[1] w) => (y) {{ {body} }}', **weights)
+    infer_shapes(model)
+    (contraction,) = contractions(model.graph)
+    return model, contraction
+
+
+CASES = [
+    ("y = Conv <pads = [1, 0, 0, 1], strides = [2, 1]> (x, w)", "float[N,4,5,5] x", (6, 4, 3, 2)),
+    ("y = Conv <dilations = [2, 2], group = 2> (x, w)", "float[N,4,5,5] x", (6, 2, 2, 2)),
+    ('y = Conv <auto_pad = "SAME_UPPER", strides = [2, 2]> (x, w)', "float[N,4,5,5] x", (6, 4, 3, 3)),
+    ("a = Relu (x) y = Conv (a, w)", "float[N,4,5,5] x", (6, 4, 3, 3)),
+    ("y = Conv <group = 4> (x, w)", "float[N,4,5,5] x", (4, 1, 3, 3)),
+    ("y = Conv (x, w)", "float[N,4,9] x", (6, 4, 3)),
+    ("y = MatMul (x, w)", "float[N,3,8] x", (8, 6)),
+    ("y = Gemm <transB = 1> (x, w)", "float[N,8] x", (6, 8)),
+]
+
+
+@pytest.mark.parametrize(("body", "x", "shape"), CASES)
+def test_outputs_squared_are_weights_times_gram(body, x, shape):
+    generator = np.random.default_rng(0)
+    model, contraction = net(body, x, w=generator.standard_normal(shape).astype(np.float32))
+    sizes = [int(size) for size in x[x.index("[") + 3 : x.index("]")].split(",")]
+    data = generator.standard_normal((3, *sizes)).astype(np.float32)
+    session = Session.of(model)
+    samples = open_samples({"x": data}, session.inputs)
+    assert measurable(contraction)
+    (total,) = sums(model, [contraction], samples, 3, generator, Session.of)
+    outputs = session.run({"x": data})["y"].astype(np.float64)
+    weight = contraction.blocks()
+    assert total.rows * contraction.outputs == outputs.size
+    energy = np.einsum("gco,gcd,gdo->", weight, total.products, weight)
+    assert energy == pytest.approx(float(np.square(outputs).sum()), rel=1e-4)
+    assert np.einsum("gc,gco->", total.inputs, weight) == pytest.approx(float(outputs.sum()), rel=1e-3, abs=1e-2)
+
+
+def test_as_many_places_as_asked_for_are_seen():
+    generator = np.random.default_rng(0)
+    model, contraction = net("y = Conv (x, w)", w=np.ones((6, 4, 2, 2), np.float32))
+    samples = open_samples({"x": generator.standard_normal((3, 4, 5, 5)).astype(np.float32)}, Session.of(model).inputs)
+    (total,) = sums(model, [contraction], samples, 3, generator, Session.of, places=5)
+    assert total.rows == 3 * 5
+
+
+def test_overlapping_windows_of_the_output_cannot_be_seen():
+    _, contraction = net("y = ConvTranspose (x, w)", w=np.ones((4, 6, 2, 2), np.float32))
+    assert not measurable(contraction)

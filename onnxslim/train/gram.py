@@ -1,7 +1,8 @@
 """Second moments of what contractions read: Gram matrices of the rows of their inputs, summed in double precision.
 
-Of a contraction with more columns than `WIDE` the rows themselves are held, fewer of them than there are columns: all
-that is asked of the moments can be had from the products of rows, at a fraction of the time.
+`sums` streams them over samples; `grams` makes of them what least squares wants. Of a contraction with more columns
+than `WIDE` `grams` holds the rows themselves, fewer of them than there are columns: all that is asked of the moments
+can be had from the products of rows, at a fraction of the time.
 """
 
 from __future__ import annotations
@@ -30,18 +31,38 @@ WIDE = 1200
 """Contractions with more columns have their rows held."""
 FEW = 512
 """How many rows are held of these."""
+BATCH = 16
+"""Samples in one run, where the model takes any number."""
 SINGLE = 1000
 """With more unknowns, equations are solved in single precision; the ridge allows it."""
 
 Array = npt.NDArray[np.float64]
 Columns = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass
+class Sums:
+    """Sums over all rows x that one contraction reads."""
+
+    products: Array
+    """Of x x', shape [groups, columns, columns]."""
+    inputs: Array
+    """Of x, shape [groups, columns]."""
+    rows: int = 0
+
+    def add(self, rows: Rows) -> None:
+        """Add rows, shape [groups, rows, columns]."""
+        self.products += rows.transpose(0, 2, 1) @ rows
+        self.inputs += rows.sum(axis=1, dtype=np.float64)
+        self.rows += rows.shape[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Thin:
     """Second moments as few rows: ``rows.T @ rows`` with a ridge on the diagonal."""
 
-    rows: npt.NDArray[np.float32]
+    rows: Rows
     """Shape [rows, columns]: about their mean, divided by the root of their number."""
     ridge: float
 
@@ -98,7 +119,7 @@ def _made_up(moment: Array | Thin, kept: Columns, gone: Columns, weight: Array) 
 
 
 def measurable(contraction: Contraction) -> bool:
-    """Whether `grams` knows the rows of a contraction."""
+    """Whether `sums` and `grams` know the rows of a contraction."""
     return contraction.regular and contraction.data.shape is not None
 
 
@@ -116,9 +137,36 @@ def grams(
     count: int,
     generator: np.random.Generator,
     open_session: Callable[[ir.Model], Session],
-    batch: int = 16,
 ) -> Iterator[Gram]:
-    """Yield the Gram matrix of each contraction over all samples.
+    """Yield the Gram matrix of each contraction over all samples; see `sums`.
+
+    Raises:
+        RunError: The model does not run on the samples.
+    """
+    found: list[Sums | list[Rows]] = [[] if each.columns > WIDE else _nothing(each) for each in read]
+    for at, rows in _merged(_seen(model, read, samples, count, generator, open_session, None, BATCH), read):
+        total = found[at]
+        if isinstance(total, Sums):
+            total.add(rows)
+        else:
+            total.append(rows)
+    for contraction, total in zip(read, found, strict=True):
+        moment, mean = _about_mean(total) if isinstance(total, Sums) else _thin(np.concatenate(total, axis=1))
+        each = contraction.columns // math.prod(contraction.kernel)
+        yield Gram(moment, contraction.blocks(), mean, np.arange(contraction.columns) % each)
+
+
+def sums(
+    model: ir.Model,
+    read: Sequence[Contraction],
+    samples: Samples,
+    count: int,
+    generator: np.random.Generator,
+    open_session: Callable[[ir.Model], Session],
+    places: int | None = None,
+    batch: int = BATCH,
+) -> list[Sums]:
+    """Return for each contraction the sums over what it reads of all samples.
 
     Args:
         model: Any model; it is not changed.
@@ -127,72 +175,86 @@ def grams(
         count: How many samples these are.
         generator: Chooses places of convolutions.
         open_session: Opens a model on the target.
+        places: Of each sample, where a convolution is seen, at most, and products are seen at all of theirs; None: as
+            many as `PRODUCTS` allows.
         batch: Samples in one run, where the model takes any number.
 
     Raises:
         RunError: The model does not run on the samples.
     """
-    names = sorted({contraction.data.name or "" for contraction in read})
-    session = open_session(truncated(model, names))
-    sums = [_Sum(each) for each in read]
+    result = [_nothing(each) for each in read]
+    for at, rows in _merged(_seen(model, read, samples, count, generator, open_session, places, batch), read):
+        result[at].add(rows)
+    return result
+
+
+def _seen(
+    model: ir.Model,
+    read: Sequence[Contraction],
+    samples: Samples,
+    count: int,
+    generator: np.random.Generator,
+    open_session: Callable[[ir.Model], Session],
+    places: int | None,
+    batch: int,
+) -> Iterator[tuple[int, Rows]]:
+    """Yield rows, each with the place in `read` of the contraction that reads them."""
+    made = {contraction.data for contraction in read if contraction.data.producer() is not None}
+    names = sorted(value.name or "" for value in made)
+    session = open_session(truncated(model, names)) if names else None
     for piece in samples.batches(batch):
-        values = session.run(piece.feeds)
-        for contraction, total in zip(read, sums, strict=True):
+        values = {**piece.feeds, **(session.run(piece.feeds) if session is not None else {})}
+        for at, contraction in enumerate(read):
             data = values[contraction.data.name or ""]
             available = place_count(contraction, data)
-            share = max(1, total.most // count if contraction.kernel else total.most * piece.count // count)
-            places = np.arange(available)
+            share = available
+            if places is None:
+                wide = contraction.columns > WIDE
+                most = FEW if wide else int(PRODUCTS / (contraction.groups * contraction.columns**2))
+                share = max(1, most // count if contraction.kernel else most * piece.count // count)
+            elif contraction.kernel:
+                share = places
+            chosen = np.arange(available)
             if share < available:
-                places = np.sort(generator.choice(available, share, replace=False))
-            total.add(input_rows(contraction, data, places))
-    for contraction, total in zip(read, sums, strict=True):
-        each = contraction.columns // math.prod(contraction.kernel)
-        moment, mean = total.moments()
-        yield Gram(moment, contraction.blocks(), mean, np.arange(contraction.columns) % each)
+                chosen = np.sort(generator.choice(available, share, replace=False))
+            yield at, input_rows(contraction, data, chosen).astype(np.float32, copy=False)
 
 
-class _Sum:
-    """Rows of a contraction, summed once there are many: the product of a few rows is no bigger a matrix."""
+def _merged(pieces: Iterator[tuple[int, Rows]], read: Sequence[Contraction]) -> Iterator[tuple[int, Rows]]:
+    """Yield the same rows in larger pieces: the product of few rows is as large a matrix as that of many."""
+    waiting: dict[int, list[Rows]] = {}
+    for at, rows in pieces:
+        held = waiting.setdefault(at, [])
+        held.append(rows)
+        if sum(each.shape[1] for each in held) > read[at].columns:
+            yield at, np.concatenate(waiting.pop(at), axis=1)
+    for at, held in waiting.items():
+        yield at, np.concatenate(held, axis=1)
 
-    def __init__(self, contraction: Contraction) -> None:
-        self._groups, self._width = contraction.groups, contraction.columns
-        self._thin = self._width > WIDE
-        self._rows: list[npt.NDArray[np.float32]] = []
-        self._pending = self._count = 0
-        self._mean = np.zeros((self._groups, self._width))
-        self._total = None if self._thin else np.zeros((self._groups, self._width, self._width))
-        self.most = FEW if self._thin else int(PRODUCTS / (self._groups * self._width**2))
-        """How many rows are wanted."""
 
-    def add(self, rows: npt.NDArray[np.float32]) -> None:
-        self._rows.append(rows)
-        self._pending += rows.shape[1]
-        if self._pending > self._width and not self._thin:
-            self._flush()
+def _nothing(contraction: Contraction) -> Sums:
+    groups, columns = contraction.groups, contraction.columns
+    return Sums(np.zeros((groups, columns, columns)), np.zeros((groups, columns)))
 
-    def moments(self) -> tuple[list[Array | Thin], Array]:
-        """Return the moments of each group, and the mean of each column."""
-        if self._total is None:
-            rows = np.concatenate(self._rows, axis=1)
-            count, mean = rows.shape[1], rows.mean(axis=1, dtype=np.float64)
-            rows = (rows - mean[:, None].astype(np.float32)) / np.float32(math.sqrt(count))
-            ridges = self._ridge(count) * np.square(rows, dtype=np.float64).sum(axis=(1, 2)) / self._width + 1e-12
-            return [Thin(each, float(ridge)) for each, ridge in zip(rows, ridges, strict=True)], mean
-        self._flush()
-        total, mean = self._total / max(self._count, 1), self._mean / max(self._count, 1)
-        total -= mean[:, :, None] * mean[:, None]
-        diagonal = np.einsum("gcc->gc", total)
-        diagonal += self._ridge(self._count) * diagonal.mean(axis=1, keepdims=True) + 1e-12
-        return list(total), mean
 
-    def _ridge(self, count: int) -> float:
-        # The fewer rows there are for each unknown, the less their moments say.
-        return RIDGE * max(1.0, self._width / max(count, 1))
+def _about_mean(total: Sums) -> tuple[Sequence[Array | Thin], Array]:
+    rows = max(total.rows, 1)
+    moment, mean = total.products, total.inputs / rows
+    moment /= rows
+    moment -= mean[:, :, None] * mean[:, None]
+    diagonal = np.einsum("gcc->gc", moment)
+    diagonal += _ridge(rows, moment.shape[1]) * diagonal.mean(axis=1, keepdims=True) + 1e-12
+    return list(moment), mean
 
-    def _flush(self) -> None:
-        if self._rows and self._total is not None:
-            rows = np.concatenate(self._rows, axis=1)
-            self._total += rows.transpose(0, 2, 1) @ rows
-            self._mean += rows.sum(axis=1, dtype=np.float64)
-            self._count += rows.shape[1]
-        self._rows, self._pending = [], 0
+
+def _thin(rows: Rows) -> tuple[Sequence[Array | Thin], Array]:
+    _, count, width = rows.shape
+    mean = rows.mean(axis=1, dtype=np.float64)
+    rows = (rows - mean[:, None].astype(np.float32)) / np.float32(math.sqrt(count))
+    ridges = _ridge(count, width) * np.square(rows, dtype=np.float64).sum(axis=(1, 2)) / width + 1e-12
+    return [Thin(each, float(ridge)) for each, ridge in zip(rows, ridges, strict=True)], mean
+
+
+def _ridge(rows: int, columns: int) -> float:
+    # The fewer rows there are for each unknown, the less their moments say.
+    return RIDGE * max(1.0, columns / rows)

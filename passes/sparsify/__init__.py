@@ -23,8 +23,7 @@ from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.report.units import in_bytes
 from onnxslim.sparse import SPARSE
 from onnxslim.train.elimination import BLOCK, eliminate
-from onnxslim.train.gram import measurable
-from onnxslim.train.second_moments import sums
+from onnxslim.train.gram import measurable, sums
 
 from .layer import Layer, layer_of
 from .selection import Pattern, least, read_pattern, shares
@@ -200,7 +199,7 @@ class Sparsify(Pass):
         for part in np.array_split(np.arange(len(layers)), runs):
             group = [layers[at] for at in part]
             read = [layer.contraction for layer in group]
-            seen = sums(model, read, samples, context.generator, context.open_session, PLACES)
+            seen = sums(model, read, samples, count, context.generator, context.open_session, PLACES)
             for layer, total in zip(group, seen, strict=True):
                 choose = functools.partial(least, ratio=ratios[layer.name], pattern=pattern)
                 fitted = [

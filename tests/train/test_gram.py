@@ -10,8 +10,7 @@ from onnxslim.data import open_samples
 from onnxslim.graph.contraction import contractions
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.runner.session import Session
-from onnxslim.train.gram import measurable
-from onnxslim.train.second_moments import sums
+from onnxslim.train.gram import measurable, sums
 
 
 def net(body, x="float[N,4,5,5] x", **weights):
@@ -42,7 +41,7 @@ def test_outputs_squared_are_weights_times_gram(body, x, shape):
     session = Session.of(model)
     samples = open_samples({"x": data}, session.inputs)
     assert measurable(contraction)
-    (total,) = sums(model, [contraction], samples, generator, Session.of, places=100)
+    (total,) = sums(model, [contraction], samples, 3, generator, Session.of)
     outputs = session.run({"x": data})["y"].astype(np.float64)
     weight = contraction.blocks()
     assert total.rows * contraction.outputs == outputs.size
@@ -55,7 +54,7 @@ def test_as_many_places_as_asked_for_are_seen():
     generator = np.random.default_rng(0)
     model, contraction = net("y = Conv (x, w)", w=np.ones((6, 4, 2, 2), np.float32))
     samples = open_samples({"x": generator.standard_normal((3, 4, 5, 5)).astype(np.float32)}, Session.of(model).inputs)
-    (total,) = sums(model, [contraction], samples, generator, Session.of, places=5)
+    (total,) = sums(model, [contraction], samples, 3, generator, Session.of, places=5)
     assert total.rows == 3 * 5
 
 

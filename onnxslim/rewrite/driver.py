@@ -19,7 +19,7 @@ from onnxslim.rewrite.instantiate import Instance, Plan, build
 from onnxslim.rewrite.match import Match, find_match
 from onnxslim.rewrite.payoff import pays, pays_in_bytes
 from onnxslim.rewrite.program import NotApplicable
-from onnxslim.rewrite.rule import Rule, Skipped
+from onnxslim.rewrite.rule import DoesNotCheck, Rule, Skipped
 
 Accept = Callable[[Match, Plan], "str | None"]
 """Asked before a rewrite: None lets it happen, a text is the reason why not."""
@@ -134,7 +134,7 @@ class _Driver:
                     continue
                 plan = self._plan(match)
                 why = self.accept(match, plan) if self.accept is not None else None
-            except NotApplicable:
+            except (NotApplicable, DoesNotCheck):
                 continue
             except Exception as error:  # a rule must not take the model down with it, whatever is wrong with it
                 self.broken[rule.name] = f"{type(error).__name__}: {error}"

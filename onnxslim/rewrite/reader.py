@@ -42,7 +42,17 @@ import onnx.parser
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
-from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, Reference, Rule, RuleSet, Skipped, find_schema
+from onnxslim.rewrite.rule import (
+    IMPORTED_VERSION,
+    Body,
+    BodyNode,
+    DoesNotCheck,
+    Reference,
+    Rule,
+    RuleSet,
+    Skipped,
+    find_schema,
+)
 from onnxslim.rewrite.source import Source, split_rules, within_reach
 
 OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
@@ -61,17 +71,13 @@ CONSTANT_TYPES = {
 """The attributes of Constant: its schema has most of them only since `OLD_CONSTANT`."""
 
 
-class DoesNotCheck(RuleError):
-    """The rule is a rule, but not at this opset."""
-
-
 def read_rules(text: str, opset: int, where: str = "<text>") -> tuple[Rule, ...]:
     """Read all rules in `text`.
 
     Raises:
         RuleError: One of them is no rule, or does not check at `opset`; the error names file and line.
     """
-    return tuple(_compile(source, opset) for source in split_rules(text, where))
+    return tuple(_checked(_compile(source, opset)) for source in split_rules(text, where))
 
 
 def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> RuleSet:
@@ -81,7 +87,8 @@ def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> R
         package: Where the files are.
         opset: Of the model.
         ops: The ops of the model: rules for ops that are neither there, nor made of these by other rules, are left out,
-            and not read at all.
+            and not read at all. Of the others the match is read; their rewrite, which may not check at this opset, is
+            read where it is asked for. None: all rules, read whole.
 
     Raises:
         RuleError: A file holds what is no rule at all.
@@ -93,6 +100,8 @@ def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> R
         if (source.file, source.name) not in compiled:
             compiled[source.file, source.name] = _attempt(source, opset)
     read = [compiled[source.file, source.name] for source in sources]
+    if ops is None:
+        read = [_whole(each) for each in read]
     return RuleSet(
         tuple(each for each in read if isinstance(each, Rule)),
         tuple(each for each in read if isinstance(each, Skipped)),
@@ -117,6 +126,16 @@ def _attempt(source: Source, opset: int) -> Rule | Skipped:
         return Skipped(source.name, error.what)
 
 
+def _whole(rule: Rule | Skipped) -> Rule | Skipped:
+    """Return a rule all of whose bodies check, or that it is skipped."""
+    if isinstance(rule, Skipped):
+        return rule
+    try:
+        return _checked(rule)
+    except DoesNotCheck as error:
+        return Skipped(rule.name, error.what)
+
+
 def rule_files(package: str) -> tuple[tuple[str, str], ...]:
     """Return name and text of each ``*.rules`` file of a package, sorted by name."""
     files = [each for each in importlib.resources.files(package).iterdir() if each.name.endswith(".rules")]
@@ -129,16 +148,24 @@ def rule_names(text: str, where: str = "<text>") -> tuple[str, ...]:
 
 
 def _compile(source: Source, opset: int) -> Rule:
-    """Read the bodies of a rule at an opset."""
+    """Read the match of a rule at an opset; the other bodies are read when they are asked for."""
     names = [parameter.name for parameter in source.parameters]
-    declared = _declared(source)
-    passed: dict[str, ir.Attr | None] = {}
-    bodies: dict[str, Body] = {}
+    attributes = _declared(source)
     kinds: dict[str, ir.AttributeType] = {}
-    for word, (line, _) in source.bodies.items():
+
+    def read(word: str) -> Body:
         results = ["ok"] if word == "when" else [result.name for result in source.results]
+        passed: dict[str, ir.Attr | None] = {}
         expanded = OPERATION.sub(lambda match: _expand(match, opset, passed, source), source.written(word))
-        bodies[word] = _body(source, word, line, expanded, names, results, opset, {**declared, **passed}, kinds)
+        attributes.update(passed)
+        return _body(source, word, source.bodies[word][0], expanded, names, results, opset, attributes, kinds)
+
+    def read_others() -> dict[str, Body]:
+        others = {word: read(word) for word in source.bodies if word != "match"}
+        _check_reach(rule, {"match": rule.match, **others})
+        return others
+
+    match = read("match")
     rule = Rule(
         source.name,
         source.where,
@@ -147,12 +174,16 @@ def _compile(source: Source, opset: int) -> Rule:
         opset,
         source.parameters,
         source.results,
-        {**declared, **passed},
-        bodies["match"],
-        bodies["rewrite"],
-        bodies.get("when"),
+        attributes,
+        match,
+        read_others,
     )
-    _check_reach(rule)
+    return rule
+
+
+def _checked(rule: Rule) -> Rule:
+    """Read all of a rule at once, so that what is wrong with it is known here."""
+    _ = rule.rewrite
     return rule
 
 
@@ -274,7 +305,7 @@ def _node(proto: onnx.NodeProto) -> BodyNode:
     return BodyNode(proto.op_type, proto.domain, inputs, tuple(proto.output), attributes)
 
 
-def _check_reach(rule: Rule) -> None:
+def _check_reach(rule: Rule, bodies: Mapping[str, Body]) -> None:
     """Matching walks up from the first result: it must come by every node of the pattern, and be told everything."""
     reached: set[str] = set()
     waiting = [rule.results[0].name]
@@ -294,7 +325,7 @@ def _check_reach(rule: Rule) -> None:
             where=rule.where,
             hint="let the first result depend on every node of match",
         )
-    used = {name for _, body in rule.bodies() for node in body.nodes for name in node.inputs}
+    used = {name for body in bodies.values() for node in body.nodes for name in node.inputs}
     unseen = [p.name for p in rule.parameters if p.name in used and p.name not in reached]
     if unseen:
         raise RuleError(
@@ -303,7 +334,7 @@ def _check_reach(rule: Rule) -> None:
     bound = {a.name for node in rule.match.nodes for a in node.attributes.values() if isinstance(a, Reference)}
     free = [
         attribute.name
-        for _, body in rule.bodies()
+        for body in bodies.values()
         for node in body.nodes
         for attribute in node.attributes.values()
         if isinstance(attribute, Reference) and attribute.name in rule.attributes and attribute.name not in bound

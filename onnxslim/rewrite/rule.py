@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx.defs
 import onnx_ir as ir
 
+from onnxslim.errors import RuleError
 from onnxslim.rewrite.signature import Parameter
 
 IMPORTED_VERSION = 1
 """Of the domains that are not ONNX's own: they have no schemas here, so any version will do."""
+
+
+class DoesNotCheck(RuleError):
+    """The rule is a rule, but not at this opset."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +78,26 @@ class Rule:
     attributes: Mapping[str, ir.Attr | None]
     """Attributes of the rule, and what they are where a node lacks them (None: nothing)."""
     match: Body
-    rewrite: Body
-    when: Body | None = None
+    read_others: Callable[[], Mapping[str, Body]] = dataclasses.field(repr=False, compare=False)
+    """Reads the bodies that are needed only where `match` matches, which most rules do nowhere."""
+
+    @functools.cached_property
+    def _others(self) -> Mapping[str, Body]:
+        return self.read_others()
+
+    @property
+    def rewrite(self) -> Body:
+        """What may stand there instead.
+
+        Raises:
+            RuleError: It does not read, or does not check at this opset; raised when it is first asked for.
+        """
+        return self._others["rewrite"]
+
+    @property
+    def when(self) -> Body | None:
+        """What must hold; None: nothing."""
+        return self._others.get("when")
 
     @property
     def root(self) -> BodyNode:

@@ -4,7 +4,8 @@
 
 A case is a folder with `model.onnx` and `test_data_set_*/{input,output}_*.pb`, or a model with no data beside it, whose
 inputs are made up. Each is simplified twice: by `onnxslim.optimize`, as a user does, and by the pass alone, whose
-rewrites nobody checks or rolls back. Both results are run in ONNX Runtime on the inputs given and compared with what it makes of the original: whole numbers and strings
+rewrites nobody checks or rolls back. Both results are run in ONNX Runtime on the inputs given and compared with what
+it makes of the original: whole numbers and strings
 exactly, floats to a tolerance. Where it cannot run the original, the reference implementation of onnx runs both; where
 that cannot either, the result must pass the checker.
 

@@ -107,18 +107,19 @@ def leave_to_broadcasting(model: ir.Model, known: Inference) -> int:
         for node in graph:
             if node.op_type == "Expand" and not node.domain and not node.outputs[0].is_graph_output():
                 uses = list(node.outputs[0].uses())
-                if uses and all(_is_widened_anyway(use.node, use.idx, node.inputs[0], known) for use in uses):
+                if uses and all(_is_widened_anyway(use.node, node, known) for use in uses):
                     for use in uses:
                         use.node.replace_input_with(use.idx, node.inputs[0])
                     count += 1
     return count
 
 
-def _is_widened_anyway(user: ir.Node, place: int, source: ir.Value | None, known: Inference) -> bool:
-    """Whether an op makes the same with `source` in a place where it reads the source expanded."""
+def _is_widened_anyway(user: ir.Node, expand: ir.Node, known: Inference) -> bool:
+    """Whether an op makes the same if it reads, in every place at once, what `expand` reads, not what it makes."""
+    source, widened = expand.inputs[0], expand.outputs[0]
     if user.op_type not in BROADCASTING or user.domain or source is None:
         return False
-    values = [source if at == place else value for at, value in enumerate(user.inputs)]
+    values = [source if value is widened else value for value in user.inputs]
     shapes = [known.fact(value).shape for value in values if value is not None]
     result = known.fact(user.outputs[0]).shape
     if result is None or any(shape is None for shape in shapes):

@@ -2,9 +2,10 @@
 
     python tests/bench/onnx_suite.py onnx/backend/test/data --results out/onnx_suite.jsonl
 
-A case is a folder with `model.onnx` and `test_data_set_*/{input,output}_*.pb`. Each is simplified twice: by
-`onnxslim.optimize`, as a user does, and by the pass alone, whose rewrites nobody checks or rolls back. Both results are
-run in ONNX Runtime on the inputs given and compared with what it makes of the original: whole numbers and strings
+A case is a folder with `model.onnx` and `test_data_set_*/{input,output}_*.pb`, or a model with no data beside it, whose
+inputs are made up. Each is simplified twice: by `onnxslim.optimize`, as a user does, and by the pass alone, whose
+rewrites nobody checks or rolls back. Both results are run in ONNX Runtime on the inputs given and compared with what
+it makes of the original: whole numbers and strings
 exactly, floats to a tolerance. Where it cannot run the original, the reference implementation of onnx runs both; where
 that cannot either, the result must pass the checker.
 
@@ -34,7 +35,29 @@ SECONDS = 300
 
 
 def cases(folders: list[pathlib.Path]) -> list[pathlib.Path]:
-    return sorted({path.parent for folder in folders for path in folder.rglob("model.onnx")})
+    """Return the folders of cases, and the models that lie side by side, which are cases without data."""
+    found = {path for folder in folders for path in folder.rglob("*.onnx")}
+    return sorted(path.parent if path.name == "model.onnx" else path for path in found)
+
+
+def model_of(case: pathlib.Path) -> pathlib.Path:
+    return case / "model.onnx" if case.is_dir() else case
+
+
+def made_up(model):
+    """Return one set of random inputs: the sizes that are declared, and 1 where a dimension has a name only."""
+    import numpy as np
+    import onnx
+
+    generator, held = np.random.default_rng(0), {value.name for value in model.graph.initializer}
+    feeds = {}
+    for value in model.graph.input:
+        if value.name not in held:
+            kind = value.type.tensor_type
+            sizes = [dimension.dim_value or 1 for dimension in kind.shape.dim]
+            drawn = generator.standard_normal(sizes)
+            feeds[value.name] = drawn.astype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return feeds, []
 
 
 # What a worker does.
@@ -182,7 +205,7 @@ def compare(case, sets, model, out, run, same) -> tuple[str, str] | None:
     """Return the outcome of comparing `out` with the original by way of `run`; None where the original does not run."""
     feeds = [each for each, _ in sets]
     try:
-        before, again = (run(case / "model.onnx", feeds) for _ in range(2))
+        before, again = (run(model_of(case), feeds) for _ in range(2))
     except Exception:
         return None
     random = any(difference(one, other) for one, other in zip(before, again, strict=True))
@@ -213,7 +236,7 @@ def judged(case, sets, model, out) -> tuple[str, str]:
     if outcome is not None:
         return outcome
     try:
-        onnx.checker.check_model(onnx.load(case / "model.onnx"))
+        onnx.checker.check_model(onnx.load(model_of(case)))
     except onnx.checker.ValidationError:
         return "checked only", "the original does not check either"
     try:
@@ -267,11 +290,11 @@ def run_case(case: pathlib.Path) -> dict[str, object]:
     from onnxslim.pipeline.interface import Progress
     from onnxslim.pipeline.ledger import Ledger
 
-    source = case / "model.onnx"
+    source = model_of(case)
     model = onnx.load(source)
     row: dict[str, object] = {"nodes": len(model.graph.node)}
     try:
-        sets = list(data_sets(case, model))
+        sets = list(data_sets(case, model)) if case.is_dir() else [made_up(model)]
     except Exception as error:  # a file that this onnx cannot read: what remains is to check the result
         sets, row["unread"] = [], f"{type(error).__name__}: {error}"[:200]
     with tempfile.TemporaryDirectory() as folder:

@@ -93,6 +93,8 @@ def squeeze(site: Site) -> Fact:
     """Squeeze: the axes that are named go, or all of size 1."""
     shape = site.shape()
     axes = site.integers("axes", 1)
+    if axes is not None and not axes:
+        raise Unknowable  # ONNX Runtime takes no axes for all of size 1, the reference implementation for none
     if axes is None:
         if not all(isinstance(size, int) for size in shape):
             raise Unknowable

@@ -29,7 +29,7 @@ FRACTIONS = (0.25, 0.5, 0.75)
 """Which parts of a group are cut, to see what it costs."""
 PRODUCTS = 1.2e12
 """Multiply-accumulates that running the model may take."""
-SAMPLES = 256
+SAMPLES = 128
 """Samples that are enough."""
 FEWEST = 8
 """Fewer samples say too little."""

@@ -48,6 +48,7 @@ class Regression:
         self._dual = sum(piece.shape[1] for piece in pieces) < self._width
         self._aside = [at % SHARE == SHARE - 1 for at in range(len(pieces))]
         self._parts = [self._moments(False), self._moments(True)]
+        self._dual_parts: dict[tuple[bool, ...], tuple[Array, Array]] = {}
 
     def strength(self, wanted: Sequence[Rows]) -> float:
         """Return the strength that serves what was set aside best when the rest teaches; infinite where none does
@@ -96,9 +97,8 @@ class Regression:
         if not self._intercept:
             mean, middle = 0 * mean, 0 * middle
         if self._dual:
-            inputs = self._stacked(self._pieces, folds) - mean[:, None]
+            inputs, gram = self._seen(tuple(folds), mean)
             outputs = self._stacked(wanted, folds) - middle[:, None]
-            gram: Array = inputs @ inputs.transpose(0, 2, 1)
             solved = np.linalg.solve(gram + self._penalty(gram, strength, count), outputs)
             weights: Array = inputs.transpose(0, 2, 1) @ solved
         else:
@@ -107,6 +107,13 @@ class Regression:
             moment = np.sum([each[1] for each in products], axis=0) - count * mean[:, :, None] * middle[:, None]
             weights = np.linalg.solve(gram + self._penalty(gram, strength, count), moment)
         return Solution(weights, middle - (mean[:, None] @ weights)[:, 0])
+
+    def _seen(self, folds: tuple[bool, ...], mean: Array) -> tuple[Array, Array]:
+        """Return the inputs of some folds about their mean, and products of their rows: the same for each strength."""
+        if folds not in self._dual_parts:
+            inputs = self._stacked(self._pieces, folds) - mean[:, None]
+            self._dual_parts[folds] = inputs, inputs @ inputs.transpose(0, 2, 1)
+        return self._dual_parts[folds]
 
     def _penalty(self, gram: Array, strength: float, count: int) -> Array:
         scale = np.trace(gram, axis1=1, axis2=2) / self._width

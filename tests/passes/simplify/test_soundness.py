@@ -52,6 +52,12 @@ CASES: dict[str, tuple[str, dict[str, object], dict[str, object], list[str]]] = 
         {"x": np.array([0.1, 1 / 3], np.float16)},
         ["Cast", "Cast"],
     ),
+    "no axes are all axes": (
+        "(float[2,3,4] x) => (float[] y) { a = ReduceSum (x, none)  y = Squeeze (a, none) }",
+        {"none": np.zeros(0, np.int64)},
+        {"x": X},
+        ["ReduceSum", "Squeeze"],
+    ),
     "reflected twice": (
         """(float[4] x) => (float[8] y) {
             a = Pad <mode = "reflect"> (x, border)  y = Pad <mode = "reflect"> (a, border) }""",

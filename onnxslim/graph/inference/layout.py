@@ -94,7 +94,8 @@ def squeeze(site: Site) -> Fact:
     shape = site.shape()
     axes = site.integers("axes", 1)
     if axes is not None and not axes:
-        raise Unknowable  # ONNX Runtime takes no axes for all of size 1, the reference implementation for none
+        # ONNX Runtime takes no axes for all of size 1, the reference implementation for none: not even onnx is asked.
+        return Fact(site.fact(0).dtype)
     if axes is None:
         if not all(isinstance(size, int) for size in shape):
             raise Unknowable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -135,6 +135,14 @@ class Nothing:
         return iter(())
 
 
+@dataclasses.dataclass(frozen=True)
+class Rehearsal:
+    """What a model made of the first sample when it was tried on it."""
+
+    outputs: Mapping[str, Any]
+    seconds: float
+
+
 class Samples:
     """Samples that fit a model. Made by `open_samples` and `synthetic_samples`; nothing is read before it is needed."""
 
@@ -162,6 +170,11 @@ class Samples:
     def labelled(self) -> bool:
         """Whether the samples have labels, so that accuracy can be measured."""
         return self._origin.layout.labelled
+
+    @property
+    def rehearsal(self) -> Rehearsal | None:
+        """What the model gave on the first sample, where it was run to find out whether it takes it."""
+        return getattr(self._origin, "rehearsal", None)
 
     def batches(self, size: int | None = None) -> Iterator[Batch]:
         """Yield all samples, `size` at a time (None: 1), the last batch may be smaller.

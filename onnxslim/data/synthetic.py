@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data.roles import ONES, RATE, ZEROS, index_bound
-from onnxslim.data.samples import Array, Batch, Layout, Nothing, Samples
+from onnxslim.data.samples import Array, Batch, Layout, Nothing, Rehearsal, Samples
 from onnxslim.data.table import kind
 from onnxslim.errors import DataError, RunError
 from onnxslim.runner.session import Session, TensorSpec
@@ -80,7 +82,7 @@ def candidates(spec: TensorSpec, value: ir.Value | None) -> tuple[Draw, ...]:
     if not spec.shape:
         return (always(1), always(16000), always(0))
     if spec.dtype.itemsize == 1:
-        limits = np.iinfo(spec.dtype)
+        limits = ml_dtypes.iinfo(spec.dtype) if spec.dtype.kind == "V" else np.iinfo(spec.dtype)
         return (lambda generator, shape: generator.integers(limits.min, limits.max + 1, shape).astype(np.float64),)
     return (below(2), always(0), below(100))
 
@@ -155,6 +157,7 @@ class Drawn:
     recipe: Recipe
     count: int
     seed: int
+    rehearsal: Rehearsal | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def layout(self) -> Layout:
@@ -219,13 +222,16 @@ def synthetic_samples(
             },
         )
         try:
-            outputs = session.run(recipe.feeds(np.random.default_rng([seed, 0])))
+            feeds = recipe.feeds(np.random.default_rng([seed, 0]))
+            started = time.perf_counter()
+            outputs = session.run(feeds)
         except RunError as error:
             failure = failure or error
             continue
         runs = runs or recipe
         if _finite(outputs.values()):
-            return Samples(Drawn(recipe, count, seed), "synthetic samples", synthetic=True)
+            rehearsal = Rehearsal(outputs, time.perf_counter() - started)
+            return Samples(Drawn(recipe, count, seed, rehearsal), "synthetic samples", synthetic=True)
     if runs is None:
         raise DataError(
             "no made-up sample runs" + (f"; {failure.what}" if failure else ""),

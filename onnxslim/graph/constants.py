@@ -27,6 +27,9 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     attribute = next(iter(node.attributes.values()))
     if attribute.is_ref() or attribute.type in (ir.AttributeType.SPARSE_TENSOR,):
         return None
+    if attribute.type is ir.AttributeType.TENSOR:
+        held: ir.TensorProtocol = attribute.value
+        return held
     return ir.convenience.get_const_tensor(value)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from onnxslim.graph.axes import dimensions, fit
+from onnxslim.graph.axes import dimensions, fit, op_of
+from onnxslim.graph.equation import EINSUM
 from onnxslim.graph.nesting import main_graphs, nested_graphs
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.signatures import OpName, signatures
 
 _NO_PARAMETERS = frozenset({ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.UNDEFINED})
 """Element types of shapes, indices, masks and words: such constants are no parameters of the model."""
@@ -80,8 +83,7 @@ def measure_cost(model: ir.Model) -> Cost:
     weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
     held = [tensor for node in _nodes(model) for tensor in _tensors(node)]
     return Cost(
-        parameters=sum(_parameters(value) for value in weights)
-        + sum(tensor.size for tensor in held if is_parameter(tensor)),
+        parameters=count_parameters(model),
         macs=sum(each.macs for each in per_node),
         weight_bytes=sum(value.const_value.nbytes for value in weights if value.const_value is not None)
         + sum(tensor.nbytes for tensor in held),
@@ -91,6 +93,23 @@ def measure_cost(model: ir.Model) -> Cost:
         per_node=tuple(per_node),
         uncounted=tuple(f"{op_type} x{count}" for op_type, count in sorted(uncounted.items())),
     )
+
+
+def count_parameters(model: ir.Model) -> int:
+    """Return the elements of all weights, as `Cost.parameters` counts them; shapes need not be known."""
+    weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
+    held = (tensor for node in _nodes(model) for tensor in _tensors(node))
+    return sum(_parameters(value) for value in weights) + sum(tensor.size for tensor in held if is_parameter(tensor))
+
+
+def count_macs(model: ir.Model) -> int:
+    """Return the multiply-accumulates of one run, as `Cost.macs` counts them; shapes must have been inferred."""
+    return sum(fitted.macs() for node in _nodes(model) if _multiplies(op_of(node)) and (fitted := fit(node)))
+
+
+@functools.cache
+def _multiplies(op: OpName) -> bool:
+    return any(row.macs or row.kind == EINSUM for row in signatures().get(op, ()))
 
 
 def value_bytes(value: ir.Value) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import importlib.resources
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from onnxslim.errors import RuleError
 
@@ -85,6 +85,7 @@ _ROW = re.compile(
     r"(?P<op>[\w.]+(?:::\w+)?)(?:<(?P<attributes>[^>]*)>)?\s+(?P<inputs>.*?)\s*->\s*(?P<outputs>[^:]*?)\s*(?::\s*(?P<macs>.*))?$"
 )
 _KIND = re.compile(r"(?P<kind>[a-z]+)(?:\s+\((?P<reason>[^)]+)\))?:\s+(?P<ops>.+)$")
+_OP = re.compile(r"[\w.]*(?:::\w+)?")
 _OPERAND = re.compile(
     r"(?P<name>\w+)(?P<open>[\[{])(?P<axes>[^\]}]*)[\]}]|(?P<ignored>_)(?!\w)|(?P<absent>-)(?!>)|(?P<junk>\S)"
 )
@@ -98,8 +99,47 @@ def op_name(text: str) -> OpName:
     return domain, op_type
 
 
+class Table(Mapping[OpName, tuple[Signature, ...]]):
+    """The rows of each op, read where the op is asked for: a model has few of the ops that there are.
+
+    Args:
+        text: The table, in the notation of `ops.axes`.
+        where: What it is called in messages.
+    """
+
+    def __init__(self, text: str, where: str) -> None:
+        self._where = where
+        self._lines: dict[OpName, list[tuple[int, str]]] = {}
+        self._read: dict[OpName, tuple[Signature, ...]] = {}
+        for number, raw in enumerate(text.splitlines(), start=1):
+            line = raw.partition("#")[0].strip()
+            if not line:
+                continue
+            kind = _KIND.match(line)
+            named = kind["ops"].split() if kind else [_OP.match(line)[0]]  # type: ignore[index]  # it matches anything
+            for op in named:
+                self._lines.setdefault(op_name(op), []).append((number, line))
+
+    def __getitem__(self, op: OpName) -> tuple[Signature, ...]:
+        """Return the rows of an op.
+
+        Raises:
+            KeyError: It has none.
+            RuleError: One of them does not read; the message names the line.
+        """
+        if op not in self._read:
+            self._read[op] = tuple(_signature(line, op, f"{self._where}:{number}") for number, line in self._lines[op])
+        return self._read[op]
+
+    def __iter__(self) -> Iterator[OpName]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+
 def read_signatures(text: str, where: str) -> Mapping[OpName, tuple[Signature, ...]]:
-    """Read a table in the notation of `ops.axes`.
+    """Read a whole table in the notation of `ops.axes`.
 
     Args:
         text: The table.
@@ -108,36 +148,26 @@ def read_signatures(text: str, where: str) -> Mapping[OpName, tuple[Signature, .
     Raises:
         RuleError: A line that does not read; the message names the line.
     """
-    table: dict[OpName, tuple[Signature, ...]] = {}
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.partition("#")[0].strip()
-        if not line:
-            continue
-        try:
-            rows = list(_kind_rows(line)) or [_row(line)]
-        except ValueError as error:
-            raise RuleError(
-                f"this axis signature does not read: {error}",
-                where=f"{where}:{number}",
-                hint="a row looks like: Conv<group=g> X[n, g*i, ...s] W[g*o, i, ...k] -> Y[n, g*o, ...t]",
-            ) from error
-        for row in rows:
-            table[row.op] = (*table.get(row.op, ()), row)
-    return table
+    return dict(Table(text, where))
 
 
 @functools.cache
 def signatures() -> Mapping[OpName, tuple[Signature, ...]]:
     """Return the table that comes with onnxslim."""
     source = importlib.resources.files("onnxslim.graph").joinpath("ops.axes")
-    return read_signatures(source.read_text(encoding="utf-8"), "ops.axes")
+    return Table(source.read_text(encoding="utf-8"), "ops.axes")
 
 
-def _kind_rows(line: str) -> Iterable[Signature]:
-    match = _KIND.match(line)
-    if match:
-        for word in match["ops"].split():
-            yield Signature(op_name(word), kind=match["kind"], reason=match["reason"] or "")
+def _signature(line: str, op: OpName, where: str) -> Signature:
+    try:
+        kind = _KIND.match(line)
+        return Signature(op, kind=kind["kind"], reason=kind["reason"] or "") if kind else _row(line)
+    except ValueError as error:
+        raise RuleError(
+            f"this axis signature does not read: {error}",
+            where=where,
+            hint="a row looks like: Conv<group=g> X[n, g*i, ...s] W[g*o, i, ...k] -> Y[n, g*o, ...t]",
+        ) from error
 
 
 def _row(line: str) -> Signature:

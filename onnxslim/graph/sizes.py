@@ -16,7 +16,8 @@ ROUNDS = 4
 def at_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
     """Return a copy of `model` in which the inputs have the given shapes, and everything else follows from them.
 
-    Shape arithmetic is folded on the way, so the copy has fewer nodes; those that multiply are all there.
+    Where sizes stay unknown shape arithmetic is folded, so the copy may have fewer nodes; those that multiply are all
+    there.
 
     Args:
         model: Not changed.
@@ -33,7 +34,12 @@ def at_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None)
     forget_shapes(result)
     infer_shapes(result)
     for _ in range(ROUNDS):
-        if not fold_constants(result):
+        if _all_known(result) or not fold_constants(result):
             break
         infer_shapes(result)
     return result
+
+
+def _all_known(model: ir.Model) -> bool:
+    values = (value for node in model.graph.all_nodes() for value in node.outputs if value.name)
+    return all(value.shape is not None and value.shape.is_static() for value in values)

@@ -16,6 +16,15 @@ has 11 bits of mantissa. Whole numbers must be equal.
 """
 
 
+RARE_TOLERANCES = {
+    "bfloat16": 5e-2,
+    "float8_e4m3fn": 0.13,
+    "float8_e4m3fnuz": 0.13,
+    "float8_e5m2": 0.26,
+    "float8_e5m2fnuz": 0.26,
+}
+"""The same for types that numpy knows by ml_dtypes: of float8, one step of the mantissa."""
+
 NOISE = 4.0
 """An output may differ by so many times what it moves by where the inputs move by one rounding: a rewrite rounds at
 several places, and where small numbers are what large ones left of each other, every rounding shows."""
@@ -61,7 +70,7 @@ def distance(reference: Any, value: Any) -> float:
 
 
 def _tolerance(array: np.ndarray[Any, Any]) -> float:
-    return TOLERANCES.get(array.dtype.char, 5e-2 if array.dtype.name == "bfloat16" else 0.0)
+    return RARE_TOLERANCES.get(array.dtype.name, TOLERANCES.get(array.dtype.char, 0.0))
 
 
 def _error(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:

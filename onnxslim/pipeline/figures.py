@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from onnxslim.errors import BudgetMissed
-from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.cost import count_macs, count_parameters
+from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.model import file_bytes, save_model
 from onnxslim.pipeline.interface import Progress
@@ -41,17 +42,16 @@ def model_figures(
 ) -> Figures:
     """Return the figures of the model that lies at `path`, takes `size_bytes` there and is open as `candidate`."""
     shapes = {name: array.shape for name, array in judge.feeds.items() if hasattr(array, "shape")}
-    cost = measure_cost(candidate.model)
-    at_work = measure_cost(at_sizes(candidate.model, shapes)) if shapes else cost  # there are none where nothing is run
+    model = candidate.model
     accuracy = judge.measure_accuracy(candidate)
     unlabelled = "the samples are synthetic" if judge.samples.synthetic else "the samples have no labels"
     memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None
     energy = measure_energy(candidate.session, judge.feeds) if judge.measure else None
     return Figures(
         size_bytes=size_bytes,
-        parameters=cost.parameters,
-        macs=at_work.macs,
-        nodes=cost.nodes,
+        parameters=count_parameters(model),
+        macs=count_macs(at_sizes(model, shapes) if shapes else _inferred(model)),  # none: where nothing is run
+        nodes=sum(1 for _ in model.graph.all_nodes()),
         latency_ms=Percentiles(latency.p50, latency.p95, latency.p99) if latency else None,
         throughput_per_s=latency.throughput_per_s if latency else None,
         peak_memory_bytes=None if memory is None or memory.value is None else round(memory.value),
@@ -64,6 +64,12 @@ def model_figures(
         energy_reason=energy.reason if energy else NOT_ASKED,
         accuracy_reason=None if accuracy else unlabelled,
     )
+
+
+def _inferred(model: ir.Model) -> ir.Model:
+    copy = model.clone()
+    infer_shapes(copy)
+    return copy
 
 
 def ratios(before: Figures, after: Figures, paired: PairedLatency | None) -> Ratios:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import pathlib
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import onnx_ir as ir
 
@@ -25,6 +26,14 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def hashing(path: str | os.PathLike[str]) -> Future[str]:
+    """Begin to hash a file as `sha256` does, beside whatever else is done; the answer is in the future's result."""
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(sha256, path)
+    executor.shutdown(wait=False)
+    return future
 
 
 def sign(model: ir.Model, *, passes: str, seed: int, max_drop: float | None, input_sha256: str | None) -> None:

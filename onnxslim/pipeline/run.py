@@ -20,7 +20,7 @@ from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.figures import make_report
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Judge
-from onnxslim.pipeline.provenance import sha256, sign
+from onnxslim.pipeline.provenance import hashing, sha256, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.recipe import format_passes, option_values
 from onnxslim.report.model import ModelFile, PassRecord, Report
@@ -111,6 +111,7 @@ def optimize(
     opened, path = _open(model)
     if output is not None:
         check_places(path, pathlib.Path(output))
+    digested = None if path is None else hashing(path)
     generator = np.random.default_rng(request.seed)
     # Where nothing is timed and nothing is lost, models are run a few times to see that they give the same.
     pack = measure or bool(lossy)
@@ -146,7 +147,7 @@ def optimize(
     )
     current, records = _run(request.passes, judge, context)
     kept = [step for step, record in zip(request.passes, records, strict=True) if record.kept]
-    digest = None if path is None else sha256(path)
+    digest = None if digested is None else digested.result()
     if kept:
         sign(
             current.model,

@@ -49,7 +49,7 @@ def fixpoint(model: ir.Model, rules: Sequence[Rule], *, accept: Accept | None = 
         accept: Has the last word on each rewrite.
     """
     driver = _Driver(model, rules, accept, must_pay=True)
-    reach = max((rule.depth for rule in rules), default=0)
+    reach = max((rule.outline.depth for rule in rules), default=0)
     waiting = collections.deque(driver.nodes())
     queued = set(waiting)
     while waiting:
@@ -92,7 +92,7 @@ class _Driver:
         self.model, self.accept, self.must_pay = model, accept, must_pay
         self.index: dict[tuple[str, str], list[Rule]] = {}
         for rule in rules:
-            self.index.setdefault((rule.root.domain, rule.root.op_type), []).append(rule)
+            self.index.setdefault(rule.outline.root, []).append(rule)
         self.shortlists: dict[tuple[str, str, frozenset[str | None]], tuple[Rule, ...]] = {}
         self.opset = rules[0].opset if rules else 0
         self.counts: dict[str, int] = {}
@@ -120,7 +120,7 @@ class _Driver:
         makers = frozenset(_maker(value) for value in node.inputs)
         key = (node.domain, node.op_type, makers)
         if key not in self.shortlists:
-            self.shortlists[key] = tuple(rule for rule in rules if rule.demanded <= makers)
+            self.shortlists[key] = tuple(rule for rule in rules if rule.outline.demanded <= makers)
         return self.shortlists[key]
 
     def visit(self, node: ir.Node) -> list[ir.Node]:
@@ -223,7 +223,7 @@ class _Driver:
 
 
 def _maker(value: ir.Value | None) -> str | None:
-    """Return what makes a value, in the words of `Rule.signposts`."""
+    """Return what makes a value, in the words of `Outline.signposts`."""
     if value is None:
         return None
     maker = value.producer()

@@ -53,7 +53,7 @@ def near_misses(model: ir.Model, rules: Sequence[Rule]) -> Iterator[Miss]:
     index: dict[tuple[str, str], list[Rule]] = {}
     for rule in rules:
         if len(rule.match.operations()) > 1:
-            index.setdefault((rule.root.domain, rule.root.op_type), []).append(rule)
+            index.setdefault(rule.outline.root, []).append(rule)
     for graph in model.graphs():
         names = _descriptions(graph)
         for node in graph:

@@ -89,7 +89,7 @@ def find_match(rule: Rule, root: ir.Node, reasons: Reasons | None = None) -> Mat
 
 def _is_promising(rule: Rule, root: ir.Node) -> bool:
     """Look at what makes the inputs of the root: most sites fail there, and that costs little."""
-    given, posts = root.inputs, rule.signposts
+    given, posts = root.inputs, rule.outline.signposts
     if any(post is not None for post in posts[len(given) :]):
         return False
     if all(_is_made_by(value, post) for value, post in zip(given, posts, strict=False)):

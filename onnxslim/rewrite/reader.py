@@ -86,9 +86,9 @@ def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> R
     Args:
         package: Where the files are.
         opset: Of the model.
-        ops: The ops of the model: rules for ops that are neither there, nor made of these by other rules, are left out,
-            and not read at all. Of the others the match is read; their rewrite, which may not check at this opset, is
-            read where it is asked for. None: all rules, read whole.
+        ops: The ops of the model: rules for ops that are neither there, nor made of these by other rules, are left
+            out. The others are glanced at; their bodies, which may not check at this opset, are read where they are
+            asked for. None: all rules, read whole.
 
     Raises:
         RuleError: A file holds what is no rule at all.
@@ -148,36 +148,35 @@ def rule_names(text: str, where: str = "<text>") -> tuple[str, ...]:
 
 
 def _compile(source: Source, opset: int) -> Rule:
-    """Read the match of a rule at an opset; the other bodies are read when they are asked for."""
-    names = [parameter.name for parameter in source.parameters]
-    attributes = _declared(source)
+    """Make a rule at an opset; nothing of it is read but the outline, the bodies where they are asked for."""
+    if source.outline is None:
+        raise RuleError(
+            f"the match of {source.name} does not make {source.results[0].name}",
+            where=source.where,
+            hint="let a node of match make each result",
+        )
+    attributes: dict[str, ir.Attr | None] = {}
     kinds: dict[str, ir.AttributeType] = {}
 
     def read(word: str) -> Body:
+        names = [parameter.name for parameter in source.parameters]
         results = ["ok"] if word == "when" else [result.name for result in source.results]
         passed: dict[str, ir.Attr | None] = {}
         expanded = OPERATION.sub(lambda match: _expand(match, opset, passed, source), source.written(word))
         attributes.update(passed)
         return _body(source, word, source.bodies[word][0], expanded, names, results, opset, attributes, kinds)
 
+    def read_match() -> Body:
+        attributes.update(_declared(source))
+        return read("match")
+
     def read_others() -> dict[str, Body]:
+        match = rule.match  # first: it says what the attributes are
         others = {word: read(word) for word in source.bodies if word != "match"}
-        _check_reach(rule, {"match": rule.match, **others})
+        _check_reach(rule, {"match": match, **others})
         return others
 
-    match = read("match")
-    rule = Rule(
-        source.name,
-        source.where,
-        source.comment,
-        source.text,
-        opset,
-        source.parameters,
-        source.results,
-        attributes,
-        match,
-        read_others,
-    )
+    rule = Rule(source, opset, attributes, read_match, read_others)
     return rule
 
 

@@ -10,7 +10,9 @@ import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
+from onnxslim.rewrite.outline import Outline
 from onnxslim.rewrite.signature import Parameter
+from onnxslim.rewrite.source import Source
 
 IMPORTED_VERSION = 1
 """Of the domains that are not ONNX's own: they have no schemas here, so any version will do."""
@@ -65,21 +67,56 @@ class Body:
 class Rule:
     """Nodes that look like `match` may become `rewrite`, if `when` holds."""
 
-    name: str
-    where: str
-    """File and line."""
-    comment: str
-    """The comment above it: the rule in a sentence, or in algebra."""
-    source: str
-    """Its text; what it was read from cannot be printed from the bodies."""
+    source: Source
+    """What it was read from: its name, place, comment, text and signature. The bodies cannot be printed."""
     opset: int
-    parameters: tuple[Parameter, ...]
-    results: tuple[Parameter, ...]
     attributes: Mapping[str, ir.Attr | None]
-    """Attributes of the rule, and what they are where a node lacks them (None: nothing)."""
-    match: Body
+    """Attributes of the rule, and what they are where a node lacks them (None: nothing); whole once `match` is read."""
+    read_match: Callable[[], Body] = dataclasses.field(repr=False, compare=False)
+    """Reads the match, which is needed only at nodes that look like its outline."""
     read_others: Callable[[], Mapping[str, Body]] = dataclasses.field(repr=False, compare=False)
     """Reads the bodies that are needed only where `match` matches, which most rules do nowhere."""
+
+    @property
+    def name(self) -> str:
+        """The name, with what tells its spellings apart."""
+        return self.source.name
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+        return self.source.where
+
+    @property
+    def comment(self) -> str:
+        """The comment above it: the rule in a sentence, or in algebra."""
+        return self.source.comment
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What it takes."""
+        return self.source.parameters
+
+    @property
+    def results(self) -> tuple[Parameter, ...]:
+        """What it gives."""
+        return self.source.results
+
+    @property
+    def outline(self) -> Outline:
+        """What can be told of the match without reading it."""
+        outline = self.source.outline
+        assert outline is not None, "a rule whose match makes nothing is not read"
+        return outline
+
+    @functools.cached_property
+    def match(self) -> Body:
+        """What must stand there.
+
+        Raises:
+            RuleError: It does not read, or does not check at this opset; raised when it is first asked for.
+        """
+        return self.read_match()
 
     @functools.cached_property
     def _others(self) -> Mapping[str, Body]:
@@ -90,7 +127,7 @@ class Rule:
         """What may stand there instead.
 
         Raises:
-            RuleError: It does not read, or does not check at this opset; raised when it is first asked for.
+            RuleError: As `match` does.
         """
         return self._others["rewrite"]
 
@@ -104,41 +141,12 @@ class Rule:
         """The node that makes the first result; matching begins there."""
         return self.match.makers[self.results[0].name][0]
 
-    @functools.cached_property
-    def signposts(self) -> tuple[str | None, ...]:
-        """What must make each input of the root: the name of an op; "" something known; None: whatever it is."""
-        return tuple(self._signpost(name) for name in self.root.inputs)
-
-    @functools.cached_property
-    def demanded(self) -> frozenset[str]:
-        """The signposts that say something, whatever the order of the inputs."""
-        return frozenset(post for post in self.signposts if post is not None)
-
-    def _signpost(self, name: str | None) -> str | None:
-        if name is None or name not in self.match.makers:
-            return None
-        maker, _ = self.match.makers[name]
-        return "" if maker.is_constant else maker.op_type
-
-    @property
-    def depth(self) -> int:
-        """How many nodes lie between the root and what is farthest from it, both counted."""
-        return max((level for _, level in _levels(self.match, self.results[0].name)), default=0)
-
     def bodies(self) -> Iterator[tuple[str, Body]]:
         """Yield the bodies and what they are called in text."""
         yield "match", self.match
         yield "rewrite", self.rewrite
         if self.when is not None:
             yield "when", self.when
-
-
-def _levels(body: Body, name: str | None, level: int = 1) -> Iterator[tuple[str, int]]:
-    if name is None or name not in body.makers or body.makers[name][0].is_constant:
-        return
-    yield name, level
-    for each in body.makers[name][0].inputs:
-        yield from _levels(body, each, level + 1)
 
 
 @functools.cache

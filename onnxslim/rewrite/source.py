@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from onnxslim.errors import RuleError
 from onnxslim.rewrite.expression import write_out
+from onnxslim.rewrite.outline import Outline, outline
 from onnxslim.rewrite.signature import Parameter, read_parameters
 
 COMMENT = re.compile(r"#[^\n]*")
@@ -32,19 +33,56 @@ class Source:
 
     name: str
     file: str
-    line: int
-    comment: str
-    text: str
+    all_text: str = dataclasses.field(repr=False)
+    """The text of the file: most of a rule is read from it only where the rule is looked at."""
+    begin: int
+    end: int
+    """Where in the text the rule begins and ends."""
     attributes: str
-    parameters: tuple[Parameter, ...]
-    results: tuple[Parameter, ...]
+    taken: str
+    """The parameters, as they are written."""
+    given: str
+    """The results, as they are written."""
     bodies: Mapping[str, tuple[int, str]]
     """Line and text of each body, braces included."""
+
+    @functools.cached_property
+    def line(self) -> int:
+        """The line on which it begins."""
+        return self.all_text.count("\n", 0, self.begin) + 1
 
     @property
     def where(self) -> str:
         """File and line."""
         return f"{self.file}:{self.line}"
+
+    @property
+    def comment(self) -> str:
+        """The comment above it, in a line."""
+        return _comment_above(self.all_text, self.begin)
+
+    @property
+    def text(self) -> str:
+        """The rule as it is written, with all its spellings."""
+        return self.all_text[self.begin : self.end].strip()
+
+    @functools.cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters.
+
+        Raises:
+            RuleError: They do not read.
+        """
+        return read_parameters(self.taken, self.where)
+
+    @functools.cached_property
+    def results(self) -> tuple[Parameter, ...]:
+        """The results.
+
+        Raises:
+            RuleError: They do not read.
+        """
+        return read_parameters(self.given, self.where)
 
     def written(self, word: str) -> str:
         """Return a body as ONNX text, but for the dots.
@@ -54,6 +92,15 @@ class Source:
         """
         line, text = self.bodies[word]
         return write_out(text, f"{self.file}:{line + 1}")
+
+    @functools.cached_property
+    def outline(self) -> Outline | None:
+        """What can be told of the match before it is read at an opset; None: it does not make the first result.
+
+        Raises:
+            RuleError: It does not read.
+        """
+        return outline(self.written("match"), self.results[0].name)
 
     @functools.cached_property
     def demands(self) -> frozenset[str]:
@@ -106,12 +153,12 @@ def split_rules(text: str, file: str) -> Iterator[Source]:
         whole = Source(
             head["name"],
             file,
-            text.count("\n", 0, begin) + 1,
-            _comment_above(text, begin),
-            text[begin:end].strip(),
+            text,
+            begin,
+            end,
             (head["attributes"] or "").strip(),
-            read_parameters(head["parameters"], where(begin)),
-            read_parameters(head["results"], where(begin)),
+            head["parameters"],
+            head["results"],
             dict(current),
         )
         yield from _variants(whole, spellings, (head["words"] or "").split(), head["items"] or "")

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
 from onnxslim.errors import ProviderUnavailable, RunError
+from onnxslim.runner.exchange import RARE, from_runtime, to_runtime
 from onnxslim.runner.target import PROVIDERS, Target, detect_target
 
 IN_MEMORY_LIMIT = 500_000_000
 """Bytes of weights up to which a model is handed over in memory, where it lies twice for a while. Protobuf ends at 2 GB
 in any case."""
+
+SMALLEST_LENT = 1024
+"""Bytes from which on a weight is not copied: ONNX Runtime reads it where it lies."""
+LENT = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8})
+"""Element types of such weights: numpy's own, and none that shapes are made of, which ONNX Runtime asks for early."""
 
 NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<= : )Load model from .*? failed:")
 """What ONNX Runtime puts in front of its messages: an error code, and the path, which `where` tells."""
@@ -28,11 +34,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(double)": np.dtype(np.float64),
     "tensor(float16)": np.dtype(np.float16),
-    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
     "tensor(string)": np.dtype(object),
     "tensor(bool)": np.dtype(np.bool_),
     **{f"tensor({name})": np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
     **{f"tensor(u{name})": np.dtype(f"u{name}") for name in ("int8", "int16", "int32", "int64")},
+    **{name: dtype for name, (dtype, _) in RARE.items()},
 }
 """ONNX Runtime's names of types, and the numpy type of the arrays that it takes and gives. Strings are objects."""
 
@@ -62,12 +68,19 @@ def _symbol(size: object) -> str | None:
 class Session:
     """A loaded model, ready to run. Made by `Session.of`."""
 
-    def __init__(self, runtime: onnxruntime.InferenceSession, target: Target) -> None:
+    def __init__(
+        self,
+        runtime: onnxruntime.InferenceSession,
+        target: Target,
+        lent: Mapping[str, onnxruntime.OrtValue] | None = None,
+    ) -> None:
         self._runtime = runtime
+        self._lent = lent  # ONNX Runtime reads the weights where they lie, as long as it lives
         self._device = "cuda" if target.provider == "cuda" else "cpu"
         self.target = target
         self.inputs = tuple(TensorSpec.of(argument) for argument in runtime.get_inputs())
         self.outputs = tuple(TensorSpec.of(argument) for argument in runtime.get_outputs())
+        self._kinds = {argument.name: argument.type for argument in (*runtime.get_inputs(), *runtime.get_outputs())}
         self._defaults = frozenset(argument.name for argument in runtime.get_overridable_initializers())
 
     @classmethod
@@ -105,7 +118,9 @@ class Session:
         held = sum(tensor.nbytes for tensor in weights if not isinstance(tensor, ir.ExternalTensor))
         if len(folders) <= 1 and held <= IN_MEMORY_LIMIT:
             way = dataclasses.replace(way, folder=next(iter(folders), None))
-            return cls(_open(ir.to_proto(model).SerializeToString(), target, way, where), target)
+            with _weights_lent(model) as lent:
+                written = ir.to_proto(model).SerializeToString()
+            return cls(_open(written, target, way, where, lent), target, lent)
         # ONNX Runtime has read or mapped the weights when it returns: on POSIX the files may go then
         with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
             path = pathlib.Path(folder) / "model.onnx"
@@ -130,9 +145,16 @@ class Session:
         if self._device != "cpu" and self._can_bind(feeds, names):
             return self._run_bound(feeds, names, self._device)
         try:
+            if any(self._kinds.get(name) in RARE for name in (*feeds, *names)):
+                return self._run_exchanged(feeds, names)
             return dict(zip(names, self._runtime.run(names, dict(feeds)), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise run_error(error) from error
+
+    def _run_exchanged(self, feeds: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+        values = {name: to_runtime(np.asarray(array), self._kinds.get(name, "")) for name, array in feeds.items()}
+        results = self._runtime.run_with_ort_values(names, values)
+        return {name: from_runtime(value) for name, value in zip(names, results, strict=True)}
 
     def prepare(self, feeds: Mapping[str, Any]) -> Callable[[], None]:
         """Return a call that runs the model on `feeds` and drops the outputs, for measurements.
@@ -153,6 +175,9 @@ class Session:
                 binding.synchronize_outputs()
 
             return _raising_run_error(bound)
+        if any(self._kinds.get(name) in RARE for name in (*feeds, *names)):
+            values = {name: to_runtime(np.asarray(array), self._kinds.get(name, "")) for name, array in feeds.items()}
+            return _raising_run_error(lambda: self._runtime.run_with_ort_values(names, values))
         arrays = dict(feeds)
         return _raising_run_error(lambda: self._runtime.run(names, arrays))
 
@@ -222,6 +247,35 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     return [value.const_value for value in values if value.const_value is not None]
 
 
+@contextlib.contextmanager
+def _weights_lent(model: ir.Model) -> Iterator[dict[str, onnxruntime.OrtValue]]:
+    """Yield the large weights of the main graph by name, where they lie; `model` has empty places for them meanwhile.
+
+    What is written of the model then is small, where writing and reading weights takes longer than all the rest.
+    """
+    lent: dict[str, onnxruntime.OrtValue] = {}
+    taken: list[tuple[ir.Value, ir.TensorProtocol]] = []
+    try:
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if (
+                tensor is None
+                or isinstance(tensor, ir.ExternalTensor)
+                or tensor.dtype not in LENT
+                or tensor.nbytes < SMALLEST_LENT
+            ):
+                continue
+            lent[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+            taken.append((value, tensor))
+            value.const_value = ir.ExternalTensor(
+                "lent", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+            )
+        yield lent
+    finally:
+        for value, tensor in taken:
+            value.const_value = tensor
+
+
 @dataclasses.dataclass(frozen=True)
 class _Way:
     """How a model is opened; see `Session.of`."""
@@ -252,8 +306,16 @@ class _Way:
         return options
 
 
-def _open(source: str | bytes, target: Target, way: _Way, where: str | None) -> onnxruntime.InferenceSession:
+def _open(
+    source: str | bytes,
+    target: Target,
+    way: _Way,
+    where: str | None,
+    lent: Mapping[str, onnxruntime.OrtValue] | None = None,
+) -> onnxruntime.InferenceSession:
     options = way.options(target)
+    if lent:
+        options.add_external_initializers(list(lent), list(lent.values()))
     providers: list[Any] = [PROVIDERS["cpu"]]
     if target.provider == "cuda":
         if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 from onnxslim.graph.inference import contraction, creation, elementwise, layout, reduction, window
 from onnxslim.graph.inference.fact import Rule
@@ -15,24 +16,34 @@ OF_KIND: dict[str, Rule] = {
 }
 """For all ops of a kind, where none is written for the op."""
 
+THEMES: tuple[Mapping[tuple[str, str], Rule], ...] = (
+    contraction.RULES,
+    creation.RULES,
+    elementwise.RULES,
+    layout.RULES,
+    reduction.RULES,
+    window.RULES,
+)
+"""The rules that are written for an op."""
+
 SAME = ("GroupNormalization", "InstanceNormalization", "RMSNormalization")
 """Ops whose result has the shape and type of their first input, whatever else ops.axes says of them."""
 
 
 @functools.cache
-def rules() -> dict[tuple[str, str], Rule]:
-    """Return the rule of each op that has one, by domain and op."""
-    table: dict[tuple[str, str], Rule] = {}
-    for op, rows in signatures().items():
-        if not rows[0].kind:
-            if not any(_invents_axes(row) for row in rows):
-                table[op] = contraction.by_signature(rows)
-        elif rows[0].kind in OF_KIND:
-            table[op] = OF_KIND[rows[0].kind]
-    table.update({("", op): elementwise.unary() for op in SAME})
-    for theme in (contraction, creation, elementwise, layout, reduction, window):
-        table.update(theme.RULES)
-    return table
+def rule_of(domain: str, op_type: str) -> Rule | None:
+    """Return the rule of an op, or None."""
+    for theme in THEMES:
+        if (domain, op_type) in theme:
+            return theme[domain, op_type]
+    if not domain and op_type in SAME:
+        return elementwise.unary()
+    rows = signatures().get((domain, op_type), ())
+    if not rows:
+        return None
+    if rows[0].kind:
+        return OF_KIND.get(rows[0].kind)
+    return None if any(_invents_axes(row) for row in rows) else contraction.by_signature(rows)
 
 
 def _invents_axes(row: Signature) -> bool:

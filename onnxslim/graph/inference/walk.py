@@ -15,7 +15,7 @@ from onnxslim.graph.inference.control import CONTROL, call_function
 from onnxslim.graph.inference.creation import of_tensor
 from onnxslim.graph.inference.fact import INTEGERS, NOTHING, Element, Fact, Site, Unknowable
 from onnxslim.graph.inference.fallback import ask_onnx
-from onnxslim.graph.inference.table import rules
+from onnxslim.graph.inference.table import rule_of
 from onnxslim.graph.symbols import (
     LONGEST,
     Expression,
@@ -55,7 +55,6 @@ class Inference:
         self.opsets: Mapping[str, int] = model.opset_imports
         self._done: dict[ir.Node, tuple[Sequence[Fact | None], Sequence[object], bool]] = {}
         self._constants: dict[ir.Value, tuple[ir.TensorProtocol, Fact]] = {}
-        self._rules = rules()
 
     def run(self) -> None:
         """Infer what can be known of all values, and write types and shapes into the model."""
@@ -117,7 +116,7 @@ class Inference:
                 return CONTROL[node.domain, node.op_type](self, site)
             if self.model.functions and node.op_identifier() in self.model.functions:
                 return call_function(self, site)
-            rule = self._rules.get((node.domain, node.op_type))
+            rule = rule_of(node.domain, node.op_type)
             if rule is not None:
                 return rule(site)
         except (Unknowable, TooLong):

@@ -8,45 +8,23 @@ from __future__ import annotations
 
 import argparse
 import collections
-import dataclasses
 import pathlib
-import random
 import sys
-
-import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import onnx_ir as ir
 from canonical_form import canonical_form
-from onnxslim.passes import simplify
+from other_orders import simplify_in_order
 
-from onnxslim.data import Samples
 from onnxslim.model import open_model
-from onnxslim.pipeline.interface import Context
-from onnxslim.rewrite.reader import load_rules
-from onnxslim.runner.target import detect_target
 
 
 def simplified(model: ir.Model, order: int) -> tuple[int, str]:
     """Return how many nodes are left, and the canonical form; order 0 is that of the files."""
-
-    def loaded(package: str, opset: int) -> object:
-        book = load_rules(package, opset)
-        rules = list(book.rules)
-        if order:
-            random.Random(order).shuffle(rules)
-        return dataclasses.replace(book, rules=tuple(rules))
-
     clone = model.clone()
     clone.graph.meta.update(model.graph.meta)
-    kept, simplify.load_rules = simplify.load_rules, loaded  # type: ignore[assignment]
-    try:
-        samples = Samples(None, "none")  # type: ignore[arg-type]  # simplify draws none
-        context = Context(model, samples, detect_target("cpu", 1), np.random.default_rng(0))
-        simplify.Simplify().run(clone, context)
-    finally:
-        simplify.load_rules = kept
+    simplify_in_order(clone, order)
     return sum(1 for _ in clone.graph.all_nodes()), canonical_form(clone)
 
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
-import random
 import subprocess
 import sys
 
-import numpy as np
 import onnx_ir as ir
 import pytest
 from canonical_form import canonical_form
-from onnxslim.passes import simplify
+from other_orders import simplify_in_order
 from sample_models import from_text
 from zoo import MODELS, zoo_file
 
 import onnxslim
-from onnxslim.data import Samples
 from onnxslim.model import canonicalize, open_model
-from onnxslim.pipeline.interface import Context
-from onnxslim.rewrite.reader import load_rules
-from onnxslim.runner.target import detect_target
 
 RESNET8 = MODELS / "fashion_resnet8.onnx"
 
@@ -67,27 +60,14 @@ def test_hashes_decide_nothing(tmp_path: pathlib.Path) -> None:
     assert len(made) == 1
 
 
-def simplified_in_order(model: ir.Model, order: int, monkeypatch: pytest.MonkeyPatch) -> str:
-    def loaded(package: str, opset: int) -> object:
-        book = load_rules(package, opset)
-        rules = list(book.rules)
-        random.Random(order).shuffle(rules)
-        return dataclasses.replace(book, rules=tuple(rules))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(simplify, "load_rules", loaded)
-        samples = Samples(None, "none")  # type: ignore[arg-type]  # simplify draws none
-        simplify.Simplify().run(model, Context(model, samples, detect_target("cpu", 1), np.random.default_rng(0)))
-    return canonical_form(model)
-
-
 @pytest.mark.parametrize("which", ["text", "resnet8"])
-def test_the_order_of_rules_does_not_matter(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_rules_does_not_matter(which: str) -> None:
     forms = set()
     for order in range(4):
         model = from_text(SHAPES_AND_CHAINS) if which == "text" else open_model(RESNET8)
         canonicalize(model)
-        forms.add(simplified_in_order(model, order, monkeypatch))
+        simplify_in_order(model, order)
+        forms.add(canonical_form(model))
     assert len(forms) == 1
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim.graph.nesting import graphs_within, main_graphs
+from onnxslim.rewrite.condition import holds
 from onnxslim.rewrite.identity import eliminate_identity
 from onnxslim.rewrite.instantiate import Instance, Plan, build
 from onnxslim.rewrite.match import Match, find_match
@@ -97,6 +98,7 @@ class _Driver:
         self.opset = rules[0].opset if rules else 0
         self.counts: dict[str, int] = {}
         self.broken: dict[str, str] = {}
+        self.unreadable: set[str] = set()  # at this opset: reading them again at every site would find the same
         self.refused: dict[tuple[str, str], str] = {}
         self.functions = [f for f in model.functions.values() if f.opset_imports.get("") == self.opset]
         self.inner = {graph for function in self.functions for graph in graphs_within(function.graph)}
@@ -126,7 +128,7 @@ class _Driver:
     def visit(self, node: ir.Node) -> list[ir.Node]:
         """Apply the first rule that matches at `node`. Returns the nodes whose surroundings changed."""
         for rule in self._candidates(node):
-            if rule.name in self.broken:
+            if rule.name in self.broken or rule.name in self.unreadable:
                 continue
             try:
                 match = find_match(rule, node)
@@ -134,7 +136,10 @@ class _Driver:
                     continue
                 plan = self._plan(match)
                 why = self.accept(match, plan) if self.accept is not None else None
-            except (NotApplicable, DoesNotCheck):
+            except NotApplicable:
+                continue
+            except DoesNotCheck:
+                self.unreadable.add(rule.name)
                 continue
             except Exception as error:  # a rule must not take the model down with it, whatever is wrong with it
                 self.broken[rule.name] = f"{type(error).__name__}: {error}"
@@ -156,7 +161,7 @@ class _Driver:
         instance = Instance(match, rule.rewrite)
         if self.must_pay and (why := pays(match, instance)) is not None:
             raise NotApplicable(why)
-        if rule.when is not None and not Instance(match, rule.when).holds():
+        if rule.when is not None and not holds(match, rule.when):
             raise NotApplicable("`when` does not hold")
         plan = instance.plan()
         if self.must_pay and (why := pays_in_bytes(match, plan)) is not None:

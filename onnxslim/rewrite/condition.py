@@ -1,0 +1,79 @@
+"""Whether the `when` of a rule holds at a site. Sites that look alike to it are asked once."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxslim.graph.constants import constant_tensor
+from onnxslim.rewrite.instantiate import Instance
+from onnxslim.rewrite.match import Match
+from onnxslim.rewrite.program import NotApplicable
+from onnxslim.rewrite.rule import Body
+
+SMALL = 64
+"""Elements up to which a constant is part of what a site looks like."""
+KEPT = 4096
+"""Answers that are kept. Models repeat themselves: a hundred transpositions have three permutations between them."""
+
+Key = tuple[object, ...]
+
+_ANSWERS: dict[Key, bool | str] = {}
+
+
+def holds(match: Match, when: Body) -> bool:
+    """Evaluate `when` at a site.
+
+    Raises:
+        NotApplicable: It reads what is not known there.
+    """
+    key = _looks(match)
+    if key is None:
+        return Instance(match, when).holds()
+    if key not in _ANSWERS:
+        if len(_ANSWERS) >= KEPT:
+            _ANSWERS.clear()
+        try:
+            _ANSWERS[key] = Instance(match, when).holds()
+        except NotApplicable as error:
+            _ANSWERS[key] = str(error)
+    answer = _ANSWERS[key]
+    if isinstance(answer, str):
+        raise NotApplicable(answer)
+    return answer
+
+
+def _looks(match: Match) -> Key | None:
+    """Return all that `when` can read at a site: attributes, constants, and shapes; None where that is too much."""
+    seen: list[object] = [match.rule.source.file, match.rule.name, match.rule.opset]
+    for name, bound in match.attributes.items():
+        attribute = bound.attribute
+        if attribute is None:
+            seen.append((name, None))
+            continue
+        if attribute.is_ref() or attribute.type not in _PLAIN:
+            return None
+        value = attribute.value
+        seen.append((name, bound.explicit, attribute.type, tuple(value) if isinstance(value, list | tuple) else value))
+    for name, value in match.values.items():
+        tensor = constant_tensor(value)
+        if tensor is not None:
+            if tensor.size > SMALL or tensor.dtype.is_string():
+                return None
+            seen.append((name, tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes()))
+        elif value is not None:
+            seen.append((name, value.dtype, None if value.shape is None else tuple(map(str, value.shape))))
+    for name, size in match.environment.items():
+        seen.append((name, str(size)))
+    return tuple(seen)
+
+
+_PLAIN = frozenset(
+    {
+        ir.AttributeType.INT,
+        ir.AttributeType.INTS,
+        ir.AttributeType.FLOAT,
+        ir.AttributeType.FLOATS,
+        ir.AttributeType.STRING,
+    }
+)
+"""Types of attributes whose values can be compared."""

@@ -49,7 +49,8 @@ def ops(model: ir.Model) -> list[str]:
 
 def test_sites_that_look_alike_are_asked_once(asked: list[str]) -> None:
     model = from_text(
-        """<ir_version: 8, opset_import: ["" : 17]> g (float[2,3,4] x, float[2,3,4] z) => (float[2,3,4] b, float[2,3,4] e, float[2,4,3] f) {
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[2,3,4] x, float[2,3,4] z)
+        => (float[2,3,4] b, float[2,3,4] e, float[2,4,3] f) {
         a = Transpose <perm = [0, 1, 2]> (x)  b = Relu (a)  c = Transpose <perm = [0, 1, 2]> (z)  e = Sin (c)
         f = Transpose <perm = [0, 2, 1]> (x) }"""
     )

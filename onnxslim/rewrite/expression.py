@@ -20,8 +20,8 @@ written twice in a body is computed once.
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from typing import NamedTuple
 
 from onnxslim.errors import RuleError
 
@@ -49,8 +49,7 @@ LEVELS: tuple[dict[str, tuple[str, bool]], ...] = (
 STRENGTH = {sign: level for level, signs in enumerate(LEVELS) for sign in signs}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     text: str
     begin: int
@@ -68,11 +67,12 @@ def write_out(body: str, where: str) -> str:
 class _Writer:
     def __init__(self, body: str, where: str) -> None:
         self.body, self.where = body, where
-        self.end = body.rindex("}")
         self.place = body.index("{") + 1
+        self.end = body.rindex("}")
+        self.tokens = self._read()
+        self.next = 0
         self.lines: list[str] = []
         self.made: dict[str, str] = {}
-        self.tokens: dict[int, _Token | None] = {}
         self.count = 0
 
     def written(self) -> str:
@@ -90,32 +90,40 @@ class _Writer:
 
     # Tokens -------------------------------------------------------------------------------------------------------
 
-    def _peek(self) -> _Token | None:
-        if self.place not in self.tokens:  # every level of the grammar looks at the same token
-            self.tokens[self.place] = self._read(self.place)
-        return self.tokens[self.place]
-
-    def _read(self, place: int) -> _Token | None:
+    def _read(self) -> list[_Token]:
+        """Cut the body into tokens; the attributes of a call, which are ONNX's own text, are one."""
+        tokens: list[_Token] = []
+        place = self.place
         while place < self.end:
             match = TOKEN.match(self.body, place, self.end)
             if match is None:
                 raise self._error(f"there is no {self.body[place]!r} in rules", place)
-            if match.lastgroup != "space":
-                return _Token(match.lastgroup or "", match[0], place)
-            place = match.end()
-        return None
+            kind, text = match.lastgroup or "", match[0]
+            if text == "<" and tokens and _names_an_op(tokens[-1]):
+                close = self.body.find(">", place, self.end)
+                if close < 0:
+                    raise self._error("attributes are never closed", place)
+                kind, text = "attributes", self.body[place : close + 1]
+            if kind != "space":
+                tokens.append(_Token(kind, text, place))
+            place += len(text)
+        return tokens
+
+    def _peek(self) -> _Token | None:
+        return self.tokens[self.next] if self.next < len(self.tokens) else None
 
     def _next(self, wanted: str | None = None) -> _Token:
         token = self._peek()
         if token is None or (wanted is not None and token.text != wanted):
             found = "the end of the body" if token is None else repr(token.text)
-            raise self._error(f"{found} stands where {wanted or 'a value'} should be", self.place)
-        self.place = token.begin + len(token.text)
+            raise self._error(
+                f"{found} stands where {wanted or 'a value'} should be", self.end if token is None else token.begin
+            )
+        self.next += 1
         return token
 
-    def _at(self, *texts: str) -> bool:
-        token = self._peek()
-        return token is not None and token.text in texts
+    def _at(self, text: str) -> bool:
+        return self.next < len(self.tokens) and self.tokens[self.next].text == text
 
     def _error(self, what: str, place: int) -> RuleError:
         file, _, line = self.where.rpartition(":")
@@ -194,19 +202,15 @@ class _Writer:
             return value
         if token.kind != "name":
             raise self._error(f"{token.text!r} stands where a value should be", token.begin)
-        if token.text.rpartition(".")[2][0].isupper():
+        if _names_an_op(token):
             return self._call(token.text)
         return token.text
 
     def _call(self, op: str) -> str:
+        token = self._peek()
         attributes = ""
-        if self._at("<"):
-            begin = self._next("<").begin
-            close = self.body.find(">", begin, self.end)
-            if close < 0:
-                raise self._error("attributes are never closed", begin)
-            attributes = f" {self.body[begin : close + 1]}"
-            self.place = close + 1
+        if token is not None and token.kind == "attributes":
+            attributes = f" {self._next().text}"
         self._next("(")
         arguments: list[str] = []
         while not self._at(")"):
@@ -244,3 +248,7 @@ class _Writer:
             self.lines.append(f"{name} = {text}")
             self.made[text] = name
         return self.made[text]
+
+
+def _names_an_op(token: _Token) -> bool:
+    return token.kind == "name" and token.text.rpartition(".")[2][0].isupper()

@@ -151,7 +151,7 @@ def _compile(source: Source, opset: int) -> Rule:
     """Make a rule at an opset; nothing of it is read but the outline, the bodies where they are asked for."""
     if source.outline is None:
         raise RuleError(
-            f"the match of {source.name} does not make {source.results[0].name}",
+            f"the match of {source.name} does not make {source.given.strip() or 'anything'}",
             where=source.where,
             hint="let a node of match make each result",
         )

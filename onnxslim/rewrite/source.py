@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import re
@@ -12,6 +13,7 @@ from onnxslim.rewrite.expression import write_out
 from onnxslim.rewrite.outline import Outline, outline
 from onnxslim.rewrite.signature import Parameter, read_parameters
 
+BRACE = re.compile(r"[{}]")
 COMMENT = re.compile(r"#[^\n]*")
 HEAD = re.compile(
     r"\s*(?P<name>[A-Za-z_]\w*)\s*(?:\bfor\s+(?P<words>[A-Z]\w*(?:\s+[A-Z]\w*)*)\s*=\s*(?P<items>[\w\s|]+?)\s*)?"
@@ -107,7 +109,8 @@ class Source:
         Raises:
             RuleError: It does not read.
         """
-        return outline(self.written("match"), self.results[0].name)
+        first = re.split(r",(?![^\[]*\])", self.given, maxsplit=1)[0].split()
+        return outline(self.written("match"), first[-1]) if first else None
 
     @functools.cached_property
     def demands(self) -> frozenset[str]:
@@ -145,9 +148,13 @@ def split_rules(text: str, file: str) -> Iterator[Source]:
     spellings: list[tuple[int, str]] = []
     head: re.Match[str] | None = None
     begin = cursor = 0
+    ends = [match.start() for match in re.finditer("\n", text)]
+
+    def line_of(place: int) -> int:
+        return bisect.bisect_left(ends, place)
 
     def where(place: int) -> str:
-        return f"{file}:{text.count(chr(10), 0, place) + 1}"
+        return f"{file}:{line_of(place) + 1}"
 
     def finish(end: int) -> Iterator[Source]:
         if head is None:
@@ -176,9 +183,9 @@ def split_rules(text: str, file: str) -> Iterator[Source]:
         if closing is None:
             raise RuleError("a brace is never closed", where=where(opening), hint="add }")
         if word in ("when", "rewrite") and head is not None and word not in current:
-            current[word] = (text.count("\n", 0, opening), blank[opening : closing + 1])
+            current[word] = (line_of(opening), blank[opening : closing + 1])
         elif word == "or" and list(current) == ["match"]:
-            spellings.append((text.count("\n", 0, opening), blank[opening : closing + 1]))
+            spellings.append((line_of(opening), blank[opening : closing + 1]))
         else:
             begins = HEAD.fullmatch(blank, cursor, opening)
             place = cursor + len(blank[cursor:opening]) - len(blank[cursor:opening].lstrip())
@@ -190,7 +197,7 @@ def split_rules(text: str, file: str) -> Iterator[Source]:
                 )
             yield from finish(cursor)
             head, begin = begins, place
-            current = {"match": (text.count("\n", 0, opening), blank[opening : closing + 1])}
+            current = {"match": (line_of(opening), blank[opening : closing + 1])}
             spellings = [current["match"]]
         cursor = closing + 1
     if blank[cursor:].strip():
@@ -224,7 +231,7 @@ def _variants(
 
 def _closing(text: str, opening: int) -> int | None:
     depth = 0
-    for match in re.compile(r"[{}]").finditer(text, opening):
+    for match in BRACE.finditer(text, opening):
         depth += 1 if match[0] == "{" else -1
         if depth == 0:
             return match.start()

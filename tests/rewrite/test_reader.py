@@ -100,6 +100,8 @@ def test_rules_that_do_not_check_at_an_opset_are_skipped_with_the_reason():
         ),
         ("r (float[...,...] x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Relu (x) }", "more than one run", 1),
         ("r (float x = 0) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Relu (x) }", "needs sizes", 1),
+        ("r (x) => (y)\nmatch { z = Relu (x) }\nrewrite { y = Relu (x) }", "does not make y", 1),
+        ("r (x) => ()\nmatch { z = Relu (x) }\nrewrite { z = Relu (x) }", "does not make anything", 1),
         ("r (9x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Relu (x) }", "no parameter", 1),
         ("r ([ x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Relu (x) }", "no type", 1),
     ],

@@ -19,8 +19,8 @@ from onnxslim.runner.exchange import RARE, from_runtime, to_runtime
 from onnxslim.runner.target import PROVIDERS, Target, detect_target
 
 IN_MEMORY_LIMIT = 500_000_000
-"""Bytes of weights up to which a model is handed over in memory, where it lies twice for a while. Protobuf ends at 2 GB
-in any case."""
+"""Bytes of weights up to which those that have to be copied are copied in memory, where they lie twice for a while.
+Protobuf ends at 2 GB in any case."""
 
 SMALLEST_LENT = 1024
 """Bytes from which on a weight is not copied: ONNX Runtime reads it where it lies."""
@@ -96,8 +96,9 @@ class Session:
         """Open `model` on `target`.
 
         Args:
-            model: A path, or a model in memory. It is not changed, and its weights stay on disk where they are
-                there; over 500 MB of weights in memory go through a temporary folder.
+            model: A path, or a model in memory. It is not changed. Its weights stay on disk where they are there, and
+                are read where they lie in memory; what would have to be copied goes through a temporary folder where it
+                is over 500 MB.
             target: Where to run; None: what `detect_target` finds.
             optimize: Let ONNX Runtime rewrite the graph; False keeps every node (and TF32 off), for values that count.
             pack: Let it pack weights and change layouts, as it does for users. False opens faster, and copies no
@@ -115,7 +116,9 @@ class Session:
         where = model.graph.name
         weights = _weights(model)
         folders = {str(tensor.base_dir) for tensor in weights if isinstance(tensor, ir.ExternalTensor)}
-        held = sum(tensor.nbytes for tensor in weights if not isinstance(tensor, ir.ExternalTensor))
+        main = {id(value.const_value) for value in model.graph.initializers.values()}
+        copied = [tensor for tensor in weights if not (id(tensor) in main and _can_be_lent(tensor))]
+        held = sum(tensor.nbytes for tensor in copied if not isinstance(tensor, ir.ExternalTensor))
         if len(folders) <= 1 and held <= IN_MEMORY_LIMIT:
             way = dataclasses.replace(way, folder=next(iter(folders), None))
             with _weights_lent(model) as lent:
@@ -247,6 +250,11 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     return [value.const_value for value in values if value.const_value is not None]
 
 
+def _can_be_lent(tensor: ir.TensorProtocol) -> bool:
+    """Whether ONNX Runtime may read a weight of the main graph where it lies."""
+    return not isinstance(tensor, ir.ExternalTensor) and tensor.dtype in LENT and tensor.nbytes >= SMALLEST_LENT
+
+
 @contextlib.contextmanager
 def _weights_lent(model: ir.Model) -> Iterator[dict[str, onnxruntime.OrtValue]]:
     """Yield the large weights of the main graph by name, where they lie; `model` has empty places for them meanwhile.
@@ -258,12 +266,7 @@ def _weights_lent(model: ir.Model) -> Iterator[dict[str, onnxruntime.OrtValue]]:
     try:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if (
-                tensor is None
-                or isinstance(tensor, ir.ExternalTensor)
-                or tensor.dtype not in LENT
-                or tensor.nbytes < SMALLEST_LENT
-            ):
+            if tensor is None or not _can_be_lent(tensor):
                 continue
             lent[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
             taken.append((value, tensor))

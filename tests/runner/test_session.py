@@ -1,5 +1,7 @@
 """Sessions: what they say about a model, what they give, and how they refuse."""
 
+import gc
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -66,6 +68,26 @@ def test_a_model_in_memory_over_the_limit_goes_through_a_folder(monkeypatch: pyt
     model = linear()
     np.testing.assert_allclose(Session.of(model, CPU).run({"x": X})["y"], X @ WEIGHTS)
     assert not isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int8])
+def test_large_weights_are_read_where_they_lie(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IN_MEMORY_LIMIT", 0)  # nothing is copied, so nothing goes through a folder
+    monkeypatch.setattr(module.tempfile, "TemporaryDirectory", None)
+    weights = np.arange(-1024, 1024).reshape(8, 256).astype(dtype)
+    word = {np.float32: "float", np.float64: "double", np.float16: "float16", np.int8: "int8"}[dtype]
+    model = from_text(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g ({word}[N,8] x, {word}[8,256] w) => (float[N,256] y) {{
+        z = Cast <to = 1> (x)  v = Cast <to = 1> (w)  y = MatMul (z, v) }}""",
+        w=weights,
+    )
+    lent = model.graph.initializers["w"].const_value
+    session = Session.of(model, CPU)
+    assert model.graph.initializers["w"].const_value is lent
+    x = np.eye(8, dtype=dtype)
+    del model, lent
+    gc.collect()
+    np.testing.assert_array_equal(session.run({"x": x})["y"], weights.astype(np.float32))
 
 
 def test_sequences_and_maps_come_back_as_python_objects(tmp_path) -> None:

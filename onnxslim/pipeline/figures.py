@@ -45,6 +45,8 @@ def model_figures(
     model = candidate.model
     accuracy = judge.measure_accuracy(candidate)
     unlabelled = "the samples are synthetic" if judge.samples.synthetic else "the samples have no labels"
+    if not judge.check:
+        unlabelled = NOT_ASKED
     memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None
     energy = measure_energy(candidate.session, judge.feeds) if judge.measure else None
     return Figures(

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.data import no_samples
-from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, UsageError
+from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError, UsageError
 from onnxslim.model import canonicalize, open_model, save_model, saving_model, weight_bytes
 from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.figures import make_report
@@ -118,7 +118,8 @@ def optimize(
     original = Candidate(opened, lambda: Session.of(opened if path is None else path, target, pack=pack))
     calibration = validation = no_samples()
     if check:
-        calibration, validation = share_samples(data, val, opened, original.session, preprocess, request, generator)
+        session = original.open() if lossy else _opened_to_check(original)
+        calibration, validation = share_samples(data, val, opened, session, preprocess, request, generator)
     # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
     (measuring,) = generator.spawn(1)
     judge = Judge(
@@ -173,6 +174,15 @@ def _refuse_unchecked(lossy: Sequence[str], data: Data | None, val: Data | None,
     if data is not None or val is not None or verify:
         asked = "--verify" if verify else "samples"
         raise UsageError(f"{asked} without a check are of no use", where="--no-check", hint=f"drop it, or {asked}")
+
+
+def _opened_to_check(original: Candidate) -> Session:
+    """Open the model that came in; where ONNX Runtime refuses it, say how to do without."""
+    try:
+        return original.open()
+    except RunError as error:
+        hint = "--no-check does it without running the model"
+        raise RunError(error.what, where=error.where, hint=hint) from error
 
 
 def _open(model: str | os.PathLike[str] | ir.Model | onnx.ModelProto) -> tuple[ir.Model, pathlib.Path | None]:

@@ -1,11 +1,18 @@
-"""Whether the `when` of a rule holds at a site. Sites that look alike to it are asked once."""
+"""What must hold at a site before it is rewritten: the `when` of the rule, and that no constant overflows.
+
+Sites that look alike to a `when` are asked once.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant_tensor
-from onnxslim.rewrite.instantiate import Instance
+from onnxslim.graph.constants import constant, constant_tensor
+from onnxslim.rewrite.instantiate import Instance, Plan
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.program import NotApplicable
 from onnxslim.rewrite.rule import Body
@@ -40,6 +47,25 @@ def holds(match: Match, when: Body) -> bool:
     if isinstance(answer, str):
         raise NotApplicable(answer)
     return answer
+
+
+def overflow(match: Match, plan: Plan) -> str | None:
+    """Return why a rewrite makes what is not finite out of what is, or None.
+
+    ``(x * 300) * 300`` is finite in float16 for a small x, and ``x * 90000`` never; nor is a weight divided by zero.
+    """
+    if all(_is_finite(array) for array in plan.arrays.values()):
+        return None
+    read = {value for node in match.nodes for value in node.inputs if constant_tensor(value) is not None}
+    if all(_is_finite(array) for value in read if (array := constant(value)) is not None):
+        return "a constant would not be finite any more"
+    return None
+
+
+def _is_finite(array: npt.NDArray[Any]) -> bool:
+    if array.dtype.kind == "V" and "float" in array.dtype.name:  # as ml_dtypes calls what numpy lacks
+        array = array.astype(np.float32)
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def _looks(match: Match) -> Key | None:

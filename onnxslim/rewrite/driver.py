@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim.graph.nesting import graphs_within, main_graphs
-from onnxslim.rewrite.condition import holds
+from onnxslim.rewrite.condition import holds, overflow
 from onnxslim.rewrite.identity import eliminate_identity
 from onnxslim.rewrite.instantiate import Instance, Plan, build
 from onnxslim.rewrite.match import Match, find_match
@@ -165,6 +165,8 @@ class _Driver:
             raise NotApplicable("`when` does not hold")
         plan = instance.plan()
         if self.must_pay and (why := pays_in_bytes(match, plan)) is not None:
+            raise NotApplicable(why)
+        if (why := overflow(match, plan)) is not None:
             raise NotApplicable(why)
         return plan
 

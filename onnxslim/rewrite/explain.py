@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.rewrite.condition import holds, overflow
 from onnxslim.rewrite.instantiate import Instance
 from onnxslim.rewrite.match import Match, find_match
 from onnxslim.rewrite.payoff import pays, pays_in_bytes
@@ -79,9 +80,12 @@ def _does_not_pay(match: Match) -> str | None:
     """Ask what the fixpoint asks (`onnxslim.rewrite.driver`), in its order."""
     instance = Instance(match, match.rule.rewrite)
     why = pays(match, instance)
-    if why is None and match.rule.when is not None and not Instance(match, match.rule.when).holds():
+    if why is None and match.rule.when is not None and not holds(match, match.rule.when):
         why = "`when` does not hold"
-    return why if why is not None else pays_in_bytes(match, instance.plan())
+    if why is not None:
+        return why
+    plan = instance.plan()
+    return pays_in_bytes(match, plan) or overflow(match, plan)
 
 
 def general(reason: str, names: Mapping[str, str]) -> str:

@@ -115,7 +115,8 @@ def _key(node: ir.Node) -> Hashable | None:
         else:
             value = attribute.value
             attributes.append((name, attribute.type, tuple(value) if isinstance(value, (list, tuple)) else value))
-    key = (node.op_type, tuple(id(value) for value in node.inputs), len(node.outputs), tuple(attributes))
+    made = tuple(bool(output.name) for output in node.outputs)  # an output without a name cannot be read
+    key = (node.op_type, tuple(id(value) for value in node.inputs), made, tuple(attributes))
     try:
         hash(key)
     except TypeError:

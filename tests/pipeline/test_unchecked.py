@@ -7,7 +7,7 @@ import pytest
 from sample_models import from_text
 
 import onnxslim
-from onnxslim.errors import UsageError
+from onnxslim.errors import RunError, UsageError
 from onnxslim.runner.session import Session
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y) {
@@ -36,3 +36,19 @@ def test_no_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_needs_a_check_is_refused(passes: str, options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         onnxslim.optimize(from_text(TEXT), passes, check=False, **options)  # type: ignore[arg-type]
+
+
+UNKNOWN = """<ir_version: 8, opset_import: ["" : 17, "nobody" : 1]> g (float[N,4] x) => (float[N,4] y) {
+    a = Relu (x)  b = Relu (a)  y = nobody.Knows (b) }"""
+
+
+def test_what_cannot_be_run_is_refused_and_the_way_out_is_told() -> None:
+    with pytest.raises(RunError, match="nobody") as refused:
+        onnxslim.optimize(from_text(UNKNOWN), "simplify")
+    assert refused.value.hint == "--no-check does it without running the model"
+    with pytest.raises(RunError) as refused:
+        onnxslim.optimize(from_text(UNKNOWN), "prune")
+    assert refused.value.hint is None
+    result = onnxslim.optimize(from_text(UNKNOWN), "simplify", check=False)
+    assert [node.op_type for node in result.model.graph] == ["Relu", "Knows"]
+    assert result.report.after.accuracy_reason == "not measured: asked not to"

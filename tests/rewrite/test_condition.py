@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from sample_models import from_text
@@ -80,3 +81,26 @@ def test_what_is_not_known_is_not_asked_again(asked: list[str]) -> None:
     )
     assert not fixpoint(model, read_rules(SHORT, 17)).counts
     assert asked == ["a"]
+
+
+PRODUCTS = """
+# Constant factors are one.
+products (x, a, b) => (y)
+match   { y = (x * a) * b }
+rewrite { y = x * (a * b) }
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "a", "b", "count"),
+    [("float16", 300, 300, 0), ("float16", 30, 30, 1), ("float", 300, 300, 1), ("float16", "inf", 30, 1)],
+)
+def test_no_constant_overflows(kind: str, a: object, b: object, count: int) -> None:
+    numpy_kind = np.float16 if kind == "float16" else np.float32
+    model = from_text(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g ({kind}[N] x, {kind} a, {kind} b) => ({kind}[N] y) {{
+        t = Mul (x, a)  y = Mul (t, b) }}""",
+        a=np.array(a, numpy_kind),
+        b=np.array(b, numpy_kind),
+    )
+    assert fixpoint(model, read_rules(PRODUCTS, 17)).counts.get("products", 0) == count

@@ -81,6 +81,12 @@ CASES = {
         {},
         "a = Relu (x)\ny = Sub (a, a)",
     ),
+    "nodes of which one has an output that the other lacks": (
+        """(float[4,N] x) => (float[2,N] y, int64[2,N] z) {
+            , i = TopK <axis = 0> (x, two)  a, j = TopK <axis = 0> (x, two)  y = Relu (a)  z = Add (i, j) }""",
+        {"two": np.array([2])},
+        "_, i = TopK <axis = 0> (x, [2])\na, j = TopK <axis = 0> (x, [2])\ny = Relu (a)\nz = Add (i, j)",
+    ),
     "random nodes are never equal": (
         "(float[N] x) => (float[N] y) { a = RandomNormalLike (x)  b = RandomNormalLike (x)  y = Sub (a, b) }",
         {},

@@ -116,9 +116,9 @@ class Session:
         where = model.graph.name
         weights = _weights(model)
         folders = {str(tensor.base_dir) for tensor in weights if isinstance(tensor, ir.ExternalTensor)}
-        main = {id(value.const_value) for value in model.graph.initializers.values()}
-        copied = [tensor for tensor in weights if not (id(tensor) in main and _can_be_lent(tensor))]
-        held = sum(tensor.nbytes for tensor in copied if not isinstance(tensor, ir.ExternalTensor))
+        lendable = {id(value.const_value) for value in model.graph.initializers.values() if _can_be_lent(value)}
+        copied = [t for t in weights if id(t) not in lendable and not isinstance(t, ir.ExternalTensor)]
+        held = sum(tensor.nbytes for tensor in copied)
         if len(folders) <= 1 and held <= IN_MEMORY_LIMIT:
             way = dataclasses.replace(way, folder=next(iter(folders), None))
             with _weights_lent(model) as lent:
@@ -148,16 +148,12 @@ class Session:
         if self._device != "cpu" and self._can_bind(feeds, names):
             return self._run_bound(feeds, names, self._device)
         try:
-            if any(self._kinds.get(name) in RARE for name in (*feeds, *names)):
-                return self._run_exchanged(feeds, names)
+            if self._exchanges(feeds, names):
+                results = self._runtime.run_with_ort_values(names, self._exchanged(feeds))
+                return {name: from_runtime(value) for name, value in zip(names, results, strict=True)}
             return dict(zip(names, self._runtime.run(names, dict(feeds)), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise run_error(error) from error
-
-    def _run_exchanged(self, feeds: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-        values = {name: to_runtime(np.asarray(array), self._kinds.get(name, "")) for name, array in feeds.items()}
-        results = self._runtime.run_with_ort_values(names, values)
-        return {name: from_runtime(value) for name, value in zip(names, results, strict=True)}
 
     def prepare(self, feeds: Mapping[str, Any]) -> Callable[[], None]:
         """Return a call that runs the model on `feeds` and drops the outputs, for measurements.
@@ -178,8 +174,8 @@ class Session:
                 binding.synchronize_outputs()
 
             return _raising_run_error(bound)
-        if any(self._kinds.get(name) in RARE for name in (*feeds, *names)):
-            values = {name: to_runtime(np.asarray(array), self._kinds.get(name, "")) for name, array in feeds.items()}
+        if self._exchanges(feeds, names):
+            values = self._exchanged(feeds)
             return _raising_run_error(lambda: self._runtime.run_with_ort_values(names, values))
         arrays = dict(feeds)
         return _raising_run_error(lambda: self._runtime.run(names, arrays))
@@ -199,6 +195,13 @@ class Session:
         for name in outputs:
             if name not in {spec.name for spec in self.outputs}:
                 raise RunError(f"the model has no output {name!r}")
+
+    def _exchanges(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> bool:
+        """Whether arrays of types that numpy lacks go in or come out."""
+        return any(self._kinds.get(name) in RARE for name in (*feeds, *outputs))
+
+    def _exchanged(self, feeds: Mapping[str, Any]) -> dict[str, onnxruntime.OrtValue]:
+        return {name: to_runtime(np.asarray(array), self._kinds.get(name, "")) for name, array in feeds.items()}
 
     def _can_bind(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> bool:
         """Only tensors of numbers have a place on a device."""
@@ -250,9 +253,16 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     return [value.const_value for value in values if value.const_value is not None]
 
 
-def _can_be_lent(tensor: ir.TensorProtocol) -> bool:
-    """Whether ONNX Runtime may read a weight of the main graph where it lies."""
-    return not isinstance(tensor, ir.ExternalTensor) and tensor.dtype in LENT and tensor.nbytes >= SMALLEST_LENT
+def _can_be_lent(value: ir.Value) -> bool:
+    """Whether ONNX Runtime may read an initializer of the main graph where it lies."""
+    tensor = value.const_value
+    return (
+        tensor is not None
+        and not isinstance(tensor, ir.ExternalTensor)
+        and not value.is_graph_input()
+        and tensor.dtype in LENT
+        and tensor.nbytes >= SMALLEST_LENT
+    )
 
 
 @contextlib.contextmanager
@@ -266,7 +276,7 @@ def _weights_lent(model: ir.Model) -> Iterator[dict[str, onnxruntime.OrtValue]]:
     try:
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
-            if tensor is None or not _can_be_lent(tensor):
+            if tensor is None or not _can_be_lent(value):
                 continue
             lent[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
             taken.append((value, tensor))

@@ -70,7 +70,7 @@ def _is_finite(array: npt.NDArray[Any]) -> bool:
 
 def _looks(match: Match) -> Key | None:
     """Return all that `when` can read at a site: attributes, constants, and shapes; None where that is too much."""
-    seen: list[object] = [match.rule.source.file, match.rule.name, match.rule.opset]
+    seen: list[object] = [match.rule.name, match.rule.source.bodies["when"], match.rule.opset]
     for name, bound in match.attributes.items():
         attribute = bound.attribute
         if attribute is None:

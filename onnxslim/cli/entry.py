@@ -19,6 +19,7 @@ from rich.text import Text
 
 from onnxslim.cli.application import app
 from onnxslim.errors import OnnxslimError
+from onnxslim.pipeline.collector import patient_collector
 from onnxslim.report.namesake import HINT, namesake_version
 
 PROGRAM = "onnxslim"
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(run(arguments))
 
 
+@patient_collector()
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 done, 1 failed, 2 wrong usage."""
     command = typer.main.get_command(app)

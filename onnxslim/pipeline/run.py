@@ -17,6 +17,7 @@ from onnxslim.data import no_samples
 from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError, UsageError
 from onnxslim.model import canonicalize, open_model, save_model, saving_model, weight_bytes
 from onnxslim.pipeline.attempt import attempt
+from onnxslim.pipeline.collector import patient_collector
 from onnxslim.pipeline.figures import make_report
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Judge
@@ -50,6 +51,7 @@ class Result:
         save_model(self.model, path)
 
 
+@patient_collector()
 def optimize(
     model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
     passes: str | Sequence[Pass | str] | None = None,

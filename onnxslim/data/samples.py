@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -139,6 +140,8 @@ class Nothing:
 class Rehearsal:
     """What a model made of the first sample when it was tried on it."""
 
+    session: weakref.ref[Any]
+    """What ran it: to another session, and be it of a model with the same inputs, this tells nothing."""
     outputs: Mapping[str, Any]
     seconds: float
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import ml_dtypes
@@ -225,12 +226,13 @@ def synthetic_samples(
             feeds = recipe.feeds(np.random.default_rng([seed, 0]))
             started = time.perf_counter()
             outputs = session.run(feeds)
+            seconds = time.perf_counter() - started
         except RunError as error:
             failure = failure or error
             continue
         runs = runs or recipe
         if _finite(outputs.values()):
-            rehearsal = Rehearsal(outputs, time.perf_counter() - started)
+            rehearsal = Rehearsal(weakref.ref(session), outputs, seconds)
             return Samples(Drawn(recipe, count, seed, rehearsal), "synthetic samples", synthetic=True)
     if runs is None:
         raise DataError(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from onnxslim.graph.axes import dimensions, fit, op_of
+from onnxslim.graph.constants import constant_tensor
 from onnxslim.graph.equation import EINSUM
 from onnxslim.graph.nesting import main_graphs, nested_graphs
 from onnxslim.graph.shapes import infer_shapes
@@ -103,8 +104,19 @@ def count_parameters(model: ir.Model) -> int:
 
 
 def count_macs(model: ir.Model) -> int:
-    """Return the multiply-accumulates of one run, as `Cost.macs` counts them; shapes must have been inferred."""
-    return sum(fitted.macs() for node in _nodes(model) if _multiplies(op_of(node)) and (fitted := fit(node)))
+    """Return the multiply-accumulates of one run; shapes must have been inferred.
+
+    Unlike in `Cost.macs` products of constants count as none: whoever runs the model folds them.
+    """
+    total = 0
+    fixed: set[ir.Value] = set()
+    for node in _nodes(model):
+        read = [value for value in node.inputs if value is not None]
+        if read and all(value in fixed or constant_tensor(value) is not None for value in read):
+            fixed.update(node.outputs)
+        elif _multiplies(op_of(node)) and (fitted := fit(node)):
+            total += fitted.macs()
+    return total
 
 
 @functools.cache

@@ -16,14 +16,33 @@ ROUNDS = 4
 def at_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
     """Return a copy of `model` in which the inputs have the given shapes, and everything else follows from them.
 
-    Where sizes stay unknown shape arithmetic is folded, so the copy may have fewer nodes; those that multiply are all
-    there.
+    What is constant is folded on the way, so the copy has fewer nodes; those that multiply what depends on an input are
+    all there.
 
     Args:
         model: Not changed.
         shapes: A shape for each input that is to have another than it declares, by name; symbolic dimensions of
             inputs that are not named here become 1.
     """
+    result = _sized(model, shapes)
+    for _ in range(ROUNDS):
+        if not fold_constants(result):
+            break
+        infer_shapes(result)
+    return result
+
+
+def sized(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
+    """Return a copy as `at_sizes` does, with all the nodes of `model` where their sizes are known without folding."""
+    result = _sized(model, shapes)
+    for _ in range(ROUNDS):
+        if _all_known(result) or not fold_constants(result):
+            break
+        infer_shapes(result)
+    return result
+
+
+def _sized(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> ir.Model:
     result = model.clone()
     for value in result.graph.inputs:
         if value.shape is not None:
@@ -33,10 +52,6 @@ def at_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None)
         value.shape = None
     forget_shapes(result)
     infer_shapes(result)
-    for _ in range(ROUNDS):
-        if _all_known(result) or not fold_constants(result):
-            break
-        infer_shapes(result)
     return result
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxslim.errors import BudgetMissed
 from onnxslim.graph.cost import count_macs, count_parameters
 from onnxslim.graph.shapes import infer_shapes
-from onnxslim.graph.sizes import at_sizes
+from onnxslim.graph.sizes import sized
 from onnxslim.model import file_bytes, save_model
 from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.judge import Candidate, Judge
@@ -52,7 +52,7 @@ def model_figures(
     return Figures(
         size_bytes=size_bytes,
         parameters=count_parameters(model),
-        macs=count_macs(at_sizes(model, shapes) if shapes else _inferred(model)),  # none: where nothing is run
+        macs=count_macs(sized(model, shapes) if shapes else _inferred(model)),  # none: where nothing is run
         nodes=sum(1 for _ in model.graph.all_nodes()),
         latency_ms=Percentiles(latency.p50, latency.p95, latency.p99) if latency else None,
         throughput_per_s=latency.throughput_per_s if latency else None,

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -200,11 +201,11 @@ class Judge:
         generator = np.random.default_rng(len(self.feeds))  # of its own: how many it draws depends on the machine
         drawn = draw_probes(self.original.session.inputs, self.feeds, generator)
         first = next(drawn)
-        rehearsal = self.samples.rehearsal
-        if rehearsal is None:
+        session, rehearsal = self.original.session, self.samples.rehearsal
+        if rehearsal is None or rehearsal.session() is not session:
             started = time.perf_counter()
-            outputs = self.original.session.run(first.feeds)
-            rehearsal = Rehearsal(outputs, time.perf_counter() - started)
+            outputs = session.run(first.feeds)
+            rehearsal = Rehearsal(weakref.ref(session), outputs, time.perf_counter() - started)
         self.original.answers[0] = dict(rehearsal.outputs)
         seconds = max(rehearsal.seconds, 1e-6)
         least, most = PROBE_RUNS

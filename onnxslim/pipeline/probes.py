@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -89,6 +90,7 @@ def rounded_otherwise(probe: Probe, generator: np.random.Generator) -> dict[str,
     floats = [name for name, value in feeds.items() if isinstance(value, np.ndarray) and value.dtype.kind == "f"]
     for name in floats:
         array = feeds[name]
-        step = np.finfo(array.dtype).eps * generator.choice([-1, 1], array.shape)
+        epsilon = float(ml_dtypes.finfo(array.dtype).eps)  # type: ignore[no-untyped-call]
+        step = epsilon * generator.choice([-1, 1], array.shape)
         feeds[name] = np.asarray(array + array * step).astype(array.dtype)
     return feeds if floats else None

@@ -120,7 +120,8 @@ def optimize(
     original = Candidate(opened, lambda: Session.of(opened if path is None else path, target, pack=pack))
     calibration = validation = no_samples()
     if check:
-        session = original.open() if lossy else _opened_to_check(original)
+        optional = not lossy and data is None and val is None and not verify
+        session = _opened_to_check(original) if optional else original.open()
         calibration, validation = share_samples(data, val, opened, session, preprocess, request, generator)
     # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
     (measuring,) = generator.spawn(1)

@@ -36,14 +36,15 @@ def holds(match: Match, when: Body) -> bool:
     key = _looks(match)
     if key is None:
         return Instance(match, when).holds()
-    if key not in _ANSWERS:
+    answer = _ANSWERS.get(key)
+    if answer is None:
         if len(_ANSWERS) >= KEPT:
             _ANSWERS.clear()
         try:
-            _ANSWERS[key] = Instance(match, when).holds()
+            answer = Instance(match, when).holds()
         except NotApplicable as error:
-            _ANSWERS[key] = str(error)
-    answer = _ANSWERS[key]
+            answer = str(error)
+        _ANSWERS[key] = answer
     if isinstance(answer, str):
         raise NotApplicable(answer)
     return answer
@@ -79,7 +80,7 @@ def _looks(match: Match) -> Key | None:
         if attribute.is_ref() or attribute.type not in _PLAIN:
             return None
         value = attribute.value
-        seen.append((name, bound.explicit, attribute.type, tuple(value) if isinstance(value, list | tuple) else value))
+        seen.append((name, bound.explicit, attribute.type, repr(value)))  # as texts 0.0 and -0.0 differ
     for name, value in match.values.items():
         tensor = constant_tensor(value)
         if tensor is not None:
@@ -87,10 +88,16 @@ def _looks(match: Match) -> Key | None:
                 return None
             seen.append((name, tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes()))
         elif value is not None:
-            seen.append((name, value.dtype, None if value.shape is None else tuple(map(str, value.shape))))
-    for name, size in match.environment.items():
-        seen.append((name, str(size)))
+            seen.append((name, value.dtype, None if value.shape is None else tuple(map(_distinct, value.shape))))
+    for name, stands_for in match.environment.items():
+        several = isinstance(stands_for, tuple)
+        seen.append((name, tuple(map(_distinct, stands_for)) if several else _distinct(stands_for)))
     return tuple(seen)
+
+
+def _distinct(size: object) -> object:
+    """Return what tells a size from others: the number 3 from a symbol that is called 3."""
+    return size if isinstance(size, int) else (type(size).__name__, str(size))
 
 
 _PLAIN = frozenset(

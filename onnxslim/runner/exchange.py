@@ -43,7 +43,7 @@ def to_runtime(array: Array, kind: str) -> onnxruntime.OrtValue:
         array: Of a type in `RARE`, or one of numpy's own.
         kind: ONNX Runtime's name of the type.
     """
-    array = np.ascontiguousarray(array)
+    array = np.ascontiguousarray(array).reshape(np.shape(array))  # it makes vectors of scalars
     if kind not in RARE:
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
     dtype, word = RARE[kind]
@@ -57,7 +57,7 @@ def to_runtime(array: Array, kind: str) -> onnxruntime.OrtValue:
 
 
 def from_runtime(value: onnxruntime.OrtValue) -> Any:
-    """Return what ONNX Runtime gave: an array, or a list where it is a sequence."""
+    """Return the tensor that ONNX Runtime gave as an array; it raises where that is no tensor."""
     kind = value.data_type()
     if kind not in RARE:
         return value.numpy()

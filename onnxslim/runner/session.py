@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,12 @@ from onnxslim.runner.exchange import RARE, from_runtime, to_runtime
 from onnxslim.runner.target import PROVIDERS, Target, detect_target
 
 IN_MEMORY_LIMIT = 500_000_000
-"""Bytes of weights up to which those that have to be copied are copied in memory, where they lie twice for a while.
+"""Bytes of weights up to which those that have to be written are written in memory, where they lie twice for a while.
 Protobuf ends at 2 GB in any case."""
 
-SMALLEST_LENT = 1024
-"""Bytes from which on a weight is not copied: ONNX Runtime reads it where it lies."""
-LENT = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8})
+SMALLEST_APART = 1024
+"""Bytes from which on a weight is handed over beside the model, and not written into it."""
+APART = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8})
 """Element types of such weights: numpy's own, and none that shapes are made of, which ONNX Runtime asks for early."""
 
 NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<= : )Load model from .*? failed:")
@@ -68,20 +67,15 @@ def _symbol(size: object) -> str | None:
 class Session:
     """A loaded model, ready to run. Made by `Session.of`."""
 
-    def __init__(
-        self,
-        runtime: onnxruntime.InferenceSession,
-        target: Target,
-        lent: Mapping[str, onnxruntime.OrtValue] | None = None,
-    ) -> None:
+    def __init__(self, runtime: onnxruntime.InferenceSession, target: Target) -> None:
         self._runtime = runtime
-        self._lent = lent  # ONNX Runtime reads the weights where they lie, as long as it lives
         self._device = "cuda" if target.provider == "cuda" else "cpu"
         self.target = target
         self.inputs = tuple(TensorSpec.of(argument) for argument in runtime.get_inputs())
         self.outputs = tuple(TensorSpec.of(argument) for argument in runtime.get_outputs())
-        self._kinds = {argument.name: argument.type for argument in (*runtime.get_inputs(), *runtime.get_outputs())}
-        self._defaults = frozenset(argument.name for argument in runtime.get_overridable_initializers())
+        defaults = runtime.get_overridable_initializers()
+        self._kinds = {each.name: each.type for each in (*runtime.get_inputs(), *runtime.get_outputs(), *defaults)}
+        self._defaults = frozenset(argument.name for argument in defaults)
 
     @classmethod
     def of(
@@ -96,9 +90,8 @@ class Session:
         """Open `model` on `target`.
 
         Args:
-            model: A path, or a model in memory. It is not changed. Its weights stay on disk where they are there, and
-                are read where they lie in memory; what would have to be copied goes through a temporary folder where it
-                is over 500 MB.
+            model: A path, or a model in memory. It is not changed, and its weights stay on disk where they are there.
+                Large weights in memory are handed over as they are; over 500 MB of others go through a folder.
             target: Where to run; None: what `detect_target` finds.
             optimize: Let ONNX Runtime rewrite the graph; False keeps every node (and TF32 off), for values that count.
             pack: Let it pack weights and change layouts, as it does for users. False opens faster, and copies no
@@ -116,14 +109,13 @@ class Session:
         where = model.graph.name
         weights = _weights(model)
         folders = {str(tensor.base_dir) for tensor in weights if isinstance(tensor, ir.ExternalTensor)}
-        lendable = {id(value.const_value) for value in model.graph.initializers.values() if _can_be_lent(value)}
-        copied = [t for t in weights if id(t) not in lendable and not isinstance(t, ir.ExternalTensor)]
+        apart = {id(value.const_value) for value in model.graph.initializers.values() if _goes_apart(value)}
+        copied = [t for t in weights if id(t) not in apart and not isinstance(t, ir.ExternalTensor)]
         held = sum(tensor.nbytes for tensor in copied)
         if len(folders) <= 1 and held <= IN_MEMORY_LIMIT:
             way = dataclasses.replace(way, folder=next(iter(folders), None))
-            with _weights_lent(model) as lent:
-                written = ir.to_proto(model).SerializeToString()
-            return cls(_open(written, target, way, where, lent), target, lent)
+            written, weights_apart = _apart(model)
+            return cls(_open(written, target, way, where, weights_apart), target)
         # ONNX Runtime has read or mapped the weights when it returns: on POSIX the files may go then
         with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
             path = pathlib.Path(folder) / "model.onnx"
@@ -145,12 +137,12 @@ class Session:
         """
         names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
         self._check(feeds, names)
-        if self._device != "cpu" and self._can_bind(feeds, names):
-            return self._run_bound(feeds, names, self._device)
         try:
             if self._exchanges(feeds, names):
                 results = self._runtime.run_with_ort_values(names, self._exchanged(feeds))
                 return {name: from_runtime(value) for name, value in zip(names, results, strict=True)}
+            if self._device != "cpu" and self._can_bind(feeds, names):
+                return self._run_bound(feeds, names, self._device)
             return dict(zip(names, self._runtime.run(names, dict(feeds)), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise run_error(error) from error
@@ -166,6 +158,9 @@ class Session:
         """
         names = [spec.name for spec in self.outputs]
         self._check(feeds, names)
+        if self._exchanges(feeds, names):
+            values = self._exchanged(feeds)
+            return _raising_run_error(lambda: self._runtime.run_with_ort_values(names, values))
         if self._device != "cpu" and self._can_bind(feeds, names):
             binding = self._bind(feeds, names, self._device)
 
@@ -174,9 +169,6 @@ class Session:
                 binding.synchronize_outputs()
 
             return _raising_run_error(bound)
-        if self._exchanges(feeds, names):
-            values = self._exchanged(feeds)
-            return _raising_run_error(lambda: self._runtime.run_with_ort_values(names, values))
         arrays = dict(feeds)
         return _raising_run_error(lambda: self._runtime.run(names, arrays))
 
@@ -253,40 +245,35 @@ def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     return [value.const_value for value in values if value.const_value is not None]
 
 
-def _can_be_lent(value: ir.Value) -> bool:
-    """Whether ONNX Runtime may read an initializer of the main graph where it lies."""
+def _goes_apart(value: ir.Value) -> bool:
+    """Whether an initializer of the main graph is handed over beside the model."""
     tensor = value.const_value
     return (
         tensor is not None
         and not isinstance(tensor, ir.ExternalTensor)
         and not value.is_graph_input()
-        and tensor.dtype in LENT
-        and tensor.nbytes >= SMALLEST_LENT
+        and bool(value.uses() or value.is_graph_output())  # it drops the others, and misses them then
+        and tensor.dtype in APART
+        and tensor.nbytes >= SMALLEST_APART
     )
 
 
-@contextlib.contextmanager
-def _weights_lent(model: ir.Model) -> Iterator[dict[str, onnxruntime.OrtValue]]:
-    """Yield the large weights of the main graph by name, where they lie; `model` has empty places for them meanwhile.
+def _apart(model: ir.Model) -> tuple[bytes, dict[str, onnxruntime.OrtValue]]:
+    """Return the model as it is written, with empty places for its large weights, and these by name.
 
-    What is written of the model then is small, where writing and reading weights takes longer than all the rest.
+    To write weights and to read them takes longer than all the rest. ONNX Runtime copies what it is handed
+    (``AddExternalInitializers`` of its C API), so nothing here need outlive the call.
     """
-    lent: dict[str, onnxruntime.OrtValue] = {}
-    taken: list[tuple[ir.Value, ir.TensorProtocol]] = []
-    try:
-        for name, value in model.graph.initializers.items():
-            tensor = value.const_value
-            if tensor is None or not _can_be_lent(value):
-                continue
-            lent[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
-            taken.append((value, tensor))
-            value.const_value = ir.ExternalTensor(
-                "lent", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
-            )
-        yield lent
-    finally:
-        for value, tensor in taken:
-            value.const_value = tensor
+    copy = model.clone()
+    weights: dict[str, onnxruntime.OrtValue] = {}
+    for name, value in copy.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or not _goes_apart(value):
+            continue
+        weights[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+        shape = ir.Shape(tensor.shape.numpy())
+        value.const_value = ir.ExternalTensor("apart", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+    return ir.to_proto(copy).SerializeToString(), weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,11 +311,11 @@ def _open(
     target: Target,
     way: _Way,
     where: str | None,
-    lent: Mapping[str, onnxruntime.OrtValue] | None = None,
+    weights: Mapping[str, onnxruntime.OrtValue] | None = None,
 ) -> onnxruntime.InferenceSession:
     options = way.options(target)
-    if lent:
-        options.add_external_initializers(list(lent), list(lent.values()))
+    if weights:
+        options.add_external_initializers(list(weights), list(weights.values()))
     providers: list[Any] = [PROVIDERS["cpu"]]
     if target.provider == "cuda":
         if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():

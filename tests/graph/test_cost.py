@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 from sample_models import from_text
 
-from onnxslim.graph.cost import measure_cost, value_bytes
+from onnxslim.graph.cost import count_macs, count_parameters, measure_cost, value_bytes
+from onnxslim.graph.shapes import infer_shapes
 
 
 def weight(*shape: int) -> np.ndarray:
@@ -139,3 +140,16 @@ def test_nested_graphs_count_once_each() -> None:
 def test_bytes_of_what_is_no_tensor_are_none() -> None:
     assert value_bytes(ir.Value(name="v")) == 0
     assert value_bytes(ir.Value(name="v", shape=ir.Shape([2]), type=ir.TensorType(ir.DataType.STRING))) == 0
+
+
+def test_products_of_constants_are_no_work() -> None:
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[1,4] x, float[4,8] a, float[8,16] b) => (float[1,16] y) {
+        c = MatMul (a, b)  d = Transpose (c)  e = Transpose (d)  y = MatMul (x, e) }""",
+        a=np.zeros((4, 8), np.float32),
+        b=np.zeros((8, 16), np.float32),
+    )
+    infer_shapes(model)
+    assert count_macs(model) == 4 * 16
+    assert measure_cost(model).macs == 4 * 16 + 4 * 8 * 16
+    assert count_parameters(model) == measure_cost(model).parameters == 4 * 8 + 8 * 16

@@ -11,9 +11,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from sample_models import from_text
 from zoo import MODELS
 
 import onnxslim
+from onnxslim.data import synthetic_samples
 from onnxslim.errors import (
     BadOptionValue,
     BudgetMissed,
@@ -26,9 +28,11 @@ from onnxslim.errors import (
 )
 from onnxslim.pipeline import figures
 from onnxslim.pipeline import judge as judging
-from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, Progress
+from onnxslim.pipeline.interface import Change, Context, Goal, Kind, Note, Pass, Progress
 from onnxslim.report.json import from_json, to_json
+from onnxslim.runner.accuracy import top1
 from onnxslim.runner.latency import Latency, PairedLatency
+from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval, Measured
 
 RESNET8 = MODELS / "fashion_resnet8.onnx"
@@ -330,3 +334,42 @@ def test_an_exact_pass_that_eats_the_budget_misses_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr(judging.Judge, "difference", lambda *_: None)
     with pytest.raises(BudgetMissed, match="is lost in all"):
         optimize(Scale(by=-1.0), max_drop=0.01)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_samples_that_another_model_was_tried_on_tell_nothing_of_this_one(factor: float) -> None:
+    def scaling(by: float) -> ir.Model:
+        return from_text(
+            f"""<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) {{
+            c = Constant <value_float = {by}> ()  y = Mul (x, c) }}"""
+        )
+
+    samples = synthetic_samples(scaling(factor), 8)
+    original = Session.of(scaling(2.0))
+    candidates = [judging.Candidate(scaling(by), lambda by=by: Session.of(scaling(by))) for by in (2.0, 7.0)]
+    judge = judging.Judge(
+        judging.Candidate(scaling(2.0), lambda: original),
+        samples,
+        original.target,
+        np.random.default_rng(0),
+        Session.of,
+        top1,
+        None,
+        Goal.LATENCY,
+        measure=False,
+    )
+    assert judge.difference(judge.original, candidates[0]) is None
+    assert "relative difference" in (judge.difference(judge.original, candidates[1]) or "")
+
+
+def test_a_session_that_was_tried_is_not_run_again() -> None:
+    model = from_text("""<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) { y = Neg (x) }""")
+    session = Session.of(model)
+    samples = synthetic_samples(model, 8, session=session)
+    original = judging.Candidate(model, lambda: session)
+    judge = judging.Judge(
+        original, samples, session.target, np.random.default_rng(0), Session.of, top1, None, Goal.LATENCY, measure=False
+    )
+    assert len(judge.probes) == 1
+    assert samples.rehearsal is not None
+    assert original.answers[0]["y"] is samples.rehearsal.outputs["y"]

@@ -49,6 +49,9 @@ def test_what_cannot_be_run_is_refused_and_the_way_out_is_told() -> None:
     with pytest.raises(RunError) as refused:
         onnxslim.optimize(from_text(UNKNOWN), "prune")
     assert refused.value.hint is None
+    with pytest.raises(RunError) as refused:
+        onnxslim.optimize(from_text(UNKNOWN), "simplify", verify=True)
+    assert refused.value.hint is None
     result = onnxslim.optimize(from_text(UNKNOWN), "simplify", check=False)
     assert [node.op_type for node in result.model.graph] == ["Relu", "Knows"]
     assert result.report.after.accuracy_reason == "not measured: asked not to"

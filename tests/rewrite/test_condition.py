@@ -74,6 +74,21 @@ def test_constants_and_shapes_are_part_of_what_a_site_looks_like(asked: list[str
     assert sorted(ops(model)) == ["Add", "Add", "Identity", "Identity"]
 
 
+def test_a_symbol_is_no_number(asked: list[str]) -> None:
+    text = """
+# A vector of three.
+three (x) => (y)
+match   { y = Neg (Neg (x)) }
+when    { ok = Shape (x) == [3] }
+rewrite { y = x }
+"""
+    for size, count in ((3, 1), ("3", 0), (3, 1)):
+        model = from_text("""<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) {
+            a = Neg (x)  y = Neg (a) }""")
+        model.graph.inputs[0].shape = ir.Shape([size])
+        assert fixpoint(model, read_rules(text, 17)).counts.get("three", 0) == count
+
+
 def test_what_is_not_known_is_not_asked_again(asked: list[str]) -> None:
     model = from_text(
         """<ir_version: 8, opset_import: ["" : 17]> g (float[N] x, float[1] c) => (float[N] a, float[N] b) {

@@ -1,6 +1,6 @@
 """Sessions: what they say about a model, what they give, and how they refuse."""
 
-import gc
+import concurrent.futures
 
 import ml_dtypes
 import numpy as np
@@ -70,24 +70,45 @@ def test_a_model_in_memory_over_the_limit_goes_through_a_folder(monkeypatch: pyt
     assert not isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int8])
-def test_large_weights_are_read_where_they_lie(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IN_MEMORY_LIMIT", 0)  # nothing is copied, so nothing goes through a folder
+WIDE = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x, float[8,256] w) => (float[N,256] y) {
+    y = MatMul (x, w) }"""
+
+
+@pytest.mark.parametrize(("optimize", "pack"), [(True, True), (True, False), (False, True), (False, False)])
+def test_large_weights_are_handed_over_as_they_are(monkeypatch: pytest.MonkeyPatch, optimize: bool, pack: bool) -> None:
+    monkeypatch.setattr(module, "IN_MEMORY_LIMIT", 0)  # nothing is written, so nothing goes through a folder
     monkeypatch.setattr(module.tempfile, "TemporaryDirectory", None)
-    weights = np.arange(-1024, 1024).reshape(8, 256).astype(dtype)
+    weights = np.arange(-1024, 1024, dtype=np.float32).reshape(8, 256)
+    model = from_text(WIDE, w=weights)
+    held = model.graph.initializers["w"].const_value
+    session = Session.of(model, CPU, optimize=optimize, pack=pack)
+    assert model.graph.initializers["w"].const_value is held
+    wanted = weights.copy()
+    weights[:] = 7  # whoever still read here would give sevens: ONNX Runtime has a copy, so this memory may go
+    np.testing.assert_array_equal(session.run({"x": np.eye(8, dtype=np.float32)})["y"], wanted)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int8])
+@pytest.mark.parametrize("pack", [True, False])
+def test_weights_of_any_type_are_handed_over(dtype: type, pack: bool) -> None:
     word = {np.float32: "float", np.float64: "double", np.float16: "float16", np.int8: "int8"}[dtype]
+    weights = np.arange(-1024, 1024).reshape(8, 256).astype(dtype)
     model = from_text(
-        f"""<ir_version: 8, opset_import: ["" : 17]> g ({word}[N,8] x, {word}[8,256] w) => (float[N,256] y) {{
-        z = Cast <to = 1> (x)  v = Cast <to = 1> (w)  y = MatMul (z, v) }}""",
+        f"""<ir_version: 8, opset_import: ["" : 17]> g ({word}[N,8] x, {word}[8,256] w, {word}[8,256] unused)
+        => (float[N,256] y, {word}[8,256] w) {{ z = Cast <to = 1> (x)  v = Cast <to = 1> (w)  y = MatMul (z, v) }}""",
         w=weights,
+        unused=weights,
     )
-    lent = model.graph.initializers["w"].const_value
-    session = Session.of(model, CPU)
-    assert model.graph.initializers["w"].const_value is lent
-    x = np.eye(8, dtype=dtype)
-    del model, lent
-    gc.collect()
-    np.testing.assert_array_equal(session.run({"x": x})["y"], weights.astype(np.float32))
+    outputs = Session.of(model, CPU, pack=pack).run({"x": np.eye(8, dtype=dtype)})
+    np.testing.assert_array_equal(outputs["y"], weights.astype(np.float32))
+    np.testing.assert_array_equal(outputs["w"], weights)
+
+
+def test_several_threads_open_one_model() -> None:
+    model = from_text(WIDE, w=np.ones((8, 256), np.float32))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        sessions = list(pool.map(lambda _: Session.of(model, CPU), range(24)))
+    assert all((each.run({"x": np.ones((1, 8), np.float32)})["y"] == 8).all() for each in sessions)
 
 
 def test_sequences_and_maps_come_back_as_python_objects(tmp_path) -> None:

@@ -53,7 +53,7 @@ from onnxslim.rewrite.rule import (
     Skipped,
     find_schema,
 )
-from onnxslim.rewrite.source import Source, split_rules, within_reach
+from onnxslim.rewrite.source import Source, split_rules
 
 OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
 OLD_CONSTANT = 12
@@ -86,16 +86,16 @@ def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> R
     Args:
         package: Where the files are.
         opset: Of the model.
-        ops: The ops of the model: rules for ops that are neither there, nor made of these by other rules, are left
-            out. The others are glanced at; their bodies, which may not check at this opset, are read where they are
-            asked for. None: all rules, read whole.
+        ops: The ops of the model: rules for ops that are not there are left out. Whoever rewrites asks again when
+            there are others. Those that are there are glanced at; their bodies, which may not check at this opset, are
+            read where they are asked for. None: all rules, read whole.
 
     Raises:
         RuleError: A file holds what is no rule at all.
     """
     compiled, sources = _compiled(package, opset), _sources(package)
     if ops is not None:
-        sources = within_reach(sources, ops)
+        sources = tuple(source for source in sources if source.demands <= ops)
     for source in sources:
         if (source.file, source.name) not in compiled:
             compiled[source.file, source.name] = _attempt(source, opset)

@@ -20,12 +20,6 @@ HEAD = re.compile(
     r"(?:<(?P<attributes>[^>]*)>)?\s*\((?P<parameters>[^)]*)\)\s*=>\s*\((?P<results>[^)]*)\)\s*match\s*"
 )
 INFIX = {"*": "Mul", "/": "Div", "+": "Add", "**": "Pow"}
-OFFERED = {
-    "*": ("Mul",), "**": ("Pow",), "/": ("Div",), "+": ("Add",), "-": ("Sub", "Neg"), "[": ("Gather",),
-    "&": ("And",), "|": ("Or",), "!": ("Not",), "<": ("Less", "Not", "Greater"), ">": ("Less", "Not", "Greater"),
-    "=": ("Equal", "Not"), "%": ("Mod",),
-}  # fmt: skip
-SIGNS = re.compile(r"\*\*|[-*/%+\[&|!<>=]")
 CALLED = re.compile(r"\b([A-Z]\w*)\s*(?:<[^<>]*>)?\s*\(")
 
 
@@ -118,26 +112,6 @@ class Source:
         text = self.bodies["match"][1]
         infix = (op for sign, op in INFIX.items() if f" {sign} " in text)
         return frozenset((*CALLED.findall(text), *infix)) - {"Constant"}
-
-    @functools.cached_property
-    def offers(self) -> frozenset[str]:
-        """Ops that this may leave in a graph, and some that it cannot."""
-        text = self.bodies["rewrite"][1]
-        signs = {*SIGNS.findall(text)}
-        return frozenset((*CALLED.findall(text), *(op for sign in signs for op in OFFERED[sign])))
-
-
-def within_reach(sources: tuple[Source, ...], ops: frozenset[str]) -> tuple[Source, ...]:
-    """Return the rules that could match a graph of these ops, or of what such rules make of it."""
-    there = set(ops)
-    used: set[int] = set()
-    while True:
-        fresh = [n for n, source in enumerate(sources) if n not in used and source.demands <= there]
-        if not fresh:
-            return tuple(sources[n] for n in sorted(used))
-        used.update(fresh)
-        for n in fresh:
-            there |= sources[n].offers
 
 
 def split_rules(text: str, file: str) -> Iterator[Source]:

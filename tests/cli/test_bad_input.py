@@ -172,6 +172,11 @@ def samples():
 """
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does for jobs in the background: they, and what they start, are deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_control_c_in_mid_run(model: Path, tmp_path: Path):
     (tmp_path / "slow.py").write_text(SLOW)
     before = listing(model.parent)
@@ -182,6 +187,7 @@ def test_control_c_in_mid_run(model: Path, tmp_path: Path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists() and process.poll() is None and time.monotonic() < deadline:

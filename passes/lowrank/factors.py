@@ -6,6 +6,9 @@ tr(V'GV). What differs is the form that V has:
 
 * of rank r, for products of matrices (reduced rank regression: Izenman, "Reduced-rank regression for the multivariate
   linear model", 1975; with y = W'x it is the SVD whitened by the moments of x, as in SVD-LLM, arXiv 2403.07378);
+* pivoted, the same product with fewer numbers: the first r outputs themselves, and the others as sums of these (Zhao,
+  Zhang, Cannistraci, "Pivoting Factorization", arXiv 2501.19090; there the r outputs are chosen, which would want them
+  sorted back: ONNX Runtime takes longer for that than the product saves);
 * Tucker-2, for windows: r channels of the input, a window between them, r channels of the output (Kim et al.,
   arXiv 1511.06530; what is kept of the output is as in Zhang et al., arXiv 1505.06798);
 * spatial, for windows of two axes: columns first, rows then (Jaderberg, Vedaldi, Zisserman, arXiv 1405.3866, scheme 2);
@@ -27,12 +30,17 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
+PIVOT_CONDITION = 1e-6
+"""First outputs that depend on each other more than this are not told apart by single precision."""
+
 
 class Form(enum.Enum):
     """What a layer is split into."""
 
     MATRIX = "matrix"
     """Two products of matrices, or two convolutions with a window of 1."""
+    PIVOT = "pivot"
+    """A product of matrices for the first outputs, another that makes the others of them, and both side by side."""
     TUCKER = "tucker"
     """A 1x1 convolution to fewer channels, the window between fewer channels, a 1x1 convolution back."""
     SPATIAL = "spatial"
@@ -49,11 +57,12 @@ class Split:
 
     form: Form
     ranks: tuple[int, ...]
-    """MATRIX, SPATIAL: (rank); TUCKER: (channels of the input, of the output); SEPARABLE: (windows for a channel)."""
+    """MATRIX, PIVOT, SPATIAL: (rank); TUCKER: (channels of the input, of the output); SEPARABLE: (windows for a
+    channel)."""
     factors: tuple[Array, ...]
-    """MATRIX: [columns, r], [r, outputs]; TUCKER: [inputs, r], [r, *kernel, s], [s, outputs], the outer ones left out
-    where a rank is full; SPATIAL: [inputs, k, r], [r, l, outputs]; SEPARABLE: [inputs, *kernel, r], [inputs, r,
-    outputs]."""
+    """MATRIX: [columns, r], [r, outputs]; PIVOT: [columns, r], [r, outputs - r]; TUCKER: [inputs, r], [r, *kernel, s],
+    [s, outputs], the outer ones left out where a rank is full; SPATIAL: [inputs, k, r], [r, l, outputs]; SEPARABLE:
+    [inputs, *kernel, r], [inputs, r, outputs]."""
     dense: Array
     """The weight that they amount to, shape [columns, outputs]."""
 
@@ -195,6 +204,18 @@ def _matrix(problem: Problem, ranks: tuple[int, ...]) -> Split:
     return Split(Form.MATRIX, ranks, (first, kept.T.copy()), first @ kept.T)
 
 
+def _pivot(problem: Problem, ranks: tuple[int, ...]) -> Split:
+    (rank,) = ranks
+    _, vectors = problem.output_basis
+    kept = vectors[:, :rank].T
+    first = problem.best @ (kept.T @ kept[:, :rank])
+    # Where some of the first outputs are sums of others this is the nearest; `dense` tells what is lost.
+    others = np.linalg.lstsq(kept[:, :rank], kept[:, rank:], rcond=PIVOT_CONDITION)[0]
+    # Errors of rounding grow by the condition of the first outputs: they belong to what is lost.
+    stored = first.astype(np.float32).astype(np.float64), others.astype(np.float32).astype(np.float64)
+    return Split(Form.PIVOT, ranks, stored, np.concatenate([stored[0], stored[0] @ stored[1]], axis=1))
+
+
 def _tucker(problem: Problem, ranks: tuple[int, ...]) -> Split:
     few, narrow = ranks
     taps = math.prod(problem.kernel)
@@ -256,4 +277,10 @@ def _separable(problem: Problem, ranks: tuple[int, ...]) -> Split:
     return Split(Form.SEPARABLE, ranks, (first.reshape(channels, *problem.kernel, each), second), dense)
 
 
-_SPLITS = {Form.MATRIX: _matrix, Form.TUCKER: _tucker, Form.SPATIAL: _spatial, Form.SEPARABLE: _separable}
+_SPLITS = {
+    Form.MATRIX: _matrix,
+    Form.PIVOT: _pivot,
+    Form.TUCKER: _tucker,
+    Form.SPATIAL: _spatial,
+    Form.SEPARABLE: _separable,
+}

@@ -12,6 +12,7 @@ from onnxslim.passes.lowrank.factors import Form, Moments, Problem, split
 
 FULL = {
     Form.MATRIX: lambda inputs, kernel, outputs: (min(inputs * math.prod(kernel), outputs),),
+    Form.PIVOT: lambda inputs, kernel, outputs: (min(inputs * math.prod(kernel), outputs),),
     Form.TUCKER: lambda inputs, kernel, outputs: (inputs, outputs - 1),
     Form.SPATIAL: lambda inputs, kernel, outputs: (inputs * kernel[0],),
     Form.SEPARABLE: lambda inputs, kernel, outputs: (math.prod(kernel),),
@@ -42,6 +43,8 @@ def plain(of: Problem, weight: np.ndarray, form: Form, ranks: tuple[int, ...]) -
         (Form.MATRIX, 6, (), 9),
         (Form.MATRIX, 9, (), 6),
         (Form.MATRIX, 5, (3, 3), 4),
+        (Form.PIVOT, 6, (), 9),
+        (Form.PIVOT, 9, (), 6),
         (Form.SPATIAL, 4, (3, 2), 5),
         (Form.SEPARABLE, 3, (3, 3), 7),
         (Form.SEPARABLE, 3, (5,), 4),
@@ -104,6 +107,19 @@ def test_windows_are_fitted_to_what_was_seen(form: Form) -> None:
     ranks = {Form.TUCKER: (3, 4), Form.SPATIAL: (5,), Form.SEPARABLE: (2,)}[form]
     whitened = of.moments.loss(split(of, form, ranks).dense)
     assert whitened < of.moments.loss(plain(of, of.best, form, ranks))
+
+
+def test_the_pivoted_form_tells_what_outputs_lose_that_the_first_do_not_span() -> None:
+    weight = np.random.default_rng(7).normal(size=(8, 10))
+    weight[:, :2] = 0
+    of = Problem(Moments.plain(weight))
+    made = split(of, Form.PIVOT, (4,))
+    assert np.isfinite(made.dense).all()
+    assert of.moments.loss(made.dense) > of.moments.loss(split(of, Form.MATRIX, (4,)).dense) + 0.01
+    weight = np.roll(weight, -2, axis=1)  # what is 0 comes last: the first span the others
+    of = Problem(Moments.plain(weight))
+    lost = of.moments.loss(split(of, Form.MATRIX, (4,)).dense)
+    assert of.moments.loss(split(of, Form.PIVOT, (4,)).dense) == pytest.approx(lost, rel=1e-4)
 
 
 @pytest.mark.parametrize("form", [Form.MATRIX, Form.TUCKER, Form.SPATIAL, Form.SEPARABLE])

@@ -207,6 +207,16 @@ def test_kinds_choose_splits() -> None:
     assert not run(before, Lowrank(params=0.4, kinds=("matrix",)), x)[1].modified
 
 
+def test_the_pivoted_form_loses_less_with_as_many_parameters_and_only_when_asked() -> None:
+    before = model()
+    plain, change = run(before, Lowrank(params=0.3, align=8))
+    pivoted, _ = run(before, Lowrank(params=0.3, align=8, kinds=("pivot",)))
+    assert not any(note.action.startswith("pivot") for note in change.notes)
+    assert measure_cost(pivoted).parameters < 0.75 * measure_cost(before).parameters
+    assert lost(before, pivoted) < 0.7 * lost(before, plain)
+    assert "Concat" in [node.op_type for node in pivoted.graph]
+
+
 def test_factors_of_full_rank_are_multiplied_out_first() -> None:
     text = """<ir_version: 10, opset_import: ["" : 17]>
     g (float[N,64] x, float u, float v) => (float[N,64] y) { a = MatMul (x, u) y = MatMul (a, v) }"""

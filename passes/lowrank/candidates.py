@@ -113,7 +113,7 @@ def candidates(
         own = [dataclasses.replace(each, error=lost(each.ranks)) for each in own]
         if exact and form is not Form.MATRIX:
             middle = min(own, key=lambda each: abs(each.parameters - layer.parameters / 2))
-            really = problem.moments.loss(split(problem, form, middle.ranks).dense)
+            really = problem.loss(split(problem, form, middle.ranks).dense)
             scale = really / max(middle.error, 1e-12)
             own = [dataclasses.replace(each, error=min(each.error * scale, 1.0)) for each in own]
         result += own
@@ -150,7 +150,7 @@ def _share(layer: Layer, form: Form, ranks: tuple[int, ...]) -> float:
 
 def losses(problem: Problem, form: Form) -> Callable[[tuple[int, ...]], float]:
     """Return what says which share of the energy of the output a split loses, by its ranks, from spectra alone."""
-    floor = problem.moments.loss(problem.best)
+    floor = problem.floor
     spectra: dict[Form, Callable[[], list[Array]]] = {
         Form.MATRIX: lambda: [problem.output_basis[0]],
         Form.PIVOT: lambda: [problem.output_basis[0]],

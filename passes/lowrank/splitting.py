@@ -19,10 +19,11 @@ from .allocation import Rule, Settings, choose, describe, why_whole
 from .candidates import Candidate, Extent, candidates, forms, full_ranks, shapes
 from .factors import Form, Moments, Problem, split
 from .layer import Layer
+from .readers import find_readers
 from .sensitivity import ENOUGH, Sensitivity, weights
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
 from .timing import Stopwatch
-from .watching import ROWS_PER_COLUMN, Seen, portions, watch
+from .watching import Seen, enough_rows, portions, watch
 from .writing import refit_whole, write
 
 Array = npt.NDArray[np.float64]
@@ -73,6 +74,7 @@ class Splitting:
         used = {spec.name for spec in session.inputs}
         values = session.run({name: array for name, array in first.items() if name in used})
         self._shapes.update({name: array.shape for name, array in values.items()})
+        self._readers = find_readers(model.graph, layers) if self._learns else {}
         self._stopwatch = Stopwatch(context, model, self._shapes)
         self._slow = [""] * len(layers)
         """Of layers that stay whole for that, why no split of theirs is faster."""
@@ -89,7 +91,7 @@ class Splitting:
 
     def _needed(self, layer: Layer) -> int:
         """Return how many samples have enough rows for a layer."""
-        return math.ceil(ROWS_PER_COLUMN * layer.columns / max(self._places(layer), 1))
+        return math.ceil(enough_rows(layer) / max(self._places(layer), 1))
 
     def _places(self, layer: Layer) -> int:
         """Return in how many places a layer works in one sample."""
@@ -111,12 +113,15 @@ class Splitting:
         whole = seen.joined().moments(layer)
         if not np.isfinite(whole.energy):
             return Problem(whole, layer.kernel)
+        metric = seen.joined().metric
+        if metric is not None and not np.isfinite(metric).all():
+            metric = None
         if seen.aside is None or not seen.aside.rows or not seen.rows:
-            return Problem(whole.damped(weight, DAMPING), layer.kernel)
+            return Problem(whole.damped(weight, DAMPING), layer.kernel, metric)
         strength = _carries_over(seen.moments(layer), seen.aside.moments(layer), weight)
         if strength is None:
             whole = Moments(whole.gram, whole.gram @ weight, float(np.vdot(weight, whole.gram @ weight)))
-        return Problem(whole.damped(weight, strength or DAMPING), layer.kernel)
+        return Problem(whole.damped(weight, strength or DAMPING), layer.kernel, metric)
 
     def options(self) -> list[list[Candidate]]:
         """Return for each layer what it may be split into; nothing for those that would be no faster."""
@@ -152,7 +157,7 @@ class Splitting:
                     middle = min(own, key=lambda each: (abs(each.parameters - layer.parameters // 2), each.error))
                     made = split(problem, middle.form, middle.ranks)
                     biases = _biases(layer, seen.get(layer.name), made.dense)
-                    measured[at] = problem.moments.loss(made.dense), sensitivity(layer, made, biases)
+                    measured[at] = problem.loss(made.dense), sensitivity(layer, made, biases)
                 result[at] = own
                 self._context.progress("lowrank: spectra", done, len(worth))
         self.weights = weights(measured, len(result))
@@ -264,7 +269,7 @@ class Splitting:
                     continue
                 made = split(problem, each.form, each.ranks)
                 write(self._model.graph, layer, made, _biases(layer, seen.get(layer.name), made.dense))
-                lost = problem.moments.loss(made.dense)
+                lost = problem.loss(made.dense)
                 notes.append(
                     Note(layer.name, describe(layer.parameters, each), f"{1 - lost:.2%} of its output retained")
                 )
@@ -287,7 +292,14 @@ class Splitting:
             return {}
         context = self._context
         return watch(
-            now or self._model, before, portion, self._samples, self.count, context.generator, context.open_session
+            now or self._model,
+            before,
+            portion,
+            self._samples,
+            self.count,
+            context.generator,
+            context.open_session,
+            self._readers,
         )
 
 

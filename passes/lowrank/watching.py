@@ -17,12 +17,17 @@ from onnxslim.train.observation import truncated
 
 from .factors import Moments
 from .layer import Layer, Site
+from .readers import Reader
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
 
-ROWS_PER_COLUMN = 8
+ROWS_PER_COLUMN = 32
 """Rows for each weight of an output that are enough: more take time and tell little."""
+FEWEST_ROWS_PER_COLUMN = 8
+"""As many are used however long their products take."""
+PRODUCTS = 2e11
+"""Multiply-accumulates that the second moments of one layer may take before there are fewer rows than are enough."""
 MEMORY = 2_400_000_000
 """Bytes of second moments that are held at once."""
 BATCH = 8
@@ -41,6 +46,8 @@ class Seen:
     rows: int = 0
     sums: list[tuple[Array, Array, int]] = dataclasses.field(default_factory=list)
     """For each site (sum of x, sum of y, rows)."""
+    metric: Array | None = None
+    """What each direction of the outputs matters to what reads them, summed: see `readers`."""
     aside: Seen | None = None
     """The same of samples that were set aside, to tell what carries over to others."""
 
@@ -58,6 +65,7 @@ class Seen:
                 (one + more, two + further, rows + extra)
                 for (one, two, rows), (more, further, extra) in zip(self.sums, other.sums, strict=True)
             ],
+            None if self.metric is None or other.metric is None else self.metric + other.metric,
         )
 
     def moments(self, layer: Layer) -> Moments:
@@ -86,6 +94,7 @@ def watch(
     count: int,
     generator: np.random.Generator,
     open_session: Callable[[ir.Model], Session],
+    readers: Mapping[str, Reader],
 ) -> dict[str, Seen]:
     """Return for each layer, by name, what it gets in `now` and what it gave in `before`.
 
@@ -97,6 +106,7 @@ def watch(
         count: How many these are.
         generator: Chooses the rows.
         open_session: Opens a model on the target.
+        readers: What reads some of the layers, by their names.
 
     Raises:
         RunError: A model does not run on the samples.
@@ -109,17 +119,17 @@ def watch(
     wanted = [*made, *[name for name in results if name not in made]] if same else made
     session = open_session(truncated(now, wanted)) if wanted else None
     other = None if before is None else open_session(truncated(before, results))
-    seen = {layer.name: _empty(layer) for layer in layers}
+    seen = {layer.name: _empty(layer, readers) for layer in layers}
     if not same:
         for layer in layers:
-            seen[layer.name].aside = _empty(layer)
+            seen[layer.name].aside = _empty(layer, readers)
     for number, batch in enumerate(samples.batches(BATCH)):
         values = dict(batch.feeds)
         values.update(_run(session, batch.feeds) if session is not None else {})
         if other is not None:
             values.update({f"before {name}": array for name, array in _run(other, batch.feeds).items()})
         for layer in layers:
-            each = min(_places(layer, values), math.ceil(ROWS_PER_COLUMN * layer.columns / max(count, 1)))
+            each = min(_places(layer, values), math.ceil(enough_rows(layer) / max(count, 1)))
             for at, site in enumerate(layer.sites):
                 result = (
                     values[site.node.outputs[0].name or ""]
@@ -128,10 +138,20 @@ def watch(
                 )
                 inputs, outputs = rows(layer, site, values[site.data.name or ""], result, each * batch.count, generator)
                 held = seen[layer.name]
-                _add(
-                    held.aside if held.aside is not None and number % ASIDE == ASIDE - 1 else held, at, inputs, outputs
-                )
+                if held.aside is not None and number % ASIDE == ASIDE - 1:
+                    held = held.aside
+                _add(held, at, inputs, outputs)
+                if held.metric is not None:
+                    with np.errstate(all="ignore"):
+                        held.metric += readers[layer.name].moment(outputs, open_session)
     return seen
+
+
+def enough_rows(layer: Layer) -> int:
+    """Return how many rows say enough about a layer."""
+    columns = layer.columns
+    affordable = int(PRODUCTS / columns**2)
+    return max(FEWEST_ROWS_PER_COLUMN * columns, min(ROWS_PER_COLUMN * columns, affordable))
 
 
 def _run(session: Session, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,10 +165,11 @@ def _places(layer: Layer, values: Mapping[str, Any]) -> int:
     return max(int(array.size) // layer.inputs, 1)
 
 
-def _empty(layer: Layer) -> Seen:
+def _empty(layer: Layer, readers: Mapping[str, Reader]) -> Seen:
     columns, outputs = layer.columns, layer.outputs
     sums = [(np.zeros(columns), np.zeros(outputs), 0) for _ in layer.sites]
-    return Seen(np.zeros((columns, columns)), np.zeros((columns, outputs)), sums=sums)
+    metric = np.zeros((outputs, outputs)) if layer.name in readers else None
+    return Seen(np.zeros((columns, columns)), np.zeros((columns, outputs)), sums=sums, metric=metric)
 
 
 def _add(seen: Seen, at: int, inputs: Rows, outputs: Rows) -> None:
@@ -198,7 +219,7 @@ def _windows(layer: Layer, data: Any, result: Any, most: int, generator: np.rand
 
 def memory(layer: Layer) -> int:
     """Return the bytes that the moments of a layer take, those set aside included."""
-    return 16 * layer.columns * (layer.columns + layer.outputs)
+    return 16 * (layer.columns * (layer.columns + layer.outputs) + layer.outputs**2)
 
 
 def portions(layers: Iterable[Layer], longest: int) -> Iterator[list[Layer]]:

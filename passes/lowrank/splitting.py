@@ -13,7 +13,7 @@ from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Context, LayerChange, Note
 from onnxslim.train.observation import truncated
-from onnxslim.train.refit import BUDGET, FEWEST, SAMPLES
+from onnxslim.train.refit import BUDGET, FEWEST, SAMPLES, STREAMED
 
 from .allocation import Rule, Settings, choose, describe, why_whole
 from .candidates import Candidate, Extent, candidates, forms, full_ranks, shapes
@@ -23,11 +23,13 @@ from .readers import find_readers
 from .sensitivity import ENOUGH, Sensitivity, weights
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
 from .timing import Stopwatch
-from .watching import Seen, enough_rows, portions, watch
+from .watching import Seen, Watch, enough_rows
 from .writing import refit_whole, write
 
 Array = npt.NDArray[np.float64]
 
+RUNS = 3
+"""How often a sample goes through the whole model: once for the spectra, twice for the splits."""
 DAMPING = 1e-3
 """White noise that is added to what a layer gets, relative to the mean square of an input: see `Moments.damped`."""
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
@@ -55,7 +57,6 @@ class Splitting:
         self.notes: list[Note] = []
         self.weights = [1.0] * len(layers)
         """How much the error of each layer counts."""
-        self._seen: dict[str, Seen] = {}
         self._broken: dict[int, str] = {}
         self.changes: list[LayerChange] = []
         """What became of the layers that were split."""
@@ -68,7 +69,8 @@ class Splitting:
         names |= {site.node.outputs[0].name or "" for layer in layers for site in layer.sites}
         self._shapes = {name: np.shape(array) for name, array in first.items()}
         sized = at_sizes(model, self._shapes)
-        self._macs = measure_cost(sized).macs
+        cost = measure_cost(sized)
+        self._macs = cost.macs
         inner = sorted(names - set(first))
         session = context.open_session(truncated(model, inner))
         used = {spec.name for spec in session.inputs}
@@ -82,11 +84,9 @@ class Splitting:
         most = SAMPLES if available is None else min(SAMPLES, available)
         # Where a sample is many rows (tokens, windows), fewer samples say as much.
         self.count = min(most, max(FEWEST, *(self._needed(layer) for layer in layers)))
-        # The share of a run that one portion of the layers takes is about a half, before and after.
-        self._stages = max(1, int(BUDGET / max(self.count * self._macs, 1)))
-        while self._stages < 2 and self.count > FEWEST:
-            self.count = max(FEWEST, self.count // 2)
-            self._stages = max(1, int(BUDGET / max(self.count * self._macs, 1)))
+        # Each sample goes three times through the model, and twice what is alive of it is held.
+        affordable = min(BUDGET / max(RUNS * cost.macs, 1), STREAMED / max(2 * cost.peak_activation_bytes, 1))
+        self.count = min(self.count, max(FEWEST, int(affordable)))
         self._samples = context.samples.take(self.count)
 
     def _needed(self, layer: Layer) -> int:
@@ -131,35 +131,29 @@ class Splitting:
         sensitivity = self._sensitivity()
         places = {layer.name: at for at, layer in enumerate(self.layers)}
         worth = [layer for layer, own in zip(self.layers, allowed, strict=True) if own]
-        every = list(portions(worth, max(len(worth), 1)))
-        done = 0
-        for portion in every:
-            seen = self._watch(portion, None)
-            if len(every) == 1:
-                self._seen = seen
-            for layer in portion:
-                at = places[layer.name]
-                done += 1
-                problem = self._problem(layer, seen.get(layer.name))
-                if not np.isfinite(problem.moments.energy):
-                    self._broken[at] = "what it gets or gives is not finite"
-                    continue
-                own = candidates(
-                    layer,
-                    problem,
-                    allowed[at],
-                    self._settings.align,
-                    self._extent(layer),
-                    exact=self._learns,
-                    more_macs=self._settings.size,
-                )
-                if sensitivity is not None and own:
-                    middle = min(own, key=lambda each: (abs(each.parameters - layer.parameters // 2), each.error))
-                    made = split(problem, middle.form, middle.ranks)
-                    biases = _biases(layer, seen.get(layer.name), made.dense)
-                    measured[at] = problem.loss(made.dense), sensitivity(layer, made, biases)
-                result[at] = own
-                self._context.progress("lowrank: spectra", done, len(worth))
+        watch = self._watch(None)
+        for done, layer in enumerate(worth if watch is None else watch.order(worth), start=1):
+            at = places[layer.name]
+            seen = None if watch is None else watch(layer, worth)
+            problem = self._problem(layer, seen)
+            if not np.isfinite(problem.moments.energy):
+                self._broken[at] = "what it gets or gives is not finite"
+                continue
+            own = candidates(
+                layer,
+                problem,
+                allowed[at],
+                self._settings.align,
+                self._extent(layer),
+                exact=self._learns,
+                more_macs=self._settings.size,
+            )
+            if sensitivity is not None and own:
+                middle = min(own, key=lambda each: (abs(each.parameters - layer.parameters // 2), each.error))
+                made = split(problem, middle.form, middle.ranks)
+                measured[at] = problem.loss(made.dense), sensitivity(layer, made, _biases(layer, seen, made.dense))
+            result[at] = own
+            self._context.progress("lowrank: spectra", done, len(worth))
         self.weights = weights(measured, len(result))
         return result
 
@@ -243,41 +237,32 @@ class Splitting:
         return chosen, reasons
 
     def split(self, picked: Sequence[tuple[Layer, Candidate]]) -> list[Note]:
-        """Split layers one portion after the other, each for what it gets now; with recovery, layers behind the first
-        split that stay whole are fitted as well."""
+        """Split layers one after the other, each for what it gets now and what it gave before; with recovery, layers
+        behind the first split that stay whole are fitted as well."""
         notes: list[Note] = []
         wanted = {layer.name: each for layer, each in picked}
-        feeds_back = self._settings.recover and self._learns and self._stages > 1
-        first = next(at for at, layer in enumerate(self.layers) if layer.name in wanted)
-        work = self.layers[first:] if feeds_back else [layer for layer, _ in picked]
-        stages = min(self._stages, len(work)) if feeds_back else 1
-        before = self._model.clone() if self._learns else None
+        broken = {self.layers[at].name for at in self._broken}
+        work = [layer for layer in self.layers if layer.name in wanted or self._settings.recover]
+        watch = self._watch(self._model.clone() if self._learns else None)
         fitted = 0
-        for portion in portions(work, -(-len(work) // stages)):
-            if (not notes or not feeds_back) and all(layer.name in self._seen for layer in portion):
-                seen = self._seen
-            else:
-                teacher = before if notes and feeds_back else None
-                seen = self._watch(portion, teacher, None if feeds_back else before)
-            for layer in portion:
-                each = wanted.get(layer.name)
-                problem = self._problem(layer, seen.get(layer.name))
-                if each is None and self.layers.index(layer) in self._broken:
-                    continue
-                if each is None:
-                    fitted += refit_whole(layer, problem.best, _biases(layer, seen.get(layer.name), problem.best))
-                    continue
-                made = split(problem, each.form, each.ranks)
-                write(self._model.graph, layer, made, _biases(layer, seen.get(layer.name), made.dense))
-                lost = problem.loss(made.dense)
-                notes.append(
-                    Note(layer.name, describe(layer.parameters, each), f"{1 - lost:.2%} of its output retained")
-                )
-                self.changes += self._change(layer, each)
-                self._context.progress("lowrank: splits", len(notes), len(picked))
+        for layer in work if watch is None else watch.order(work):
+            each = wanted.get(layer.name)
+            if each is None and (watch is None or not notes or layer.name in broken):
+                continue
+            seen = None if watch is None else watch(layer, work)
+            problem = self._problem(layer, seen)
+            if each is None:
+                fitted += refit_whole(layer, problem.best, _biases(layer, seen, problem.best))
+                continue
+            made = split(problem, each.form, each.ranks)
+            write(self._model.graph, layer, made, _biases(layer, seen, made.dense))
+            kept = f"{1 - problem.loss(made.dense):.2%} of its output retained"
+            notes.append(Note(layer.name, describe(layer.parameters, each), kept))
+            self.changes += self._change(layer, each)
+            self._context.progress("lowrank: splits", len(notes), len(picked))
         if self._learns:
-            fed = f", in {stages} steps, and {fitted} whole weights with them" if feeds_back else ""
-            notes.append(Note("factors", f"fitted on {self.count} samples{fed}"))
+            whole = f", and {fitted} whole weights with them" if self._settings.recover else ""
+            notes.append(Note("factors", f"fitted on {self.count} samples{whole}"))
         return notes
 
     def _change(self, layer: Layer, each: Candidate) -> list[LayerChange]:
@@ -287,14 +272,14 @@ class Splitting:
             for (quantity, before), after in zip(full_ranks(layer, each.form), each.ranks, strict=True)
         ]
 
-    def _watch(self, portion: Sequence[Layer], before: ir.Model | None, now: ir.Model | None = None) -> dict[str, Seen]:
-        if not self._learns:
-            return {}
+    def _watch(self, before: ir.Model | None) -> Watch | None:
+        """Return what looks at the layers of the model, None where nothing is learnt from samples."""
         context = self._context
-        return watch(
-            now or self._model,
+        if not self._learns:
+            return None
+        return Watch(
+            self._model,
             before,
-            portion,
             self._samples,
             self.count,
             context.generator,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.runner.session import Session
-from onnxslim.train.observation import truncated
+from onnxslim.train.stream import Stream
 
 from .factors import Moments
 from .layer import Layer, Site
@@ -28,8 +28,6 @@ FEWEST_ROWS_PER_COLUMN = 8
 """As many are used however long their products take."""
 PRODUCTS = 2e11
 """Multiply-accumulates that the second moments of one layer may take before there are fewer rows than are enough."""
-MEMORY = 2_400_000_000
-"""Bytes of second moments that are held at once."""
 BATCH = 8
 """Samples in one run, where the model takes any number."""
 ASIDE = 4
@@ -86,65 +84,84 @@ class Seen:
         return [(inputs / max(rows, 1), outputs / max(rows, 1)) for inputs, outputs, rows in self.sums]
 
 
-def watch(
-    now: ir.Model,
-    before: ir.Model | None,
-    layers: Sequence[Layer],
-    samples: Samples,
-    count: int,
-    generator: np.random.Generator,
-    open_session: Callable[[ir.Model], Session],
-    readers: Mapping[str, Reader],
-) -> dict[str, Seen]:
-    """Return for each layer, by name, what it gets in `now` and what it gave in `before`.
+class Watch:
+    """Looks at one layer after the other of a model that runs on samples, piece by piece.
 
     Args:
-        now: The model as it is, with the nodes of `layers`.
-        before: The model as it was; its values have the same names. None: as it is.
-        layers: What to look at; `memory` of all of them is held at once.
-        samples: Calibration samples, read once.
+        now: The model; a layer may be replaced once it has been looked at.
+        before: The model as it was; its values have the same names. None: nothing of `now` changes.
+        samples: Calibration samples, read once for each model.
         count: How many these are.
         generator: Chooses the rows.
         open_session: Opens a model on the target.
         readers: What reads some of the layers, by their names.
-
-    Raises:
-        RunError: A model does not run on the samples.
     """
-    data = sorted({site.data.name or "" for layer in layers for site in layer.sites})
-    results = sorted({site.node.outputs[0].name or "" for layer in layers for site in layer.sites})
-    known = {value.name for value in now.graph.inputs}
-    made = [name for name in data if name not in known]
-    same = before is None
-    wanted = [*made, *[name for name in results if name not in made]] if same else made
-    session = open_session(truncated(now, wanted)) if wanted else None
-    other = None if before is None else open_session(truncated(before, results))
-    seen = {layer.name: _empty(layer, readers) for layer in layers}
-    if not same:
-        for layer in layers:
-            seen[layer.name].aside = _empty(layer, readers)
-    for number, batch in enumerate(samples.batches(BATCH)):
-        values = dict(batch.feeds)
-        values.update(_run(session, batch.feeds) if session is not None else {})
-        if other is not None:
-            values.update({f"before {name}": array for name, array in _run(other, batch.feeds).items()})
-        for layer in layers:
-            each = min(_places(layer, values), math.ceil(enough_rows(layer) / max(count, 1)))
-            for at, site in enumerate(layer.sites):
-                result = (
-                    values[site.node.outputs[0].name or ""]
-                    if same
-                    else values[f"before {site.node.outputs[0].name or ''}"]
-                )
-                inputs, outputs = rows(layer, site, values[site.data.name or ""], result, each * batch.count, generator)
-                held = seen[layer.name]
-                if held.aside is not None and number % ASIDE == ASIDE - 1:
-                    held = held.aside
+
+    def __init__(
+        self,
+        now: ir.Model,
+        before: ir.Model | None,
+        samples: Samples,
+        count: int,
+        generator: np.random.Generator,
+        open_session: Callable[[ir.Model], Session],
+        readers: Mapping[str, Reader],
+    ) -> None:
+        self._now = Stream(now, samples, open_session, BATCH)
+        self._before = None if before is None else Stream(before, samples, open_session, BATCH)
+        self._place = {node.outputs[0].name or "": at for at, node in enumerate(self._now.order)}
+        self._made: dict[str, int] = {}
+        if self._before is not None:
+            self._made = {value.name or "": at for at, node in enumerate(self._before.order) for value in node.outputs}
+        self._count, self._generator, self._open, self._readers = count, generator, open_session, readers
+
+    def order(self, layers: Iterable[Layer]) -> list[Layer]:
+        """Return layers in the order in which they are to be looked at."""
+        return sorted(layers, key=lambda layer: max(self._place[name] for name in _results(layer)))
+
+    def __call__(self, layer: Layer, later: Iterable[Layer] = ()) -> Seen:
+        """Return what a layer gets now and what it gave before.
+
+        Args:
+            layer: Comes behind all that were asked for before, in `order`.
+            later: Which will be asked for: nodes that share a weight lie apart.
+
+        Raises:
+            RunError: A model does not run on the samples.
+        """
+        layers = [layer, *(each for each in later if len(each.sites) > 1)]
+        data = {site.data.name or "" for each in layers for site in each.sites}
+        results = {name for each in layers for name in _results(each)}
+        places = [self._place[name] for name in _results(layer)]
+        if self._before is None:
+            self._now.advance(max(places) + 1, data | results)
+        else:
+            self._now.advance(max(places), data)
+            self._before.advance(max(self._made[name] for name in _results(layer)) + 1, results)
+        return self._seen(layer)
+
+    def _seen(self, layer: Layer) -> Seen:
+        seen = _empty(layer, self._readers)
+        if self._before is not None:
+            seen.aside = _empty(layer, self._readers)
+        gave = self._before or self._now
+        for at, (site, name) in enumerate(zip(layer.sites, _results(layer), strict=True)):
+            pairs = zip(self._now[site.data.name or ""], gave[name], strict=True)
+            for number, (data, result) in enumerate(pairs):
+                samples = max(self._now.counts[number], 1)
+                places = max(int(data.size) // layer.inputs // samples, 1)
+                each = min(places, math.ceil(enough_rows(layer) / max(self._count, 1)))
+                inputs, outputs = rows(layer, site, data, result, each * samples, self._generator)
+                held = seen.aside if seen.aside is not None and number % ASIDE == ASIDE - 1 else seen
                 _add(held, at, inputs, outputs)
                 if held.metric is not None:
                     with np.errstate(all="ignore"):
-                        held.metric += readers[layer.name].moment(outputs, open_session)
-    return seen
+                        held.metric += self._readers[layer.name].moment(outputs, self._open)
+        return seen
+
+
+def _results(layer: Layer) -> list[str]:
+    return [site.node.outputs[0].name or "" for site in layer.sites]
 
 
 def enough_rows(layer: Layer) -> int:
@@ -152,17 +169,6 @@ def enough_rows(layer: Layer) -> int:
     columns = layer.columns
     affordable = int(PRODUCTS / columns**2)
     return max(FEWEST_ROWS_PER_COLUMN * columns, min(ROWS_PER_COLUMN * columns, affordable))
-
-
-def _run(session: Session, feeds: Mapping[str, Any]) -> dict[str, Any]:
-    used = {spec.name for spec in session.inputs}
-    return session.run({name: array for name, array in feeds.items() if name in used})
-
-
-def _places(layer: Layer, values: Mapping[str, Any]) -> int:
-    """Return in how many places a layer works, all samples together: no more rows are to be had."""
-    array = values[layer.sites[0].data.name or ""]
-    return max(int(array.size) // layer.inputs, 1)
 
 
 def _empty(layer: Layer, readers: Mapping[str, Reader]) -> Seen:
@@ -215,20 +221,3 @@ def _windows(layer: Layer, data: Any, result: Any, most: int, generator: np.rand
         windows.reshape(-1, layer.columns).astype(np.float32),
         outputs.reshape(-1, layer.outputs).astype(np.float32),
     )
-
-
-def memory(layer: Layer) -> int:
-    """Return the bytes that the moments of a layer take, those set aside included."""
-    return 16 * (layer.columns * (layer.columns + layer.outputs) + layer.outputs**2)
-
-
-def portions(layers: Iterable[Layer], longest: int) -> Iterator[list[Layer]]:
-    """Yield the layers in portions of at most `longest`, and of not more moments than fit into `MEMORY`."""
-    portion: list[Layer] = []
-    for layer in layers:
-        if portion and (len(portion) == longest or sum(map(memory, portion)) + memory(layer) > MEMORY):
-            yield portion
-            portion = []
-        portion.append(layer)
-    if portion:
-        yield portion

@@ -94,10 +94,23 @@ def test_whitening_beats_plain_svd_on_other_samples() -> None:
 
 def test_recovery_makes_up_for_errors_of_layers_before() -> None:
     before = model()
-    whitened, _ = run(before, Lowrank(rank=0.4, align=8, recover=False))
-    recovered, change = run(before, Lowrank(rank=0.4, align=8, recover=True))
+    whitened, _ = run(before, Lowrank(params=0.2, align=8))
+    recovered, change = run(before, Lowrank(params=0.2, align=8, recover=True))
     assert lost(before, recovered) < lost(before, whitened)
-    assert any("steps" in note.action for note in change.notes)
+    assert any(note.action.endswith("1 whole weights with them") for note in change.notes)
+
+
+def test_the_second_of_two_layers_makes_up_for_the_first() -> None:
+    before = model()
+    samples = open_samples(data(400, 1), Session.of(before).inputs)
+    second, _ = run(before, Lowrank(rank=0.2, align=4, include=("v",)), samples)
+    both, _ = run(before, Lowrank(rank=0.2, align=4, include=("u", "v")), samples)
+    weights = {name: value.const_value for name, value in second.graph.initializers.items()}
+    joined = both.clone()  # the same factors of u, and those of v that know nothing of it
+    for name, value in joined.graph.initializers.items():
+        if name.startswith("v_factor") or name == "c":
+            value.const_value = weights[name]
+    assert lost(before, both) < lost(before, joined)
 
 
 def test_energy_is_retained() -> None:

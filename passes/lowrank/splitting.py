@@ -35,8 +35,9 @@ DAMPING = 1e-3
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 """Dampings that are tried where a layer is fitted to make up for errors: with the least, few samples are learnt by
 heart. On MiniLM with 96 sequences that lost 1 to 2 dB on others."""
-HOPELESS = 0.25
-"""A form that is not faster with this share of the parameters of a layer is not fitted: less would lose too much."""
+HOPELESS, HOPELESS_OF_WINDOWS = 0.25, 0.125
+"""A form that is not faster with this share of the parameters of a layer is not fitted: less would lose too much.
+Windows have more to spare."""
 
 
 class Splitting:
@@ -190,7 +191,8 @@ class Splitting:
         """Return how far a split is from the one that is timed to see whether its form is worth fitting."""
         if self._settings.wish.rule is Rule.RANK:
             return abs(each.share - self._settings.wish.amount)
-        return abs(each.parameters - HOPELESS * layer.parameters)
+        share = HOPELESS_OF_WINDOWS if math.prod(layer.kernel) > 1 else HOPELESS
+        return abs(each.parameters - share * layer.parameters)
 
     def _sensitivity(self) -> Sensitivity | None:
         """Return what measures how much the error of a layer counts, where one budget is shared and time allows it."""

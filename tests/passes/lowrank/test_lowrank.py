@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnxslim.passes.lowrank import Lowrank, Target
 from onnxslim.passes.lowrank.candidates import Candidate
+from onnxslim.passes.lowrank.layer import Layer
 from onnxslim.passes.lowrank.timing import Stopwatch
 from onnxslim.passes.quant import Quant
 from sample_models import from_text
@@ -173,6 +174,23 @@ def test_a_rank_that_is_faster_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     after, change = run(before, Lowrank(breakeven=True, align=8), goal=Goal.LATENCY)
     assert change.modified
     assert measure_cost(after).macs < 0.5 * measure_cost(before).macs
+
+
+def test_windows_that_are_faster_with_a_sixth_of_their_parameters_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ratios(self: Stopwatch, layers: Sequence[Layer], chosen: Sequence[Candidate | None]) -> list[float | None]:
+        pairs = zip(layers, chosen, strict=True)
+        return [each and (1.2 if each.parameters < layer.parameters / 6 else 0.98) for layer, each in pairs]
+
+    monkeypatch.setattr(Stopwatch, "ratios", ratios)
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,32,8,8] x, float w) => (float[N,32,8,8] y) { y = Conv <pads=[1,1,1,1]> (x, w) }"""
+    core = np.einsum("oa,abkl,bi->oikl", weight(32, 8), weight(8, 8, 3, 3), weight(8, 32))
+    before = from_text(text, w=core.astype(np.float32))
+    infer_shapes(before)
+    x = open_samples({"x": GENERATOR.normal(size=(40, 32, 8, 8)).astype(np.float32)}, Session.of(before).inputs)
+    after, change = run(before, Lowrank(energy=0.95, align=4), x, goal=Goal.LATENCY)
+    assert change.modified
+    assert measure_cost(after).parameters < measure_cost(before).parameters / 6
 
 
 def test_a_large_layer_of_low_rank_is_faster_here() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from onnxslim.train.refit import BUDGET, FEWEST, SAMPLES, STREAMED
 
 from .allocation import Rule, Settings, choose, describe, why_whole
 from .candidates import Candidate, Extent, candidates, forms, full_ranks, shapes
+from .comparing import find_comparisons
 from .factors import Form, Moments, Problem, split
 from .layer import Layer
 from .readers import find_readers
@@ -78,6 +79,7 @@ class Splitting:
         values = session.run({name: array for name, array in first.items() if name in used})
         self._shapes.update({name: array.shape for name, array in values.items()})
         self._readers = find_readers(model.graph, layers) if self._learns else {}
+        self._comparisons = find_comparisons(model.graph, layers) if self._learns else {}
         self._stopwatch = Stopwatch(context, model, self._shapes)
         self._slow = [""] * len(layers)
         """Of layers that stay whole for that, why no split of theirs is faster."""
@@ -133,9 +135,8 @@ class Splitting:
         places = {layer.name: at for at, layer in enumerate(self.layers)}
         worth = [layer for layer, own in zip(self.layers, allowed, strict=True) if own]
         watch = self._watch(None)
-        for done, layer in enumerate(worth if watch is None else watch.order(worth), start=1):
+        for done, (layer, seen) in enumerate(_each(watch, worth), start=1):
             at = places[layer.name]
-            seen = None if watch is None else watch(layer, worth)
             problem = self._problem(layer, seen)
             if not np.isfinite(problem.moments.energy):
                 self._broken[at] = "what it gets or gives is not finite"
@@ -244,14 +245,15 @@ class Splitting:
         notes: list[Note] = []
         wanted = {layer.name: each for layer, each in picked}
         broken = {self.layers[at].name for at in self._broken}
-        work = [layer for layer in self.layers if layer.name in wanted or self._settings.recover]
         watch = self._watch(self._model.clone() if self._learns else None)
+        work = [layer for layer, _ in picked]
+        if watch is not None and self._settings.recover:
+            ordered = watch.order(self.layers)
+            first = next(at for at, layer in enumerate(ordered) if layer.name in wanted)
+            work = [layer for layer in ordered[first:] if layer.name not in broken]
         fitted = 0
-        for layer in work if watch is None else watch.order(work):
+        for layer, seen in _each(watch, work):
             each = wanted.get(layer.name)
-            if each is None and (watch is None or not notes or layer.name in broken):
-                continue
-            seen = None if watch is None else watch(layer, work)
             problem = self._problem(layer, seen)
             if each is None:
                 fitted += refit_whole(layer, problem.best, _biases(layer, seen, problem.best))
@@ -287,7 +289,12 @@ class Splitting:
             context.generator,
             context.open_session,
             self._readers,
+            self._comparisons,
         )
+
+
+def _each(watch: Watch | None, layers: Sequence[Layer]) -> Iterable[tuple[Layer, Seen | None]]:
+    return [(layer, None) for layer in layers] if watch is None else watch.each(watch.order(layers))
 
 
 def _carries_over(fitted: Moments, aside: Moments, weight: Array) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxslim.data import Samples
 from onnxslim.runner.session import Session
 from onnxslim.train.stream import Stream
 
+from .comparing import Comparison
 from .factors import Moments
 from .layer import Layer, Site
 from .readers import Reader
@@ -95,6 +96,7 @@ class Watch:
         generator: Chooses the rows.
         open_session: Opens a model on the target.
         readers: What reads some of the layers, by their names.
+        comparisons: What others are compared with, likewise.
     """
 
     def __init__(
@@ -106,47 +108,50 @@ class Watch:
         generator: np.random.Generator,
         open_session: Callable[[ir.Model], Session],
         readers: Mapping[str, Reader],
+        comparisons: Mapping[str, Comparison],
     ) -> None:
         self._now = Stream(now, samples, open_session, BATCH)
         self._before = None if before is None else Stream(before, samples, open_session, BATCH)
-        self._place = {node.outputs[0].name or "": at for at, node in enumerate(self._now.order)}
-        self._made: dict[str, int] = {}
-        if self._before is not None:
-            self._made = {value.name or "": at for at, node in enumerate(self._before.order) for value in node.outputs}
-        self._count, self._generator, self._open, self._readers = count, generator, open_session, readers
+        self._gave = self._before or self._now
+        self._place = {value.name or "": at for at, node in enumerate(self._now.order) for value in node.outputs}
+        self._made = {value.name or "": at for at, node in enumerate(self._gave.order) for value in node.outputs}
+        self._count, self._generator, self._open = count, generator, open_session
+        self._readers, self._comparisons = readers, comparisons
 
     def order(self, layers: Iterable[Layer]) -> list[Layer]:
         """Return layers in the order in which they are to be looked at."""
         return sorted(layers, key=lambda layer: max(self._place[name] for name in _results(layer)))
 
-    def __call__(self, layer: Layer, later: Iterable[Layer] = ()) -> Seen:
-        """Return what a layer gets now and what it gave before.
-
-        Args:
-            layer: Comes behind all that were asked for before, in `order`.
-            later: Which will be asked for: nodes that share a weight lie apart.
+    def each(self, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Seen]]:
+        """Yield layers, which are in `order`, with what each gets now and what it gave before.
 
         Raises:
             RunError: A model does not run on the samples.
         """
-        layers = [layer, *(each for each in later if len(each.sites) > 1)]
-        data = {site.data.name or "" for each in layers for site in each.sites}
-        results = {name for each in layers for name in _results(each)}
-        places = [self._place[name] for name in _results(layer)]
-        if self._before is None:
-            self._now.advance(max(places) + 1, data | results)
-        else:
-            self._now.advance(max(places), data)
-            self._before.advance(max(self._made[name] for name in _results(layer)) + 1, results)
-        return self._seen(layer)
+        for at, layer in enumerate(layers):
+            data = {site.data.name or "" for each in layers[at:] for site in each.sites}
+            results = {name for each in layers[at:] for name in self._wanted(each)}
+            place = max(self._place[name] for name in _results(layer))
+            end = 1 + max(self._made.get(name, -1) for name in self._wanted(layer))
+            if self._before is None:
+                self._now.advance(max(place + 1, end), data | results)
+            else:
+                self._now.advance(place, data)
+                self._before.advance(end, results)
+            yield layer, self._seen(layer)
+
+    def _wanted(self, layer: Layer) -> list[str]:
+        comparison = self._comparisons.get(layer.name)
+        return [*_results(layer), *([] if comparison is None else [comparison.other])]
 
     def _seen(self, layer: Layer) -> Seen:
-        seen = _empty(layer, self._readers)
+        weighed = layer.name in self._readers or layer.name in self._comparisons
+        seen = _empty(layer, weighed=weighed)
         if self._before is not None:
-            seen.aside = _empty(layer, self._readers)
-        gave = self._before or self._now
+            seen.aside = _empty(layer, weighed=weighed)
+        reader, comparison = self._readers.get(layer.name), self._comparisons.get(layer.name)
         for at, (site, name) in enumerate(zip(layer.sites, _results(layer), strict=True)):
-            pairs = zip(self._now[site.data.name or ""], gave[name], strict=True)
+            pairs = zip(self._now[site.data.name or ""], self._gave[name], strict=True)
             for number, (data, result) in enumerate(pairs):
                 samples = max(self._now.counts[number], 1)
                 places = max(int(data.size) // layer.inputs // samples, 1)
@@ -156,7 +161,11 @@ class Watch:
                 _add(held, at, inputs, outputs)
                 if held.metric is not None:
                     with np.errstate(all="ignore"):
-                        held.metric += self._readers[layer.name].moment(outputs, self._open)
+                        if reader is not None:
+                            held.metric += reader.moment(outputs, self._open)
+                        elif comparison is not None:
+                            other = self._gave[comparison.other][number]
+                            held.metric += comparison.moment(result, other, self._open)
         return seen
 
 
@@ -171,10 +180,10 @@ def enough_rows(layer: Layer) -> int:
     return max(FEWEST_ROWS_PER_COLUMN * columns, min(ROWS_PER_COLUMN * columns, affordable))
 
 
-def _empty(layer: Layer, readers: Mapping[str, Reader]) -> Seen:
+def _empty(layer: Layer, *, weighed: bool) -> Seen:
     columns, outputs = layer.columns, layer.outputs
     sums = [(np.zeros(columns), np.zeros(outputs), 0) for _ in layer.sites]
-    metric = np.zeros((outputs, outputs)) if layer.name in readers else None
+    metric = np.zeros((outputs, outputs)) if weighed else None
     return Seen(np.zeros((columns, columns)), np.zeros((columns, outputs)), sums=sums, metric=metric)
 
 

@@ -139,18 +139,19 @@ class Problem:
         return self.moments.loss(self.best)
 
     @functools.cached_property
-    def _roots(self) -> tuple[Array, Array]:
-        """The root of the metric, which makes all outputs matter alike, and its inverse; both symmetric."""
-        assert self.metric is not None
-        values, vectors = np.linalg.eigh(_symmetric(self.metric))
-        roots = np.sqrt(np.maximum(values, 0) + LEAST_METRIC * np.mean(np.abs(values)) + 1e-30)
-        return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
+    def _root(self) -> Array | None:
+        """A root L of the metric, LL' = M: rows of outputs times it matter alike; None without a metric."""
+        if self.metric is None:
+            return None
+        least = LEAST_METRIC * float(np.trace(self.metric)) / len(self.metric) + 1e-30
+        wide = _symmetric(self.metric) + least * np.eye(len(self.metric))
+        return np.asarray(np.linalg.cholesky(wide), np.float64)
 
     def loss(self, dense: Array) -> float:
         """Return the loss of a weight of shape [columns, outputs] as a share of what there is to lose."""
         wrong, whole = self.best - dense, self.best
-        if self.metric is not None:
-            wrong, whole = wrong @ self._roots[0], whole @ self._roots[0]
+        if self._root is not None:
+            wrong, whole = wrong @ self._root, whole @ self._root
         lost, most = (float(np.vdot(each, self.moments.gram @ each)) for each in (wrong, whole))
         return min(lost / max(most, np.finfo(np.float64).tiny), 1.0) * (1 - self.floor) + self.floor
 
@@ -158,16 +159,16 @@ class Problem:
     def output_basis(self) -> tuple[Array, Array, Array]:
         """Directions of the output by what they carry, the largest first: (energies [r], what outputs are multiplied
         by [outputs, r], what makes outputs of that [r, outputs])."""
-        root, back = (None, None) if self.metric is None else self._roots
+        root = self._root
         best, cross = (each if root is None else each @ root for each in (self.best, self.moments.cross))
         if self.outputs <= self.columns:
             values, vectors = np.linalg.eigh(_symmetric(best.T @ cross))
             values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
         else:
             values, vectors = right_vectors(np.linalg.solve(np.linalg.cholesky(self.moments.gram), cross))
-        if root is None or back is None:
+        if root is None:
             return values, vectors, vectors.T
-        return values, root @ vectors, vectors.T @ back
+        return values, root @ vectors, np.linalg.solve(root.T, vectors).T
 
     @functools.cached_property
     def input_basis(self) -> tuple[Array, Array, Array]:

@@ -112,12 +112,17 @@ def candidates(
         lost = losses(problem, form)
         own = [dataclasses.replace(each, error=lost(each.ranks)) for each in own]
         if exact and form is not Form.MATRIX:
-            middle = min(own, key=lambda each: abs(each.parameters - layer.parameters / 2))
+            middle = nearest(own, layer.parameters // 2)
             really = problem.loss(split(problem, form, middle.ranks).dense)
             scale = really / max(middle.error, 1e-12)
             own = [dataclasses.replace(each, error=min(each.error * scale, 1.0)) for each in own]
         result += own
     return result
+
+
+def nearest(own: Sequence[Candidate], parameters: int) -> Candidate:
+    """Return the split that has about so many parameters, the best of equals."""
+    return min(own, key=lambda each: (abs(each.parameters - parameters), each.error))
 
 
 def shapes(layer: Layer, form: Form, align: int, extent: Extent, *, more_macs: bool) -> list[Candidate]:

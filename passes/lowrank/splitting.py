@@ -16,12 +16,12 @@ from onnxslim.train.observation import truncated
 from onnxslim.train.refit import BUDGET, FEWEST, SAMPLES, STREAMED
 
 from .allocation import Rule, Settings, choose, describe, why_whole
-from .candidates import Candidate, Extent, candidates, forms, full_ranks, shapes
+from .candidates import Candidate, Extent, candidates, forms, full_ranks, nearest, shapes
 from .comparing import find_comparisons
 from .factors import Form, Moments, Problem, split
 from .layer import Layer
 from .readers import find_readers
-from .sensitivity import ENOUGH, Sensitivity, weights
+from .sensitivity import ENOUGH, Sensitivity, curves
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
 from .timing import Stopwatch
 from .watching import Seen, Watch, enough_rows
@@ -36,6 +36,8 @@ DAMPING = 1e-3
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 """Dampings that are tried where a layer is fitted to make up for errors: with the least, few samples are learnt by
 heart. On MiniLM with 96 sequences that lost 1 to 2 dB on others."""
+PROBED = (0.5, 0.1)
+"""Shares of the parameters of a layer with which it is seen what its error costs."""
 HOPELESS, HOPELESS_OF_WINDOWS = 0.25, 0.125
 """A form that is not faster with this share of the parameters of a layer is not fitted: less would lose too much.
 Windows have more to spare."""
@@ -57,8 +59,8 @@ class Splitting:
     def __init__(self, settings: Settings, model: ir.Model, layers: Sequence[Layer], context: Context) -> None:
         self._settings, self._model, self.layers, self._context = settings, model, layers, context
         self.notes: list[Note] = []
-        self.weights = [1.0] * len(layers)
-        """How much the error of each layer counts."""
+        self._curves = curves({}, len(layers))
+        """What an error of each layer costs."""
         self._broken: dict[int, str] = {}
         self.changes: list[LayerChange] = []
         """What became of the layers that were split."""
@@ -129,7 +131,7 @@ class Splitting:
     def options(self) -> list[list[Candidate]]:
         """Return for each layer what it may be split into; nothing for those that would be no faster."""
         result: list[list[Candidate]] = [[] for _ in self.layers]
-        measured: dict[int, tuple[float, float]] = {}
+        measured: dict[int, list[tuple[float, float]]] = {}
         allowed = self._hopeful()
         sensitivity = self._sensitivity()
         places = {layer.name: at for at, layer in enumerate(self.layers)}
@@ -151,12 +153,14 @@ class Splitting:
                 more_macs=self._settings.size,
             )
             if sensitivity is not None and own:
-                middle = min(own, key=lambda each: (abs(each.parameters - layer.parameters // 2), each.error))
-                made = split(problem, middle.form, middle.ranks)
-                measured[at] = problem.loss(made.dense), sensitivity(layer, made, _biases(layer, seen, made.dense))
+                measured[at] = []
+                for near in (nearest(own, round(share * layer.parameters)) for share in PROBED):
+                    made = split(problem, near.form, near.ranks)
+                    cost = sensitivity(layer, made, _biases(layer, seen, made.dense))
+                    measured[at].append((problem.loss(made.dense), cost))
             result[at] = own
             self._context.progress("lowrank: spectra", done, len(worth))
-        self.weights = weights(measured, len(result))
+        self._curves = curves(measured, len(result))
         return result
 
     def _hopeful(self) -> list[tuple[Form, ...]]:
@@ -197,7 +201,7 @@ class Splitting:
 
     def _sensitivity(self) -> Sensitivity | None:
         """Return what measures how much the error of a layer counts, where one budget is shared and time allows it."""
-        affordable = int(BUDGET / max(len(self.layers) * self._macs, 1))
+        affordable = int(BUDGET / max(len(PROBED) * len(self.layers) * self._macs, 1))
         wanted = self._settings.sensitivity and self._settings.wish.rule is Rule.PARAMS
         if not self._learns or not wanted or affordable < FEWEST_TO_COMPARE:
             return None
@@ -210,7 +214,7 @@ class Splitting:
         stopwatch, slow = self._stopwatch, list(self._slow)
         allowed = [list(own) for own in options]
         while True:
-            chosen = choose(self.layers, allowed, wish, self.weights)
+            chosen = choose(self.layers, allowed, wish, self._curves)
             if self._settings.size:
                 break
             ratios = stopwatch.ratios(self.layers, chosen)

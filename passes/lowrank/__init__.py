@@ -49,14 +49,14 @@ class Lowrank(Pass):
     breakeven: Annotated[bool, "keep the largest rank that saves anything"] = False
     align: Annotated[int, "keep ranks multiples of this"] = 16
     kinds: Annotated[
-        tuple[str, ...], "splits that are allowed; default: matrix, tucker, spatial, separable, embedding"
+        tuple[str, ...], "splits that are allowed: matrix, tucker, spatial, separable, embedding (all these), pivot"
     ] = ()
     include: Annotated[tuple[str, ...], "split only layers whose node or weight has one of these names (* and ?)"] = ()
     exclude: Annotated[tuple[str, ...], "leave layers alone whose node or weight has one of these names"] = ()
     pays: Annotated[Target, "what a split must bring: latency, measured on the target, or size"] = Target.AUTO
     whiten: Annotated[bool, "choose factors for what the layers see on the samples, not for their weights alone"] = True
     sensitivity: Annotated[bool, "measure how much the error of each layer counts, for params"] = True
-    recover: Annotated[bool, "fit each layer to make up for the errors of those before it; takes longer"] = False
+    recover: Annotated[bool, "fit layers that stay whole, too, to make up for the errors of those before"] = False
 
     def __post_init__(self) -> None:
         asked = [name for name in ("energy", "params", "rank") if getattr(self, name) is not None]

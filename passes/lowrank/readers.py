@@ -4,11 +4,15 @@ Where y goes through functions of single elements, f, and then into a product V'
 there as V' diag(f'(y)) e, and its energy is e'Me with M = E[f'(y) f'(y)'] * VV', element by element. A split that is
 chosen for that spends its rank on what the next product sees: outputs that a rectifier cuts off, or that V weighs
 lightly, may be wrong. f' is measured: f is run a little above and below what the layer gives.
+
+It is not asked for layers with a window: their splits have no closed form for it, and on a ResNet with half of its
+parameters gone 0.9 dB was lost by it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -82,8 +86,12 @@ def find_readers(graph: ir.Graph, layers: Iterable[Layer]) -> dict[str, Reader]:
     for contraction in contractions(graph):
         if contraction.plain and contraction.regular and contraction.groups == 1:
             products[contraction.node, contraction.data] = contraction
-    found = {layer.name: _reader(graph, layer, products) for layer in layers if len(layer.sites) == 1}
+    found = {layer.name: _reader(graph, layer, products) for layer in layers if _asked(layer)}
     return {name: reader for name, reader in found.items() if reader is not None}
+
+
+def _asked(layer: Layer) -> bool:
+    return len(layer.sites) == 1 and math.prod(layer.kernel) == 1
 
 
 def _reader(graph: ir.Graph, layer: Layer, products: dict[tuple[ir.Node, ir.Value], Contraction]) -> Reader | None:

@@ -64,11 +64,11 @@ def test_what_errors_cost_behind_a_function(function: str, slope: object) -> Non
 
 
 @pytest.mark.parametrize("function", ["Relu (p)", "Mul (p, c)"])
-def test_windows_that_read_windows(function: str) -> None:
+def test_windows_that_read_channels(function: str) -> None:
     text = f"""g (float[N,3,8,8] x) => (float[N,5,8,8] y) {{
-        p = Conv <pads=[1,1,1,1]> (x, w, b) r = {function} y = Conv <pads=[1,1,1,1]> (r, v) }}"""
+        p = Conv (x, w, b) r = {function} y = Conv <pads=[1,1,1,1]> (r, v) }}"""
     v, c = weight(5, 4, 3, 3), weight(4, 1, 1)
-    (reader,) = readers(model(text, w=weight(4, 3, 3, 3), b=weight(4), v=v, c=c)).values()
+    (reader,) = readers(model(text, w=weight(4, 3, 1, 1), b=weight(4), v=v, c=c)).values()
     outputs = np.abs(weight(20, 4)) + 0.1
     scale = np.ones(4) if function == "Relu (p)" else c.ravel().astype(np.float64)
     wanted = 20 * np.outer(scale, scale) * np.einsum("oikl,ojkl->ij", v, v)
@@ -118,3 +118,8 @@ def test_splits_that_know_what_reads_them_lose_less_at_the_output() -> None:
         one, two = (Session.of(each).run({"x": x[400:]})["y"] for each in (before, after))
         lost.append(float(np.square(one - two).sum()))
     assert lost[0] < 0.8 * lost[1]
+
+
+def test_layers_with_windows_are_not_asked() -> None:
+    text = "g (float[N,3,8,8] x) => (float[N,5,6,6] y) { p = Conv (x, w) r = Relu (p) y = Conv (r, v) }"
+    assert not readers(model(text, w=weight(4, 3, 3, 3), v=weight(5, 4, 1, 1)))

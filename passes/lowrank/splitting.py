@@ -13,7 +13,7 @@ from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Context, LayerChange, Note
 from onnxslim.train.observation import truncated
-from onnxslim.train.refit import BUDGET, FEWEST, SAMPLES, STREAMED
+from onnxslim.train.refit import BUDGET, FEWEST, STREAMED
 
 from .allocation import Rule, Settings, choose, describe, why_whole
 from .candidates import Candidate, Extent, candidates, forms, full_ranks, nearest, shapes
@@ -29,6 +29,8 @@ from .writing import refit_whole, write
 
 Array = npt.NDArray[np.float64]
 
+SAMPLES = 1024
+"""Samples that are enough. On MiniLM 897 texts were 0.2 to 0.4 dB better than 512."""
 RUNS = 3
 """How often a sample goes through the whole model: once for the spectra, twice for the splits."""
 DAMPING = 1e-3

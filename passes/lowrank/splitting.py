@@ -91,8 +91,8 @@ class Splitting:
         most = SAMPLES if available is None else min(SAMPLES, available)
         # Where a sample is many rows (tokens, windows), fewer samples say as much.
         self.count = min(most, max(FEWEST, *(self._needed(layer) for layer in layers)))
-        # Each sample goes three times through the model, and twice what is alive of it is held.
-        affordable = min(BUDGET / max(RUNS * cost.macs, 1), STREAMED / max(2 * cost.peak_activation_bytes, 1))
+        # What of a sample is alive in the model, and in the original, is held.
+        affordable = min(BUDGET / max(RUNS * cost.macs, 1), STREAMED / max(cost.peak_activation_bytes, 1))
         self.count = min(self.count, max(FEWEST, int(affordable)))
         self._samples = context.samples.take(self.count)
 

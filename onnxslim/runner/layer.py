@@ -38,7 +38,10 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Previous:
-    """An operand of a layer that the step before it makes."""
+    """An operand of a layer that a step before it makes."""
+
+    back: int = 1
+    """How many steps before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Layer:
         """Return the layer as a model, and something to feed it."""
         graph = ir.Graph([], [], nodes=[], opset_imports=dict(self.opsets), name="layer")
         feeds: dict[str, npt.NDArray[Any]] = {}
-        before: ir.Value | None = None
+        made: list[ir.Value] = []
         for number, step in enumerate(self.steps):
             inputs: list[ir.Value | None] = []
             for at, each in enumerate(step.inputs):
@@ -92,12 +95,12 @@ class Layer:
                     feeds[name] = array
                     inputs.append(graph.inputs[-1])
                 else:
-                    inputs.append(before if each is not None else None)
+                    inputs.append(made[-each.back] if each is not None and made else None)
             attributes = [ir.convenience.convert_attribute(name, value) for name, value in step.attributes]
             output = ir.Value(name=f"output_{number}")
             graph.append(ir.Node(step.op[0], step.op[1], inputs, attributes, outputs=[output]))
-            before = output
-        assert before is not None
+            made.append(output)
+        before = made[-1]
         dtypes = [each.dtype for step in self.steps for each in step.inputs if isinstance(each, Tensor)]
         before.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtypes[0])))
         graph.outputs.append(before)
@@ -154,4 +157,4 @@ def layer_of(fitted: Fitted, sizes: Mapping[FactorKey, int] | None = None) -> La
 def _plain(operand: Tensor | Previous | None) -> list[object] | str | None:
     if isinstance(operand, Tensor):
         return [list(operand.shape), operand.constant, operand.dtype]
-    return None if operand is None else "previous"
+    return None if operand is None else "previous" if operand.back == 1 else f"previous {operand.back}"

@@ -57,6 +57,36 @@ class Sums:
         self.inputs += rows.sum(axis=1, dtype=np.float64)
         self.rows += rows.shape[1]
 
+    def moments(self) -> tuple[Sequence[Array | Thin], Array]:
+        """Return the moments about the mean, and the mean; the sums are lost."""
+        rows = max(self.rows, 1)
+        moment, mean = self.products, self.inputs / rows
+        moment /= rows
+        moment -= mean[:, :, None] * mean[:, None]
+        diagonal = np.einsum("gcc->gc", moment)
+        diagonal += _ridge(rows, moment.shape[1]) * diagonal.mean(axis=1, keepdims=True) + 1e-12
+        return list(moment), mean
+
+
+@dataclasses.dataclass
+class Held:
+    """The rows that one contraction reads."""
+
+    pieces: list[Rows] = dataclasses.field(default_factory=list)
+
+    def add(self, rows: Rows) -> None:
+        """Add rows, shape [groups, rows, columns]."""
+        self.pieces.append(rows)
+
+    def moments(self) -> tuple[Sequence[Array | Thin], Array]:
+        """Return the moments about the mean, and the mean."""
+        rows = np.concatenate(self.pieces, axis=1)
+        _, count, width = rows.shape
+        mean = rows.mean(axis=1, dtype=np.float64)
+        rows = (rows - mean[:, None].astype(np.float32)) / np.float32(math.sqrt(count))
+        ridges = _ridge(count, width) * np.square(rows, dtype=np.float64).sum(axis=(1, 2)) / width + 1e-12
+        return [Thin(each, float(ridge)) for each, ridge in zip(rows, ridges, strict=True)], mean
+
 
 @dataclasses.dataclass(frozen=True)
 class Thin:
@@ -143,15 +173,10 @@ def grams(
     Raises:
         RunError: The model does not run on the samples.
     """
-    found: list[Sums | list[Rows]] = [[] if each.columns > WIDE else _nothing(each) for each in read]
-    for at, rows in _merged(_seen(model, read, samples, count, generator, open_session, None, BATCH), read):
-        total = found[at]
-        if isinstance(total, Sums):
-            total.add(rows)
-        else:
-            total.append(rows)
+    found = [Held() if each.columns > WIDE else _nothing(each) for each in read]
+    _add(found, read, _seen(model, read, samples, count, generator, open_session, None, BATCH))
     for contraction, total in zip(read, found, strict=True):
-        moment, mean = _about_mean(total) if isinstance(total, Sums) else _thin(np.concatenate(total, axis=1))
+        moment, mean = total.moments()
         each = contraction.columns // math.prod(contraction.kernel)
         yield Gram(moment, contraction.blocks(), mean, np.arange(contraction.columns) % each)
 
@@ -183,8 +208,7 @@ def sums(
         RunError: The model does not run on the samples.
     """
     result = [_nothing(each) for each in read]
-    for at, rows in _merged(_seen(model, read, samples, count, generator, open_session, places, batch), read):
-        result[at].add(rows)
+    _add(result, read, _seen(model, read, samples, count, generator, open_session, places, batch))
     return result
 
 
@@ -220,39 +244,21 @@ def _seen(
             yield at, input_rows(contraction, data, chosen).astype(np.float32, copy=False)
 
 
-def _merged(pieces: Iterator[tuple[int, Rows]], read: Sequence[Contraction]) -> Iterator[tuple[int, Rows]]:
-    """Yield the same rows in larger pieces: the product of few rows is as large a matrix as that of many."""
+def _add(found: Sequence[Sums | Held], read: Sequence[Contraction], pieces: Iterator[tuple[int, Rows]]) -> None:
+    """Add rows to what they belong to, in larger pieces: the product of few is as large a matrix as that of many."""
     waiting: dict[int, list[Rows]] = {}
     for at, rows in pieces:
         held = waiting.setdefault(at, [])
         held.append(rows)
         if sum(each.shape[1] for each in held) > read[at].columns:
-            yield at, np.concatenate(waiting.pop(at), axis=1)
+            found[at].add(np.concatenate(waiting.pop(at), axis=1))
     for at, held in waiting.items():
-        yield at, np.concatenate(held, axis=1)
+        found[at].add(np.concatenate(held, axis=1))
 
 
 def _nothing(contraction: Contraction) -> Sums:
     groups, columns = contraction.groups, contraction.columns
     return Sums(np.zeros((groups, columns, columns)), np.zeros((groups, columns)))
-
-
-def _about_mean(total: Sums) -> tuple[Sequence[Array | Thin], Array]:
-    rows = max(total.rows, 1)
-    moment, mean = total.products, total.inputs / rows
-    moment /= rows
-    moment -= mean[:, :, None] * mean[:, None]
-    diagonal = np.einsum("gcc->gc", moment)
-    diagonal += _ridge(rows, moment.shape[1]) * diagonal.mean(axis=1, keepdims=True) + 1e-12
-    return list(moment), mean
-
-
-def _thin(rows: Rows) -> tuple[Sequence[Array | Thin], Array]:
-    _, count, width = rows.shape
-    mean = rows.mean(axis=1, dtype=np.float64)
-    rows = (rows - mean[:, None].astype(np.float32)) / np.float32(math.sqrt(count))
-    ridges = _ridge(count, width) * np.square(rows, dtype=np.float64).sum(axis=(1, 2)) / width + 1e-12
-    return [Thin(each, float(ridge)) for each, ridge in zip(rows, ridges, strict=True)], mean
 
 
 def _ridge(rows: int, columns: int) -> float:

@@ -35,7 +35,8 @@ class Stream:
     """The values of a model on all samples, at a place between two of its nodes that moves on.
 
     Args:
-        model: Weights may change ahead of the place where the stream is.
+        model: Weights may change ahead of the place where the stream is, and nodes may be replaced by others that make
+            values of the same names.
         samples: Read once, and held.
         open_session: Opens a model on the target.
         batch: Samples in one run, where the model takes any number.
@@ -48,7 +49,10 @@ class Stream:
         self._order = early_order(model.graph)
         self._open = open_session
         self._at = 0
-        self._held: list[dict[str, Array]] = [dict(each.feeds) for each in samples.batches(batch)]
+        batches = list(samples.batches(batch))
+        self._held: list[dict[str, Array]] = [dict(each.feeds) for each in batches]
+        self.counts = [each.count for each in batches]
+        """How many samples there are in each batch."""
         self._last: dict[str, int] = {}
         for at, node in enumerate(self._order):
             for value in _read(node):
@@ -78,7 +82,7 @@ class Stream:
         def wanted(name: str) -> bool:
             return self._last.get(name, -1) >= place or name in keep
 
-        made = [value for node in nodes for value in node.outputs if value.name and wanted(value.name)]
+        made = {value.name for node in nodes for value in node.outputs if value.name and wanted(value.name)}
         if made:
             session, names = self._segment(made)
             for held in self._held:
@@ -89,13 +93,14 @@ class Stream:
             for name in [name for name in held if not wanted(name)]:
                 del held[name]
 
-    def _segment(self, made: Sequence[ir.Value]) -> tuple[Session, list[str]]:
+    def _segment(self, made: Collection[str]) -> tuple[Session, list[str]]:
         """Return a session that computes `made` from what is held, and what it takes."""
         graph = self._model.graph
         held = self._held[0]
         starts = [value for node in graph for value in node.outputs if value.name in held]
         starts += [value for value in graph.inputs if value.name in held]
-        inner = ir.convenience.extract(graph, starts, made)
+        ends = [value for node in graph for value in node.outputs if value.name in made]
+        inner = ir.convenience.extract(graph, starts, ends)
         read = {value for node in inner.all_nodes() for value in node.inputs if value is not None}
         for value in [value for value in inner.inputs if value not in read]:
             inner.inputs.remove(value)

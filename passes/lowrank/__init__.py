@@ -48,13 +48,15 @@ class Lowrank(Pass):
     rank: Annotated[float | None, "share of the full rank that each layer keeps"] = None
     breakeven: Annotated[bool, "keep the largest rank that saves anything"] = False
     align: Annotated[int, "keep ranks multiples of this"] = 16
-    kinds: Annotated[tuple[str, ...], "splits that are allowed: matrix, tucker, spatial, separable, embedding"] = ()
+    kinds: Annotated[
+        tuple[str, ...], "splits that are allowed: matrix, tucker, spatial, separable, embedding (all these), pivot"
+    ] = ()
     include: Annotated[tuple[str, ...], "split only layers whose node or weight has one of these names (* and ?)"] = ()
     exclude: Annotated[tuple[str, ...], "leave layers alone whose node or weight has one of these names"] = ()
     pays: Annotated[Target, "what a split must bring: latency, measured on the target, or size"] = Target.AUTO
     whiten: Annotated[bool, "choose factors for what the layers see on the samples, not for their weights alone"] = True
     sensitivity: Annotated[bool, "measure how much the error of each layer counts, for params"] = True
-    recover: Annotated[bool, "fit each layer to make up for the errors of those before it; takes longer"] = False
+    recover: Annotated[bool, "fit layers that stay whole, too, to make up for the errors of those before"] = False
 
     def __post_init__(self) -> None:
         asked = [name for name in ("energy", "params", "rank") if getattr(self, name) is not None]
@@ -92,7 +94,8 @@ class Lowrank(Pass):
 
     def settings(self, goal: Goal) -> Settings:
         """Return what the splitting is told."""
-        forms = tuple(form for form in Form if not self.kinds or form.value in self.kinds)
+        kinds = self.kinds or tuple(form.value for form in Form if form is not Form.PIVOT)
+        forms = tuple(form for form in Form if form.value in kinds)
         size = self.pays is Target.SIZE or (self.pays is Target.AUTO and goal is Goal.SIZE)
         return Settings(self.wish, forms, self.align, self.whiten, self.recover, size, self.sensitivity)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .candidates import Candidate
@@ -47,6 +47,10 @@ class Settings:
     """Measure how much the error of each layer counts where they share a budget."""
 
 
+Price = Callable[[float], float]
+"""What an error of a layer costs the outputs."""
+
+
 class Splittable(Protocol):
     """A layer or a table."""
 
@@ -67,7 +71,7 @@ def choose(
     layers: Sequence[Splittable],
     options: Sequence[Sequence[Candidate]],
     wish: Wish,
-    weights: Sequence[float] | None = None,
+    prices: Sequence[Price] | None = None,
 ) -> list[Candidate | None]:
     """Return the split of each layer, None where it stays whole.
 
@@ -75,11 +79,11 @@ def choose(
         layers: The layers.
         options: For each of them what it may be split into.
         wish: What is asked for.
-        weights: How much the error of each layer counts where they share a budget; None: all alike.
+        prices: What an error of each layer costs where they share a budget; None: all alike.
     """
     if wish.rule is Rule.PARAMS:
         total = sum(layer.parameters for layer in layers)
-        return budget([layer.parameters for layer in layers], options, round(wish.amount * total), weights)
+        return budget([layer.parameters for layer in layers], options, round(wish.amount * total), prices)
     return [_alone(own, wish) for own in options]
 
 
@@ -98,7 +102,7 @@ def budget(
     parameters: Sequence[int],
     options: Sequence[Sequence[Candidate]],
     target: int,
-    weights: Sequence[float] | None = None,
+    prices: Sequence[Price] | None = None,
 ) -> list[Candidate | None]:
     """Return the splits that remove `target` parameters at about the least sum of errors.
 
@@ -110,15 +114,15 @@ def budget(
         parameters: For each layer how many it has.
         options: For each layer what it may be split into.
         target: Parameters to remove.
-        weights: How much the error of each layer counts; None: all alike.
+        prices: For each layer what an error costs, which grows with it; None: all alike.
     """
     steps: list[tuple[float, int, Candidate]] = []
     for at, (whole, own) in enumerate(zip(parameters, options, strict=True)):
-        weight = 1.0 if weights is None else weights[at]
-        before, error = whole, 0.0
-        for each in hull(whole, own):
-            steps.append((weight * (each.error - error) / (before - each.parameters), at, each))
-            before, error = each.parameters, each.error
+        price = _same if prices is None else prices[at]
+        before, cost = whole, 0.0
+        for each in hull(whole, own, price):
+            steps.append(((price(each.error) - cost) / (before - each.parameters), at, each))
+            before, cost = each.parameters, price(each.error)
     steps.sort(key=lambda step: step[:2])
     chosen: list[Candidate | None] = [None] * len(parameters)
     left = target
@@ -135,17 +139,22 @@ def budget(
     return chosen
 
 
-def hull(whole: int, own: Sequence[Candidate]) -> list[Candidate]:
-    """Return the splits on the lower convex hull of error over parameters, those with most parameters first."""
+def _same(error: float) -> float:
+    return error
+
+
+def hull(whole: int, own: Sequence[Candidate], price: Price = _same) -> list[Candidate]:
+    """Return the splits on the lower convex hull of cost over parameters, those with most parameters first."""
     found: list[Candidate] = []
     points: list[tuple[int, float]] = [(whole, 0.0)]
     for each in sorted(own, key=lambda each: (-each.parameters, each.error)):
         if each.parameters >= points[-1][0]:
             continue
-        while len(points) > 1 and _slope(points[-2], points[-1]) >= _slope(points[-1], (each.parameters, each.error)):
+        point = each.parameters, price(each.error)
+        while len(points) > 1 and _slope(points[-2], points[-1]) >= _slope(points[-1], point):
             points.pop()
             found.pop()
-        points.append((each.parameters, each.error))
+        points.append(point)
         found.append(each)
     return found
 

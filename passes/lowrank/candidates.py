@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from .factors import Form, Problem, split
 from .layer import Layer
@@ -48,7 +49,8 @@ class Extent:
 def forms(layer: Layer) -> tuple[Form, ...]:
     """Return what a layer may be split into."""
     if math.prod(layer.kernel) == 1:
-        return (Form.MATRIX,)
+        # The pivoted form makes outputs of outputs: half precision is too coarse for that.
+        return (Form.MATRIX, *((Form.PIVOT,) if layer.weight.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE) else ()))
     wide = len(layer.kernel) == 2 and min(layer.kernel) > 1
     return (Form.TUCKER, *((Form.SPATIAL,) if wide else ()), Form.SEPARABLE)
 
@@ -70,6 +72,9 @@ def _terms(layer: Layer, form: Form, ranks: tuple[int, ...], extent: Extent) -> 
     if form is Form.MATRIX:
         yield inputs * ranks[0], extent.outputs
         yield ranks[0] * outputs, extent.outputs
+    elif form is Form.PIVOT:
+        yield inputs * ranks[0], extent.outputs
+        yield ranks[0] * (outputs - ranks[0]), extent.outputs
     elif form is Form.TUCKER:
         few, narrow = ranks
         if few < inputs:
@@ -107,12 +112,17 @@ def candidates(
         lost = losses(problem, form)
         own = [dataclasses.replace(each, error=lost(each.ranks)) for each in own]
         if exact and form is not Form.MATRIX:
-            middle = min(own, key=lambda each: abs(each.parameters - layer.parameters / 2))
-            really = problem.moments.loss(split(problem, form, middle.ranks).dense)
+            middle = nearest(own, layer.parameters // 2)
+            really = problem.loss(split(problem, form, middle.ranks).dense)
             scale = really / max(middle.error, 1e-12)
             own = [dataclasses.replace(each, error=min(each.error * scale, 1.0)) for each in own]
         result += own
     return result
+
+
+def nearest(own: Sequence[Candidate], parameters: int) -> Candidate:
+    """Return the split that has about so many parameters, the best of equals."""
+    return min(own, key=lambda each: (abs(each.parameters - parameters), each.error))
 
 
 def shapes(layer: Layer, form: Form, align: int, extent: Extent, *, more_macs: bool) -> list[Candidate]:
@@ -129,6 +139,7 @@ def full_ranks(layer: Layer, form: Form) -> tuple[tuple[str, int], ...]:
     """Return what each rank of a form is called, and how large it is when nothing is lost."""
     return {
         Form.MATRIX: (("rank", min(layer.inputs, layer.outputs)),),
+        Form.PIVOT: (("rank", min(layer.inputs, layer.outputs)),),
         Form.TUCKER: (("rank of inputs", layer.inputs), ("rank of outputs", layer.outputs)),
         Form.SPATIAL: (("rank", min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[-1])),)
         if layer.kernel
@@ -144,9 +155,10 @@ def _share(layer: Layer, form: Form, ranks: tuple[int, ...]) -> float:
 
 def losses(problem: Problem, form: Form) -> Callable[[tuple[int, ...]], float]:
     """Return what says which share of the energy of the output a split loses, by its ranks, from spectra alone."""
-    floor = problem.moments.loss(problem.best)
+    floor = problem.floor
     spectra: dict[Form, Callable[[], list[Array]]] = {
         Form.MATRIX: lambda: [problem.output_basis[0]],
+        Form.PIVOT: lambda: [problem.output_basis[0]],
         Form.TUCKER: lambda: [problem.input_basis[0], problem.output_basis[0]],
         Form.SPATIAL: lambda: [problem.column_basis[0]],
         Form.SEPARABLE: lambda: [problem.channel_basis[0].sum(axis=0)],
@@ -168,7 +180,7 @@ def tail(energies: Array) -> Array:
 
 
 def _ranks(layer: Layer, form: Form, align: int) -> Iterator[tuple[int, ...]]:
-    if form is Form.MATRIX:
+    if form in (Form.MATRIX, Form.PIVOT):
         full = min(layer.inputs, layer.outputs)
         yield from ((rank,) for rank in multiples(full, align, STEPS * 4))
     elif form is Form.SPATIAL:

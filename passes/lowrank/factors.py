@@ -2,10 +2,14 @@
 
 All of them answer one question. A layer gives y = W'x; x is what it gets now, y what it gave in the original, and only
 their second moments count: G = E[xx'], C = E[xy']. The loss of a dense weight V is E|y - V'x|^2 = E|y|^2 - 2 tr(V'C) +
-tr(V'GV). What differs is the form that V has:
+tr(V'GV). Where it is known how errors of the outputs matter, it is E(y - V'x)'M(y - V'x): the metric M is made by
+`readers`. What differs is the form that V has:
 
 * of rank r, for products of matrices (reduced rank regression: Izenman, "Reduced-rank regression for the multivariate
   linear model", 1975; with y = W'x it is the SVD whitened by the moments of x, as in SVD-LLM, arXiv 2403.07378);
+* pivoted, the same product with fewer numbers: the first r outputs themselves, and the others as sums of these (Zhao,
+  Zhang, Cannistraci, "Pivoting Factorization", arXiv 2501.19090; there the r outputs are chosen, which would want them
+  sorted back: ONNX Runtime takes longer for that than the product saves);
 * Tucker-2, for windows: r channels of the input, a window between them, r channels of the output (Kim et al.,
   arXiv 1511.06530; what is kept of the output is as in Zhang et al., arXiv 1505.06798);
 * spatial, for windows of two axes: columns first, rows then (Jaderberg, Vedaldi, Zisserman, arXiv 1405.3866, scheme 2);
@@ -27,12 +31,19 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
+LEAST_METRIC = 1e-2
+"""Every output matters at least this share of what outputs do on average: what reads it is known from samples alone."""
+PIVOT_CONDITION = 1e-6
+"""First outputs that depend on each other more than this are not told apart by single precision."""
+
 
 class Form(enum.Enum):
     """What a layer is split into."""
 
     MATRIX = "matrix"
     """Two products of matrices, or two convolutions with a window of 1."""
+    PIVOT = "pivot"
+    """A product of matrices for the first outputs, another that makes the others of them, and both side by side."""
     TUCKER = "tucker"
     """A 1x1 convolution to fewer channels, the window between fewer channels, a 1x1 convolution back."""
     SPATIAL = "spatial"
@@ -49,11 +60,12 @@ class Split:
 
     form: Form
     ranks: tuple[int, ...]
-    """MATRIX, SPATIAL: (rank); TUCKER: (channels of the input, of the output); SEPARABLE: (windows for a channel)."""
+    """MATRIX, PIVOT, SPATIAL: (rank); TUCKER: (channels of the input, of the output); SEPARABLE: (windows for a
+    channel)."""
     factors: tuple[Array, ...]
-    """MATRIX: [columns, r], [r, outputs]; TUCKER: [inputs, r], [r, *kernel, s], [s, outputs], the outer ones left out
-    where a rank is full; SPATIAL: [inputs, k, r], [r, l, outputs]; SEPARABLE: [inputs, *kernel, r], [inputs, r,
-    outputs]."""
+    """MATRIX: [columns, r], [r, outputs]; PIVOT: [columns, r], [r, outputs - r]; TUCKER: [inputs, r], [r, *kernel, s],
+    [s, outputs], the outer ones left out where a rank is full; SPATIAL: [inputs, k, r], [r, l, outputs]; SEPARABLE:
+    [inputs, *kernel, r], [inputs, r, outputs]."""
     dense: Array
     """The weight that they amount to, shape [columns, outputs]."""
 
@@ -98,6 +110,8 @@ class Problem:
 
     moments: Moments
     kernel: tuple[int, ...] = ()
+    metric: Array | None = None
+    """How errors of the outputs matter, shape [outputs, outputs], positive semidefinite; None: all alike."""
 
     @property
     def columns(self) -> int:
@@ -120,13 +134,41 @@ class Problem:
         return np.asarray(np.linalg.solve(self.moments.gram, self.moments.cross), np.float64)
 
     @functools.cached_property
-    def output_basis(self) -> tuple[Array, Array]:
-        """Directions of the output by what they carry: (energies [r], vectors [outputs, r]), the largest first."""
+    def floor(self) -> float:
+        """What `best` loses."""
+        return self.moments.loss(self.best)
+
+    @functools.cached_property
+    def _root(self) -> Array | None:
+        """A root L of the metric, LL' = M: rows of outputs times it matter alike; None without a metric."""
+        if self.metric is None:
+            return None
+        least = LEAST_METRIC * float(np.trace(self.metric)) / len(self.metric) + 1e-30
+        wide = _symmetric(self.metric) + least * np.eye(len(self.metric))
+        return np.asarray(np.linalg.cholesky(wide), np.float64)
+
+    def loss(self, dense: Array) -> float:
+        """Return the loss of a weight of shape [columns, outputs] as a share of what there is to lose."""
+        wrong, whole = self.best - dense, self.best
+        if self._root is not None:
+            wrong, whole = wrong @ self._root, whole @ self._root
+        lost, most = (float(np.vdot(each, self.moments.gram @ each)) for each in (wrong, whole))
+        return min(lost / max(most, np.finfo(np.float64).tiny), 1.0) * (1 - self.floor) + self.floor
+
+    @functools.cached_property
+    def output_basis(self) -> tuple[Array, Array, Array]:
+        """Directions of the output by what they carry, the largest first: (energies [r], what outputs are multiplied
+        by [outputs, r], what makes outputs of that [r, outputs])."""
+        root = self._root
+        best, cross = (each if root is None else each @ root for each in (self.best, self.moments.cross))
         if self.outputs <= self.columns:
-            values, vectors = np.linalg.eigh(_symmetric(self.best.T @ self.moments.cross))
-            return np.maximum(values[::-1], 0), vectors[:, ::-1]
-        root = np.linalg.cholesky(self.moments.gram)
-        return right_vectors(np.linalg.solve(root, self.moments.cross))
+            values, vectors = np.linalg.eigh(_symmetric(best.T @ cross))
+            values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+        else:
+            values, vectors = right_vectors(np.linalg.solve(np.linalg.cholesky(self.moments.gram), cross))
+        if root is None:
+            return values, vectors, vectors.T
+        return values, root @ vectors, np.linalg.solve(root.T, vectors).T
 
     @functools.cached_property
     def input_basis(self) -> tuple[Array, Array, Array]:
@@ -189,10 +231,21 @@ def split(problem: Problem, form: Form, ranks: tuple[int, ...]) -> Split:
 
 def _matrix(problem: Problem, ranks: tuple[int, ...]) -> Split:
     (rank,) = ranks
-    _, vectors = problem.output_basis
-    kept = vectors[:, :rank]
-    first = problem.best @ kept
-    return Split(Form.MATRIX, ranks, (first, kept.T.copy()), first @ kept.T)
+    _, down, up = problem.output_basis
+    first, second = problem.best @ down[:, :rank], up[:rank].copy()
+    return Split(Form.MATRIX, ranks, (first, second), first @ second)
+
+
+def _pivot(problem: Problem, ranks: tuple[int, ...]) -> Split:
+    (rank,) = ranks
+    _, down, up = problem.output_basis
+    kept = up[:rank]
+    first = problem.best @ (down[:, :rank] @ kept[:, :rank])
+    # Where some of the first outputs are sums of others this is the nearest; `dense` tells what is lost.
+    others = np.linalg.lstsq(kept[:, :rank], kept[:, rank:], rcond=PIVOT_CONDITION)[0]
+    # Errors of rounding grow by the condition of the first outputs: they belong to what is lost.
+    stored = first.astype(np.float32).astype(np.float64), others.astype(np.float32).astype(np.float64)
+    return Split(Form.PIVOT, ranks, stored, np.concatenate([stored[0], stored[0] @ stored[1]], axis=1))
 
 
 def _tucker(problem: Problem, ranks: tuple[int, ...]) -> Split:
@@ -201,10 +254,11 @@ def _tucker(problem: Problem, ranks: tuple[int, ...]) -> Split:
     moments = problem.moments
     gram, cross = moments.gram, moments.cross
     first: Array | None = None
-    last: Array | None = None
+    last: tuple[Array, Array] | None = None
     if narrow < problem.outputs:
-        last = problem.output_basis[1][:, :narrow]
-        cross = cross @ last
+        _, down, up = problem.output_basis
+        last = down[:, :narrow], up[:narrow].copy()
+        cross = cross @ last[0]
     if few < problem.inputs:
         first = problem.input_basis[1][:, :few]
         gram = _through_channels(gram, first, taps)
@@ -212,13 +266,13 @@ def _tucker(problem: Problem, ranks: tuple[int, ...]) -> Split:
         core = np.linalg.solve(gram, cross)
         dense = np.einsum("rtm,ir->itm", core.reshape(few, taps, -1), first).reshape(problem.columns, -1)
     else:
-        core = dense = problem.best if last is None else problem.best @ last
+        core = dense = problem.best if last is None else problem.best @ last[0]
     factors = [core.reshape(few, *problem.kernel, narrow)]
     if first is not None:
         factors.insert(0, first)
     if last is not None:
-        factors.append(last.T.copy())
-        dense = dense @ last.T
+        factors.append(last[1])
+        dense = dense @ last[1]
     return Split(Form.TUCKER, ranks, tuple(factors), dense)
 
 
@@ -256,4 +310,10 @@ def _separable(problem: Problem, ranks: tuple[int, ...]) -> Split:
     return Split(Form.SEPARABLE, ranks, (first.reshape(channels, *problem.kernel, each), second), dense)
 
 
-_SPLITS = {Form.MATRIX: _matrix, Form.TUCKER: _tucker, Form.SPATIAL: _spatial, Form.SEPARABLE: _separable}
+_SPLITS = {
+    Form.MATRIX: _matrix,
+    Form.PIVOT: _pivot,
+    Form.TUCKER: _tucker,
+    Form.SPATIAL: _spatial,
+    Form.SEPARABLE: _separable,
+}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,15 +75,38 @@ class Sensitivity:
         }
 
 
-def weights(measured: Mapping[int, tuple[float, float]], count: int) -> list[float]:
-    """Return how much the error of each layer counts, 1 on average.
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """What an error of one layer costs: in proportion up to the lesser of two that were measured, and beyond that as a
+    power of it. A function behind the layer may forgive small errors and not large ones, or the other way round."""
+
+    less: tuple[float, float]
+    """(error of the layer, error of the outputs)."""
+    more: tuple[float, float]
+
+    def __call__(self, error: float) -> float:
+        """Return the error of the outputs."""
+        (small, low), (large, high) = self.less, self.more
+        if error <= small or large <= small or high <= low:
+            return error * low / small
+        power = math.log(high / low) / math.log(large / small)
+        return float(low * (error / small) ** power)
+
+
+def curves(measured: Mapping[int, Sequence[tuple[float, float]]], count: int) -> list[Curve]:
+    """Return what errors of each layer cost.
 
     Args:
-        measured: For layers (error of the layer, error of the outputs), both as shares.
+        measured: For layers one or two times (error of the layer, error of the outputs), both as shares.
         count: How many layers there are; those that were not measured count as the average does.
     """
-    found = {at: outputs / error for at, (error, outputs) in measured.items() if error > 0}
-    mean = float(np.mean(list(found.values()))) if found else 0.0
+    found = {at: sorted(each for each in pairs if each[0] > 0) for at, pairs in measured.items()}
+    found = {at: pairs for at, pairs in found.items() if pairs}
+    mean = float(np.mean([outputs / error for pairs in found.values() for error, outputs in pairs[:1]] or [0.0]))
     if not mean > 0:
-        return [1.0] * count
-    return [max(found.get(at, mean) / mean, LEAST) for at in range(count)]
+        return [Curve((1.0, 1.0), (1.0, 1.0))] * count
+    result: list[Curve] = []
+    for at in range(count):
+        pairs = [(error, max(outputs, LEAST * mean * error)) for error, outputs in found.get(at, [(1.0, mean)])]
+        result.append(Curve(pairs[0], pairs[-1]))
+    return result

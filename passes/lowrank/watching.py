@@ -13,18 +13,22 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.runner.session import Session
-from onnxslim.train.observation import truncated
+from onnxslim.train.stream import Stream
 
+from .comparing import Comparison
 from .factors import Moments
 from .layer import Layer, Site
+from .readers import Reader
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
 
-ROWS_PER_COLUMN = 8
+ROWS_PER_COLUMN = 32
 """Rows for each weight of an output that are enough: more take time and tell little."""
-MEMORY = 2_400_000_000
-"""Bytes of second moments that are held at once."""
+FEWEST_ROWS_PER_COLUMN = 8
+"""As many are used however long their products take."""
+PRODUCTS = 2e11
+"""Multiply-accumulates that the second moments of one layer may take before there are fewer rows than are enough."""
 BATCH = 8
 """Samples in one run, where the model takes any number."""
 ASIDE = 4
@@ -41,6 +45,8 @@ class Seen:
     rows: int = 0
     sums: list[tuple[Array, Array, int]] = dataclasses.field(default_factory=list)
     """For each site (sum of x, sum of y, rows)."""
+    metric: Array | None = None
+    """What each direction of the outputs matters to what reads them, summed: see `readers`."""
     aside: Seen | None = None
     """The same of samples that were set aside, to tell what carries over to others."""
 
@@ -58,6 +64,7 @@ class Seen:
                 (one + more, two + further, rows + extra)
                 for (one, two, rows), (more, further, extra) in zip(self.sums, other.sums, strict=True)
             ],
+            None if self.metric is None or other.metric is None else self.metric + other.metric,
         )
 
     def moments(self, layer: Layer) -> Moments:
@@ -78,77 +85,106 @@ class Seen:
         return [(inputs / max(rows, 1), outputs / max(rows, 1)) for inputs, outputs, rows in self.sums]
 
 
-def watch(
-    now: ir.Model,
-    before: ir.Model | None,
-    layers: Sequence[Layer],
-    samples: Samples,
-    count: int,
-    generator: np.random.Generator,
-    open_session: Callable[[ir.Model], Session],
-) -> dict[str, Seen]:
-    """Return for each layer, by name, what it gets in `now` and what it gave in `before`.
+class Watch:
+    """Looks at one layer after the other of a model that runs on samples, piece by piece.
 
     Args:
-        now: The model as it is, with the nodes of `layers`.
-        before: The model as it was; its values have the same names. None: as it is.
-        layers: What to look at; `memory` of all of them is held at once.
-        samples: Calibration samples, read once.
+        now: The model; a layer may be replaced once it has been looked at.
+        before: The model as it was; its values have the same names. None: nothing of `now` changes.
+        samples: Calibration samples, read once for each model.
         count: How many these are.
         generator: Chooses the rows.
         open_session: Opens a model on the target.
-
-    Raises:
-        RunError: A model does not run on the samples.
+        readers: What reads some of the layers, by their names.
+        comparisons: What others are compared with, likewise.
     """
-    data = sorted({site.data.name or "" for layer in layers for site in layer.sites})
-    results = sorted({site.node.outputs[0].name or "" for layer in layers for site in layer.sites})
-    known = {value.name for value in now.graph.inputs}
-    made = [name for name in data if name not in known]
-    same = before is None
-    wanted = [*made, *[name for name in results if name not in made]] if same else made
-    session = open_session(truncated(now, wanted)) if wanted else None
-    other = None if before is None else open_session(truncated(before, results))
-    seen = {layer.name: _empty(layer) for layer in layers}
-    if not same:
-        for layer in layers:
-            seen[layer.name].aside = _empty(layer)
-    for number, batch in enumerate(samples.batches(BATCH)):
-        values = dict(batch.feeds)
-        values.update(_run(session, batch.feeds) if session is not None else {})
-        if other is not None:
-            values.update({f"before {name}": array for name, array in _run(other, batch.feeds).items()})
-        for layer in layers:
-            each = min(_places(layer, values), math.ceil(ROWS_PER_COLUMN * layer.columns / max(count, 1)))
-            for at, site in enumerate(layer.sites):
-                result = (
-                    values[site.node.outputs[0].name or ""]
-                    if same
-                    else values[f"before {site.node.outputs[0].name or ''}"]
-                )
-                inputs, outputs = rows(layer, site, values[site.data.name or ""], result, each * batch.count, generator)
-                held = seen[layer.name]
-                _add(
-                    held.aside if held.aside is not None and number % ASIDE == ASIDE - 1 else held, at, inputs, outputs
-                )
-    return seen
+
+    def __init__(
+        self,
+        now: ir.Model,
+        before: ir.Model | None,
+        samples: Samples,
+        count: int,
+        generator: np.random.Generator,
+        open_session: Callable[[ir.Model], Session],
+        readers: Mapping[str, Reader],
+        comparisons: Mapping[str, Comparison],
+    ) -> None:
+        self._now = Stream(now, samples, open_session, BATCH)
+        self._before = None if before is None else Stream(before, samples, open_session, BATCH)
+        self._gave = self._before or self._now
+        self._place = {value.name or "": at for at, node in enumerate(self._now.order) for value in node.outputs}
+        self._made = {value.name or "": at for at, node in enumerate(self._gave.order) for value in node.outputs}
+        self._count, self._generator, self._open = count, generator, open_session
+        self._readers, self._comparisons = readers, comparisons
+
+    def order(self, layers: Iterable[Layer]) -> list[Layer]:
+        """Return layers in the order in which they are to be looked at."""
+        return sorted(layers, key=lambda layer: max(self._place[name] for name in _results(layer)))
+
+    def each(self, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Seen]]:
+        """Yield layers, which are in `order`, with what each gets now and what it gave before.
+
+        Raises:
+            RunError: A model does not run on the samples.
+        """
+        for at, layer in enumerate(layers):
+            data = {site.data.name or "" for each in layers[at:] for site in each.sites}
+            results = {name for each in layers[at:] for name in self._wanted(each)}
+            place = max(self._place[name] for name in _results(layer))
+            end = 1 + max(self._made.get(name, -1) for name in self._wanted(layer))
+            if self._before is None:
+                self._now.advance(max(place + 1, end), data | results)
+            else:
+                self._now.advance(place, data)
+                self._before.advance(end, results)
+            yield layer, self._seen(layer)
+
+    def _wanted(self, layer: Layer) -> list[str]:
+        comparison = self._comparisons.get(layer.name)
+        return [*_results(layer), *([] if comparison is None else [comparison.other])]
+
+    def _seen(self, layer: Layer) -> Seen:
+        weighed = layer.name in self._readers or layer.name in self._comparisons
+        seen = _empty(layer, weighed=weighed)
+        if self._before is not None:
+            seen.aside = _empty(layer, weighed=weighed)
+        reader, comparison = self._readers.get(layer.name), self._comparisons.get(layer.name)
+        for at, (site, name) in enumerate(zip(layer.sites, _results(layer), strict=True)):
+            pairs = zip(self._now[site.data.name or ""], self._gave[name], strict=True)
+            for number, (data, result) in enumerate(pairs):
+                samples = max(self._now.counts[number], 1)
+                places = max(int(data.size) // layer.inputs // samples, 1)
+                each = min(places, math.ceil(enough_rows(layer) / max(self._count, 1)))
+                inputs, outputs = rows(layer, site, data, result, each * samples, self._generator)
+                held = seen.aside if seen.aside is not None and number % ASIDE == ASIDE - 1 else seen
+                _add(held, at, inputs, outputs)
+                if held.metric is not None:
+                    with np.errstate(all="ignore"):
+                        if reader is not None:
+                            held.metric += reader.moment(outputs, self._open)
+                        elif comparison is not None:
+                            other = self._gave[comparison.other][number]
+                            held.metric += comparison.moment(result, other, self._open)
+        return seen
 
 
-def _run(session: Session, feeds: Mapping[str, Any]) -> dict[str, Any]:
-    used = {spec.name for spec in session.inputs}
-    return session.run({name: array for name, array in feeds.items() if name in used})
+def _results(layer: Layer) -> list[str]:
+    return [site.node.outputs[0].name or "" for site in layer.sites]
 
 
-def _places(layer: Layer, values: Mapping[str, Any]) -> int:
-    """Return in how many places a layer works, all samples together: no more rows are to be had."""
-    array = values[layer.sites[0].data.name or ""]
-    return max(int(array.size) // layer.inputs, 1)
+def enough_rows(layer: Layer) -> int:
+    """Return how many rows say enough about a layer."""
+    columns = layer.columns
+    affordable = int(PRODUCTS / columns**2)
+    return max(FEWEST_ROWS_PER_COLUMN * columns, min(ROWS_PER_COLUMN * columns, affordable))
 
 
-def _empty(layer: Layer) -> Seen:
+def _empty(layer: Layer, *, weighed: bool) -> Seen:
     columns, outputs = layer.columns, layer.outputs
     sums = [(np.zeros(columns), np.zeros(outputs), 0) for _ in layer.sites]
-    return Seen(np.zeros((columns, columns)), np.zeros((columns, outputs)), sums=sums)
+    metric = np.zeros((outputs, outputs)) if weighed else None
+    return Seen(np.zeros((columns, columns)), np.zeros((columns, outputs)), sums=sums, metric=metric)
 
 
 def _add(seen: Seen, at: int, inputs: Rows, outputs: Rows) -> None:
@@ -194,20 +230,3 @@ def _windows(layer: Layer, data: Any, result: Any, most: int, generator: np.rand
         windows.reshape(-1, layer.columns).astype(np.float32),
         outputs.reshape(-1, layer.outputs).astype(np.float32),
     )
-
-
-def memory(layer: Layer) -> int:
-    """Return the bytes that the moments of a layer take, those set aside included."""
-    return 16 * layer.columns * (layer.columns + layer.outputs)
-
-
-def portions(layers: Iterable[Layer], longest: int) -> Iterator[list[Layer]]:
-    """Yield the layers in portions of at most `longest`, and of not more moments than fit into `MEMORY`."""
-    portion: list[Layer] = []
-    for layer in layers:
-        if portion and (len(portion) == longest or sum(map(memory, portion)) + memory(layer) > MEMORY):
-            yield portion
-            portion = []
-        portion.append(layer)
-    if portion:
-        yield portion

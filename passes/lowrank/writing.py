@@ -34,18 +34,18 @@ class Part:
 def parts(layer: Layer, form: Form, ranks: tuple[int, ...]) -> list[Part]:
     """Return the nodes that the factors of a layer become, in their order; the last holds the bias."""
     if not layer.kernel:
-        return _of_matrices(layer, ranks[0])
+        return _of_matrices(layer, ranks[0], layer.outputs - ranks[0] * (form is Form.PIVOT))
     return _OF_WINDOWS[form](layer, ranks)
 
 
-def _of_matrices(layer: Layer, rank: int) -> list[Part]:
+def _of_matrices(layer: Layer, rank: int, last: int) -> list[Part]:
     attributes = _copied(layer)
     arrange: Callable[[Array], Array] = np.transpose if layer.transposed else np.asarray
     return [
         Part(tuple(reversed(shape)) if layer.transposed else shape, each, arrange)
         for shape, each in (
             ((layer.inputs, rank), attributes),
-            ((rank, layer.outputs), {name: value for name, value in attributes.items() if name != "transA"}),
+            ((rank, last), {name: value for name, value in attributes.items() if name != "transA"}),
         )
     ]
 
@@ -76,6 +76,10 @@ def _wide(layer: Layer, inputs: int, outputs: int) -> Part:
 
 def _matrix_of_windows(layer: Layer, ranks: tuple[int, ...]) -> list[Part]:
     return [_wide(layer, layer.inputs, ranks[0]), _narrow(layer, (ranks[0], layer.outputs))]
+
+
+def _pivot_of_windows(layer: Layer, ranks: tuple[int, ...]) -> list[Part]:
+    return [_wide(layer, layer.inputs, ranks[0]), _narrow(layer, (ranks[0], layer.outputs - ranks[0]))]
 
 
 def _tucker(layer: Layer, ranks: tuple[int, ...]) -> list[Part]:
@@ -122,8 +126,12 @@ def _separable(layer: Layer, ranks: tuple[int, ...]) -> list[Part]:
     ]
 
 
+JOIN = ("", "Concat")
+"""What puts the outputs of both factors of the pivoted form side by side."""
+
 _OF_WINDOWS = {
     Form.MATRIX: _matrix_of_windows,
+    Form.PIVOT: _pivot_of_windows,
     Form.TUCKER: _tucker,
     Form.SPATIAL: _spatial,
     Form.SEPARABLE: _separable,
@@ -149,7 +157,8 @@ def write(graph: ir.Graph, layer: Layer, split: Split, biases: Sequence[Array | 
     for site, bias in zip(layer.sites, biases, strict=True):
         if bias is not None:
             _set_bias(graph, site, bias, held.dtype)
-        _replace(graph, layer, site, made, stored)
+        own = _own_biases(graph, site, split, held.dtype)
+        _replace(graph, layer, site, made, stored, own, joined=split.form is Form.PIVOT)
     if not layer.weight.uses():
         del graph.initializers[layer.weight.name or ""]
 
@@ -168,25 +177,58 @@ def refit_whole(layer: Layer, dense: Array, biases: Sequence[Array | None]) -> i
     return 1
 
 
-def _replace(graph: ir.Graph, layer: Layer, site: Site, made: Sequence[Part], stored: Sequence[ir.Value]) -> None:
+def _own_biases(graph: ir.Graph, site: Site, split: Split, dtype: npt.DTypeLike) -> list[list[ir.Value | None]]:
+    """Return what the node of each factor gets as its own bias: the last all of it, but in the pivoted form, whose
+    last factor gets outputs of the first with their bias."""
+    held = list(site.node.inputs[2:])
+    bias = constant(held[0]) if held else None
+    if split.form is not Form.PIVOT or bias is None:
+        return [[] for _ in split.factors[1:]] + [held]
+    rank, whole = split.ranks[0], np.broadcast_to(bias.ravel(), split.dense.shape[1:]).astype(np.float64)
+    result: list[list[ir.Value | None]] = []
+    for number, own in enumerate((whole[:rank], whole[rank:] - whole[:rank] @ split.factors[1]), start=1):
+        name = fresh_name(graph, f"{site.node.outputs[0].name}_bias_{number}")
+        result.append([new_initializer(graph, name, own.astype(dtype))])
+    return result
+
+
+def _replace(
+    graph: ir.Graph,
+    layer: Layer,
+    site: Site,
+    made: Sequence[Part],
+    stored: Sequence[ir.Value],
+    biases: Sequence[Sequence[ir.Value | None]],
+    *,
+    joined: bool,
+) -> None:
     node = site.node
     value = node.inputs[1 - layer.weight_index]
     assert value is not None
     old = node.outputs[0]
     nodes: list[ir.Node] = []
-    for number, (part, weight) in enumerate(zip(made, stored, strict=True), start=1):
+    unused = [each for each in node.inputs[2:] if each is not None]
+    for number, (part, weight, bias) in enumerate(zip(made, stored, biases, strict=True), start=1):
         pair = [value, weight] if layer.weight_index else [weight, value]
-        last = number == len(made)
-        inputs: list[ir.Value | None] = [*pair, *(node.inputs[2:] if last else ())]
+        last = number == len(made) and not joined
+        inputs: list[ir.Value | None] = [*pair, *bias]
         attributes = [ir.convenience.convert_attribute(name, each) for name, each in part.attributes.items()]
         name = f"{node.name or old.name}_factor_{number}"
         output = ir.Value(name=old.name if last else name, type=old.type, shape=old.shape if last else None)
         nodes.append(ir.Node(node.domain, node.op_type, inputs, attributes, outputs=[output], name=name))
         value = output
+    if joined:
+        value = ir.Value(name=old.name, type=old.type, shape=old.shape)
+        axis = ir.convenience.convert_attribute("axis", site.output_axis)
+        both = [each.outputs[0] for each in nodes]
+        nodes.append(ir.Node(*JOIN, both, [axis], outputs=[value], name=f"{node.name or old.name}_factors"))
     graph.insert_before(node, nodes)
     old.replace_all_uses_with(value, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     value.name = old.name
+    for each in unused:
+        if each.is_initializer() and not each.uses() and not each.is_graph_output():
+            del graph.initializers[each.name or ""]
 
 
 def _set_bias(graph: ir.Graph, site: Site, bias: Array, dtype: npt.DTypeLike) -> None:
@@ -226,4 +268,6 @@ def timed(
         weight = Tensor(part.shape, constant=True, dtype=dtype)
         pair: tuple[Tensor | Previous, ...] = (value, weight) if layer.weight_index else (weight, value)
         steps.append(Step(op_of(layer.node), pair, tuple(sorted(part.attributes.items()))))
+    if form is Form.PIVOT:
+        steps.append(Step(JOIN, (Previous(2), Previous()), (("axis", layer.sites[0].output_axis),)))
     return TimedLayer(tuple(steps), tuple(sorted(opsets.items())))

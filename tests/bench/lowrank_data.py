@@ -52,7 +52,7 @@ def text(tokenizer: str, folder: str) -> None:
     first, last = edges
     whole = np.concatenate([first, rows, last], axis=1).astype(np.int64)
     generator, half = np.random.default_rng(0), len(whole) // 2
-    for name, part, most in (("calib", whole[:half], 512), ("test", whole[half:], 128)):
+    for name, part, most in (("calib", whole[:half], half), ("test", whole[half:], 128)):
         chosen = part[generator.permutation(len(part))[:most]]
         np.savez(pathlib.Path(folder) / f"text_{name}.npz", input_ids=chosen, attention_mask=np.ones_like(chosen))
 

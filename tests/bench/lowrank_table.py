@@ -7,7 +7,9 @@
 ranks by the weights alone, whitened, and whitened with recovery. SQNR is that of each output on VAL, which nothing was
 fitted to. With ``--latency`` ranks are chosen among splits that were measured to be faster, and the paired latency of
 the whole model is printed; without it nothing is timed. ``--no-recovery`` leaves that row out,
-``--no-sensitivity`` lets the errors of all layers count alike. Prints a Markdown table.
+``--no-sensitivity`` lets the errors of all layers count alike; with ``--equal`` each layer loses SHARE of its
+parameters, and no spectra are needed. ``--features`` measures what the last layer reads: the head of a model without
+training may give zeros. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 from onnxslim.passes.lowrank.allocation import Rule, Settings, Wish
+from onnxslim.passes.lowrank.candidates import Candidate, Extent, nearest, shapes
+from onnxslim.passes.lowrank.candidates import forms as possible
 from onnxslim.passes.lowrank.factors import Form
-from onnxslim.passes.lowrank.layer import find_layers
+from onnxslim.passes.lowrank.layer import Layer, find_layers
 from onnxslim.passes.lowrank.splitting import Splitting
 
 import onnxslim
@@ -31,11 +36,14 @@ from onnxslim.runner.fidelity import measure_fidelity
 from onnxslim.runner.latency import compare_latency
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import detect_target
+from onnxslim.train.observation import truncated
 
 
 def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: list[str]) -> None:
     latency = "latency" in flags
     base = onnxslim.optimize(path, "simplify", measure=False).model
+    if "features" in flags:
+        base = truncated(base, [find_layers(base, (), ())[0][-1].sites[0].data.name or ""])
     target = detect_target("cpu")
     original = Session.of(base, target)
     samples, held_out = open_samples(data, original.inputs), open_samples(val, original.inputs)
@@ -51,7 +59,7 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
     layers = find_layers(base, (), ())[0]
     work = splitting(base.clone(), settings)
     print(f"chosen on {work.count} samples;", end=" ")
-    chosen, reasons = work.choose(work.options())
+    chosen, reasons = equal(layers, forms, share) if "equal" in flags else work.choose(work.options())
     picked = {layer.name: each for layer, each in zip(layers, chosen, strict=True) if each is not None}
     whole = sum(layer.parameters for layer in layers)
     gone = sum(layer.parameters - picked[layer.name].parameters for layer in layers if layer.name in picked)
@@ -91,6 +99,21 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
             f"| {figures} | {faster} | {seconds:.0f} |",
             flush=True,
         )
+
+
+def equal(layers: Sequence[Layer], forms: Sequence[Form], share: float) -> tuple[list[Candidate | None], list[str]]:
+    """Return for each layer the split that has about `1 - share` of its parameters, of the forms that it can have."""
+    chosen: list[Candidate | None] = []
+    for layer in layers:
+        own = [
+            each
+            for form in possible(layer)
+            if form in forms
+            for each in shapes(layer, form, 16, Extent(1, 1, 1), more_macs=True)
+            if each.parameters <= (1 - share) * layer.parameters
+        ]
+        chosen.append(nearest(own, layer.parameters) if own else None)
+    return chosen, []
 
 
 if __name__ == "__main__":

@@ -66,3 +66,12 @@ def test_a_chain_feeds_each_step_to_the_next_and_equal_chains_have_equal_keys() 
     assert Session.of(model).run(feeds)["output_1"].shape == (7, 8)
     assert pair(3).key() == pair(3).key() != pair(4).key()
     assert pair(3).nbytes == 4 * (7 * 8 + 2 * 3 * 8)
+
+
+def test_a_step_may_read_what_an_earlier_one_made() -> None:
+    steps = tuple(Step(("", "Relu"), (each,)) for each in (Tensor((7, 8)), Previous()))
+    joined = Layer((*steps, Step(("", "Concat"), (Previous(2), Previous()), (("axis", 1),))))
+    model, feeds = joined.model()
+    assert Session.of(model).run(feeds)["output_2"].shape == (7, 16)
+    other = Layer((*steps, Step(("", "Concat"), (Previous(), Previous()), (("axis", 1),))))
+    assert joined.key() != other.key()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnxslim.passes.lowrank.allocation import Rule, Wish, budget, choose, hull, why_whole
 from onnxslim.passes.lowrank.candidates import Candidate
 from onnxslim.passes.lowrank.factors import Form
+from onnxslim.passes.lowrank.sensitivity import curves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,23 @@ def test_the_last_step_is_no_longer_than_it_must_be() -> None:
     own = [candidate(90, 0.3), candidate(60, 0.35), candidate(10, 0.4)]
     assert hull(100, own) == [own[2]]
     assert budget([100], [own], 30) == [own[1]]
+
+
+def test_what_an_error_costs_decides_where_the_budget_is_spent() -> None:
+    own = [candidate(50, 0.1), candidate(20, 0.2)]
+    prices = curves({0: [(0.1, 0.4), (0.2, 0.8)], 1: [(0.1, 0.1), (0.2, 1.6)]}, 2)
+    assert budget([100, 100], [own, own], 50, prices) == [None, own[0]]
+    assert budget([100, 100], [own, own], 80, prices) == [own[0], own[0]]
+
+
+def test_curves_go_through_what_was_measured() -> None:
+    steep, flat, unknown = curves({0: [(0.2, 0.4), (0.1, 0.1)], 1: [(0.1, 0.3)]}, 3)
+    assert (steep(0.1), steep(0.2)) == (pytest.approx(0.1), pytest.approx(0.4))
+    assert steep(0.05) == pytest.approx(0.05)
+    assert flat(0.5) == pytest.approx(1.5)
+    assert unknown(0.1) == pytest.approx(0.2)  # as the average does
+    assert curves({}, 1)[0](0.3) == pytest.approx(0.3)
+    assert curves({0: [(0.0, 0.0)], 1: [(0.1, 0.0), (0.2, 0.1)]}, 2)[0](0.3) == pytest.approx(0.3)
 
 
 def test_rules_of_single_layers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnxslim.passes.lowrank.factors import Form, Moments, Problem, split
 
 FULL = {
     Form.MATRIX: lambda inputs, kernel, outputs: (min(inputs * math.prod(kernel), outputs),),
+    Form.PIVOT: lambda inputs, kernel, outputs: (min(inputs * math.prod(kernel), outputs),),
     Form.TUCKER: lambda inputs, kernel, outputs: (inputs, outputs - 1),
     Form.SPATIAL: lambda inputs, kernel, outputs: (inputs * kernel[0],),
     Form.SEPARABLE: lambda inputs, kernel, outputs: (math.prod(kernel),),
@@ -42,6 +44,8 @@ def plain(of: Problem, weight: np.ndarray, form: Form, ranks: tuple[int, ...]) -
         (Form.MATRIX, 6, (), 9),
         (Form.MATRIX, 9, (), 6),
         (Form.MATRIX, 5, (3, 3), 4),
+        (Form.PIVOT, 6, (), 9),
+        (Form.PIVOT, 9, (), 6),
         (Form.SPATIAL, 4, (3, 2), 5),
         (Form.SEPARABLE, 3, (3, 3), 7),
         (Form.SEPARABLE, 3, (5,), 4),
@@ -92,10 +96,43 @@ def test_whitened_never_loses_more_than_plain_on_what_was_seen(
 @settings(max_examples=30, deadline=None)
 def test_the_loss_of_rank_r_is_the_tail_of_the_whitened_spectrum(seed: int, rank: int) -> None:
     of = problem(seed, 7, (), 6)
-    energies, _ = of.output_basis
+    energies, _, _ = of.output_basis
     assert of.moments.loss(split(of, Form.MATRIX, (rank,)).dense) == pytest.approx(
         energies[rank:].sum() / energies.sum(), abs=1e-7
     )
+
+
+def metric(seed: int, outputs: int) -> np.ndarray:
+    factor = np.random.default_rng(seed).normal(size=(outputs, outputs)) * 0.6 ** np.arange(outputs)
+    return factor @ factor.T
+
+
+@given(seed=st.integers(0, 1000), rank=st.integers(1, 5), inputs=st.integers(3, 9))
+@settings(max_examples=30, deadline=None)
+def test_with_a_metric_the_loss_is_the_tail_of_its_spectrum_and_less_than_without(
+    seed: int, rank: int, inputs: int
+) -> None:
+    blind = problem(seed, inputs, (), 6)
+    seeing = dataclasses.replace(blind, metric=metric(seed, 6))
+    ranks = (min(rank, inputs),)
+    made = split(seeing, Form.MATRIX, ranks)
+    energies = seeing.output_basis[0]
+    lost = seeing.loss(made.dense)
+    assert lost == pytest.approx(energies[ranks[0] :].sum() / energies.sum(), abs=1e-6)
+    assert lost <= seeing.loss(split(blind, Form.MATRIX, ranks).dense) + 1e-9
+    assert blind.loss(made.dense) == pytest.approx(blind.moments.loss(made.dense), abs=1e-6)
+    full = split(seeing, Form.MATRIX, (min(inputs, 6),))
+    np.testing.assert_allclose(full.dense, blind.best, atol=1e-5 * np.abs(blind.best).max())
+
+
+@pytest.mark.parametrize("ranks", [(4, 4), (3, 4)])
+def test_tucker_is_chosen_for_the_metric_as_well(ranks: tuple[int, int]) -> None:
+    blind = problem(1, 4, (3, 3), 6)
+    seeing = dataclasses.replace(blind, metric=metric(1, 6))
+    made = split(seeing, Form.TUCKER, ranks)
+    assert seeing.loss(made.dense) < seeing.loss(split(blind, Form.TUCKER, ranks).dense)
+    sums = {2: "rabs,sm->rabm", 3: "ir,rabs,sm->iabm"}[len(made.factors)]
+    np.testing.assert_allclose(np.einsum(sums, *made.factors).reshape(made.dense.shape), made.dense, atol=1e-9)
 
 
 @pytest.mark.parametrize("form", [Form.TUCKER, Form.SPATIAL, Form.SEPARABLE])
@@ -104,6 +141,19 @@ def test_windows_are_fitted_to_what_was_seen(form: Form) -> None:
     ranks = {Form.TUCKER: (3, 4), Form.SPATIAL: (5,), Form.SEPARABLE: (2,)}[form]
     whitened = of.moments.loss(split(of, form, ranks).dense)
     assert whitened < of.moments.loss(plain(of, of.best, form, ranks))
+
+
+def test_the_pivoted_form_tells_what_outputs_lose_that_the_first_do_not_span() -> None:
+    weight = np.random.default_rng(7).normal(size=(8, 10))
+    weight[:, :2] = 0
+    of = Problem(Moments.plain(weight))
+    made = split(of, Form.PIVOT, (4,))
+    assert np.isfinite(made.dense).all()
+    assert of.moments.loss(made.dense) > of.moments.loss(split(of, Form.MATRIX, (4,)).dense) + 0.01
+    weight = np.roll(weight, -2, axis=1)  # what is 0 comes last: the first span the others
+    of = Problem(Moments.plain(weight))
+    lost = of.moments.loss(split(of, Form.MATRIX, (4,)).dense)
+    assert of.moments.loss(split(of, Form.PIVOT, (4,)).dense) == pytest.approx(lost, rel=1e-4)
 
 
 @pytest.mark.parametrize("form", [Form.MATRIX, Form.TUCKER, Form.SPATIAL, Form.SEPARABLE])

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnxslim.passes.lowrank import Lowrank, Target
 from onnxslim.passes.lowrank.candidates import Candidate
+from onnxslim.passes.lowrank.layer import Layer
 from onnxslim.passes.lowrank.timing import Stopwatch
 from onnxslim.passes.quant import Quant
 from sample_models import from_text
@@ -94,10 +95,23 @@ def test_whitening_beats_plain_svd_on_other_samples() -> None:
 
 def test_recovery_makes_up_for_errors_of_layers_before() -> None:
     before = model()
-    whitened, _ = run(before, Lowrank(rank=0.4, align=8, recover=False))
-    recovered, change = run(before, Lowrank(rank=0.4, align=8, recover=True))
+    whitened, _ = run(before, Lowrank(params=0.2, align=8))
+    recovered, change = run(before, Lowrank(params=0.2, align=8, recover=True))
     assert lost(before, recovered) < lost(before, whitened)
-    assert any("steps" in note.action for note in change.notes)
+    assert any(note.action.endswith("1 whole weights with them") for note in change.notes)
+
+
+def test_the_second_of_two_layers_makes_up_for_the_first() -> None:
+    before = model()
+    samples = open_samples(data(400, 1), Session.of(before).inputs)
+    second, _ = run(before, Lowrank(rank=0.2, align=4, include=("v",)), samples)
+    both, _ = run(before, Lowrank(rank=0.2, align=4, include=("u", "v")), samples)
+    weights = {name: value.const_value for name, value in second.graph.initializers.items()}
+    joined = both.clone()  # the same factors of u, and those of v that know nothing of it
+    for name, value in joined.graph.initializers.items():
+        if name.startswith("v_factor") or name == "c":
+            value.const_value = weights[name]
+    assert lost(before, both) < lost(before, joined)
 
 
 def test_energy_is_retained() -> None:
@@ -162,6 +176,23 @@ def test_a_rank_that_is_faster_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     assert measure_cost(after).macs < 0.5 * measure_cost(before).macs
 
 
+def test_windows_that_are_faster_with_a_sixth_of_their_parameters_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ratios(self: Stopwatch, layers: Sequence[Layer], chosen: Sequence[Candidate | None]) -> list[float | None]:
+        pairs = zip(layers, chosen, strict=True)
+        return [each and (1.2 if each.parameters < layer.parameters / 6 else 0.98) for layer, each in pairs]
+
+    monkeypatch.setattr(Stopwatch, "ratios", ratios)
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,32,8,8] x, float w) => (float[N,32,8,8] y) { y = Conv <pads=[1,1,1,1]> (x, w) }"""
+    core = np.einsum("oa,abkl,bi->oikl", weight(32, 8), weight(8, 8, 3, 3), weight(8, 32))
+    before = from_text(text, w=core.astype(np.float32))
+    infer_shapes(before)
+    x = open_samples({"x": GENERATOR.normal(size=(40, 32, 8, 8)).astype(np.float32)}, Session.of(before).inputs)
+    after, change = run(before, Lowrank(energy=0.95, align=4), x, goal=Goal.LATENCY)
+    assert change.modified
+    assert measure_cost(after).parameters < measure_cost(before).parameters / 6
+
+
 def test_a_large_layer_of_low_rank_is_faster_here() -> None:
     low = (GENERATOR.normal(size=(1024, 16)) @ GENERATOR.normal(size=(16, 1024)) / 100).astype(np.float32)
     before = from_text(
@@ -205,6 +236,16 @@ def test_kinds_choose_splits() -> None:
         counts[kind] = len(list(after.graph))
     assert counts["spatial"] == counts["separable"] == 2
     assert not run(before, Lowrank(params=0.4, kinds=("matrix",)), x)[1].modified
+
+
+def test_the_pivoted_form_loses_less_with_as_many_parameters_and_only_when_asked() -> None:
+    before = model()
+    plain, change = run(before, Lowrank(params=0.3, align=8))
+    pivoted, _ = run(before, Lowrank(params=0.3, align=8, kinds=("pivot",)))
+    assert not any(note.action.startswith("pivot") for note in change.notes)
+    assert measure_cost(pivoted).parameters < 0.75 * measure_cost(before).parameters
+    assert lost(before, pivoted) < 0.7 * lost(before, plain)
+    assert "Concat" in [node.op_type for node in pivoted.graph]
 
 
 def test_factors_of_full_rank_are_multiplied_out_first() -> None:

@@ -14,6 +14,7 @@ from onnxslim.passes.lowrank.layer import Layer, find_layers
 from onnxslim.passes.lowrank.writing import parts, timed, write
 from sample_models import from_text
 
+from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.runner.session import Session
 
@@ -38,6 +39,7 @@ def full(layer: Layer, form: Form) -> tuple[int, ...]:
     inputs, outputs = layer.inputs, layer.outputs
     return {
         Form.MATRIX: (min(layer.columns, outputs),),
+        Form.PIVOT: (min(layer.columns, outputs),),
         Form.TUCKER: (inputs, outputs - 1),
         Form.SPATIAL: (min(inputs * layer.kernel[0], outputs * layer.kernel[-1]) if layer.kernel else 1,),
         Form.SEPARABLE: (int(np.prod(layer.kernel)),),
@@ -87,11 +89,32 @@ MATRICES = {
 
 @pytest.mark.parametrize("name", MATRICES)
 @pytest.mark.parametrize("opset", OPSETS)
-def test_matrices_of_full_rank(name: str, opset: int) -> None:
+@pytest.mark.parametrize("form", [Form.MATRIX, Form.PIVOT])
+def test_matrices_of_full_rank(name: str, opset: int, form: Form) -> None:
     text, shapes = MATRICES[name]
-    error, dense = spread(model(text, opset, **{key: weight(*shape) for key, shape in shapes.items()}), Form.MATRIX)
-    assert error < 1e-5
-    assert dense < 1e-9
+    error, dense = spread(model(text, opset, **{key: weight(*shape) for key, shape in shapes.items()}), form)
+    assert error < (1e-5 if form is Form.MATRIX else 1e-4)
+    assert dense < (1e-9 if form is Form.MATRIX else 1e-4)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_the_pivoted_form_gives_what_the_product_of_that_rank_gives(name: str) -> None:
+    text, shapes = MATRICES[name]
+    before = model(text, **{key: weight(*shape) for key, shape in shapes.items()})
+    made = []
+    for form in (Form.MATRIX, Form.PIVOT):
+        after = before.clone()
+        (layer,), _ = find_layers(after, (), (), smallest=1)
+        bias = GENERATOR.normal(size=12) if layer.sites[0].bias is not None and not made else None
+        bias = bias if not made else made[0][1]
+        write(after.graph, layer, split(Problem(Moments.plain(layer.matrix())), form, (5,)), [bias])
+        infer_shapes(after)
+        made.append((after, bias, measure_cost(after).parameters))
+    data = GENERATOR.normal(size=[size if isinstance(size, int) else 3 for size in before.graph.inputs[0].shape or ()])
+    one, two = (Session.of(after).run({"x": data.astype(np.float32)})["y"] for after, _, _ in made)
+    np.testing.assert_allclose(one, two, atol=1e-4 * np.abs(one).max())
+    assert made[0][2] - made[1][2] == 5 * 5
+    assert "b" not in made[1][0].graph.initializers or "Add" in [node.op_type for node in made[1][0].graph]
 
 
 WINDOWS = [
@@ -230,3 +253,27 @@ def test_what_is_counted_is_what_is_written() -> None:
         made, feeds = one.model()
         (result,) = Session.of(made).run(feeds).values()
         assert result.shape == (1, 48, 5, 5)
+
+
+@pytest.mark.parametrize("form", [Form.MATRIX, Form.PIVOT])
+@pytest.mark.parametrize("text", ["MatMul (x, w)", "Gemm (x, w)", "MatMul (v, x)"])
+def test_what_is_counted_of_matrices_is_what_is_written(form: Form, text: str) -> None:
+    before = model(
+        f"g (float[64,64] x) => (float[64,64] y) {{ y = {text} }}", **{"v" if "v" in text else "w": weight(64, 64)}
+    )
+    (layer,), _ = find_layers(before, (), (), smallest=1)
+    assert form in forms(layer)
+    written = sum(int(np.prod(part.shape)) for part in parts(layer, form, (16,)))
+    assert parameters(layer, form, (16,)) == written == 16 * (128 - 16 * (form is Form.PIVOT))
+    one = timed(layer, (64, 64), form, (16,), {"": 17})
+    assert one is not None
+    made, feeds = one.model()
+    (result,) = Session.of(made).run(feeds).values()
+    assert result.shape == (64, 64)
+    assert one.key() != timed(layer, (64, 64), form, (32,), {"": 17}).key()  # type: ignore[union-attr]
+
+
+def test_half_precision_has_no_pivoted_form() -> None:
+    text = "g (float16[N,5,8] x) => (float16[N,5,12] y) { y = MatMul (x, w) }"
+    (layer,), _ = find_layers(model(text, w=weight(8, 12, dtype="float16")), (), (), smallest=1)
+    assert forms(layer) == (Form.MATRIX,)

@@ -1,0 +1,100 @@
+"""Queries and keys: how much errors of one matter by what the other is, and when nothing is known of that."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnxslim.passes.lowrank import Lowrank
+from onnxslim.passes.lowrank.comparing import Comparison, find_comparisons
+from onnxslim.passes.lowrank.layer import find_layers
+from sample_models import from_text
+
+from onnxslim.data import open_samples
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.pipeline.interface import Context, Goal
+from onnxslim.runner.session import Session
+from onnxslim.runner.target import detect_target
+
+GENERATOR = np.random.default_rng(0)
+HEADS, WIDTH, TIME = 2, 32, 5
+
+ATTENTION = """<ir_version: 10, opset_import: ["" : 17]>
+g (float[N,5,64] x, float q, float k, float b, float c) => (float[N,2,5,5] y)
+<int64[4] heads = {0, 0, 2, 32}, float scale = {4}> {
+    p = MatMul (x, q) pb = Add (p, b) pr = Reshape (pb, heads) Q = Transpose <perm=[0,2,1,3]> (pr)
+    o = MatMul (x, k) oc = Add (o, c) or = Reshape (oc, heads) os = Mul (or, scale)
+    K = Transpose <perm=[0,2,3,1]> (os)
+    z = MatMul (Q, K) y = Softmax <axis=-1> (z)
+}"""
+
+
+def weight(*shape: int) -> np.ndarray:
+    return (GENERATOR.normal(size=shape) / 8).astype(np.float32)
+
+
+def attention(text: str = ATTENTION) -> ir.Model:
+    keys = weight(64, 64) * np.where(np.arange(64) % 32 < 8, 1, 0.02).astype(np.float32)
+    made = from_text(text, q=weight(64, 64), k=keys, b=weight(64), c=weight(64) + np.float32(3))
+    infer_shapes(made)
+    return made
+
+
+def comparisons(of: ir.Model) -> dict[str, Comparison]:
+    return find_comparisons(of.graph, find_layers(of, (), (), smallest=1)[0])
+
+
+def test_each_is_weighed_by_the_other() -> None:
+    queries, keys = comparisons(attention()).values()
+    assert (queries.left, keys.left) == (True, False)
+    assert (queries.other, keys.other) == ("K", "Q")
+    result = weight(3, TIME, HEADS * WIDTH)
+    for comparison in (queries, keys):
+        other = weight(3, HEADS, *((WIDTH, TIME) if comparison.left else (TIME, WIDTH))) + np.float32(1)
+        wanted = np.zeros((64, 64))
+        for head in range(HEADS):
+            block = slice(head * WIDTH, (head + 1) * WIDTH)
+            rows = other[:, head].astype(np.float64)
+            if comparison.left:
+                rows = (rows - rows.mean(axis=-1, keepdims=True)).transpose(0, 2, 1)
+            rows = rows.reshape(-1, WIDTH) * (1 if comparison.left else 4)
+            wanted[block, block] = rows.T @ rows
+        np.testing.assert_allclose(comparison.moment(result, other, Session.of), wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_without_a_softmax_the_mean_counts() -> None:
+    queries, _ = comparisons(attention(ATTENTION.replace("Softmax <axis=-1>", "Relu"))).values()
+    assert not queries.centred
+    other = np.ones((1, HEADS, WIDTH, TIME), np.float32)
+    total = queries.moment(weight(1, TIME, 64), other, Session.of)
+    np.testing.assert_allclose(total[:WIDTH, :WIDTH], TIME, atol=1e-4)
+    assert not total[:WIDTH, WIDTH:].any()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("pb = Add (p, b)", "pa = Add (p, b) pb = Softmax (pa)"),
+        ("pb = Add (p, b)", "pa = Add (p, b) pb = Add (pa, x)"),
+        ("z = MatMul (Q, K)", "w = Relu (p) z = MatMul (Q, K)"),
+    ],
+)
+def test_where_nothing_is_known(before: str, after: str) -> None:
+    assert [each.other for each in comparisons(attention(ATTENTION.replace(before, after))).values()] == ["Q"]
+
+
+def test_queries_that_are_split_for_the_keys_lose_less() -> None:
+    before = attention()
+    x = weight(300, TIME, 64) * 8
+    samples = open_samples({"x": x[:200]}, Session.of(before).inputs)
+    lost = []
+    for known in (True, False):
+        after = before.clone()
+        with pytest.MonkeyPatch.context() as patch:
+            if not known:
+                patch.setattr("onnxslim.passes.lowrank.splitting.find_comparisons", lambda graph, layers: {})
+            context = Context(before, samples, detect_target("cpu"), np.random.default_rng(0), goal=Goal.SIZE)
+            assert Lowrank(rank=0.3, align=4, include=("q",)).run(after, context).modified
+        one, two = (Session.of(each).run({"x": x[200:]})["y"] for each in (before, after))
+        lost.append(float(np.square(one - two).sum()))
+    assert lost[0] < 0.8 * lost[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
@@ -121,8 +122,9 @@ def optimize(
     calibration = validation = no_samples()
     if check:
         optional = not lossy and data is None and val is None and not verify
-        session = _opened_to_check(original) if optional else original.open()
-        calibration, validation = share_samples(data, val, opened, session, preprocess, request, generator)
+        opening = functools.partial(_opened_to_check, original) if optional else original.open
+        # no name here for the session: it would keep two large models open at once
+        calibration, validation = share_samples(data, val, opened, opening(), preprocess, request, generator)
     # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
     (measuring,) = generator.spawn(1)
     judge = Judge(

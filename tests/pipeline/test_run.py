@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import weakref
 from collections.abc import Callable
 from typing import Annotated, ClassVar
 
@@ -373,3 +374,26 @@ def test_a_session_that_was_tried_is_not_run_again() -> None:
     assert len(judge.probes) == 1
     assert samples.rehearsal is not None
     assert original.answers[0]["y"] is samples.rehearsal.outputs["y"]
+
+
+def test_two_large_models_are_never_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxslim.pipeline.run.IN_MEMORY_LIMIT", 0)
+    opened: list[weakref.ref[Session]] = []
+    alive: list[int] = []
+    of = Session.of
+
+    def watched(*arguments: object, **options: object) -> Session:
+        alive.append(sum(each() is not None for each in opened))
+        session = of(*arguments, **options)  # type: ignore[arg-type]
+        opened.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(Session, "of", watched)
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x, float[8,8] w) => (float[N,8] y) {
+        a = MatMul (x, w)  b = Relu (a)  y = Relu (b) }""",
+        w=np.ones((8, 8), np.float32),
+    )
+    result = onnxslim.optimize(model, "simplify", measure=False)
+    assert result.report.passes[0].kept
+    assert alive == [0, 0]

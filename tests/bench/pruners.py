@@ -38,6 +38,7 @@ def main(model: str, data: str, val: str, ratios: str, *names: str) -> None:
     print("| criterion | MACs removed, % | cut only, % | with recovery, % | lost, points | won back |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     more = "".join(f":{option}" for option in os.environ.get("OPTIONS", "").split(":") if option)
+    glance = held_out.take(64)  # for the report; what the table says is measured below
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out.onnx")
         for ratio in ratios.split(","):
@@ -46,7 +47,7 @@ def main(model: str, data: str, val: str, ratios: str, *names: str) -> None:
                 accuracies, removed = [], 0.0
                 for options in (CUT_ONLY, ""):
                     result = onnxslim.optimize(
-                        model, step + options, data=calibration, val=held_out, output=out, measure=False
+                        model, step + options, data=calibration, val=glance, output=out, measure=False
                     )
                     removed = 1 - 1 / result.report.ratio.macs
                     session = Session.of(pathlib.Path(out))

@@ -85,7 +85,6 @@ _ROW = re.compile(
     r"(?P<op>[\w.]+(?:::\w+)?)(?:<(?P<attributes>[^>]*)>)?\s+(?P<inputs>.*?)\s*->\s*(?P<outputs>[^:]*?)\s*(?::\s*(?P<macs>.*))?$"
 )
 _KIND = re.compile(r"(?P<kind>[a-z]+)(?:\s+\((?P<reason>[^)]+)\))?:\s+(?P<ops>.+)$")
-_OP = re.compile(r"[\w.]*(?:::\w+)?")
 _OPERAND = re.compile(
     r"(?P<name>\w+)(?P<open>[\[{])(?P<axes>[^\]}]*)[\]}]|(?P<ignored>_)(?!\w)|(?P<absent>-)(?!>)|(?P<junk>\S)"
 )
@@ -116,8 +115,7 @@ class Table(Mapping[OpName, tuple[Signature, ...]]):
             if not line:
                 continue
             kind = _KIND.match(line)
-            named = kind["ops"].split() if kind else [_OP.match(line)[0]]  # type: ignore[index]  # it matches anything
-            for op in named:
+            for op in kind["ops"].split() if kind else re.split(r"[<\s]", line, maxsplit=1)[:1]:
                 self._lines.setdefault(op_name(op), []).append((number, line))
 
     def __getitem__(self, op: OpName) -> tuple[Signature, ...]:

@@ -13,36 +13,16 @@ ROUNDS = 4
 """A size that is known makes shape arithmetic constant, and that makes further sizes known."""
 
 
-def at_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
+def at_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None, *, fold: bool = True) -> ir.Model:
     """Return a copy of `model` in which the inputs have the given shapes, and everything else follows from them.
-
-    What is constant is folded on the way, so the copy has fewer nodes; those that multiply what depends on an input are
-    all there.
 
     Args:
         model: Not changed.
         shapes: A shape for each input that is to have another than it declares, by name; symbolic dimensions of
             inputs that are not named here become 1.
+        fold: Fold what is constant, so that the copy has fewer nodes (those that multiply what depends on an input are
+            all there); False folds only where sizes would stay unknown otherwise, and is faster.
     """
-    result = _sized(model, shapes)
-    for _ in range(ROUNDS):
-        if not fold_constants(result):
-            break
-        infer_shapes(result)
-    return result
-
-
-def sized(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
-    """Return a copy as `at_sizes` does, with all the nodes of `model` where their sizes are known without folding."""
-    result = _sized(model, shapes)
-    for _ in range(ROUNDS):
-        if _all_known(result) or not fold_constants(result):
-            break
-        infer_shapes(result)
-    return result
-
-
-def _sized(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> ir.Model:
     result = model.clone()
     for value in result.graph.inputs:
         if value.shape is not None:
@@ -52,6 +32,10 @@ def _sized(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> ir.Mo
         value.shape = None
     forget_shapes(result)
     infer_shapes(result)
+    for _ in range(ROUNDS):
+        if (not fold and _all_known(result)) or not fold_constants(result):
+            break
+        infer_shapes(result)
     return result
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxslim.errors import BudgetMissed
 from onnxslim.graph.cost import count_macs, count_parameters
 from onnxslim.graph.shapes import infer_shapes
-from onnxslim.graph.sizes import sized
+from onnxslim.graph.sizes import at_sizes
 from onnxslim.model import file_bytes, save_model
 from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.judge import Candidate, Judge
@@ -41,6 +41,7 @@ def model_figures(
     candidate: Candidate, path: pathlib.Path, size_bytes: int, latency: Latency | None, judge: Judge
 ) -> Figures:
     """Return the figures of the model that lies at `path`, takes `size_bytes` there and is open as `candidate`."""
+    # none where nothing is run: MACs are then those of symbolic dimensions, which count as 1
     shapes = {name: array.shape for name, array in judge.feeds.items() if hasattr(array, "shape")}
     model = candidate.model
     accuracy = judge.measure_accuracy(candidate)
@@ -52,7 +53,7 @@ def model_figures(
     return Figures(
         size_bytes=size_bytes,
         parameters=count_parameters(model),
-        macs=count_macs(sized(model, shapes) if shapes else _inferred(model)),  # none: where nothing is run
+        macs=count_macs(at_sizes(model, shapes, fold=False) if shapes else _inferred(model)),
         nodes=sum(1 for _ in model.graph.all_nodes()),
         latency_ms=Percentiles(latency.p50, latency.p95, latency.p99) if latency else None,
         throughput_per_s=latency.throughput_per_s if latency else None,

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.data import Samples
-from onnxslim.data.samples import Rehearsal
 from onnxslim.errors import RunError
 from onnxslim.pipeline.difference import difference, distance, shapes_of
 from onnxslim.pipeline.interface import Goal, Kind, Pass
@@ -28,7 +26,7 @@ from onnxslim.runner.target import Target
 
 BATCH, BATCH_ELEMENTS = 32, 4_000_000
 """Samples, and elements of the inputs, that run at once when quality is measured: speed without much memory."""
-PROBE_SECONDS, PROBE_RUNS = 0.1, (3.0, 24.0)
+PROBE_SECONDS, PROBE_RUNS = 0.2, (3.0, 24.0)
 """An EXACT pass is checked on inputs that take as long as so many seconds of the sample, but on the worth of 3 runs at
 least and 24 at most; each symbolic dimension gets a second size in any case."""
 CLEARLY_SLOWER = 0.9
@@ -202,14 +200,15 @@ class Judge:
         drawn = draw_probes(self.original.session.inputs, self.feeds, generator)
         first = next(drawn)
         session, rehearsal = self.original.session, self.samples.rehearsal
-        if rehearsal is None or rehearsal.session() is not session:
+        if rehearsal is not None and rehearsal.session() is session:
+            outputs, seconds = dict(rehearsal.outputs), rehearsal.seconds
+        else:
             started = time.perf_counter()
             outputs = session.run(first.feeds)
-            rehearsal = Rehearsal(weakref.ref(session), outputs, time.perf_counter() - started)
-        self.original.answers[0] = dict(rehearsal.outputs)
-        seconds = max(rehearsal.seconds, 1e-6)
+            seconds = time.perf_counter() - started
+        self.original.answers[0] = outputs
         least, most = PROBE_RUNS
-        left = min(most, max(least, PROBE_SECONDS / seconds)) - first.cost
+        left = min(most, max(least, PROBE_SECONDS / max(seconds, 1e-6))) - first.cost
         chosen, seen = [first], set[str]()
         for probe in drawn:
             symbol = probe.at.partition(" = ")[0]

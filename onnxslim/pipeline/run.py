@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import pathlib
 import tempfile
@@ -121,10 +120,12 @@ def optimize(
     original = Candidate(opened, lambda: Session.of(opened if path is None else path, target, pack=pack))
     calibration = validation = no_samples()
     if check:
-        optional = not lossy and data is None and val is None and not verify
-        opening = functools.partial(_opened_to_check, original) if optional else original.open
+        needed = lossy or data is not None or val is not None or verify
+        hint = None if needed else "--no-check does it without running the model"
         # no name here for the session: it would keep two large models open at once
-        calibration, validation = share_samples(data, val, opened, opening(), preprocess, request, generator)
+        calibration, validation = share_samples(
+            data, val, opened, _session(original, hint), preprocess, request, generator
+        )
     # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
     (measuring,) = generator.spawn(1)
     judge = Judge(
@@ -181,12 +182,11 @@ def _refuse_unchecked(lossy: Sequence[str], data: Data | None, val: Data | None,
         raise UsageError(f"{asked} without a check are of no use", where="--no-check", hint=f"drop it, or {asked}")
 
 
-def _opened_to_check(original: Candidate) -> Session:
-    """Open the model that came in; where ONNX Runtime refuses it, say how to do without."""
+def _session(original: Candidate, hint: str | None) -> Session:
+    """Open the model that came in; where ONNX Runtime refuses it, give `hint`."""
     try:
         return original.open()
     except RunError as error:
-        hint = "--no-check does it without running the model"
         raise RunError(error.what, where=error.where, hint=hint) from error
 
 

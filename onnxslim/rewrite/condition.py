@@ -22,9 +22,21 @@ SMALL = 64
 KEPT = 4096
 """Answers that are kept. Models repeat themselves: a hundred transpositions have three permutations between them."""
 
+PLAIN = frozenset(
+    {
+        ir.AttributeType.INT,
+        ir.AttributeType.INTS,
+        ir.AttributeType.FLOAT,
+        ir.AttributeType.FLOATS,
+        ir.AttributeType.STRING,
+    }
+)
+"""Types of attributes whose values can be compared."""
+
 Key = tuple[object, ...]
 
 _ANSWERS: dict[Key, bool | str] = {}
+"""What a `when` said; a text is why it could not say anything."""
 
 
 def holds(match: Match, when: Body) -> bool:
@@ -77,7 +89,7 @@ def _looks(match: Match) -> Key | None:
         if attribute is None:
             seen.append((name, None))
             continue
-        if attribute.is_ref() or attribute.type not in _PLAIN:
+        if attribute.is_ref() or attribute.type not in PLAIN:
             return None
         value = attribute.value
         seen.append((name, bound.explicit, attribute.type, repr(value)))  # as texts 0.0 and -0.0 differ
@@ -98,15 +110,3 @@ def _looks(match: Match) -> Key | None:
 def _distinct(size: object) -> object:
     """Return what tells a size from others: the number 3 from a symbol that is called 3."""
     return size if isinstance(size, int) else (type(size).__name__, str(size))
-
-
-_PLAIN = frozenset(
-    {
-        ir.AttributeType.INT,
-        ir.AttributeType.INTS,
-        ir.AttributeType.FLOAT,
-        ir.AttributeType.FLOATS,
-        ir.AttributeType.STRING,
-    }
-)
-"""Types of attributes whose values can be compared."""

@@ -6,6 +6,7 @@ Reading a body takes ten times as long as this glance at its text, and most rule
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 
@@ -26,10 +27,13 @@ class Outline:
     """(domain, op type) of the node that makes the first result; matching begins there."""
     signposts: tuple[str | None, ...]
     """What must make each input of the root: the name of an op; "" something known; None: whatever it is."""
-    demanded: frozenset[str]
-    """The signposts that say something, whatever the order of the inputs."""
     depth: int
     """How many nodes lie between the root and what is farthest from it, both counted."""
+
+    @functools.cached_property
+    def demanded(self) -> frozenset[str]:
+        """The signposts that say something, whatever the order of the inputs."""
+        return frozenset(post for post in self.signposts if post is not None)
 
 
 def outline(written: str, result: str) -> Outline | None:
@@ -51,17 +55,14 @@ def outline(written: str, result: str) -> Outline | None:
         return None
     op, reads = makers[result]
     domain, _, op_type = op.rpartition(".")
-    posts = tuple(_signpost(name, makers) for name in reads)
-    return Outline(
-        (domain, op_type), posts, frozenset(post for post in posts if post is not None), _depth(result, makers)
-    )
+    return Outline((domain, op_type), tuple(_signpost(name, makers) for name in reads), _depth(result, makers))
 
 
 def _signpost(name: str, makers: Makers) -> str | None:
     if name not in makers:
         return None
-    op = makers[name][0].rpartition(".")[2]
-    return "" if makers[name][0] == "Constant" else op
+    op = makers[name][0]
+    return "" if op == "Constant" else op.rpartition(".")[2]
 
 
 def _depth(name: str, makers: Makers) -> int:

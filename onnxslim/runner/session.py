@@ -137,12 +137,13 @@ class Session:
         """
         names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
         self._check(feeds, names)
+        exchanges = self._exchanges(feeds, names)
+        if self._device != "cpu" and not exchanges and self._can_bind(feeds, names):
+            return self._run_bound(feeds, names, self._device)
         try:
-            if self._exchanges(feeds, names):
+            if exchanges:
                 results = self._runtime.run_with_ort_values(names, self._exchanged(feeds))
                 return {name: from_runtime(value) for name, value in zip(names, results, strict=True)}
-            if self._device != "cpu" and self._can_bind(feeds, names):
-                return self._run_bound(feeds, names, self._device)
             return dict(zip(names, self._runtime.run(names, dict(feeds)), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise run_error(error) from error

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from .factors import Form, Problem, split
+from .factors import PAIRS, Form, Problem, pair_outputs, split
 from .layer import Layer
 
 Array = npt.NDArray[np.float64]
@@ -69,12 +69,9 @@ def macs(layer: Layer, form: Form, ranks: tuple[int, ...], extent: Extent) -> fl
 def _terms(layer: Layer, form: Form, ranks: tuple[int, ...], extent: Extent) -> Iterator[tuple[int, int]]:
     """Yield for each factor (elements, places that it works in)."""
     inputs, outputs, taps = layer.inputs, layer.outputs, math.prod(layer.kernel)
-    if form is Form.MATRIX:
+    if form in PAIRS:
         yield inputs * ranks[0], extent.outputs
-        yield ranks[0] * outputs, extent.outputs
-    elif form is Form.PIVOT:
-        yield inputs * ranks[0], extent.outputs
-        yield ranks[0] * (outputs - ranks[0]), extent.outputs
+        yield ranks[0] * pair_outputs(form, outputs, ranks[0]), extent.outputs
     elif form is Form.TUCKER:
         few, narrow = ranks
         if few < inputs:
@@ -180,7 +177,7 @@ def tail(energies: Array) -> Array:
 
 
 def _ranks(layer: Layer, form: Form, align: int) -> Iterator[tuple[int, ...]]:
-    if form in (Form.MATRIX, Form.PIVOT):
+    if form in PAIRS:
         full = min(layer.inputs, layer.outputs)
         yield from ((rank,) for rank in multiples(full, align, STEPS * 4))
     elif form is Form.SPATIAL:

@@ -67,8 +67,8 @@ class Comparison:
         if self.left and self.centred:
             factors = factors - factors.mean(axis=-1, keepdims=True)
         total = np.zeros((result.shape[self.axis],) * 2)
-        if factors.shape[1:-1] != channels.shape:
-            return np.eye(len(total))  # heads that share what they are compared with
+        if factors.shape[1:-1] != channels.shape or not scales.all():
+            return np.eye(len(total))  # heads share what they are compared with, or some are multiplied by nothing
         for head in np.ndindex(channels.shape[:-1]):
             part = factors[(slice(None), *head)] * scales[head][:, None]
             total[np.ix_(channels[head], channels[head])] += np.einsum("bip,bjp->ij", part, part, optimize=True)
@@ -87,7 +87,7 @@ class Comparison:
             for each in (np.zeros(shape, np.float32), np.ones(shape, np.float32), numbers)
         )
         scales = ones - none
-        channels = np.rint((both - none) / scales).astype(np.int64)
+        channels = np.rint((both - none) / np.where(scales == 0, 1, scales)).astype(np.int64)
         pick = (0, ..., 0, slice(None)) if self.left else (0, ..., slice(None), 0)
         return channels[pick], scales[pick]
 

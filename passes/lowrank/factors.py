@@ -54,6 +54,15 @@ class Form(enum.Enum):
     """A narrower table, then a product of matrices."""
 
 
+PAIRS = frozenset({Form.MATRIX, Form.PIVOT})
+"""The forms that are two products of matrices, of one rank."""
+
+
+def pair_outputs(form: Form, outputs: int, rank: int) -> int:
+    """Return how many outputs the second of two products makes: in the pivoted form the first makes some of them."""
+    return outputs - rank if form is Form.PIVOT else outputs
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Factors that take the place of a weight, in the order in which they are applied."""

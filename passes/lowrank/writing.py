@@ -14,7 +14,7 @@ from onnxslim.graph.constants import constant, fresh_name, new_initializer
 from onnxslim.runner.layer import DTYPES, Previous, Step, Tensor
 from onnxslim.runner.layer import Layer as TimedLayer
 
-from .factors import Form, Split
+from .factors import PAIRS, Form, Split, pair_outputs
 from .layer import Layer, Site
 
 Array = npt.NDArray[np.float64]
@@ -33,9 +33,12 @@ class Part:
 
 def parts(layer: Layer, form: Form, ranks: tuple[int, ...]) -> list[Part]:
     """Return the nodes that the factors of a layer become, in their order; the last holds the bias."""
+    if form not in PAIRS:
+        return _OF_WINDOWS[form](layer, ranks)
+    rank, last = ranks[0], pair_outputs(form, layer.outputs, ranks[0])
     if not layer.kernel:
-        return _of_matrices(layer, ranks[0], layer.outputs - ranks[0] * (form is Form.PIVOT))
-    return _OF_WINDOWS[form](layer, ranks)
+        return _of_matrices(layer, rank, last)
+    return [_wide(layer, layer.inputs, rank), _narrow(layer, (rank, last))]
 
 
 def _of_matrices(layer: Layer, rank: int, last: int) -> list[Part]:
@@ -72,14 +75,6 @@ def _wide(layer: Layer, inputs: int, outputs: int) -> Part:
         _copied(layer),
         lambda array: np.moveaxis(array.reshape(inputs, *layer.kernel, outputs), -1, 0),
     )
-
-
-def _matrix_of_windows(layer: Layer, ranks: tuple[int, ...]) -> list[Part]:
-    return [_wide(layer, layer.inputs, ranks[0]), _narrow(layer, (ranks[0], layer.outputs))]
-
-
-def _pivot_of_windows(layer: Layer, ranks: tuple[int, ...]) -> list[Part]:
-    return [_wide(layer, layer.inputs, ranks[0]), _narrow(layer, (ranks[0], layer.outputs - ranks[0]))]
 
 
 def _tucker(layer: Layer, ranks: tuple[int, ...]) -> list[Part]:
@@ -130,8 +125,6 @@ JOIN = ("", "Concat")
 """What puts the outputs of both factors of the pivoted form side by side."""
 
 _OF_WINDOWS = {
-    Form.MATRIX: _matrix_of_windows,
-    Form.PIVOT: _pivot_of_windows,
     Form.TUCKER: _tucker,
     Form.SPATIAL: _spatial,
     Form.SEPARABLE: _separable,

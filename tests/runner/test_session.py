@@ -239,6 +239,9 @@ def test_bound_where_the_target_is_a_device(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(session, "_bind", lambda feeds, names, device: bind(feeds, names, "cpu"))
     np.testing.assert_allclose(session.run({"x": X.T[:3].T})["y"], X @ WEIGHTS)
     session.prepare({"x": X})()
+    with pytest.raises(RunError) as failed:
+        session.run({"x": X[:, :2]})
+    assert failed.value.what.count("ONNX Runtime says") == 1
 
 
 @pytest.mark.cuda

@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from blinding import lost_seeing_and_blind
 from onnxslim.passes.lowrank import Lowrank
 from onnxslim.passes.lowrank.comparing import Comparison, find_comparisons
 from onnxslim.passes.lowrank.layer import find_layers
 from sample_models import from_text
 
-from onnxslim.data import open_samples
 from onnxslim.graph.shapes import infer_shapes
-from onnxslim.pipeline.interface import Context, Goal
 from onnxslim.runner.session import Session
-from onnxslim.runner.target import detect_target
 
 GENERATOR = np.random.default_rng(0)
 HEADS, WIDTH, TIME = 2, 32, 5
@@ -84,17 +82,13 @@ def test_where_nothing_is_known(before: str, after: str) -> None:
 
 
 def test_queries_that_are_split_for_the_keys_lose_less() -> None:
-    before = attention()
     x = weight(300, TIME, 64) * 8
-    samples = open_samples({"x": x[:200]}, Session.of(before).inputs)
-    lost = []
-    for known in (True, False):
-        after = before.clone()
-        with pytest.MonkeyPatch.context() as patch:
-            if not known:
-                patch.setattr("onnxslim.passes.lowrank.splitting.find_comparisons", lambda graph, layers: {})
-            context = Context(before, samples, detect_target("cpu"), np.random.default_rng(0), goal=Goal.SIZE)
-            assert Lowrank(rank=0.3, align=4, include=("q",)).run(after, context).modified
-        one, two = (Session.of(each).run({"x": x[200:]})["y"] for each in (before, after))
-        lost.append(float(np.square(one - two).sum()))
-    assert lost[0] < 0.8 * lost[1]
+    step = Lowrank(rank=0.3, align=4, include=("q",))
+    seeing, blind = lost_seeing_and_blind(attention(), step, "find_comparisons", x[:200], x[200:])
+    assert seeing < 0.8 * blind
+
+
+def test_what_is_multiplied_by_nothing_says_nothing() -> None:
+    _, keys = comparisons(attention(ATTENTION.replace("scale = {4}", "scale = {0}"))).values()
+    total = keys.moment(weight(1, TIME, 64), weight(1, HEADS, TIME, WIDTH), Session.of)
+    np.testing.assert_array_equal(total, np.eye(64))

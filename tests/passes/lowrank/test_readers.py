@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from blinding import lost_seeing_and_blind
 from onnxslim.passes.lowrank import Lowrank
 from onnxslim.passes.lowrank.layer import find_layers
 from onnxslim.passes.lowrank.readers import Reader, find_readers
 from sample_models import from_text
 
-from onnxslim.data import open_samples
 from onnxslim.graph.shapes import infer_shapes
-from onnxslim.pipeline.interface import Context, Goal
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import detect_target
 
@@ -104,20 +103,11 @@ def test_where_nothing_is_known(rest: str) -> None:
 def test_splits_that_know_what_reads_them_lose_less_at_the_output() -> None:
     text = "g (float[N,64] x) => (float[N,48] y) { p = MatMul (x, w) r = Relu (p) y = MatMul (r, v) }"
     v = weight(128, 48) * np.where(np.arange(128) < 32, 1, 0.05)[:, None].astype(np.float32)
-    before = model(text, w=weight(64, 128), v=v)
     x = weight(600, 64)
-    samples = open_samples({"x": x[:400]}, Session.of(before).inputs)
-    lost = []
-    for known in (True, False):
-        after = before.clone()
-        with pytest.MonkeyPatch.context() as patch:
-            if not known:
-                patch.setattr("onnxslim.passes.lowrank.splitting.find_readers", lambda graph, layers: {})
-            context = Context(before, samples, detect_target("cpu"), np.random.default_rng(0), goal=Goal.SIZE)
-            assert Lowrank(rank=0.5, align=4, include=("w",)).run(after, context).modified
-        one, two = (Session.of(each).run({"x": x[400:]})["y"] for each in (before, after))
-        lost.append(float(np.square(one - two).sum()))
-    assert lost[0] < 0.8 * lost[1]
+    before = model(text, w=weight(64, 128), v=v)
+    step = Lowrank(rank=0.5, align=4, include=("w",))
+    seeing, blind = lost_seeing_and_blind(before, step, "find_readers", x[:400], x[400:])
+    assert seeing < 0.8 * blind
 
 
 def test_layers_with_windows_are_not_asked() -> None:

@@ -109,4 +109,4 @@ def _looks(match: Match) -> Key | None:
 
 def _distinct(size: object) -> object:
     """Return what tells a size from others: the number 3 from a symbol that is called 3."""
-    return size if isinstance(size, int) else (type(size).__name__, str(size))
+    return size if isinstance(size, int) else str(size)

@@ -144,12 +144,14 @@ def test_bytes_of_what_is_no_tensor_are_none() -> None:
 
 def test_products_of_constants_are_no_work() -> None:
     model = from_text(
-        """<ir_version: 8, opset_import: ["" : 17]> g (float[1,4] x, float[4,8] a, float[8,16] b) => (float[1,16] y) {
-        c = MatMul (a, b)  d = Transpose (c)  e = Transpose (d)  y = MatMul (x, e) }""",
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,4] x, float[4,8] a, float[8,16] b, float[16,16] c) => (float[1,16] y) {
+        d = MatMul (a, b)  e = MatMul (d, c)  y = MatMul (x, e) }""",
         a=np.zeros((4, 8), np.float32),
         b=np.zeros((8, 16), np.float32),
+        c=np.zeros((16, 16), np.float32),
     )
     infer_shapes(model)
     assert count_macs(model) == 4 * 16
-    assert measure_cost(model).macs == 4 * 16 + 4 * 8 * 16
-    assert count_parameters(model) == measure_cost(model).parameters == 4 * 8 + 8 * 16
+    assert measure_cost(model).macs == 4 * 16 + 4 * 8 * 16 + 4 * 16 * 16
+    assert count_parameters(model) == measure_cost(model).parameters == 4 * 8 + 8 * 16 + 16 * 16

@@ -41,6 +41,7 @@ from onnxslim.errors import (
     ModelUnsupported,
     OutputError,
 )
+from onnxslim.nesting import every_graph, main_graphs, nested_graphs, nodes_within
 from onnxslim.sparse import SPARSE, densify, sparsify
 
 OLDEST_OPSET = 1
@@ -162,12 +163,12 @@ def _set_map_types_aside(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
     """Yield every tensor of the model whose bytes lie in a file of their own."""
-    for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
+    for graph in every_graph(model):
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 yield value.const_value
         for node in graph:
-            for attribute in node.attributes.values():
+            for attribute in node.attributes.data.values():
                 if isinstance(attribute.value, ir.ExternalTensor):
                     yield attribute.value
 
@@ -211,13 +212,24 @@ def canonicalize(model: ir.Model) -> None:
     for domain in DEFAULT_DOMAINS:
         if domain in model.opset_imports:
             model.opset_imports[""] = model.opset_imports.pop(domain)
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+    for node in nodes_within(model.graph):
         if node.domain in DEFAULT_DOMAINS:
             node.domain = ""
-    for graph in model.graphs():
-        graph.sort()
+    for graph in main_graphs(model):
+        if not _is_sorted(graph):
+            graph.sort()
         for node in list(graph):
             _lift(node, graph)
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    """Whether what reads comes after what it reads, as in most files; False, too, where graphs are nested in it."""
+    seen: set[ir.Node | None] = {None}
+    for node in graph:
+        if any(nested_graphs(node)) or not all(v is None or v.producer() in seen for v in node.inputs):
+            return False
+        seen.add(node)
+    return True
 
 
 def _interface(model: ir.Model) -> tuple[ir.Value, ...]:
@@ -230,7 +242,7 @@ def _copied(shape: ir.Shape | None) -> ir.Shape | None:
 
 def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
     """Yield what is neither input nor output of a graph: what nodes make, and constants."""
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         every = (*graph.initializers.values(), *(output for node in graph for output in node.outputs))
         yield from (value for value in every if not (value.is_graph_input() or value.is_graph_output()))
 
@@ -259,7 +271,7 @@ def release_constants(model: ir.Model) -> int:
     """Forget which initializers were Constant nodes, so that they stay initializers. Returns how many there were."""
     marked = [
         value
-        for graph in model.graphs()
+        for graph in main_graphs(model)
         for value in graph.initializers.values()
         if value.meta.pop(CONSTANT_NODE, None) is not None
     ]
@@ -270,7 +282,7 @@ def restored(model: ir.Model) -> ir.Model:
     """Return a copy of `model` with the canonical form undone. Weights are shared, not copied."""
     result = model.clone()
     form: Form | None = model.graph.meta.get(FORM)
-    for graph in result.graphs():
+    for graph in main_graphs(result):
         for value in reversed([v for v in graph.initializers.values() if CONSTANT_NODE in v.meta]):
             _lower(value, graph)
     if form is None:
@@ -312,7 +324,7 @@ def weight_bytes(model: ir.Model) -> int:
     """Return the bytes of all initializers, of subgraphs too; strings, whose bytes are not known, count as none."""
     return sum(
         value.const_value.nbytes
-        for graph in model.graphs()
+        for graph in main_graphs(model)
         for value in graph.initializers.values()
         if value.const_value is not None and value.const_value.dtype is not ir.DataType.STRING
     )

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError
 from onnxslim.model import open_model, save_model
+from onnxslim.nesting import main_graphs
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 
 CHILD = """
@@ -60,7 +61,7 @@ class Onnxsim(Pass):
             reason = _other_interface(model, simplified)
             if reason is not None:
                 return _left_alone(reason)
-            for graph in simplified.graphs():
+            for graph in main_graphs(simplified):
                 for value in graph.initializers.values():  # the folder goes, and what is mapped from it
                     if isinstance(value.const_value, ir.ExternalTensor):
                         value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)

@@ -14,6 +14,7 @@ from zoo import ROOT
 FLOORS = {
     "onnxslim.errors": 0,
     "onnxslim.model": 1,
+    "onnxslim.nesting": 1,
     "onnxslim.sparse": 1,
     "onnxslim.graph": 2,
     "onnxslim.rewrite": 3,

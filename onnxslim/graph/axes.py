@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -16,6 +16,10 @@ from onnxslim.graph.signatures import Operand, OpName, Signature, signatures
 Attribute = int | float | str | Sequence[int]
 FactorKey = tuple[str, int]
 """(factor, place): the letter and, within an ellipsis, the place from the right; 0 for a factor that is one axis."""
+Dimensions = tuple[int | None, ...]
+"""A shape, None for each dimension that is symbolic."""
+Look = Callable[[ir.Value], Dimensions | None]
+"""Says the shape of a value; None where not even the rank is known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ def op_of(node: ir.Node) -> OpName:
     return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
 
 
-def dimensions(value: ir.Value) -> tuple[int | None, ...] | None:
+def dimensions(value: ir.Value) -> Dimensions | None:
     """Return the shape of `value`, None for each symbolic dimension; None where not even the rank is known."""
     shape: ir.ShapeProtocol | None = value.shape
     if shape is None and value.const_value is not None:
@@ -87,29 +91,33 @@ def _default(op: OpName, name: str) -> Attribute | None:
     return value if isinstance(value, (int, float, str)) else tuple(value)
 
 
-def fit(node: ir.Node) -> Fitted | None:
+def fit(node: ir.Node, look: Look = dimensions) -> Fitted | None:
     """Return the first row of the table that holds for `node`, or None.
 
     A row holds where the attributes have the values that it names, no operand is left over, and every rank fits.
+
+    Args:
+        node: The node.
+        look: Says the shapes of its values; by itself, what is written in the model.
     """
     for signature in signatures().get(op_of(node), ()):
         if signature.kind == EINSUM:
             row = einsum_row(signature.op, attribute(node, "equation"), len(node.inputs))
-            if row is not None and _holds(node, row):
-                return Fitted(node, row, _sizes(node, row))
+            if row is not None and _holds(node, row, look):
+                return Fitted(node, row, _sizes(node, row, look))
         elif signature.kind:
             return Fitted(node, signature, {})
-        elif _holds(node, signature):
-            return Fitted(node, signature, _sizes(node, signature))
+        elif _holds(node, signature, look):
+            return Fitted(node, signature, _sizes(node, signature, look))
     return None
 
 
-def _holds(node: ir.Node, signature: Signature) -> bool:
+def _holds(node: ir.Node, signature: Signature, look: Look) -> bool:
     for name, wanted in signature.where:
         got = attribute(node, name)
         if name == "axis" and isinstance(got, int) and node.inputs and node.inputs[0] is not None:
             # An axis may be counted from either end; rows count from the last.
-            shape = dimensions(node.inputs[0])
+            shape = look(node.inputs[0])
             got = got - len(shape) if shape is not None and got >= 0 else got
         # ONNX Runtime's own ops have no schema here; what such a node leaves out is 0.
         if (got or 0) != wanted:
@@ -118,7 +126,7 @@ def _holds(node: ir.Node, signature: Signature) -> bool:
         for position, held in enumerate(values):
             if held is None or (side is signature.outputs and not held.name):
                 continue
-            shape = dimensions(held)
+            shape = look(held)
             if position >= len(side) or side[position].absent:
                 return False
             if shape is not None and not side[position].fits(len(shape)):
@@ -126,7 +134,7 @@ def _holds(node: ir.Node, signature: Signature) -> bool:
     return True
 
 
-def _sizes(node: ir.Node, signature: Signature) -> dict[FactorKey, int]:
+def _sizes(node: ir.Node, signature: Signature, look: Look) -> dict[FactorKey, int]:
     sizes: dict[FactorKey, int] = {}
     products: list[tuple[tuple[FactorKey, ...], int]] = []
     for name, factors in signature.binds:
@@ -138,7 +146,7 @@ def _sizes(node: ir.Node, signature: Signature) -> dict[FactorKey, int]:
                 products.append((tuple((factor, 0) for factor in factors), value))
     fitted = Fitted(node, signature, {})
     for operand, held in fitted.operands():
-        shape = dimensions(held)
+        shape = look(held)
         if shape is None or operand.ignored:
             continue
         for (dimension, place), size in zip(operand.axes(len(shape)), shape, strict=True):

@@ -58,11 +58,15 @@ def tensor_bytes(tensor: ir.TensorProtocol | None) -> int:
 
 def static_bytes(value: ir.Value) -> int | None:
     """Return how many bytes `value` takes, where its type and shape are known."""
-    if value.dtype is None or value.dtype.is_string() or value.shape is None or not value.shape.is_static():
+    dtype, shape = value.dtype, value.shape
+    if dtype is None or dtype.is_string() or shape is None:
         return None
-    if min(value.shape.numpy(), default=0) < 0:
-        return None
-    return int(np.prod(value.shape.numpy(), dtype=np.int64)) * max(1, value.dtype.bitwidth) // 8
+    count = 1
+    for size in shape:
+        if not isinstance(size, int) or size < 0:
+            return None
+        count *= size
+    return count * max(1, dtype.bitwidth) // 8
 
 
 def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:

@@ -6,16 +6,16 @@ import dataclasses
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
 from onnxslim.graph.axes import dimensions, fit, op_of
-from onnxslim.graph.constants import constant_tensor
 from onnxslim.graph.equation import EINSUM
-from onnxslim.graph.nesting import main_graphs, nested_graphs
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.signatures import OpName, signatures
+from onnxslim.graph.sizes import Sight, at_sizes, look_at
+from onnxslim.nesting import main_graphs, nested_graphs, nodes_within
 
 _NO_PARAMETERS = frozenset({ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.UNDEFINED})
 """Element types of shapes, indices, masks and words: such constants are no parameters of the model."""
@@ -62,13 +62,13 @@ def measure_cost(model: ir.Model) -> Cost:
 
     The model is not changed: where shapes are missing, they are inferred on a copy.
     """
-    if any(value.shape is None for node in _nodes(model) for value in node.outputs if value.name):
+    if any(value.shape is None for node in nodes_within(model.graph) for value in node.outputs if value.name):
         model = model.clone()
         infer_shapes(model)
     per_node: list[NodeCost] = []
     uncounted: Counter[str] = Counter()
     activation_bytes = 0
-    for node in _nodes(model):
+    for node in nodes_within(model.graph):
         fitted = fit(node)
         if fitted is None and not any(nested_graphs(node)):
             uncounted[node.op_type] += 1
@@ -82,7 +82,7 @@ def measure_cost(model: ir.Model) -> Cost:
         )
         activation_bytes += sum(value_bytes(value) for value in node.outputs)
     weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
-    held = [tensor for node in _nodes(model) for tensor in _tensors(node)]
+    held = [tensor for node in nodes_within(model.graph) for tensor in _tensors(node)]
     return Cost(
         parameters=count_parameters(model),
         macs=sum(each.macs for each in per_node),
@@ -99,22 +99,30 @@ def measure_cost(model: ir.Model) -> Cost:
 def count_parameters(model: ir.Model) -> int:
     """Return the elements of all weights, as `Cost.parameters` counts them; shapes need not be known."""
     weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
-    held = (tensor for node in _nodes(model) for tensor in _tensors(node))
+    held = (tensor for node in nodes_within(model.graph) for tensor in _tensors(node))
     return sum(_parameters(value) for value in weights) + sum(tensor.size for tensor in held if is_parameter(tensor))
 
 
-def count_macs(model: ir.Model) -> int:
-    """Return the multiply-accumulates of one run; shapes must have been inferred.
+def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
+    """Return the multiply-accumulates of one run.
 
     Unlike in `Cost.macs` products of constants count as none: whoever runs the model folds them.
+
+    Args:
+        model: Not changed.
+        shapes: Shapes of the inputs, by name; None: as they are declared, symbolic dimensions as 1.
     """
+    sight = look_at(model, shapes)
+    if sight is None:
+        model = at_sizes(model, shapes, fold=False)
+        sight = Sight({})
     total = 0
     fixed: set[ir.Value] = set()
-    for node in _nodes(model):
+    for node in nodes_within(model.graph):
         read = [value for value in node.inputs if value is not None]
-        if read and all(value in fixed or constant_tensor(value) is not None for value in read):
+        if read and all(value in fixed or sight.is_constant(value) for value in read):
             fixed.update(node.outputs)
-        elif _multiplies(op_of(node)) and (fitted := fit(node)):
+        elif _multiplies(op_of(node)) and (fitted := fit(node, sight.shape)):
             total += fitted.macs()
     return total
 
@@ -130,10 +138,6 @@ def value_bytes(value: ir.Value) -> int:
     if shape is None or value.dtype is None or value.dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
         return 0
     return math.ceil(math.prod(1 if size is None else size for size in shape) * value.dtype.bitwidth / 8)
-
-
-def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    return iter(model.graph.all_nodes())
 
 
 def _tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:

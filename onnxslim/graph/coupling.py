@@ -18,10 +18,10 @@ import onnx_ir as ir
 
 from onnxslim.graph.axes import FactorKey, Fitted, dimensions, fit
 from onnxslim.graph.labels import Labels, Mask, solve
-from onnxslim.graph.nesting import nested_graphs
 from onnxslim.graph.relations import Freeze, Indices, Relations
 from onnxslim.graph.settings import title
 from onnxslim.graph.structure import HANDLERS, UnknownShape, freeze_node
+from onnxslim.nesting import nested_graphs, nodes_within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ def captured(node: ir.Node) -> Iterator[ir.Value]:
     """Yield the values that the nested graphs of `node` read, of whatever graph."""
     for graph in nested_graphs(node):
         yield from (value for value in graph.outputs if value.graph is not graph)
-        for inner in graph.all_nodes():
+        for inner in nodes_within(graph):
             yield from (value for value in inner.inputs if value is not None and value.graph is not graph)
 
 

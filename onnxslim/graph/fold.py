@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, constant_tensor, fresh_name, new_initializer, static_bytes, tensor_bytes
 from onnxslim.graph.evaluate import DIVISIONS, evaluate
-from onnxslim.graph.nesting import main_graphs
+from onnxslim.nesting import main_graphs
 
 LIMIT_BYTES = 1 << 20
 """A folded value may be this large, or as large as the constants that it replaces: files must not grow."""
@@ -118,6 +118,8 @@ def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
     """Return the nodes that depend on nothing but constants, in order."""
     region: dict[ir.Node, None] = {}
     for node in graph:
+        if not all(v is None or v.producer() in region or constant_tensor(v) is not None for v in node.inputs):
+            continue  # most nodes: so this is asked first
         if (
             node.domain
             or node.op_type in UNFOLDED
@@ -133,8 +135,7 @@ def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
             continue
         if any((static_bytes(output) or 0) > INTERMEDIATE_BYTES for output in node.outputs):
             continue
-        if all(v is None or v.producer() in region or constant_tensor(v) is not None for v in node.inputs):
-            region[node] = None
+        region[node] = None
     return list(region)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxslim.graph.inference.walk import Inference
-from onnxslim.graph.nesting import main_graphs
+from onnxslim.nesting import main_graphs
 
 
 def infer_shapes(model: ir.Model, known: Inference | None = None) -> tuple[str, ...]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.graph.axes import Dimensions, dimensions
+from onnxslim.graph.constants import constant_tensor
 from onnxslim.graph.fold import fold_constants
+from onnxslim.graph.inference.fact import Fact
+from onnxslim.graph.inference.walk import Inference
 from onnxslim.graph.shapes import forget_shapes, infer_shapes
+from onnxslim.nesting import nodes_within
 
 ROUNDS = 4
 """A size that is known makes shape arithmetic constant, and that makes further sizes known."""
@@ -24,10 +30,10 @@ def at_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None,
             all there); False folds only where sizes would stay unknown otherwise, and is faster.
     """
     result = model.clone()
+    wanted = _wanted(result, shapes or {})
     for value in result.graph.inputs:
         if value.shape is not None:
-            shape = (shapes or {}).get(value.name or "", [size if isinstance(size, int) else 1 for size in value.shape])
-            value.shape = ir.Shape(shape)
+            value.shape = ir.Shape(wanted[value.name or ""])
     for value in result.graph.outputs:
         value.shape = None
     forget_shapes(result)
@@ -39,6 +45,58 @@ def at_sizes(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None,
     return result
 
 
+@dataclasses.dataclass(frozen=True)
+class Sight:
+    """What is known of the values of a model at some sizes."""
+
+    facts: Mapping[ir.Value, Fact]
+
+    def shape(self, value: ir.Value) -> Dimensions | None:
+        """Return the shape of a value, None for each size that is not known; None where not even the rank is."""
+        fact = self.facts.get(value)
+        if fact is None:
+            return dimensions(value)
+        return None if fact.shape is None else tuple(size if isinstance(size, int) else None for size in fact.shape)
+
+    def is_constant(self, value: ir.Value) -> bool:
+        """Whether a value is the same in every run: a weight, or small integers that follow from sizes."""
+        fact = self.facts.get(value)
+        if fact is None or fact.elements is None:
+            return constant_tensor(value) is not None
+        return all(isinstance(each, int) for each in fact.elements)
+
+
+def look_at(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> Sight | None:
+    """Look at a model, which is neither changed nor copied.
+
+    Args:
+        model: The model.
+        shapes: As `at_sizes` has them; None: the inputs have the shapes that they declare.
+
+    Returns:
+        None where sizes stay unknown though `shapes` are given: `at_sizes` finds out more.
+    """
+    known = Inference(model, at=None if shapes is None else _wanted(model, shapes))
+    known.writing = False
+    known.run()
+    sight = Sight(known.facts)
+    if shapes is not None:
+        for node in nodes_within(model.graph):
+            for value in node.outputs:
+                if value.name and ((shape := sight.shape(value)) is None or None in shape):
+                    return None
+    return sight
+
+
+def _wanted(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """Return a shape for each input whose rank is known."""
+    return {
+        value.name or "": shapes.get(value.name or "", [size if isinstance(size, int) else 1 for size in value.shape])
+        for value in model.graph.inputs
+        if value.shape is not None
+    }
+
+
 def _all_known(model: ir.Model) -> bool:
-    values = (value for node in model.graph.all_nodes() for value in node.outputs if value.name)
+    values = (value for node in nodes_within(model.graph) for value in node.outputs if value.name)
     return all(value.shape is not None and value.shape.is_static() for value in values)

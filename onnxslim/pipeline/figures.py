@@ -11,9 +11,8 @@ import onnx_ir as ir
 
 from onnxslim.errors import BudgetMissed
 from onnxslim.graph.cost import count_macs, count_parameters
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.graph.sizes import at_sizes
 from onnxslim.model import file_bytes, save_model
+from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import version
@@ -53,8 +52,8 @@ def model_figures(
     return Figures(
         size_bytes=size_bytes,
         parameters=count_parameters(model),
-        macs=count_macs(at_sizes(model, shapes, fold=False) if shapes else _inferred(model)),
-        nodes=sum(1 for _ in model.graph.all_nodes()),
+        macs=count_macs(model, shapes or None),
+        nodes=count_nodes(model),
         latency_ms=Percentiles(latency.p50, latency.p95, latency.p99) if latency else None,
         throughput_per_s=latency.throughput_per_s if latency else None,
         peak_memory_bytes=None if memory is None or memory.value is None else round(memory.value),
@@ -67,12 +66,6 @@ def model_figures(
         energy_reason=energy.reason if energy else NOT_ASKED,
         accuracy_reason=None if accuracy else unlabelled,
     )
-
-
-def _inferred(model: ir.Model) -> ir.Model:
-    copy = model.clone()
-    infer_shapes(copy)
-    return copy
 
 
 def ratios(before: Figures, after: Figures, paired: PairedLatency | None) -> Ratios:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.model import OLDEST_NUMPY_OPSET
+from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.ledger import Ledger
 from onnxslim.pipeline.plan import Plan, Planned, gather
 from onnxslim.runner.session import Session
@@ -152,7 +153,7 @@ class Pass(abc.ABC):
             model: A clone in canonical form; it is changed as `run` would change it.
             context: As for `run`.
         """
-        before = sum(1 for _ in model.graph.all_nodes())
+        before = count_nodes(model)
         notes = self.run(model, context).notes
         lines = (
             Planned(
@@ -163,4 +164,4 @@ class Pass(abc.ABC):
             )
             for note in notes
         )
-        return Plan((before, sum(1 for _ in model.graph.all_nodes())), tuple(lines))
+        return Plan((before, count_nodes(model)), tuple(lines))

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnxslim.data import no_samples
 from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError, UsageError
 from onnxslim.model import canonicalize, open_model, save_model, saving_model, weight_bytes
+from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.collector import patient_collector
 from onnxslim.pipeline.figures import make_report
@@ -207,7 +208,7 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
     for number, step in enumerate(passes):
         context.progress(f"{step.name}", number, len(passes))
         started = time.perf_counter()
-        before = _nodes(current.model)
+        before = count_nodes(current.model)
         try:
             tried, verdict = attempt(step, current, judge, context)
         except OnnxslimError:
@@ -227,14 +228,10 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
                 kept=verdict.kept,
                 reason=verdict.reason,
                 seconds=time.perf_counter() - started,
-                nodes=(before, _nodes(tried.model)),
+                nodes=(before, count_nodes(tried.model)),
                 changes=tried.change.notes,
                 layers=tried.change.layers,
             )
         )
         current = tried.candidate if verdict.kept and tried.candidate is not None else current
     return current, records
-
-
-def _nodes(model: ir.Model) -> int:
-    return sum(1 for _ in model.graph.all_nodes())

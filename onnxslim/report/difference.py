@@ -17,7 +17,7 @@ import onnx_ir as ir
 from rich.console import Console
 from rich.text import Text
 
-from onnxslim.graph.nesting import nested_graphs
+from onnxslim.nesting import nested_graphs
 from onnxslim.report.onnx_text import node_text, numbering
 
 BEFORE, AFTER = 0, 1

@@ -17,6 +17,7 @@ from rich.text import Text
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.model import FORM, file_bytes, open_model
+from onnxslim.nesting import main_graphs
 from onnxslim.pipeline.discovery import pass_names
 from onnxslim.report.terminal import line, plain_table
 from onnxslim.report.units import in_bytes, in_thousands
@@ -80,7 +81,7 @@ def inspect_model(path: str | os.PathLike[str], top: int = 10) -> Inspection:
     # as declared: inference gives names to what is unknown
     inputs, outputs = (tuple(map(_tensor, values)) for values in (model.graph.inputs, model.graph.outputs))
     cost, at_one = measure_cost(model), measure_cost(at_sizes(model))
-    ops = collections.Counter(_op(node) for graph in model.graphs() for node in graph)
+    ops = collections.Counter(_op(node) for graph in main_graphs(model) for node in graph)
     costly = sorted(at_one.per_node, key=lambda node: (-node.macs, -node.parameters))[:top]
     return Inspection(
         path=str(path),

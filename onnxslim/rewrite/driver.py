@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnxslim.graph.nesting import graphs_within, main_graphs
+from onnxslim.nesting import graphs_within, main_graphs
 from onnxslim.rewrite.condition import holds, overflow
 from onnxslim.rewrite.identity import eliminate_identity
 from onnxslim.rewrite.instantiate import Instance, Plan, build

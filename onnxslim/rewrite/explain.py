@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.nesting import main_graphs
 from onnxslim.rewrite.condition import holds, overflow
 from onnxslim.rewrite.instantiate import Instance
 from onnxslim.rewrite.match import Match, find_match
@@ -55,7 +56,7 @@ def near_misses(model: ir.Model, rules: Sequence[Rule]) -> Iterator[Miss]:
     for rule in rules:
         if len(rule.match.operations()) > 1:
             index.setdefault(rule.outline.root, []).append(rule)
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         names = _descriptions(graph)
         for node in graph:
             for rule in index.get((node.domain, node.op_type), ()):

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from onnxslim.errors import ProviderUnavailable, RunError
+from onnxslim.nesting import main_graphs
 from onnxslim.runner.exchange import RARE, from_runtime, to_runtime
 from onnxslim.runner.target import PROVIDERS, Target, detect_target
 
@@ -242,7 +243,7 @@ def _raising_run_error(call: Callable[[], Any]) -> Callable[[], None]:
 
 
 def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
-    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    values = (value for graph in main_graphs(model) for value in graph.initializers.values())
     return [value.const_value for value in values if value.const_value is not None]
 
 

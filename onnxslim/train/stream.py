@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Samples
-from onnxslim.graph.nesting import nested_graphs
+from onnxslim.nesting import nested_graphs, nodes_within
 from onnxslim.runner.session import Session
 
 Array = npt.NDArray[Any]
@@ -101,7 +101,7 @@ class Stream:
         starts += [value for value in graph.inputs if value.name in held]
         ends = [value for node in graph for value in node.outputs if value.name in made]
         inner = ir.convenience.extract(graph, starts, ends)
-        read = {value for node in inner.all_nodes() for value in node.inputs if value is not None}
+        read = {value for node in nodes_within(inner) for value in node.inputs if value is not None}
         for value in [value for value in inner.inputs if value not in read]:
             inner.inputs.remove(value)
         for value in inner.inputs:
@@ -116,6 +116,6 @@ def _read(node: ir.Node) -> list[ir.Value]:
     """Return the values that a node reads, and those that its nested graphs read."""
     read = [value for value in node.inputs if value is not None]
     for graph in nested_graphs(node):
-        read += [value for inner in graph.all_nodes() for value in inner.inputs if value is not None]
+        read += [value for inner in nodes_within(graph) for value in inner.inputs if value is not None]
         read += [value for value in graph.outputs if value is not None]
     return read

@@ -18,6 +18,7 @@ from onnxslim.graph.cost import is_parameter
 from onnxslim.graph.coupling import Coupling
 from onnxslim.graph.labels import Mask
 from onnxslim.graph.relations import Indices
+from onnxslim.nesting import main_graphs
 
 
 class Cost(Protocol):
@@ -148,7 +149,7 @@ def _weights_left(coupling: Coupling, model: ir.Model, *, in_bytes: bool) -> Pro
     lengths = Lengths(coupling)
     axes = coupling.relations.values()
     terms: list[tuple[list[int], float]] = []
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         for value in graph.initializers.values():
             tensor = value.const_value
             if tensor is None or not tensor.size or not (in_bytes or is_parameter(tensor)):

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnxslim.graph.axes import attribute
 from onnxslim.graph.coupling import Coupling
 from onnxslim.graph.labels import Mask
+from onnxslim.nesting import nodes_within
 
 from .lengths import rewrite_lengths
 
@@ -38,7 +39,7 @@ def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
             value.shape = ir.Shape(array.shape)
         elif value.shape is not None:
             value.shape = ir.Shape(len(kept[at]) if at in kept else size for at, size in enumerate(value.shape))
-    for node in model.graph.all_nodes():
+    for node in nodes_within(model.graph):
         for value in node.outputs:
             value.const_value = None  # what shape inference knew of its elements may have changed
     for value in [value for value in model.graph.initializers.values() if not value.uses()]:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.axes import Fitted, dimensions, fit
 from onnxslim.graph.cost import measure_cost
+from onnxslim.nesting import nodes_within
 from onnxslim.pipeline.interface import LayerChange
 
 
@@ -20,7 +21,7 @@ def layer_changes(before: ir.Model, after: ir.Model) -> tuple[LayerChange, ...]:
     """
     widths = _widths(after)
     macs: list[Mapping[str, int]] = [
-        {node.outputs[0].name or "": cost.macs for node, cost in zip(model.graph.all_nodes(), costs, strict=True)}
+        {node.outputs[0].name or "": cost.macs for node, cost in zip(nodes_within(model.graph), costs, strict=True)}
         for model, costs in ((each, measure_cost(each).per_node) for each in (before, after))
     ]
     result: list[LayerChange] = []

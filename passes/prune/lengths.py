@@ -20,6 +20,7 @@ from onnxslim.graph.coupling import Coupling
 from onnxslim.graph.labels import Mask
 from onnxslim.graph.relations import Indices
 from onnxslim.graph.settings import numbers, padding, pieces, sliced, slices
+from onnxslim.nesting import nodes_within
 
 THROUGH = (1 << 31) - 1
 """An end of a Slice beyond every axis."""
@@ -44,7 +45,7 @@ class _Cut:
         self.graph = graph
         self.coupling = coupling
         self.gone = gone
-        self._taken = {value.name for node in graph.all_nodes() for value in node.outputs} | set(graph.initializers)
+        self._taken = {value.name for node in nodes_within(graph) for value in node.outputs} | set(graph.initializers)
         self._taken |= {value.name for value in graph.inputs}
 
     def stays(self, value: ir.Value | None, axis: int) -> Mask | None:

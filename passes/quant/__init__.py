@@ -14,6 +14,7 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.graph.constants import constant
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import FORM
+from onnxslim.nesting import nodes_within
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 
 from .bias import correction, observe_means
@@ -97,7 +98,7 @@ class Quant(Pass):
         notes += [
             Note(pattern, "ignored", "no node has such a name or op type")
             for pattern in (*self.include, *self.exclude)
-            if not any(matches(node, (pattern,)) for node in model.graph.all_nodes())
+            if not any(matches(node, (pattern,)) for node in nodes_within(model.graph))
         ]
         notes += _counts(plan)
         return Change(True, (*notes, *plan.left))

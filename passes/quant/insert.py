@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.graph.constants import constant
+from onnxslim.nesting import nodes_within
 
 from .plan import Plan, clamp_limits
 from .scales import Scale
@@ -36,7 +37,7 @@ class Writer:
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
-        for node in ir.traversal.RecursiveGraphIterator(graph):
+        for node in nodes_within(graph):
             taken.update(value.name for value in (*node.inputs, *node.outputs) if value is not None)
         self._names: Iterator[str] = (f"q{n}" for n in itertools.count() if f"q{n}" not in taken)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from onnxslim.nesting import nodes_within
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -30,7 +32,7 @@ def quantized_nodes(model: ir.Model) -> Counter[str]:
     patterns = quantized_ops()
     found: Counter[str] = Counter()
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        for node in ir.traversal.RecursiveGraphIterator(graph):
+        for node in nodes_within(graph):
             if any(fnmatch.fnmatchcase(node.op_type, pattern) for pattern in patterns.get(node.domain, ())):
                 found[node.op_type] += 1
     return found

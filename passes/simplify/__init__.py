@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 import onnx_ir as ir
 
 from onnxslim.model import OLDEST_OPSET
+from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.interface import Change, Context, Kind, Pass
 from onnxslim.pipeline.plan import Plan
 from onnxslim.rewrite.reader import load_rules
@@ -37,5 +38,5 @@ class Simplify(Pass):
 
     def plan(self, model: ir.Model, context: Context) -> Plan:
         """Simplify `model`, count what was done, and look in what is left for places where rules nearly apply."""
-        before = sum(1 for _ in model.graph.all_nodes())
+        before = count_nodes(model)
         return plan_of(model, before, self.run(model, context), load_rules(__name__, model.opset_imports.get("", 0)))

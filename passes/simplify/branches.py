@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxslim.graph.constants import constant
-from onnxslim.graph.nesting import every_graph
+from onnxslim.nesting import every_graph
 
 from .dead import remove_node
 

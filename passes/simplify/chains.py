@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import fresh_name, new_initializer
 from onnxslim.graph.inference.walk import Inference
-from onnxslim.graph.nesting import every_graph, main_graphs
+from onnxslim.nesting import every_graph, main_graphs
 
 from .shapes import reshape_target
 

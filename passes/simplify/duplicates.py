@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import constant
 from onnxslim.graph.fold import UNFOLDED
-from onnxslim.graph.nesting import every_graph, main_graphs, nested_graphs
+from onnxslim.nesting import every_graph, main_graphs, nested_graphs
 
 PREFIX_BYTES = 4096
 """Read of every initializer first; whole ones are read only where that much is equal."""

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.inference.elementwise import broadcast_shapes
 from onnxslim.graph.inference.walk import Inference
-from onnxslim.graph.nesting import main_graphs
+from onnxslim.nesting import main_graphs
 from onnxslim.rewrite.identity import eliminate_identity
 
 SAME_SHAPE_SAME_VALUE = frozenset(

@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from onnxslim.graph.inference.fact import Fact
 from onnxslim.graph.inference.walk import Inference
-from onnxslim.graph.nesting import main_graphs
 from onnxslim.graph.symbols import Expression, Size
+from onnxslim.nesting import main_graphs
 
 SHAPE_RUNS_SINCE = 15
 """From this opset on, Shape has start and end."""

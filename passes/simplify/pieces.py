@@ -11,12 +11,13 @@ import onnx_ir as ir
 from onnxslim.graph.constants import constant
 from onnxslim.graph.inference.walk import Inference
 from onnxslim.graph.symbols import Size
+from onnxslim.nesting import main_graphs
 
 
 def join_pieces(model: ir.Model, known: Inference) -> int:
     """Pass by each Concat of all that a Split makes, and each Split of a Concat at its borders. Returns how many."""
     count = 0
-    for graph in model.graphs():
+    for graph in main_graphs(model):
         for node in list(graph):
             if node.domain or node.op_type not in ("Concat", "Split"):
                 continue

@@ -8,6 +8,7 @@ import re
 import onnx_ir as ir
 
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.interface import Change
 from onnxslim.pipeline.plan import Plan, Planned, gather, ordered
 from onnxslim.rewrite.explain import Miss, near_misses
@@ -49,4 +50,4 @@ def plan_of(model: ir.Model, before: int, change: Change, rules: RuleSet) -> Pla
         )
         for subject in subjects
     ]
-    return Plan((before, sum(1 for _ in model.graph.all_nodes())), ordered(lines))
+    return Plan((before, count_nodes(model)), ordered(lines))

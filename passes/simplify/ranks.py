@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, fresh_name, new_initializer
 from onnxslim.graph.inference.walk import Inference
-from onnxslim.graph.nesting import every_graph
+from onnxslim.nesting import every_graph
 
 DEMANDED: Mapping[str, int] = {"LSTM": 3, "GRU": 3, "RNN": 3, "Gemm": 2}
 """The rank that the first input of an op must have."""

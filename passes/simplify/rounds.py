@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from onnxslim.graph.fold import fold_constants
 from onnxslim.graph.inference.walk import Inference
-from onnxslim.graph.nesting import every_graph
 from onnxslim.graph.shapes import forget_shapes, infer_shapes
 from onnxslim.model import OLDEST_NUMPY_OPSET, release_constants
+from onnxslim.nesting import every_graph
 from onnxslim.pipeline.interface import Context, Note
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.instantiate import Plan

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, fresh_name, new_initializer
-from onnxslim.graph.nesting import main_graphs
+from onnxslim.nesting import main_graphs
 
 
 @dataclasses.dataclass(frozen=True)

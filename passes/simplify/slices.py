@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, fresh_name, new_initializer
 from onnxslim.graph.inference.walk import Inference
-from onnxslim.graph.nesting import main_graphs
+from onnxslim.nesting import main_graphs
 
 INPUTS_SINCE = 10
 """From this opset on, starts and ends are inputs."""

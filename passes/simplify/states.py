@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, constant_tensor
-from onnxslim.graph.nesting import every_graph
+from onnxslim.nesting import every_graph
 
 STATES: Mapping[str, tuple[int, ...]] = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
 """Inputs that are zeros where they are missing (ONNX operators, ``initial_h`` and ``initial_c``)."""

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, fresh_name, new_initializer
 from onnxslim.graph.inference.walk import Inference
+from onnxslim.nesting import main_graphs
 
 from .effects import BROADCASTING
 
@@ -113,7 +114,7 @@ def move_transposes(model: ir.Model, known: Inference) -> int:
     opset = model.opset_imports.get("", 0)
     return sum(
         _Layout(graph, permutation, known, opset).apply()
-        for graph in model.graphs()
+        for graph in main_graphs(model)
         for permutation in dict.fromkeys(permutation_of(node, known) for node in graph)
         if permutation is not None and permutation != tuple(range(len(permutation)))
     )

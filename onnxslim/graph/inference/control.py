@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.graph.inference.fact import NOTHING, Element, Fact, Site, Unknowable, axis_of
 from onnxslim.graph.symbols import Expression, Size, atoms, unknown_size
+from onnxslim.nesting import nodes_within
 
 TURNS = 4
 """How often a loop is tried out before nothing is believed of the shapes that go round in it."""
@@ -176,7 +177,7 @@ def _joined(first: Fact, second: Fact, unknown: Sequence[Size]) -> Fact:
 
 def _names(graph: ir.Graph) -> set[str]:
     values = {value.name or "" for value in graph.inputs}
-    return values.union(value.name or "" for node in graph.all_nodes() for value in node.outputs)
+    return values.union(value.name or "" for node in nodes_within(graph) for value in node.outputs)
 
 
 def _outward(facts: Sequence[Fact], site: Site, names: set[str], first: int = 0, shift: int = 0) -> tuple[Fact, ...]:

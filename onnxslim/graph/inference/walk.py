@@ -42,14 +42,20 @@ class Inference:
 
     `run` may be called again after the model was changed: only nodes whose inputs or attributes are known to be others
     than before, and what follows from them, are looked at.
+
+    Args:
+        model: The model.
+        at: Shapes of inputs, by name, that they shall have instead of those that the model declares. What it says of
+            the values inside is not believed then, and nothing is written into it.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, at: Mapping[str, Sequence[int]] | None = None) -> None:
         self.model = model
+        self._at = at
         self.facts: dict[ir.Value, Fact] = {}
         self.problems: dict[str, None] = {}
         """What went wrong, one line each."""
-        self.writing = True
+        self.writing = at is None
         """Whether what is found out is written into the model, too; not while a loop is tried out."""
         self.scope = ""
         self.opsets: Mapping[str, int] = model.opset_imports
@@ -61,6 +67,9 @@ class Inference:
         self.opsets = self.model.opset_imports
         for value in self.model.graph.inputs:
             fact = declared(value)
+            shape = (self._at or {}).get(value.name or "")
+            if shape is not None:
+                fact = fact._replace(shape=tuple(shape))
             if self.facts.get(value) != fact:
                 self.facts[value] = fact
         self.walk(self.model.graph)
@@ -144,7 +153,7 @@ class Inference:
                 if type(size) is not int and len(size.text) > LONGEST:  # type: ignore[union-attr]  # an Expression
                     shape = tuple(_short(size, unknown_size(name, axis)) for axis, size in enumerate(shape))
                     break
-        if output.shape is not None:
+        if output.shape is not None and self._at is None:
             shape = _with_declared(shape, output.shape, name)
         if elements is not None:
             elements = _short_elements(elements, name, dtype)

@@ -86,8 +86,13 @@ class Splitting:
         self._shapes.update({name: array.shape for name, array in values.items()})
         self._behind = Behind()
         if self._learns:
-            finders = find_readers, find_comparisons, find_mixtures, find_terms
-            self._behind = Behind(*(find(model.graph, layers) for find in finders))
+            graph = model.graph
+            self._behind = Behind(
+                find_readers(graph, layers),
+                find_comparisons(graph, layers),
+                find_mixtures(graph, layers),
+                find_terms(graph, layers),
+            )
         self._stopwatch = Stopwatch(context, model, self._shapes)
         self._slow = [""] * len(layers)
         """Of layers that stay whole for that, why no split of theirs is faster."""

@@ -48,7 +48,9 @@ def test_what_is_read_elsewhere_is_not_a_sum(before: str, after: str) -> None:
 
 
 def test_what_the_other_term_lacks_is_made_up_for() -> None:
-    data = (GENERATOR.normal(size=(260, 5, 64)) @ (np.diag(np.linspace(0.1, 1, 64)) @ weight(64, 64))).astype(np.float32)
+    data = (GENERATOR.normal(size=(260, 5, 64)) @ (np.diag(np.linspace(0.1, 1, 64)) @ weight(64, 64))).astype(
+        np.float32
+    )
     step = Lowrank(rank=0.4, align=4)
     seeing, blind = lost_seeing_and_blind(model(), step, "find_terms", data[:200], data[200:])
     assert seeing < 0.9 * blind

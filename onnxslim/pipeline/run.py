@@ -22,7 +22,7 @@ from onnxslim.pipeline.collector import patient_collector
 from onnxslim.pipeline.figures import make_report
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Judge
-from onnxslim.pipeline.provenance import hashing, sha256, sign
+from onnxslim.pipeline.provenance import hashing, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.recipe import format_passes, option_values
 from onnxslim.report.model import ModelFile, PassRecord, Report
@@ -167,9 +167,12 @@ def optimize(
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
         target_file = pathlib.Path(folder) / "after.onnx" if output is None else pathlib.Path(output)
         with saving_model(current.model, target_file) as file:
+            written = None if output is None else hashing(file)
+            if written is not None and measure:
+                written.result()  # nothing else may run while something is timed
             report = make_report(request, judge, current, records, path, digest, file, context.progress)
-            if output is not None:
-                report = dataclasses.replace(report, output=ModelFile(str(output), sha256(file)))
+            if written is not None:
+                report = dataclasses.replace(report, output=ModelFile(str(output), written.result()))
     context.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
     return Result(current.model, report)
 

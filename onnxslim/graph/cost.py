@@ -113,18 +113,27 @@ def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = Non
         shapes: Shapes of the inputs, by name; None: as they are declared, symbolic dimensions as 1.
     """
     sight = look_at(model, shapes)
-    if sight is None:
-        model = at_sizes(model, shapes, fold=False)
+    nodes = list(_multiplying(model, sight))
+    if shapes is not None and not all(_is_sized(node, sight) for node in nodes):
         sight = Sight({})
-    total = 0
+        nodes = list(_multiplying(at_sizes(model, shapes, fold=False), sight))
+    return sum(fitted.macs() for node in nodes if (fitted := fit(node, sight.shape)))
+
+
+def _multiplying(model: ir.Model, sight: Sight) -> Iterator[ir.Node]:
+    """Yield the nodes that multiply what is not constant."""
     fixed: set[ir.Value] = set()
     for node in nodes_within(model.graph):
         read = [value for value in node.inputs if value is not None]
         if read and all(value in fixed or sight.is_constant(value) for value in read):
             fixed.update(node.outputs)
-        elif _multiplies(op_of(node)) and (fitted := fit(node, sight.shape)):
-            total += fitted.macs()
-    return total
+        elif _multiplies(op_of(node)):
+            yield node
+
+
+def _is_sized(node: ir.Node, sight: Sight) -> bool:
+    shapes = [sight.shape(value) for value in (*node.inputs, *node.outputs) if value is not None and value.name]
+    return not any(shape is None or None in shape for shape in shapes)
 
 
 @functools.cache

@@ -66,26 +66,17 @@ class Sight:
         return all(isinstance(each, int) for each in fact.elements)
 
 
-def look_at(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> Sight | None:
-    """Look at a model, which is neither changed nor copied.
+def look_at(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> Sight:
+    """Look at a model, which is neither changed nor copied. Where sizes stay unknown, `at_sizes` may find out more.
 
     Args:
         model: The model.
         shapes: As `at_sizes` has them; None: the inputs have the shapes that they declare.
-
-    Returns:
-        None where sizes stay unknown though `shapes` are given: `at_sizes` finds out more.
     """
     known = Inference(model, at=None if shapes is None else _wanted(model, shapes))
     known.writing = False
     known.run()
-    sight = Sight(known.facts)
-    if shapes is not None:
-        for node in nodes_within(model.graph):
-            for value in node.outputs:
-                if value.name and ((shape := sight.shape(value)) is None or None in shape):
-                    return None
-    return sight
+    return Sight(known.facts)
 
 
 def _wanted(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -14,6 +15,7 @@ DISTRIBUTION = "onnxslim-compiler"
 PREFIX = "onnxslim."
 
 
+@functools.cache
 def version() -> str:
     """Return the version of onnxslim that is installed."""
     return importlib.metadata.version(DISTRIBUTION)

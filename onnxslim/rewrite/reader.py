@@ -53,7 +53,7 @@ from onnxslim.rewrite.rule import (
     Skipped,
     find_schema,
 )
-from onnxslim.rewrite.source import Source, split_rules
+from onnxslim.rewrite.source import Family, Source, split_families, split_rules
 
 OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
 OLD_CONSTANT = 12
@@ -93,9 +93,12 @@ def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> R
     Raises:
         RuleError: A file holds what is no rule at all.
     """
-    compiled, sources = _compiled(package, opset), _sources(package)
-    if ops is not None:
-        sources = tuple(source for source in sources if source.demands <= ops)
+    compiled, families = _compiled(package, opset), _families(package)
+    if ops is None:
+        sources = [source for family in families for source in family.rules]
+    else:
+        present = (family for family in families if family.demands <= ops)
+        sources = [source for family in present for source in family.rules if source.demands <= ops]
     for source in sources:
         if (source.file, source.name) not in compiled:
             compiled[source.file, source.name] = _attempt(source, opset)
@@ -115,8 +118,8 @@ def _compiled(package: str, opset: int) -> dict[tuple[str, str], Rule | Skipped]
 
 
 @functools.lru_cache(maxsize=16)
-def _sources(package: str) -> tuple[Source, ...]:
-    return tuple(source for file, text in rule_files(package) for source in split_rules(text, file))
+def _families(package: str) -> tuple[Family, ...]:
+    return tuple(family for file, text in rule_files(package) for family in split_families(text, file))
 
 
 def _attempt(source: Source, opset: int) -> Rule | Skipped:

@@ -109,13 +109,65 @@ class Source:
     @functools.cached_property
     def demands(self) -> frozenset[str]:
         """Ops that a graph must have if this is to match: not all, for the text is only glanced at."""
-        text = self.bodies["match"][1]
-        infix = (op for sign, op in INFIX.items() if f" {sign} " in text)
-        return frozenset((*CALLED.findall(text), *infix)) - {"Constant"}
+        return _demands(self.bodies["match"][1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What stands in a file as one rule: a rule for each of its spellings, and for each op that a word stands for."""
+
+    head: Source
+    """The first spelling, with its words."""
+    spellings: tuple[tuple[int, str], ...]
+    """Line and text of each spelling of the match."""
+    words: tuple[str, ...]
+    """Words that stand for ops."""
+    choices: tuple[tuple[str, ...], ...]
+    """The ops that they stand for, in turn; one empty choice where there are no words."""
+
+    @functools.cached_property
+    def demands(self) -> frozenset[str]:
+        """Ops that a graph must have if any of the rules is to match."""
+        demands = [_demands(text) for _, text in self.spellings]
+        return frozenset.intersection(*demands) - frozenset(self.words)
+
+    @functools.cached_property
+    def rules(self) -> tuple[Source, ...]:
+        """The rules."""
+        return tuple(self._rules())
+
+    def _rules(self) -> Iterator[Source]:
+        for choice in self.choices:
+            for number, spelling in enumerate(self.spellings, 1):
+                parts = [self.head.name, *(op.lower() for op in choice[:1]), *([str(number)] if number > 1 else [])]
+                bodies = {**self.head.bodies, "match": spelling}
+                for word, op in zip(self.words, choice, strict=True):
+                    exact = re.compile(rf"\b{word}\b")
+                    bodies = {key: (line, exact.sub(op, body)) for key, (line, body) in bodies.items()}
+                yield dataclasses.replace(self.head, name="_".join(parts), bodies=bodies)
+
+
+def _demands(match: str) -> frozenset[str]:
+    infix = (op for sign, op in INFIX.items() if f" {sign} " in match)
+    return frozenset((*CALLED.findall(match), *infix)) - {"Constant"}
 
 
 def split_rules(text: str, file: str) -> Iterator[Source]:
-    """Cut a text into rules, at the braces that are not inside braces."""
+    """Cut a text into rules, one for each spelling and each op that a word stands for.
+
+    Raises:
+        RuleError: Something in it is no rule.
+    """
+    for family in split_families(text, file):
+        yield from family.rules
+
+
+def split_families(text: str, file: str) -> Iterator[Family]:
+    """Cut a text at the braces that are not inside braces.
+
+    Raises:
+        RuleError: Something in it is no rule.
+    """
     blank = COMMENT.sub(lambda match: " " * len(match[0]), text)
     names: set[str] = set()
     current: dict[str, tuple[int, str]] = {}
@@ -130,7 +182,7 @@ def split_rules(text: str, file: str) -> Iterator[Source]:
     def where(place: int) -> str:
         return f"{file}:{line_of(place) + 1}"
 
-    def finish(end: int) -> Iterator[Source]:
+    def finish(end: int) -> Iterator[Family]:
         if head is None:
             return
         if "rewrite" not in current:
@@ -149,7 +201,7 @@ def split_rules(text: str, file: str) -> Iterator[Source]:
             head["results"],
             dict(current),
         )
-        yield from _variants(whole, spellings, (head["words"] or "").split(), head["items"] or "")
+        yield _family(whole, spellings, (head["words"] or "").split(), head["items"] or "")
 
     while (opening := blank.find("{", cursor)) >= 0:
         word = blank[cursor:opening].strip()
@@ -180,27 +232,16 @@ def split_rules(text: str, file: str) -> Iterator[Source]:
     yield from finish(cursor)
 
 
-def _variants(
-    source: Source, spellings: Sequence[tuple[int, str]], words: Sequence[str], items: str
-) -> Iterator[Source]:
-    """Yield a rule for each spelling of its match, and for each op that its words stand for."""
-    choices = [item.split() for item in items.split("|")] if words else [[]]
+def _family(head: Source, spellings: Sequence[tuple[int, str]], words: Sequence[str], items: str) -> Family:
+    choices = [tuple(item.split()) for item in items.split("|")] if words else [()]
     for choice in choices:
         if len(choice) != len(words):
             raise RuleError(
                 f"{' '.join(choice) or 'nothing'} cannot stand for {' '.join(words)}",
-                where=source.where,
+                where=head.where,
                 hint="as many ops as words, separated by |",
             )
-        for number, spelling in enumerate(spellings, 1):
-            name = "_".join(
-                [source.name, *(each.lower() for each in choice[:1]), *([str(number)] if number > 1 else [])]
-            )
-            bodies = {**source.bodies, "match": spelling}
-            for word, op in zip(words, choice, strict=True):
-                exact = re.compile(rf"\b{word}\b")
-                bodies = {key: (line, exact.sub(op, body)) for key, (line, body) in bodies.items()}
-            yield dataclasses.replace(source, name=name, bodies=bodies)
+    return Family(head, tuple(spellings), tuple(words), tuple(choices))
 
 
 def _closing(text: str, opening: int) -> int | None:

@@ -6,9 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from sample_models import from_text
+from zoo import zoo_file
 
 from onnxslim.graph.cost import count_macs, count_parameters, measure_cost, value_bytes
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.sizes import at_sizes
+from onnxslim.model import open_model
 
 
 def weight(*shape: int) -> np.ndarray:
@@ -155,3 +158,38 @@ def test_products_of_constants_are_no_work() -> None:
     assert count_macs(model) == 4 * 16
     assert measure_cost(model).macs == 4 * 16 + 4 * 8 * 16 + 4 * 16 * 16
     assert count_parameters(model) == measure_cost(model).parameters == 4 * 8 + 8 * 16 + 16 * 16
+
+
+@pytest.mark.parametrize("shapes", [None, {"x": (3, 4)}])
+def test_macs_at_the_sizes_of_inputs(shapes: dict[str, tuple[int, ...]] | None) -> None:
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x, float[4,8] a, float[8,2] b) => (float[N,2] y) {
+        h = MatMul (x, a)  y = MatMul (h, b) }""",
+        a=np.zeros((4, 8), np.float32),
+        b=np.zeros((8, 2), np.float32),
+    )
+    before = ir.to_proto(model).SerializeToString()
+    rows = 1 if shapes is None else 3
+    assert count_macs(model, shapes) == rows * (4 * 8 + 8 * 2)
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_macs_behind_a_size_that_only_folding_tells() -> None:
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x, float[4,8] a) => (float[K,8] y) {
+        l = Constant <value_floats = [5.9]> ()  i = Cast <to = 7> (l)  f = Constant <value_ints = [4]> ()
+        s = Concat <axis = 0> (i, f)  w = Expand (x, s)  y = MatMul (w, a) }""",
+        a=np.zeros((4, 8), np.float32),
+    )
+    assert count_macs(model, {"x": (1, 4)}) == count_macs(at_sizes(model, {"x": (1, 4)})) == 5 * 4 * 8
+
+
+@pytest.mark.parametrize("name", ["fashion/resnet18.onnx", "onnx/cifar10_resnet20.onnx"])
+def test_macs_of_real_models_are_those_of_a_copy_at_the_sizes(name: str) -> None:
+    model = open_model(zoo_file(name))
+    (value,) = model.graph.inputs
+    assert value.shape is not None
+    shapes = {value.name or "": (3, *value.shape.numpy()[1:]) if value.shape.is_static() else (3, *value.shape[1:])}
+    assert count_macs(model, shapes) == measure_cost(at_sizes(model, shapes)).macs

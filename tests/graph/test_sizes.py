@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxslim.graph.sizes import at_sizes
+from onnxslim.graph.sizes import at_sizes, look_at
 
 TEXT = """
 <ir_version: 8, opset_import: ["": 17]>
@@ -36,3 +36,22 @@ def test_shape_arithmetic_is_followed() -> None:
 def test_what_is_not_said_is_one() -> None:
     copy = at_sizes(ir.from_onnx_text(TEXT), {"x": (2, 4)})
     assert [shape(value) for value in copy.graph.inputs] == [[2, 4], [1, 1]]
+
+
+def test_looking_at_a_model_leaves_it_as_it_is() -> None:
+    model = ir.from_onnx_text(TEXT)
+    before = ir.to_proto(model).SerializeToString()
+    sight = look_at(model, {"x": (3, 4), "z": (3, 5)})
+    made = [value for node in model.graph for value in node.outputs]
+    assert [sight.shape(value) for value in made] == [(2,), (2,), (3, 4), (18, 32)]
+    assert [sight.is_constant(value) for value in made] == [True, True, False, False]
+    assert sight.is_constant(model.graph.initializers["two"])
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_without_sizes_the_symbolic_ones_are_not_known() -> None:
+    model = ir.from_onnx_text(TEXT)
+    sight = look_at(model, None)
+    assert sight.shape(model.graph.inputs[0]) == (None, 4)
+    assert sight.shape(model.graph[2].outputs[0]) == (None, 4)
+    assert not sight.is_constant(model.graph[0].outputs[0])

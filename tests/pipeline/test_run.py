@@ -397,3 +397,24 @@ def test_two_large_models_are_never_open_at_once(monkeypatch: pytest.MonkeyPatch
     result = onnxslim.optimize(model, "simplify", measure=False)
     assert result.report.passes[0].kept
     assert alive == [0, 0]
+
+
+@pytest.mark.parametrize(("most", "optimize"), [(3, True), (2, False)])
+def test_models_of_very_many_nodes_are_compared_as_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, most: int, optimize: bool
+) -> None:
+    monkeypatch.setattr("onnxslim.pipeline.run.MOST_REWRITTEN", most)
+    seen: list[object] = []
+    of = Session.of
+
+    def watched(*arguments: object, **options: object) -> Session:
+        seen.append(options["optimize"])
+        return of(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Session, "of", watched)
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) {
+        a = Relu (x)  b = Relu (a)  y = Neg (b) }"""
+    )
+    assert onnxslim.optimize(model, "simplify", measure=False).report.passes[0].kept
+    assert seen == [optimize, optimize]

@@ -6,8 +6,9 @@ import onnxslim.passes.simplify
 import pytest
 
 from onnxslim.rewrite.outline import outline
-from onnxslim.rewrite.reader import load_rules
+from onnxslim.rewrite.reader import load_rules, rule_files
 from onnxslim.rewrite.rule import Body, Rule
+from onnxslim.rewrite.source import split_families, split_rules
 
 BOOK = onnxslim.passes.simplify.__name__
 
@@ -49,3 +50,18 @@ def test_bodies_are_read_where_they_are_asked_for() -> None:
 def test_what_makes_no_result_has_no_outline() -> None:
     assert outline("{z = Relu (x)  }", "y") is None
     assert outline("{a, y = Split <axis = 1> (x, s)  }", "y") is not None
+
+
+@pytest.mark.parametrize("ops", [{"Relu", "Conv", "Add"}, {"Transpose", "Reshape", "MatMul", "Mul"}, set()])
+def test_rules_for_the_ops_of_a_model_are_those_whose_demands_it_meets(ops: set[str]) -> None:
+    everything = [source for name, text in rule_files(BOOK) for source in split_rules(text, name)]
+    wanted = [source.name for source in everything if source.demands <= ops]
+    found = load_rules(BOOK, 20, frozenset(ops))
+    assert sorted(wanted) == sorted(each.name for each in (*found.rules, *found.skipped))
+
+
+def test_a_family_demands_what_all_of_its_rules_do() -> None:
+    for name, text in rule_files(BOOK):
+        for family in split_families(text, name):
+            for source in family.rules:
+                assert family.demands <= source.demands, source.name

@@ -57,7 +57,7 @@ def test_other_numbers_of_such_a_type_are_seen(kind):
     one = np.array([1, 2, 4]).astype(RARE[kind][0])
     assert difference(one, one) is None
     assert difference(one, (one.astype(np.float32) * [1, 1, 0.5]).astype(one.dtype)) is not None
-    feeds = rounded_otherwise(Probe({"x": one}), np.random.default_rng(0))
+    feeds = rounded_otherwise(Probe(lambda: {"x": one}), np.random.default_rng(0))
     assert feeds is None or feeds["x"].dtype == one.dtype
 
 

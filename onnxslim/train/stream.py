@@ -6,7 +6,7 @@ inputs once for every layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -66,6 +66,22 @@ class Stream:
     def __getitem__(self, name: str) -> list[Array]:
         """Return a value that is held, batch by batch."""
         return [held[name] for held in self._held]
+
+    def ahead(self, name: str) -> Iterator[Array]:
+        """Yield a value of the model batch by batch: as it is held, or computed of what is, without moving on.
+
+        Args:
+            name: A value that is held, or of which all that it is made of is.
+
+        Raises:
+            RunError: The model does not run on the samples.
+        """
+        if name in self._held[0]:
+            yield from self[name]
+            return
+        session, names = self._segment({name})
+        for held in self._held:
+            yield session.run({each: held[each] for each in names})[name]
 
     def advance(self, place: int, keep: Collection[str] = ()) -> None:
         """Run the nodes before `place`, and drop what nobody reads from there on.

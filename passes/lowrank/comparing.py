@@ -69,6 +69,8 @@ class Comparison:
         total = np.zeros((result.shape[self.axis],) * 2)
         if factors.shape[1:-1] != channels.shape or not scales.all():
             return np.eye(len(total))  # heads share what they are compared with, or some are multiplied by nothing
+        if len(np.unique(channels)) != channels.size:
+            return np.eye(len(total))  # what is summed over is not the channels: values, and the weights of places
         for head in np.ndindex(channels.shape[:-1]):
             part = factors[(slice(None), *head)] * scales[head][:, None]
             total[np.ix_(channels[head], channels[head])] += np.einsum("bip,bjp->ij", part, part, optimize=True)

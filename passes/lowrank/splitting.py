@@ -15,6 +15,7 @@ from onnxslim.pipeline.interface import Context, LayerChange, Note
 from onnxslim.train.observation import truncated
 from onnxslim.train.refit import BUDGET, FEWEST, STREAMED
 
+from .adding import find_terms
 from .allocation import Rule, Settings, choose, describe, why_whole
 from .candidates import Candidate, Extent, candidates, forms, full_ranks, nearest, shapes
 from .comparing import find_comparisons
@@ -24,7 +25,7 @@ from .readers import find_readers
 from .sensitivity import ENOUGH, Sensitivity, curves
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
 from .timing import Stopwatch
-from .watching import Seen, Watch, enough_rows
+from .watching import Behind, Seen, Watch, enough_rows
 from .writing import refit_whole, write
 
 Array = npt.NDArray[np.float64]
@@ -82,8 +83,12 @@ class Splitting:
         used = {spec.name for spec in session.inputs}
         values = session.run({name: array for name, array in first.items() if name in used})
         self._shapes.update({name: array.shape for name, array in values.items()})
-        self._readers = find_readers(model.graph, layers) if self._learns else {}
-        self._comparisons = find_comparisons(model.graph, layers) if self._learns else {}
+        self._behind = Behind()
+        if self._learns:
+            graph = model.graph
+            self._behind = Behind(
+                find_readers(graph, layers), find_comparisons(graph, layers), find_terms(graph, layers)
+            )
         self._stopwatch = Stopwatch(context, model, self._shapes)
         self._slow = [""] * len(layers)
         """Of layers that stay whole for that, why no split of theirs is faster."""
@@ -294,8 +299,7 @@ class Splitting:
             self.count,
             context.generator,
             context.open_session,
-            self._readers,
-            self._comparisons,
+            self._behind,
         )
 
 

@@ -35,6 +35,16 @@ ASIDE = 4
 """Every so manieth run is set aside where a layer is fitted to make up for errors."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Behind:
+    """What becomes of what layers give, by their names."""
+
+    readers: Mapping[str, Reader] = dataclasses.field(default_factory=dict)
+    comparisons: Mapping[str, Comparison] = dataclasses.field(default_factory=dict)
+    terms: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What is added to it: see `adding`."""
+
+
 @dataclasses.dataclass
 class Seen:
     """Sums over the rows that one layer was seen at."""
@@ -95,8 +105,7 @@ class Watch:
         count: How many these are.
         generator: Chooses the rows.
         open_session: Opens a model on the target.
-        readers: What reads some of the layers, by their names.
-        comparisons: What others are compared with, likewise.
+        behind: What becomes of what layers give.
     """
 
     def __init__(
@@ -107,8 +116,7 @@ class Watch:
         count: int,
         generator: np.random.Generator,
         open_session: Callable[[ir.Model], Session],
-        readers: Mapping[str, Reader],
-        comparisons: Mapping[str, Comparison],
+        behind: Behind,
     ) -> None:
         self._now = Stream(now, samples, open_session, BATCH)
         self._before = None if before is None else Stream(before, samples, open_session, BATCH)
@@ -116,7 +124,7 @@ class Watch:
         self._place = {value.name or "": at for at, node in enumerate(self._now.order) for value in node.outputs}
         self._made = {value.name or "": at for at, node in enumerate(self._gave.order) for value in node.outputs}
         self._count, self._generator, self._open = count, generator, open_session
-        self._readers, self._comparisons = readers, comparisons
+        self._behind = behind
 
     def order(self, layers: Iterable[Layer]) -> list[Layer]:
         """Return layers in the order in which they are to be looked at."""
@@ -141,17 +149,17 @@ class Watch:
             yield layer, self._seen(layer)
 
     def _wanted(self, layer: Layer) -> list[str]:
-        comparison = self._comparisons.get(layer.name)
+        comparison = self._behind.comparisons.get(layer.name)
         return [*_results(layer), *([] if comparison is None else [comparison.other])]
 
     def _seen(self, layer: Layer) -> Seen:
-        weighed = layer.name in self._readers or layer.name in self._comparisons
+        reader, comparison = self._behind.readers.get(layer.name), self._behind.comparisons.get(layer.name)
+        weighed = reader is not None or comparison is not None
         seen = _empty(layer, weighed=weighed)
         if self._before is not None:
             seen.aside = _empty(layer, weighed=weighed)
-        reader, comparison = self._readers.get(layer.name), self._comparisons.get(layer.name)
         for at, (site, name) in enumerate(zip(layer.sites, _results(layer), strict=True)):
-            pairs = zip(self._now[site.data.name or ""], self._gave[name], strict=True)
+            pairs = zip(self._now[site.data.name or ""], self._wanted_sums(layer, name), strict=True)
             for number, (data, result) in enumerate(pairs):
                 samples = max(self._now.counts[number], 1)
                 places = max(int(data.size) // layer.inputs // samples, 1)
@@ -167,6 +175,17 @@ class Watch:
                             other = self._gave[comparison.other][number]
                             held.metric += comparison.moment(result, other, self._open)
         return seen
+
+    def _wanted_sums(self, layer: Layer, name: str) -> Iterator[npt.NDArray[Any]]:
+        """Yield what a layer gave before, batch by batch, and what its sum with another value lacks by now."""
+        term = self._behind.terms.get(layer.name)
+        if term is None or self._before is None:
+            yield from self._gave[name]
+            return
+        terms = zip(self._gave[name], self._before.ahead(term), self._now.ahead(term), strict=True)
+        for result, before, now in terms:
+            with np.errstate(all="ignore"):
+                yield result + (before - now) if before.shape == now.shape == result.shape else result
 
 
 def _results(layer: Layer) -> list[str]:

@@ -41,6 +41,20 @@ def test_pieces_give_what_the_whole_gives_and_hold_what_is_read_or_kept() -> Non
     np.testing.assert_allclose(np.concatenate(running["y"]), whole, atol=1e-6)
 
 
+def test_what_lies_ahead_is_seen_from_where_the_stream_is() -> None:
+    of = model()
+    whole = Session.of(of).run({"x": X})["y"]
+    running = stream(of)
+    names = [node.outputs[0].name for node in running.order]
+    running.advance(names.index("a") + 1)
+    held = np.concatenate(running["a"])
+    np.testing.assert_array_equal(np.concatenate(list(running.ahead("a"))), held)
+    np.testing.assert_allclose(np.concatenate(list(running.ahead("y"))), whole, atol=1e-6)
+    np.testing.assert_array_equal(np.concatenate(running["a"]), held)
+    running.advance(len(names), {"y"})
+    np.testing.assert_allclose(np.concatenate(running["y"]), whole, atol=1e-6)
+
+
 def test_nodes_that_take_the_place_of_others_are_what_runs() -> None:
     of = model()
     running = stream(of)

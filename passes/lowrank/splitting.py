@@ -21,7 +21,6 @@ from .candidates import Candidate, Extent, candidates, forms, full_ranks, neares
 from .comparing import find_comparisons
 from .factors import Form, Moments, Problem, split
 from .layer import Layer
-from .mixing import find_mixtures
 from .readers import find_readers
 from .sensitivity import ENOUGH, Sensitivity, curves
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
@@ -88,10 +87,7 @@ class Splitting:
         if self._learns:
             graph = model.graph
             self._behind = Behind(
-                find_readers(graph, layers),
-                find_comparisons(graph, layers),
-                find_mixtures(graph, layers),
-                find_terms(graph, layers),
+                find_readers(graph, layers), find_comparisons(graph, layers), find_terms(graph, layers)
             )
         self._stopwatch = Stopwatch(context, model, self._shapes)
         self._slow = [""] * len(layers)
@@ -126,15 +122,18 @@ class Splitting:
         weight = layer.matrix()
         if seen is None:
             return Problem(Moments.plain(weight), layer.kernel)
-        if seen.heads:
-            return _of_heads(layer, seen, weight)
         whole = seen.joined().moments(layer)
         if not np.isfinite(whole.energy):
             return Problem(whole, layer.kernel)
         metric = seen.joined().metric
         if metric is not None and not np.isfinite(metric).all():
             metric = None
-        return Problem(_fitted(layer, seen, weight), layer.kernel, metric)
+        if seen.aside is None or not seen.aside.rows or not seen.rows:
+            return Problem(whole.damped(weight, DAMPING), layer.kernel, metric)
+        strength = _carries_over(seen.moments(layer), seen.aside.moments(layer), weight)
+        if strength is None:
+            whole = Moments(whole.gram, whole.gram @ weight, float(np.vdot(weight, whole.gram @ weight)))
+        return Problem(whole.damped(weight, strength or DAMPING), layer.kernel, metric)
 
     def options(self) -> list[list[Candidate]]:
         """Return for each layer what it may be split into; nothing for those that would be no faster."""
@@ -308,32 +307,6 @@ def _each(watch: Watch | None, layers: Sequence[Layer]) -> Iterable[tuple[Layer,
     return [(layer, None) for layer in layers] if watch is None else watch.each(watch.order(layers))
 
 
-def _fitted(layer: Layer, seen: Seen, weight: Array) -> Moments:
-    """Return the moments of all that a layer was seen at, damped such that what they teach carries over to others."""
-    whole = seen.joined().moments(layer)
-    if seen.aside is None or not seen.aside.rows or not seen.rows:
-        return whole.damped(weight, DAMPING)
-    strength = _carries_over(seen.moments(layer), seen.aside.moments(layer), weight)
-    if strength is None:
-        whole = Moments(whole.gram, whole.gram @ weight, float(np.vdot(weight, whole.gram @ weight)))
-    return whole.damped(weight, strength or DAMPING)
-
-
-def _of_heads(layer: Layer, seen: Seen, weight: Array) -> Problem:
-    """Return the problem of a layer whose outputs are averaged: the best weight of each head, and moments that are the
-    mean of those of the heads."""
-    gram, best, floor = np.zeros((layer.columns,) * 2), np.zeros_like(weight), 0.0
-    for channels, head in seen.heads:
-        if not np.isfinite(head.joined().moments(layer).energy):
-            return Problem(head.joined().moments(layer), layer.kernel)
-        fitted = _fitted(layer, head, weight[:, channels])
-        best[:, channels] = np.linalg.solve(fitted.gram, fitted.cross)
-        floor += fitted.energy - float(np.vdot(best[:, channels], fitted.cross))
-        gram += fitted.gram / len(seen.heads)
-    cross = gram @ best
-    return Problem(Moments(gram, cross, float(np.vdot(best, cross)) + max(floor, 0.0)), layer.kernel, seen.metric)
-
-
 def _carries_over(fitted: Moments, aside: Moments, weight: Array) -> float | None:
     """Return the damping with which a fit to some samples serves others best; None where the weight as it is serves
     them better still."""
@@ -350,8 +323,6 @@ def _biases(layer: Layer, seen: Seen | None, dense: Array) -> list[Array | None]
     """Return what the bias of each site is to be, such that the mean of the output is right."""
     if seen is None:
         return [None] * len(layer.sites)
-    if seen.heads:
-        return [None if layer.sites[0].bias is None else _bias_of_heads(layer, seen, dense)]
     result: list[Array | None] = []
     for site, (inputs, outputs) in zip(layer.sites, seen.joined().means(), strict=True):
         if site.bias is None:
@@ -360,11 +331,3 @@ def _biases(layer: Layer, seen: Seen | None, dense: Array) -> list[Array | None]
         bias = outputs - inputs @ dense
         result.append(bias if site.bias.own else bias + site.bias.held(layer.outputs))
     return result
-
-
-def _bias_of_heads(layer: Layer, seen: Seen, dense: Array) -> Array:
-    bias = np.zeros(layer.outputs)
-    for channels, head in seen.heads:
-        ((inputs, outputs),) = head.joined().means()
-        bias[channels] = outputs - inputs @ dense[:, channels]
-    return bias

@@ -18,7 +18,6 @@ from onnxslim.train.stream import Stream
 from .comparing import Comparison
 from .factors import Moments
 from .layer import Layer, Site
-from .mixing import Channels, Mixture, averaged
 from .readers import Reader
 
 Array = npt.NDArray[np.float64]
@@ -42,7 +41,6 @@ class Behind:
 
     readers: Mapping[str, Reader] = dataclasses.field(default_factory=dict)
     comparisons: Mapping[str, Comparison] = dataclasses.field(default_factory=dict)
-    mixtures: Mapping[str, Mixture] = dataclasses.field(default_factory=dict)
     terms: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What is added to it: see `adding`."""
 
@@ -61,9 +59,6 @@ class Seen:
     """What each direction of the outputs matters to what reads them, summed: see `readers`."""
     aside: Seen | None = None
     """The same of samples that were set aside, to tell what carries over to others."""
-    heads: list[tuple[npt.NDArray[np.int64], Seen]] = dataclasses.field(default_factory=list)
-    """Of outputs that are averaged, for each head (its outputs, what it was seen at): see `mixing`. `metric` is final
-    then, and nothing else is known."""
 
     def joined(self) -> Seen:
         """Return the sums over all rows, those that were set aside included."""
@@ -158,19 +153,19 @@ class Watch:
         return [*_results(layer), *([] if comparison is None else [comparison.other])]
 
     def _seen(self, layer: Layer) -> Seen:
-        mixture = self._behind.mixtures.get(layer.name)
-        mixed = None if mixture is None else self._averaged(layer, mixture)
-        if mixed is not None:
-            return mixed
         reader, comparison = self._behind.readers.get(layer.name), self._behind.comparisons.get(layer.name)
-        seen = self._empty(layer, weighed=reader is not None or comparison is not None)
+        weighed = reader is not None or comparison is not None
+        seen = _empty(layer, weighed=weighed)
+        if self._before is not None:
+            seen.aside = _empty(layer, weighed=weighed)
         for at, (site, name) in enumerate(zip(layer.sites, _results(layer), strict=True)):
             pairs = zip(self._now[site.data.name or ""], self._wanted_sums(layer, name), strict=True)
             for number, (data, result) in enumerate(pairs):
                 samples = max(self._now.counts[number], 1)
-                each = self._rows(layer, int(data.size) // layer.inputs // samples)
+                places = max(int(data.size) // layer.inputs // samples, 1)
+                each = min(places, math.ceil(enough_rows(layer) / max(self._count, 1)))
                 inputs, outputs = rows(layer, site, data, result, each * samples, self._generator)
-                held = _part(seen, number)
+                held = seen.aside if seen.aside is not None and number % ASIDE == ASIDE - 1 else seen
                 _add(held, at, inputs, outputs)
                 if held.metric is not None:
                     with np.errstate(all="ignore"):
@@ -180,16 +175,6 @@ class Watch:
                             other = self._gave[comparison.other][number]
                             held.metric += comparison.moment(result, other, self._open)
         return seen
-
-    def _empty(self, layer: Layer, outputs: int | None = None, *, weighed: bool = False) -> Seen:
-        seen = _empty(layer, layer.outputs if outputs is None else outputs, weighed=weighed)
-        if self._before is not None:
-            seen.aside = _empty(layer, layer.outputs if outputs is None else outputs, weighed=weighed)
-        return seen
-
-    def _rows(self, layer: Layer, places: int) -> int:
-        """Return how many rows of a sample are looked at."""
-        return min(max(places, 1), math.ceil(enough_rows(layer) / max(self._count, 1)))
 
     def _wanted_sums(self, layer: Layer, name: str) -> Iterator[npt.NDArray[Any]]:
         """Yield what a layer gave before, batch by batch, and what its sum with another value lacks by now."""
@@ -201,62 +186,6 @@ class Watch:
         for result, before, now in terms:
             with np.errstate(all="ignore"):
                 yield result + (before - now) if before.shape == now.shape == result.shape else result
-
-    def _averaged(self, layer: Layer, mixture: Mixture) -> Seen | None:
-        """Return what the heads of a layer were seen at; None where they cannot be told apart."""
-        (site,), (name,) = layer.sites, _results(layer)
-        every = zip(
-            self._now[site.data.name or ""],
-            self._gave[name],
-            self._now.ahead(mixture.weights),
-            self._gave.ahead(mixture.product),
-            strict=True,
-        )
-        channels: Channels | None = None
-        heads: list[Seen] = []
-        total, energy = np.zeros(layer.columns), 0.0
-        for number, (data, result, weights, product) in enumerate(every):
-            if channels is None:
-                channels = mixture.channels(result.shape, weights.shape, self._open)
-                if channels is None:
-                    return None
-                heads = [self._empty(layer, len(own)) for own in channels]
-            each = self._rows(layer, weights.shape[2])
-            chosen = np.sort(self._generator.choice(weights.shape[2], each, replace=False))
-            together = np.zeros((len(data) * each, layer.columns), np.float32)
-            parts = averaged(data, weights[:, :, chosen], product[:, :, chosen])
-            for head, (inputs, outputs) in zip(heads, parts, strict=True):
-                _add(_part(head, number), 0, inputs, outputs)
-                together += inputs
-            total += together.sum(axis=0)
-            energy += float(np.vdot(together, together))
-        if channels is None:
-            return None
-        seen = _empty(layer, layer.outputs, weighed=False)
-        seen.heads = list(zip(channels, heads, strict=True))
-        seen.metric = mixture.metric(channels, _alike([head.joined() for head in heads], total, energy), self._open)
-        return seen
-
-
-def _part(seen: Seen, number: int) -> Seen:
-    """Return the sums that a batch belongs to."""
-    return seen.aside if seen.aside is not None and number % ASIDE == ASIDE - 1 else seen
-
-
-def _alike(heads: Sequence[Seen], total: Array, energy: float) -> float:
-    """Return how much what heads get has in common, 0 to 1, about the means.
-
-    Args:
-        heads: What each was seen at.
-        total: The sum of what they get together, shape [columns].
-        energy: The energy of that.
-    """
-    count = max(heads[0].rows, 1)
-    apart = sum(float(np.trace(each.gram)) - float(np.square(each.sums[0][0]).sum()) / count for each in heads)
-    joint = energy - float(total @ total) / count
-    if len(heads) < 2 or not apart > 0:
-        return 0.0
-    return float(np.clip((joint / apart - 1) / (len(heads) - 1), 0, 1))
 
 
 def _results(layer: Layer) -> list[str]:
@@ -270,8 +199,8 @@ def enough_rows(layer: Layer) -> int:
     return max(FEWEST_ROWS_PER_COLUMN * columns, min(ROWS_PER_COLUMN * columns, affordable))
 
 
-def _empty(layer: Layer, outputs: int, *, weighed: bool) -> Seen:
-    columns = layer.columns
+def _empty(layer: Layer, *, weighed: bool) -> Seen:
+    columns, outputs = layer.columns, layer.outputs
     sums = [(np.zeros(columns), np.zeros(outputs), 0) for _ in layer.sites]
     metric = np.zeros((outputs, outputs)) if weighed else None
     return Seen(np.zeros((columns, columns)), np.zeros((columns, outputs)), sums=sums, metric=metric)

@@ -92,3 +92,19 @@ def test_what_is_multiplied_by_nothing_says_nothing() -> None:
     _, keys = comparisons(attention(ATTENTION.replace("scale = {4}", "scale = {0}"))).values()
     total = keys.moment(weight(1, TIME, 64), weight(1, HEADS, TIME, WIDTH), Session.of)
     np.testing.assert_array_equal(total, np.eye(64))
+
+
+def test_weights_of_places_are_nothing_that_values_are_compared_with() -> None:
+    values = """w = Softmax <axis=-1> (z)
+    m = MatMul (x, v) mr = Reshape (m, heads) V = Transpose <perm=[0,2,1,3]> (mr) y = MatMul (w, V)"""
+    text = ATTENTION.replace("y = Softmax <axis=-1> (z)", values).replace("float c)", "float c, float v)")
+    made = from_text(
+        text.replace("float[N,2,5,5] y", "float[N,2,5,32] y"),
+        **{name: weight(64, 64) for name in "qkv"},
+        **{name: weight(64) for name in "bc"},
+    )
+    infer_shapes(made)
+    last = list(comparisons(made).values())[-1]
+    assert last.other == "w"
+    moment = last.moment(weight(1, TIME, 64), np.abs(weight(1, HEADS, TIME, TIME)), Session.of)
+    np.testing.assert_array_equal(moment, np.eye(64))

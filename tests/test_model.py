@@ -28,6 +28,7 @@ from onnxslim.model import (
     save_model,
     weight_bytes,
 )
+from onnxslim.nesting import nodes_within
 
 RESNET8 = MODELS / "fashion_resnet8.onnx"
 
@@ -369,3 +370,32 @@ def test_words_have_no_bytes(tmp_path: pathlib.Path) -> None:
     )
     assert weight_bytes(open_model(path)) == 0
     there_and_back(path)
+
+
+def test_nodes_of_a_file_out_of_order_are_sorted(tmp_path: pathlib.Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (bool c, float[2] x) => (float[2] y) {
+        a = Relu (x)
+        b = If (c) <then_branch = t () => (float[2] e) { d = Exp (a) e = Neg (d) },
+                    else_branch = f () => (float[2] k) { k = Abs (a) }>
+        y = Sqrt (b) }"""
+    proto = onnx.parser.parse_model(text)
+    for graph in (proto.graph, proto.graph.node[1].attribute[0].g):
+        reordered = list(graph.node)[::-1]
+        del graph.node[:]
+        graph.node.extend(reordered)
+    onnx.save(proto, tmp_path / "model.onnx")
+    model = open_model(tmp_path / "model.onnx")
+    assert [node.op_type for node in nodes_within(model.graph)] == ["Relu", "If", "Exp", "Neg", "Abs", "Sqrt"]
+
+
+def test_a_plain_graph_out_of_order_is_sorted_and_one_in_order_stays() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) {
+        b = Exp (x)  a = Relu (x)  y = Add (a, b) }"""
+    model = ir.from_onnx_text(text)
+    canonicalize(model)
+    assert [node.op_type for node in model.graph] == ["Exp", "Relu", "Add"]
+    last = model.graph[2]
+    model.graph.remove(last)
+    model.graph.insert_before(model.graph[0], [last])
+    canonicalize(model)
+    assert [node.op_type for node in model.graph] == ["Exp", "Relu", "Add"]

@@ -179,7 +179,7 @@ def test_macs_behind_a_size_that_only_folding_tells() -> None:
     model = from_text(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[N,4] x, float[4,8] a) => (float[K,8] y) {
-        l = Constant <value_floats = [5.9]> ()  i = Cast <to = 7> (l)  f = Constant <value_ints = [4]> ()
+        l = Constant <value_floats = [25.9]> ()  r = Sqrt (l)  i = Cast <to = 7> (r)  f = Constant <value_ints = [4]> ()
         s = Concat <axis = 0> (i, f)  w = Expand (x, s)  y = MatMul (w, a) }""",
         a=np.zeros((4, 8), np.float32),
     )

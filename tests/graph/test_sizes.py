@@ -55,3 +55,11 @@ def test_without_sizes_the_symbolic_ones_are_not_known() -> None:
     assert sight.shape(model.graph.inputs[0]) == (None, 4)
     assert sight.shape(model.graph[2].outputs[0]) == (None, 4)
     assert not sight.is_constant(model.graph[0].outputs[0])
+
+
+def test_what_the_file_declares_of_other_sizes_is_not_believed() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (int64[2,7] y) { y = NonZero (x) }"""
+    )
+    assert look_at(model, {"x": (3, 4)}).shape(model.graph.outputs[0]) == (2, None)
+    assert look_at(model, None).shape(model.graph.outputs[0]) == (2, 7)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from onnxslim.graph.constants import fresh_name
+
 MANY = 1 << 14
 """Longer vectors stay shared; no bias is that long."""
 
@@ -31,7 +33,10 @@ def share_apart(model: ir.Model) -> Mapping[str, tuple[ir.Value, ...]]:
             continue
         held = [value]
         for at, use in enumerate(uses[1:], start=1):
-            copy = ir.Value(name=f"{value.name}_reader_{at}", type=value.type, shape=value.shape, const_value=tensor)
+            name = fresh_name(model.graph, f"{value.name}_reader_{at}")
+            # A tensor of its own: writing a model names tensors after their values, and this one may be the caller's.
+            own = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+            copy = ir.Value(name=name, type=value.type, shape=value.shape, const_value=own)
             model.graph.register_initializer(copy)
             use.node.replace_input_with(use.idx, copy)
             held.append(copy)

@@ -19,6 +19,9 @@ from onnxslim.graph.signatures import Operand
 from .sameness import Numbers, Sameness, contracted, exactly_constant, multiplied, recurrent
 from .structures import SUMS, mixed_axes
 
+REDUCING = frozenset({"reduce", "sum"})
+"""Kinds of `ops.axes` that leave axes out."""
+
 
 @dataclasses.dataclass(frozen=True)
 class End:
@@ -46,7 +49,7 @@ def find_ends(model: ir.Model, coupling: Coupling, known: Sameness) -> Iterator[
             yield from _row_ends(coupling, known, fitted)
         elif fitted.signature.kind == "mixing":
             yield from _axis_ends(coupling, known, node, mixed_axes(node, opset), sums=False)
-        elif fitted.signature.kind == "reduce":
+        elif fitted.signature.kind in REDUCING:
             rank = len(dimensions(node.inputs[0]) or ()) if node.inputs[0] is not None else 0
             gone = reduced(node, rank)
             yield from _axis_ends(

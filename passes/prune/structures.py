@@ -318,5 +318,6 @@ STRUCTURES: Mapping[str, Callable[[Sameness, ir.Node], None]] = {
     "pad": _pad,
     "resize": _resize,
     "reduce": _reduce,
+    "sum": _reduce,
 }
 """The kinds of `ops.axes` that leave something to be known, and what it is."""

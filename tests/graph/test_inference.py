@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sample_models import from_text
 from shape_programs import BINDING, Program, programs
 
 from onnxslim.graph.arithmetic import value_of
@@ -73,3 +74,13 @@ def test_sizes_and_elements_are_those_that_onnx_runtime_makes(program: Program, 
         arrays = {**program.constants, **feeds, **dict(zip(names, results, strict=True))}
         if program.windows_fit(arrays):
             check(facts, arrays, binding)
+
+
+def test_every_reduction_tells_its_elements() -> None:
+    """The sums of `ops.axes` are reductions like the others."""
+    text = '<ir_version: 8, opset_import: ["": 13]> g (float[2,3,5] x) => (int64[K] y) { s = Shape (x) %s }'
+    for op, element in (("ReduceSum", 10), ("ReduceProd", 30), ("ReduceMax", 5)):
+        inference = Inference(from_text(text % f"y = {op} <keepdims=1> (s)"))
+        inference.run()
+        facts = {value.name: fact for value, fact in inference.facts.items()}
+        assert facts["y"].elements == (element,), op

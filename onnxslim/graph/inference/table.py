@@ -13,6 +13,7 @@ OF_KIND: dict[str, Rule] = {
     "broadcast": elementwise.elementwise(),
     "mixing": elementwise.unary(),
     "reduce": reduction.reduce,
+    "sum": reduction.reduce,
 }
 """For all ops of a kind, where none is written for the op."""
 

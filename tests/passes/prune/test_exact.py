@@ -266,3 +266,32 @@ def test_zeros_that_an_op_mixes_in_stay(name: str) -> None:
     assert widths(left, "w1", "b1", "w2", "w3") == [(4, 12), (12,), (12, 9), (9, 3)]
     assert total(found) == (1, 0, 0)
     assert all(not group.mixed for group in groups(couple(model)) if group.name in {each.name for each in found})
+
+
+@pytest.mark.parametrize("op", ["Sum", "L1", "L2", "SumSquare", "LogSum", "LogSumExp", "Mean", "Max", "Min", "Prod"])
+def test_channels_that_a_reduction_ends_stay_unless_they_add_nothing(op: str) -> None:
+    """A constant or a double adds to a sum over channels as any other does; 0 adds nothing."""
+    model = built(
+        f"""g (float[N,4] x) => (float[N,1] y) {{
+            a = Gemm (x, w1, b1) r = Sigmoid (a) h = Mul (r, scale) y = Reduce{op} <keepdims=1> (h, along)
+        }}""",
+        w1=weight(4, 12), b1=weight(12), scale=np.abs(weight(12)) + 1, along=np.array([1]),
+    )  # fmt: skip
+    w1, b1, scale = (array(model, name).copy() for name in ("w1", "b1", "scale"))
+    w1[:, 3] = 0
+    w1[:, 5], b1[5], scale[5] = w1[:, 4], b1[4], scale[4]
+    constant_and_double = changed(model, w1=w1, b1=b1, scale=scale)
+    assert not removed(constant_and_double)[1]
+    scale[7] = 0
+    silent = op in ("Sum", "L1", "L2", "SumSquare")
+    assert total(removed(changed(model, w1=w1, b1=b1, scale=scale))[1]) == (int(silent), 0, 0)
+
+
+def test_channels_that_a_reduction_carries_on_are_known_behind_it() -> None:
+    model = built(
+        """g (float[N,4,6] x) => (float[N,3] y) {
+            a = MatMul (x, w1) h = Mul (a, scale) s = ReduceSum <keepdims=0> (h, along) y = Gemm (s, w2, b2)
+        }""",
+        w1=weight(6, 12), scale=rows(weight(12), at2=0), along=np.array([1]), w2=weight(12, 3), b2=weight(3),
+    )  # fmt: skip
+    assert total(removed(model)[1]) == (1, 0, 0)

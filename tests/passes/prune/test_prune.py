@@ -14,6 +14,7 @@ from onnxslim.passes.prune.criterion import Criterion
 from onnxslim.passes.simplify import Simplify
 from zoo import zoo_file
 
+import onnxslim
 from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.graph.contraction import add_bias, contractions
@@ -241,3 +242,17 @@ def test_the_small_fashion_net_keeps_its_answers() -> None:
     after = Session.of(model).run({"image": images[64:]})["logits"]
     assert 0.25 < 1 - measure_cost(model).macs / macs < 0.35
     assert (before.argmax(1) == after.argmax(1)).mean() > 0.6
+
+
+def test_a_model_in_memory_stays_as_it_was_when_the_result_is_written() -> None:
+    """Vectors that two nodes share are copied to be cut apart; the copies must not rename the tensor of the caller."""
+    text = """g (float[1,3,8,8] x) => (float[1,4,8,8] y) {
+        a = Conv <pads=[1,1,1,1]> (x, w1, b) r = Relu (a) c = Conv <pads=[1,1,1,1]> (r, w2, b) s = Relu (c)
+        y = Conv (s, w3)
+    }"""
+    weights = {"w1": weight(16, 3, 3, 3), "b": np.arange(16.0, dtype=np.float32), "w2": weight(16, 16, 3, 3)}
+    proto = ir.to_proto(built(text, **weights, w3=weight(4, 16, 1, 1)))
+    as_it_was = proto.SerializeToString(deterministic=True)
+    result = onnxslim.optimize(proto, "prune:ratio=0.3:exclude=w3", measure=False)
+    assert {"b", "b_reader_1"} <= {each.name for each in ir.to_proto(result.model).graph.initializer}
+    assert proto.SerializeToString(deterministic=True) == as_it_was

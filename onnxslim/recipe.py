@@ -1,7 +1,8 @@
 """What to do to a model, as text: the ``-p`` syntax and recipes in TOML. Both read a pass's options off its fields.
 
 ``prune:ratio=0.5:align=16,quant:exclude=conv1+fc`` names two passes with options. Everything that separates, or that a
-shell would eat, is written as percent escapes inside a value (``conv%3A1``). In TOML the same is::
+shell would eat, is written as percent escapes inside a value (``conv%2B1``); a colon in a name or text
+(``onnx::Conv_1``, ``2:4``) may stay where no option of the pass is called what follows it. In TOML the same is::
 
     seed = 0
     max_drop = 0.01
@@ -216,7 +217,7 @@ def _parse_pass(text: str, where: str) -> Pass:
     pass_class = _find(name, where)
     options = {option.name: option for option in options_of(pass_class)}
     values: dict[str, Any] = {}
-    for part in parts:
+    for part in _with_colons(parts, options):
         key, equals, value = part.partition("=")
         option = _option_named(name, options, key, where)
         if key in values:
@@ -225,6 +226,19 @@ def _parse_pass(text: str, where: str) -> Pass:
             raise BadOptionValue(f"{name}:{key} needs a value", where=where, hint=_accepted(option))
         values[key] = _from_text(option, value if equals else TRUE[0], f"{where} {name}:{key}")
     return _build(pass_class, values, where)
+
+
+def _with_colons(parts: Sequence[str], options: Mapping[str, Option]) -> list[str]:
+    """Return the options as text; what belongs to one is together again: 2:4, or names such as onnx::Conv_1."""
+    joined: list[str] = []
+    for part in parts:
+        before, equals, _ = joined[-1].partition("=") if joined else ("", "", "")
+        textual = equals and before in options and options[before].type in (str, tuple[str, ...])
+        if textual and "=" not in part and part not in options:
+            joined[-1] += f":{part}"
+        else:
+            joined.append(part)
+    return joined
 
 
 def _option_named(name: str, options: Mapping[str, Option], key: str, where: str) -> Option:

@@ -289,3 +289,25 @@ def test_a_badly_declared_pass_is_a_bug():
         with pytest.raises(TypeError, match=words):
             options_of(each)
     assert options_of(Made)[0].default == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("trim:exclude=onnx::Conv_580", "exclude", ("onnx::Conv_580",)),
+        ("trim:exclude=a:0+b:1:ratio=0.5", "exclude", ("a:0", "b:1")),
+        ("trim:exclude=a:whole", "exclude", ("a",)),
+        ("trim:note=2:4", "note", "2:4"),
+    ],
+)
+def test_names_and_text_may_hold_colons(text: str, name: str, value: object) -> None:
+    """The names that PyTorch gives weights do; whoever copies one out of a report need not escape it."""
+    (step,) = parse_passes(text)
+    assert getattr(step, name) == value
+    assert parse_passes(format_passes([step])) == (step,)
+
+
+@pytest.mark.parametrize("text", ["trim:ratio=0.5:rato", "trim:exclude=a:rato=0.5", "trim:note"])
+def test_a_colon_in_a_name_hides_no_mistake(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_passes(text)

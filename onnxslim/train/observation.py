@@ -13,6 +13,7 @@ import onnx_ir.passes.common
 
 from onnxslim.data import Samples
 from onnxslim.runner.session import Session
+from onnxslim.train.rows import check_finite
 
 Array = npt.NDArray[np.float64]
 Place = tuple[str, int]
@@ -59,6 +60,7 @@ def observe(
 
     Raises:
         RunError: The model does not run on the samples.
+        DataError: A value is not finite on them.
     """
     words = ("mean", "absolute", "square", *(["zero"] if zeros else []))
     names = [(f"onnxslim_{at}_{word}", place) for at, place in enumerate(places) for word in words]
@@ -72,6 +74,8 @@ def observe(
             sums[name] = sums[name] + each.count * results[name].astype(np.float64)
         total += each.count
     arrays = [sums[name] / max(total, 1) for name, _ in names]
+    for (_, place), array in zip(names, arrays, strict=True):
+        check_finite(float(np.abs(array).max(initial=0)) ** 0.5, place[0])
     width = len(words)
     return {place: Moments(*arrays[width * at : width * at + width]) for at, place in enumerate(places)}
 

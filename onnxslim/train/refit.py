@@ -51,6 +51,8 @@ HELD = 2e8
 """Bytes of rows that are held of one layer."""
 STREAMED = 1.5e9
 """Bytes of values that are held of one model while it is fitted."""
+ROUNDING = 1e-5
+"""Of the largest output: what is missing by no more than this is rounding, and no reason to change a weight."""
 ROUNDS = 2
 """How often a layer before a rectifier is fitted again, to what matters behind it."""
 COLUMNS = 4608
@@ -199,7 +201,8 @@ def _fit(
         offset = predict(inputs[-1], present)
         offsets.append(offset if less is None else offset + output_rows(contraction, less[at], axis, places))
     missing = [one - other for one, other in zip(sums, offsets, strict=True)]
-    if not any(each.any() for each in missing):
+    size = max(float(np.abs(each).max(initial=0)) for each in sums)
+    if all(float(np.abs(each).max(initial=0)) <= ROUNDING * size for each in missing):
         return
     regression = Regression(inputs, intercept=intercept)
     chosen = regression.strength(missing)

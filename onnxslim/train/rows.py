@@ -13,11 +13,33 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.errors import DataError
 from onnxslim.graph.axes import attribute
 from onnxslim.graph.contraction import Contraction
 from onnxslim.graph.relations import Indices
 
 Rows = npt.NDArray[np.float32]
+
+LARGEST = 1e15
+"""Larger numbers have no squares that single precision can add up."""
+
+
+def check_finite(largest: float, name: str | None) -> None:
+    """Refuse to learn from values that are not finite: one of them would make all weights that it touches NaN.
+
+    Args:
+        largest: The largest magnitude there is.
+        name: Of the value.
+
+    Raises:
+        DataError: It is NaN, infinite, or beyond `LARGEST`.
+    """
+    if not largest <= LARGEST:
+        raise DataError(
+            f"on some sample the value {name} of the model is NaN, infinite or beyond {LARGEST:g}",
+            where="the calibration samples",
+            hint="leave such samples out, or scale the inputs as the model was trained",
+        )
 
 
 def explicit_pads(node: ir.Node, lengths: tuple[int, ...], spans: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -80,7 +102,11 @@ def input_rows(contraction: Contraction, data: npt.NDArray[Any], places: Indices
         contraction: The contraction; the columns are ordered as in `Contraction.blocks`.
         data: Its data.
         places: Flat places: of the output of a convolution, in each sample; of the rows of a matrix.
+
+    Raises:
+        DataError: The data is not finite.
     """
+    check_finite(float(np.abs(data).max(initial=0)), contraction.data.name)
     if not contraction.kernel:
         flat = np.moveaxis(data, contraction.data_axis, -1).reshape(-1, data.shape[contraction.data_axis])
         return flat[None] if len(places) == len(flat) else flat[None, places]

@@ -171,7 +171,7 @@ class Prune(Pass):
         if self.refit and learns:
             notes.append(fit_again(model, teacher, stays, before, context))
         after = at_sizes(model, sizes)
-        done = budget.notes(choice.gone, teacher, model, 1 - measure_cost(after).macs / max(before.macs, 1))
+        done = budget.notes(choice, limits, teacher, model, 1 - measure_cost(after).macs / max(before.macs, 1))
         for group, taken in zip(found, choice.taken, strict=True):
             if taken:
                 width, count = group.width, len(group.roots)

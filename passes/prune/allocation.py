@@ -29,6 +29,8 @@ class Choice:
     """For each label whether it goes."""
     taken: tuple[int, ...]
     """For each group how many of its channels go."""
+    too_much: bool = False
+    """Whether blocks of channels are left that would take more than was asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,7 @@ def allocate(
     orders = [np.argsort(scores, kind="stable") for scores in importance]
     waiting = [blocks(group, limits) for group in groups]
     taken = [0] * len(groups)
+    too_much = False
 
     def attempt(at: int) -> tuple[float, Mask, float]:
         chosen = orders[at][taken[at] : taken[at] + waiting[at][0]]
@@ -114,13 +117,16 @@ def allocate(
         if queue and price > queue[0][0]:
             heapq.heappush(queue, (price, at))
             continue
-        if rest >= left or start - rest > target + OVERSHOOT * start or lengths.empties(without):
-            continue  # nothing to gain, too much at once, or an axis would run empty: this group is done
+        if rest >= left or lengths.empties(without):
+            continue  # nothing to gain, or an axis would run empty: this group is done
+        if start - rest > target + OVERSHOOT * start:
+            too_much = True
+            continue
         gone, left = without, rest
         taken[at] += waiting[at].pop(0)
         if waiting[at]:
             heapq.heappush(queue, (attempt(at)[0], at))
-    return Choice(gone, tuple(taken))
+    return Choice(gone, tuple(taken), too_much)
 
 
 def allocate_evenly(
@@ -150,7 +156,7 @@ def allocate_evenly(
         roots = [group.roots[order[:count]] for group, order, count in zip(groups, orders, taken, strict=True)]
         gone = coupling.labels.removed(np.concatenate([np.zeros(0, np.int64), *roots]))
         saved = -np.inf if lengths.empties(gone) else start - cost(gone)
-        return float(saved), Choice(gone, tuple(taken))
+        return float(saved), Choice(gone, tuple(taken), bool(shares) and share < shares[-1])
 
     low, high = 0, len(shares)
     while low < high:

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.coupling import Coupling, Group
-from onnxslim.graph.labels import Mask
 from onnxslim.pipeline.interface import Context, Note
 from onnxslim.runner.latency import compare_latency
 from onnxslim.runner.layer_latency import LayerTimes
@@ -133,18 +132,28 @@ class Budget:
                 choice = allotted(aim)
         return choice
 
-    def notes(self, gone: Mask, before: ir.Model, after: ir.Model, macs: float) -> list[Note]:
+    def missed(self, choice: Choice, limits: Limits) -> str:
+        """Say why less went than was asked for."""
+        if not choice.too_much:
+            keeps = f"most={limits.most}, minimum={limits.minimum} and what was left alone keep the rest"
+            return f"more is not to be had: {keeps}"
+        smaller = ": a smaller align makes smaller ones" if limits.align > 1 else ""
+        return f"the next block of channels would take more than {self.asked}{smaller}"
+
+    def notes(self, choice: Choice, limits: Limits, before: ir.Model, after: ir.Model, macs: float) -> list[Note]:
         """Return what was reached, in words; for milliseconds what was predicted beside what was measured.
 
         Args:
-            gone: The labels that went.
+            choice: What went.
+            limits: What every group keeps.
             before: The model before the cut.
             after: And after it.
             macs: The share of the MACs that went.
         """
+        gone = choice.gone
         left = self.cost.measured(gone) if isinstance(self.cost, MillisecondsLeft) else self.cost(gone)
         saved = 1 - left / max(self.whole, 1e-12)
-        missed = "more is not to be had: see what was left alone"
+        missed = self.missed(choice, limits)
         if self.kind is Share.MACS:
             return [Note("model", f"{macs:.1%} of the MACs removed", "" if macs >= self.share - SHORT else missed)]
         reason = "" if saved >= self.share - SHORT else missed

@@ -11,7 +11,7 @@ from zoo import MODELS
 
 import onnxslim
 from onnxslim.data import open_samples
-from onnxslim.errors import BadOptionValue
+from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.model import file_bytes, open_model, save_model
 from onnxslim.runner.session import Session
 
@@ -56,7 +56,7 @@ def test_second_order_beats_magnitude_at_the_same_sparsity(samples, held_out):
 
 
 def test_two_of_four_along_the_input(samples):
-    result = run(Sparsify(pattern="2:4"), samples)
+    result = run("sparsify:pattern=2:4", samples)
     assert result.report.passes[-1].kept
     weights = [value.const_value.numpy() for value in result.model.graph.initializers.values()]
     checked = [w for w in weights if w.ndim == 4 and w.shape[1] % 4 == 0]
@@ -115,3 +115,10 @@ def test_half_zeros_are_not_smaller_as_sparse_initializers(tmp_path):
 def test_options_that_make_no_sense(options):
     with pytest.raises(BadOptionValue):
         Sparsify(**options)
+
+
+def test_a_sample_that_is_not_finite_is_refused():
+    images = np.random.default_rng(0).normal(size=(64, 1, 28, 28)).astype(np.float32)
+    images[3, 0, 5, 5] = np.nan
+    with pytest.raises(DataError, match="the value image of the model is NaN"):
+        onnxslim.optimize(NET, "sparsify", data={"image": images}, val={"image": images[:2]}, measure=False)

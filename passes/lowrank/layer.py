@@ -217,7 +217,9 @@ def _small(shape: Shape, smallest: int) -> str:
 
 
 def _window(node: ir.Node) -> tuple[object, ...]:
-    return tuple(str(attribute(node, name)) for name in ("strides", "pads", "auto_pad", "dilations", "transA", "transB"))
+    return tuple(
+        str(attribute(node, name)) for name in ("strides", "pads", "auto_pad", "dilations", "transA", "transB")
+    )
 
 
 def excluded(names: set[str], include: Sequence[str], exclude: Sequence[str]) -> str:

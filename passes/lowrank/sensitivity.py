@@ -56,7 +56,9 @@ class Sensitivity:
         write(probe.graph, own, made, biases)
         given = self._run(probe)
         shares = [
-            float(np.square(array - given[name]).sum()) / self._energy[name] for name, array in self._wanted.items()
+            float(np.square(array - given[name]).sum()) / self._energy[name]
+            for name, array in self._wanted.items()
+            if name in given and given[name].shape == array.shape
         ]
         finite = [share for share in shares if np.isfinite(share)]
         return float(np.mean(finite)) if finite else 1.0

@@ -272,6 +272,8 @@ class Splitting:
             made = split(problem, each.form, each.ranks)
             write(self._model.graph, layer, made, _biases(layer, seen, made.dense))
             kept = f"{1 - problem.loss(made.dense):.2%} of its output retained"
+            if seen is not None and not seen.joined().rows:
+                kept = "by its weights alone: the rows that it gets are not those that it got before"
             notes.append(Note(layer.name, describe(layer.parameters, each), kept))
             self.changes += self._change(layer, each)
             self._context.progress("lowrank: splits", len(notes), len(picked))
@@ -324,8 +326,9 @@ def _biases(layer: Layer, seen: Seen | None, dense: Array) -> list[Array | None]
     if seen is None:
         return [None] * len(layer.sites)
     result: list[Array | None] = []
-    for site, (inputs, outputs) in zip(layer.sites, seen.joined().means(), strict=True):
-        if site.bias is None:
+    total = seen.joined()
+    for site, (inputs, outputs), (_, _, rows) in zip(layer.sites, total.means(), total.sums, strict=True):
+        if site.bias is None or not rows:
             result.append(None)
             continue
         bias = outputs - inputs @ dense

@@ -10,7 +10,7 @@ from onnxslim.data import open_samples
 from onnxslim.graph.contraction import contractions
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.runner.session import Session
-from onnxslim.train.gram import measurable, sums
+from onnxslim.train.gram import Sums, measurable, sums
 
 
 def net(body, x="float[N,4,5,5] x", **weights):
@@ -61,3 +61,12 @@ def test_as_many_places_as_asked_for_are_seen():
 def test_overlapping_windows_of_the_output_cannot_be_seen():
     _, contraction = net("y = ConvTranspose (x, w)", w=np.ones((4, 6, 2, 2), np.float32))
     assert not measurable(contraction)
+
+
+def test_rows_far_from_zero_are_told_apart():
+    rows = (1000 + 0.05 * np.random.default_rng(0).standard_normal((1, 400, 4))).astype(np.float32)
+    total = Sums(np.zeros((1, 4, 4)), np.zeros((1, 4)))
+    total.add(rows[:, :100])
+    total.add(rows[:, 100:])
+    (moment,), _ = total.moments()
+    np.testing.assert_allclose(moment, np.cov(rows[0].T.astype(np.float64)), atol=1e-4)

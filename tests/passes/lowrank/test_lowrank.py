@@ -163,6 +163,37 @@ def test_layers_that_get_what_is_not_finite_are_left_alone() -> None:
     assert any("not finite" in note.reason for note in change.notes)
 
 
+@pytest.mark.parametrize("kind", ["matrix", "pivot"])
+def test_inputs_far_from_zero_are_told_apart(kind: str) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,64] x, float w, float b) => (float[N,96] y) { y = Gemm (x, w, b) }"""
+    before = from_text(text, w=weight(64, 96), b=weight(96))
+    infer_shapes(before)
+    x = (1000 + 0.05 * GENERATOR.normal(size=(128, 16)) @ GENERATOR.normal(size=(16, 64))).astype(np.float32)
+    samples = open_samples({"x": x}, Session.of(before).inputs)
+    after, change = run(before, Lowrank(energy=0.9, align=4, kinds=(kind,)), samples)
+    assert change.modified
+    one, two = (Session.of(each).run({"x": x})["y"].astype(np.float64) for each in (before, after))
+    assert np.square(one - two).sum() < 0.12 * np.square(one - one.mean(axis=0)).sum()
+
+
+@pytest.mark.parametrize("options", [{"rank": 0.2}, {"rank": 0.2, "recover": True}, {"params": 0.4}])
+def test_a_layer_that_gets_other_rows_than_before_goes_by_its_weights(options: dict[str, float]) -> None:
+    """Which rows the second layer gets depends on the first."""
+    text = """<ir_version: 10, opset_import: ["" : 18]>
+    g (float[N,64] x, float u, float v, float b, float zero, int64[1] axis) => (float[M,64] y) {
+        p = MatMul (x, u) r = Relu (p) s = ReduceMean <keepdims=0> (p, axis) c = Greater (s, zero)
+        q = Compress <axis=0> (r, c) y = Gemm (q, v, b) }"""
+    constants = {"zero": np.float32(0), "axis": np.array([1])}
+    before = from_text(text, u=weight(64, 96), v=weight(96, 64), b=np.float32(100) + weight(64), **constants)
+    infer_shapes(before)
+    x = {"x": GENERATOR.normal(size=(64, 64)).astype(np.float32)}
+    after, change = run(before, Lowrank(align=4, **options), open_samples(x, Session.of(before).inputs))  # type: ignore[arg-type]
+    assert change.modified
+    one, two = (Session.of(each).run(x)["y"] for each in (before, after))
+    np.testing.assert_allclose(one.mean(axis=0), two.mean(axis=0), atol=5)  # the bias is as it was
+
+
 def test_a_rank_that_is_faster_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a half of the parameters is faster: break-even goes down to that."""
 

@@ -193,7 +193,11 @@ def test_a_weight_that_two_nodes_read_is_split_once() -> None:
             "auto_pad",
         ),
         ("g (float[N,8] x) => (float[N,8] y) { y = Gemm <alpha=0.5> (x, w) }", {"w": (8, 8)}, "alpha"),
-        ("g (float[N,8] x) => (float[N,8] y) { a = Relu (x) y = Gemm (x, w, a) }", {"w": (8, 8)}, "bias is not constant"),
+        (
+            "g (float[N,8] x) => (float[N,8] y) { a = Relu (x) y = Gemm (x, w, a) }",
+            {"w": (8, 8)},
+            "bias is not constant",
+        ),
         (
             "g (float[N,8] x) => (float[N,8] y) { y = Gemm (x, w, b) }",
             {"w": (8, 8), "b": (1,)},
@@ -238,9 +242,7 @@ def test_a_bias_that_two_nodes_read_is_copied() -> None:
 
 
 def test_a_bias_that_is_an_output_too_is_copied() -> None:
-    before = model(
-        "g (float[N,8] x) => (float[N,8] y, float[8] b) { y = Gemm (x, w, b) }", w=weight(8, 8), b=weight(8)
-    )
+    before = model("g (float[N,8] x) => (float[N,8] y, float[8] b) { y = Gemm (x, w, b) }", w=weight(8, 8), b=weight(8))
     (layer,), _ = find_layers(before, (), (), smallest=1)
     held = before.graph.initializers["b"].const_value
     assert held is not None

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.nesting import nested_graphs, nodes_within
 from onnxslim.runner.session import Session
+from onnxslim.train.observation import defaults
 
 Array = npt.NDArray[Any]
 
@@ -50,8 +51,7 @@ class Stream:
         self._open = open_session
         self._at = 0
         batches = list(samples.batches(batch))
-        # An input that has a value of its own need not be among the samples.
-        given = {value.name or "": array for value in model.graph.inputs if (array := _default(value)) is not None}
+        given = defaults(model)
         self._held: list[dict[str, Array]] = [{**given, **each.feeds} for each in batches]
         self.counts = [each.count for each in batches]
         """How many samples there are in each batch."""
@@ -128,10 +128,6 @@ class Stream:
             value.shape = ir.Shape([None] * array.ndim)
         model = ir.Model(inner, ir_version=self._model.ir_version, functions=list(self._model.functions.values()))
         return self._open(model), [value.name or "" for value in inner.inputs]
-
-
-def _default(value: ir.Value) -> Array | None:
-    return value.const_value.numpy() if value.is_initializer() and value.const_value is not None else None
 
 
 def _read(node: ir.Node) -> list[ir.Value]:

@@ -69,11 +69,13 @@ class Sensitivity:
         for feeds in self._feeds:
             for name, array in session.run(feeds).items():
                 if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim:
-                    pieces.setdefault(name, []).append(array.astype(np.float64).reshape(len(array), -1))
+                    pieces.setdefault(name, []).append(
+                        array.astype(np.float64).reshape(len(array), math.prod(array.shape[1:]))
+                    )
         return {
             name: np.concatenate(arrays)
             for name, arrays in pieces.items()
-            if len({array.shape[1] for array in arrays}) == 1
+            if len({array.shape[1] for array in arrays}) == 1 and any(array.size for array in arrays)
         }
 
 

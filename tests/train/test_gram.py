@@ -70,3 +70,18 @@ def test_rows_far_from_zero_are_told_apart():
     total.add(rows[:, 100:])
     (moment,), _ = total.moments()
     np.testing.assert_allclose(moment, np.cov(rows[0].T.astype(np.float64)), atol=1e-4)
+
+
+def test_an_input_that_has_a_value_of_its_own_need_not_be_given():
+    model = from_text(
+        '<ir_version: 10, opset_import: ["" : 17]> g (float[N,3] x, float[2,4] c, float w) => (float[N,3] y) {'
+        " a = MatMul (c, w) b = ReduceMax (a) y = Mul (x, b) }",
+        w=np.ones((4, 3), np.float32),
+        c=np.ones((2, 4), np.float32),
+    )
+    model.graph.inputs.insert(1, model.graph.initializers["c"])
+    infer_shapes(model)
+    (contraction,) = contractions(model.graph)
+    samples = open_samples({"x": np.ones((3, 3), np.float32)}, Session.of(model).inputs)
+    (total,) = sums(model, [contraction], samples, 3, np.random.default_rng(0), Session.of)
+    np.testing.assert_array_equal(total.products[0], total.rows)

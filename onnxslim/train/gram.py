@@ -19,7 +19,8 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.graph.contraction import Contraction
 from onnxslim.runner.session import Session
-from onnxslim.train.observation import truncated
+from onnxslim.train.observation import defaults, truncated
+from onnxslim.train.products import sum_of_products, sum_of_rows
 from onnxslim.train.rows import input_rows, place_count
 
 PRODUCTS = 2e9
@@ -53,8 +54,8 @@ class Sums:
 
     def add(self, rows: Rows) -> None:
         """Add rows, shape [groups, rows, columns]."""
-        self.products += rows.transpose(0, 2, 1) @ rows
-        self.inputs += rows.sum(axis=1, dtype=np.float64)
+        self.products += sum_of_products(rows, rows)
+        self.inputs += sum_of_rows(rows)
         self.rows += rows.shape[1]
 
     def moments(self) -> tuple[Sequence[Array | Thin], Array]:
@@ -226,8 +227,9 @@ def _seen(
     made = {contraction.data for contraction in read if contraction.data.producer() is not None}
     names = sorted(value.name or "" for value in made)
     session = open_session(truncated(model, names)) if names else None
+    given = defaults(model)
     for piece in samples.batches(batch):
-        values = {**piece.feeds, **(session.run(piece.feeds) if session is not None else {})}
+        values = {**given, **piece.feeds, **(session.run(piece.feeds) if session is not None else {})}
         for at, contraction in enumerate(read):
             data = values[contraction.data.name or ""]
             available = place_count(contraction, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +79,15 @@ def observe(
         check_finite(float(np.abs(array).max(initial=0)) ** 0.5, place[0])
     width = len(words)
     return {place: Moments(*arrays[width * at : width * at + width]) for at, place in enumerate(places)}
+
+
+def defaults(model: ir.Model) -> dict[str, npt.NDArray[Any]]:
+    """Return what inputs of `model` are that have a value of their own, by name: samples need not hold them."""
+    return {
+        value.name or "": value.const_value.numpy()
+        for value in model.graph.inputs
+        if value.is_initializer() and value.const_value is not None
+    }
 
 
 def truncated(model: ir.Model, names: Sequence[str]) -> ir.Model:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.train.products import sum_of_products, sum_of_rows
+
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """What is tried: the weight of the present solution, relative to the mean energy of a column over all rows."""
 DEFAULT = 1e-2
@@ -132,9 +134,9 @@ class Regression:
         for piece, aside in zip(self._pieces, self._aside, strict=True):
             if aside == fold:
                 count += piece.shape[1]
-                total += piece.sum(axis=1)
+                total += sum_of_rows(piece)
                 if gram is not None:
-                    gram += piece.transpose(0, 2, 1) @ piece
+                    gram += sum_of_products(piece, piece)
         return count, total, gram
 
     def _products(self, wanted: Sequence[Rows], fold: bool) -> tuple[Array, Array]:
@@ -143,9 +145,9 @@ class Regression:
         total, moment = np.zeros((groups, outputs)), np.zeros((groups, self._width, outputs))
         for piece, each, aside in zip(self._pieces, wanted, self._aside, strict=True):
             if aside == fold:
-                total += each.sum(axis=1)
+                total += sum_of_rows(each)
                 if not self._dual:
-                    moment += piece.transpose(0, 2, 1) @ each
+                    moment += sum_of_products(piece, each)
         return total, moment
 
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.nesting import nested_graphs, nodes_within
 from onnxslim.runner.session import Session
+from onnxslim.train.observation import defaults
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +51,8 @@ class Stream:
         self._open = open_session
         self._at = 0
         batches = list(samples.batches(batch))
-        self._held: list[dict[str, Array]] = [dict(each.feeds) for each in batches]
+        given = defaults(model)
+        self._held: list[dict[str, Array]] = [{**given, **each.feeds} for each in batches]
         self.counts = [each.count for each in batches]
         """How many samples there are in each batch."""
         self._last: dict[str, int] = {}

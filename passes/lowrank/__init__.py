@@ -106,7 +106,7 @@ class Lowrank(Pass):
             RunError: The model does not run on the calibration samples.
         """
         infer_shapes(model)
-        fused = fuse(model)
+        fused = fuse(model, self.include, self.exclude)
         if fused:
             infer_shapes(model)
         layers, left = find_layers(model, self.include, self.exclude)
@@ -123,12 +123,16 @@ class Lowrank(Pass):
             if picked:
                 before = sum(layer.parameters for layer in layers)
                 gone = sum(layer.parameters - each.parameters for layer, each in picked)
-                first.append(Note("model", f"{gone / before:.1%} of the parameters of {len(layers)} layers removed"))
+                removed = f"{gone / before:.1%} of the parameters of {len(layers)} layers removed"
+                missed = self.params is not None and gone < round(self.params * before)
+                reason = f"{self.params:.1%} was asked for: no more splits will do, see why below" if missed else ""
+                first.append(Note("model", removed, reason))
                 first += work.split(picked)
                 changes = tuple(work.changes)
         if Form.EMBEDDING in settings.forms:
-            done, whole = split_tables(model, self.include, self.exclude, settings, context)
+            done, whole, tables = split_tables(model, self.include, self.exclude, settings, context)
             first += done
+            changes += tables
             notes += whole
         if not first and not fused:
             reason = "no split of a layer pays" if layers else "no layer can be split"

@@ -94,6 +94,9 @@ def _alone(own: Sequence[Candidate], wish: Wish) -> Candidate | None:
     if wish.rule is Rule.RANK:
         distance = {each: abs(each.share - wish.amount) for each in own}
         nearest = [each for each in own if distance[each] <= min(distance.values()) + 1e-9]
+        # The lowest share is as far from none as ranks are from each other.
+        if own and wish.amount - max(each.share for each in own) > min(each.share for each in own) + 1e-9:
+            return None
         return min(nearest, key=lambda each: (each.error, each.parameters), default=None)
     return min(own, key=lambda each: (each.error, each.parameters), default=None)
 
@@ -169,10 +172,13 @@ def describe(parameters: int, candidate: Candidate) -> str:
     return f"{candidate.form.value} of rank {ranks}: {parameters} -> {candidate.parameters} parameters"
 
 
-def why_whole(own: Sequence[Candidate], wish: Wish) -> str:
-    """Return why a layer stays whole that may be split into `own`."""
+def why_whole(own: Sequence[Candidate], wish: Wish, align: int = 1) -> str:
+    """Return why a layer stays whole that may be split into `own`, of ranks that are multiples of `align`."""
     if not own:
-        return "no split saves parameters"
+        return "no split saves parameters" + (f" with a rank that is a multiple of {align}" if align > 1 else "")
+    if wish.rule is Rule.RANK:
+        most = max(each.share for each in own)
+        return f"with {wish.amount:.1%} of its rank nothing is saved (with {most:.1%} there is)"
     if wish.rule is Rule.ENERGY:
         least = min(each.error for each in own)
         return f"no split that saves parameters retains {wish.amount:.1%} of its output (at most {1 - least:.1%})"

@@ -7,7 +7,7 @@ With p the share of each row and T the table, the split keeps the directions in 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.graph.axes import attribute, op_of
 from onnxslim.graph.constants import constant, fresh_name, new_initializer
-from onnxslim.pipeline.interface import Context, Note
+from onnxslim.pipeline.interface import Context, LayerChange, Note
 from onnxslim.runner.session import Session
-from onnxslim.train.observation import truncated
+from onnxslim.train.observation import defaults, truncated
 from onnxslim.train.refit import SAMPLES
 
 from .allocation import Settings, choose, describe, why_whole
@@ -57,8 +57,9 @@ class Table:
 
 def split_tables(
     model: ir.Model, include: Sequence[str], exclude: Sequence[str], settings: Settings, context: Context
-) -> tuple[list[Note], list[Note]]:
-    """Split the tables of the main graph, in place; return what was done, and what was left alone.
+) -> tuple[list[Note], list[Note], tuple[LayerChange, ...]]:
+    """Split the tables of the main graph, in place; return what was done, what was left alone, and what became of
+    those that were split.
 
     A row is read without a product, so that a split is slower on every target: it is made for size only.
 
@@ -69,21 +70,27 @@ def split_tables(
     left = [Note(name, "left alone", reason) for name, reason in others]
     if not settings.size:
         reason = "not faster: rows are read without a product; pays=size splits it"
-        return [], [*left, *(Note(table.name, "left alone", reason) for table in tables)]
+        return [], [*left, *(Note(table.name, "left alone", reason) for table in tables)], ()
     learns = settings.whiten and not context.samples.synthetic
     counts = count_rows(model, tables, context.samples.take(SAMPLES), context.open_session) if learns and tables else {}
     bases = [basis(table, counts.get(table.name)) for table in tables]
     options = [table_candidates(table, each[0], settings.align) for table, each in zip(tables, bases, strict=True)]
     done: list[Note] = []
+    changes: list[LayerChange] = []
+    reads = count_reads(model, tables, context) if tables else {}
     for table, (_, vectors), own, each in zip(
         tables, bases, options, choose(tables, options, settings.wish), strict=True
     ):
         if each is None:
-            left.append(Note(table.name, "left alone", why_whole(own, settings.wish)))
+            left.append(Note(table.name, "left alone", why_whole(own, settings.wish, settings.align)))
             continue
         write_table(model.graph, table, split_table(table, vectors, each.ranks[0]))
-        done.append(Note(table.name, describe(table.parameters, each), f"{1 - each.error:.2%} of its rows retained"))
-    return done, left
+        kept = f"{1 - each.error:.2%} of the energy of its rows retained"
+        done.append(Note(table.name, describe(table.parameters, each), kept))
+        (rank,), full = each.ranks, min(table.inputs, table.outputs)
+        work = reads[table.name] * rank * table.outputs
+        changes.append(LayerChange(table.name, READS[1], "rank", full, rank, 0, work))
+    return done, left, tuple(changes)
 
 
 def find_tables(
@@ -121,29 +128,47 @@ def count_rows(
     Raises:
         RunError: The model does not run on the samples.
     """
-    names = sorted(
-        {node.inputs[1].name or "" for table in tables for node in table.nodes if node.inputs[1] is not None}
-    )
-    given = {value.name for value in model.graph.inputs}
-    fixed = {name: array for name in names if (array := constant(_value(tables, name))) is not None}
-    made = [name for name in names if name not in given and name not in fixed]
-    session = open_session(truncated(model, made)) if made else None
     counts = {table.name: np.zeros(table.inputs) for table in tables}
-    for batch in samples.batches(BATCH):
-        values: dict[str, Any] = {**fixed, **batch.feeds}
-        if session is not None:
-            used = {spec.name for spec in session.inputs}
-            values.update(session.run({name: array for name, array in batch.feeds.items() if name in used}))
-        for table in tables:
-            for node in table.nodes:
-                read = np.asarray(values[(node.inputs[1].name if node.inputs[1] is not None else None) or ""])
-                counts[table.name] += np.bincount(read.ravel() % table.inputs, minlength=table.inputs)
+    feeds = (batch.feeds for batch in samples.batches(BATCH))
+    for table, read in _read(model, tables, feeds, open_session):
+        counts[table.name] += np.bincount(read.ravel() % table.inputs, minlength=table.inputs)
     return counts
 
 
-def _value(tables: Sequence[Table], name: str) -> ir.Value | None:
-    every = (node.inputs[1] for table in tables for node in table.nodes)
-    return next((value for value in every if value is not None and value.name == name), None)
+def count_reads(model: ir.Model, tables: Sequence[Table], context: Context) -> dict[str, int]:
+    """Return for each table, by name, how many rows the first sample reads.
+
+    Raises:
+        RunError: The model does not run on it.
+    """
+    reads = dict.fromkeys((table.name for table in tables), 0)
+    for table, read in _read(model, tables, [context.samples.first()], context.open_session):
+        reads[table.name] += read.size
+    return reads
+
+
+def _read(
+    model: ir.Model,
+    tables: Sequence[Table],
+    feeds: Iterable[Mapping[str, Any]],
+    open_session: Callable[[ir.Model], Session],
+) -> Iterator[tuple[Table, npt.NDArray[np.int64]]]:
+    """Yield the numbers of the rows that each node reads of a table, run by run."""
+    places = {value.name or "": value for table in tables for node in table.nodes if (value := node.inputs[1])}
+    fixed = {name: array for name, value in places.items() if (array := constant(value)) is not None}
+    fixed |= defaults(model)
+    given = {value.name for value in model.graph.inputs}
+    made = sorted(name for name in places if name not in given and name not in fixed)
+    session = open_session(truncated(model, made)) if made else None
+    for each in feeds:
+        values: dict[str, Any] = {**fixed, **each}
+        if session is not None:
+            used = {spec.name for spec in session.inputs}
+            values.update(session.run({name: array for name, array in each.items() if name in used}))
+        for table in tables:
+            for node in table.nodes:
+                value = node.inputs[1]
+                yield table, np.asarray(values[(value.name if value is not None else None) or ""])
 
 
 def basis(table: Table, counts: Array | None) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ it comes first and has a bias, the other must not pad either, for it would pad w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +33,16 @@ class Product:
     """The node whose op and attributes the product has."""
 
 
-def fuse(model: ir.Model) -> list[Note]:
-    """Multiply out what can be, in place, and say what was done. The outputs stay the same but for rounding."""
+def fuse(model: ir.Model, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Note]:
+    """Multiply out what can be, in place, and say what was done. The outputs stay the same but for rounding.
+
+    Args:
+        model: The model.
+        include: Names of nodes or weights: only factors that have one of them; none: all.
+        exclude: Factors with one of these names stay.
+    """
     notes: list[Note] = []
-    while (pair := _pair(model)) is not None:
+    while (pair := _pair(model, include, exclude)) is not None:
         first, second, product = pair
         before = first.parameters + second.parameters
         _write(model.graph, first, second, product)
@@ -46,8 +52,8 @@ def fuse(model: ir.Model) -> list[Note]:
     return notes
 
 
-def _pair(model: ir.Model) -> tuple[Layer, Layer, Product] | None:
-    layers = [layer for layer in find_layers(model, (), (), smallest=1)[0] if len(layer.sites) == 1]
+def _pair(model: ir.Model, include: Sequence[str], exclude: Sequence[str]) -> tuple[Layer, Layer, Product] | None:
+    layers = [layer for layer in find_layers(model, include, exclude, smallest=1)[0] if len(layer.sites) == 1]
     makers = {layer.node: layer for layer in layers}
     for second in layers:
         data = second.sites[0].data

@@ -21,6 +21,8 @@ COLUMNS = 4608
 """Layers with more weights for each output are left alone: their second moments take over 170 MB."""
 SMALLEST = 4096
 """Weights with fewer elements hold nothing worth a node more."""
+UNPADDED = "VALID"
+"""The automatic padding of convolutions that is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Layer:
     @property
     def pads(self) -> tuple[int, ...]:
         """Zeros in front of each axis, then behind each."""
-        return self.setting("pads", [0] * 2 * len(self.kernel))
+        none = [0] * 2 * len(self.kernel)
+        return tuple(none) if attribute(self.node, "auto_pad") == UNPADDED else self.setting("pads", none)
 
 
 Shape = tuple[bool, tuple[int, ...], int, int]
@@ -136,7 +139,7 @@ def _of_gemm(contraction: Contraction) -> Shape | str:
 def _of_convolution(contraction: Contraction) -> Shape | str:
     if attribute(contraction.node, "group") != 1:
         return "its channels are grouped: the groups are factors already"
-    if attribute(contraction.node, "auto_pad") != "NOTSET":
+    if attribute(contraction.node, "auto_pad") not in ("NOTSET", UNPADDED):
         return "its padding depends on the size of the image (auto_pad)"
     array = contraction.weight.const_value
     assert array is not None
@@ -195,8 +198,10 @@ def _reason(
         return reason
     if len(weight.uses()) != len(held):
         return "its weight is shared with a node of another kind"
-    if any(_computed_bias(each, shape) for each, shape in held):
-        return "its bias is computed"
+    if weight.is_graph_output():
+        return "its weight is an output of the model"
+    if reason := next(filter(None, (_strange_bias(each, shape) for each, shape in held)), ""):
+        return reason
     alike = {(op_of(each.node), each.weight_index, shape, _window(each.node)) for each, shape in held}
     if len(alike) > 1:
         return "its weight is shared by nodes that read it differently"
@@ -212,7 +217,9 @@ def _small(shape: Shape, smallest: int) -> str:
 
 
 def _window(node: ir.Node) -> tuple[object, ...]:
-    return tuple(str(attribute(node, name)) for name in ("strides", "pads", "dilations", "transA", "transB"))
+    return tuple(
+        str(attribute(node, name)) for name in ("strides", "pads", "auto_pad", "dilations", "transA", "transB")
+    )
 
 
 def excluded(names: set[str], include: Sequence[str], exclude: Sequence[str]) -> str:
@@ -263,10 +270,13 @@ def _bias(node: ir.Node, contraction: Contraction, outputs: int, last: bool) -> 
     return Bias(reader, other, own=False) if value is not None and _vector(value, outputs) else None
 
 
-def _computed_bias(contraction: Contraction, shape: Shape) -> bool:
+def _strange_bias(contraction: Contraction, shape: Shape) -> str:
+    """Return why the own bias of a node cannot be added behind factors; empty where it can, or where there is none."""
     node, index = contraction.node, contraction.bias_index
     value = node.inputs[index] if index is not None and index < len(node.inputs) else None
-    return value is not None and not _vector(value, shape[3])
+    if value is None or _vector(value, shape[3]):
+        return ""
+    return "its bias is not constant" if constant(value) is None else "its bias is not one number for each output"
 
 
 def _vector(value: ir.Value, size: int) -> bool:

@@ -56,7 +56,9 @@ class Sensitivity:
         write(probe.graph, own, made, biases)
         given = self._run(probe)
         shares = [
-            float(np.square(array - given[name]).sum()) / self._energy[name] for name, array in self._wanted.items()
+            float(np.square(array - given[name]).sum()) / self._energy[name]
+            for name, array in self._wanted.items()
+            if name in given and given[name].shape == array.shape
         ]
         finite = [share for share in shares if np.isfinite(share)]
         return float(np.mean(finite)) if finite else 1.0
@@ -67,11 +69,13 @@ class Sensitivity:
         for feeds in self._feeds:
             for name, array in session.run(feeds).items():
                 if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim:
-                    pieces.setdefault(name, []).append(array.astype(np.float64).reshape(len(array), -1))
+                    pieces.setdefault(name, []).append(
+                        array.astype(np.float64).reshape(len(array), math.prod(array.shape[1:]))
+                    )
         return {
             name: np.concatenate(arrays)
             for name, arrays in pieces.items()
-            if len({array.shape[1] for array in arrays}) == 1
+            if len({array.shape[1] for array in arrays}) == 1 and any(array.size for array in arrays)
         }
 
 

@@ -20,7 +20,7 @@ from .allocation import Rule, Settings, choose, describe, why_whole
 from .candidates import Candidate, Extent, candidates, forms, full_ranks, nearest, shapes
 from .comparing import find_comparisons
 from .factors import Form, Moments, Problem, split
-from .layer import Layer
+from .layer import Layer, Site
 from .readers import find_readers
 from .sensitivity import ENOUGH, Sensitivity, curves
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
@@ -105,9 +105,9 @@ class Splitting:
         """Return how many samples have enough rows for a layer."""
         return math.ceil(enough_rows(layer) / max(self._places(layer), 1))
 
-    def _places(self, layer: Layer) -> int:
-        """Return in how many places a layer works in one sample."""
-        result = self._shapes[layer.sites[0].node.outputs[0].name or ""]
+    def _places(self, layer: Layer, site: Site | None = None) -> int:
+        """Return in how many places a layer works in one sample: its first site, or another."""
+        result = self._shapes[(site or layer.sites[0]).node.outputs[0].name or ""]
         return int(np.prod(result)) // layer.outputs
 
     def _extent(self, layer: Layer) -> Extent:
@@ -245,10 +245,16 @@ class Splitting:
                     if other.form is not each.form or other.parameters < 0.9 * each.parameters
                 ]
         reasons = [
-            "" if each is not None else why or self._broken.get(at) or why_whole(own, wish)
+            "" if each is not None else why or self._broken.get(at) or self._why_whole(self.layers[at], own)
             for at, (each, why, own) in enumerate(zip(chosen, slow, options, strict=True))
         ]
         return chosen, reasons
+
+    def _why_whole(self, layer: Layer, own: Sequence[Candidate]) -> str:
+        known = forms(layer)
+        if not set(known) & set(self._settings.forms):
+            return f"kinds leaves out what it may be split into: {', '.join(form.value for form in known)}"
+        return why_whole(own, self._settings.wish, self._settings.align)
 
     def split(self, picked: Sequence[tuple[Layer, Candidate]]) -> list[Note]:
         """Split layers one after the other, each for what it gets now and what it gave before; with recovery, layers
@@ -272,16 +278,20 @@ class Splitting:
             made = split(problem, each.form, each.ranks)
             write(self._model.graph, layer, made, _biases(layer, seen, made.dense))
             kept = f"{1 - problem.loss(made.dense):.2%} of its output retained"
+            if seen is not None and not seen.joined().rows:
+                kept = "by its weights alone: the rows that it gets are not those that it got before"
             notes.append(Note(layer.name, describe(layer.parameters, each), kept))
             self.changes += self._change(layer, each)
             self._context.progress("lowrank: splits", len(notes), len(picked))
         if self._learns:
             whole = f", and {fitted} whole weights with them" if self._settings.recover else ""
-            notes.append(Note("factors", f"fitted on {self.count} samples{whole}"))
+            rows = min(self.count * self._places(layer) / layer.columns for layer in work)
+            few = "" if rows >= 1 else "few: there are layers with more inputs than rows, fitted to these samples alone"
+            notes.append(Note("factors", f"fitted on {self.count} samples{whole}", few))
         return notes
 
     def _change(self, layer: Layer, each: Candidate) -> list[LayerChange]:
-        work = layer.parameters * self._places(layer) * len(layer.sites)
+        work = layer.parameters * sum(self._places(layer, site) for site in layer.sites)
         return [
             LayerChange(layer.name, layer.node.op_type, quantity, before, after, work, round(each.macs * work))
             for (quantity, before), after in zip(full_ranks(layer, each.form), each.ranks, strict=True)
@@ -324,8 +334,9 @@ def _biases(layer: Layer, seen: Seen | None, dense: Array) -> list[Array | None]
     if seen is None:
         return [None] * len(layer.sites)
     result: list[Array | None] = []
-    for site, (inputs, outputs) in zip(layer.sites, seen.joined().means(), strict=True):
-        if site.bias is None:
+    total = seen.joined()
+    for site, (inputs, outputs), (_, _, rows) in zip(layer.sites, total.means(), total.sums, strict=True):
+        if site.bias is None or not rows:
             result.append(None)
             continue
         bias = outputs - inputs @ dense

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.runner.session import Session
+from onnxslim.train.products import sum_of_products, sum_of_rows
 from onnxslim.train.stream import Stream
 
 from .comparing import Comparison
@@ -164,6 +165,8 @@ class Watch:
                 samples = max(self._now.counts[number], 1)
                 places = max(int(data.size) // layer.inputs // samples, 1)
                 each = min(places, math.ceil(enough_rows(layer) / max(self._count, 1)))
+                if not _correspond(layer, data, result):
+                    continue  # which places there are depends on what a layer before gives: these are others
                 inputs, outputs = rows(layer, site, data, result, each * samples, self._generator)
                 held = seen.aside if seen.aside is not None and number % ASIDE == ASIDE - 1 else seen
                 _add(held, at, inputs, outputs)
@@ -192,6 +195,26 @@ def _results(layer: Layer) -> list[str]:
     return [site.node.outputs[0].name or "" for site in layer.sites]
 
 
+def _correspond(layer: Layer, data: npt.NDArray[Any], result: npt.NDArray[Any]) -> bool:
+    """Whether what a layer gets now has the places that what it gave before has."""
+    if not data.size or not layer.kernel:
+        return 0 < data.size // layer.inputs == result.size // layer.outputs
+    rank = len(layer.kernel)
+    lengths = [
+        (length + before + behind - (size - 1) * dilation - 1) // stride + 1
+        for length, before, behind, size, dilation, stride in zip(
+            data.shape[2:],
+            layer.pads[:rank],
+            layer.pads[rank:],
+            layer.kernel,
+            layer.dilations,
+            layer.strides,
+            strict=True,
+        )
+    ]
+    return (len(data), *lengths) == (len(result), *result.shape[2:])
+
+
 def enough_rows(layer: Layer) -> int:
     """Return how many rows say enough about a layer."""
     columns = layer.columns
@@ -208,13 +231,12 @@ def _empty(layer: Layer, *, weighed: bool) -> Seen:
 
 def _add(seen: Seen, at: int, inputs: Rows, outputs: Rows) -> None:
     with np.errstate(all="ignore"):  # what is not finite is found in the sums
-        # Products of one run in single precision, their sums in double.
-        seen.gram += inputs.T @ inputs
-        seen.cross += inputs.T @ outputs
-        seen.energy += float(np.vdot(outputs, outputs))
+        seen.gram += sum_of_products(inputs, inputs)
+        seen.cross += sum_of_products(inputs, outputs)
+        seen.energy += float(np.square(outputs, dtype=np.float64).sum())
         seen.rows += len(inputs)
         one, two, rows = seen.sums[at]
-        seen.sums[at] = one + inputs.sum(axis=0), two + outputs.sum(axis=0), rows + len(inputs)
+        seen.sums[at] = one + sum_of_rows(inputs), two + sum_of_rows(outputs), rows + len(inputs)
 
 
 def rows(

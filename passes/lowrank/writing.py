@@ -229,7 +229,7 @@ def _set_bias(graph: ir.Graph, site: Site, bias: Array, dtype: npt.DTypeLike) ->
     assert place is not None
     held = place.node.inputs[place.index] if place.index < len(place.node.inputs) else None
     before = constant(held)
-    if held is not None and before is not None and len(held.uses()) == 1:
+    if held is not None and before is not None and len(held.uses()) == 1 and not held.is_graph_output():
         held.const_value = ir.tensor(bias.reshape(before.shape).astype(before.dtype), name=held.name)
         return
     if place.index >= len(place.node.inputs):

@@ -10,7 +10,7 @@ from onnxslim.data import open_samples
 from onnxslim.graph.contraction import contractions
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.runner.session import Session
-from onnxslim.train.gram import measurable, sums
+from onnxslim.train.gram import Sums, measurable, sums
 
 
 def net(body, x="float[N,4,5,5] x", **weights):
@@ -61,3 +61,27 @@ def test_as_many_places_as_asked_for_are_seen():
 def test_overlapping_windows_of_the_output_cannot_be_seen():
     _, contraction = net("y = ConvTranspose (x, w)", w=np.ones((4, 6, 2, 2), np.float32))
     assert not measurable(contraction)
+
+
+def test_rows_far_from_zero_are_told_apart():
+    rows = (1000 + 0.05 * np.random.default_rng(0).standard_normal((1, 400, 4))).astype(np.float32)
+    total = Sums(np.zeros((1, 4, 4)), np.zeros((1, 4)))
+    total.add(rows[:, :100])
+    total.add(rows[:, 100:])
+    (moment,), _ = total.moments()
+    np.testing.assert_allclose(moment, np.cov(rows[0].T.astype(np.float64)), atol=1e-4)
+
+
+def test_an_input_that_has_a_value_of_its_own_need_not_be_given():
+    model = from_text(
+        '<ir_version: 10, opset_import: ["" : 17]> g (float[N,3] x, float[2,4] c, float w) => (float[N,3] y) {'
+        " a = MatMul (c, w) b = ReduceMax (a) y = Mul (x, b) }",
+        w=np.ones((4, 3), np.float32),
+        c=np.ones((2, 4), np.float32),
+    )
+    model.graph.inputs.insert(1, model.graph.initializers["c"])
+    infer_shapes(model)
+    (contraction,) = contractions(model.graph)
+    samples = open_samples({"x": np.ones((3, 3), np.float32)}, Session.of(model).inputs)
+    (total,) = sums(model, [contraction], samples, 3, np.random.default_rng(0), Session.of)
+    np.testing.assert_array_equal(total.products[0], total.rows)

@@ -55,3 +55,10 @@ def test_noise_is_not_learnt_and_few_pieces_take_the_default() -> None:
     noise = [generator.normal(size=(2, 4, 3)).astype(np.float32) for _ in inputs]
     assert Regression(inputs, intercept=True).strength(noise) >= STRENGTHS[-1]
     assert Regression(inputs[:2], intercept=True).strength(noise[:2]) == DEFAULT
+
+
+def test_rows_far_from_zero_are_told_apart() -> None:
+    inputs = [(1000 + 0.05 * each).astype(np.float32) for each in pieces(40, 5)]
+    wanted = [(each - 1000)[..., :3] * 2 for each in inputs]
+    found = Regression(inputs, intercept=True).solve(wanted, 1e-4)
+    np.testing.assert_allclose(found.weights, np.broadcast_to(2 * np.eye(5, 3), (2, 5, 3)), atol=1e-2)

@@ -69,3 +69,15 @@ def test_nodes_that_take_the_place_of_others_are_what_runs() -> None:
     second.outputs[0].name = "c"
     running.advance(len(running.order), {"y"})
     np.testing.assert_allclose(np.concatenate(running["y"]), Session.of(of).run({"x": X})["y"], atol=1e-6)
+
+
+def test_an_input_that_has_a_value_of_its_own_need_not_be_given() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]> g (float[N,4] x, float[1,4] c, float w) => (float[N,3] y) {
+        a = MatMul (c, w) b = MatMul (x, w) y = Add (a, b) }"""
+    of = from_text(text, w=GENERATOR.normal(size=(4, 3)).astype(np.float32), c=np.ones((1, 4), np.float32))
+    of.graph.inputs.insert(1, of.graph.initializers["c"])
+    infer_shapes(of)
+    running = stream(of)
+    assert [each.shape for each in running["c"]] == [(1, 4)] * 3
+    running.advance(len(running.order), {"y"})
+    np.testing.assert_allclose(np.concatenate(running["y"]), Session.of(of).run({"x": X})["y"], atol=1e-6)

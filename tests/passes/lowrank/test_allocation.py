@@ -88,6 +88,10 @@ def test_rules_of_single_layers() -> None:
     assert choose(layers, [own], Wish(Rule.RANK, 0.25)) == [own[2]]
     assert choose(layers, [own], Wish(Rule.BREAK_EVEN)) == [own[0]]
     assert choose(layers, [own], Wish(Rule.ENERGY, 0.9999)) == [None]
+    assert choose(layers, [own[1:]], Wish(Rule.RANK, 0.6)) == [own[1]]
+    assert choose(layers, [own[1:]], Wish(Rule.RANK, 0.9)) == [None]  # 0.5 loses far more than was asked for
+    assert "90.0%" in why_whole(own[1:], Wish(Rule.RANK, 0.9))
+    assert "multiple of 64" in why_whole([], Wish(Rule.RANK, 0.9), 64)
     assert "99.9" in why_whole(own, Wish(Rule.ENERGY, 0.9999))
 
 

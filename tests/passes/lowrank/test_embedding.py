@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnxslim.passes.lowrank import Lowrank
-from onnxslim.passes.lowrank.embedding import basis, find_tables, split_table, write_table
+from onnxslim.passes.lowrank.embedding import basis, count_reads, find_tables, split_table, write_table
 from sample_models import from_text
 
 from onnxslim.data import open_samples
@@ -69,10 +69,27 @@ def test_the_goal_decides() -> None:
     after = before.clone()
     change = Lowrank(align=2).run(after, context(before, Goal.SIZE))
     assert change.modified
+    (split,) = change.layers
+    assert (split.op, split.quantity, split.before, split.after) == ("Gather", "rank", 48, 10)
+    assert (split.macs_before, split.macs_after) == (0, 6 * 10 * 48)
+    assert any(note.reason.endswith("of the energy of its rows retained") for note in change.notes)
     assert after.graph.initializers["t_factor_1"].const_value.shape.numpy() == (400, 10)  # type: ignore[union-attr]
     ids = GENERATOR.integers(0, 400, (2, 5))
     one, two = (Session.of(each).run({"ids": ids})["y"] for each in (before, after))
     np.testing.assert_allclose(one, two, atol=1e-3)
+
+
+def test_an_index_that_has_a_value_of_its_own_is_counted() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (int64[N,L] ids, int64[2] more, float t) => (float[N,L,48] y) {
+        a = Gather (t, ids) b = Gather (t, more) c = ReduceSum <keepdims=0> (b) y = Add (a, c) }"""
+    before = from_text(text, t=low(10), more=np.array([3, 3]))
+    before.graph.inputs.append(before.graph.initializers["more"])
+    infer_shapes(before)
+    (table,), _ = find_tables(before, (), ())
+    held = context(before, Goal.SIZE)
+    assert count_reads(before, [table], held) == {table.name: 6 + 2}
+    assert Lowrank(align=2).run(before, held).modified
 
 
 def test_a_table_that_a_product_reads_too_is_left_alone() -> None:

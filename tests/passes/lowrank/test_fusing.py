@@ -112,3 +112,11 @@ def test_a_chain_of_three_becomes_one() -> None:
     )
     assert len(fuse(before)) == 2
     assert len(list(before.graph)) == 1
+
+
+def test_names_choose_factors() -> None:
+    text, shapes = FUSED["two products"]
+    for name in shapes:
+        assert not fuse(model(text, shapes), exclude=(name,))
+        assert not fuse(model(text, shapes), include=(name,))
+    assert fuse(model(text, shapes), include=("u", "v"))

@@ -20,6 +20,7 @@ from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Goal
 from onnxslim.pipeline.schedule import schedule
 from onnxslim.runner.session import Session
@@ -163,6 +164,48 @@ def test_layers_that_get_what_is_not_finite_are_left_alone() -> None:
     assert any("not finite" in note.reason for note in change.notes)
 
 
+@pytest.mark.parametrize("kind", ["matrix", "pivot"])
+def test_inputs_far_from_zero_are_told_apart(kind: str) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,64] x, float w, float b) => (float[N,96] y) { y = Gemm (x, w, b) }"""
+    before = from_text(text, w=weight(64, 96), b=weight(96))
+    infer_shapes(before)
+    x = (1000 + 0.05 * GENERATOR.normal(size=(128, 16)) @ GENERATOR.normal(size=(16, 64))).astype(np.float32)
+    samples = open_samples({"x": x}, Session.of(before).inputs)
+    after, change = run(before, Lowrank(energy=0.9, align=4, kinds=(kind,)), samples)
+    assert change.modified
+    one, two = (Session.of(each).run({"x": x})["y"].astype(np.float64) for each in (before, after))
+    assert np.square(one - two).sum() < 0.12 * np.square(one - one.mean(axis=0)).sum()
+
+
+@pytest.mark.parametrize("options", [{"rank": 0.2}, {"rank": 0.2, "recover": True}, {"params": 0.4}])
+def test_a_layer_that_gets_other_rows_than_before_goes_by_its_weights(options: dict[str, float]) -> None:
+    """Which rows the second layer gets depends on the first."""
+    text = """<ir_version: 10, opset_import: ["" : 18]>
+    g (float[N,64] x, float u, float v, float b, float zero, int64[1] axis) => (float[M,64] y) {
+        p = MatMul (x, u) r = Relu (p) s = ReduceMean <keepdims=0> (p, axis) c = Greater (s, zero)
+        q = Compress <axis=0> (r, c) y = Gemm (q, v, b) }"""
+    constants = {"zero": np.float32(0), "axis": np.array([1])}
+    before = from_text(text, u=weight(64, 96), v=weight(96, 64), b=np.float32(100) + weight(64), **constants)
+    infer_shapes(before)
+    x = {"x": GENERATOR.normal(size=(64, 64)).astype(np.float32)}
+    after, change = run(before, Lowrank(align=4, **options), open_samples(x, Session.of(before).inputs))  # type: ignore[arg-type]
+    assert change.modified
+    one, two = (Session.of(each).run(x)["y"] for each in (before, after))
+    np.testing.assert_allclose(one.mean(axis=0), two.mean(axis=0), atol=5)  # the bias is as it was
+
+
+def test_outputs_without_rows_have_no_error() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,64] x, float u, float v, float least) => (float[N,32] y, float[M,64] z) {
+        p = MatMul (x, u) r = Relu (p) y = MatMul (r, v) s = ReduceMax <axes=[1], keepdims=0> (x)
+        c = Greater (s, least) z = Compress <axis=0> (x, c) }"""
+    before = from_text(text, u=weight(64, 96), v=weight(96, 32), least=np.float32(1e9))
+    infer_shapes(before)
+    x = {"x": GENERATOR.normal(size=(64, 64)).astype(np.float32)}
+    assert run(before, Lowrank(params=0.4, align=4), open_samples(x, Session.of(before).inputs))[1].modified
+
+
 def test_a_rank_that_is_faster_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a half of the parameters is faster: break-even goes down to that."""
 
@@ -235,7 +278,39 @@ def test_kinds_choose_splits() -> None:
         assert any(note.action.startswith(kind) for note in change.notes)
         counts[kind] = len(list(after.graph))
     assert counts["spatial"] == counts["separable"] == 2
-    assert not run(before, Lowrank(params=0.4, kinds=("matrix",)), x)[1].modified
+    change = run(before, Lowrank(params=0.4, kinds=("matrix",)), x)[1]
+    assert not change.modified
+    assert any(note.reason.startswith("kinds leaves out") for note in change.notes)
+
+
+def test_a_budget_that_is_missed_is_said_so() -> None:
+    (first, *_) = run(model(), Lowrank(params=0.95))[1].notes
+    assert first.reason.startswith("95.0% was asked for")
+    (first, *_) = run(model(), Lowrank(params=0.3, align=8))[1].notes
+    assert not first.reason
+
+
+def test_few_samples_are_said_to_be_few() -> None:
+    before = model()
+    for count, few in ((4, True), (64, False)):
+        samples = open_samples(data(count, 1), Session.of(before).inputs)
+        change = run(before, Lowrank(params=0.3, align=8), samples)[1]
+        (reason,) = [note.reason for note in change.notes if note.subject == "factors"]
+        assert reason.startswith("few") == few
+
+
+def test_macs_of_a_weight_that_works_on_several_sizes_are_all_counted() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,16,8,8] x, float w) => (float[N,64,8,8] y, float[N,64,4,4] z) {
+        y = Conv <pads=[1,1,1,1]> (x, w) p = AveragePool <kernel_shape=[2,2], strides=[2,2]> (x)
+        z = Conv <pads=[1,1,1,1]> (p, w) }"""
+    before = from_text(text, w=weight(64, 16, 3, 3))
+    infer_shapes(before)
+    x = {"x": GENERATOR.normal(size=(40, 16, 8, 8)).astype(np.float32)}
+    after, change = run(before, Lowrank(params=0.5, align=4), open_samples(x, Session.of(before).inputs))
+    one, two = (measure_cost(at_sizes(each, {"x": (1, 16, 8, 8)})).macs for each in (before, after))
+    assert {each.macs_before for each in change.layers} == {one}
+    assert {each.macs_after for each in change.layers} == {two}
 
 
 def test_the_pivoted_form_loses_less_with_as_many_parameters_and_only_when_asked() -> None:

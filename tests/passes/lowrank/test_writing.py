@@ -122,6 +122,7 @@ WINDOWS = [
     "kernel_shape=[3,3], strides=[2,1], pads=[0,1,2,0]",
     "dilations=[2,1], pads=[2,1,2,1]",
     "strides=[3,2]",
+    'auto_pad="VALID", strides=[2,1]',
 ]
 
 
@@ -192,7 +193,21 @@ def test_a_weight_that_two_nodes_read_is_split_once() -> None:
             "auto_pad",
         ),
         ("g (float[N,8] x) => (float[N,8] y) { y = Gemm <alpha=0.5> (x, w) }", {"w": (8, 8)}, "alpha"),
-        ("g (float[N,8] x) => (float[N,8] y) { a = Relu (x) y = Gemm (x, w, a) }", {"w": (8, 8)}, "bias is computed"),
+        (
+            "g (float[N,8] x) => (float[N,8] y) { a = Relu (x) y = Gemm (x, w, a) }",
+            {"w": (8, 8)},
+            "bias is not constant",
+        ),
+        (
+            "g (float[N,8] x) => (float[N,8] y) { y = Gemm (x, w, b) }",
+            {"w": (8, 8), "b": (1,)},
+            "bias is not one number for each output",
+        ),
+        (
+            "g (float[N,8] x) => (float[N,8] y, float[8,8] w) { y = MatMul (x, w) }",
+            {"w": (8, 8)},
+            "its weight is an output",
+        ),
         ("g (float[8,N] x) => (float[8,N] y) { y = Gemm (w, x) }", {"w": (8, 8)}, "left factor"),
         ("g (float[2,5,8] x) => (float[2,5,8] y) { y = MatMul (x, w) }", {"w": (2, 8, 8)}, "3 axes"),
         (
@@ -224,6 +239,18 @@ def test_a_bias_that_two_nodes_read_is_copied() -> None:
     write(before.graph, layers[0], made, [np.zeros(8)])
     np.testing.assert_array_equal(held.numpy(), kept)
     assert next(iter(before.graph)).op_type == "Gemm"
+
+
+def test_a_bias_that_is_an_output_too_is_copied() -> None:
+    before = model("g (float[N,8] x) => (float[N,8] y, float[8] b) { y = Gemm (x, w, b) }", w=weight(8, 8), b=weight(8))
+    (layer,), _ = find_layers(before, (), (), smallest=1)
+    held = before.graph.initializers["b"].const_value
+    assert held is not None
+    kept = held.numpy().copy()
+    write(before.graph, layer, split(Problem(Moments.plain(layer.matrix())), Form.MATRIX, (3,)), [np.ones(8)])
+    given = Session.of(before).run({"x": np.zeros((2, 8), np.float32)})
+    np.testing.assert_array_equal(given["b"], kept)
+    np.testing.assert_array_equal(given["y"], np.ones((2, 8)))
 
 
 def test_quantized_weights_are_left_alone() -> None:

@@ -136,6 +136,8 @@ def test_old_models_get_their_inputs_back_in_order(tmp_path: pathlib.Path) -> No
     after = onnx.load(there_and_back(tmp_path / "model.onnx"))
     assert after.ir_version == 3
     assert [value.name for value in after.graph.input] == ["w", "x"]
+    assert after.graph.input == proto.graph.input
+    onnx.checker.check_model(after)
 
 
 def test_since_ir_version_4_an_input_with_a_default_stays_an_input(tmp_path: pathlib.Path) -> None:

@@ -67,10 +67,13 @@ class Contraction:
 
     @property
     def plain(self) -> bool:
-        """Whether the node makes the sums as they are, neither scaled nor sent through an activation."""
+        """Whether the node makes the sums as they are: not scaled, sent through an activation, or summed again, as in
+        attention and recurrences."""
         attributes = self.node.attributes
-        return "activation" not in attributes and all(
-            attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta")
+        return (
+            len(self.fitted.signature.macs) == 1
+            and "activation" not in attributes
+            and all(attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
         )
 
     @property
@@ -98,7 +101,8 @@ class Contraction:
 
     @property
     def regular(self) -> bool:
-        """Whether each output is a sum over channels, and over a window of the data where there is one."""
+        """Whether each output is a sum over channels, and over a window of the data where there is one: not where the
+        weight is several, one behind the other."""
         outputs = {
             factor
             for operand in self.fitted.signature.outputs
@@ -106,7 +110,8 @@ class Contraction:
             for factor in dimension.factors
         }
         windows = [letter for letter in self.letters if letter not in self.over and letter not in self.result]
-        return not self.transposed and bool(self.result) and not any(letter[0] in outputs for letter in windows)
+        several = any(letter[0] in outputs or letter.isdigit() for letter in windows)
+        return not self.transposed and bool(self.result) and not several
 
     def blocks(self) -> Array:
         """Return the weight of a regular contraction, shape [groups, columns, outputs of a group].

@@ -147,6 +147,8 @@ class Sparsify(Pass):
                 reason = "not in include"
             elif _matches(names, self.exclude):
                 reason = "in exclude"
+            elif contraction.weight.is_graph_output():
+                reason = "it is an output of the model"
             elif size < self.smallest:
                 reason = f"{size} elements are fewer than smallest={self.smallest}"
             elif not pattern.fits(layer.channels):

@@ -295,3 +295,35 @@ def test_channels_that_a_reduction_carries_on_are_known_behind_it() -> None:
         w1=weight(6, 12), scale=rows(weight(12), at2=0), along=np.array([1]), w2=weight(12, 3), b2=weight(3),
     )  # fmt: skip
     assert total(removed(model)[1]) == (1, 0, 0)
+
+
+LINES = {
+    "lstm": (
+        """q, m1, m2 = LSTM <hidden_size=8> (h, w2, r2, b2)""",
+        {"w2": weight(1, 32, 12), "r2": weight(1, 32, 8), "b2": weight(1, 64)},
+    ),
+    "rnn": (
+        """q, m1 = RNN <hidden_size=8> (h, w2, r2, b2)""",
+        {"w2": weight(1, 8, 12), "r2": weight(1, 8, 8), "b2": weight(1, 16)},
+    ),
+    "attention": (
+        """q = com.microsoft.Attention <num_heads=2> (h, w2, b2)""",
+        {"w2": weight(12, 24), "b2": weight(24)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_what_is_no_plain_sum_takes_no_constant_into_the_bias_behind_it(name: str) -> None:
+    """What a constant adds within a gate or a head is not what it adds behind it."""
+    middle, weights = LINES[name]
+    w1, b1 = weight(6, 12), weight(12)
+    w1[:, 3], b1[3] = 0, 2.5
+    w1[:, 5], b1[5] = 0, 0
+    model = built(
+        f"""g (float[5,2,6] x) => (float y) {{
+            a = MatMul (x, w1) h = Add (a, b1) {middle} z = Add (q, after) y = MatMul (z, w3)
+        }}""",
+        w1=w1, b1=b1, **weights, after=weight(8), w3=weight(8, 3),
+    )  # fmt: skip
+    assert total(removed(model)[1])[:2] == (1, 0)

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from channel_models import built, weight
 from onnxslim.passes.sparsify import Method, Scope, Sparsify, Store
 from zoo import MODELS
 
@@ -60,8 +61,8 @@ def test_two_of_four_along_the_input(samples):
     assert result.report.passes[-1].kept
     weights = [value.const_value.numpy() for value in result.model.graph.initializers.values()]
     checked = [w for w in weights if w.ndim == 4 and w.shape[1] % 4 == 0]
-    for weight in checked:
-        groups = np.moveaxis(weight, 1, -1).reshape(-1, 4)
+    for each in checked:
+        groups = np.moveaxis(each, 1, -1).reshape(-1, 4)
         assert ((groups != 0).sum(axis=1) <= 2).all()
     assert len(checked) >= 7
     left = [note.reason for note in result.report.passes[-1].changes if note.action == "left alone"]
@@ -122,3 +123,33 @@ def test_a_sample_that_is_not_finite_is_refused():
     images[3, 0, 5, 5] = np.nan
     with pytest.raises(DataError, match="the value image of the model is NaN"):
         onnxslim.optimize(NET, "sparsify", data={"image": images}, val={"image": images[:2]}, measure=False)
+
+
+@pytest.mark.parametrize("store", Store)
+def test_a_weight_that_is_an_output_of_the_model_stays(store):
+    """A sparse initializer would come out of ONNX Runtime as another type, and a dense one with other numbers."""
+    model = built(
+        "g (float[N,64] x) => (float[N,32] y, float[64,64] w) { a = MatMul (x, w) r = Relu (a) y = MatMul (r, v) }",
+        w=weight(64, 64), v=weight(64, 32),
+    )  # fmt: skip
+    model.graph.outputs.append(model.graph.initializers["w"])
+    model.graph.outputs.pop(1)
+    result = onnxslim.optimize(model, ["simplify", Sparsify(ratio=0.9, store=store)], measure=False)
+    notes = {note.subject: note.reason for note in result.report.passes[-1].changes}
+    assert notes["w"] == "it is an output of the model"
+    assert (result.model.graph.initializers["w"].const_value.numpy() != 0).all()
+    assert (result.model.graph.initializers["v"].const_value.numpy() == 0).mean() == pytest.approx(0.9, abs=0.01)
+
+
+def test_packed_weights_of_attention_are_chosen_by_magnitude():
+    """Their products are not seen from outside: heads make something else of them."""
+    model = built(
+        """g (float[N,7,32] x) => (float[N,7,8] y) {
+            a = MatMul (x, w) h = Relu (a) q = com.microsoft.Attention <num_heads=4> (h, p, b) y = MatMul (q, v)
+        }""",
+        w=weight(32, 32), p=weight(32, 96), b=weight(96), v=weight(32, 8),
+    )  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(48, 7, 32)).astype(np.float32)
+    result = onnxslim.optimize(model, "sparsify", data={"x": x}, val={"x": x[:4]}, measure=False)
+    notes = {note.subject: note.action for note in result.report.passes[-1].changes if "zero by" in note.action}
+    assert {name: text.split()[-1] for name, text in notes.items()} == {"w": "obs", "p": "magnitude", "v": "obs"}

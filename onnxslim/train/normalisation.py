@@ -61,9 +61,13 @@ def correct(scaled: Scaled, now: Sequence[Array], then: Sequence[Array]) -> None
         x = np.moveaxis(one, scaled.axis, -1).reshape(-1, len(scaled.kept)).astype(np.float64)
         kept = np.take(other, scaled.kept, axis=scaled.axis)
         y = np.moveaxis(kept, scaled.axis, -1).reshape(-1, len(scaled.kept)).astype(np.float64)
+        if len(x) != len(y):
+            continue  # how many places there are depends on what a layer before gives: these are others
         sums += [x.sum(0), y.sum(0), (x * x).sum(0), (x * y).sum(0)]
         count += len(x)
-    mean_x, mean_y, square, product = sums / max(count, 1)
+    if not count:
+        return
+    mean_x, mean_y, square, product = sums / count
     variance, covariance = square - mean_x**2, product - mean_x * mean_y
     ridge = RIDGE * square + 1e-12
     factor = (covariance + ridge) / (variance + ridge)

@@ -19,6 +19,7 @@ ours.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -192,6 +193,8 @@ def _fit(
     for at, each in enumerate(data):
         kept = np.take(wanted[at], fit.kept, axis=axis)
         available = place_count(contraction, each)
+        if not _correspond(contraction, each, available, kept) or (less is not None and less[at].shape != kept.shape):
+            continue  # which places there are depends on what a layer before gives: these are others
         share = max(1, most // count if contraction.kernel else most * len(each) // max(count, 1))
         places = np.arange(available)
         if share < available:
@@ -201,7 +204,8 @@ def _fit(
         offset = predict(inputs[-1], present)
         offsets.append(offset if less is None else offset + output_rows(contraction, less[at], axis, places))
     missing = [one - other for one, other in zip(sums, offsets, strict=True)]
-    size = max(float(np.abs(each).max(initial=0)) for each in sums)
+    # Nothing is missing either where no place corresponds to one of before.
+    size = max((float(np.abs(each).max(initial=0)) for each in sums), default=0.0)
     if all(float(np.abs(each).max(initial=0)) <= ROUNDING * size for each in missing):
         return
     regression = Regression(inputs, intercept=intercept)
@@ -218,6 +222,13 @@ def _fit(
     if np.isfinite(change.weights).all() and np.isfinite(change.bias).all():
         matrix = contraction.from_blocks(present.weights + change.weights)
         contraction.write(graph, matrix, (present.bias + change.bias).ravel())
+
+
+def _correspond(contraction: Contraction, data: Rows, places: int, result: Rows) -> bool:
+    """Whether `result` holds what was given in the places that a contraction makes of `data`."""
+    if contraction.kernel:
+        return len(data) == len(result) and places == math.prod(result.shape[2:])
+    return places * contraction.outputs == result.size
 
 
 def _target(fit: Fit, earlier: dict[ir.Node, int], made: dict[str, int]) -> _Target:

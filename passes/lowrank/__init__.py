@@ -125,7 +125,7 @@ class Lowrank(Pass):
                 gone = sum(layer.parameters - each.parameters for layer, each in picked)
                 removed = f"{gone / before:.1%} of the parameters of {len(layers)} layers removed"
                 missed = self.params is not None and gone < round(self.params * before)
-                reason = f"{self.params:.1%} was asked for: no more splits will do, see why below" if missed else ""
+                reason = f"{self.params:.1%} was asked for: the splits that will do remove no more" if missed else ""
                 first.append(Note("model", removed, reason))
                 first += work.split(picked)
                 changes = tuple(work.changes)

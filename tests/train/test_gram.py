@@ -10,7 +10,7 @@ from onnxslim.data import open_samples
 from onnxslim.graph.contraction import contractions
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.runner.session import Session
-from onnxslim.train.gram import Sums, measurable, sums
+from onnxslim.train.gram import RIDGE, Held, Sums, Thin, measurable, sums
 
 
 def net(body, x="float[N,4,5,5] x", **weights):
@@ -85,3 +85,17 @@ def test_an_input_that_has_a_value_of_its_own_need_not_be_given():
     samples = open_samples({"x": np.ones((3, 3), np.float32)}, Session.of(model).inputs)
     (total,) = sums(model, [contraction], samples, 3, np.random.default_rng(0), Session.of)
     np.testing.assert_array_equal(total.products[0], total.rows)
+
+
+def test_rows_that_are_held_say_what_their_sums_say():
+    """Fewer rows than columns: the ridge grows by what is missing."""
+    rows = np.random.default_rng(0).standard_normal((2, 10, 30)).astype(np.float32)
+    total = Sums(np.zeros((2, 30, 30)), np.zeros((2, 30)))
+    total.add(rows)
+    thin, dense = (each.moments()[0] for each in (Held([rows[:, :4], rows[:, 4:]]), total))
+    for few, whole, own in zip(thin, dense, rows, strict=True):
+        assert isinstance(few, Thin)
+        np.testing.assert_allclose(few.rows.T @ few.rows + few.ridge * np.eye(30), whole, atol=1e-5)
+        covariance = np.cov(own.T.astype(np.float64), bias=True)
+        added = np.diag(np.asarray(whole)) - np.diag(covariance)
+        np.testing.assert_allclose(added, 3 * RIDGE * np.trace(covariance) / 30, rtol=1e-3)

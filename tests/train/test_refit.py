@@ -11,7 +11,7 @@ from onnxslim.data import Samples, open_samples
 from onnxslim.graph.contraction import contractions
 from onnxslim.runner.session import Session
 from onnxslim.train.normalisation import Scaled, correct, correctable
-from onnxslim.train.refit import Fit, fits, refit
+from onnxslim.train.refit import ROUNDS, Fit, fits, refit
 from onnxslim.train.stream import Stream, early_order
 
 IMAGES = np.random.default_rng(5).normal(size=(256, 3, 8, 8)).astype(np.float32)
@@ -73,6 +73,48 @@ def test_a_channel_that_another_repeats_is_made_up_for() -> None:
     assert np.square(now - wanted).sum() < np.square(cut - wanted).sum() / 1000
 
 
+def test_what_a_rectifier_cuts_off_need_not_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(7)
+    whole = generator.normal(size=(16, 12)).astype(np.float32)
+    text = "g (float[N,16] x) => (float[N,12] y) { r = Mul (x, kept) p = Gemm (r, w, b) y = Relu (p) }"
+    x = generator.normal(size=(256, 16)).astype(np.float32)
+    errors = {}
+    for rounds in (ROUNDS, 0):
+        monkeypatch.setattr("onnxslim.train.refit.ROUNDS", rounds)
+        masks = np.ones(16, np.float32), (np.arange(16) < 12).astype(np.float32)
+        before, model = (built(text, kept=each, w=whole, b=np.full(12, -3, np.float32)) for each in masks)
+        chosen = [Fit(each, 1, np.arange(12)) for each in contractions(model.graph) if fits(each)]
+        given = open_samples({"x": x}, Session.of(model).inputs)
+        refit(model, before, chosen, given, len(x), np.random.default_rng(0), Session.of, lambda *_: None)
+        wanted, now = (Session.of(each).run({"x": x})["y"] for each in (before, model))
+        errors[rounds] = float(np.square(now - wanted).sum())
+    assert errors[ROUNDS] < 0.98 * errors[0]
+
+
+def test_layers_that_get_other_rows_than_before_are_fitted_to_those_that_correspond() -> None:
+    """Which rows come behind Compress depends on the first layer; the first batch has as many as before."""
+    text = """g (float[N,8] x) => (float[M,4] y) { p = MatMul (x, u) s = ReduceMax <keepdims=0> (p, axes)
+        c = Greater (s, least) q = Compress <axis=0> (p, c) h = Gemm (q, v, b)
+        y = LayerNormalization (h, scale, shift) }"""
+    constants = {"least": np.float32(1), "axes": np.array([1]), "v": weight(8, 4)}
+    constants |= {name: weight(4) for name in ("b", "scale", "shift")}
+    u = np.eye(8, dtype=np.float32)
+    x = np.random.default_rng(3).normal(size=(256, 8)).astype(np.float32)
+    for factor, fitted in ((0.7, False), (1.0, True)):
+        before, model = (built(text, u=array, **constants) for array in (u, factor * u))
+        put(model, "v", 0 * constants["v"])
+        (each,) = [each for each in contractions(model.graph) if fits(each)]
+        norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
+        given = open_samples({"x": x}, Session.of(model).inputs)
+        refit(
+            model, before, [Fit(each, 1, np.arange(4))], given, 256, np.random.default_rng(0), Session.of,
+            lambda *_: None, scaled=[Scaled(norm, 1, np.arange(4))],
+        )  # fmt: skip
+        held = model.graph.initializers["v"].const_value
+        assert held is not None
+        assert fitted == bool(held.numpy().any())
+
+
 def test_the_end_of_a_block_corrects_its_shortcut() -> None:
     model = block()
     before = model.clone()
@@ -120,4 +162,5 @@ def test_normalisations_get_back_what_they_gave() -> None:
     np.testing.assert_allclose(now, then * 2 + 1, atol=1e-2)
     held = model.graph.initializers["s"].const_value
     correct(Scaled(node, 1, np.arange(4)), [now], [now])
+    correct(Scaled(node, 1, np.arange(4)), [now], [3 * now[:10]])  # other rows than before
     assert model.graph.initializers["s"].const_value is held

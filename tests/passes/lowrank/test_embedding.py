@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnxslim.passes.lowrank import Lowrank
-from onnxslim.passes.lowrank.embedding import basis, count_reads, find_tables, split_table, write_table
+from onnxslim.passes.lowrank.embedding import basis, count_reads, count_rows, find_tables, split_table, write_table
 from sample_models import from_text
 
 from onnxslim.data import open_samples
@@ -59,6 +59,23 @@ def test_rows_that_are_read_count_more() -> None:
 def context(model: ir.Model, goal: Goal) -> Context:
     samples = open_samples({"ids": GENERATOR.integers(0, 400, (32, 6))}, Session.of(model).inputs)
     return Context(model.clone(), samples, detect_target("cpu"), np.random.default_rng(0), goal=goal)
+
+
+def test_rows_that_are_never_read_keep_what_there_is_room_for() -> None:
+    before = model(low(10))
+    (table,), _ = find_tables(before, (), ())
+    counts = np.zeros(400)
+    counts[0] = 1000
+    dense = before.graph.initializers["t"].const_value.numpy()  # type: ignore[union-attr]
+    np.testing.assert_allclose(split_table(table, basis(table, counts)[1], 10).dense, dense, atol=1e-3)
+
+
+def test_rows_are_counted_from_the_end_as_well() -> None:
+    before = model(low(10))
+    (table,), _ = find_tables(before, (), ())
+    samples = open_samples({"ids": np.array([[-1, 3], [399, 3]])}, Session.of(before).inputs)
+    counts = count_rows(before, [table], samples, Session.of)[table.name]
+    assert (counts[399], counts[3], counts.sum()) == (2, 2, 4)
 
 
 def test_the_goal_decides() -> None:

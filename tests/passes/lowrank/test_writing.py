@@ -274,10 +274,12 @@ def test_what_is_counted_is_what_is_written() -> None:
         ranks = {Form.TUCKER: (16, 16), Form.SPATIAL: (16,), Form.SEPARABLE: (2,)}[form]
         written = sum(int(np.prod(part.shape)) for part in parts(layer, form, ranks))
         assert parameters(layer, form, ranks) == written
-        assert macs(layer, form, ranks, extent) > 0
         one = timed(layer, (1, 32, 9, 9), form, ranks, {"": 17})
         assert one is not None
         made, feeds = one.model()
+        infer_shapes(made)
+        work = macs(layer, form, ranks, extent) * layer.parameters * extent.outputs
+        assert measure_cost(made).macs == round(work)
         (result,) = Session.of(made).run(feeds).values()
         assert result.shape == (1, 48, 5, 5)
 

@@ -43,8 +43,14 @@ class Lowrank(Pass):
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
     after: ClassVar[tuple[str, ...]] = ("prune",)
 
-    energy: Annotated[float | None, "share of the energy of its output that each layer retains; default 0.99"] = None
-    params: Annotated[float | None, "share of the parameters of all layers to remove, where it costs least"] = None
+    energy: Annotated[
+        float | None,
+        "share of the energy of its output that each layer retains where it alone is split; default 0.99",
+    ] = None
+    params: Annotated[
+        float | None,
+        "share of the parameters of all layers, and of all tables, to remove where it costs least",
+    ] = None
     rank: Annotated[float | None, "share of the full rank that each layer keeps"] = None
     breakeven: Annotated[bool, "keep the largest rank that saves anything"] = False
     align: Annotated[int, "keep ranks multiples of this"] = 16

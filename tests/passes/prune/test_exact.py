@@ -327,3 +327,19 @@ def test_what_is_no_plain_sum_takes_no_constant_into_the_bias_behind_it(name: st
         w1=w1, b1=b1, **weights, after=weight(8), w3=weight(8, 3),
     )  # fmt: skip
     assert total(removed(model)[1])[:2] == (1, 0)
+
+
+def test_statistics_over_a_part_of_the_channels_are_noticed() -> None:
+    """Group normalization as PyTorch exports it: channels that nobody reads, and doubles, are in the statistics."""
+    w1, w3 = weight(12, 3, 1, 1), weight(2, 12, 1, 1)
+    w3[:, [1, 5, 9]] = 0
+    w1[[3, 7, 11]] = w1[[2, 6, 10]]
+    model = built(
+        """g (float[1,3,4,4] x) => (float[1,2,4,4] y) {
+            a = Conv (x, w1) b = Reshape (a, s) c = InstanceNormalization (b, one, zero) d = Reshape (c, t)
+            y = Conv (d, w3)
+        }""",
+        w1=w1, s=np.array([1, 3, -1]), one=np.ones(3, np.float32), zero=np.zeros(3, np.float32),
+        t=np.array([1, 12, 4, 4]), w3=w3,
+    )  # fmt: skip
+    assert not removed(model)[1]

@@ -296,8 +296,9 @@ def restored(model: ir.Model) -> ir.Model:
         result.ir_version = form.ir_version
         places = {name: place for place, name in enumerate(form.inputs)}
         for value in result.graph.initializers.values():  # an input must say its type and shape
-            if value.const_value is not None:
-                value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(value.const_value.shape.numpy())
+            tensor = value.const_value
+            if tensor is not None:
+                value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         every = [*result.graph.inputs, *result.graph.initializers.values()]
         result.graph.inputs[:] = sorted(every, key=lambda value: places.get(value.name or "", len(places)))
     return result

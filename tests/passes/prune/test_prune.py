@@ -292,3 +292,15 @@ def test_a_share_that_is_missed_says_why() -> None:
     kept = "more is not to be had: most=0.8, minimum=16 and what was left alone keep the rest"
     assert said(Prune(ratio=0.9, minimum=16)) == kept
     assert said(Prune(ratio=0.9, minimum=16, per_layer=True)) == kept
+
+
+def test_groups_are_named_by_the_nodes_that_read_their_weights_too() -> None:
+    model = net(3, 16, 16)
+    for node in model.graph:
+        node.name = f"node_{node.outputs[0].name}"
+    samples = synthetic_samples(model, 2)
+    left, _ = pruned(model, Prune(ratio=0.3, include=("node_c0",)), samples)
+    shapes = {name: value.shape[0] for name, value in left.graph.initializers.items()}
+    assert shapes["w0"] < 16
+    assert shapes["w1"] == shapes["b1"] == 16
+    assert not pruned(model, Prune(ratio=0.2, exclude=("node_*",)), samples)[1].modified

@@ -195,3 +195,14 @@ def test_weights_with_too_many_columns_are_chosen_by_magnitude(monkeypatch):
 def test_a_share_of_nearly_all_leaves_one_weight():
     held, _ = sparse("ratio=0.999999:method=magnitude")
     assert sum(np.count_nonzero(array) for array in held.values()) >= 1
+
+
+def test_weights_are_called_as_in_the_file():
+    """Most convolutions take the BatchNormalization behind them in, and get a name of their own."""
+    names = [value.name for value in open_model(NET).graph.initializers.values() if len(value.shape) == 4]
+    assert len(names) > 7
+    result = onnxslim.optimize(NET, f"sparsify:exclude={'+'.join(names)}+nowhere:method=magnitude", measure=False)
+    changes = result.report.passes[-1].changes
+    zero = [note.subject for note in changes if "zero by" in note.action]
+    assert all(len(result.model.graph.initializers[name].const_value.shape) == 2 for name in zero)
+    assert ("exclude", "'nowhere' matches nothing") in {(note.subject, note.action) for note in changes}

@@ -12,6 +12,7 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.graph.contraction import contractions
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.coupling import couple, frozen
+from onnxslim.graph.origins import origins
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.graph.sizes import at_sizes
@@ -106,7 +107,7 @@ class Prune(Pass):
     def _exactly(self, model: ir.Model, context: Context) -> Change:
         sizes = {name: array.shape for name, array in context.samples.first().items()}
         before = at_sizes(model, sizes)
-        choosing = Choosing(self.include, self.exclude, self.units)
+        choosing = Choosing(self.include, self.exclude, self.units, origins=origins(model, context.original))
         found = remove_exactly(model, lambda coupling: choosing(coupling)[0])
         if not found:
             reason = "no channel is dead, constant, or the same as another"
@@ -127,7 +128,9 @@ class Prune(Pass):
         coupling = couple(model)
         notes = [Note(f"{each.name} axis {each.axis}", "left alone", each.reason) for each in frozen(coupling)]
         limits = Limits(self.align, self.most, self.minimum)
-        found, left_alone = Choosing(self.include, self.exclude, self.units, limits)(coupling)
+        found, left_alone = Choosing(self.include, self.exclude, self.units, limits, origins(model, context.original))(
+            coupling
+        )
         notes += left_alone
         if not found:
             return Change(False, (Note("model", "left alone", "no group of channels can be cut"), *notes))

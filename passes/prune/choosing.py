@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.coupling import Coupling, Group, groups
+from onnxslim.graph.origins import Origin
 from onnxslim.pipeline.interface import Note
 
 from .allocation import Limits, blocks
@@ -41,18 +42,27 @@ class Choosing:
     units: Units = Units.AUTO
     limits: Limits | None = None
     """How much must stay; None: anything may go."""
+    origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict)
+    """What nodes and weights were called in the model as it came, which is what users name."""
 
     def __call__(self, coupling: Coupling) -> tuple[list[Group], list[Note]]:
         """Return the groups that may be cut, and a note for each of the others."""
         chosen: list[Group] = []
         notes: list[Note] = []
-        names, quantized = _weights(coupling)
+        names, quantized = _weights(coupling, self.origins)
         for group in groups(coupling):
             reason = self._against(coupling, group, names.get(int(group.roots[0]), set()), quantized)
             if reason:
                 notes.append(Note(group.name, "left alone", reason))
             else:
                 chosen.append(group)
+        every: set[str] = set().union(*names.values())
+        for option, patterns in (("include", self.include), ("exclude", self.exclude)):
+            notes += [
+                Note(option, f"{pattern!r} matches nothing", "no weight or node of a group is called so")
+                for pattern in patterns
+                if not _matches(every, (pattern,))
+            ]
         return chosen, notes
 
     def _against(self, coupling: Coupling, group: Group, names: set[str], quantized: set[int]) -> str:
@@ -91,13 +101,17 @@ def in_one_piece(coupling: Coupling, group: Group) -> bool | None:
     return None
 
 
-def _weights(coupling: Coupling) -> tuple[dict[int, set[str]], set[int]]:
+def _weights(coupling: Coupling, origins: Mapping[str, Origin]) -> tuple[dict[int, set[str]], set[int]]:
     """Return for each label that may be cut the names of the weights that it lies in and of the nodes that read them,
-    and the labels that lie in quantized weights."""
+    now and in the model as it came, and the labels that lie in quantized weights."""
     names: dict[int, set[str]] = {}
     quantized: set[int] = set()
     for value, axes in coupling.weights():
         own = {value.name or "", *(use.node.name or "" for use in value.uses())}
+        for use in value.uses():
+            for output in use.node.outputs:
+                came = origins.get(output.name or "")
+                own |= set() if came is None else came.of_weight(len(axes))
         stored = value.const_value is not None and value.const_value.dtype in QUANTIZED and len(axes) > 1
         for axis in axes:
             labels = coupling.of_axis(axis)

@@ -7,7 +7,7 @@ import enum
 import fnmatch
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.graph.constants import constant
 from onnxslim.graph.contraction import contractions
 from onnxslim.graph.cost import measure_cost
+from onnxslim.graph.origins import Origin, origins
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
@@ -101,7 +102,7 @@ class Sparsify(Pass):
         """
         infer_shapes(model)
         pattern = read_pattern(self.pattern)
-        chosen, notes = self._chosen(model, pattern)
+        chosen, notes = self._chosen(model, pattern, origins(model, context.original))
         if not chosen:
             return Change(False, (Note("model", "left alone", "no weight can be made sparse"), *notes))
         before = _compressed(chosen)
@@ -134,13 +135,16 @@ class Sparsify(Pass):
             done.append(Note(layer.name, f"{zeros[layer.name] / layer.matrix().size:.1%} zero by {how}"))
         return Change(True, (*done, *notes))
 
-    def _chosen(self, model: ir.Model, pattern: Pattern) -> tuple[list[Layer], list[Note]]:
+    def _chosen(self, model: ir.Model, pattern: Pattern, known: Mapping[str, Origin]) -> tuple[list[Layer], list[Note]]:
         """Return the weights that may be made sparse, each once, and notes on the others."""
         chosen: dict[str, Layer] = {}
         notes: dict[str, Note] = {}
+        every: set[str] = set()
         for contraction in contractions(model.graph):
             layer = layer_of(contraction)
-            names = (layer.name, contraction.node.name or "")
+            came = known.get(contraction.node.outputs[0].name or "", Origin())
+            names = {layer.name, contraction.node.name or "", *came.of_weight(len(layer.shape))}
+            every |= names
             size = layer.shape[0] * layer.shape[1] * layer.shape[2]
             reason = ""
             if self.include and not _matches(names, self.include):
@@ -157,7 +161,13 @@ class Sparsify(Pass):
                 notes.setdefault(layer.name, Note(layer.name, "left alone", reason))
             else:
                 chosen.setdefault(layer.name, layer)
-        return list(chosen.values()), list(notes.values())
+        unmatched = [
+            Note(option, f"{each!r} matches nothing", "no weight that is multiplied, and no such node, is called so")
+            for option, patterns in (("include", self.include), ("exclude", self.exclude))
+            for each in patterns
+            if not _matches(every, (each,))
+        ]
+        return list(chosen.values()), [*notes.values(), *unmatched]
 
     def _seen(self, chosen: Sequence[Layer], context: Context, notes: list[Note]) -> tuple[list[Layer], int]:
         """Return the layers that samples tell something about, and how many samples; notes say why others are not."""
@@ -219,5 +229,5 @@ def _compressed(layers: Sequence[Layer]) -> int:
     return sum(len(zlib.compress(np.ascontiguousarray(array).tobytes(), 6)) for array in arrays if array is not None)
 
 
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+def _matches(names: Collection[str], patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)

@@ -343,3 +343,16 @@ def test_statistics_over_a_part_of_the_channels_are_noticed() -> None:
         t=np.array([1, 12, 4, 4]), w3=w3,
     )  # fmt: skip
     assert not removed(model)[1]
+
+
+def test_doubles_stay_where_the_weight_that_reads_them_is_read_elsewhere_too() -> None:
+    """Adding the weights of one to those of the other would change what the other reader makes of it."""
+    w1, b1 = weight(6, 12), weight(12)
+    w1[:, 4], b1[4] = w1[:, 9], b1[9]
+    model = built(
+        """g (float[N,6] x, float[N,12] z) => (float[N,5] y, float[N,5] o) {
+            a = MatMul (x, w1) h = Add (a, b1) r = Relu (h) y = MatMul (r, w2) t = Tanh (r) o = MatMul (t, w2)
+        }""",
+        w1=w1, b1=b1, w2=weight(12, 5),
+    )  # fmt: skip
+    assert not removed(model)[1]

@@ -292,3 +292,42 @@ def test_a_share_that_is_missed_says_why() -> None:
     kept = "more is not to be had: most=0.8, minimum=16 and what was left alone keep the rest"
     assert said(Prune(ratio=0.9, minimum=16)) == kept
     assert said(Prune(ratio=0.9, minimum=16, per_layer=True)) == kept
+
+
+def test_groups_are_named_by_the_nodes_that_read_their_weights_too() -> None:
+    model = net(3, 16, 16)
+    for node in model.graph:
+        node.name = f"node_{node.outputs[0].name}"
+    samples = synthetic_samples(model, 2)
+    left, _ = pruned(model, Prune(ratio=0.3, include=("node_c0",)), samples)
+    shapes = {name: value.shape[0] for name, value in left.graph.initializers.items()}
+    assert shapes["w0"] < 16
+    assert shapes["w1"] == shapes["b1"] == 16
+    assert not pruned(model, Prune(ratio=0.2, exclude=("node_*",)), samples)[1].modified
+
+
+FOLDED = built(
+    """g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
+        a = Conv <pads=[1,1,1,1]> (x, first) b = BatchNormalization (a, s, o, m, v) c = Relu (b)
+        d = Conv <pads=[1,1,1,1]> (c, second) e = BatchNormalization (d, s2, o2, m2, v2) f = Relu (e)
+        y = Conv (f, third)
+    }""",
+    first=weight(16, 3, 3, 3), s=weight(16), o=weight(16), m=weight(16), v=weight(16) ** 2 + 1,
+    second=weight(16, 16, 3, 3), s2=weight(16), o2=weight(16), m2=weight(16), v2=weight(16) ** 2 + 1,
+    third=weight(4, 16, 1, 1),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["first", "s", "conv_a", "fir*"])
+def test_names_are_those_of_the_file_although_simplify_renames_weights(name: str) -> None:
+    """The convolution takes the BatchNormalization in: its weight, its node and its bias are called otherwise then."""
+    model = FOLDED.clone()
+    for node in model.graph:
+        node.name = f"{node.op_type.lower()}_{node.outputs[0].name}"
+    result = onnxslim.optimize(model, f"prune:ratio=0.2:exclude={name}+nowhere", measure=False)
+    held = [value.const_value.shape for value in result.model.graph.initializers.values()]
+    widths = sorted(tuple(shape.numpy()) for shape in held if len(shape) == 4)
+    assert widths == [(4, 12, 1, 1), (12, 16, 3, 3), (16, 3, 3, 3)]
+    notes = {(note.subject, note.action) for note in result.report.passes[-1].changes}
+    assert ("exclude", "'nowhere' matches nothing") in notes
+    assert ("exclude", f"{name!r} matches nothing") not in notes

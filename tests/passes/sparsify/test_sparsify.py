@@ -153,3 +153,56 @@ def test_packed_weights_of_attention_are_chosen_by_magnitude():
     result = onnxslim.optimize(model, "sparsify", data={"x": x}, val={"x": x[:4]}, measure=False)
     notes = {note.subject: note.action for note in result.report.passes[-1].changes if "zero by" in note.action}
     assert {name: text.split()[-1] for name, text in notes.items()} == {"w": "obs", "p": "magnitude", "v": "obs"}
+
+
+MLP = built(
+    """g (float[N,40] x) => (float[N,5] y) {
+        a = MatMul (x, u) h = Relu (a) b = MatMul (h, w) c = Relu (b) d = MatMul (c, w) e = Relu (d) y = MatMul (e, v)
+    }""",
+    u=weight(40, 160), w=weight(160, 160), v=weight(160, 5),
+)  # fmt: skip
+DATA = {"x": np.random.default_rng(0).normal(size=(48, 40)).astype(np.float32)}
+
+
+def sparse(options):
+    """Return the model that `sparsify` with these options made, and for each weight what it was chosen by."""
+    result = onnxslim.optimize(MLP, f"sparsify:{options}", data=DATA, val=DATA, measure=False)
+    held = {name: value.const_value.numpy() for name, value in result.model.graph.initializers.items()}
+    actions = {note.subject: note.action for note in result.report.passes[-1].changes if "zero by" in note.action}
+    return held, {name: action.split()[-1] for name, action in actions.items()}
+
+
+def test_a_weight_that_two_layers_share_is_fitted_to_neither():
+    _, how = sparse("ratio=0.5")
+    assert how == {"u": "obs", "w": "magnitude", "v": "obs"}
+
+
+def test_groups_that_do_not_divide_a_block_of_columns_stay_whole():
+    """160 columns are looked at in blocks of 128, of which 5 is no divisor."""
+    held, how = sparse("pattern=3:5")
+    assert how["v"] == "obs"
+    for name in ("u", "w", "v"):
+        groups = held[name].T.reshape(-1, 5)
+        assert ((groups != 0).sum(axis=1) == 3).all()
+
+
+def test_weights_with_too_many_columns_are_chosen_by_magnitude(monkeypatch):
+    monkeypatch.setattr("onnxslim.passes.sparsify.COLUMNS", 100)
+    _, how = sparse("ratio=0.5")
+    assert how == {"u": "obs", "w": "magnitude", "v": "magnitude"}
+
+
+def test_a_share_of_nearly_all_leaves_one_weight():
+    held, _ = sparse("ratio=0.999999:method=magnitude")
+    assert sum(np.count_nonzero(array) for array in held.values()) >= 1
+
+
+def test_weights_are_called_as_in_the_file():
+    """Most convolutions take the BatchNormalization behind them in, and get a name of their own."""
+    names = [value.name for value in open_model(NET).graph.initializers.values() if len(value.shape) == 4]
+    assert len(names) > 7
+    result = onnxslim.optimize(NET, f"sparsify:exclude={'+'.join(names)}+nowhere:method=magnitude", measure=False)
+    changes = result.report.passes[-1].changes
+    zero = [note.subject for note in changes if "zero by" in note.action]
+    assert all(len(result.model.graph.initializers[name].const_value.shape) == 2 for name in zero)
+    assert ("exclude", "'nowhere' matches nothing") in {(note.subject, note.action) for note in changes}

@@ -83,7 +83,10 @@ class Sparsify(Pass):
     smallest: Annotated[int, "leave weights with fewer elements alone"] = 256
     include: Annotated[tuple[str, ...], "only weights or nodes of these names (* and ? match)"] = ()
     exclude: Annotated[tuple[str, ...], "leave weights and nodes of these names alone"] = ()
-    store: Annotated[Store, "sparse writes sparse initializers where they make the file smaller"] = Store.DENSE
+    store: Annotated[
+        Store,
+        "sparse writes sparse initializers where they make the file smaller; not for weights in an external file",
+    ] = Store.DENSE
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:

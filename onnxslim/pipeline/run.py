@@ -205,7 +205,9 @@ def _session(original: Candidate, hint: str | None) -> Session:
 
 def _open(model: str | os.PathLike[str] | ir.Model | onnx.ModelProto) -> tuple[ir.Model, pathlib.Path | None]:
     if isinstance(model, onnx.ModelProto):
-        model = ir.from_proto(model)
+        own = onnx.ModelProto()  # tensors are views of it, and writing the result names them
+        own.CopyFrom(model)
+        model = ir.from_proto(own)
     if isinstance(model, ir.Model):
         copy = model.clone()
         canonicalize(copy)

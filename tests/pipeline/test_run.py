@@ -418,3 +418,15 @@ def test_models_of_very_many_nodes_are_compared_as_they_are_written(
     )
     assert onnxslim.optimize(model, "simplify", measure=False).report.passes[0].kept
     assert seen == [optimize, optimize]
+
+
+def test_a_model_in_memory_stays_as_it_was() -> None:
+    """Constant nodes become initializers, and writing those gives their tensors names."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y) { c = Constant <value = float[2] {1, 2}> () y = Add (x, c) }
+    """)
+    before = model.SerializeToString(deterministic=True)
+    result = onnxslim.optimize(model, "simplify", measure=False)
+    ir.to_proto(result.model)
+    assert model.SerializeToString(deterministic=True) == before

@@ -207,12 +207,13 @@ def _open(model: str | os.PathLike[str] | ir.Model | onnx.ModelProto) -> tuple[i
     if isinstance(model, onnx.ModelProto):
         own = onnx.ModelProto()  # tensors are views of it, and writing the result names them
         own.CopyFrom(model)
-        model = ir.from_proto(own)
-    if isinstance(model, ir.Model):
+        copy = ir.from_proto(own)
+    elif isinstance(model, ir.Model):
         copy = model.clone()
-        canonicalize(copy)
-        return copy, None
-    return open_model(model), pathlib.Path(model)
+    else:
+        return open_model(model), pathlib.Path(model)
+    canonicalize(copy)
+    return copy, None
 
 
 def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candidate, list[PassRecord]]:

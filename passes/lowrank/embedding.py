@@ -18,6 +18,7 @@ from onnxslim.data import Samples
 from onnxslim.graph.axes import attribute, op_of
 from onnxslim.graph.constants import constant, fresh_name, new_initializer
 from onnxslim.pipeline.interface import Context, LayerChange, Note
+from onnxslim.pipeline.selection import excluded
 from onnxslim.runner.session import Session
 from onnxslim.train.observation import defaults, truncated
 from onnxslim.train.refit import SAMPLES
@@ -25,7 +26,7 @@ from onnxslim.train.refit import SAMPLES
 from .allocation import Settings, choose, describe, why_whole
 from .candidates import STEPS, Candidate, multiples, tail
 from .factors import Form, Split
-from .layer import SMALLEST, excluded, label
+from .layer import SMALLEST, label
 
 Array = npt.NDArray[np.float64]
 

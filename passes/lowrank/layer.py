@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,6 +13,7 @@ import onnx_ir as ir
 from onnxslim.graph.axes import attribute, op_of
 from onnxslim.graph.constants import constant
 from onnxslim.graph.contraction import Contraction, contractions
+from onnxslim.pipeline.selection import excluded
 
 Array = npt.NDArray[np.float64]
 
@@ -220,17 +220,6 @@ def _window(node: ir.Node) -> tuple[object, ...]:
     return tuple(
         str(attribute(node, name)) for name in ("strides", "pads", "auto_pad", "dilations", "transA", "transB")
     )
-
-
-def excluded(names: set[str], include: Sequence[str], exclude: Sequence[str]) -> str:
-    """Return why something of these names is not asked for; empty where it is."""
-    if include and not _matches(names, include):
-        return "not in include"
-    return "in exclude" if _matches(names, exclude) else ""
-
-
-def _matches(names: set[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def _quantized(graph: ir.Graph) -> Iterator[ir.Node]:

@@ -128,9 +128,8 @@ class Prune(Pass):
         coupling = couple(model)
         notes = [Note(f"{each.name} axis {each.axis}", "left alone", each.reason) for each in frozen(coupling)]
         limits = Limits(self.align, self.most, self.minimum)
-        found, left_alone = Choosing(self.include, self.exclude, self.units, limits, origins(model, context.original))(
-            coupling
-        )
+        choosing = Choosing(self.include, self.exclude, self.units, limits, origins(model, context.original))
+        found, left_alone = choosing(coupling)
         notes += left_alone
         if not found:
             return Change(False, (Note("model", "left alone", "no group of channels can be cut"), *notes))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +12,7 @@ import onnx_ir as ir
 from onnxslim.graph.coupling import Coupling, Group, groups
 from onnxslim.graph.origins import Origin
 from onnxslim.pipeline.interface import Note
+from onnxslim.pipeline.selection import excluded, unmatched
 
 from .allocation import Limits, blocks
 
@@ -57,19 +57,12 @@ class Choosing:
             else:
                 chosen.append(group)
         every: set[str] = set().union(*names.values())
-        for option, patterns in (("include", self.include), ("exclude", self.exclude)):
-            notes += [
-                Note(option, f"{pattern!r} matches nothing", "no weight or node of a group is called so")
-                for pattern in patterns
-                if not _matches(every, (pattern,))
-            ]
+        notes += unmatched(every, self.include, self.exclude, "no weight or node of a group is called so")
         return chosen, notes
 
     def _against(self, coupling: Coupling, group: Group, names: set[str], quantized: set[int]) -> str:
-        if self.include and not _matches(names, self.include):
-            return "not in include"
-        if _matches(names, self.exclude):
-            return "in exclude"
+        if reason := excluded(names, self.include, self.exclude):
+            return reason
         if int(group.roots[0]) in quantized:
             return "its weights are quantized: prune the float model, and quantize afterwards"
         if self.units is not Units.AUTO and group.width > 1:
@@ -121,7 +114,3 @@ def _weights(coupling: Coupling, origins: Mapping[str, Origin]) -> tuple[dict[in
             if stored:
                 quantized |= roots
     return names, quantized
-
-
-def _matches(names: set[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)

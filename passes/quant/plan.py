@@ -7,14 +7,14 @@ what an Add between two float ops gains is less than what its QuantizeLinear and
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.graph.axes import output_channel_axis
 from onnxslim.graph.constants import constant
+from onnxslim.pipeline import selection
 from onnxslim.pipeline.interface import Note
 
 from .table import Clamp, Role, Row, Table
@@ -118,10 +118,9 @@ def _makes_floats(node: ir.Node) -> bool:
     return any(value.dtype in floats for value in node.outputs)
 
 
-def matches(node: ir.Node, patterns: Iterable[str]) -> bool:
+def matches(node: ir.Node, patterns: Collection[str]) -> bool:
     """Say whether the name or the op type of `node` matches one of `patterns` (``*`` and ``?``)."""
-    names = (node.name or "", node.op_type)
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+    return selection.matches((node.name or "", node.op_type), patterns)
 
 
 def _site(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import fnmatch
 import functools
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from onnxslim.graph.origins import Origin, origins
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.selection import excluded, unmatched
 from onnxslim.report.units import in_bytes
 from onnxslim.sparse import SPARSE
 from onnxslim.train.elimination import BLOCK, eliminate
@@ -148,29 +148,23 @@ class Sparsify(Pass):
             came = known.get(contraction.node.outputs[0].name or "", Origin())
             names = {layer.name, contraction.node.name or "", *came.of_weight(len(layer.shape))}
             every |= names
-            size = layer.shape[0] * layer.shape[1] * layer.shape[2]
-            reason = ""
-            if self.include and not _matches(names, self.include):
-                reason = "not in include"
-            elif _matches(names, self.exclude):
-                reason = "in exclude"
-            elif contraction.weight.is_graph_output():
-                reason = "it is an output of the model"
-            elif size < self.smallest:
-                reason = f"{size} elements are fewer than smallest={self.smallest}"
-            elif not pattern.fits(layer.channels):
-                reason = f"{layer.channels} input channels are no whole groups of {pattern.group}"
-            if reason:
+            if reason := excluded(names, self.include, self.exclude) or self._against(layer, pattern):
                 notes.setdefault(layer.name, Note(layer.name, "left alone", reason))
             else:
                 chosen.setdefault(layer.name, layer)
-        unmatched = [
-            Note(option, f"{each!r} matches nothing", "no weight that is multiplied, and no such node, is called so")
-            for option, patterns in (("include", self.include), ("exclude", self.exclude))
-            for each in patterns
-            if not _matches(every, (each,))
-        ]
-        return list(chosen.values()), [*notes.values(), *unmatched]
+        why = "no weight that is multiplied, and no such node, is called so"
+        return list(chosen.values()), [*notes.values(), *unmatched(every, self.include, self.exclude, why)]
+
+    def _against(self, layer: Layer, pattern: Pattern) -> str:
+        """Return why a weight cannot be made sparse, or is too small for it; empty where it can."""
+        size = layer.shape[0] * layer.shape[1] * layer.shape[2]
+        if layer.contraction.weight.is_graph_output():
+            return "it is an output of the model"
+        if size < self.smallest:
+            return f"{size} elements are fewer than smallest={self.smallest}"
+        if not pattern.fits(layer.channels):
+            return f"{layer.channels} input channels are no whole groups of {pattern.group}"
+        return ""
 
     def _seen(self, chosen: Sequence[Layer], context: Context, notes: list[Note]) -> tuple[list[Layer], int]:
         """Return the layers that samples tell something about, and how many samples; notes say why others are not."""
@@ -230,7 +224,3 @@ def _compressed(layers: Sequence[Layer]) -> int:
     """Return how many bytes the weights take under zlib, each for itself, as gzip and wheels would compress them."""
     arrays = (constant(layer.contraction.weight) for layer in layers)
     return sum(len(zlib.compress(np.ascontiguousarray(array).tobytes(), 6)) for array in arrays if array is not None)
-
-
-def _matches(names: Collection[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)

@@ -6,6 +6,7 @@ import dataclasses
 
 from hypothesis import strategies as st
 
+from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.interface import LayerChange, Note
 from onnxslim.report.model import (
     Budget,
@@ -148,4 +149,5 @@ reports = st.builds(
         ),
         max_size=2,
     ).map(tuple),
+    diagnostics=st.lists(st.builds(Diagnostic, text, text, text), max_size=2).map(tuple),
 )

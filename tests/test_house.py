@@ -12,6 +12,7 @@ import pytest
 from zoo import ROOT
 
 FLOORS = {
+    "onnxslim.diagnostic": 0,
     "onnxslim.errors": 0,
     "onnxslim.model": 1,
     "onnxslim.nesting": 1,

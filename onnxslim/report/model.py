@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.interface import LayerChange, Note
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target
@@ -181,3 +182,4 @@ class Report:
     fidelity: Annotated[FidelityFigures, "the result against the original"]
     budget: Annotated[Budget, "what might be lost"]
     passes: Annotated[tuple[PassRecord, ...], "in the order in which they ran"]
+    diagnostics: Annotated[tuple[Diagnostic, ...], "warnings: what was found that the user should know"] = ()

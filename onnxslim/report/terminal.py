@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxslim.diagnostic import Diagnostic
 from onnxslim.report.model import DataSource, Figures, PassRecord, Report, reason_key
 from onnxslim.report.units import (
     in_bytes,
@@ -36,6 +39,7 @@ def print_report(report: Report, console: Console, *, verbose: bool = False) -> 
     """
     print_data(report.data, console)
     print_target(report.target, console)
+    print_diagnostics(report.diagnostics, console)
     console.print(figures_table(report))
     budget = report.budget
     if budget.max_drop is not None:
@@ -66,6 +70,13 @@ def print_target(target: Target, console: Console) -> None:
     """Print where it was measured."""
     threads = f"{target.threads} thread{'s' * (target.threads != 1)}"
     line(console, f"Target: {target.provider} {target.instruction_set}, {threads} ({target.device})")
+
+
+def print_diagnostics(diagnostics: Sequence[Diagnostic], console: Console) -> None:
+    """Print warnings, each with what to do about it."""
+    for diagnostic in diagnostics:
+        hint = f" Hint: {diagnostic.hint}." if diagnostic.hint else ""
+        line(console, f"Warning: {diagnostic.message}.{hint}", style="yellow")
 
 
 def line(console: Console, text: str, *, style: str = "") -> None:

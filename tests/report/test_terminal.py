@@ -6,6 +6,7 @@ import io
 from report_strategies import sample_report
 from rich.console import Console
 
+from onnxslim.diagnostic import Diagnostic
 from onnxslim.report.model import Budget, FidelityFigures, Figures, Report
 from onnxslim.report.terminal import print_layers, print_report
 
@@ -30,6 +31,15 @@ def test_synthetic_data_is_said_first():
     report = sample_report()
     data = dataclasses.replace(report.data, synthetic=True)
     assert printed(dataclasses.replace(report, data=data)).startswith("The data is synthetic: ")
+
+
+def test_warnings_are_printed_with_what_to_do_about_them():
+    warnings = (
+        Diagnostic("few-samples", "8 samples are few", "give 256"),
+        Diagnostic("constant", "[red]all alike[/red]"),
+    )
+    text = printed(dataclasses.replace(sample_report(), diagnostics=warnings))
+    assert "Warning: 8 samples are few. Hint: give 256.\nWarning: [red]all alike[/red].\n" in text
 
 
 def test_what_was_not_measured_says_why():

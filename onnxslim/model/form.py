@@ -1,0 +1,177 @@
+"""Canonical form: what every pass may rely on, made when a model is opened and undone when it is saved.
+
+It holds in every model that a pass is given:
+
+- nodes are topologically sorted;
+- the default operator domain is written ``""``, never ``"ai.onnx"``;
+- constants are initializers: a ``Constant`` node becomes one, in subgraphs too;
+- a sparse initializer is a dense one;
+- a dimension of -1, as some exporters write, is an unknown one;
+- outputs that are maps, or sequences of maps, have no type;
+- no initializer is a graph input in models older than IR version 4, where each had to be. Since IR version 4 an
+  initializer that is also an input is a default that the caller may override; it stays an input, and is no constant.
+
+`restored` undoes this on a copy: what was a Constant node and is still there becomes one again, and old models get
+their inputs back in the old order. Local functions, nested subgraphs, nodes of other domains, metadata, names and
+dynamic dimensions pass through untouched.
+
+Source: ONNX IR specification (docs/IR.md), sections "Graphs" and "Optional Inputs".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from onnxslim.model.weights import external_tensors
+from onnxslim.nesting import main_graphs, nested_graphs, nodes_within
+
+FORM = "onnxslim.form"
+CONSTANT_NODE = "onnxslim.constant_node"
+DEFAULT_DOMAINS = ("ai.onnx",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What `restored` must know of the file that a model came from."""
+
+    ir_version: int
+    inputs: tuple[str, ...]
+    interface: dict[str, ir.Shape | None]
+    """The shapes of inputs and outputs as declared: inference may learn more, the interface stays."""
+    external: bool
+    """The weights lay in files of their own."""
+    value_info: bool
+    """The file told the shapes of the values inside it."""
+
+
+def canonicalize(model: ir.Model) -> None:
+    """Bring `model` into canonical form, in place. What undoes it is kept in the metadata of its graph."""
+    model.graph.meta[FORM] = Form(
+        ir_version=model.ir_version,
+        inputs=tuple(value.name or "" for value in model.graph.inputs),
+        interface={value.name or "": _copied(value.shape) for value in _interface(model)},
+        external=next(external_tensors(model), None) is not None,
+        value_info=any(value.type is not None for value in _inner_values(model) if value.const_value is None),
+    )
+    for value in _interface(model):
+        if value.shape is not None and -1 in value.shape:
+            value.shape = ir.Shape([None if size == -1 else size for size in value.shape])
+    if model.ir_version < 4:
+        model.ir_version = 4
+        model.graph.inputs[:] = [value for value in model.graph.inputs if not value.is_initializer()]
+    for domain in DEFAULT_DOMAINS:
+        if domain in model.opset_imports:
+            model.opset_imports[""] = model.opset_imports.pop(domain)
+    for node in nodes_within(model.graph):
+        if node.domain in DEFAULT_DOMAINS:
+            node.domain = ""
+    for graph in main_graphs(model):
+        if not _is_sorted(graph):
+            graph.sort()
+        for node in list(graph):
+            _lift(node, graph)
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    """Whether what reads comes after what it reads, as in most files; False, too, where graphs are nested in it."""
+    seen: set[ir.Node | None] = {None}
+    for node in graph:
+        if any(nested_graphs(node)) or not all(v is None or v.producer() in seen for v in node.inputs):
+            return False
+        seen.add(node)
+    return True
+
+
+def _interface(model: ir.Model) -> tuple[ir.Value, ...]:
+    return (*model.graph.inputs, *model.graph.outputs)
+
+
+def _copied(shape: ir.Shape | None) -> ir.Shape | None:
+    return None if shape is None else shape.copy()
+
+
+def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
+    """Yield what is neither input nor output of a graph: what nodes make, and constants."""
+    for graph in main_graphs(model):
+        every = (*graph.initializers.values(), *(output for node in graph for output in node.outputs))
+        yield from (value for value in every if not (value.is_graph_input() or value.is_graph_output()))
+
+
+def _lift(node: ir.Node, graph: ir.Graph) -> None:
+    """Make an initializer of a Constant node."""
+    if node.op_type != "Constant" or node.domain or node.outputs[0].is_graph_output():
+        return
+    if "sparse_value" in node.attributes or len(node.attributes) != 1:
+        return
+    output = node.outputs[0]
+    held = node.attributes.get("value")  # most of them; what asks onnx_ir takes ten times as long
+    tensor = held.value if held is not None else ir.convenience.get_const_tensor(output)
+    if tensor is None:
+        return
+    value = ir.Value(
+        name=output.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
+    value.meta[CONSTANT_NODE] = (node.name or "", next(iter(node.attributes.values())), tensor)
+    output.replace_all_uses_with(value)
+    graph.remove(node, safe=True)
+    graph.register_initializer(value)
+
+
+def release_constants(model: ir.Model) -> int:
+    """Forget which initializers were Constant nodes, so that they stay initializers. Returns how many there were."""
+    marked = [
+        value
+        for graph in main_graphs(model)
+        for value in graph.initializers.values()
+        if value.meta.pop(CONSTANT_NODE, None) is not None
+    ]
+    return len(marked)
+
+
+def restored(model: ir.Model) -> ir.Model:
+    """Return a copy of `model` with the canonical form undone. Weights are shared, not copied."""
+    result = model.clone()
+    form: Form | None = model.graph.meta.get(FORM)
+    for graph in main_graphs(result):
+        for value in reversed([v for v in graph.initializers.values() if CONSTANT_NODE in v.meta]):
+            _lower(value, graph)
+    if form is None:
+        return result
+    for value in _interface(result):
+        value.shape = _copied(form.interface.get(value.name or "", value.shape))
+    for value in _inner_values(result):
+        if value.const_value is not None or not form.value_info:  # a constant says its own type and shape
+            value.type = value.shape = None
+    if form.ir_version < 4 == result.ir_version:
+        result.ir_version = form.ir_version
+        places = {name: place for place, name in enumerate(form.inputs)}
+        for value in result.graph.initializers.values():  # an input must say its type and shape
+            tensor = value.const_value
+            if tensor is not None:
+                value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+        every = [*result.graph.inputs, *result.graph.initializers.values()]
+        result.graph.inputs[:] = sorted(every, key=lambda value: places.get(value.name or "", len(places)))
+    return result
+
+
+def _lower(value: ir.Value, graph: ir.Graph) -> None:
+    """Make a Constant node of an initializer, in front of all nodes."""
+    tensor = value.const_value
+    if tensor is None or value.is_graph_input() or value.is_graph_output() or isinstance(tensor, ir.ExternalTensor):
+        return
+    name, attribute, old = value.meta[CONSTANT_NODE]
+    if tensor is not old:
+        attribute = ir.AttrTensor("value", tensor)
+    node = ir.Node("", "Constant", [], [attribute], name=name)
+    output = node.outputs[0]
+    output.type, output.shape = value.type, value.shape
+    value.replace_all_uses_with(output)
+    del graph.initializers[value.name or ""]
+    output.name = value.name
+    if len(graph):
+        graph.insert_before(graph[0], node)
+    else:
+        graph.append(node)

@@ -13,18 +13,40 @@ SPARSE = "onnxslim.sparse"
 """In the metadata of an initializer: write it as a sparse one where that takes fewer bytes."""
 
 
-def densify(graph: onnx.GraphProto) -> None:
-    """Replace sparse initializers, which the IR does not know, by dense ones. ONNX IR spec, "SparseTensorProto"."""
-    for sparse in graph.sparse_initializer:
-        values = onnx.numpy_helper.to_array(sparse.values)
-        indices = onnx.numpy_helper.to_array(sparse.indices)
-        dense = np.zeros(tuple(sparse.dims), values.dtype)
-        if indices.ndim == 1:  # linear positions, or one row of coordinates for each value
-            dense.reshape(-1)[indices] = values
-        else:
-            dense[tuple(indices.T)] = values
-        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
+def densify(graph: onnx.GraphProto) -> list[str]:
+    """Replace what is sparse in `graph` by what is dense: initializers and Constant nodes.
+
+    The IR does not know sparse tensors. ONNX IR spec, "SparseTensorProto".
+
+    Returns:
+        The names of the values that were sparse.
+    """
+    names = [sparse.values.name for sparse in graph.sparse_initializer]
+    graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
     del graph.sparse_initializer[:]
+    return names + [node.output[0] for node in graph.node if densify_constant(node)]
+
+
+def densify_constant(node: onnx.NodeProto) -> bool:
+    """Give a Constant node with a sparse value a dense one. Returns whether it was one."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return False
+    for attribute in node.attribute:
+        if attribute.name == "sparse_value" and attribute.HasField("sparse_tensor"):
+            attribute.CopyFrom(onnx.helper.make_attribute("value", _dense(attribute.sparse_tensor)))
+            return True
+    return False
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    values = onnx.numpy_helper.to_array(sparse.values)
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 1:  # linear positions, or one row of coordinates for each value
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return onnx.numpy_helper.from_array(dense, sparse.values.name)
 
 
 def sparsify(path: pathlib.Path, names: set[str]) -> None:

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from onnxslim.cli.options import Data, Diff, Json, Metric, Model, Preprocess, Provider, Seed, Threads, complete_passes
+from onnxslim.cli.options import (
+    Data,
+    Diff,
+    Inline,
+    Json,
+    Metric,
+    Model,
+    Preprocess,
+    Provider,
+    Seed,
+    Threads,
+    complete_passes,
+)
 
 
 def inspect(
@@ -35,6 +47,7 @@ def inspect(
             "--groups", help="Show instead which channels go together, what is at stake, what cannot be cut and why."
         ),
     ] = False,
+    inline: Inline = True,
     json: Json = False,
 ) -> None:
     """Show what a model is: size, parameters, MACs, inputs and outputs, ops, the costliest nodes.
@@ -60,20 +73,20 @@ def inspect(
     if plan and groups:
         raise UsageError("--plan and --groups are two views", where="--groups", hint="ask for one at a time")
     if plan:
-        planned = plan_model(model, passes)
+        planned = plan_model(model, passes, inline=inline)
         if json:
             print_json(planned)
         else:
             print_plan(planned, stdout(), verbose=verbose)
         return
     if groups:
-        grouping = group_model(model)
+        grouping = group_model(model, inline=inline)
         if json:
             print_json(grouping)
         else:
             print_groups(grouping, stdout())
         return
-    inspection = inspect_model(model, top)
+    inspection = inspect_model(model, top, inline=inline)
     if json:
         print_json(inspection)
     else:

@@ -11,6 +11,7 @@ from onnxslim.cli.options import (
     DATA_FORMS,
     MEASURING,
     Diff,
+    Inline,
     Json,
     Metric,
     Preprocess,
@@ -112,6 +113,7 @@ def optimize(
             rich_help_panel=MEASURING,
         ),
     ] = True,
+    inline: Inline = True,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the report as JSON, too.", show_default=False)
     ] = None,
@@ -161,11 +163,14 @@ def optimize(
             as_written=as_written,
             measure=measure,
             check=check,
+            inline=inline,
             progress=progress,
         )
     if report is not None:
         write_json(result.report, report)
-    changed = compare_graphs(open_model(model), result.model, (str(model), str(target))) if diff else None
+    changed = (
+        compare_graphs(open_model(model, inline=inline), result.model, (str(model), str(target))) if diff else None
+    )
     if json:
         print_json(result.report, **({"difference": changed} if changed else {}))
         return

@@ -74,3 +74,11 @@ Diff = Annotated[
         "--json: under the key difference.",
     ),
 ]
+
+Inline = Annotated[
+    bool,
+    typer.Option(
+        "--inline/--no-inline",
+        help="Put the bodies of local functions in the place of their calls; --no-inline leaves them alone, as calls.",
+    ),
+]

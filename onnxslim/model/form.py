@@ -5,15 +5,16 @@ It holds in every model that a pass is given:
 - nodes are topologically sorted;
 - the default operator domain is written ``""``, never ``"ai.onnx"``;
 - constants are initializers: a ``Constant`` node becomes one, in subgraphs too;
-- a sparse initializer is a dense one;
+- local functions are inlined (`onnxslim.model.inlining`), unless the caller wants them kept;
+- a sparse initializer is a dense one, and a Constant with a sparse value is one of those;
 - a dimension of -1, as some exporters write, is an unknown one;
 - outputs that are maps, or sequences of maps, have no type;
-- no initializer is a graph input in models older than IR version 4, where each had to be. Since IR version 4 an
-  initializer that is also an input is a default that the caller may override; it stays an input, and is no constant.
+- no initializer is a graph input in models older than IR version 4, where each had to be; these are of IR version 4
+  from then on, in the file that is written too. Since IR version 4 an initializer that is also an input is a default
+  that the caller may override; it stays an input, and is no constant.
 
-`restored` undoes this on a copy: what was a Constant node and is still there becomes one again, and old models get
-their inputs back in the old order. Local functions, nested subgraphs, nodes of other domains, metadata, names and
-dynamic dimensions pass through untouched.
+`restored` undoes this on a copy: what was a Constant node and is still there becomes one again. Nested subgraphs,
+nodes of other domains, metadata, names and dynamic dimensions pass through untouched.
 
 Source: ONNX IR specification (docs/IR.md), sections "Graphs" and "Optional Inputs".
 """
@@ -25,8 +26,10 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from onnxslim.model.inlining import DIAGNOSTICS, inline_functions
 from onnxslim.model.weights import external_tensors
-from onnxslim.nesting import main_graphs, nested_graphs, nodes_within
+from onnxslim.nesting import every_graph, main_graphs, nested_graphs
+from onnxslim.sparse import SPARSE
 
 FORM = "onnxslim.form"
 CONSTANT_NODE = "onnxslim.constant_node"
@@ -38,7 +41,6 @@ class Form:
     """What `restored` must know of the file that a model came from."""
 
     ir_version: int
-    inputs: tuple[str, ...]
     interface: dict[str, ir.Shape | None]
     """The shapes of inputs and outputs as declared: inference may learn more, the interface stays."""
     external: bool
@@ -47,11 +49,18 @@ class Form:
     """The file told the shapes of the values inside it."""
 
 
-def canonicalize(model: ir.Model) -> None:
-    """Bring `model` into canonical form, in place. What undoes it is kept in the metadata of its graph."""
+def canonicalize(model: ir.Model, *, inline: bool = True) -> None:
+    """Bring `model` into canonical form, in place. What undoes it is kept in the metadata of its graph.
+
+    Args:
+        model: The model.
+        inline: Inline local functions; False keeps them, as calls.
+
+    Raises:
+        ModelUnreadable: Its local functions call each other in a circle.
+    """
     model.graph.meta[FORM] = Form(
         ir_version=model.ir_version,
-        inputs=tuple(value.name or "" for value in model.graph.inputs),
         interface={value.name or "": _copied(value.shape) for value in _interface(model)},
         external=next(external_tensors(model), None) is not None,
         value_info=any(value.type is not None for value in _inner_values(model) if value.const_value is None),
@@ -65,9 +74,15 @@ def canonicalize(model: ir.Model) -> None:
     for domain in DEFAULT_DOMAINS:
         if domain in model.opset_imports:
             model.opset_imports[""] = model.opset_imports.pop(domain)
-    for node in nodes_within(model.graph):
+    for function in model.functions.values():
+        for domain in DEFAULT_DOMAINS:
+            if domain in function.opset_imports:
+                function.opset_imports[""] = function.opset_imports.pop(domain)
+    for node in (node for graph in every_graph(model) for node in graph):
         if node.domain in DEFAULT_DOMAINS:
             node.domain = ""
+    if inline:
+        model.graph.meta[DIAGNOSTICS] = inline_functions(model)
     for graph in main_graphs(model):
         if not _is_sorted(graph):
             graph.sort()
@@ -120,6 +135,12 @@ def _lift(node: ir.Node, graph: ir.Graph) -> None:
     graph.register_initializer(value)
 
 
+def mark_sparse(value: ir.Value) -> None:
+    """Let an initializer be written as a sparse one, even where it was a Constant node."""
+    value.meta[SPARSE] = True
+    value.meta.pop(CONSTANT_NODE, None)
+
+
 def release_constants(model: ir.Model) -> int:
     """Forget which initializers were Constant nodes, so that they stay initializers. Returns how many there were."""
     marked = [
@@ -145,15 +166,6 @@ def restored(model: ir.Model) -> ir.Model:
     for value in _inner_values(result):
         if value.const_value is not None or not form.value_info:  # a constant says its own type and shape
             value.type = value.shape = None
-    if form.ir_version < 4 == result.ir_version:
-        result.ir_version = form.ir_version
-        places = {name: place for place, name in enumerate(form.inputs)}
-        for value in result.graph.initializers.values():  # an input must say its type and shape
-            tensor = value.const_value
-            if tensor is not None:
-                value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-        every = [*result.graph.inputs, *result.graph.initializers.values()]
-        result.graph.inputs[:] = sorted(every, key=lambda value: places.get(value.name or "", len(places)))
     return result
 
 

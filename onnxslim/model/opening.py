@@ -11,10 +11,10 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ExternalDataError, ModelNotFound, ModelUnreadable, ModelUnsupported
-from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize
+from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize, mark_sparse
 from onnxslim.model.maps import MAP_TYPES, set_map_types_aside
 from onnxslim.model.weights import external_tensors
-from onnxslim.sparse import densify
+from onnxslim.sparse import densify, densify_constant
 
 OLDEST_OPSET = 1
 OLDEST_NUMPY_OPSET = 7
@@ -23,10 +23,14 @@ models of them are opened and saved, and little is done to them (`onnxslim.pipel
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
 
-def open_model(path: str | os.PathLike[str]) -> ir.Model:
+def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model:
     """Open an ONNX file and return it in canonical form.
 
     Weights in external files are memory-mapped, and read where they are needed.
+
+    Args:
+        path: The file.
+        inline: Inline local functions; False keeps them, as calls.
 
     Raises:
         ModelNotFound: There is no such file.
@@ -37,8 +41,11 @@ def open_model(path: str | os.PathLike[str]) -> ir.Model:
     path = pathlib.Path(path)
     proto = _read(path)
     _check_versions(proto, path)
-    for graph in _graphs(proto.graph):
-        densify(graph)
+    sparse = {name for graph in _graphs(proto.graph) for name in densify(graph)}
+    for node in (node for function in proto.functions for node in function.node):
+        densify_constant(node)
+        for graph in _graphs_in(node):
+            densify(graph)
     map_types = set_map_types_aside(proto.graph)
     try:
         model = ir.from_proto(proto)
@@ -49,7 +56,9 @@ def open_model(path: str | os.PathLike[str]) -> ir.Model:
     for tensor in external_tensors(model):
         tensor.base_dir = str(path.absolute().parent)
         _check_external(tensor, path)
-    canonicalize(model)
+    canonicalize(model, inline=inline)
+    for name in sparse & model.graph.initializers.keys():
+        mark_sparse(model.graph.initializers[name])
     model.graph.meta[MAP_TYPES] = map_types
     return model
 
@@ -92,9 +101,14 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """Yield `graph` and every graph nested in it."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from _graphs(inner)
+        yield from _graphs_in(node)
+
+
+def _graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield every graph nested in `node`."""
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            yield from _graphs(inner)
 
 
 def file_bytes(path: str | os.PathLike[str], model: ir.Model | None = None) -> int:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnxslim.data import no_samples
 from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError, UsageError
 from onnxslim.model import canonicalize, open_model, save_model, saving_model, weight_bytes
+from onnxslim.model.inlining import DIAGNOSTICS
 from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.collector import patient_collector
@@ -76,6 +77,7 @@ def optimize(
     as_written: bool = False,
     measure: bool = True,
     check: bool = True,
+    inline: bool = True,
     progress: Progress | None = None,
 ) -> Result:
     """Make a model smaller and faster, and measure that it still does its job.
@@ -100,6 +102,7 @@ def optimize(
         measure: False times nothing; latency, memory and energy are then null in the report.
         check: False runs no model at all: what exact passes promise is believed, not compared, and nothing is timed.
             Only for exact passes without data. The rules are proved by tests, your model is not.
+        inline: Inline local functions; False leaves them alone, as calls.
         progress: Told how far the run is.
 
     Raises:
@@ -115,7 +118,7 @@ def optimize(
         measure = False
     target = detect_target(provider, threads)
     score = top1 if metric is None else load_metric(metric)
-    opened, path = _open(model)
+    opened, path = _open(model, inline)
     if output is not None:
         check_places(path, pathlib.Path(output))
     digested = None if path is None else hashing(path)
@@ -180,6 +183,8 @@ def optimize(
             if written is not None and measure:
                 written.result()  # nothing else may run while something is timed
             report = make_report(request, judge, current, records, path, digest, file, context.progress)
+            kept_calls = opened.graph.meta.get(DIAGNOSTICS, ())
+            report = dataclasses.replace(report, diagnostics=(*kept_calls, *report.diagnostics))
             if written is not None:
                 report = dataclasses.replace(report, output=ModelFile(str(output), written.result()))
     context.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
@@ -203,7 +208,9 @@ def _session(original: Candidate, hint: str | None) -> Session:
         raise RunError(error.what, where=error.where, hint=hint) from error
 
 
-def _open(model: str | os.PathLike[str] | ir.Model | onnx.ModelProto) -> tuple[ir.Model, pathlib.Path | None]:
+def _open(
+    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto, inline: bool
+) -> tuple[ir.Model, pathlib.Path | None]:
     if isinstance(model, onnx.ModelProto):
         own = onnx.ModelProto()  # tensors are views of it, and writing the result names them
         own.CopyFrom(model)
@@ -211,8 +218,8 @@ def _open(model: str | os.PathLike[str] | ir.Model | onnx.ModelProto) -> tuple[i
     elif isinstance(model, ir.Model):
         copy = model.clone()
     else:
-        return open_model(model), pathlib.Path(model)
-    canonicalize(copy)
+        return open_model(model, inline=inline), pathlib.Path(model)
+    canonicalize(copy, inline=inline)
     return copy, None
 
 

@@ -64,15 +64,19 @@ class Grouping:
     frozen: Annotated[tuple[FrozenFigures, ...], "what cannot be cut, the most frequent reason first"]
 
 
-def group_model(path: str | os.PathLike[str]) -> Grouping:
+def group_model(path: str | os.PathLike[str], *, inline: bool = True) -> Grouping:
     """Find the coupled channels of the model at `path`. Shape arithmetic on constants is folded first, and vectors
     that several nodes share by chance count as one for each.
+
+    Args:
+        path: The ONNX file.
+        inline: Inline local functions first.
 
     Raises:
         ModelError: As `open_model` does.
     """
     path = Path(path)
-    model = open_model(path)
+    model = open_model(path, inline=inline)
     cost = measure_cost(model)
     infer_shapes(model)
     for _ in range(ROUNDS):

@@ -66,18 +66,19 @@ class Inspection:
     passes: Annotated[tuple[str, ...], "the passes that are installed"]
 
 
-def inspect_model(path: str | os.PathLike[str], top: int = 10) -> Inspection:
+def inspect_model(path: str | os.PathLike[str], top: int = 10, *, inline: bool = True) -> Inspection:
     """Look at the model at `path`.
 
     Args:
         path: The ONNX file.
         top: How many of the costliest nodes to list.
+        inline: Inline local functions first.
 
     Raises:
         ModelError: As `open_model` does.
     """
     path = Path(path)
-    model = open_model(path)
+    model = open_model(path, inline=inline)
     # as declared: inference gives names to what is unknown
     inputs, outputs = (tuple(map(_tensor, values)) for values in (model.graph.inputs, model.graph.outputs))
     cost, at_one = measure_cost(model), measure_cost(at_sizes(model))

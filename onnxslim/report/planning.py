@@ -47,7 +47,9 @@ class ModelPlan:
     passes: Annotated[tuple[PassPlan, ...], "in the order in which they would run, each on what the last one left"]
 
 
-def plan_model(path: str | os.PathLike[str], passes: str | None = None, *, seed: int = 0) -> ModelPlan:
+def plan_model(
+    path: str | os.PathLike[str], passes: str | None = None, *, seed: int = 0, inline: bool = True
+) -> ModelPlan:
     """Say what passes would do to the model at `path`. No verdict is passed: optimize may roll some of it back.
 
     Args:
@@ -55,12 +57,13 @@ def plan_model(path: str | os.PathLike[str], passes: str | None = None, *, seed:
         passes: As ``-p`` takes them; each is told on what the one before leaves. None: every exact pass that says of
             itself what it would do, each on the model as it is.
         seed: Of what the passes draw.
+        inline: Inline local functions first.
 
     Raises:
         ModelError: As `open_model` does.
         UsageError: There is no such pass, or no such option.
     """
-    model = open_model(path)
+    model = open_model(path, inline=inline)
     target = detect_target("auto", None)
     steps = _that_tell() if passes is None else schedule(list(parse_passes(passes)))
     context = Context(

@@ -1,0 +1,182 @@
+"""Puts the bodies of local functions in the place of their calls, so that everything else sees plain nodes.
+
+Names stay readable: a value ``h`` of a function ``Block`` becomes ``Block/h``, in the second call ``Block/h_2``.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Iterable, Iterator
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass, RemoveUnusedFunctionsPass
+
+from onnxslim.diagnostic import Diagnostic
+from onnxslim.errors import ModelUnreadable
+from onnxslim.nesting import HOLDERS, every_graph, graphs_within, nodes_within
+
+MOST_NODES = 200_000
+"""Functions that call functions double with each level: a file of a kilobyte may stand for billions of nodes."""
+
+DIAGNOSTICS = "onnxslim.inlining"
+"""In the metadata of a graph: what was left a call, and why."""
+
+
+def inline_functions(model: ir.Model) -> tuple[Diagnostic, ...]:
+    """Inline every call of a local function, in nested graphs too, in place; functions that nobody calls go.
+
+    A function of another operator set is inlined where its ops mean the same in that of the model.
+
+    Returns:
+        What was left a call, and why.
+
+    Raises:
+        ModelUnreadable: Functions call each other in a circle, which ONNX forbids.
+    """
+    if not model.functions:
+        return ()
+    order = _callees_first(model)
+    RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]  # not annotated there
+    obstacles = _obstacles(model, [name for name in order if name in model.functions])
+    if len(obstacles) < len(model.functions):
+        _prepare(model)
+        inliner = InlinePass(lambda function: function.identifier() not in obstacles)
+        try:
+            inliner(model.clone())  # where it raises, it leaves half of a model
+            inliner(model)
+        except Exception as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            obstacles = {name: obstacles.get(name, reason) for name in model.functions}
+    used = {node.domain for graph in every_graph(model) for node in graph} | {name[0] for name in model.functions}
+    for domain in {name[0] for name in order} - used - {""}:
+        model.opset_imports.pop(domain, None)
+    return tuple(
+        Diagnostic(
+            "function-not-inlined",
+            f"the local function {_readable(name)} stays a call, in which nothing is folded, fused or quantized: {why}",
+            "" if "--" in why else "inline it where the model is exported, with onnx.inliner for instance",
+        )
+        for name, why in obstacles.items()
+        if name in model.functions
+    )
+
+
+def _readable(name: ir.OperatorIdentifier) -> str:
+    return "::".join(filter(None, name[:2])) + (f" ({name[2]})" if name[2] else "")
+
+
+def _callees_first(model: ir.Model) -> list[ir.OperatorIdentifier]:
+    calls = {
+        name: {node.op_identifier() for node in nodes_within(function.graph)} & model.functions.keys()
+        for name, function in model.functions.items()
+    }
+    try:
+        return list(graphlib.TopologicalSorter(calls).static_order())
+    except graphlib.CycleError as error:
+        circle = " -> ".join(map(_readable, error.args[1]))
+        raise ModelUnreadable(
+            f"local functions call each other in a circle: {circle}",
+            where=model.graph.name,
+            hint="ONNX knows no recursion: export the model without it",
+        ) from error
+
+
+def _obstacles(model: ir.Model, callees_first: Iterable[ir.OperatorIdentifier]) -> dict[ir.OperatorIdentifier, str]:
+    """Return the functions that cannot be inlined, and why."""
+    obstacles: dict[ir.OperatorIdentifier, str] = {}
+    nodes: dict[ir.OperatorIdentifier, int] = {}
+    for name in callees_first:
+        function = model.functions[name]
+        inner = list(nodes_within(function.graph))
+        nodes[name] = sum(nodes.get(node.op_identifier(), 1) for node in inner)
+        why = _differing_op(model, function)
+        if why is not None:
+            obstacles[name] = why
+        else:
+            function.opset_imports.update(
+                {domain: model.opset_imports[domain] for domain in function.opset_imports.keys() & model.opset_imports}
+            )
+    for graph in every_graph(model):
+        for node in graph:
+            called = model.functions.get(node.op_identifier())
+            if called is None:
+                continue
+            if any(attribute.type in HOLDERS for attribute in node.attributes.values()):
+                obstacles.setdefault(node.op_identifier(), "a graph is given to it as an attribute")
+            if len(node.inputs) > len(called.inputs) or len(node.outputs) > len(called.outputs):
+                obstacles.setdefault(node.op_identifier(), "a call has more inputs or outputs than it declares")
+    total = sum(nodes.get(node.op_identifier(), 1) for node in nodes_within(model.graph))
+    if total > MOST_NODES:
+        why = f"with all functions inlined the graph had {total:,} nodes, more than {MOST_NODES:,}"
+        obstacles = {name: obstacles.get(name, why) for name in model.functions}
+    return obstacles
+
+
+def _differing_op(model: ir.Model, function: ir.Function) -> str | None:
+    """Return why the body of a function does not mean the same among the operator sets of the model, or None."""
+    for domain, version in function.opset_imports.items():
+        own = model.opset_imports.get(domain, version)
+        if own == version or any(name[0] == domain for name in model.functions):
+            continue
+        for node in nodes_within(function.graph):
+            if node.domain == domain and _since(node, version) != _since(node, own):
+                known = domain or "ai.onnx"
+                return f"{node.op_type} is another op in {known} {version}, its own, than in {known} {own}, the model's"
+    return None
+
+
+def _since(node: ir.Node, version: int) -> int | None:
+    if not onnx.defs.has(node.op_type, max_inclusive_version=version, domain=node.domain):
+        return None
+    schema: onnx.defs.OpSchema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    return schema.since_version
+
+
+def _prepare(model: ir.Model) -> None:
+    """Bring functions and calls into the form that the inliner takes.
+
+    What a function passes on goes through an Identity, calls name every output, and no name within a function is
+    one of the graph.
+    """
+    taken = set(_names(every_graph(model)))
+    for (_, name, _), function in model.functions.items():
+        passed = [place for place, output in enumerate(function.outputs) if _stands_elsewhere(function, place, output)]
+        for place in passed:
+            identity = ir.Node("", "Identity", [function.outputs[place]])
+            identity.outputs[0].name = f"output_{place}"
+            function.append(identity)
+            function.outputs[place] = identity.outputs[0]
+        prefix = name
+        while any(held.startswith(f"{prefix}/") for held in taken):
+            prefix += "_"
+        for graph in graphs_within(function.graph):
+            values = [*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)]
+            for value in dict.fromkeys(values):
+                if value.name:
+                    value.name = f"{prefix}/{value.name}"
+            for node in graph:
+                node.name = f"{prefix}/{node.name or node.op_type}"
+    count = 0
+    for graph in every_graph(model):
+        for node in graph:
+            called = model.functions.get(node.op_identifier())
+            if called is None:
+                continue
+            node.resize_outputs(len(called.outputs))
+            for output in node.outputs:
+                if not output.name:
+                    count += 1
+                    output.name = f"{node.op_type}/unused_{count}"
+
+
+def _stands_elsewhere(function: ir.Function, place: int, output: ir.Value) -> bool:
+    """Whether an output of a function is an input too, or another output."""
+    return output.producer() is None or output in function.outputs[:place]
+
+
+def _names(graphs: Iterable[ir.Graph]) -> Iterator[str]:
+    for graph in graphs:
+        yield from (value.name or "" for value in (*graph.inputs, *graph.initializers.values()))
+        for node in graph:
+            yield from (node.name or "", *(output.name or "" for output in node.outputs))

@@ -9,14 +9,18 @@ from typing import Annotated, ClassVar
 import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue
+from onnxslim.graph.axes import attribute
+from onnxslim.graph.constants import constant
+from onnxslim.graph.gemm import spread
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass
+from onnxslim.pipeline.selection import excluded
 
 from .allocation import Rule, Settings, Wish
 from .embedding import split_tables
 from .factors import Form
 from .fusing import fuse
-from .layer import find_layers
+from .layer import SMALLEST, find_layers, names_of
 from .splitting import Splitting
 
 ENERGY = 0.99
@@ -54,6 +58,7 @@ class Lowrank(Pass):
     rank: Annotated[float | None, "share of the full rank that each layer keeps"] = None
     breakeven: Annotated[bool, "keep the largest rank that saves anything"] = False
     align: Annotated[int, "keep ranks multiples of this"] = 16
+    smallest: Annotated[int, "split only weights and tables of at least so many numbers"] = SMALLEST
     kinds: Annotated[
         tuple[str, ...], "splits that are allowed: matrix, tucker, spatial, separable, embedding (all these), pivot"
     ] = ()
@@ -80,6 +85,8 @@ class Lowrank(Pass):
                 )
         if self.align < 1:
             raise BadOptionValue(f"align is {self.align}", where="lowrank", hint="align is a rank, 1 or more")
+        if self.smallest < 1:
+            raise BadOptionValue(f"smallest is {self.smallest}", where="lowrank", hint="weights have 1 number or more")
         known = [form.value for form in Form]
         for word in self.kinds:
             if word not in known:
@@ -103,7 +110,13 @@ class Lowrank(Pass):
         kinds = self.kinds or tuple(form.value for form in Form if form is not Form.PIVOT)
         forms = tuple(form for form in Form if form.value in kinds)
         size = self.pays is Target.SIZE or (self.pays is Target.AUTO and goal is Goal.SIZE)
-        return Settings(self.wish, forms, self.align, self.whiten, self.recover, size, self.sensitivity)
+        return Settings(self.wish, forms, self.align, self.whiten, self.recover, size, self.sensitivity, self.smallest)
+
+    def _spreads(self, node: ir.Node) -> bool:
+        """Whether a Gemm, which is not excluded, shall get nodes for what it does beside the product."""
+        weight = node.inputs[1]
+        stored = weight is not None and constant(weight) is not None and not attribute(node, "transA")
+        return stored and not excluded(names_of(weight, [node]), self.include, self.exclude)
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Split layers of `model` in place.
@@ -112,10 +125,11 @@ class Lowrank(Pass):
             RunError: The model does not run on the calibration samples.
         """
         infer_shapes(model)
+        spread(model.graph, self._spreads)
         fused = fuse(model, self.include, self.exclude)
         if fused:
             infer_shapes(model)
-        layers, left = find_layers(model, self.include, self.exclude)
+        layers, left = find_layers(model, self.include, self.exclude, self.smallest)
         notes = [*fused, *(Note(name, "left alone", reason) for name, reason in left)]
         first: list[Note] = []
         changes: tuple[LayerChange, ...] = ()

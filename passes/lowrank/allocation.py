@@ -9,6 +9,7 @@ from typing import Protocol
 
 from .candidates import Candidate
 from .factors import Form
+from .layer import SMALLEST
 
 
 class Rule(enum.Enum):
@@ -45,6 +46,8 @@ class Settings:
     """Splits need not be faster."""
     sensitivity: bool = True
     """Measure how much the error of each layer counts where they share a budget."""
+    smallest: int = SMALLEST
+    """Weights and tables with fewer numbers are left alone."""
 
 
 Price = Callable[[float], float]

@@ -26,7 +26,7 @@ from onnxslim.train.refit import SAMPLES
 from .allocation import Settings, choose, describe, why_whole
 from .candidates import STEPS, Candidate, multiples, tail
 from .factors import Form, Split
-from .layer import SMALLEST, label
+from .layer import SMALLEST, label, too_small
 
 Array = npt.NDArray[np.float64]
 
@@ -67,7 +67,7 @@ def split_tables(
     Raises:
         RunError: The model does not run on the calibration samples.
     """
-    tables, others = find_tables(model, include, exclude)
+    tables, others = find_tables(model, include, exclude, settings.smallest)
     left = [Note(name, "left alone", reason) for name, reason in others]
     if not settings.size:
         reason = "not faster: rows are read without a product; pays=size splits it"
@@ -95,7 +95,7 @@ def split_tables(
 
 
 def find_tables(
-    model: ir.Model, include: Sequence[str], exclude: Sequence[str]
+    model: ir.Model, include: Sequence[str], exclude: Sequence[str], smallest: int = SMALLEST
 ) -> tuple[list[Table], list[tuple[str, str]]]:
     """Return the tables of the main graph that may be split, and (name, reason) for the others."""
     found: list[Table] = []
@@ -108,8 +108,8 @@ def find_tables(
         names = {value.name or "", *(node.name or "" for node in readers)}
         reason = excluded(names, include, exclude)
         rows, columns = tensor.shape.numpy()
-        if rows * columns < SMALLEST:
-            reason = reason or f"too small: {rows} x {columns}"
+        if rows * columns < smallest:
+            reason = reason or too_small(rows, columns, smallest)
         elif len(readers) < len(uses) or value.is_graph_input() or value.is_graph_output():
             reason = reason or "its table is shared with a node of another kind"
         elif any(attribute(node, "axis") not in (0, -2) or node.graph is not model.graph for node in readers):

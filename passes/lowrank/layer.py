@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float64]
 COLUMNS = 4608
 """Layers with more weights for each output are left alone: their second moments take over 170 MB."""
 SMALLEST = 4096
-"""Weights with fewer elements hold nothing worth a node more."""
+"""Weights with fewer elements hardly ever hold what is worth a node more."""
 UNPADDED = "VALID"
 """The automatic padding of convolutions that is none."""
 
@@ -188,13 +188,17 @@ def label(node: ir.Node) -> str:
     return node.name or node.outputs[0].name or node.op_type
 
 
+def names_of(weight: ir.Value, nodes: Iterable[ir.Node]) -> set[str]:
+    """Return what include and exclude may call the layer of a weight: its name, and those of its readers."""
+    return {weight.name or "", *(node.name or "" for node in nodes)}
+
+
 def _reason(
     weight: ir.Value, held: list[tuple[Contraction, Shape]], include: Sequence[str], exclude: Sequence[str]
 ) -> str:
     first, (_, _, _, outputs) = held[0]
     columns = math.prod(first.sizes) // max(outputs, 1)
-    names = {weight.name or "", *(each.node.name or "" for each, _ in held)}
-    if reason := excluded(names, include, exclude):
+    if reason := excluded(names_of(weight, (each.node for each, _ in held)), include, exclude):
         return reason
     if len(weight.uses()) != len(held):
         return "its weight is shared with a node of another kind"
@@ -213,7 +217,14 @@ def _reason(
 def _small(shape: Shape, smallest: int) -> str:
     _, kernel, inputs, outputs = shape
     few = inputs * math.prod(kernel) * outputs < smallest or (smallest > 1 and min(inputs, outputs) < 2)
-    return f"too small: {inputs} x {outputs}" if few else ""
+    return too_small(inputs * math.prod(kernel), outputs, smallest) if few else ""
+
+
+def too_small(inputs: int, outputs: int, smallest: int) -> str:
+    """Return why a weight of so many numbers is left alone, and what would have it split."""
+    if inputs * outputs >= smallest:
+        return f"it is one row of numbers: {inputs} x {outputs}"
+    return f"too small: {inputs} x {outputs}, and smallest is {smallest}"
 
 
 def _window(node: ir.Node) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue
 from onnxslim.graph.constants import constant
+from onnxslim.graph.gemm import spread
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import FORM
 from onnxslim.nesting import nodes_within
@@ -21,7 +22,7 @@ from .bias import correction, observe_means
 from .insert import insert
 from .observe import HISTOGRAM_OPSET, Floats, Histogram, Range, observe_histograms, observe_ranges
 from .opset import QUANTIZATION_OPSET, upgraded
-from .plan import Plan, Site, make_plan, matches
+from .plan import Plan, Site, excluded_by, make_plan, matches
 from .recognise import quantized_nodes
 from .saturation import Saturation
 from .scales import Activations, Calibration, Scale, choose_scale
@@ -83,6 +84,7 @@ class Quant(Pass):
             notes.append(
                 Note("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there")
             )
+        spread(working.graph, lambda node: not excluded_by(node, self.include, self.exclude))
         calibrator = _Calibrator(self, working, table, context)
         plan = calibrator.plan
         if not any(site.weight is not None or site.row.required for site in plan.sites):

@@ -123,6 +123,11 @@ def matches(node: ir.Node, patterns: Collection[str]) -> bool:
     return selection.matches((node.name or "", node.op_type), patterns)
 
 
+def excluded_by(node: ir.Node, include: Collection[str], exclude: Collection[str]) -> bool:
+    """Say whether the options leave `node` in float."""
+    return matches(node, exclude) or bool(include and not matches(node, include))
+
+
 def _site(
     node: ir.Node, table: Table, include: tuple[str, ...], exclude: tuple[str, ...], float_values: Mapping[str, str]
 ) -> Site | str:
@@ -130,7 +135,7 @@ def _site(
     row = table.rows.get(node.op_type) if node.domain == "" else None
     if row is None:
         return f"{node.op_type} has no int8 kernel on {table.provider}"
-    if matches(node, exclude) or (include and not matches(node, include)):
+    if excluded_by(node, include, exclude):
         return "excluded by the options"
     for name, wanted in row.attributes.items():
         attribute = node.attributes.get(name)

@@ -10,6 +10,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from onnxslim.graph.fold import fold_constants
+from onnxslim.graph.gemm import fold_scales
 from onnxslim.graph.inference.walk import Inference
 from onnxslim.graph.shapes import forget_shapes, infer_shapes
 from onnxslim.model import OLDEST_NUMPY_OPSET, release_constants
@@ -74,6 +75,7 @@ STEPS: tuple[NamedStep, ...] = (
     ("dead nodes removed", remove_dead_nodes),
     ("zero states left out", leave_out_zero_states),
     ("concatenations joined", join_concatenations),
+    ("scales of products folded", fold_scales),
     ("constants folded", lambda model: len(fold_constants(model))),
     ("equal initializers merged", merge_equal_initializers),
     ("equal nodes merged", merge_equal_nodes),

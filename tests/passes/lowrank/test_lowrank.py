@@ -355,3 +355,32 @@ def test_lowrank_runs_between_prune_and_quant() -> None:
 def test_options_that_mean_nothing_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(BadOptionValue):
         Lowrank(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("product", ["Gemm (q, v, x)", "Gemm <beta = 0.5> (q, v, x)", "Gemm <alpha = 2.0> (q, v)"])
+def test_products_are_split_whatever_is_added_to_them(product: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 17]>
+    g (float[N,64] x, float u, float v, float w) => (float[N,32] y, float[N,64] z) {{
+        p = MatMul (x, u) q = Relu (p) r = {product} y = MatMul (r, w) z = Gemm <alpha = 3.0> (q, v)
+    }}"""
+    before = from_text(text, u=weight(64, 96), v=weight(96, 64), w=weight(64, 32))
+    samples = open_samples({"x": GENERATOR.normal(size=(16, 64)).astype(np.float32)}, Session.of(before).inputs)
+    after, change = run(before, Lowrank(rank=0.25, align=1, smallest=1, pays=Target.SIZE), samples)
+    assert {each.layer for each in change.layers} >= {"p", "y"}
+    assert len([layer for layer in change.layers if layer.after < layer.before]) == 3, change.notes
+    assert len([note for note in change.notes if "bias" in note.reason or "alpha" in note.reason]) == 0
+
+
+def test_what_is_too_small_is_said_with_the_option_that_splits_it() -> None:
+    before = from_text(
+        """<ir_version: 10, opset_import: ["" : 17]> g (float[N,32] x, float u) => (float[N,48] y) {
+            y = MatMul (x, u) }""",
+        u=weight(32, 48),
+    )
+    samples = open_samples({"x": GENERATOR.normal(size=(16, 32)).astype(np.float32)}, Session.of(before).inputs)
+    _, change = run(before, Lowrank(rank=0.25), samples)
+    assert "too small: 32 x 48, and smallest is 4096" in {note.reason for note in change.notes}
+    _, change = run(before, Lowrank(rank=0.25, smallest=1000), samples)
+    assert change.modified
+    with pytest.raises(BadOptionValue, match="smallest"):
+        Lowrank(smallest=0)

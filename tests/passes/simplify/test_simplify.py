@@ -204,6 +204,16 @@ CASES = {
         {"w": np.array([[1, 2], [3, 4]], f32), "b": np.array([5, 6], f32)},
         "y = Gemm (x, [[1.0, 2.0], [3.0, 4.0]], [5.0, 6.0])",
     ),
+    "a matrix product and a computed sum stay apart": (
+        "(float[N,2] x, float[N,2] r) => (float[N,2] y) { t = MatMul (x, w)  y = Add (t, r) }",
+        {"w": np.array([[1, 2], [3, 4]], f32)},
+        "t = MatMul (x, [[1.0, 2.0], [3.0, 4.0]])\ny = Add (t, r)",
+    ),
+    "a product and its summand are scaled when they are stored": (
+        "(float[N,2] x) => (float[N,2] y) { y = Gemm <alpha = 2.0, beta = 0.5> (x, w, b) }",
+        {"w": np.array([[1, 2], [3, 4]], f32), "b": np.array([2, 4], f32)},
+        "y = Gemm (x, [[2.0, 4.0], [6.0, 8.0]], [1.0, 2.0])",
+    ),
     "integers keep their order": (
         "(int64[N] x) => (int64[N] y) { t = Mul (x, a)  y = Div (t, b) }",
         {"a": np.array([3]), "b": np.array([2])},

@@ -1,7 +1,7 @@
 """Brings products of matrices (Gemm) to the plain form x W + b, which is what kernels, factors and rules look for.
 
-Gemm computes alpha A' B' + beta C, A and B turned where it is asked for (ONNX operators, Gemm). What is stored takes the
-factors into itself; what is computed gets nodes of its own beside the product.
+Gemm computes alpha A' B' + beta C, A and B turned where it is asked for (ONNX operators, Gemm). What is stored takes
+the factors into itself; what is computed gets nodes of its own beside the product.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def spread(graph: ir.Graph, wanted: Callable[[ir.Node], bool]) -> int:
     """
     count = 0
     for node in list(graph):
-        if op_of(node) == GEMM and wanted(node) and _columns(node) is not None:
+        if op_of(node) == GEMM and wanted(node):
             count += _spread(graph, node)
     return count
 
@@ -111,16 +111,17 @@ def _columns(node: ir.Node) -> int | None:
 
 def _spread(graph: ir.Graph, node: ir.Node) -> bool:
     columns, output = _columns(node), node.outputs[0]
-    assert columns is not None and output.dtype is not None, "asked before"
+    if columns is None or output.dtype is None:
+        return False
     numbers = output.dtype.numpy()
     alpha, beta = _factor(node, "alpha"), _factor(node, "beta")
     computed, turned = constant(node.inputs[1]) is None, bool(attribute(node, "transA"))
     summand = node.inputs[2] if len(node.inputs) > 2 else None
     stored = constant(summand)
     row = stored is not None and (stored.size == 1 or (stored.size == columns and stored.shape[-1] == columns))
-    if alpha == beta == 1.0 and not (computed or turned):
-        if summand is None or (stored is not None and stored.shape == (columns,)):
-            return False
+    plain = alpha == beta == 1.0 and not (computed or turned)
+    if plain and (summand is None or (stored is not None and stored.shape == (columns,))):
+        return False
     inside = 1.0 if computed else alpha  # the summand of a product that is scaled behind it is scaled back
     vector: Array | None = np.zeros(columns, numbers)
     if row and stored is not None:

@@ -115,8 +115,9 @@ class Lowrank(Pass):
     def _spreads(self, node: ir.Node) -> bool:
         """Whether a Gemm, which is not excluded, shall get nodes for what it does beside the product."""
         weight = node.inputs[1]
-        stored = weight is not None and constant(weight) is not None and not attribute(node, "transA")
-        return stored and not excluded(names_of(weight, [node]), self.include, self.exclude)
+        if weight is None or constant(weight) is None or attribute(node, "transA"):
+            return False
+        return not excluded(names_of(weight, [node]), self.include, self.exclude)
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Split layers of `model` in place.

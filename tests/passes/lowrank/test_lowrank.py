@@ -365,7 +365,7 @@ def test_products_are_split_whatever_is_added_to_them(product: str) -> None:
     }}"""
     before = from_text(text, u=weight(64, 96), v=weight(96, 64), w=weight(64, 32))
     samples = open_samples({"x": GENERATOR.normal(size=(16, 64)).astype(np.float32)}, Session.of(before).inputs)
-    after, change = run(before, Lowrank(rank=0.25, align=1, smallest=1, pays=Target.SIZE), samples)
+    _, change = run(before, Lowrank(rank=0.25, align=1, smallest=1, pays=Target.SIZE), samples)
     assert {each.layer for each in change.layers} >= {"p", "y"}
     assert len([layer for layer in change.layers if layer.after < layer.before]) == 3, change.notes
     assert len([note for note in change.notes if "bias" in note.reason or "alpha" in note.reason]) == 0

@@ -66,7 +66,8 @@ def test_a_gemm_runs_in_int8_whatever_its_attributes(attributes, inputs):
     arrays = {name: draw(*sizes[name]) for name in names}
     stored = {name: array for name, array in arrays.items() if name not in ("x", "r")}
     model = from_text(
-        f"""<ir_version: 9, opset_import: ["" : 17]> g ({text}) => (float[N,16] y) {{ y = Gemm <{attributes}> ({inputs}) }}""",
+        f"""<ir_version: 9, opset_import: ["" : 17]> g ({text}) => (float[N,16] y) {{
+        y = Gemm <{attributes}> ({inputs}) }}""",
         **stored,
     )
     feeds = {name: array for name, array in arrays.items() if name not in stored}
@@ -86,7 +87,8 @@ def test_products_of_two_computed_matrices_run_in_int8_whatever_scales_them():
 
 
 def test_what_is_excluded_keeps_its_form():
-    text = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,32] x, float[32,16] w, float[N,16] r) => (float[N,16] y) {
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    g (float[N,32] x, float[32,16] w, float[N,16] r) => (float[N,16] y) {
         p = Gemm (x, w, r) y = Relu (p) }"""
     model = from_text(text, w=draw(32, 16))
     feeds = {"x": draw(8, 32), "r": draw(8, 16)}

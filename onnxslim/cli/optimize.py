@@ -138,12 +138,9 @@ def optimize(
     from onnxslim.cli.progress import progress_bar
     from onnxslim.model import open_model
     from onnxslim.report.difference import compare_graphs, print_difference
-    from onnxslim.report.json import write_json
-    from onnxslim.report.place import check_places
     from onnxslim.report.terminal import print_report
 
     target = output or model.with_name(f"{model.stem}.slim.onnx")
-    check_places(model, target, report)
     with progress_bar() as progress:
         result = onnxslim.optimize(
             model,
@@ -151,6 +148,7 @@ def optimize(
             data=data,
             val=val,
             output=target,
+            report=() if report is None else report,
             max_drop=max_drop,
             recipe=recipe,
             provider=provider,
@@ -166,8 +164,6 @@ def optimize(
             inline=inline,
             progress=progress,
         )
-    if report is not None:
-        write_json(result.report, report)
     changed = (
         compare_graphs(open_model(model, inline=inline), result.model, (str(model), str(target))) if diff else None
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +18,13 @@ FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 def names_function(text: str) -> bool:
     """Whether `text` reads ``module:function`` (a URL does not)."""
     return FORM.fullmatch(text) is not None
+
+
+def module_file(text: str) -> pathlib.Path | None:
+    """Return the file of the module that ``module:function`` names, where it lies in the current directory."""
+    place = pathlib.Path(*text.partition(":")[0].split("."))
+    files = (place.with_suffix(".py"), place / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
 
 
 def import_function(text: str, option: str) -> Callable[..., Any]:

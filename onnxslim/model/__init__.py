@@ -5,9 +5,9 @@ Each step is a file: `opening`, `form`, `weights`, `saving`, `writing`. What oth
 
 from onnxslim.model.form import FORM, Form, canonicalize, release_constants, restored
 from onnxslim.model.opening import NEWEST_OPSET, OLDEST_NUMPY_OPSET, OLDEST_OPSET, file_bytes, open_model
-from onnxslim.model.saving import SINGLE_FILE_LIMIT, save_model, saving_model
+from onnxslim.model.saving import SINGLE_FILE_LIMIT, save_model, stage_model, weight_files
 from onnxslim.model.weights import external_tensors, weight_bytes
-from onnxslim.model.writing import writing_beside
+from onnxslim.model.writing import Placement, check_place, followed, placing, writing
 
 __all__ = [
     "FORM",
@@ -16,14 +16,19 @@ __all__ = [
     "OLDEST_OPSET",
     "SINGLE_FILE_LIMIT",
     "Form",
+    "Placement",
     "canonicalize",
+    "check_place",
     "external_tensors",
     "file_bytes",
+    "followed",
     "open_model",
+    "placing",
     "release_constants",
     "restored",
     "save_model",
-    "saving_model",
+    "stage_model",
     "weight_bytes",
-    "writing_beside",
+    "weight_files",
+    "writing",
 ]

@@ -22,6 +22,8 @@ Source: ONNX IR specification (docs/IR.md), sections "Graphs" and "Optional Inpu
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
 from collections.abc import Iterator
 
 import onnx_ir as ir
@@ -43,18 +45,21 @@ class Form:
     ir_version: int
     interface: dict[str, ir.Shape | None]
     """The shapes of inputs and outputs as declared: inference may learn more, the interface stays."""
-    external: bool
-    """The weights lay in files of their own."""
+    external: frozenset[pathlib.Path]
+    """The files of their own in which weights lay, links resolved."""
     value_info: bool
     """The file told the shapes of the values inside it."""
+    mode: int | None = None
+    """The permissions of the file; None for a model that was handed over in memory."""
 
 
-def canonicalize(model: ir.Model, *, inline: bool = True) -> None:
+def canonicalize(model: ir.Model, *, inline: bool = True, mode: int | None = None) -> None:
     """Bring `model` into canonical form, in place. What undoes it is kept in the metadata of its graph.
 
     Args:
         model: The model.
         inline: Inline local functions; False keeps them, as calls.
+        mode: The permissions of the file that it comes from, if from one.
 
     Raises:
         ModelUnreadable: Its local functions call each other in a circle.
@@ -62,8 +67,11 @@ def canonicalize(model: ir.Model, *, inline: bool = True) -> None:
     model.graph.meta[FORM] = Form(
         ir_version=model.ir_version,
         interface={value.name or "": _copied(value.shape) for value in _interface(model)},
-        external=next(external_tensors(model), None) is not None,
+        external=frozenset(
+            map(pathlib.Path, map(os.path.realpath, {tensor.path for tensor in external_tensors(model)}))
+        ),
         value_info=any(value.type is not None for value in _inner_values(model) if value.const_value is None),
+        mode=mode,
     )
     for value in _interface(model):
         if value.shape is not None and -1 in value.shape:
@@ -84,13 +92,13 @@ def canonicalize(model: ir.Model, *, inline: bool = True) -> None:
     if inline:
         model.graph.meta[DIAGNOSTICS] = inline_functions(model)
     for graph in main_graphs(model):
-        if not _is_sorted(graph):
+        if not is_sorted(graph):
             graph.sort()
         for node in list(graph):
             _lift(node, graph)
 
 
-def _is_sorted(graph: ir.Graph) -> bool:
+def is_sorted(graph: ir.Graph) -> bool:
     """Whether what reads comes after what it reads, as in most files; False, too, where graphs are nested in it."""
     seen: set[ir.Node | None] = {None}
     for node in graph:

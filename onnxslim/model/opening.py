@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
 
 import google.protobuf.message
 import onnx
 import onnx_ir as ir
 
-from onnxslim.errors import ExternalDataError, ModelNotFound, ModelUnreadable, ModelUnsupported
-from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize, mark_sparse
+from onnxslim.errors import ModelNotFound, ModelUnreadable, ModelUnsupported, OnnxslimError
+from onnxslim.model.checking import check_names, check_order, check_tensors
+from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize, is_sorted, mark_sparse
 from onnxslim.model.maps import MAP_TYPES, set_map_types_aside
 from onnxslim.model.weights import external_tensors
+from onnxslim.nesting import every_graph
 from onnxslim.sparse import densify, densify_constant
 
 OLDEST_OPSET = 1
@@ -40,40 +44,75 @@ def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model
     """
     path = pathlib.Path(path)
     proto = _read(path)
-    _check_versions(proto, path)
-    sparse = {name for graph in _graphs(proto.graph) for name in densify(graph)}
-    for node in (node for function in proto.functions for node in function.node):
-        densify_constant(node)
-        for graph in _graphs_in(node):
-            densify(graph)
-    map_types = set_map_types_aside(proto.graph)
-    try:
+    with _naming(path):
+        _check_versions(proto, path)
+        check_tensors(proto, path)
+        sparse = {name for inner in _graphs(proto.graph) for name in densify(inner, path)}
+        for node in (node for function in proto.functions for node in function.node):
+            densify_constant(node, path)
+            for inner in _graphs_in(node):
+                densify(inner, path)
+        _say_types_once(proto.graph)
+        map_types = set_map_types_aside(proto.graph)
         model = ir.from_proto(proto)
-    except (ValueError, TypeError, KeyError, ir.serde.SerdeError) as error:
-        raise ModelUnreadable(
-            f"this is no valid ONNX model: {_first_line(error)}", where=path, hint="check it with onnx.checker"
-        ) from error
-    for tensor in external_tensors(model):
-        tensor.base_dir = str(path.absolute().parent)
-        _check_external(tensor, path)
-    canonicalize(model, inline=inline)
-    for name in sparse & model.graph.initializers.keys():
-        mark_sparse(model.graph.initializers[name])
-    model.graph.meta[MAP_TYPES] = map_types
+        for tensor in external_tensors(model):
+            tensor.base_dir = str(path.absolute().parent)
+        check_names(model, path)
+        for graph in every_graph(model):
+            if not is_sorted(graph):
+                check_order(graph, path)
+        canonicalize(model, inline=inline, mode=stat.S_IMODE(path.stat().st_mode))
+        for name in sparse & model.graph.initializers.keys():
+            mark_sparse(model.graph.initializers[name])
+        model.graph.meta[MAP_TYPES] = map_types
     return model
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """Turn whatever a file makes the parts of opening raise into one error that tells the innermost cause."""
+    try:
+        yield
+    except (OnnxslimError, MemoryError):
+        raise
+    except Exception as error:  # a file can be wrong in more ways than onnx and onnx_ir have exceptions for
+        raise ModelUnreadable(
+            f"this is no valid ONNX model: {innermost(error)}", where=path, hint="check it with onnx.checker"
+        ) from error
+
+
+def innermost(error: BaseException) -> str:
+    """Return the first line of what was raised first, before it was wrapped."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _say_types_once(graph: onnx.GraphProto) -> None:
+    """Let an output that is an input have the type of that input, as it has in ONNX Runtime: a value has one type."""
+    inputs = {value.name: value for value in graph.input}
+    for value in graph.output:
+        if value.name in inputs:
+            value.type.CopyFrom(inputs[value.name].type)
 
 
 def _read(path: pathlib.Path) -> onnx.ModelProto:
     try:
         if path.is_dir():
             raise ModelNotFound("this is a folder, not a model", where=path, hint="name the .onnx file inside it")
+        if not path.is_file() and path.exists():
+            raise ModelUnreadable("this is a device or a pipe, not a file", where=path, hint="save it as a file first")
         if path.stat().st_size == 0:
             raise ModelUnreadable("the file is empty", where=path, hint="export or download the model again")
         proto = onnx.load(path, format="protobuf", load_external_data=False)
     except FileNotFoundError as error:
         raise ModelNotFound("no such file", where=path, hint="check the path") from error
     except OSError as error:
-        raise ModelUnreadable(f"cannot be read: {error.strerror}", where=path) from error
+        raise ModelUnreadable(
+            f"cannot be read: {error.strerror or error}", where=path, hint="check the file"
+        ) from error
+    except ValueError as error:  # a path with a zero byte
+        raise ModelNotFound(f"no such file: {error}", where=path, hint="check the path") from error
     except google.protobuf.message.DecodeError as error:
         raise ModelUnreadable(
             "this is not an ONNX model, or it is truncated", where=path, hint="export or download the model again"
@@ -121,28 +160,3 @@ def file_bytes(path: str | os.PathLike[str], model: ir.Model | None = None) -> i
     path = pathlib.Path(path)
     tensors = external_tensors(open_model(path) if model is None else model)
     return path.stat().st_size + sum(file.stat().st_size for file in {path.parent / each.location for each in tensors})
-
-
-def _check_external(tensor: ir.ExternalTensor, path: pathlib.Path) -> None:
-    folder = path.absolute().parent
-    file = folder / tensor.location
-    if not file.resolve().is_relative_to(folder.resolve()) or os.path.isabs(tensor.location):
-        raise ExternalDataError(
-            f"the weights {tensor.name!r} lie outside the model's folder: {tensor.location}",
-            where=path,
-            hint="copy the files of the weights beside the model (links out of the folder are refused, too)",
-        )
-    if not file.is_file():
-        raise ExternalDataError(
-            f"its weights are missing: {tensor.location}", where=path, hint="copy that file beside the model"
-        )
-    if (tensor.offset or 0) + tensor.nbytes > file.stat().st_size:
-        raise ExternalDataError(
-            f"its weights are cut short: {tensor.location} ends before {tensor.name!r} does",
-            where=path,
-            hint="copy or download that file again",
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -17,8 +17,8 @@ def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
                 yield value.const_value
         for node in graph:
             for attribute in node.attributes.data.values():
-                if isinstance(attribute.value, ir.ExternalTensor):
-                    yield attribute.value
+                held = attribute.value if attribute.type is ir.AttributeType.TENSORS else (attribute.value,)
+                yield from (tensor for tensor in held or () if isinstance(tensor, ir.ExternalTensor))
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.data import no_samples
 from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError, UsageError
-from onnxslim.model import canonicalize, open_model, save_model, saving_model, weight_bytes
+from onnxslim.model import canonicalize, open_model, placing, save_model, stage_model, weight_bytes
 from onnxslim.model.inlining import DIAGNOSTICS
 from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.attempt import attempt
@@ -26,8 +26,9 @@ from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import hashing, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.recipe import format_passes, option_values
+from onnxslim.report.json import write_json
 from onnxslim.report.model import ModelFile, PassRecord, Report
-from onnxslim.report.place import check_places
+from onnxslim.report.place import check_places, places_read, places_written
 from onnxslim.runner.accuracy import load_metric, top1
 from onnxslim.runner.session import IN_MEMORY_LIMIT, Session
 from onnxslim.runner.target import detect_target
@@ -53,7 +54,8 @@ class Result:
             OutputError: It cannot be written there, or it is the file that the model came from.
         """
         source = self.report.input.path
-        check_places(None if source is None else pathlib.Path(source), pathlib.Path(path))
+        read = places_read(self.model, None if source is None else pathlib.Path(source))
+        check_places(read, places_written(pathlib.Path(path)))
         save_model(self.model, path)
 
 
@@ -65,6 +67,7 @@ def optimize(
     data: Data | None = None,
     val: Data | None = None,
     output: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     max_drop: float | None = None,
     recipe: str | os.PathLike[str] | None = None,
     provider: str = "auto",
@@ -89,6 +92,7 @@ def optimize(
         data: Samples that calibrate and fit; see `onnxslim.data.open_samples`. None: synthetic ones.
         val: Samples that measure. None: a quarter of `data` is set aside.
         output: Where to write the result; None: nowhere.
+        report: Where to write the report, as JSON; several places, if need be. Result and report are written together.
         max_drop: How much accuracy (without labels: agreement with the original) may be lost, as a fraction.
         recipe: A TOML file with passes, budget and seed; arguments given here win.
         provider: ``auto``, ``cpu`` or ``cuda``.
@@ -119,8 +123,9 @@ def optimize(
     target = detect_target(provider, threads)
     score = top1 if metric is None else load_metric(metric)
     opened, path = _open(model, inline)
-    if output is not None:
-        check_places(path, pathlib.Path(output))
+    reports = [pathlib.Path(each) for each in ((report,) if isinstance(report, str | os.PathLike) else report)]
+    read = places_read(opened, path, data=data, val=val, recipe=recipe, metric=metric, preprocess=preprocess)
+    check_places(read, places_written(None if output is None else pathlib.Path(output), reports))
     digested = None if path is None else hashing(path)
     generator = np.random.default_rng(request.seed)
     # Where nothing is timed and nothing is lost, models are run a few times to see that they give the same.
@@ -176,19 +181,23 @@ def optimize(
             max_drop=request.max_drop,
             input_sha256=digest,
         )
-    with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
+    with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder, placing() as placement:
         target_file = pathlib.Path(folder) / "after.onnx" if output is None else pathlib.Path(output)
-        with saving_model(current.model, target_file) as file:
-            written = None if output is None else hashing(file)
-            if written is not None and measure:
-                written.result()  # nothing else may run while something is timed
-            report = make_report(request, judge, current, records, path, digest, file, context.progress)
-            kept_calls = opened.graph.meta.get(DIAGNOSTICS, ())
-            report = dataclasses.replace(report, diagnostics=(*kept_calls, *report.diagnostics))
-            if written is not None:
-                report = dataclasses.replace(report, output=ModelFile(str(output), written.result()))
+        file = stage_model(current.model, target_file, placement, source=None if kept else path)
+        if check and not measure and output is not None:
+            open_session(file)  # what is timed is opened in any case
+        written = None if output is None else hashing(file)
+        if written is not None and measure:
+            written.result()  # nothing else may run while something is timed
+        made = make_report(request, judge, current, records, path, digest, file, context.progress)
+        kept_calls = opened.graph.meta.get(DIAGNOSTICS, ())
+        made = dataclasses.replace(made, diagnostics=(*kept_calls, *made.diagnostics))
+        if written is not None:
+            made = dataclasses.replace(made, output=ModelFile(str(output), written.result()))
+        for each in reports:
+            write_json(made, each, placement)
     context.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
-    return Result(current.model, report)
+    return Result(current.model, made)
 
 
 def _refuse_unchecked(lossy: Sequence[str], data: Data | None, val: Data | None, verify: bool) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxslim.model import writing_beside
+from onnxslim.model import Placement, writing
 from onnxslim.report.model import Report
 
 
@@ -50,16 +50,14 @@ def dumps(record: Any) -> str:
     return json.dumps(to_json(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_json(record: Any, path: str | os.PathLike[str]) -> None:
-    """Write a record to `path`, whole or not at all.
+def write_json(record: Any, path: str | os.PathLike[str], placement: Placement | None = None) -> None:
+    """Write a record to `path`, whole or not at all; with a `placement` when that renames its files into place.
 
     Raises:
         OutputError: Nothing can be written there.
     """
-    path = Path(path)
-    with writing_beside(path) as folder:
-        (folder / path.name).write_text(dumps(record), encoding="utf-8")
-        os.replace(folder / path.name, path)
+    with writing(Path(path), placement) as file:
+        file.write_text(dumps(record), encoding="utf-8")
 
 
 def _read(kind: Any, data: Any, place: str) -> Any:

@@ -82,7 +82,7 @@ def test_the_input_is_never_overwritten(onnxslim, trim, model: Path, name: str):
 def test_report_and_output_are_not_the_same_file(onnxslim, trim, model: Path, tmp_path: Path):
     answer = onnxslim("optimize", model, "-p", "trim", "-o", tmp_path / "x", "--report", tmp_path / "x")
     assert answer.code == 1
-    assert "the output would overwrite the report" in answer.err
+    assert "the report would overwrite the output" in answer.err
     answer = onnxslim("optimize", model, "-p", "trim", "-o", tmp_path)
     assert answer.code == 1
     assert "name of a folder" in answer.err

@@ -28,6 +28,7 @@ from onnxslim.model import (
     restored,
     save_model,
     weight_bytes,
+    weight_files,
 )
 from onnxslim.nesting import nodes_within
 
@@ -256,13 +257,9 @@ def test_external_data_is_mapped_and_written_beside(external: pathlib.Path) -> N
     assert {tensor.location for tensor in external_tensors(model)} == {"weights.bin"}
     out = external.with_name("out.onnx")
     save_model(model, out)
-    assert sorted(path.name for path in external.parent.iterdir()) == [
-        "big.onnx",
-        "out.onnx",
-        "out.onnx.data",
-        "weights.bin",
-    ]
-    assert file_bytes(out) == out.stat().st_size + out.with_name("out.onnx.data").stat().st_size
+    (data,) = weight_files(out)
+    assert sorted(path.name for path in external.parent.iterdir()) == ["big.onnx", "out.onnx", data.name, "weights.bin"]
+    assert file_bytes(out) == out.stat().st_size + data.stat().st_size
     assert weight_bytes(open_model(out)) == weight_bytes(open_model(RESNET8))
     image = np.random.default_rng(0).normal(size=(2, 1, 28, 28)).astype(np.float32)
     np.testing.assert_array_equal(run(out, image=image)[0], run(RESNET8, image=image)[0])
@@ -296,13 +293,19 @@ def test_external_data_that_leaves_the_folder(external: pathlib.Path, place: str
         open_model(inner / "model.onnx")
 
 
-def test_weights_that_are_still_read_are_not_overwritten(external: pathlib.Path) -> None:
-    model = open_model(external)
-    (external.parent / "weights.bin").rename(external.parent / "out.onnx.data")
-    for tensor in external_tensors(model):
-        tensor._location = "out.onnx.data"
-    with pytest.raises(OutputError, match="never changed"):
-        save_model(model, external.parent / "out.onnx")
+def test_weights_that_the_input_reads_are_not_removed(external: pathlib.Path) -> None:
+    out = external.with_name("out.onnx")
+    save_model(open_model(external), out)
+    (data,) = weight_files(out)
+    read = out.rename(external.with_name("input.onnx"))
+    model = open_model(read)
+    weight = next(iter(model.graph.initializers.values()))
+    weight.const_value = ir.tensor(weight.const_value.numpy() * 2, name=weight.name)
+    save_model(model, out)
+    assert data in list(weight_files(out))
+    assert len(list(weight_files(out))) == 2
+    image = np.zeros((2, 1, 28, 28), np.float32)
+    np.testing.assert_array_equal(run(read, image=image)[0], run(RESNET8, image=image)[0])
 
 
 def test_a_missing_file(tmp_path: pathlib.Path) -> None:

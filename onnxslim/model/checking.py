@@ -1,0 +1,265 @@
+"""What a file says about its tensors and names, checked before anybody believes it.
+
+A broken file is called broken here, with the node, the name and the reason; what comes after need not look again.
+Source: ONNX IR specification (docs/IR.md), sections "Graphs", "External Tensor Data"; onnx.proto, "TensorProto".
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from onnxslim.errors import ExternalDataError, ModelUnreadable
+from onnxslim.nesting import every_graph, nodes_within
+
+HINT = "export or download the model again"
+TYPES = {each.value for each in ir.DataType} - {ir.DataType.UNDEFINED.value}
+GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+CONSTANT: dict[str, int] = {
+    key: each.type.value  # type: ignore[attr-defined]  # an enumeration, which onnx's stubs do not say
+    for key, each in onnx.defs.get_schema("Constant").attributes.items()
+}
+"""The attributes that a Constant may have, and their types."""
+
+Tensors = Iterator[tuple[str, onnx.TensorProto]]
+
+
+def check_tensors(proto: onnx.ModelProto, path: pathlib.Path) -> None:
+    """Check that each tensor of a file has a type, a shape, and as many bytes as these take.
+
+    Raises:
+        ModelUnreadable: One has not; or a Constant holds no constant.
+        ExternalDataError: Its bytes are missing, cut short, or outside the model's folder.
+    """
+    for name, tensor in _graph_tensors(proto.graph, path):
+        _check_tensor(name, tensor, path)
+    for function in proto.functions:
+        for name, tensor in _node_tensors(function.node, path):
+            _check_tensor(name, tensor, path)
+
+
+def _graph_tensors(graph: onnx.GraphProto, path: pathlib.Path) -> Tensors:
+    for tensor in graph.initializer:
+        yield f"the initializer {tensor.name!r}", tensor
+    for sparse in graph.sparse_initializer:
+        yield from _parts(f"the sparse initializer {sparse.values.name!r}", sparse)
+    yield from _node_tensors(graph.node, path)
+
+
+def _node_tensors(nodes: Sequence[onnx.NodeProto], path: pathlib.Path) -> Tensors:
+    for node in nodes:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            _check_constant(node, path)
+        for attribute in node.attribute:
+            kind = attribute.type
+            if kind in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT, onnx.AttributeProto.INTS):
+                continue  # nearly all of them
+            place = f"the attribute {attribute.name!r} of {_node(node.name, node.op_type)}"
+            if attribute.HasField("t"):
+                yield place, attribute.t
+            for tensor in attribute.tensors:
+                yield place, tensor
+            for sparse in (
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()),
+                *attribute.sparse_tensors,
+            ):
+                yield from _parts(place, sparse)
+            for graph in (attribute.g, *attribute.graphs) if kind in GRAPHS else ():
+                yield from _graph_tensors(graph, path)
+
+
+def _parts(place: str, sparse: onnx.SparseTensorProto) -> Tensors:
+    yield f"{place} (values)", sparse.values
+    yield f"{place} (indices)", sparse.indices
+
+
+def _node(name: str | None, op_type: str) -> str:
+    return f"the node {name!r} ({op_type})" if name else f"a node without a name ({op_type})"
+
+
+def _check_constant(node: onnx.NodeProto, path: pathlib.Path) -> None:
+    kinds = [(each.name, each.type) for each in node.attribute]
+    if len(kinds) != 1 or CONSTANT.get(kinds[0][0]) != kinds[0][1]:
+        held = ", ".join(repr(name) for name, _ in kinds) or "none"
+        raise ModelUnreadable(
+            f"{_node(node.name, node.op_type)} holds no constant: its attributes are {held}", where=path, hint=HINT
+        )
+
+
+def _check_tensor(place: str, tensor: onnx.TensorProto, path: pathlib.Path) -> None:
+    if tensor.data_type not in TYPES:
+        raise ModelUnreadable(f"{place} has no element type that ONNX knows", where=path, hint=HINT)
+    if any(size < 0 for size in tensor.dims):
+        raise ModelUnreadable(f"{place} has a negative size: {list(tensor.dims)}", where=path, hint=HINT)
+    kind, count = ir.DataType(tensor.data_type), math.prod(tensor.dims)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        _check_external(place, tensor, path)
+    elif tensor.HasField("raw_data"):
+        wanted, found = 0 if kind is ir.DataType.STRING else math.ceil(count * kind.bitwidth / 8), len(tensor.raw_data)
+        if wanted != found:
+            raise ModelUnreadable(
+                f"{place} has {found:,} bytes, and its shape {list(tensor.dims)} and type {kind.name.lower()} take "
+                f"{wanted:,}",
+                where=path,
+                hint=HINT,
+            )
+    elif (found := _numbers(tensor, kind)) not in _possible(kind, count):
+        raise ModelUnreadable(
+            f"{place} has {found:,} numbers, and its shape {list(tensor.dims)} takes {count:,}", where=path, hint=HINT
+        )
+
+
+def _numbers(tensor: onnx.TensorProto, kind: ir.DataType) -> int:
+    """Return how many entries the field has that is meant for `kind`."""
+    match kind.name:
+        case "FLOAT" | "COMPLEX64":
+            return len(tensor.float_data)
+        case "DOUBLE" | "COMPLEX128":
+            return len(tensor.double_data)
+        case "INT64":
+            return len(tensor.int64_data)
+        case "UINT32" | "UINT64":
+            return len(tensor.uint64_data)
+        case "STRING":
+            return len(tensor.string_data)
+    return len(tensor.int32_data)
+
+
+def _possible(kind: ir.DataType, count: int) -> tuple[int, ...]:
+    """Return how many entries `count` elements may take: complex ones take two, those of few bits share one."""
+    if kind.name.startswith("COMPLEX"):
+        return (2 * count,)
+    if kind is not ir.DataType.STRING and kind.bitwidth < 8:
+        return (count, math.ceil(count * kind.bitwidth / 8))
+    return (count,)
+
+
+def _check_external(place: str, tensor: onnx.TensorProto, path: pathlib.Path) -> None:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location, folder = entries.get("location", ""), path.absolute().parent
+    if not location:
+        raise ExternalDataError(f"{place} does not say where its bytes lie", where=path, hint=HINT)
+    kind, numbers = ir.DataType(tensor.data_type), [entries.get("offset") or "0", entries.get("length") or "0"]
+    if kind is ir.DataType.STRING or not all(number.isascii() and number.isdigit() for number in numbers):
+        reason = "strings cannot lie there" if kind is ir.DataType.STRING else f"its place is {' and '.join(numbers)}"
+        raise ExternalDataError(f"{place} cannot be read from {location}: {reason}", where=path, hint=HINT)
+    offset, length = map(int, numbers)
+    file = folder / location
+    if os.path.isabs(location) or not file.resolve().is_relative_to(folder.resolve()):
+        raise ExternalDataError(
+            f"{place} lies outside the model's folder: {location}",
+            where=path,
+            hint="copy the files of the weights beside the model (links out of the folder are refused, too)",
+        )
+    if not file.is_file():
+        raise ExternalDataError(
+            f"its weights are missing: {location}", where=path, hint="copy that file beside the model"
+        )
+    wanted = math.ceil(math.prod(tensor.dims) * kind.bitwidth / 8)
+    if length and length != wanted:
+        raise ExternalDataError(
+            f"{place} has {length:,} bytes in {location}, and its shape and type take {wanted:,}", where=path, hint=HINT
+        )
+    if offset + wanted > file.stat().st_size:
+        raise ExternalDataError(
+            f"its weights are cut short: {location} ends before {place} does",
+            where=path,
+            hint="copy or download that file again",
+        )
+
+
+def check_names(model: ir.Model, path: pathlib.Path) -> None:
+    """Check that all that is read is made, and that the versions of all operator sets in use are said.
+
+    Raises:
+        ModelUnreadable: A node or an output reads what nothing makes; a value has two makers; a version is missing.
+    """
+    for graph in every_graph(model):
+        for node in graph:
+            for value in node.inputs:
+                if value is not None and _is_made_by_nothing(value):
+                    raise ModelUnreadable(
+                        f"{_node(node.name, node.op_type)} reads {value.name!r}, which nothing makes",
+                        where=path,
+                        hint=HINT,
+                    )
+        for value in graph.outputs:
+            if _is_made_by_nothing(value):
+                raise ModelUnreadable(f"the output {value.name!r} is made by nothing", where=path, hint=HINT)
+    if {"", "ai.onnx"} & model.opset_imports.keys():
+        return
+    for node in nodes_within(model.graph):
+        if node.domain in ("", "ai.onnx"):
+            raise ModelUnreadable(
+                f"{_node(node.name, node.op_type)} is one of ONNX's own operators, and the file does not say of which "
+                "version",
+                where=path,
+                hint="add the opset to opset_import, as it was when the model was exported",
+            )
+
+
+def _is_made_by_nothing(value: ir.Value) -> bool:
+    return value.producer() is None and not value.is_graph_input() and not value.is_initializer()
+
+
+def check_order(graph: ir.Graph, path: pathlib.Path) -> None:
+    """Check that no node of `graph` depends on itself. What lies in subgraphs reads for the node that holds them.
+
+    Raises:
+        ModelUnreadable: One does.
+    """
+    waiting = {node: {maker for maker in _makers(node) if maker.graph is graph} for node in graph}
+    readers: dict[ir.Node, list[ir.Node]] = {}
+    for node, makers in waiting.items():
+        for maker in makers:
+            readers.setdefault(maker, []).append(node)
+    ready = [node for node, makers in waiting.items() if not makers]
+    while ready:
+        done = ready.pop()
+        del waiting[done]
+        for node in readers.get(done, ()):
+            waiting[node].discard(done)
+            if not waiting[node]:
+                ready.append(node)
+    if not waiting:
+        return
+    node, seen = next(iter(waiting)), set()
+    while node not in seen:  # from reader to maker, until one comes again: that one lies on a circle
+        seen.add(node)
+        node = next(iter(waiting[node]))
+    maker = next(iter(waiting[node]))
+    names = {value.name for inner in _with_nested(node) for value in inner.inputs if value is not None}
+    read = next(output.name for output in maker.outputs if output.name in names)
+    raise ModelUnreadable(
+        f"{_node(node.name, node.op_type)} reads {read!r}, which is made from what that node makes: a circle",
+        where=path,
+        hint=HINT,
+    )
+
+
+def _makers(node: ir.Node) -> Iterator[ir.Node]:
+    for inner in _with_nested(node):
+        for value in inner.inputs:
+            maker = value.producer() if value is not None else None
+            if maker is not None:
+                yield maker
+
+
+def _with_nested(node: ir.Node) -> Iterator[ir.Node]:
+    yield node
+    for attribute in node.attributes.values():
+        for graph in _graphs(attribute):
+            yield from nodes_within(graph)
+
+
+def _graphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
+    if attribute.is_ref():
+        return ()
+    if attribute.type is ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return attribute.as_graphs() if attribute.type is ir.AttributeType.GRAPHS else ()

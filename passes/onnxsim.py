@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import pathlib
 import subprocess
-import sys
 import tempfile
 from typing import Annotated, ClassVar
 
@@ -16,6 +15,7 @@ from onnxslim.errors import OnnxslimError
 from onnxslim.model import open_model, save_model
 from onnxslim.nesting import main_graphs
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.runner.child import python_command
 
 CHILD = """
 import sys
@@ -73,7 +73,7 @@ class Onnxsim(Pass):
         """Run onnxsim on a file. Returns why there is no result, or None."""
         try:
             child = subprocess.run(
-                [sys.executable, "-c", CHILD, str(source), str(target)],
+                python_command(CHILD, str(source), str(target)),
                 capture_output=True,
                 text=True,
                 timeout=self.timeout,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxslim.runner.child import module_command
 from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Measured
 from onnxslim.runner.target import Target
@@ -66,7 +67,7 @@ def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _child(request: Mapping[str, object], timeout: float, command: str) -> Measured:
-    arguments = [command, "-m", "onnxslim.runner.memory_child"]
+    arguments = module_command("onnxslim.runner.memory_child", python=command)
     try:
         done = subprocess.run(
             arguments, input=json.dumps(request), capture_output=True, text=True, timeout=timeout, check=False

@@ -106,7 +106,9 @@ def bench(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Time models against each other: latency paired and interleaved, peak memory, energy.
+    """Time models against each other: latency, cold start, peak memory, energy.
+
+    Each model runs in a process of its own; the latencies are those of a process that holds nothing else.
 
     [bold]Examples[/bold]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from onnxslim.errors import BudgetMissed
+from onnxslim.errors import BudgetMissed, RunError
 from onnxslim.graph.cost import count_macs, count_parameters
 from onnxslim.model import file_bytes, save_model
 from onnxslim.nesting import count_nodes
@@ -25,10 +26,10 @@ from onnxslim.report.model import (
     Figures,
     ModelFile,
     PassRecord,
-    Percentiles,
     Ratios,
     Report,
 )
+from onnxslim.report.speed import cold_figures, percentiles
 from onnxslim.runner.energy import measure_energy
 from onnxslim.runner.latency import Latency, PairedLatency
 from onnxslim.runner.memory import peak_memory
@@ -36,8 +37,26 @@ from onnxslim.runner.memory import peak_memory
 NOT_ASKED = "not measured: asked not to"
 
 
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """How fast the original and the result are, or why that is not known."""
+
+    paired: PairedLatency | None
+    reason: str | None
+
+    @classmethod
+    def of(cls, judge: Judge, result: Candidate, seconds: float = 3.0) -> Timed:
+        """Time the result against the original, unless nothing is to be timed."""
+        if not judge.measure:
+            return cls(None, NOT_ASKED)
+        try:
+            return cls(judge.latency(judge.original, result, seconds), None)
+        except RunError as error:
+            return cls(None, f"not measured: {error.what}")
+
+
 def model_figures(
-    candidate: Candidate, path: pathlib.Path, size_bytes: int, latency: Latency | None, judge: Judge
+    candidate: Candidate, path: pathlib.Path, size_bytes: int, latency: Latency | None, timed: Timed, judge: Judge
 ) -> Figures:
     """Return the figures of the model that lies at `path`, takes `size_bytes` there and is open as `candidate`."""
     # none where nothing is run: MACs are then those of symbolic dimensions, which count as 1
@@ -49,26 +68,31 @@ def model_figures(
         unlabelled = NOT_ASKED
     memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None
     energy = measure_energy(candidate.session, judge.feeds) if judge.measure else None
+    cold, uncold = cold_figures(path, judge.feeds, judge.target) if judge.measure else (None, NOT_ASKED)
     return Figures(
         size_bytes=size_bytes,
         parameters=count_parameters(model),
         macs=count_macs(model, shapes or None),
         nodes=count_nodes(model),
-        latency_ms=Percentiles(latency.p50, latency.p95, latency.p99) if latency else None,
+        latency_ms=percentiles(latency) if latency else None,
+        load_ms=cold.load_ms if cold else None,
+        first_run_ms=cold.first_run_ms if cold else None,
         throughput_per_s=latency.throughput_per_s if latency else None,
         peak_memory_bytes=None if memory is None or memory.value is None else round(memory.value),
         energy_mj=energy.value if energy else None,
         accuracy=None if accuracy is None else accuracy.value,
         accuracy_interval=None if accuracy is None else (accuracy.low, accuracy.high),
-        latency_reason=None if latency else NOT_ASKED,
-        throughput_reason=None if latency else NOT_ASKED,
+        latency_reason=timed.reason,
+        load_reason=uncold,
+        first_run_reason=uncold,
+        throughput_reason=timed.reason,
         peak_memory_reason=memory.reason if memory else NOT_ASKED,
         energy_reason=energy.reason if energy else NOT_ASKED,
         accuracy_reason=None if accuracy else unlabelled,
     )
 
 
-def ratios(before: Figures, after: Figures, paired: PairedLatency | None) -> Ratios:
+def ratios(before: Figures, after: Figures, timed: Timed) -> Ratios:
     """Return before / after."""
 
     def ratio(one: int, other: int) -> float | None:
@@ -78,10 +102,10 @@ def ratios(before: Figures, after: Figures, paired: PairedLatency | None) -> Rat
         size=before.size_bytes / after.size_bytes,
         parameters=ratio(before.parameters, after.parameters),
         macs=ratio(before.macs, after.macs),
-        latency=paired.ratio if paired else None,
+        latency=timed.paired.ratio if timed.paired else None,
         parameters_reason=None if after.parameters else "there are none left to compare with",
         macs_reason=None if after.macs else "there are none left to compare with",
-        latency_reason=None if paired else NOT_ASKED,
+        latency_reason=timed.reason,
     )
 
 
@@ -122,12 +146,14 @@ def make_report(
     met = drop is None or request.max_drop is None or drop <= request.max_drop
     if not met:
         raise BudgetMissed(f"{drop:.2%} is lost in all, where {request.max_drop:.2%} may be", where="--max-drop")
-    paired = judge.latency(original, result, seconds=3.0) if judge.measure else None
+    timed = Timed.of(judge, result)
+    paired = timed.paired
     after_bytes = sum(each.stat().st_size for each in file.parent.iterdir())
-    after = model_figures(result, file, after_bytes, paired.after if paired else None, judge)
+    after = model_figures(result, file, after_bytes, paired.after if paired else None, timed, judge)
     with _lying_at(original.model, path) as came_from:
         before_bytes = file_bytes(came_from, original.model)
-        before = model_figures(original, came_from, before_bytes, paired.before if paired else None, judge)
+        latency = paired.before if paired else None
+        before = model_figures(original, came_from, before_bytes, latency, timed, judge)
     samples = judge.samples
     memory = None if path is not None else "the model is in memory"
     unsaved = "the model is in memory"
@@ -146,7 +172,7 @@ def make_report(
         ),
         before=before,
         after=after,
-        ratio=ratios(before, after, paired),
+        ratio=ratios(before, after, timed),
         fidelity=quality_figures(result, judge),
         budget=Budget(request.max_drop, met, None if request.max_drop is not None else "no budget was given"),
         passes=tuple(records),

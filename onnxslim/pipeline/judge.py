@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +20,11 @@ from onnxslim.pipeline.interface import Goal, Kind, Pass
 from onnxslim.pipeline.probes import Probe, draw_probes, rounded_otherwise
 from onnxslim.runner.accuracy import Metric, measure_accuracy
 from onnxslim.runner.fidelity import Fidelity, measure_fidelity
-from onnxslim.runner.latency import PairedLatency, compare_latency
+from onnxslim.runner.latency import PairedLatency
 from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target
+from onnxslim.runner.timing import Source, compare_latency
 
 BATCH, BATCH_ELEMENTS = 32, 4_000_000
 """Samples, and elements of the inputs, that run at once when quality is measured: speed without much memory."""
@@ -44,8 +46,10 @@ class Verdict:
 class Candidate:
     """A model as it stands between two passes, with a session on it and what was measured of it so far."""
 
-    def __init__(self, model: ir.Model, open_session: Callable[[], Session]) -> None:
+    def __init__(self, model: ir.Model, open_session: Callable[[], Session], path: pathlib.Path | None = None) -> None:
         self.model = model
+        self.path = path
+        """The file that it was read from, if it is the model of a file."""
         self._open = open_session
         self._session: Session | None = None
         self.answers: dict[int, dict[str, Any] | None] = {}
@@ -170,8 +174,10 @@ class Judge:
         kept = self._unchanged() if step.judged_as is Kind.EXACT else self._within()
         if not self.measure:
             return Verdict(True, kept)
-        paired = self.latency(before, after)
-        ratio = paired.ratio
+        try:
+            ratio = self.latency(before, after).ratio
+        except RunError as error:
+            return Verdict(False, f"it cannot be timed: {error.what}")
         figures = f"{ratio.value:.2f}x the speed of before ({ratio.low:.2f} to {ratio.high:.2f})"
         if (
             ratio.high < (1.0 if step.speeds_up else CLEARLY_SLOWER)
@@ -190,8 +196,19 @@ class Judge:
         return "no budget given" if self.max_drop is None else "within the budget"
 
     def latency(self, before: Candidate, after: Candidate, seconds: float = 1.0) -> PairedLatency:
-        """Return the paired latency of two candidates on one sample."""
-        return compare_latency(before.session, after.session, self.feeds, generator=self.generator, seconds=seconds)
+        """Return the paired latency of two candidates on one sample.
+
+        Raises:
+            RunError: One of them does not run.
+        """
+        one, other = self._source(before), self._source(after)
+        return compare_latency(one, other, self.feeds, self.target, generator=self.generator, seconds=seconds)
+
+    def _source(self, candidate: Candidate) -> Source:
+        """Return what is timed: on CUDA the session that is open already, for a device's memory is small."""
+        if self.target.provider == "cuda":
+            return candidate.session
+        return candidate.model if candidate.path is None else candidate.path
 
     @functools.cached_property
     def probes(self) -> tuple[Probe, ...]:

@@ -135,7 +135,7 @@ def optimize(
     def open_session(each: ir.Model | pathlib.Path) -> Session:
         return Session.of(each, target, pack=pack, optimize=rewritten)
 
-    original = Candidate(opened, lambda: open_session(opened if path is None else path))
+    original = Candidate(opened, lambda: open_session(opened if path is None else path), path)
     calibration = validation = no_samples()
     if check:
         needed = lossy or data is not None or val is not None or verify

@@ -1,4 +1,4 @@
-"""How fast models are on this machine, each against the first: latency paired and interleaved, memory, energy."""
+"""How fast models are on this machine, each against the first: latency in paired blocks, cold start, memory, energy."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from rich.text import Text
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.model import file_bytes, open_model
 from onnxslim.report.model import Percentiles
+from onnxslim.report.speed import cold_figures, percentiles
 from onnxslim.report.terminal import line, plain_table, print_target
 from onnxslim.report.units import in_bytes, in_millijoules, in_milliseconds, per_second, speed
 from onnxslim.runner.energy import measure_energy
-from onnxslim.runner.latency import Latency, compare_latency, measure_latency
+from onnxslim.runner.latency import Latency
 from onnxslim.runner.memory import peak_memory
 from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target, detect_target
+from onnxslim.runner.timing import compare_latency, measure_latency
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +35,14 @@ class SpeedFigures:
     path: Annotated[str, "where the model lies"]
     size_bytes: Annotated[int, "the file, with external data"]
     latency_ms: Annotated[Percentiles, "time of one inference"]
+    load_ms: Annotated[float | None, "time that a fresh process takes to load the model"]
+    first_run_ms: Annotated[float | None, "time of the first inference after that, cold"]
     throughput_per_s: Annotated[float, "samples a second"]
     peak_memory_bytes: Annotated[int | None, "most memory that a process running it held, above an empty one"]
     energy_mj: Annotated[float | None, "energy of one inference, in millijoules"]
     speedup: Annotated[Interval | None, "how many times as fast as the first model, with its 95 % interval"]
+    load_reason: str | None = None
+    first_run_reason: str | None = None
     peak_memory_reason: str | None = None
     energy_reason: str | None = None
     speedup_reason: str | None = None
@@ -79,22 +85,23 @@ def benchmark(
     target = detect_target(provider, threads)
     files = [Path(path) for path in paths]
     opened = [open_model(file) for file in files]  # its errors are clearer than those of ONNX Runtime
-    sessions = [Session.of(file, target) for file in files]
+    first, *_ = sessions = [Session.of(file, target) for file in files]
     if data is None:
         samples = synthetic_samples(opened[0], 1, seed)
     else:
-        samples = open_samples(data, sessions[0].inputs, preprocess=preprocess)
+        samples = open_samples(data, first.inputs, preprocess=preprocess)
     feeds = samples.first()
     generator = np.random.default_rng(seed)
-    first = sessions[0]
+    sources = sessions if target.provider == "cuda" else files
     models = []
     for index, (file, session) in enumerate(zip(files, sessions, strict=True)):
         speedup, reason = None, "the model that the others are compared with"
         if index:
-            paired = compare_latency(first, session, feeds, generator=generator, seconds=seconds)
+            pair = sources[0], sources[index]
+            paired = compare_latency(*pair, feeds, target, generator=generator, seconds=seconds)
             latency, speedup = paired.after, paired.ratio
         else:
-            latency = measure_latency(session, feeds, seconds=seconds)
+            latency = measure_latency(sources[0], feeds, target, seconds=seconds)
         models.append(_figures(file, session, feeds, latency, speedup, None if speedup else reason))
     return Benchmark(target, seed, samples.source, tuple(models))
 
@@ -108,14 +115,19 @@ def _figures(
     reason: str | None,
 ) -> SpeedFigures:
     memory, energy = peak_memory(file, feeds, session.target), measure_energy(session, feeds)
+    cold, uncold = cold_figures(file, feeds, session.target)
     return SpeedFigures(
         path=str(file),
         size_bytes=file_bytes(file),
-        latency_ms=Percentiles(latency.p50, latency.p95, latency.p99),
+        latency_ms=percentiles(latency),
+        load_ms=cold.load_ms if cold else None,
+        first_run_ms=cold.first_run_ms if cold else None,
         throughput_per_s=latency.throughput_per_s,
         peak_memory_bytes=None if memory.value is None else int(memory.value),
         energy_mj=energy.value,
         speedup=speedup,
+        load_reason=uncold,
+        first_run_reason=uncold,
         peak_memory_reason=memory.reason,
         energy_reason=energy.reason,
         speedup_reason=reason,
@@ -134,6 +146,8 @@ def print_benchmark(result: Benchmark, console: Console) -> None:
         ("Latency, median", [in_milliseconds(latency.p50) for latency in latencies]),
         ("95 % within", [in_milliseconds(latency.p95) for latency in latencies]),
         ("99 % within", [in_milliseconds(latency.p99) for latency in latencies]),
+        ("Loading", [in_milliseconds(model.load_ms) for model in models]),
+        ("First run", [in_milliseconds(model.first_run_ms) for model in models]),
         ("Throughput", [per_second(model.throughput_per_s) for model in models]),
         ("Peak memory", [in_bytes(model.peak_memory_bytes) for model in models]),
         ("Energy", [in_millijoules(model.energy_mj) for model in models]),
@@ -142,6 +156,10 @@ def print_benchmark(result: Benchmark, console: Console) -> None:
     for name, cells in rows:
         table.add_row(name, *(Text(cell) for cell in cells))
     console.print(table)
-    for what, key in (("energy", "energy_reason"), ("peak memory", "peak_memory_reason")):
+    for what, key in (
+        ("cold start", "load_reason"),
+        ("energy", "energy_reason"),
+        ("peak memory", "peak_memory_reason"),
+    ):
         for reason in dict.fromkeys(filter(None, (getattr(model, key) for model in models))):
             line(console, f"No {what}: {reason}", style="dim")

@@ -69,11 +69,12 @@ class DataSource:
 
 @dataclasses.dataclass(frozen=True)
 class Percentiles:
-    """Latency of one inference."""
+    """Latency of one inference, warm, as in a process that holds only this model."""
 
     p50: Annotated[float, "the median, in milliseconds"]
     p95: Annotated[float, "95 % of the runs took at most this many milliseconds"]
     p99: Annotated[float, "99 % of the runs took at most this many milliseconds"]
+    quantiles: Annotated[tuple[float, ...], "the 0th to the 100th percentile, in milliseconds: the distribution"] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -88,12 +89,16 @@ class Figures:
     macs: Annotated[int, "multiply-accumulates of one inference, on the sample that latency is measured on"]
     nodes: Annotated[int, "nodes in the graph, subgraphs included"]
     latency_ms: Annotated[Percentiles | None, "time of one inference"]
+    load_ms: Annotated[float | None, "time that a fresh process takes to load the model"]
+    first_run_ms: Annotated[float | None, "time of the first inference after that, cold"]
     throughput_per_s: Annotated[float | None, "samples a second"]
     peak_memory_bytes: Annotated[int | None, "most memory that a process running the model held, above an empty one"]
     energy_mj: Annotated[float | None, "energy of one inference, in millijoules"]
     accuracy: Annotated[float | None, "mean of the metric over the labelled samples"]
     accuracy_interval: Annotated[tuple[float, float] | None, "low and high end of its 95 % interval"] = None
     latency_reason: str | None = None
+    load_reason: str | None = None
+    first_run_reason: str | None = None
     throughput_reason: str | None = None
     peak_memory_reason: str | None = None
     energy_reason: str | None = None
@@ -110,7 +115,7 @@ class Ratios:
     size: Annotated[float, "file sizes"]
     parameters: Annotated[float | None, "parameters"]
     macs: Annotated[float | None, "multiply-accumulates"]
-    latency: Annotated[Interval | None, "median of paired, interleaved runs, with its 95 % interval; above 1 is faster"]
+    latency: Annotated[Interval | None, "median of paired blocks of runs, with its 95 % interval; above 1 is faster"]
     parameters_reason: str | None = None
     macs_reason: str | None = None
     latency_reason: str | None = None

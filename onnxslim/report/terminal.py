@@ -106,6 +106,8 @@ def figures_table(report: Report) -> Table:
     latency = speed(ratio.latency) if ratio.latency else ratio.latency_reason
     table.add_row("Latency, median", _median(before), _median(after), latency)
     for label, key, show, less in (
+        ("Loading", "load_ms", in_milliseconds, "less"),
+        ("First run", "first_run_ms", in_milliseconds, "less"),
         ("Throughput", "throughput_per_s", per_second, "less"),
         ("Peak memory", "peak_memory_bytes", in_bytes, "less"),
         ("Energy", "energy_mj", in_millijoules, "less"),

@@ -1,147 +1,178 @@
-"""Latency of one model, and of two in pairs: interleaved, so that whatever else the machine does hits both."""
+"""Latency of one model, and of two in pairs of blocks: each block as undisturbed as a model that is alone.
+
+Two models that take turns run by run disturb each other: the caches are full of the other's weights, and its idle
+threads still spin on the cores. So they take turns in blocks of many runs; the first runs of a block, which find cold
+caches and sleeping threads, are left out; and a block ends when its threads sleep (`onnxslim.runner.timing`). What else
+the machine does still hits both blocks of a pair.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval, bootstrap
 
 Clock = Callable[[], float]
 """Tells the time in seconds, from any start."""
 
-SHORTEST = 2e-4
-"""Seconds that one measurement should last at least; the call of a clock takes about 1e-7, an interrupt some 1e-5."""
-
-WARM_UP = 0.1
-"""Share of the time that goes into warming up: caches, memory arenas, clock frequencies."""
+WARM_UP = 0.25
+"""Share of a block that is left out: runs with cold caches, and with threads that have to be woken."""
+WARM_UP_RUNS, TIMED_RUNS = 1, 2
+"""Runs of a block that are left out, and that count, however long they take."""
+BLOCKS = 16
+"""Blocks of each model that the time is shared out into, where that makes them neither too short nor too long."""
+SHORTEST, LONGEST = 0.05, 0.2
+"""Seconds that a block lasts."""
+FEWEST_PAIRS, MOST_PAIRS = 5, 1000
+"""Pairs of blocks that are measured in any case, and at most."""
+QUANTILES = 101
+"""Values that stand for the distribution of the runs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """How long one run takes. Runs shorter than 0.2 ms are timed several at a time, and their mean is one value."""
+    """How long one run takes, all in milliseconds but for the throughput."""
 
     p50: float
-    """Median, in milliseconds."""
+    """The median."""
     p95: float
     p99: float
     throughput_per_s: float
     """Samples per second: those in one run, divided by the median."""
+    quantiles: tuple[float, ...] = ()
+    """The 0th to the 100th percentile of single runs, for a plot."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdStart:
+    """What a fresh process pays before the model is warm, in milliseconds. The file was read before."""
+
+    load_ms: float
+    """Loading the model."""
+    first_run_ms: float
+    """Running it the first time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PairedLatency:
-    """Latency of two models that took turns."""
+    """Latency of two models that took turns in blocks."""
 
     before: Latency
     after: Latency
     ratio: Interval
-    """Median of before / after over the rounds, with its 95 % bootstrap interval; above 1: `after` is faster."""
+    """Median over the pairs of: median run of `before` / median run of `after`, with its 95 % bootstrap interval. Above
+    1 `after` is faster."""
 
 
-def measure_latency(
-    session: Session,
-    feeds: Mapping[str, Any],
-    *,
-    seconds: float = 1.0,
-    minimum_rounds: int = 10,
-    maximum_rounds: int = 10_000,
-    clock: Clock = time.perf_counter,
+class BlockTimer(Protocol):
+    """A model that is ready to be timed."""
+
+    def block(self, seconds: float) -> list[float]:
+        """Run for about `seconds`; return how long single runs took, in seconds, the first ones left out."""
+
+
+def run_block(call: Callable[[], None], seconds: float, clock: Clock = time.perf_counter) -> list[float]:
+    """Call for about `seconds` and return how long single calls took, in seconds, those that warm up left out.
+
+    At least `WARM_UP_RUNS` are left out and `TIMED_RUNS` returned, however long they take.
+    """
+    start = clock()
+    runs = 0
+    while runs < WARM_UP_RUNS or clock() - start < WARM_UP * seconds:
+        call()
+        runs += 1
+    times: list[float] = []
+    begin = clock()
+    while len(times) < TIMED_RUNS or begin - start < seconds:
+        call()
+        end = clock()
+        times.append(end - begin)
+        begin = end
+    return times
+
+
+def measure_blocks(
+    model: BlockTimer, *, batch: int = 1, seconds: float = 1.0, clock: Clock = time.perf_counter
 ) -> Latency:
-    """Measure how long `session` takes for `feeds`.
+    """Measure one model alone.
 
     Args:
-        session: The model. On CUDA the feeds are on the device already, and the outputs stay there.
-        feeds: As for `Session.run`.
+        model: The model.
+        batch: Samples in one run.
         seconds: About how long to measure, warm-up included.
-        minimum_rounds: Measure so often in any case, however long that takes.
-        maximum_rounds: Stop then, even if there is time left.
         clock: Tells the time in seconds.
 
     Raises:
-        RunError: The model does not run on `feeds`.
+        RunError: The model does not run, or the process that runs it failed.
     """
+    length = block_seconds(seconds)
     end = clock() + seconds
-    call = session.prepare(feeds)
-    repeats = _warm_up(call, seconds, clock)
-    times: list[float] = []
-    while len(times) < minimum_rounds or (clock() < end and len(times) < maximum_rounds):
-        times.append(_time(call, repeats, clock))
-    return summarize(times, batch_size(feeds))
+    model.block(length)
+    times = [model.block(length)]
+    while len(times) < FEWEST_PAIRS or (clock() < end and len(times) < MOST_PAIRS):
+        times.append(model.block(length))
+    return summarize([each for block in times for each in block], batch)
 
 
-def compare_latency(
-    before: Session,
-    after: Session,
-    feeds: Mapping[str, Any],
+def compare_blocks(
+    before: BlockTimer,
+    after: BlockTimer,
     *,
     generator: np.random.Generator,
+    batch: int = 1,
     seconds: float = 2.0,
-    minimum_rounds: int = 10,
-    maximum_rounds: int = 10_000,
     clock: Clock = time.perf_counter,
 ) -> PairedLatency:
-    """Measure two models in turns on the same feeds; who goes first alternates from round to round.
+    """Measure two models in turns, block by block; which one goes first alternates from pair to pair.
 
     Args:
         before: The one model.
         after: The other; it takes the same inputs.
-        feeds: As for `Session.run`.
         generator: For the bootstrap of the ratio.
+        batch: Samples in one run.
         seconds: About how long to measure both together, warm-up included.
-        minimum_rounds: Measure so often in any case, however long that takes.
-        maximum_rounds: Stop then, even if there is time left.
         clock: Tells the time in seconds.
 
     Raises:
-        RunError: A model does not run on `feeds`.
+        RunError: A model does not run, or the process that runs it failed.
     """
+    length = block_seconds(seconds / 2)
     end = clock() + seconds
-    calls = before.prepare(feeds), after.prepare(feeds)
-    repeats = tuple(_warm_up(call, seconds / 2, clock) for call in calls)
-    times: tuple[list[float], list[float]] = ([], [])
-    rounds = 0
-    while rounds < minimum_rounds or (clock() < end and rounds < maximum_rounds):
-        for each in (0, 1) if rounds % 2 == 0 else (1, 0):
-            times[each].append(_time(calls[each], repeats[each], clock))
-        rounds += 1
-    ratios = np.asarray(times[0]) / np.maximum(times[1], np.finfo(np.float64).tiny)
-    batch = batch_size(feeds)
+    models = before, after
+    for model in models:
+        model.block(length)
+    times: tuple[list[list[float]], list[list[float]]] = ([], [])
+    pairs = 0
+    while pairs < FEWEST_PAIRS or (clock() < end and pairs < MOST_PAIRS):
+        for index in (0, 1) if pairs % 2 == 0 else (1, 0):
+            times[index].append(models[index].block(length))
+        pairs += 1
+    medians = np.array([[np.median(block) for block in blocks] for blocks in times])
+    ratios = medians[0] / np.maximum(medians[1], np.finfo(np.float64).tiny)
     interval = bootstrap(ratios, lambda rows: float(np.median(rows)), generator)
-    return PairedLatency(summarize(times[0], batch), summarize(times[1], batch), interval)
+    one, other = (summarize([each for block in blocks for each in block], batch) for blocks in times)
+    return PairedLatency(one, other, interval)
 
 
-def summarize(times: list[float], batch: int = 1) -> Latency:
+def block_seconds(seconds: float) -> float:
+    """Return how long a block should last where a model may be measured for `seconds`."""
+    return min(LONGEST, max(SHORTEST, seconds / BLOCKS))
+
+
+def summarize(times: Sequence[float], batch: int = 1) -> Latency:
     """Return the percentiles of `times`, in seconds for one run of `batch` samples."""
-    p50, p95, p99 = (float(each) for each in np.percentile(times, [50, 95, 99]))
-    return Latency(p50 * 1e3, p95 * 1e3, p99 * 1e3, batch / max(p50, 1e-12))
+    milliseconds = np.asarray(times) * 1e3
+    p50, p95, p99 = (float(each) for each in np.percentile(milliseconds, [50, 95, 99]))
+    quantiles = tuple(float(each) for each in np.quantile(milliseconds, np.linspace(0, 1, QUANTILES)))
+    return Latency(p50, p95, p99, batch / max(p50 / 1e3, 1e-12), quantiles)
 
 
 def batch_size(feeds: Mapping[str, Any]) -> int:
     """Return how many samples `feeds` hold: the first dimension, where all inputs that have one agree; else 1."""
     firsts = {np.shape(array)[0] for array in feeds.values() if np.ndim(array)}
     return int(firsts.pop()) if len(firsts) == 1 else 1
-
-
-def _time(call: Callable[[], None], repeats: int, clock: Clock) -> float:
-    """Return the seconds that one call takes, as a mean over `repeats`."""
-    start = clock()
-    for _ in range(repeats):
-        call()
-    return (clock() - start) / repeats
-
-
-def _warm_up(call: Callable[[], None], seconds: float, clock: Clock) -> int:
-    """Call for a share of `seconds`, three times at least; return how many calls make one measurement."""
-    end = clock() + seconds * WARM_UP
-    fastest = _time(call, 1, clock)
-    calls = 1
-    while calls < 3 or clock() < end:
-        fastest = min(fastest, _time(call, 1, clock))
-        calls += 1
-    return max(1, int(np.ceil(SHORTEST / max(fastest, 1e-9))))

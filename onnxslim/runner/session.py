@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+import os
 import pathlib
 import re
 import tempfile
@@ -41,6 +43,17 @@ DTYPES: dict[str, np.dtype[Any]] = {
     **{name: dtype for name, (dtype, _) in RARE.items()},
 }
 """ONNX Runtime's names of types, and the numpy type of the arrays that it takes and gives. Strings are objects."""
+
+
+class Threading(enum.Enum):
+    """The threads within one operator: whose they are, and what they do between two runs."""
+
+    SLEEPING = "sleeping"
+    """The session's own; they sleep as soon as a run ends, and leave the cores to others."""
+    SPINNING = "spinning"
+    """The session's own; they spin for some hundredths of a second and are fast to start again: what users have."""
+    SHARED = "shared"
+    """Those of the process (``onnxruntime.set_global_thread_pool_sizes``), which spin, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +100,8 @@ class Session:
         optimize: bool = True,
         pack: bool = True,
         profile: pathlib.Path | None = None,
+        threading: Threading = Threading.SLEEPING,
+        weights_folder: str | None = None,
     ) -> Session:
         """Open `model` on `target`.
 
@@ -98,18 +113,21 @@ class Session:
             pack: Let it pack weights and change layouts, as it does for users. False opens faster, and copies no
                 weights that lie in files of their own: for models that are run a few times, to look at what they give.
             profile: What the names of the files begin with that tell how long each node takes (`end_profile`).
+            threading: Whose threads work, and what they do between runs; for what is timed.
+            weights_folder: Where the external weights of a file lie, if not beside it (see `write_model`).
 
         Raises:
             RunError: ONNX Runtime refuses the model.
             ProviderUnavailable: The target's execution provider did not start.
         """
         target = target or detect_target()
-        way = _Way(optimize, pack, profile)
+        way = _Way(optimize, pack, profile, threading, weights_folder)
         if not isinstance(model, ir.Model):
-            return cls(_open(str(model), target, way, where=str(model)), target)
+            source = str(model) if weights_folder is None else pathlib.Path(model).read_bytes()
+            return cls(_open(source, target, way, where=str(model)), target)
         where = model.graph.name
         weights = _weights(model)
-        folders = {str(tensor.base_dir) for tensor in weights if isinstance(tensor, ir.ExternalTensor)}
+        folders = _folders(weights)
         apart = {id(value.const_value) for value in model.graph.initializers.values() if _goes_apart(value)}
         copied = [t for t in weights if id(t) not in apart and not isinstance(t, ir.ExternalTensor)]
         held = sum(tensor.nbytes for tensor in copied)
@@ -242,6 +260,32 @@ def _raising_run_error(call: Callable[[], Any]) -> Callable[[], None]:
     return run
 
 
+def write_model(model: ir.Model, folder: pathlib.Path) -> tuple[pathlib.Path, str | None]:
+    """Write a model in memory to a file of `folder`, for another process to open.
+
+    Weights that lie on disk stay there, where they lie in one folder; what is in memory is written beside or within.
+
+    Returns:
+        The path, and the folder of the weights that were not written (None: none), as `Session.of` takes them.
+    """
+    path = folder / "model.onnx"
+    weights = _weights(model)
+    folders = _folders(weights)
+    if (
+        len(folders) <= 1
+        and sum(each.nbytes for each in weights if not isinstance(each, ir.ExternalTensor)) <= IN_MEMORY_LIMIT
+    ):
+        path.write_bytes(ir.to_proto(model).SerializeToString())
+        return path, next(iter(folders), None)
+    ir.save(model, path, external_data="model.onnx.data")
+    return path, None
+
+
+def _folders(weights: Sequence[ir.TensorProtocol]) -> set[str]:
+    """Return the folders in which weights lie that are not in memory."""
+    return {os.path.abspath(tensor.base_dir) for tensor in weights if isinstance(tensor, ir.ExternalTensor)}
+
+
 def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
     values = (value for graph in main_graphs(model) for value in graph.initializers.values())
     return [value.const_value for value in values if value.const_value is not None]
@@ -285,6 +329,7 @@ class _Way:
     optimize: bool
     pack: bool
     profile: pathlib.Path | None
+    threading: Threading
     folder: str | None = None
     """Where the weights lie that a model in memory only points at."""
 
@@ -293,8 +338,9 @@ class _Way:
         options.log_severity_level = 4  # what goes wrong reaches us as an exception; stderr belongs to the user
         options.intra_op_num_threads = target.threads
         options.inter_op_num_threads = 1
-        # idle threads of one session would otherwise spin on the cores that the next session is measured on
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self.threading is Threading.SLEEPING:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.use_per_session_threads = self.threading is not Threading.SHARED
         if self.folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", self.folder)
         if self.profile is not None:

@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from onnxslim.graph.coupling import Coupling, Group
 from onnxslim.pipeline.interface import Context, Note
-from onnxslim.runner.latency import compare_latency
 from onnxslim.runner.layer_latency import LayerTimes
 from onnxslim.runner.profile import quiet_milliseconds
+from onnxslim.runner.timing import compare_latency
 
 from .allocation import Choice, Limits
 from .costs import Cost, MacsLeft, bytes_left, parameters_left
@@ -161,12 +161,12 @@ class Budget:
             return [Note("model", f"{saved:.1%} of the {self.what} removed, {macs:.1%} of the MACs", reason)]
         # How many rounds this takes is a matter of time: it must not decide what is drawn later.
         (generator,) = self.context.generator.spawn(1)
-        one, other = (self.context.open_session(each) for each in (before, after))
-        ratio = compare_latency(one, other, self.context.samples.first(), generator=generator).ratio
-        got = quiet_milliseconds(after, self.context.samples.first(), self.context.target)
+        feeds, target = self.context.samples.first(), self.context.target
+        ratio = compare_latency(before, after, feeds, target, generator=generator).ratio
+        got = quiet_milliseconds(after, feeds, target)
         times = f"{self.whole:.3f} ms -> {left:.3f} ms predicted from layers, {got:.3f} ms measured by nodes"
         factor = f"{self.whole / max(left, 1e-12):.2f} times the speed predicted"
-        paired = f"{ratio.value:.2f} measured in turns ({ratio.low:.2f} to {ratio.high:.2f})"
+        paired = f"{ratio.value:.2f} measured ({ratio.low:.2f} to {ratio.high:.2f})"
         return [
             Note("model", f"{saved:.1%} of the time removed, {macs:.1%} of the MACs", reason),
             Note("model", times, f"{factor}, {paired}"),

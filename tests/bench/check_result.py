@@ -5,7 +5,7 @@
 Prints a line of JSON. Differences are computed here, on random inputs that the original runs on, with other sizes for
 each symbolic dimension, one after the other; both models run in ONNX Runtime with its default optimisation. As a
 yardstick, `noise` is what the original differs from itself when ONNX Runtime leaves it alone. Latency is paired and
-interleaved; LOCK is a file that whoever else times something on this machine takes, too.
+in blocks; LOCK is a file that whoever else times something on this machine takes, too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from onnxslim import open_model
 from onnxslim.data import synthetic_samples
 from onnxslim.data.synthetic import roles_of_dimensions
 from onnxslim.errors import OnnxslimError
-from onnxslim.runner.latency import compare_latency
 from onnxslim.runner.session import Session
+from onnxslim.runner.timing import compare_latency
 
 SAMPLES = 3
 OTHER_SIZES = {"batch": (2, 3), "spatial": (0.5, 1.25), "sequence": (0.5, 1.25)}
@@ -137,7 +137,11 @@ def main(original: str, result: str, seconds: float, lock: str | None = None) ->
         if fed == {spec.name for spec in session.inputs}:
             with locked(lock):
                 ratio = compare_latency(
-                    session, other, first, generator=np.random.default_rng(0), seconds=seconds
+                    *map(pathlib.Path, (original, result)),
+                    first,
+                    other.target,
+                    generator=np.random.default_rng(0),
+                    seconds=seconds,
                 ).ratio
             answer["speed"] = [ratio.value, ratio.low, ratio.high]
     return answer

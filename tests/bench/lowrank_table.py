@@ -33,9 +33,9 @@ from onnxslim.data import open_samples
 from onnxslim.graph.cost import measure_cost
 from onnxslim.pipeline.interface import Context
 from onnxslim.runner.fidelity import measure_fidelity
-from onnxslim.runner.latency import compare_latency
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import detect_target
+from onnxslim.runner.timing import compare_latency
 from onnxslim.train.observation import truncated
 
 
@@ -91,7 +91,7 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
         faster = ""
         if latency:
             ratio = compare_latency(
-                original, session, held_out.first(), generator=np.random.default_rng(0), seconds=15
+                base, model, held_out.first(), target, generator=np.random.default_rng(0), seconds=15
             ).ratio
             faster = f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
         print(

@@ -5,7 +5,7 @@
 
 ``cifar:FILE`` reads images of CIFAR-10 (`x`, uint8 NHWC, and `y`) as the zoo's README says, in an order drawn by
 chance with a fixed seed: in the file they lie class by class. At most 256 samples calibrate. Names of quantizers may
-follow, to run only those. Latencies are paired and interleaved with the float model, batch 1. Prints a Markdown table.
+follow, to run only those. Latencies are paired, in blocks, with the float model, batch 1. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import onnxslim
 from onnxslim.data import Samples, open_samples
 from onnxslim.runner.accuracy import measure_accuracy
 from onnxslim.runner.fidelity import measure_fidelity
-from onnxslim.runner.latency import compare_latency
 from onnxslim.runner.session import Session
+from onnxslim.runner.timing import compare_latency
 
 CALIBRATION = 256
 MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
@@ -89,7 +89,14 @@ def main(model: str, data: str, val: str, *names: str) -> None:
             session = Session.of(pathlib.Path(out))
             fidelity = measure_fidelity(original, session, held_out, generator=generator, size=32)
             accuracy = measure_accuracy(session, held_out, size=32).value
-            speed = compare_latency(original, session, held_out.first(), generator=generator, seconds=5.0).ratio
+            speed = compare_latency(
+                pathlib.Path(model),
+                pathlib.Path(out),
+                held_out.first(),
+                original.target,
+                generator=generator,
+                seconds=5.0,
+            ).ratio
             assert fidelity.agreement is not None
             assert fidelity.sqnr_db is not None
             tool, smaller = "ONNX Runtime" if name in THEIRS else "ours", os.path.getsize(model) / os.path.getsize(out)

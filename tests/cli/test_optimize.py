@@ -13,13 +13,13 @@ from onnxslim.report.json import from_json
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time little: these tests are about what is printed and written."""
-    from onnxslim.runner.latency import compare_latency
-    from onnxslim.runner.statistics import Measured
+    from onnxslim.runner.latency import ColdStart, Latency, PairedLatency
+    from onnxslim.runner.statistics import Interval, Measured
 
-    def quick(*arguments, **options):
-        return compare_latency(*arguments, **{**options, "seconds": 0.02})
-
-    monkeypatch.setattr("onnxslim.pipeline.judge.compare_latency", quick)
+    one = Latency(1.0, 1.1, 1.2, 1000.0, (0.9, 1.0, 1.3))
+    paired = PairedLatency(one, one, Interval(1.0, 0.9, 1.1))
+    monkeypatch.setattr("onnxslim.pipeline.judge.compare_latency", lambda *a, **o: paired)
+    monkeypatch.setattr("onnxslim.pipeline.figures.cold_figures", lambda *a, **o: (ColdStart(3.0, 2.0), None))
     for name in ("peak_memory", "measure_energy"):
         monkeypatch.setattr(f"onnxslim.pipeline.figures.{name}", lambda *a, **o: Measured(None, "not in this test"))
 

@@ -1,16 +1,26 @@
 """Latency, on a clock that the models themselves move: every figure is known beforehand."""
 
+from __future__ import annotations
+
 import itertools
-from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
-from sample_models import from_text
 
-from onnxslim.runner.latency import batch_size, compare_latency, measure_latency, summarize
-from onnxslim.runner.session import Session
-
-FEEDS = {"x": np.zeros((4, 3), np.float32)}
+from onnxslim.runner.latency import (
+    FEWEST_PAIRS,
+    LONGEST,
+    SHORTEST,
+    TIMED_RUNS,
+    WARM_UP_RUNS,
+    PairedLatency,
+    batch_size,
+    block_seconds,
+    compare_blocks,
+    measure_blocks,
+    run_block,
+    summarize,
+)
 
 
 class Clock:
@@ -23,97 +33,130 @@ class Clock:
         return self.now
 
 
-class Worker:
-    """Stands for a session whose runs take the given seconds, in turn and again."""
+class Model:
+    """Stands for a model whose runs take the given seconds, in turn and again; longer for `cold` runs of a block."""
 
-    def __init__(self, clock: Clock, *seconds: float, log: list["Worker"] | None = None) -> None:
-        self.clock, self.seconds, self.log = clock, itertools.cycle(seconds), log
+    def __init__(self, clock: Clock, *seconds: float, cold: int = 0, log: list[Model] | None = None) -> None:
+        self.clock, self.seconds, self.cold, self.log = clock, itertools.cycle(seconds), cold, log
+        self.blocks: list[float] = []
         self.runs = 0
 
-    def prepare(self, feeds: Mapping[str, object]) -> Callable[[], None]:
+    def block(self, seconds: float) -> list[float]:
+        self.blocks.append(seconds)
+        if self.log is not None:
+            self.log.append(self)
+        runs = 0
+
         def call() -> None:
-            self.clock.now += next(self.seconds)
+            nonlocal runs
+            runs += 1
             self.runs += 1
-            if self.log is not None:
-                self.log.append(self)
+            self.clock.now += next(self.seconds) * (10 if runs <= self.cold else 1)
 
-        return call
+        return run_block(call, seconds, self.clock)
 
 
-def compare(clock: Clock, before: Worker, after: Worker, **options):
-    return compare_latency(before, after, FEEDS, generator=np.random.default_rng(0), clock=clock, **options)
+def compare(clock: Clock, before: Model, after: Model, seconds: float = 2.0) -> PairedLatency:
+    generator = np.random.default_rng(0)
+    return compare_blocks(before, after, generator=generator, seconds=seconds, clock=clock)
 
 
 def test_a_slower_model_shows_as_a_ratio_below_one() -> None:
     clock = Clock()
-    fast, slow = Worker(clock, 0.010), Worker(clock, 0.020)
+    fast, slow = Model(clock, 0.010), Model(clock, 0.020)
     faster = compare(clock, slow, fast)
-    assert faster.ratio.value == pytest.approx(2.0)
-    assert faster.ratio.low == pytest.approx(2.0)
-    assert faster.before.p50 == pytest.approx(20.0)
-    assert faster.after.p50 == pytest.approx(10.0)
+    assert (faster.ratio.value, faster.ratio.low) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert (faster.before.p50, faster.after.p50) == (pytest.approx(20.0), pytest.approx(10.0))
     assert compare(clock, fast, slow).ratio.value == pytest.approx(0.5)
 
 
-def test_the_ratio_is_of_pairs_not_of_medians() -> None:
-    """Another program that slows both down alike leaves the ratio alone."""
+def test_cold_runs_of_a_block_do_not_count() -> None:
     clock = Clock()
-    load = (1.0, 3.0, 2.0, 1.0, 5.0)
-    before = Worker(clock, *(0.02 * factor for factor in load))
-    after = Worker(clock, *(0.01 * factor for factor in load))
-    # warm-up takes three runs of each, so that the cycles stay in step
-    paired = compare(clock, before, after, seconds=0.01, minimum_rounds=40, maximum_rounds=40)
+    cold, even = Model(clock, 0.001, cold=1), Model(clock, 0.001)
+    paired = compare(clock, cold, even)
+    assert paired.ratio.value == pytest.approx(1.0)
+    assert paired.before.p99 == pytest.approx(1.0)
+
+
+def test_the_ratio_is_of_pairs_not_of_medians() -> None:
+    """Another program that slows both of a pair down alike leaves the ratio alone."""
+    clock = Clock()
+    load = iter(np.repeat([1.0, 3.0, 2.0, 1.0, 5.0, 4.0], 2))
+
+    class Loaded:
+        def __init__(self, seconds: float) -> None:
+            self.seconds = seconds
+
+        def block(self, seconds: float) -> list[float]:
+            clock.now += seconds
+            return [self.seconds * next(load)] * 3
+
+    paired = compare_blocks(Loaded(0.02), Loaded(0.01), generator=np.random.default_rng(0), seconds=0.1, clock=clock)
     assert (paired.ratio.low, paired.ratio.high) == (pytest.approx(2.0), pytest.approx(2.0))
 
 
 def test_an_uncertain_ratio_has_a_wide_interval() -> None:
     clock = Clock()
-    noisy = Worker(clock, *np.random.default_rng(3).lognormal(-4, 0.5, 997))
-    paired = compare(clock, noisy, Worker(clock, 0.02), minimum_rounds=50, maximum_rounds=50, seconds=0.1)
+    noisy = Model(clock, *np.random.default_rng(3).lognormal(-4, 0.5, 997))
+    paired = compare(clock, noisy, Model(clock, 0.02))
     assert paired.ratio.low < paired.ratio.value < paired.ratio.high
 
 
 def test_one_disturbance_does_not_move_the_ratio() -> None:
     clock = Clock()
-    disturbed = Worker(clock, 0.02, 0.02, 0.02, 9.0, 0.02)  # the first round after three runs of warm-up
-    paired = compare(clock, disturbed, Worker(clock, 0.01), seconds=0.01, minimum_rounds=25, maximum_rounds=25)
+    disturbed = Model(clock, *[0.01] * 40, 9.0, *[0.01] * 1000)
+    paired = compare(clock, disturbed, Model(clock, 0.005))
     assert paired.ratio.value == pytest.approx(2.0)
 
 
 def test_who_goes_first_alternates() -> None:
     clock = Clock()
-    log: list[Worker] = []
-    one, two = Worker(clock, 0.01, log=log), Worker(clock, 0.01, log=log)
-    compare(clock, one, two, seconds=0.01, minimum_rounds=4, maximum_rounds=4)
-    assert log[-8:] == [one, two, two, one, one, two, two, one]
+    log: list[Model] = []
+    one, two = Model(clock, 0.01, log=log), Model(clock, 0.01, log=log)
+    compare(clock, one, two)
+    assert log[:2] == [one, two], "a block of each warms up and does not count"
+    assert log[2:8] == [one, two, two, one, one, two]
 
 
-def test_time_and_rounds_bound_the_measurement() -> None:
+def test_time_bounds_the_measurement_but_for_the_fewest_pairs() -> None:
     clock = Clock()
-    one, two = Worker(clock, 1.0), Worker(clock, 1.0)
-    compare(clock, one, two, seconds=0.5, minimum_rounds=5)
-    assert one.runs == 3 + 5  # warm-up, then as many as there must be
+    one, two = Model(clock, 0.001), Model(clock, 0.003)
+    compare(clock, one, two, seconds=2.0)
+    assert clock.now == pytest.approx(2.0, abs=0.2)
     clock = Clock()
-    one = Worker(clock, 0.001)
-    measure_latency(one, FEEDS, seconds=100.0, maximum_rounds=7, clock=clock)
-    assert clock.now == pytest.approx(100 * 0.1 + 0.007, abs=0.01)  # warm-up is a tenth, then seven runs
+    slow = Model(clock, 1.0)
+    compare(clock, slow, Model(clock, 1.0), seconds=0.5)
+    assert slow.runs == (1 + FEWEST_PAIRS) * (WARM_UP_RUNS + TIMED_RUNS)
     clock = Clock()
-    measure_latency(Worker(clock, 0.001), FEEDS, seconds=1.0, clock=clock)
-    assert clock.now == pytest.approx(1.0, abs=0.002)
+    alone = Model(clock, 0.001)
+    latency = measure_blocks(alone, seconds=1.0, clock=clock)
+    assert clock.now == pytest.approx(1.0, abs=0.1)
+    assert latency.p50 == pytest.approx(1.0)
 
 
-def test_fast_models_are_timed_several_runs_at_a_time() -> None:
+def test_a_block_is_neither_too_short_nor_too_long() -> None:
+    assert block_seconds(0.01) == SHORTEST
+    assert block_seconds(1e3) == LONGEST
+    assert SHORTEST < block_seconds(1.5) < LONGEST
+
+
+def test_a_block_leaves_its_first_runs_out() -> None:
     clock = Clock()
-    worker = Worker(clock, 1e-6)
-    latency = measure_latency(worker, FEEDS, seconds=0.0, minimum_rounds=5, clock=clock)
-    assert worker.runs == pytest.approx(3 + 5 * 200, abs=5)  # 200 or 201, as the clock rounds
-    assert latency.p50 == pytest.approx(1e-3)
+    durations = iter([4e-3, 3e-3, *[2e-3] * 100])
+
+    def call() -> None:
+        clock.now += next(durations)
+
+    times = run_block(call, 0.02, clock)
+    assert times == pytest.approx([2e-3] * len(times))
+    assert 5 <= len(times) <= 7
 
 
 def test_percentiles_and_throughput() -> None:
     latency = summarize([index / 1000 for index in range(1, 102)], batch=4)
     assert (latency.p50, latency.p95, latency.p99) == (pytest.approx(51), pytest.approx(96), pytest.approx(100))
     assert latency.throughput_per_s == pytest.approx(4 / 0.051)
+    assert latency.quantiles == pytest.approx(range(1, 102))
 
 
 def test_the_batch_is_what_all_inputs_agree_on() -> None:
@@ -122,11 +165,3 @@ def test_the_batch_is_what_all_inputs_agree_on() -> None:
     assert batch_size({"x": x, "rate": scalar}) == 4
     assert batch_size({"x": x, "state": np.zeros((2, 4, 8))}) == 1
     assert batch_size({"rate": scalar}) == 1
-
-
-def test_real_sessions_are_measured() -> None:
-    text = '<ir_version: 10, opset_import: ["": 17]> r (float[N, 3] x) => (float[N, 3] y) { y = Relu (x) }'
-    session = Session.of(from_text(text))
-    assert measure_latency(session, FEEDS, seconds=0.02).p50 > 0
-    paired = compare_latency(session, session, FEEDS, generator=np.random.default_rng(0), seconds=0.02)
-    assert 0 < paired.ratio.low <= paired.ratio.value <= paired.ratio.high

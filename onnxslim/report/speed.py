@@ -1,0 +1,26 @@
+"""How fast a model is, warm and cold, as it stands in reports."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from onnxslim.errors import RunError
+from onnxslim.report.model import Percentiles
+from onnxslim.runner.latency import ColdStart, Latency
+from onnxslim.runner.target import Target
+from onnxslim.runner.timing import cold_start
+
+
+def percentiles(latency: Latency) -> Percentiles:
+    """Return a latency as a record."""
+    return Percentiles(latency.p50, latency.p95, latency.p99, latency.quantiles)
+
+
+def cold_figures(path: pathlib.Path, feeds: Mapping[str, Any], target: Target) -> tuple[ColdStart | None, str | None]:
+    """Return the cold start of the model at `path`, or the reason why there is none."""
+    try:
+        return cold_start(path, feeds, target), None
+    except RunError as error:
+        return None, f"not measured: {error.what}"

@@ -27,10 +27,20 @@ def test_the_keys_are_the_contract():
     assert data["input"].keys() == data["output"].keys() == {"path", "sha256"}
     assert data["target"].keys() == {"provider", "device", "instruction_set", "threads"}
     assert data["data"].keys() == {"source", "samples", "labels", "synthetic"}
-    figures = {"size_bytes", "parameters", "macs", "nodes", "latency_ms", "throughput_per_s", "peak_memory_bytes"}
+    figures = {
+        "size_bytes",
+        "parameters",
+        "macs",
+        "nodes",
+        "latency_ms",
+        "load_ms",
+        "first_run_ms",
+        "throughput_per_s",
+        "peak_memory_bytes",
+    }
     extras = {"energy_mj", "energy_reason", "accuracy", "accuracy_interval"}
     assert data["before"].keys() == data["after"].keys() == figures | extras
-    assert data["before"]["latency_ms"].keys() == {"p50", "p95", "p99"}
+    assert data["before"]["latency_ms"].keys() == {"p50", "p95", "p99", "quantiles"}
     assert data["before"]["energy_mj"] is None
     assert data["before"]["energy_reason"] == "no RAPL counters here"
     assert data["before"]["accuracy_interval"] == [0.922, 0.944]

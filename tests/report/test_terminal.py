@@ -108,6 +108,8 @@ Target: cpu avx2, 2 threads (AMD EPYC)
  MACs               41.3 M     41.3 M   the same
  Nodes                  52         61   1.17x more
  Latency, median   2.31 ms    1.00 ms   2.31x faster (2.25 to 2.37)
+ Loading           41.0 ms    20.5 ms   2.00x less
+ First run         5.20 ms    2.60 ms   2.00x less
  Throughput         433 /s   1,000 /s   2.31x more
  Peak memory       8.40 MB    4.20 MB   2.00x less
  Energy                  -          -   no RAPL counters here

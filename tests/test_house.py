@@ -14,6 +14,7 @@ from zoo import ROOT
 FLOORS = {
     "onnxslim.diagnostic": 0,
     "onnxslim.errors": 0,
+    "onnxslim.runtime": 0,
     "onnxslim.model": 1,
     "onnxslim.nesting": 1,
     "onnxslim.sparse": 1,
@@ -91,6 +92,11 @@ def test_a_file_says_in_its_first_line_what_it_is_about(name: str) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), path
     assert len(path.read_text().splitlines()) <= LONGEST, "what second thing moved in?"
     assert not FORBIDDEN_NAMES.search(path.stem)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"onnxslim.runtime"}))
+def test_onnx_runtime_is_imported_in_one_place_which_silences_it(name: str) -> None:
+    assert not re.search(r"^\s*(import|from) onnxruntime\b", MODULES[name].read_text(), re.MULTILINE)
 
 
 def test_files_hold_no_paths_of_a_machine() -> None:

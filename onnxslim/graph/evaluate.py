@@ -19,13 +19,14 @@ import numpy.typing as npt
 import onnx
 import onnx.helper
 import onnx_ir as ir
-import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
-from onnxslim.graph.constants import as_tensor
+from onnxslim.graph.constants import as_tensor, constant
+from onnxslim.runtime import onnxruntime
 
 DIVISIONS = frozenset({"Div", "Mod"})
-"""Ops that end the process (SIGFPE, older versions of ONNX Runtime) where an integer is divided by zero."""
+"""Ops that end the process (SIGFPE) where the processor refuses to divide: the smallest integer by -1, and any by 0 in
+older versions of ONNX Runtime."""
 
 KEPT_SESSIONS = 256
 KEPT_BYTES = 1 << 14
@@ -55,7 +56,7 @@ def evaluate(
         One array for each name in `outputs`; None where neither ONNX Runtime nor the reference implementation can run
         these nodes, or where a result is no tensor.
     """
-    if _may_divide_by_zero(nodes, feeds):
+    if _may_end_the_process(nodes, feeds):
         return None
     model = _program(nodes, feeds, outputs, opsets)
     fed = {value.name: np.asarray(feeds[value.name]) for value in model.graph.input}
@@ -106,15 +107,36 @@ def _open(program: bytes) -> onnxruntime.InferenceSession | None:
 _session = functools.lru_cache(maxsize=KEPT_SESSIONS)(_open)
 
 
-def _may_divide_by_zero(nodes: Sequence[onnx.NodeProto], feeds: Mapping[str, Array]) -> bool:
-    """Whether integers might be divided by zero, which nothing can catch. A computed divisor is not trusted."""
+def divides_safely(node: ir.Node) -> bool:
+    """Whether `node` is no division, or one of floats, or by integers that are known to be harmless."""
+    if node.domain or node.op_type not in DIVISIONS:
+        return True
+    if any(value is not None and value.dtype is not None and not value.dtype.is_integer() for value in node.inputs):
+        return True
+    divisor = constant(node.inputs[1]) if len(node.inputs) == 2 else None
+    return divisor is not None and is_harmless(divisor, constant(node.inputs[0]))
+
+
+def is_harmless(divisor: Array, dividend: Array | None) -> bool:
+    """Whether all of `dividend` (None: not known) may be divided by `divisor`, and the process lives on."""
+    if divisor.dtype.kind not in "iu":
+        return True
+    if not np.all(divisor):
+        return False
+    if divisor.dtype.kind == "u" or not np.any(divisor == -1):
+        return True
+    return dividend is not None and dividend.dtype.kind == "i" and not np.any(dividend == np.iinfo(dividend.dtype).min)
+
+
+def _may_end_the_process(nodes: Sequence[onnx.NodeProto], feeds: Mapping[str, Array]) -> bool:
+    """Whether integers might be divided in a way that nothing can catch. A computed divisor is not trusted."""
     integers = any(array.dtype.kind in "iu" for array in feeds.values())
     for node in nodes:
         if node.domain or node.op_type not in DIVISIONS:
             continue
         dividend, divisor = feeds.get(node.input[0]), feeds.get(node.input[1])
         if divisor is not None:
-            if divisor.dtype.kind in "iu" and not np.all(divisor):
+            if not is_harmless(divisor, dividend):
                 return True
         elif integers and (dividend is None or dividend.dtype.kind in "iu"):
             return True

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, constant_tensor, fresh_name, new_initializer, static_bytes, tensor_bytes
-from onnxslim.graph.evaluate import DIVISIONS, evaluate
+from onnxslim.graph.evaluate import divides_safely, evaluate
 from onnxslim.nesting import main_graphs
 
 LIMIT_BYTES = 1 << 20
@@ -131,21 +131,12 @@ def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
             a.is_ref() or a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
         ):
             continue
-        if node.op_type in DIVISIONS and not _divisor_is_safe(node):
+        if not divides_safely(node):
             continue
         if any((static_bytes(output) or 0) > INTERMEDIATE_BYTES for output in node.outputs):
             continue
         region[node] = None
     return list(region)
-
-
-def _divisor_is_safe(node: ir.Node) -> bool:
-    """Whether a division is of floats, or by integers that are known not to be zero."""
-    value = node.inputs[1]
-    if value is not None and value.dtype is not None and value.dtype.is_floating_point():
-        return True
-    divisor = constant(value)
-    return divisor is not None and (divisor.dtype.kind not in "iu" or bool(np.all(divisor)))
 
 
 def _components(region: Sequence[ir.Node]) -> Iterator[list[ir.Node]]:

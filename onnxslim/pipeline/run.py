@@ -30,6 +30,7 @@ from onnxslim.report.json import write_json
 from onnxslim.report.model import ModelFile, PassRecord, Report
 from onnxslim.report.place import check_places, places_read, places_written
 from onnxslim.runner.accuracy import load_metric, top1
+from onnxslim.runner.rehearsal import rehearse
 from onnxslim.runner.session import IN_MEMORY_LIMIT, Session
 from onnxslim.runner.target import detect_target
 
@@ -138,6 +139,7 @@ def optimize(
     original = Candidate(opened, lambda: open_session(opened if path is None else path), path)
     calibration = validation = no_samples()
     if check:
+        rehearse(opened, path, target, data=val if data is None else data, preprocess=preprocess)
         needed = lossy or data is not None or val is not None or verify
         hint = None if needed else "--no-check does it without running the model"
         # no name here for the session: it would keep two large models open at once

@@ -22,6 +22,7 @@ from onnxslim.report.units import in_bytes, in_millijoules, in_milliseconds, per
 from onnxslim.runner.energy import measure_energy
 from onnxslim.runner.latency import Latency
 from onnxslim.runner.memory import peak_memory
+from onnxslim.runner.rehearsal import rehearse
 from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target, detect_target
@@ -85,6 +86,8 @@ def benchmark(
     target = detect_target(provider, threads)
     files = [Path(path) for path in paths]
     opened = [open_model(file) for file in files]  # its errors are clearer than those of ONNX Runtime
+    for model, file in zip(opened, files, strict=True):
+        rehearse(model, file, target, data=data, preprocess=preprocess)
     first, *_ = sessions = [Session.of(file, target) for file in files]
     if data is None:
         samples = synthetic_samples(opened[0], 1, seed)

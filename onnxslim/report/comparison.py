@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
 from typing import Annotated
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnxslim.report.terminal import line, plain_table, print_data, print_target
 from onnxslim.report.units import in_points, with_interval
 from onnxslim.runner.accuracy import load_metric, measure_accuracy, top1
 from onnxslim.runner.fidelity import measure_fidelity
+from onnxslim.runner.rehearsal import rehearse
 from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target, detect_target
@@ -70,7 +72,9 @@ def compare_models(
     """
     target = detect_target(provider, threads)
     score = top1 if metric is None else load_metric(metric)
-    opened, _ = (open_model(path) for path in (reference, candidate))  # its errors are clearer than ONNX Runtime's
+    opened, changed = (open_model(path) for path in (reference, candidate))  # its errors are clearer than the runtime's
+    for model, path in ((opened, reference), (changed, candidate)):
+        rehearse(model, pathlib.Path(path), target, data=data, preprocess=preprocess)
     one, other = (Session.of(os.fspath(path), target) for path in (reference, candidate))
     if data is None:
         samples = synthetic_samples(opened, SYNTHETIC_SAMPLES, seed)

@@ -8,7 +8,6 @@ import platform
 from collections.abc import Mapping
 from typing import Annotated
 
-import onnxruntime
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +19,7 @@ from onnxslim.report.namesake import HINT, namesake_version
 from onnxslim.report.terminal import line
 from onnxslim.runner.energy import energy_source
 from onnxslim.runner.target import Target, detect_target
+from onnxslim.runtime import onnxruntime
 
 PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxsim", "numpy", "pillow")
 """Distributions whose versions a report of a bug needs."""

@@ -14,7 +14,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnxruntime
+
+from onnxslim.runtime import onnxruntime
 
 Array = npt.NDArray[Any]
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
 from onnxslim.errors import RunError
 from onnxslim.runner.cache import Cache
@@ -16,6 +15,7 @@ from onnxslim.runner.latency import Clock
 from onnxslim.runner.layer import Layer, Step, Tensor
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import Target
+from onnxslim.runtime import onnxruntime
 
 FORMAT = 2
 """Goes up when times are measured in another way, so that those of before are not taken for the same."""

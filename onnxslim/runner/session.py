@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
 from onnxslim.errors import ProviderUnavailable, RunError
 from onnxslim.nesting import main_graphs
 from onnxslim.runner.exchange import RARE, from_runtime, to_runtime
 from onnxslim.runner.target import PROVIDERS, Target, detect_target
+from onnxslim.runtime import onnxruntime
 
 IN_MEMORY_LIMIT = 500_000_000
 """Bytes of weights up to which those that have to be written are written in memory, where they lie twice for a while.

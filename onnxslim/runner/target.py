@@ -10,9 +10,8 @@ import platform
 import subprocess
 from collections.abc import Iterable
 
-import onnxruntime
-
 from onnxslim.errors import BadOptionValue, ProviderUnavailable
+from onnxslim.runtime import onnxruntime
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Our name of an execution provider, and ONNX Runtime's."""

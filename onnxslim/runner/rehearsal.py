@@ -80,7 +80,8 @@ def rehearse(
             return
     if done.returncode < 0:
         raise RunError(
-            f"running this model ends the process ({signal_name(-done.returncode)}): an integer is divided by what it cannot be divided by",
+            f"running this model ends the process ({signal_name(-done.returncode)}): an integer is divided by what it "
+            "cannot be divided by",
             where=path,
             hint="the smallest integer divided by -1, or any by 0, has no result: mend the model where it is exported",
         )

@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	mkdir -p out
 	$(BIN)/onnxslim optimize models/fashion_resnet8.onnx -p quant,prune:ratio=0.4:align=16 \
 	    --data models/fashion_calib.npz --val models/fashion_test.npz --max-drop 0.01 \
-	    -o out/fashion_resnet8.slim.onnx --report out/fashion_resnet8.json
+	    -o out/fashion_resnet8.slim.onnx --report out/fashion_resnet8.html --report out/fashion_resnet8.json
 
 # Everything that says whether the code is right; the tests run against the installed package.
 test: lint
@@ -80,7 +80,7 @@ $(VENV)/python:
 
 $(VENV)/installed: $(VENV)/python $(SOURCE)
 	rm -rf build
-	$(BIN)/pip install --quiet .
+	$(BIN)/pip install --quiet ".[report]"
 	touch $@
 
 $(VENV)/tested: $(VENV)/python $(SOURCE)

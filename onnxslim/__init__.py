@@ -16,6 +16,7 @@ from onnxslim.errors import OnnxslimError
 if TYPE_CHECKING:
     from onnxslim.model import open_model, save_model
     from onnxslim.pipeline.run import Result, optimize
+    from onnxslim.report.destination import save_report
 
     __version__: str
 
@@ -23,13 +24,14 @@ if not (pathlib.Path(__file__).parent / "passes").is_dir():
     # In a checkout `passes/` lies beside this folder, not inside: let it be found from there, too.
     __path__.append(str(pathlib.Path(__file__).resolve().parent.parent))
 
-__all__ = ["OnnxslimError", "Result", "__version__", "open_model", "optimize", "save_model"]
+__all__ = ["OnnxslimError", "Result", "__version__", "open_model", "optimize", "save_model", "save_report"]
 
 HOMES = {
     "Result": "onnxslim.pipeline.run",
     "optimize": "onnxslim.pipeline.run",
     "open_model": "onnxslim.model",
     "save_model": "onnxslim.model",
+    "save_report": "onnxslim.report.destination",
 }
 """Where each name lives. ONNX Runtime takes a second to import: it is loaded when it is needed, not for ``--help``."""
 

@@ -20,6 +20,7 @@ from onnxslim.report.model import (
     Report,
     reason_key,
 )
+from onnxslim.report.reproduction import Reproduction
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target
 
@@ -76,6 +77,7 @@ def sample_report() -> Report:
         ),
         budget=Budget(0.01, True),
         passes=(prune, quant),
+        reproduction=Reproduction("onnxslim optimize model.onnx --passes quant", {"onnxslim": "0.1.0"}, "seed = 0\n"),
     )
 
 
@@ -156,4 +158,11 @@ reports = st.builds(
         max_size=2,
     ).map(tuple),
     diagnostics=st.lists(st.builds(Diagnostic, text, text, text), max_size=2).map(tuple),
+    reproduction=st.none()
+    | records(
+        Reproduction,
+        command=st.none() | text,
+        versions=st.dictionaries(text, text, max_size=2),
+        recipe=st.none() | text,
+    ),
 )

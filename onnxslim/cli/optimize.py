@@ -16,6 +16,7 @@ from onnxslim.cli.options import (
     Metric,
     Preprocess,
     Provider,
+    Reports,
     Threads,
     complete_passes,
 )
@@ -114,9 +115,7 @@ def optimize(
         ),
     ] = True,
     inline: Inline = True,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report as JSON, too.", show_default=False)
-    ] = None,
+    report: Reports = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every change.")] = False,
     diff: Diff = False,
     json: Json = False,
@@ -148,7 +147,7 @@ def optimize(
             data=data,
             val=val,
             output=target,
-            report=() if report is None else report,
+            report=report or (),
             max_drop=max_drop,
             recipe=recipe,
             provider=provider,
@@ -162,6 +161,7 @@ def optimize(
             measure=measure,
             check=check,
             inline=inline,
+            breakdown=json,
             progress=progress,
         )
     changed = (
@@ -170,6 +170,6 @@ def optimize(
     if json:
         print_json(result.report, **({"difference": changed} if changed else {}))
         return
-    print_report(result.report, stderr() if changed else stdout(), verbose=verbose)
+    print_report(result.report, stderr() if changed else stdout(), verbose=verbose, reports=report or ())
     if changed:
         print_difference(changed, stdout())

@@ -66,6 +66,15 @@ Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", rich_help
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 
+Reports = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write a report, too: .json for programs, .html as a page for people. May be given several times.",
+        show_default=False,
+    ),
+]
+
 Diff = Annotated[
     bool,
     typer.Option(

@@ -112,12 +112,33 @@ def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = Non
         model: Not changed.
         shapes: Shapes of the inputs, by name; None: as they are declared, symbolic dimensions as 1.
     """
+    return sum(macs for _, macs in _counted(model, shapes))
+
+
+def macs_by_value(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
+    """Return the multiply-accumulates of the nodes that have any, by the name of the first value that each makes.
+
+    Args:
+        model: Not changed.
+        shapes: As for `count_macs`, whose sum these are.
+    """
+    found: dict[str, int] = {}
+    for node, macs in _counted(model, shapes):
+        name = next((output.name for output in node.outputs if output.name), "")
+        found[name] = found.get(name, 0) + macs
+    return found
+
+
+def _counted(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> Iterator[tuple[ir.Node, int]]:
+    """Yield the nodes of a model, or of a copy of it, that multiply what is not constant, with their MACs."""
     sight = look_at(model, shapes)
     nodes = list(_multiplying(model, sight))
     if shapes is not None and not all(_is_sized(node, sight) for node in nodes):
         sight = Sight({})
         nodes = list(_multiplying(at_sizes(model, shapes, fold=False), sight))
-    return sum(fitted.macs() for node in nodes if (fitted := fit(node, sight.shape)))
+    for node in nodes:
+        if fitted := fit(node, sight.shape):
+            yield node, fitted.macs()
 
 
 def _multiplying(model: ir.Model, sight: Sight) -> Iterator[ir.Node]:

@@ -18,6 +18,7 @@ from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import version
 from onnxslim.recipe import Recipe
+from onnxslim.report.breakdown import Breakdown, break_down
 from onnxslim.report.fidelity import fidelity_figures
 from onnxslim.report.model import (
     Budget,
@@ -116,6 +117,19 @@ def quality_figures(candidate: Candidate, judge: Judge) -> FidelityFigures:
         return fidelity_figures(fidelity)
     reason = "not claimed: the samples are synthetic" if judge.check else NOT_ASKED
     return FidelityFigures(None, None, None, None, reason, reason, reason, reason)
+
+
+def measure_layers(judge: Judge, result: Candidate, records: Sequence[PassRecord]) -> Breakdown:
+    """Return where size, work, time and error lie in the original and in the result."""
+    return break_down(
+        judge.original.model,
+        result.model,
+        judge.feeds,
+        judge.target,
+        judge.samples if judge.check else None,
+        changes=[change for record in records if record.kept for change in record.layers],
+        timed=judge.measure,
+    )
 
 
 @contextlib.contextmanager

@@ -20,15 +20,16 @@ from onnxslim.model.inlining import DIAGNOSTICS
 from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.collector import patient_collector
-from onnxslim.pipeline.figures import make_report
+from onnxslim.pipeline.figures import make_report, measure_layers
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import hashing, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
-from onnxslim.recipe import format_passes, option_values
-from onnxslim.report.json import write_json
+from onnxslim.recipe import format_passes, option_values, to_toml
+from onnxslim.report.destination import check_destinations, save_report
 from onnxslim.report.model import ModelFile, PassRecord, Report
 from onnxslim.report.place import check_places, places_read, places_written
+from onnxslim.report.reproduction import reproduction
 from onnxslim.runner.accuracy import load_metric, top1
 from onnxslim.runner.rehearsal import rehearse
 from onnxslim.runner.session import IN_MEMORY_LIMIT, Session
@@ -82,6 +83,7 @@ def optimize(
     measure: bool = True,
     check: bool = True,
     inline: bool = True,
+    breakdown: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Make a model smaller and faster, and measure that it still does its job.
@@ -93,7 +95,8 @@ def optimize(
         data: Samples that calibrate and fit; see `onnxslim.data.open_samples`. None: synthetic ones.
         val: Samples that measure. None: a quarter of `data` is set aside.
         output: Where to write the result; None: nowhere.
-        report: Where to write the report, as JSON; several places, if need be. Result and report are written together.
+        report: Where to write the report, as JSON (.json) or as a page (.html); several places, if need be. Result and
+            reports are written together.
         max_drop: How much accuracy (without labels: agreement with the original) may be lost, as a fraction.
         recipe: A TOML file with passes, budget and seed; arguments given here win.
         provider: ``auto``, ``cpu`` or ``cuda``.
@@ -108,6 +111,8 @@ def optimize(
         check: False runs no model at all: what exact passes promise is believed, not compared, and nothing is timed.
             Only for exact passes without data. The rules are proved by tests, your model is not.
         inline: Inline local functions; False leaves them alone, as calls.
+        breakdown: Measure the layers as well: size, work, time and error of each, before and after. It is done in any
+            case where a report is written.
         progress: Told how far the run is.
 
     Raises:
@@ -127,6 +132,7 @@ def optimize(
     reports = [pathlib.Path(each) for each in ((report,) if isinstance(report, str | os.PathLike) else report)]
     read = places_read(opened, path, data=data, val=val, recipe=recipe, metric=metric, preprocess=preprocess)
     check_places(read, places_written(None if output is None else pathlib.Path(output), reports))
+    check_destinations(reports)
     digested = None if path is None else hashing(path)
     generator = np.random.default_rng(request.seed)
     # Where nothing is timed and nothing is lost, models are run a few times to see that they give the same.
@@ -172,6 +178,29 @@ def optimize(
         progress=progress or Progress(),
         open_session=lambda each: Session.of(each, target),
     )
+    again = reproduction(
+        "optimize",
+        [model],
+        {
+            "--passes": format_passes(request.passes),
+            "--data": data,
+            "--val": val,
+            "--preprocess": preprocess,
+            "--max-drop": request.max_drop,
+            "--goal": goal,
+            "--metric": metric,
+            "--provider": target.provider,
+            "--threads": target.threads,
+            "--seed": request.seed or 0,
+            "--as-written": as_written,
+            "--verify": verify,
+            "--no-measure": check and not measure,
+            "--no-check": not check,
+            "--no-inline": not inline,
+            "--output": output,
+        },
+        recipe=to_toml(request),
+    )
     current, records = _run(request.passes, judge, context)
     kept = [step for step, record in zip(request.passes, records, strict=True) if record.kept]
     digest = None if digested is None else digested.result()
@@ -196,8 +225,12 @@ def optimize(
         made = dataclasses.replace(made, diagnostics=(*kept_calls, *made.diagnostics))
         if written is not None:
             made = dataclasses.replace(made, output=ModelFile(str(output), written.result()))
-        for each in reports:
-            write_json(made, each, placement)
+        layers = None
+        if reports or breakdown:
+            context.progress("measuring layers", 0, None)
+            layers = measure_layers(judge, current, records)
+        made = dataclasses.replace(made, reproduction=again, breakdown=layers)
+        save_report(made, *reports, placement=placement)
     context.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
     return Result(current.model, made)
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.interface import LayerChange, Note
+from onnxslim.report.breakdown import Breakdown
+from onnxslim.report.reproduction import Reproduction
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target
 
@@ -188,3 +190,5 @@ class Report:
     budget: Annotated[Budget, "what might be lost"]
     passes: Annotated[tuple[PassRecord, ...], "in the order in which they ran"]
     diagnostics: Annotated[tuple[Diagnostic, ...], "warnings: what was found that the user should know"] = ()
+    reproduction: Annotated[Reproduction | None, "how to make it again"] = None
+    breakdown: Annotated[Breakdown | None, "layer by layer and op by op; only where it was asked for"] = None

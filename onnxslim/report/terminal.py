@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -10,32 +11,23 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.report.model import DataSource, Figures, PassRecord, Report, reason_key
-from onnxslim.report.units import (
-    in_bytes,
-    in_millijoules,
-    in_milliseconds,
-    in_percent,
-    in_points,
-    in_thousands,
-    per_second,
-    speed,
-    times,
-    with_interval,
-)
+from onnxslim.report.figures import figure_rows
+from onnxslim.report.model import DataSource, PassRecord, Report
+from onnxslim.report.units import in_percent, in_thousands
 from onnxslim.runner.target import Target
 
 TOP_CHANGES = 4
 """How many changes of a pass are printed where nobody asked for all."""
 
 
-def print_report(report: Report, console: Console, *, verbose: bool = False) -> None:
+def print_report(report: Report, console: Console, *, verbose: bool = False, reports: Sequence[Path] = ()) -> None:
     """Print the whole report: where the data came from, before and after, the passes, what changed.
 
     Args:
         report: What to print.
         console: Where to.
         verbose: Print every change, not the first few of each pass.
+        reports: Where the report was written to as a file.
     """
     print_data(report.data, console)
     print_target(report.target, console)
@@ -54,6 +46,13 @@ def print_report(report: Report, console: Console, *, verbose: bool = False) -> 
         print_layers(step, console, limit=None if verbose else TOP_CHANGES)
     if report.output.path is not None:
         line(console, f"Written to {report.output.path}", style="bold")
+    print_places(reports, console)
+
+
+def print_places(reports: Sequence[Path], console: Console) -> None:
+    """Print where a report was written to."""
+    for path in reports:
+        line(console, f"Report in {path}")
 
 
 def print_data(data: DataSource, console: Console) -> None:
@@ -96,33 +95,8 @@ def figures_table(report: Report) -> Table:
     """Return the table of before, after, and what that means."""
     table = plain_table("", "before", "after", "change")
     table.columns[1].justify = table.columns[2].justify = "right"
-    before, after, ratio, fidelity = report.before, report.after, report.ratio, report.fidelity
-    sizes = in_bytes(before.size_bytes), in_bytes(after.size_bytes)
-    table.add_row("Size", *sizes, times(ratio.size, "smaller", "larger"))
-    for label, key, per in (("Parameters", "parameters", ratio.parameters), ("MACs", "macs", ratio.macs)):
-        counts = (in_thousands(getattr(figures, key)) for figures in (before, after))
-        table.add_row(label, *counts, times(per, "fewer", "more"))
-    table.add_row("Nodes", f"{before.nodes:,}", f"{after.nodes:,}", _change(before.nodes, after.nodes, "fewer", "more"))
-    latency = speed(ratio.latency) if ratio.latency else ratio.latency_reason
-    table.add_row("Latency, median", _median(before), _median(after), latency)
-    for label, key, show, less in (
-        ("Loading", "load_ms", in_milliseconds, "less"),
-        ("First run", "first_run_ms", in_milliseconds, "less"),
-        ("Throughput", "throughput_per_s", per_second, "less"),
-        ("Peak memory", "peak_memory_bytes", in_bytes, "less"),
-        ("Energy", "energy_mj", in_millijoules, "less"),
-    ):
-        old, new = getattr(before, key), getattr(after, key)
-        change = _change(old, new, less, "more") or _reason(report, key)
-        table.add_row(label, show(old), show(new), change)
-    table.add_row("Accuracy", in_percent(before.accuracy), in_percent(after.accuracy), _accuracy(report))
-    for label, key, digits, scale, unit in (
-        ("Agreement", "agreement", 2, 100.0, " %"),
-        ("SQNR", "sqnr_db", 1, 1.0, " dB"),
-    ):
-        interval = getattr(fidelity, key)
-        reason = getattr(fidelity, reason_key(key))
-        table.add_row(label, "", "", with_interval(interval, digits, scale, unit) if interval else reason)
+    for row in figure_rows(report):
+        table.add_row(row.label, *(Text(cell) for cell in (row.before, row.after, row.change)))
     return table
 
 
@@ -163,23 +137,3 @@ def print_layers(step: PassRecord, console: Console, *, limit: int | None) -> No
     console.print(table)
     if limit is not None and len(step.layers) > limit:
         line(console, f"... and {len(step.layers) - limit:,} more layers (--verbose prints all)", style="dim")
-
-
-def _median(figures: Figures) -> str:
-    return in_milliseconds(figures.latency_ms.p50 if figures.latency_ms else None)
-
-
-def _change(before: float | None, after: float | None, less: str, more: str) -> str:
-    return times(before / after, less, more) if before and after else ""
-
-
-def _reason(report: Report, key: str) -> str:
-    name = reason_key(key)
-    return getattr(report.after, name) or getattr(report.before, name) or ""
-
-
-def _accuracy(report: Report) -> str:
-    before, after = report.before.accuracy, report.after.accuracy
-    if before is None or after is None:
-        return _reason(report, "accuracy")
-    return in_points(before, after)

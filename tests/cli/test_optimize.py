@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 
 import onnx
 import pytest
+from page_checks import check_page
 
 from onnxslim.report.json import from_json
 
@@ -86,3 +88,35 @@ def test_report_and_output_are_not_the_same_file(onnxslim, trim, model: Path, tm
     answer = onnxslim("optimize", model, "-p", "trim", "-o", tmp_path)
     assert answer.code == 1
     assert "name of a folder" in answer.err
+
+
+def test_a_report_may_be_asked_for_as_json_and_as_a_page(onnxslim, trim, model: Path, data: Path, tmp_path: Path):
+    page, report = tmp_path / "r.html", tmp_path / "r.json"
+    answer = onnxslim("optimize", model, "-p", "trim", "--data", data, "--report", page, "--report", report)
+    assert answer.code == 0, answer.err
+    assert from_json(json.loads(report.read_text(encoding="utf-8"))).passes[0].name == "trim"
+    check_page(page.read_text(encoding="utf-8"))
+    assert f"Report in {page}" in answer.out.replace("\n", "")
+
+
+def test_the_report_says_how_to_make_it_again(onnxslim, trim, model: Path, data: Path, tmp_path: Path):
+    answer = onnxslim("optimize", model, "-p", "trim:most=1", "--data", data, "--seed", 3, "--json")
+    again = json.loads(answer.out)["reproduction"]
+    program, *words = shlex.split(again["command"])
+    assert program == "onnxslim"
+    repeated = json.loads(onnxslim(*words, "--json").out)
+    assert repeated["output"] == json.loads(answer.out)["output"]
+    assert repeated["reproduction"] == again
+    recipe = tmp_path / "again.toml"
+    recipe.write_text(again["recipe"])
+    repeated = json.loads(onnxslim("optimize", model, "--recipe", recipe, "--data", data, "--json").out)
+    assert repeated["output"] == json.loads(answer.out)["output"]
+
+
+@pytest.mark.parametrize("name", ["report.txt", "report"])
+def test_a_report_of_no_form_is_refused_before_any_work(onnxslim, model: Path, tmp_path: Path, name: str):
+    answer = onnxslim("optimize", model, "--report", tmp_path / name)
+    assert (answer.code, answer.out) == (2, "")
+    assert "no such form" in answer.err
+    assert ".html" in answer.err
+    assert not model.with_name("model.slim.onnx").exists()

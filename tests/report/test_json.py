@@ -22,7 +22,7 @@ def test_the_keys_are_the_contract():
     data = to_json(sample_report())
     assert list(data) == [
         *("onnxslim", "seed", "input", "output", "target", "data", "before", "after"),
-        *("ratio", "fidelity", "budget", "passes", "diagnostics"),
+        *("ratio", "fidelity", "budget", "passes", "diagnostics", "reproduction"),
     ]
     assert data["input"].keys() == data["output"].keys() == {"path", "sha256"}
     assert data["target"].keys() == {"provider", "device", "instruction_set", "threads"}

@@ -1,0 +1,60 @@
+"""Where reports go, and in which form: the suffix says it. All of them are written, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxslim.errors import UsageError
+from onnxslim.model import Placement, placing, writing
+from onnxslim.report.json import dumps
+from onnxslim.report.page.document import page_of
+from onnxslim.report.page.rendering import need_libraries
+
+JSON, PAGE = ".json", ".html"
+
+
+def check_destinations(paths: Sequence[Path]) -> None:
+    """Check that reports can be made in the forms that `paths` ask for, before there is anything to report.
+
+    Raises:
+        UsageError: A suffix is neither .json nor .html.
+        OutputError: What a page needs is not installed.
+    """
+    for path in paths:
+        if path.suffix.lower() not in (JSON, PAGE):
+            hint = f"end the name in {JSON} for programs, or in {PAGE} for people"
+            raise UsageError("a report has no such form", where=f"--report {path}", hint=hint)
+    for path in paths:
+        if is_page(path):
+            need_libraries(f"--report {path}")
+
+
+def save_report(record: Any, *paths: str | os.PathLike[str], placement: Placement | None = None) -> None:
+    """Write a report as JSON (.json) or as a page (.html), all of them or none.
+
+    Args:
+        record: A `Report` (of `optimize`), a `Benchmark` or a `Comparison`.
+        paths: Where to.
+        placement: What renames the files into place; None: they are in place when this returns.
+
+    Raises:
+        UsageError: A suffix is neither .json nor .html.
+        OutputError: Nothing can be written there, or what a page needs is not installed.
+    """
+    places = [Path(path) for path in paths]
+    check_destinations(places)
+    with contextlib.ExitStack() as stack:
+        chosen = placement or stack.enter_context(placing())
+        for place in places:
+            text = page_of(record) if is_page(place) else dumps(record)
+            with writing(place, chosen) as file:
+                file.write_text(text, encoding="utf-8")
+
+
+def is_page(path: Path) -> bool:
+    """Whether a report at `path` is a page."""
+    return path.suffix.lower() == PAGE

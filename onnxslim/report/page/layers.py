@@ -1,0 +1,164 @@
+"""The part of a page that says where size, work, time and error lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from onnxslim.report.breakdown import Breakdown, LayerCost, LayerFigures, OpFigures
+from onnxslim.report.page.bars import Bars, share
+from onnxslim.report.page.plots import Drawing, error_plot
+from onnxslim.report.page.visible import shortened
+from onnxslim.report.units import in_bytes, in_milliseconds, in_thousands
+
+TOP_LAYERS = 40
+TOP_OPS = 12
+"""How many are shown one by one; the rest is added up."""
+SMALLEST = 0.002
+"""Share of the whole below which a layer is added to the rest, where there are many."""
+NAME = 200
+
+
+def short_time(milliseconds: float | None) -> str:
+    """Return the time of a layer, which is often less than a tenth of a millisecond."""
+    if milliseconds is None or milliseconds >= 0.1 or milliseconds == 0:
+        return in_milliseconds(milliseconds) if milliseconds else "0"
+    return f"{1e3 * milliseconds:.3g} µs"
+
+
+Quantity = tuple[str, Callable[[LayerCost], float | None], Callable[[float | None], str]]
+QUANTITIES: tuple[Quantity, ...] = (
+    ("weights", lambda cost: cost.weight_bytes, in_bytes),
+    ("MACs", lambda cost: cost.macs, in_thousands),
+    ("time", lambda cost: cost.time_ms, short_time),
+)
+
+
+def breakdown_view(breakdown: Breakdown | None) -> dict[str, Any]:
+    """Return what the template shows of a breakdown; empty lists where there is none."""
+    if breakdown is None:
+        return {"layers": [], "ops": [], "quantities": [], "errors": None, "untimed": ""}
+    known = [each for each in QUANTITIES if _total(breakdown.ops, each) > 0]
+    timed = any(cost.time_ms is not None for each in breakdown.ops for cost in (each.before, each.after))
+    reasons = [cost.time_reason for each in breakdown.ops for cost in (each.before, each.after) if cost.time_reason]
+    layers, rest = _split(breakdown.layers, known, TOP_LAYERS)
+    ops, more = _split(breakdown.ops, known, TOP_OPS)
+    return {
+        "quantities": [name for name, _, _ in known],
+        "layers": _layer_rows(layers, rest, known),
+        "ops": _op_rows(ops, more, known),
+        "errors": _errors(breakdown.layers),
+        "untimed": "" if timed or not reasons else shortened(reasons[0], NAME),
+    }
+
+
+Figures = LayerFigures | OpFigures
+
+
+def _total(figures: Sequence[Figures], quantity: Quantity) -> float:
+    return sum(quantity[1](cost) or 0.0 for each in figures for cost in (each.before, each.after))
+
+
+def _split(figures: Sequence[Figures], known: Sequence[Quantity], most: int) -> tuple[list[Figures], list[Figures]]:
+    """Return the heaviest in the order in which they came, and the rest."""
+    totals = [_total(figures, quantity) for quantity in known]
+
+    def weight(each: Figures) -> float:
+        return max((_total([each], one) / total for one, total in zip(known, totals, strict=True)), default=0.0)
+
+    ranked = sorted(range(len(figures)), key=lambda at: -weight(figures[at]))
+    shown = {at for at in ranked[:most] if weight(figures[at]) >= SMALLEST or len(figures) <= most // 2}
+    return [each for at, each in enumerate(figures) if at in shown], [
+        each for at, each in enumerate(figures) if at not in shown
+    ]
+
+
+def _layer_rows(layers: Sequence[Figures], rest: Sequence[Figures], known: Sequence[Quantity]) -> list[dict[str, Any]]:
+    longest = _longest(layers, known)
+    rows = []
+    for each in layers:
+        assert isinstance(each, LayerFigures)
+        widths = (
+            f"{change.before:,} → {change.after:,} {shortened(change.quantity, 40)}"
+            for change in each.changes
+            if change.before != change.after
+        )
+        costs = (each.before, each.after) if each.before.weight_type or each.after.macs else ()
+        types = dict.fromkeys(cost.weight_type for cost in costs if cost.weight_type)
+        reason = (each.sqnr_reason or "").partition(":")[0]
+        error = reason if each.sqnr_db is None else f"{each.sqnr_db:.1f} dB"
+        rows.append(
+            {
+                "name": shortened(each.name, NAME),
+                "op": shortened(each.op, 40),
+                "facts": ", ".join([" → ".join(types), *list(widths)[:4]]).strip(", "),
+                "bars": _bars(each, known, longest),
+                "error": shortened(error, 80),
+                "measured": each.sqnr_db is not None,
+            }
+        )
+    if rest:
+        rows.append(
+            {
+                "name": f"{len(rest):,} smaller layers together" if rows else f"{len(rest):,} layers together",
+                "op": "",
+                "facts": "",
+                "bars": _rest(rest, known, longest),
+                "error": "",
+                "measured": False,
+            }
+        )
+    return rows
+
+
+def _op_rows(ops: Sequence[Figures], rest: Sequence[Figures], known: Sequence[Quantity]) -> list[dict[str, Any]]:
+    longest = _longest(ops, known)
+    rows = [
+        {
+            "name": shortened(each.op, 60),
+            "nodes": f"{each.before.nodes:,} → {each.after.nodes:,}" if each.before.nodes + each.after.nodes else "",
+            "bars": _bars(each, known, longest),
+        }
+        for each in ops
+    ]
+    if rest:
+        nodes = (sum(cost.nodes for cost in side) for side in zip(*((e.before, e.after) for e in rest), strict=True))
+        name = f"{len(rest):,} other op{'s' * (len(rest) != 1)}"
+        rows.append({"name": name, "nodes": " → ".join(map("{:,}".format, nodes)), "bars": _rest(rest, known, longest)})
+    return rows
+
+
+def _longest(figures: Sequence[Figures], known: Sequence[Quantity]) -> list[float]:
+    return [
+        max((read(cost) or 0.0 for each in figures for cost in (each.before, each.after)), default=0.0)
+        for _, read, _ in known
+    ]
+
+
+def _bars(each: Figures, known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
+    return [
+        _pair(read(each.before), read(each.after), show, most)
+        for (_, read, show), most in zip(known, longest, strict=True)
+    ]
+
+
+def _rest(rest: Sequence[Figures], known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
+    return [
+        _pair(sum(read(each.before) or 0.0 for each in rest), sum(read(each.after) or 0.0 for each in rest), show, most)
+        for (_, read, show), most in zip(known, longest, strict=True)
+    ]
+
+
+def _pair(
+    before: float | None, after: float | None, show: Callable[[float | None], str], longest: float
+) -> Bars | None:
+    if not before and not after:
+        return None
+    return Bars(share(before or 0.0, longest), share(after or 0.0, longest), show(before), show(after))
+
+
+def _errors(layers: Sequence[LayerFigures]) -> Drawing | None:
+    measured = [(place, each) for place, each in enumerate(layers, 1) if each.sqnr_db is not None]
+    if len(measured) < 2:
+        return None
+    return error_plot([(place, each.name, each.sqnr_db or 0.0) for place, each in measured], len(layers))

@@ -1,0 +1,116 @@
+"""The figures that pages show: what is drawn, and what it says to those who do not see it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from onnxslim.report.model import Percentiles
+from onnxslim.report.page.svg import AFTER, BAD, BEFORE, INK, drawing
+from onnxslim.report.page.visible import shortened
+from onnxslim.report.units import in_milliseconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LABEL = 22
+"""Letters of a name that stand beside a bar."""
+
+
+WIDE = 8.0
+"""Times that are so many times apart stand on a logarithmic axis."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A figure with its heading, and a line below it."""
+
+    title: str
+    svg: Markup
+    caption: str = ""
+
+
+def latency_plot(models: Sequence[tuple[str, Percentiles]]) -> Drawing:
+    """Return how the latencies of models are spread: a line from the median to the slowest hundredth of the runs.
+
+    Args:
+        models: A name and percentiles of each; the first is what the others are compared with.
+    """
+
+    def draw(axes: Axes) -> None:
+        places = range(len(models), 0, -1)
+        for place, (_, latency), colour in zip(places, models, colours, strict=True):
+            axes.plot([latency.p50, latency.p99], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+            axes.plot([latency.p95, latency.p99], [place, place], "|", color=colour, markersize=11, markeredgewidth=2)
+            axes.plot([latency.p50], [place], "o", color=colour, markersize=10)
+            text = in_milliseconds(latency.p50)
+            axes.annotate(text, (latency.p50, place), (0, 9), textcoords="offset points", ha="center", color=INK)
+        axes.set_yticks(list(places), [shortened(name, LABEL) for name, _ in models])
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.set_ylim(0.5, len(models) + 0.8)
+        milliseconds_axis(axes, [number for _, each in models for number in (each.p50, each.p99)])
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+
+    colours = [BEFORE, *[AFTER] * (len(models) - 1)]
+    words = "; ".join(
+        f"{shortened(name, 60)}: median {in_milliseconds(each.p50)}, 95 % within {in_milliseconds(each.p95)}, "
+        f"99 % within {in_milliseconds(each.p99)}"
+        for name, each in models
+    )
+    svg = drawing("latency", "Latency of one inference", words, 64 + 44 * len(models), draw)
+    return Drawing(
+        "Latency of one inference", svg, "Dot: the median. Ticks: what 95 % and 99 % of the runs stay within."
+    )
+
+
+def milliseconds_axis(axes: Axes, times: Sequence[float]) -> None:
+    """Scale the horizontal axis for `times`: from zero, or by powers where a few of them would fill it alone."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = min(times), max(times)
+    axes.set_xlabel("milliseconds")
+    if low <= 0 or high < WIDE * low:
+        axes.set_xlim(0, 1.15 * high if high > 0 else 1)
+        return
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.5, high * 1.3)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{time:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("milliseconds (logarithmic)")
+
+
+def error_plot(layers: Sequence[tuple[int, str, float]], count: int) -> Drawing:
+    """Return how the error grows from layer to layer.
+
+    Args:
+        layers: Place, name and SQNR in decibels of each layer that could be compared.
+        count: How many layers there are.
+    """
+
+    def draw(axes: Axes) -> None:
+        places, decibels = [place for place, _, _ in layers], [each for _, _, each in layers]
+        axes.plot(places, decibels, color=AFTER, linewidth=1.5, alpha=0.6)
+        axes.plot(places, decibels, "o", color=AFTER, markersize=7 if len(layers) < 60 else 4)
+        axes.plot([worst[0]], [worst[2]], "o", color=BAD, markersize=9)
+        low, high = min(decibels), max(decibels)
+        axes.set_ylim(low - 0.12 * (high - low) - 1, high + 0.12 * (high - low) + 1)
+        axes.set_xlim(0.5, count + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("layer, in the order of the model")
+        axes.set_ylabel("SQNR in dB")
+
+    from matplotlib.ticker import MaxNLocator
+
+    worst = min(layers, key=lambda layer: layer[2])
+    name = shortened(worst[1], 60)
+    words = f"{len(layers)} of {count} layers; the lowest, {worst[2]:.1f} dB, is that of {name}"
+    title = "Error by layer"
+    caption = (
+        f"Signal to noise of the values that both models have; higher is closer. Lowest: {name}, {worst[2]:.1f} dB."
+    )
+    return Drawing(title, drawing("errors", title, words, 210, draw), caption)

@@ -1,0 +1,88 @@
+"""The few large figures at the top of a page."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from onnxslim.report.model import Report
+from onnxslim.report.units import in_bytes, in_milliseconds, in_percent
+from onnxslim.runner.statistics import Interval
+
+GOOD, BAD, NEITHER = "good", "bad", ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One large figure."""
+
+    label: str
+    value: str
+    unit: str
+    detail: str
+    mood: str = NEITHER
+
+
+def report_tiles(report: Report) -> list[Tile]:
+    """Return size, speed, quality and budget of a report, as far as they are known."""
+    before, after = report.before, report.after
+    sizes = f"{in_bytes(before.size_bytes)} → {in_bytes(after.size_bytes)}"
+    tiles = [_ratio("Size", report.ratio.size, "smaller", "larger", sizes)]
+    if report.ratio.latency is not None and before.latency_ms is not None and after.latency_ms is not None:
+        medians = f"{in_milliseconds(before.latency_ms.p50)} → {in_milliseconds(after.latency_ms.p50)}"
+        tiles.append(speed_tile(report.ratio.latency, medians))
+    quality = _quality(report)
+    if quality is not None:
+        tiles.append(quality)
+    if report.budget.max_drop is not None:
+        met = report.budget.met
+        limit = f"at most {in_percent(report.budget.max_drop)} may be lost"
+        tiles.append(Tile("Budget", "✓ met" if met else "✗ missed", "", limit, GOOD if met else BAD))
+    return tiles
+
+
+def speed_tile(ratio: Interval, detail: str) -> Tile:
+    """Return how many times as fast something is, with its interval in front of `detail`."""
+    if ratio.low <= 1 <= ratio.high:
+        return Tile("Speed", "the same", "", f"{detail} ({ratio.low:.2f}× to {ratio.high:.2f}×)")
+    if ratio.value > 1:
+        return Tile(
+            "Speed", f"{_two(ratio.value)}×", "faster", f"{detail} ({_two(ratio.low)} to {_two(ratio.high)})", GOOD
+        )
+    low, high = 1 / ratio.high, 1 / ratio.low
+    return Tile("Speed", f"{_two(1 / ratio.value)}×", "slower", f"{detail} ({_two(low)} to {_two(high)})", BAD)
+
+
+def _ratio(label: str, ratio: float, above: str, below: str, detail: str) -> Tile:
+    if ratio <= 0 or round(ratio, 2) == 1 or round(1 / ratio, 2) == 1:
+        return Tile(label, "the same", "", detail)
+    if ratio > 1:
+        return Tile(label, f"{_two(ratio)}×", above, detail, GOOD)
+    return Tile(label, f"{_two(1 / ratio)}×", below, detail, BAD)
+
+
+def _quality(report: Report) -> Tile | None:
+    before, after = report.before.accuracy, report.after.accuracy
+    if before is not None and after is not None:
+        change = f"{in_percent(before)} → {in_percent(after)}"
+        if 0 <= before <= 1 and 0 <= after <= 1:
+            return Tile("Accuracy", _signed(100 * (after - before), 2), "points", change)
+        return Tile("Accuracy", f"{after - before:+.4g}", "", change)
+    fidelity = report.fidelity
+    if fidelity.agreement is not None:
+        return Tile("Agreement", in_percent(fidelity.agreement.value), "", _between(fidelity.agreement, 100, " %"))
+    if fidelity.sqnr_db is not None:
+        return Tile("Signal to noise", f"{fidelity.sqnr_db.value:.1f}", "dB", _between(fidelity.sqnr_db, 1, " dB"))
+    return Tile("Outputs", "the same", "", "no difference at all") if fidelity.max_abs_error == 0 else None
+
+
+def _between(interval: Interval, scale: float, unit: str) -> str:
+    return f"95 % interval {scale * interval.low:.4g} to {scale * interval.high:.4g}{unit}"
+
+
+def _signed(number: float, digits: int) -> str:
+    text = f"{number:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
+
+
+def _two(ratio: float) -> str:
+    return f"{ratio:.3g}" if ratio < 1000 else f"{ratio:,.0f}"

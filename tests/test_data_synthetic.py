@@ -1,5 +1,8 @@
 """Samples made up from the model: what the graph says about its inputs must be obeyed, or the model would not run."""
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -8,7 +11,7 @@ from zoo import MODELS, zoo_file
 
 from onnxslim.data import synthetic_samples
 from onnxslim.data.roles import index_bound
-from onnxslim.data.synthetic import _by_rank, candidates, roles_of_dimensions
+from onnxslim.data.synthetic import MOST_ELEMENTS, _by_rank, candidates, roles_of_dimensions
 from onnxslim.errors import DataError, RunError
 from onnxslim.runner.session import Session, TensorSpec
 from onnxslim.runner.target import Target
@@ -210,3 +213,41 @@ def test_the_model_that_ships_runs() -> None:
 def test_real_models_run(name: str) -> None:
     model = ir.load(zoo_file("onnx", name))
     assert synthetic_samples(model, count=1).first()["input"].shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("rank", [3, 4, 5, 6, 8])
+def test_a_sample_has_at_most_so_many_elements_whatever_the_rank(rank: int) -> None:
+    names = ", ".join(f"S{axis}" for axis in range(rank))
+    model = from_text(f"{HEAD} r (float[{names}] x) => (float[{names}] y) {{ y = Relu (x) }}")
+    first = synthetic_samples(model, count=2, target=CPU).first()["x"]
+    assert first.ndim == rank
+    assert 1 < first.size <= MOST_ELEMENTS
+
+
+def test_what_is_declared_is_drawn_however_large_it_is() -> None:
+    model = from_text(f"{HEAD} r (float[N, 5000, 1000] x) => (float[N, 5000, 1000] y) {{ y = Relu (x) }}")
+    assert synthetic_samples(model, count=1, target=CPU).first()["x"].shape == (1, 5000, 1000)
+
+
+def test_memory_is_asked_for_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxslim.data.synthetic.free_bytes", lambda: 10_000)
+    model = from_text(f"{HEAD} r (float[N, 50, 50] x) => (float[N, 50, 50] y) {{ y = Relu (x) }}")
+    with pytest.raises(DataError, match="one sample takes 30,000 bytes of memory, and 10,000 are free"):
+        synthetic_samples(model, count=1, target=CPU)
+    # Where sizes are ours to choose, smaller ones do.
+    model = from_text(f"{HEAD} r (float[N, A, B] x) => (float[N, A, B] y) {{ y = Relu (x) }}")
+    assert synthetic_samples(model, count=1, target=CPU).first()["x"].size * 12 <= 10_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is free is asked of Linux")
+def test_what_is_free_obeys_the_limit_of_the_process() -> None:
+    code = """
+import resource
+from onnxslim.data.room import free_bytes
+before = free_bytes()
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+print(before, free_bytes())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert 0 < after <= min(before, 4 << 30)

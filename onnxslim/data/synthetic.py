@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data.roles import ONES, RATE, ZEROS, index_bound
+from onnxslim.data.room import free_bytes
 from onnxslim.data.samples import Array, Batch, Layout, Nothing, Rehearsal, Samples
 from onnxslim.data.table import kind
 from onnxslim.errors import DataError, RunError
+from onnxslim.graph.tied import tied_sizes
 from onnxslim.runner.session import Session, TensorSpec
 from onnxslim.runner.target import Target
 
@@ -29,6 +32,10 @@ SIZES: Mapping[str, tuple[int, ...]] = {
     "sequence": (16, 32, 64, 128, 512, 8, 256, 224, 576, 1024, 16000, 1),
 }
 """Sizes to try for a symbolic dimension, by what it seems to be; the first that runs is taken."""
+
+MOST_ELEMENTS = 1 << 22
+"""Elements of one input of a sample, as far as sizes are ours to choose: 64 x 64 x 64 x 16, or an image of 1182 x 1182.
+"""
 
 TRIES = 250
 """How many combinations of sizes and values are tried before giving up."""
@@ -138,6 +145,16 @@ class Recipe:
             return self.sizes[symbol]
         return sum(int(term) if term.isdigit() else self.sizes[term] for term in _terms(symbol, self.sizes))
 
+    def elements(self) -> int:
+        """Return how many elements the largest input has."""
+        return max((math.prod(self.shape(spec)) for spec in self.inputs), default=0)
+
+    def needed_bytes(self) -> int:
+        """Return what one sample takes while it is drawn: numbers of 8 bytes, then those of the input's own type."""
+        sizes = [0 if spec.dtype is None else spec.dtype.itemsize for spec in self.inputs]
+        own = [math.prod(self.shape(spec)) for spec in self.inputs]
+        return sum(count * size for count, size in zip(own, sizes, strict=True)) + 8 * max(own, default=0)
+
     def feeds(self, generator: np.random.Generator) -> dict[str, Array]:
         """Draw one sample."""
         drawn = zip(self.inputs, self.draws, strict=True)
@@ -207,28 +224,20 @@ def synthetic_samples(
         DataError: The model runs on nothing that was tried, or has an input that is no tensor.
     """
     session = session or Session.of(model, target, optimize=False)
-    values = {value.name: value for value in model.graph.inputs}
-    draws = [candidates(spec, values.get(spec.name)) for spec in session.inputs]
-    dimensions = roles_of_dimensions(session.inputs)
-    choices = {name: (sizes[name],) if sizes and name in sizes else SIZES[role] for name, role in dimensions.items()}
     runs: Recipe | None = None
-    failure: RunError | None = None
-    for picked in itertools.islice(_by_rank([len(options) for options in (*draws, *choices.values())]), TRIES):
-        recipe = Recipe(
-            session.inputs,
-            tuple(options[index] for options, index in zip(draws, picked, strict=False)),
-            {
-                name: options[index]
-                for (name, options), index in zip(choices.items(), picked[len(draws) :], strict=True)
-            },
-        )
+    failure: str | None = None
+    for recipe in itertools.islice(_recipes(model, session.inputs, sizes or {}), TRIES):
+        free = free_bytes()
+        if free is not None and recipe.needed_bytes() > free:
+            failure = failure or f"one sample takes {recipe.needed_bytes():,} bytes of memory, and {free:,} are free"
+            continue
         try:
             feeds = recipe.feeds(np.random.default_rng([seed, 0]))
             started = time.perf_counter()
             outputs = session.run(feeds)
             seconds = time.perf_counter() - started
         except RunError as error:
-            failure = failure or error
+            failure = failure or error.what
             continue
         runs = runs or recipe
         if _finite(outputs.values()):
@@ -236,11 +245,72 @@ def synthetic_samples(
             return Samples(Drawn(recipe, count, seed, rehearsal), "synthetic samples", synthetic=True)
     if runs is None:
         raise DataError(
-            "no made-up sample runs" + (f"; {failure.what}" if failure else ""),
+            "no made-up sample runs" + (f"; {failure}" if failure else ""),
             where=model.graph.name,
             hint="give real samples with --data",
         )
     return Samples(Drawn(runs, count, seed), "synthetic samples", synthetic=True)
+
+
+def _recipes(model: ir.Model, inputs: tuple[TensorSpec, ...], given: Mapping[str, int]) -> Iterator[Recipe]:
+    """Yield how samples may be drawn, the likeliest first.
+
+    What the weights say about sizes is worked out once the first one has failed: most models run on it.
+    """
+    values = {value.name: value for value in model.graph.inputs}
+    draws = [candidates(spec, values.get(spec.name)) for spec in inputs]
+    yield from itertools.islice(_with_sizes(inputs, draws, given, given), 1)
+    yield from _with_sizes(inputs, draws, {**_tied(model, inputs), **given}, given)
+
+
+def _with_sizes(
+    inputs: tuple[TensorSpec, ...],
+    draws: Sequence[tuple[Draw, ...]],
+    known: Mapping[str, int],
+    given: Mapping[str, int],
+) -> Iterator[Recipe]:
+    """Yield how samples may be drawn where some sizes are known, and some of these are given: no others will do."""
+    most = max(MOST_ELEMENTS, _least_elements(inputs))
+    fitting = _fitting(inputs, roles_of_dimensions(inputs), known)
+    choices = {name: (given[name],) if name in given else sizes for name, sizes in fitting.items()}
+    for picked in _by_rank([len(options) for options in (*draws, *choices.values())]):
+        chosen = tuple(options[index] for options, index in zip(draws, picked, strict=False))
+        indices = zip(choices.items(), picked[len(draws) :], strict=True)
+        recipe = Recipe(inputs, chosen, {name: options[index] for (name, options), index in indices})
+        if recipe.elements() <= most:
+            yield recipe
+
+
+def _tied(model: ir.Model, inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """Return the sizes of symbolic dimensions that the weights fix."""
+    tied = tied_sizes(model)
+    every = ((spec, axis) for spec in inputs for axis, size in enumerate(spec.shape) if not isinstance(size, int))
+    return {_dimension(spec, axis): tied[spec.name, axis] for spec, axis in every if (spec.name, axis) in tied}
+
+
+def _fitting(
+    inputs: Sequence[TensorSpec], dimensions: Mapping[str, str], known: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """Return sizes for each symbolic dimension: what is known first, then those with which no input is too large."""
+    most: dict[str, float] = {}
+    for spec in inputs:
+        names = [_dimension(spec, axis) for axis, size in enumerate(spec.shape) if not isinstance(size, int)]
+        free = [name for name in names if name not in known and dimensions.get(name) != "batch"]
+        fixed = math.prod([size for size in spec.shape if isinstance(size, int)])
+        fixed *= math.prod(known.get(name, 1) for name in names)
+        share = (MOST_ELEMENTS / max(fixed, 1)) ** (1 / max(len(free), 1))
+        for name in free:
+            most[name] = min(most.get(name, share), share)
+    result: dict[str, tuple[int, ...]] = {}
+    for name, role in dimensions.items():
+        small = tuple(size for size in SIZES[role] if size <= most.get(name, MOST_ELEMENTS) + 1e-6) or (1,)
+        result[name] = (known[name], *small) if name in known else small
+    return result
+
+
+def _least_elements(inputs: Sequence[TensorSpec]) -> int:
+    """Return how many elements the largest input has with all symbolic dimensions at 1."""
+    return max((math.prod([size for size in spec.shape if isinstance(size, int)]) for spec in inputs), default=0)
 
 
 def no_samples() -> Samples:

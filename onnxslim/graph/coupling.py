@@ -90,10 +90,22 @@ def couple(model: ir.Model) -> Coupling:
     read. Shapes must be known (`onnxslim.graph.shapes.infer_shapes`); what is not known is frozen.
     """
     relations = Relations()
-    fitted: dict[ir.Node, tuple[Fitted, Mapping[FactorKey, int]]] = {}
     for value in model.graph.inputs:
         relations.freeze_value(value, Freeze(f"graph input {value.name}"))
-    for node in model.graph:
+    fitted = relate(model.graph, relations)
+    for value in model.graph.outputs:
+        relations.freeze_value(value, Freeze(f"graph output {value.name}"))
+    return Coupling(relations, solve(relations), fitted)
+
+
+def relate(graph: ir.Graph, relations: Relations) -> dict[ir.Node, tuple[Fitted, Mapping[FactorKey, int]]]:
+    """Write down in `relations` what every node of `graph` says about axes.
+
+    Returns:
+        For each node with a row of its own: the row, and the axis that each of its factors is.
+    """
+    fitted: dict[ir.Node, tuple[Fitted, Mapping[FactorKey, int]]] = {}
+    for node in graph:
         found = fit(node)
         for value in captured(node):
             relations.freeze_value(value, Freeze(f"the nested graph of {title(node)} reads it"))
@@ -106,9 +118,7 @@ def couple(model: ir.Model) -> Coupling:
                 freeze_node(relations, node, f"{title(node)}: a shape is not known before the model runs")
         else:
             fitted[node] = (found, _relate(relations, found))
-    for value in model.graph.outputs:
-        relations.freeze_value(value, Freeze(f"graph output {value.name}"))
-    return Coupling(relations, solve(relations), fitted)
+    return fitted
 
 
 def _relate(relations: Relations, fitted: Fitted) -> Mapping[FactorKey, int]:

@@ -17,6 +17,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.graph.constants import as_tensor, constant, constant_tensor
+from onnxslim.graph.defaults import is_usual
 from onnxslim.graph.fold import UNFOLDED, known_shape
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
 from onnxslim.rewrite.program import NotApplicable, Program, type_words
@@ -326,6 +327,8 @@ def _renamed(bound: Bound, name: str, node: BodyNode, rule: Rule) -> ir.Attr | N
     if not bound.explicit and not node.is_constant:
         usual = default_attribute(node.domain, node.op_type, name, rule.opset)
         if usual is not None and usual.value == attribute.value:
+            return None
+        if attribute.type is ir.AttributeType.INTS and is_usual(node.domain, node.op_type, name, attribute.as_ints()):
             return None
     return ir.Attr(name, attribute.type, attribute.value)
 

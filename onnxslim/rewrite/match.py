@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.graph.constants import constant_tensor
+from onnxslim.graph.defaults import computed_default
 from onnxslim.rewrite.rule import BodyNode, Reference, Rule, find_schema
 from onnxslim.rewrite.signature import Environment, fits
 
@@ -177,7 +178,7 @@ def _node_differs(match: Match, wanted: BodyNode, node: ir.Node) -> str | None:
     for name, attribute in node.attributes.items():
         if name in wanted.attributes:
             continue
-        usual = default_attribute(node.domain, node.op_type, name, match.rule.opset)
+        usual = _default_of(node, name, match.rule.opset)
         if usual is None or not _same_attribute(attribute, usual):
             return f"{node.name} has an attribute {name} that is not at its default"
     return None
@@ -187,7 +188,17 @@ def attribute_of(node: ir.Node, name: str, opset: int) -> Bound:
     """Return an attribute of a node, or its default."""
     if name in node.attributes:
         return Bound(node.attributes[name], True)
-    return Bound(default_attribute(node.domain, node.op_type, name, opset), False)
+    return Bound(_default_of(node, name, opset), False)
+
+
+def _default_of(node: ir.Node, name: str, opset: int) -> ir.Attr | None:
+    """Return what `node` takes for an attribute that it leaves out: what the schema says, or what its shapes say."""
+    declared = default_attribute(node.domain, node.op_type, name, opset)
+    if declared is not None:
+        return declared
+    schema = find_schema(node.domain, node.op_type, opset)
+    computed = computed_default(node, name) if schema is not None and name in schema.attributes else None
+    return None if computed is None else ir.AttrInt64s(name, computed)
 
 
 @functools.cache

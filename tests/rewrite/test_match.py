@@ -177,3 +177,34 @@ def test_two_unknown_sizes_are_never_equal():
     rule = "r (float[...S] x) => (float[...S] y)\nmatch { y = Relu (x) }\nrewrite { y = Abs (x) }"
     assert site("y = Relu (x)", rule, inputs="float[N] x", outputs="float[N] y")[0] is not None
     assert not equal_sizes(ir.SymbolicDim(None), ir.SymbolicDim(None))
+
+
+@pytest.mark.parametrize("node", ["Transpose (x)", "Transpose <perm = [1,0]> (x)"])
+@pytest.mark.parametrize("pattern", ["Transpose (x)", "Transpose <perm = [1,0]> (x)", "Transpose <perm = @p> (x)"])
+def test_attributes_that_are_left_out_have_the_default_that_the_shapes_say(node, pattern):
+    parameters = " <perm: ints> (x) => (y)".replace("perm", "p") if "@p" in pattern else " (x) => (y)"
+    rule = f"r{parameters}\nmatch {{ t = {pattern}  y = Neg (t) }}\nrewrite {{ y = Relu (x) }}"
+    match, reasons = site(f"t = {node}  y = Neg (t)", rule, outputs="float[3,2] y")
+    assert match is not None, reasons
+    if "@p" in pattern:
+        assert tuple(match.attributes["p"].attribute.as_ints()) == (1, 0)
+
+
+def test_another_permutation_than_the_default_is_another():
+    for node, pattern in (("Transpose (x)", "<perm = [0,1]>"), ("Transpose <perm = [0,1]> (x)", "")):
+        rule = f"r (x) => (y)\nmatch {{ t = Transpose {pattern} (x)  y = Neg (t) }}\nrewrite {{ y = Relu (x) }}"
+        assert site(f"t = {node}  y = Neg (t)", rule, outputs="float[N,M] y")[0] is None
+
+
+@pytest.mark.parametrize("pool", ["strides = [1,1], pads = [0,0,0,0], ", "strides = [1,1], dilations = [1,1], ", ""])
+def test_ones_and_zeros_that_are_written_out_are_the_default(pool):
+    rule = """r <k> (x) => (y)
+    match   { p = MaxPool <kernel_shape = @k> (x)  y = Neg (p) }
+    rewrite { y = Relu (x) }"""
+    body = f"p = MaxPool <{pool}kernel_shape = [2,2]> (x)  y = Neg (p)"
+    match, reasons = site(body, rule, inputs="float[1,1,4,4] x", outputs="float[1,1,3,3] y")
+    assert match is not None, reasons
+    assert (
+        site(body.replace("<", "<ceil_mode = 1, "), rule, inputs="float[1,1,4,4] x", outputs="float[1,1,3,3] y")[0]
+        is None
+    )

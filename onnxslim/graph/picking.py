@@ -129,7 +129,10 @@ def _gather_tuples(relations: Relations, node: ir.Node) -> None:
 
 
 def _scatter_tuples(relations: Relations, node: ir.Node) -> None:
-    """ScatterND: what its tuples of indices do not reach is one in data, updates and result."""
+    """ScatterND: what its tuples of indices do not reach is one in data, updates and result.
+
+    Which updates there are says which places are overwritten: an update of 0 is not the same as none.
+    """
     source, result = known_axes(relations, node)
     picked, updates = (None if value is None else relations.axes(value) for value in node.inputs[1:3])
     length = None if not picked else relations.sizes[picked[-1]]
@@ -138,10 +141,8 @@ def _scatter_tuples(relations: Relations, node: ir.Node) -> None:
     where = title(node)
     for one, other in zip(source, result, strict=True):
         relations.equate(one, other, where)
-    for axis in (*source[:length], picked[-1]):
+    for axis in (*source[:length], *picked, *updates[: len(picked) - 1]):
         relations.freeze(axis, Freeze(f"{where} puts places into it"))
-    for one, other in zip(picked[:-1], updates, strict=False):
-        relations.equate(one, other, where)
     for one, other in zip(source[length:], updates[len(picked) - 1 :], strict=True):
         relations.equate(one, other, where)
 

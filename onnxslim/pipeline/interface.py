@@ -38,6 +38,10 @@ class Goal(enum.Enum):
     """It may, as long as the model gets smaller."""
 
 
+UNDONE = frozenset({"left alone", "left out"})
+"""Actions of notes about what was not done."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Note:
     """One line about what a pass did, or left alone."""
@@ -158,10 +162,12 @@ class Pass(abc.ABC):
         lines = (
             Planned(
                 note.subject,
-                0 if note.reason else 1,
+                0,
                 note.action,
                 gather([(note.reason, note.subject, note.reason)] if note.reason else []),
             )
+            if note.action in UNDONE
+            else Planned(note.subject, 1, ": ".join(filter(None, (note.action, note.reason))))
             for note in notes
         )
         return Plan((before, count_nodes(model)), tuple(lines))

@@ -78,7 +78,7 @@ def plan_model(
     for step in steps:
         clone = (current if passes is not None else model).clone()
         clone.graph.meta.update(model.graph.meta)
-        told.append(PassPlan(step.name, option_values(step), step.kind.value, step.plan(clone, context)))
+        told.append(PassPlan(step.name, option_values(step), step.judged_as.value, step.plan(clone, context)))
         current = clone
     return ModelPlan(os.fspath(Path(path)), tuple(told))
 

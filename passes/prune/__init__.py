@@ -105,10 +105,13 @@ class Prune(Pass):
         return change
 
     def _exactly(self, model: ir.Model, context: Context) -> Change:
-        sizes = {name: array.shape for name, array in context.samples.first().items()}
+        # Without a check there is no sample: sizes that are symbolic then count as 1.
+        sizes = (
+            {name: array.shape for name, array in context.samples.first().items()} if context.samples.count != 0 else {}
+        )
         before = at_sizes(model, sizes)
         choosing = Choosing(self.include, self.exclude, self.units, origins=origins(model, context.original))
-        found = remove_exactly(model, lambda coupling: choosing(coupling)[0])
+        found = remove_exactly(model, lambda coupling: choosing(coupling)[0], context.ledger)
         if not found:
             reason = "no channel is dead, constant, or the same as another"
             return Change(False, (Note("model", "left alone", reason), *choosing(couple(model))[1]))

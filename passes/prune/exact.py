@@ -18,12 +18,16 @@ from onnxslim.graph.contraction import Contraction
 from onnxslim.graph.coupling import Coupling, Group, couple
 from onnxslim.graph.relations import Indices
 from onnxslim.graph.shapes import infer_shapes
+from onnxslim.pipeline.ledger import Ledger
 
 from .biases import add_to_bias
 from .cutting import cut
 from .ends import End, find_ends, shift_of
 from .sameness import Sameness
 from .structures import STRUCTURES
+
+WITHOUT_TRACE, DOUBLE = "what is dead or constant", "what is double"
+"""The two ways in which a group loses channels, as the ledger is asked for them."""
 
 ROUNDS = 50
 """Rounds at most; each finds something, so that this many mean a chain of as many layers."""
@@ -42,12 +46,13 @@ class Found:
     """Channels that held the same as others."""
 
 
-def remove_exactly(model: ir.Model, choose: Callable[[Coupling], Sequence[Group]]) -> list[Found]:
+def remove_exactly(model: ir.Model, choose: Callable[[Coupling], Sequence[Group]], ledger: Ledger) -> list[Found]:
     """Remove channels that the outputs do not depend on, in place.
 
     Args:
         model: Shapes are known; vectors that several nodes share by chance are apart (`onnxslim.graph.sharing`).
         choose: Names the groups that may lose channels.
+        ledger: Asked before each group loses any, so that a wrong one can be found out and left out by itself.
 
     Returns:
         One entry for each group and round that lost any.
@@ -60,7 +65,8 @@ def remove_exactly(model: ir.Model, choose: Callable[[Coupling], Sequence[Group]
             break
         known = Sameness(model, coupling, STRUCTURES)
         ends = list(find_ends(model, coupling, known))
-        step = _without_trace(model, coupling, found, known, ends) or _doubles(model, coupling, found, known, ends)
+        state = (model, coupling, found, known, ends, ledger)
+        step = _without_trace(*state) or _doubles(*state)
         if not step:
             break
         infer_shapes(model)
@@ -69,7 +75,12 @@ def remove_exactly(model: ir.Model, choose: Callable[[Coupling], Sequence[Group]
 
 
 def _without_trace(
-    model: ir.Model, coupling: Coupling, found: Sequence[Group], known: Sameness, ends: Sequence[End]
+    model: ir.Model,
+    coupling: Coupling,
+    found: Sequence[Group],
+    known: Sameness,
+    ends: Sequence[End],
+    ledger: Ledger,
 ) -> list[Found]:
     """Remove the channels that add nothing, or a constant, wherever they end."""
     labels = coupling.labels
@@ -81,6 +92,10 @@ def _without_trace(
         mended[roots[(end.mended & ~end.silent)[places]]] = True
     roots = np.concatenate([group.roots for group in found])
     taken = _not_empty(coupling, roots[~stays[roots]])
+    for group in found:
+        among = np.isin(taken, group.roots)
+        if among.any() and ledger.refusal(f"removing channels of {group.name}", WITHOUT_TRACE) is not None:
+            taken = taken[~among]
     gone = labels.removed(taken)
     for read in _readers(ends):
         own = coupling.of(read.data, read.data_axis)
@@ -100,7 +115,12 @@ def _without_trace(
 
 
 def _doubles(
-    model: ir.Model, coupling: Coupling, found: Sequence[Group], known: Sameness, ends: Sequence[End]
+    model: ir.Model,
+    coupling: Coupling,
+    found: Sequence[Group],
+    known: Sameness,
+    ends: Sequence[End],
+    ledger: Ledger,
 ) -> list[Found]:
     """Remove the channels that hold the same as another wherever they end, and add their weights to those of it."""
     labels = coupling.labels
@@ -131,7 +151,11 @@ def _doubles(
             if root in held and not barred[root]:
                 other = first.setdefault(tuple(held[root]), root)
                 pairs += [(other, root)] if other != root else []
-        if len(pairs) > before:
+        if len(pairs) == before:
+            continue
+        if ledger.refusal(f"removing channels of {group.name}", DOUBLE) is not None:
+            del pairs[before:]
+        else:
             result.append(Found(group.name, double=(len(pairs) - before) * group.width))
     if pairs:
         for read in _readers(ends):

@@ -27,6 +27,7 @@ from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Context
+from onnxslim.pipeline.ledger import Ledger
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import detect_target
 
@@ -90,7 +91,7 @@ def removed(model: ir.Model, original: ir.Model, samples: Samples) -> tuple[list
     apart = share_apart(left)
     infer_shapes(left)
     started = time.perf_counter()
-    found = remove_exactly(left, groups)
+    found = remove_exactly(left, groups, Ledger())
     seconds = time.perf_counter() - started
     share_again(left, apart)
     error = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from sample_models import from_text
@@ -77,3 +78,21 @@ def test_passes_without_a_plan_are_a_mistake(onnxslim, path: Path):
     answer = onnxslim("inspect", path, "-p", "simplify")
     assert (answer.code, answer.out) == (2, "")
     assert "--plan" in answer.err
+
+
+def test_exact_pruning_is_planned_as_what_it_is_and_done_is_not_left_alone(tmp_path: Path):
+    weights = np.random.default_rng(0).standard_normal((4, 12)).astype(np.float32)
+    weights[:, 3:5] = 0
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x, float[4,12] w, float[12,3] w2) => (float[N,3] y) {
+            a = MatMul (x, w)  r = Relu (a)  y = MatMul (r, w2) }""",
+        w=weights,
+        w2=np.ones((12, 3), np.float32),
+    )
+    ir.save(model, tmp_path / "dead.onnx")
+    told = plan_model(tmp_path / "dead.onnx", "prune:exact=true").passes[-1]
+    assert (told.name, told.kind) == ("prune", "exact")
+    (line,) = (row for row in told.plan.lines if row.subject == "w")
+    assert (line.sites, line.obstacles) == (1, ())
+    assert line.action.startswith("2 dead channels removed: ")
+    assert not any(row.obstacles and row.sites for row in told.plan.lines)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from channel_models import CHANNEL_MODELS, built, weight
+from onnxslim.passes.prune import exact
 from onnxslim.passes.prune.exact import Found, remove_exactly
 from onnxslim.passes.simplify import Simplify
 from planting import plant_dead, plant_double
 from zoo import MODELS, zoo_file
 
+import onnxslim
 from onnxslim.data import synthetic_samples
 from onnxslim.graph.coupling import couple, groups
 from onnxslim.graph.shapes import infer_shapes
 from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Context
+from onnxslim.pipeline.ledger import Ledger
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import detect_target
 
@@ -33,7 +39,7 @@ def removed(model: ir.Model) -> tuple[ir.Model, list[Found]]:
     left = model.clone()
     apart = share_apart(left)
     infer_shapes(left)
-    found = remove_exactly(left, groups)
+    found = remove_exactly(left, groups, Ledger())
     share_again(left, apart)
     onnx.checker.check_model(ir.to_proto(left), full_check=True)
     for one, other in zip(before, run(left), strict=True):
@@ -356,3 +362,68 @@ def test_doubles_stay_where_the_weight_that_reads_them_is_read_elsewhere_too() -
         w1=w1, b1=b1, w2=weight(12, 5),
     )  # fmt: skip
     assert not removed(model)[1]
+
+
+SCATTERED = built(
+    """g (float[1,3,6,6] x) => (float[1,4,4,4] y, float[1,4,6,6] q) {
+        a = Conv <pads = [1,1,1,1]> (x, w)  m = ScatterND (a, places, updates)  y = Conv (m, w2)
+        k = Conv <pads = [1,1,1,1]> (x, w3)  r = Relu (k)  q = Conv (r, w4)
+    }""",
+    w=weight(8, 3, 3, 3), places=np.array([[0, 2], [0, 5]]), updates=np.zeros((2, 6, 6), np.float32),
+    w2=weight(4, 8, 3, 3), w3=weight(8, 3, 3, 3), w4=weight(4, 8, 1, 1),
+)  # fmt: skip
+
+
+def test_updates_that_scatter_writes_are_no_channels() -> None:
+    assert not removed(SCATTERED)[1], "an update of 0 overwrites what was there"
+    dead = changed(SCATTERED, w3=rows(array(SCATTERED, "w3"), at1=0, at6=0))
+    left, found = removed(dead)
+    assert total(found) == (2, 0, 0)
+    assert widths(left, "w3", "updates") == [(6, 3, 3, 3), (2, 6, 6)]
+
+
+def test_channels_that_no_tuple_of_a_scatter_reaches_go() -> None:
+    model = built(
+        """g (float[5,4] x) => (float[5,3] y) {
+            a = MatMul (x, w)  u = Slice (a, zero, two)  m = ScatterND (a, places, u)  y = MatMul (m, w2)
+        }""",
+        w=rows(weight(8, 4), at3=0).T, places=np.array([[4], [1]]), zero=np.array([0]), two=np.array([2]),
+        w2=rows(weight(8, 3), at6=0),
+    )  # fmt: skip
+    left, found = removed(model)
+    assert total(found)[0] == 1, "nobody reads the last but one"
+    assert widths(left, "w", "w2") == [(4, 7), (7, 3)]
+
+
+def test_what_is_found_wrong_is_left_out_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = exact.find_ends
+
+    def mistaken(*arguments: object) -> Iterator[exact.End]:
+        for end in honest(*arguments):  # type: ignore[arg-type]
+            wrong = end.read is not None and end.read.weight.name == "w2"
+            yield dataclasses.replace(end, silent=np.ones_like(end.silent)) if wrong else end
+
+    monkeypatch.setattr(exact, "find_ends", mistaken)
+    w1, w2 = weight(4, 8), weight(6, 5)
+    model = built(
+        """g (float[N,4] x, float[N,4] z) => (float[N,3] y, float[N,5] q) {
+            a = MatMul (x, w1) r = Relu (a) y = MatMul (r, v1)   b = MatMul (z, wb) s = Tanh (b) q = MatMul (s, w2)
+        }""",
+        w1=rows(w1.T, at2=0, at5=0).T, v1=weight(8, 3), wb=weight(4, 6), w2=w2,
+    )  # fmt: skip
+    result = onnxslim.optimize(model, "prune:exact=true", measure=False)
+    record = result.report.passes[-1]
+    assert record.kept
+    assert widths(result.model, "w1", "v1", "wb", "w2") == [(4, 6), (6, 3), (4, 6), (6, 5)]
+    out = [note for note in record.changes if note.action == "left out"]
+    assert [note.subject for note in out] == ["removing channels of wb at what is dead or constant"]
+    assert "outputs changed" in out[0].reason
+
+
+def test_exact_pruning_runs_without_a_sample() -> None:
+    dead = changed(CHAIN, w1=rows(array(CHAIN, "w1").T, at4=0).T, b1=rows(array(CHAIN, "b1"), at4=0))
+    result = onnxslim.optimize(dead, "prune:exact=true", check=False)
+    record = result.report.passes[-1]
+    assert (record.kept, record.reason) == (True, "outputs not compared: asked not to")
+    assert widths(result.model, "w1", "b1") == [(4, 11), (11,)]
+    assert record.layers

@@ -32,6 +32,11 @@ class Wish:
     rule: Rule
     amount: float = 0.0
 
+    @property
+    def most_error(self) -> float | None:
+        """What each layer may lose, as a share of the energy of its output; None where nothing is said of one layer."""
+        return 1 - self.amount if self.rule is Rule.ENERGY else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -92,7 +97,7 @@ def choose(
 
 def _alone(own: Sequence[Candidate], wish: Wish) -> Candidate | None:
     if wish.rule is Rule.ENERGY:
-        enough = [each for each in own if each.error <= 1 - wish.amount]
+        enough = [each for each in own if each.error <= (wish.most_error or 0.0)]
         return min(enough, key=lambda each: (each.parameters, each.error), default=None)
     if wish.rule is Rule.RANK:
         distance = {each: abs(each.share - wish.amount) for each in own}

@@ -19,6 +19,10 @@ STEPS = 24
 """Ranks of one axis that are looked at, at most; more make the choice finer than errors are known."""
 
 
+TELLING = 1e-6
+"""An expected error below this is rounding: it does not tell how far expected errors are from real ones."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Candidate:
     """One split of one layer."""
@@ -88,7 +92,15 @@ def _terms(layer: Layer, form: Form, ranks: tuple[int, ...], extent: Extent) -> 
 
 
 def candidates(
-    layer: Layer, problem: Problem, allowed: Sequence[Form], align: int, extent: Extent, *, exact: bool, more_macs: bool
+    layer: Layer,
+    problem: Problem,
+    allowed: Sequence[Form],
+    align: int,
+    extent: Extent,
+    *,
+    exact: bool,
+    more_macs: bool,
+    most: float | None = None,
 ) -> list[Candidate]:
     """Return the splits of a layer that have fewer parameters than the layer, and no more MACs.
 
@@ -100,6 +112,8 @@ def candidates(
         extent: Where it works.
         exact: Scale what is expected of each form by the error of one split that is really made.
         more_macs: Splits that have more MACs will do, too.
+        most: The error that is asked for: splits that are said to hold it are made, and have the error that they then
+            have. None: nothing is promised.
     """
     result: list[Candidate] = []
     for form in forms(layer):
@@ -109,12 +123,36 @@ def candidates(
         lost = losses(problem, form)
         own = [dataclasses.replace(each, error=lost(each.ranks)) for each in own]
         if exact and form is not Form.MATRIX:
-            middle = nearest(own, layer.parameters // 2)
-            really = problem.loss(split(problem, form, middle.ranks).dense)
-            scale = really / max(middle.error, 1e-12)
-            own = [dataclasses.replace(each, error=min(each.error * scale, 1.0)) for each in own]
-        result += own
+            # Of a layer that is of low rank exactly, the middle has no error that tells anything of the others.
+            telling = [each for each in own if each.error > TELLING]
+            if telling:
+                middle = nearest(telling, layer.parameters // 2)
+                own = _scaled(own, problem.loss(split(problem, form, middle.ranks).dense) / middle.error)
+        result += own if most is None else _made(own, problem, most)
     return result
+
+
+def _scaled(own: Sequence[Candidate], scale: float) -> list[Candidate]:
+    return [dataclasses.replace(each, error=min(each.error * scale, 1.0)) for each in own]
+
+
+def _made(own: Sequence[Candidate], problem: Problem, most: float) -> list[Candidate]:
+    """Return the splits of one form, of those that are said to lose no more than `most` only such as were made.
+
+    The smallest of them as a rule holds what is said of it; where it does not, a bisection by size finds one that does.
+    """
+    said = sorted((each for each in own if each.error <= most), key=lambda each: (each.parameters, each.error))
+    made: list[Candidate] = []
+    low, high, at = 0, len(said), 0
+    while low < high:
+        each = said[at]
+        made.append(dataclasses.replace(each, error=problem.loss(split(problem, each.form, each.ranks).dense)))
+        if made[-1].error <= most:
+            high = at
+        else:
+            low = at + 1
+        at = (low + high) // 2
+    return [*(each for each in own if each.error > most), *made]
 
 
 def nearest(own: Sequence[Candidate], parameters: int) -> Candidate:

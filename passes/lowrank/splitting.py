@@ -158,6 +158,7 @@ class Splitting:
                 self._extent(layer),
                 exact=self._learns,
                 more_macs=self._settings.size,
+                most=self._settings.wish.most_error,
             )
             if sensitivity is not None and own:
                 measured[at] = []

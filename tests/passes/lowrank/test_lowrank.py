@@ -384,3 +384,51 @@ def test_what_is_too_small_is_said_with_the_option_that_splits_it() -> None:
     assert change.modified
     with pytest.raises(BadOptionValue, match="smallest"):
         Lowrank(smallest=0)
+
+
+def exactly_low() -> dict[str, np.ndarray]:
+    """Return windows that have an exact split: [32 filters, 24 channels, 3, 3]."""
+    generator = np.random.default_rng(5)
+
+    def normal(*shape: int) -> np.ndarray:
+        return generator.normal(size=shape)
+
+    filters = normal(4, 24, 3, 3)
+    column, row = normal(24, 3), normal(24, 3)
+    few = np.einsum("rs,sikl->rikl", normal(32, 3), normal(3, 24, 3, 3))
+    return {
+        "double filters": filters[generator.integers(0, 4, 32)],
+        "filters of rank 3": few,
+        "channels of rank 3": np.einsum("orkl,ri->oikl", normal(32, 3, 3, 3), normal(3, 24)),
+        "one window for each channel": normal(32, 24)[:, :, None, None] * normal(24, 3, 3),
+        "columns times rows": np.einsum("orl,rik->oikl", normal(32, 3, 3), normal(3, 24, 3)),
+        "separable kernels": normal(32, 24)[:, :, None, None] * (column[:, :, None] * row[:, None, :]),
+        "of full rank": normal(32, 24, 3, 3),
+        "hardly any": 1e-4 * normal(32, 24, 3, 3) + few,
+    }
+
+
+@pytest.mark.parametrize("name", exactly_low())
+@pytest.mark.parametrize(("energy", "whiten"), [(0.99, True), (0.8, True), (0.9, False)])
+def test_what_is_asked_of_a_layer_holds_of_what_was_made(name: str, energy: float, whiten: bool) -> None:
+    before = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,24,6,6] x) => (float[N,32,6,6] y) {
+            y = Conv <pads = [1,1,1,1]> (x, w) }""",
+        w=exactly_low()[name].astype(np.float32),
+    )
+    infer_shapes(before)
+    inputs = {"x": np.random.default_rng(1).normal(size=(24, 24, 6, 6)).astype(np.float32)}
+    samples = open_samples(inputs, Session.of(before).inputs)
+    after, change = run(before, Lowrank(energy=energy, align=1, whiten=whiten), samples)
+    one, two = (Session.of(each).run(inputs)["y"].astype(np.float64) for each in (before, after))
+    assert np.square(one - two).sum() <= 1.15 * (1 - energy) * np.square(one).sum(), change.notes
+    if name != "of full rank":
+        assert measure_cost(after).parameters < 0.5 * measure_cost(before).parameters
+
+
+def test_a_model_that_was_split_before_keeps_what_is_asked() -> None:
+    samples = open_samples(data(64, 1), Session.of(model()).inputs)
+    once, _ = run(model(), Lowrank(rank=0.2, align=1, kinds=("matrix",)), samples)
+    infer_shapes(once)
+    twice, _ = run(once, Lowrank(energy=0.99, align=1), samples)
+    assert lost(once, twice) < 0.05

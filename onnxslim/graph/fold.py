@@ -15,10 +15,11 @@ import onnx_ir as ir
 
 from onnxslim.graph.constants import constant, constant_tensor, fresh_name, new_initializer, static_bytes, tensor_bytes
 from onnxslim.graph.evaluate import divides_safely, evaluate
+from onnxslim.graph.growth import Growth
 from onnxslim.nesting import main_graphs
 
-LIMIT_BYTES = 1 << 20
-"""A folded value may be this large, or as large as the constants that it replaces: files must not grow."""
+SHARED_BYTES = 1 << 10
+"""Constants from this size on are worth asking whether they can go."""
 
 SESSION_BYTES = 64 << 20
 """Constants that one session is given at once: weights on disk are not all to be read into memory together."""
@@ -66,35 +67,40 @@ def known_shape(node: ir.Node) -> Array | None:
     return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)
 
 
-def fold_constants(model: ir.Model, limit_bytes: int = LIMIT_BYTES) -> tuple[str, ...]:
+def fold_constants(model: ir.Model, growth: Growth | None = None) -> tuple[str, ...]:
     """Replace what can be computed now by initializers, in the graph and in nested subgraphs.
 
-    Random ops, DequantizeLinear, ops with subgraphs and ops of other domains are left alone, and so is whatever would
-    be larger than `limit_bytes` and larger than the constants that go with it. Local functions hold no initializers and
-    are left alone, too.
+    Random ops, DequantizeLinear, ops with subgraphs and ops of other domains are left alone, and so is what is larger
+    than the constants that go with it, where the budget does not allow for that. Local functions hold no initializers
+    and are left alone, too.
+
+    Args:
+        model: Changed in place.
+        growth: How much larger it may become in all, and what is left of that; None: a budget for this call alone.
 
     Returns:
         The names of the values that became initializers.
     """
     names: list[str] = []
+    growth = growth or Growth()
     for graph in main_graphs(model):
-        while folded := _fold_graph(graph, model.opset_imports, limit_bytes):
+        while folded := _fold_graph(graph, model.opset_imports, growth):
             names += folded  # once more: a divisor that was folded can be trusted now
     return tuple(names)
 
 
-def _fold_graph(graph: ir.Graph, opsets: Mapping[str, int], limit_bytes: int) -> list[str]:
+def _fold_graph(graph: ir.Graph, opsets: Mapping[str, int], growth: Growth) -> list[str]:
     names = [name for node in list(graph) for name in _fold_known(graph, node)]
     blocked: set[ir.Node] = set()
     while True:
         components = list(_components(_region(graph, blocked)))
-        too_large = {node for part in components for node in _oversize(part, limit_bytes)}
+        too_large = {node for part in components for node in _oversize(part, growth)}
         if too_large:
             blocked |= too_large
             continue
         failed: set[ir.Node] = set()
         for batch in _batches(components):
-            done, wrong = _fold_batch(graph, batch, opsets, limit_bytes)
+            done, wrong = _fold_batch(graph, batch, opsets, growth)
             names += done
             failed |= wrong
         if not failed:
@@ -140,7 +146,10 @@ def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
 
 
 def _components(region: Sequence[ir.Node]) -> Iterator[list[ir.Node]]:
-    """Split a region into parts that share no edge; each keeps its order."""
+    """Split a region into parts that share no edge and no large constant; each keeps its order.
+
+    A constant that several nodes read goes only where all of them are folded: they are decided on together.
+    """
     parent = {node: node for node in region}
 
     def root(node: ir.Node) -> ir.Node:
@@ -148,11 +157,14 @@ def _components(region: Sequence[ir.Node]) -> Iterator[list[ir.Node]]:
             parent[node] = node = parent[parent[node]]
         return node
 
+    readers: dict[ir.Value, ir.Node] = {}
     for node in region:
         for value in node.inputs:
             maker = value.producer() if value is not None else None
             if maker in parent:
                 parent[root(maker)] = root(node)
+            elif value is not None and tensor_bytes(value.const_value) >= SHARED_BYTES:
+                parent[root(readers.setdefault(value, node))] = root(node)
     parts: dict[ir.Node, list[ir.Node]] = {}
     for node in region:
         parts.setdefault(root(node), []).append(node)
@@ -186,10 +198,10 @@ def _replaced_bytes(part: Sequence[ir.Node]) -> int:
     )
 
 
-def _oversize(part: Sequence[ir.Node], limit_bytes: int) -> set[ir.Node]:
+def _oversize(part: Sequence[ir.Node], growth: Growth) -> set[ir.Node]:
     """Return the node whose result makes a part too large to fold, as far as its shapes tell."""
     sizes = {value: static_bytes(value) or 0 for value in _frontier(part)}
-    if sum(sizes.values()) <= max(limit_bytes, _replaced_bytes(part)):
+    if growth.allows(sum(sizes.values()) - _replaced_bytes(part), len(part)):
         return set()
     largest = max(sizes, key=lambda value: sizes[value])
     maker = largest.producer()
@@ -211,7 +223,7 @@ def _batches(components: Iterable[list[ir.Node]]) -> Iterator[list[list[ir.Node]
 
 
 def _fold_batch(
-    graph: ir.Graph, batch: list[list[ir.Node]], opsets: Mapping[str, int], limit_bytes: int
+    graph: ir.Graph, batch: list[list[ir.Node]], opsets: Mapping[str, int], growth: Growth
 ) -> tuple[list[str], set[ir.Node]]:
     """Fold the parts of a batch in one session. Returns the names folded, and the nodes that cannot be evaluated."""
     nodes = [node for part in batch for node in part]
@@ -219,7 +231,7 @@ def _fold_batch(
     if results is None and len(batch) > 1:
         names, failed = [], set()
         for part in batch:
-            done, wrong = _fold_batch(graph, [part], opsets, limit_bytes)
+            done, wrong = _fold_batch(graph, [part], opsets, growth)
             names += done
             failed |= wrong
         return names, failed
@@ -228,9 +240,11 @@ def _fold_batch(
     names, failed = [], set()
     for part in batch:
         made = {value: results[value] for value in _frontier(part)}
-        if sum(array.nbytes for array in made.values()) > max(limit_bytes, _replaced_bytes(part)):
+        more = growth.size(made.values()) - _replaced_bytes(part)
+        if not growth.allows(more, len(part)):
             failed |= {value.producer() for value in made} - {None}  # type: ignore[arg-type]  # the producers are nodes
             continue
+        growth.spend(more, made.values())
         names += [_replace(graph, value, array) for value, array in made.items()]
         graph.remove(list(reversed(part)), safe=True)
     return names, failed

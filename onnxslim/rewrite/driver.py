@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.graph.growth import Growth
 from onnxslim.nesting import graphs_within, main_graphs
 from onnxslim.rewrite.condition import holds, overflow
 from onnxslim.rewrite.identity import eliminate_identity
 from onnxslim.rewrite.instantiate import Instance, Plan, build
 from onnxslim.rewrite.match import Match, find_match
-from onnxslim.rewrite.payoff import pays, pays_in_bytes
+from onnxslim.rewrite.payoff import added_bytes, pays, pays_in_bytes
 from onnxslim.rewrite.program import NotApplicable
 from onnxslim.rewrite.rule import DoesNotCheck, Rule, Skipped
 
@@ -38,7 +39,9 @@ class Applied:
     """Sites that `accept` did not let happen: rule and node, and the reason."""
 
 
-def fixpoint(model: ir.Model, rules: Sequence[Rule], *, accept: Accept | None = None) -> Applied:
+def fixpoint(
+    model: ir.Model, rules: Sequence[Rule], *, accept: Accept | None = None, growth: Growth | None = None
+) -> Applied:
     """Apply rules wherever they pay, until they do so nowhere.
 
     A rewrite pays if fewer nodes remain after folding, or as many and fewer bytes of constants are read. Hence every
@@ -48,8 +51,9 @@ def fixpoint(model: ir.Model, rules: Sequence[Rule], *, accept: Accept | None = 
         model: The model, changed in place: its graph, nested subgraphs, and local functions of the same opset.
         rules: The rules, the first that matches is taken.
         accept: Has the last word on each rewrite.
+        growth: How much larger the model may become in all, and what is left of that; None: a budget for this call.
     """
-    driver = _Driver(model, rules, accept, must_pay=True)
+    driver = _Driver(model, rules, accept, growth or Growth(), must_pay=True)
     reach = max((rule.outline.depth for rule in rules), default=0)
     waiting = collections.deque(driver.nodes())
     queued = set(waiting)
@@ -71,7 +75,7 @@ def walk(model: ir.Model, rules: Sequence[Rule], *, accept: Accept | None = None
 
     Nodes that a rewrite makes are not looked at.
     """
-    driver = _Driver(model, rules, accept, must_pay=False)
+    driver = _Driver(model, rules, accept, Growth(), must_pay=False)
     for node in driver.nodes():
         if node.graph is not None:
             driver.visit(node)
@@ -89,8 +93,10 @@ def _downstream(node: ir.Node, reach: int) -> Iterator[ir.Node]:
 
 
 class _Driver:
-    def __init__(self, model: ir.Model, rules: Sequence[Rule], accept: Accept | None, *, must_pay: bool) -> None:
-        self.model, self.accept, self.must_pay = model, accept, must_pay
+    def __init__(
+        self, model: ir.Model, rules: Sequence[Rule], accept: Accept | None, growth: Growth, *, must_pay: bool
+    ) -> None:
+        self.model, self.accept, self.growth, self.must_pay = model, accept, growth, must_pay
         self.index: dict[tuple[str, str], list[Rule]] = {}
         for rule in rules:
             self.index.setdefault(rule.outline.root, []).append(rule)
@@ -164,7 +170,7 @@ class _Driver:
         if rule.when is not None and not holds(match, rule.when):
             raise NotApplicable("`when` does not hold")
         plan = instance.plan()
-        if self.must_pay and (why := pays_in_bytes(match, plan)) is not None:
+        if self.must_pay and (why := pays_in_bytes(match, plan, self.growth)) is not None:
             raise NotApplicable(why)
         if (why := overflow(match, plan)) is not None:
             raise NotApplicable(why)
@@ -173,6 +179,7 @@ class _Driver:
     def _apply(self, match: Match, plan: Plan) -> list[ir.Node]:
         graph = match.root.graph
         assert graph is not None
+        self.growth.spend(added_bytes(match, plan, self.growth), plan.arrays.values())
         results = match.results()
         base = results[0].name or match.root.name or match.rule.name
         nodes, initializers, made = build(plan, match, lambda name: self._fresh(f"{base}/{name}"))

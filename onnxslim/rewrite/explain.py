@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.graph.growth import Growth
 from onnxslim.nesting import main_graphs
 from onnxslim.rewrite.condition import holds, overflow
 from onnxslim.rewrite.instantiate import Instance
@@ -86,7 +87,7 @@ def _does_not_pay(match: Match) -> str | None:
     if why is not None:
         return why
     plan = instance.plan()
-    return pays_in_bytes(match, plan) or overflow(match, plan)
+    return pays_in_bytes(match, plan, Growth()) or overflow(match, plan)
 
 
 def general(reason: str, names: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Takes the branch of an If whose condition is known."""
+"""Takes the branch of an If whose condition is known, or does not matter: both branches compute the same."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from onnxslim.graph.constants import constant
 from onnxslim.nesting import every_graph
 
 from .dead import remove_node
+from .sameness import same_graph
 
 
 def inline_constant_branches(model: ir.Model) -> int:
-    """Put the nodes of the branch that is always taken in the place of its If. Returns how many Ifs went."""
+    """Put the nodes of a branch in the place of its If, where it is always taken or the other one is the same.
+
+    Returns:
+        How many Ifs went.
+    """
     count = 0
     functions = {g for function in model.functions.values() for g in (function.graph, *function.subgraphs())}
     for graph in every_graph(model):
@@ -23,9 +28,12 @@ def inline_constant_branches(model: ir.Model) -> int:
 
 def _inline(node: ir.Node, graph: ir.Graph, model: ir.Model) -> bool:
     condition = constant(node.inputs[0])
-    if condition is None or condition.size != 1:
-        return False
-    branch = node.attributes["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"].as_graph()
+    if condition is not None and condition.size == 1:
+        branch = node.attributes["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"].as_graph()
+    else:
+        branch, other = (node.attributes[name].as_graph() for name in ("then_branch", "else_branch"))
+        if not same_graph(branch, other):
+            return False
     made = {output for inner in branch for output in inner.outputs}
     if any(output not in made and not output.is_initializer() for output in branch.outputs):
         return False

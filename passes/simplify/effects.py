@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxslim.graph.constants import constant
 from onnxslim.graph.inference.elementwise import broadcast_shapes
 from onnxslim.graph.inference.walk import Inference
 from onnxslim.nesting import main_graphs
@@ -19,13 +20,22 @@ SAME_SHAPE_SAME_VALUE = frozenset(
         "ReduceProd",
         "ReduceSum",
         "Reshape",
+        "Resize",
         "Slice",
         "Squeeze",
         "Tile",
         "Unsqueeze",
+        "Upsample",
     }
 )
-"""Ops that, where they keep the shape, keep the elements: what is reduced is alone, what is cut or repeated is all."""
+"""Ops that, where they keep the shape, keep the elements: what is reduced is alone, what is cut or repeated is all,
+what is resized is resized by 1."""
+
+RESIZING = frozenset({"Resize", "Upsample"})
+"""Ops of images that keep the elements where they are told to scale by 1."""
+
+RESIZE_SIZES = 3
+"""The input of Resize that says how large the image shall be."""
 
 BROADCASTING = frozenset(
     {
@@ -70,7 +80,27 @@ def _keeps_shape(node: ir.Node, known: Inference) -> bool:
     before, after = known.fact(source), known.fact(node.outputs[0])
     if before.shape is None or before.shape != after.shape or before.dtype is not after.dtype:
         return False
+    if node.op_type in RESIZING:
+        return _resizes_by_1(node)
     return node.op_type != "Slice" or _goes_forward(node, known)
+
+
+def _resizes_by_1(node: ir.Node) -> bool:
+    """Whether an image that keeps its sizes keeps its pixels: it is scaled by 1, and nothing is cropped.
+
+    By 1.1 a small image keeps its sizes, too. Every way to interpolate gives a pixel itself at the place of a pixel.
+    """
+    way = node.attributes.get("coordinate_transformation_mode")
+    if way is not None and (way.is_ref() or way.as_string() == "tf_crop_and_resize"):
+        return False
+    sizes = node.inputs[RESIZE_SIZES] if len(node.inputs) > RESIZE_SIZES else None
+    if sizes is not None:
+        return True
+    written = node.attributes.get("scales")
+    if written is not None:
+        return not written.is_ref() and all(scale == 1 for scale in written.as_floats())
+    scales = constant(node.inputs[-1]) if len(node.inputs) > 1 else None
+    return scales is not None and scales.size > 0 and bool((scales == 1).all())
 
 
 def _goes_forward(node: ir.Node, known: Inference) -> bool:

@@ -11,11 +11,12 @@ import onnx_ir as ir
 
 from onnxslim.graph.fold import fold_constants
 from onnxslim.graph.gemm import fold_scales
+from onnxslim.graph.growth import Growth
 from onnxslim.graph.inference.walk import Inference
 from onnxslim.graph.shapes import forget_shapes, infer_shapes
-from onnxslim.model import OLDEST_NUMPY_OPSET, release_constants
+from onnxslim.model import OLDEST_NUMPY_OPSET, release_constants, weight_bytes
 from onnxslim.nesting import every_graph
-from onnxslim.pipeline.interface import Context, Note
+from onnxslim.pipeline.interface import Context, Goal, Note
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.instantiate import Plan
 from onnxslim.rewrite.match import Match
@@ -69,6 +70,8 @@ SHAPE_STEPS: tuple[tuple[str, ShapeStep], ...] = (
 )
 """What follows from symbolic sizes; the first steps of a round, while something is known of all that is there."""
 
+FOLDING = "constants folded"
+
 STEPS: tuple[NamedStep, ...] = (
     ("branches inlined", inline_constant_branches),
     ("identities eliminated", eliminate_identities),
@@ -76,7 +79,7 @@ STEPS: tuple[NamedStep, ...] = (
     ("zero states left out", leave_out_zero_states),
     ("concatenations joined", join_concatenations),
     ("scales of products folded", fold_scales),
-    ("constants folded", lambda model: len(fold_constants(model))),
+    (FOLDING, lambda model: len(fold_constants(model))),
     ("equal initializers merged", merge_equal_initializers),
     ("equal nodes merged", merge_equal_nodes),
 )
@@ -105,6 +108,7 @@ class Rounds:
     def __init__(self, model: ir.Model, context: Context, package: str) -> None:
         self._model, self._context, self._package = model, context, package
         self._opset = model.opset_imports.get("", 0)
+        self._growth = Growth.of(weight_bytes(model), never=context.goal is Goal.SIZE)
         self._old = 0 < self._opset < OLDEST_NUMPY_OPSET
         self._counts: collections.Counter[str] = collections.Counter()
         self._verified: collections.Counter[str] = collections.Counter()
@@ -143,7 +147,11 @@ class Rounds:
             steps = [each for each in STEPS if each[0] in OPSET_FREE_STEPS]
         else:
             steps = [*((name, functools.partial(step, known=known)) for name, step in SHAPE_STEPS), *STEPS]
+        steps = [(name, self._fold if name == FOLDING else step) for name, step in steps]
         return [(name, step) for name, step in steps if name not in self._failures]
+
+    def _fold(self, model: ir.Model) -> int:
+        return len(fold_constants(model, self._growth))
 
     def _attempt(self, name: str, step: Step, place: str) -> int:
         why = self._context.ledger.refusal(name, place)
@@ -178,7 +186,7 @@ class Rounds:
         ops = {node.op_type for graph in every_graph(self._model) for node in graph}
         rules = load_rules(self._package, self._opset, frozenset(ops)).rules
         usable = [rule for rule in rules if rule.name not in self._failures]
-        applied = fixpoint(self._model, usable, accept=self._accept)
+        applied = fixpoint(self._model, usable, accept=self._accept, growth=self._growth)
         self._failures.update({each.rule: each.reason for each in (*applied.skipped, *applied.refused)})
         self._counts.update({f"rule {name}": count for name, count in applied.counts.items()})
         return sum(applied.counts.values())

@@ -14,45 +14,62 @@ INPUTS_SINCE = 10
 
 
 def join_slices(model: ir.Model, known: Inference) -> int:
-    """Let one Slice cut what two cut, where they cut different axes at places that are known. Returns how many went."""
+    """Let one Slice cut what two cut, where they cut different axes at places that are known.
+
+    Several Slices may cut what one Slice makes, as quarters are made of halves: that one goes if all of them can do
+    without it.
+
+    Returns:
+        How many went.
+    """
     if model.opset_imports.get("", 0) < INPUTS_SINCE:
         return 0
     count = 0
     for graph in main_graphs(model):
         for node in list(graph):
-            if node.op_type == "Slice" and not node.domain and node.inputs[0] is not None:
-                first = node.inputs[0].producer()
-                if first is not None and _joins(node, first):
-                    count += _join(graph, node, first, known)
+            if node.op_type == "Slice" and not node.domain:
+                count += _pass_on(graph, node, known)
     return count
 
 
-def _joins(node: ir.Node, first: ir.Node) -> bool:
-    if first.op_type != "Slice" or first.domain or first.graph is not node.graph:
+def _pass_on(graph: ir.Graph, first: ir.Node, known: Inference) -> bool:
+    """Let the Slices that cut what `first` makes cut what it reads; False where something else needs what it makes."""
+    made, source = first.outputs[0], first.inputs[0]
+    users = list(dict.fromkeys(use.node for use in made.uses()))
+    if source is None or not users or made.is_graph_output():
         return False
-    return len(first.outputs[0].uses()) == 1 and not first.outputs[0].is_graph_output()
+    if not all(node.op_type == "Slice" and not node.domain and node.graph is graph for node in users):
+        return False
+    if any(use.idx for use in made.uses()):
+        return False  # it says where to cut
+    joined = [_joined(node, first, known) for node in users]
+    if not all(joined):
+        return False
+    for node, settings in zip(users, joined, strict=True):
+        values = [
+            new_initializer(graph, fresh_name(graph, f"{node.outputs[0].name}/{name}"), array)
+            for name, array in zip(("starts", "ends", "axes", "steps"), settings or (), strict=True)
+        ]
+        node.resize_inputs(5)
+        for place, value in enumerate([source, *values]):
+            node.replace_input_with(place, value)
+    graph.remove(first, safe=True)
+    return True
 
 
-def _join(graph: ir.Graph, node: ir.Node, first: ir.Node, known: Inference) -> bool:
+def _joined(node: ir.Node, first: ir.Node, known: Inference) -> list[np.typing.NDArray[np.int64]] | None:
+    """Return starts, ends, axes and steps of both Slices; None where they cut one axis, or are not known."""
     source = first.inputs[0]
     shape = known.fact(source).shape if source is not None else None
     outer, inner = _told(node), _told(first)
     if shape is None or outer is None or inner is None:
-        return False
+        return None
     axes = [int(axis) % len(shape) for axis in (*inner[2], *outer[2])]
     if len(set(axes)) < len(axes):
-        return False
-    joined = [np.concatenate([inner[place], outer[place]]) for place in range(4)]
+        return None
+    joined = [np.concatenate([inner[place], outer[place]]).astype(np.int64) for place in range(4)]
     joined[2] = np.array(axes, np.int64)
-    values = [
-        new_initializer(graph, fresh_name(graph, f"{node.outputs[0].name}/{name}"), array.astype(np.int64))
-        for name, array in zip(("starts", "ends", "axes", "steps"), joined, strict=True)
-    ]
-    node.resize_inputs(5)
-    for place, value in enumerate([source, *values]):
-        node.replace_input_with(place, value)
-    graph.remove(first, safe=True)
-    return True
+    return joined
 
 
 def _told(node: ir.Node) -> list[np.typing.NDArray[np.int64]] | None:

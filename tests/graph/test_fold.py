@@ -9,8 +9,9 @@ from sample_models import from_text
 from onnxslim.graph.constants import as_tensor, constant, static_bytes
 from onnxslim.graph.evaluate import evaluate
 from onnxslim.graph.fold import fold_constants
+from onnxslim.graph.growth import LEAST_BYTES, LIMIT_BYTES, NODE_BYTES, Growth
 from onnxslim.graph.shapes import infer_shapes
-from onnxslim.model import canonicalize
+from onnxslim.model import canonicalize, weight_bytes
 
 
 def model_of(body, opset=17, inputs="float[N,4] x", outputs="float[N,4] y", **weights):
@@ -100,7 +101,7 @@ def test_large_result_stays_unless_it_replaces_as_much():
         w=np.ones((1024, 512), np.float32),
     )
     infer_shapes(model)
-    assert fold_constants(model, limit_bytes=0) == ("a",)
+    assert fold_constants(model, Growth(0)) == ("a",)
 
 
 def test_shared_weight_is_not_stored_twice():
@@ -251,3 +252,61 @@ def test_constant_of_a_function_body():
     reference = ir.Node("", "Constant", [], [ir.RefAttr("value_float", "a", ir.AttributeType.FLOAT)])
     assert constant(reference.outputs[0]) is None
     assert constant(None) is None
+
+
+def tied(copies: int) -> ir.Model:
+    """Return a model in which a weight of 64 kB is transposed and scaled `copies` times, each time otherwise."""
+    body = "".join(f" t{i} = Transpose (w)  a{i} = Mul (t{i}, s{i})  y{i} = MatMul (x, a{i})" for i in range(copies))
+    text = f"g (float[N,128] x) => ({outputs(copies)}) {{ {body} y = MatMul (x, w) }}"
+    factors = {f"s{i}": np.float32(i + 2) for i in range(copies)}
+    weight = np.random.default_rng(0).random((128, 128)).astype(np.float32)
+    return from_text(f'<ir_version: 8, opset_import: ["" : 17]> {text}', w=weight, **factors)
+
+
+def outputs(copies: int) -> str:
+    return ", ".join([*(f"float[N,128] y{i}" for i in range(copies)), "float[N,128] y"])
+
+
+@pytest.mark.parametrize("copies", [1, 3, 40])
+def test_what_a_model_grows_by_is_bounded_for_the_whole_of_it(copies: int) -> None:
+    model = tied(copies)
+    infer_shapes(model)
+    before = weight_bytes(model)
+    growth = Growth(200_000)
+    fold_constants(model, growth)
+    grown = weight_bytes(model) - before
+    assert 0 < grown <= 200_000 + NODE_BYTES * 2 * copies
+    assert growth.left_bytes <= 200_000 - grown + 4 * copies
+
+
+def test_constants_that_several_read_go_where_all_of_these_are_folded() -> None:
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,128] x) => (float[N,256] y, float[N,64] z) {
+            a = Concat <axis = 1> (w, w)  y = MatMul (x, a)  b = Slice (w, from, to, axis)  z = MatMul (x, b) }""",
+        w=np.random.default_rng(0).random((128, 128)).astype(np.float32),
+        **{"from": np.array([0]), "to": np.array([64]), "axis": np.array([1])},
+    )
+    infer_shapes(model)
+    # 64 kB go, 128 kB and 32 kB come: each by itself would cost all that comes.
+    assert set(fold_constants(model.clone(), Growth(100_000))) == {"a", "b"}
+    assert set(fold_constants(model.clone(), Growth(90_000))) == {"b"}
+
+
+def test_a_model_that_may_never_grow_does_not() -> None:
+    model = tied(2)
+    infer_shapes(model)
+    assert fold_constants(model, Growth.of(weight_bytes(model), never=True)) == ()
+
+
+def test_the_budget_is_a_share_of_the_model_and_equal_constants_count_once() -> None:
+    assert Growth.of(1000).left_bytes == LEAST_BYTES
+    assert Growth.of(4 << 20).left_bytes == 512 << 10
+    assert Growth.of(1 << 40).left_bytes == LIMIT_BYTES
+    growth = Growth(5000)
+    large, small = np.ones(1000, np.float32), np.ones(4, np.float32)
+    assert growth.size([large, small]) == 4016
+    growth.spend(4016, [large, small])
+    assert growth.left_bytes == 984
+    assert growth.size([large.copy(), small.copy(), large.astype(np.int32)]) == 16 + 4000
+    assert growth.allows(984 + NODE_BYTES, 1)
+    assert not growth.allows(985 + NODE_BYTES, 1)

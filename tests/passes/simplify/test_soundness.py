@@ -13,7 +13,7 @@ from onnxslim.passes.simplify import Simplify
 from sample_models import from_text
 
 from onnxslim.model import canonicalize
-from onnxslim.pipeline.interface import Progress
+from onnxslim.pipeline.interface import Goal, Progress
 from onnxslim.pipeline.ledger import Ledger
 
 
@@ -22,6 +22,7 @@ class Quiet:
     generator: np.random.Generator = dataclasses.field(default_factory=lambda: np.random.default_rng(0))
     progress: Progress = dataclasses.field(default_factory=Progress)
     verify: bool = False
+    goal: Goal = Goal.LATENCY
     ledger: Ledger = dataclasses.field(default_factory=Ledger)
 
 

@@ -15,7 +15,7 @@ from onnxslim.passes.simplify import Simplify
 from sample_models import from_text
 
 from onnxslim.model import canonicalize
-from onnxslim.pipeline.interface import Progress
+from onnxslim.pipeline.interface import Goal, Progress
 from onnxslim.pipeline.ledger import Ledger
 
 f32 = np.float32
@@ -26,6 +26,7 @@ class Quiet:
     generator: np.random.Generator = dataclasses.field(default_factory=lambda: np.random.default_rng(0))
     progress: Progress = dataclasses.field(default_factory=Progress)
     verify: bool = False
+    goal: Goal = Goal.LATENCY
     ledger: Ledger = dataclasses.field(default_factory=Ledger)
 
 

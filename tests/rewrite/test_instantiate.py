@@ -57,9 +57,9 @@ ONE = np.ones(1, np.float32)
             "needs",
         ),
         (
-            "r <p> (x) => (y)\nmatch { y = Transpose <perm = @p> (x) }\n"
-            "rewrite { c = Constant <value_ints = @p> ()  z = Cast <to = 1> (c)  y = Add (x, z) }",
-            "y = Transpose (x)",
+            "r <kind> (x) => (y)\nmatch { y = RandomNormalLike <dtype = @kind> (x) }\n"
+            "rewrite { c = Constant <value_int = @kind> ()  z = Cast <to = 1> (c)  y = Add (x, z) }",
+            "y = RandomNormalLike (x)",
             {},
             "an attribute that is not there",
         ),

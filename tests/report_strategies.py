@@ -14,10 +14,14 @@ from onnxslim.report.model import (
     FidelityFigures,
     Figures,
     ModelFile,
+    OutputFigures,
     PassRecord,
     Percentiles,
+    QualityFigures,
     Ratios,
     Report,
+    SliceFigures,
+    TaskFigure,
     reason_key,
 )
 from onnxslim.report.reproduction import Reproduction
@@ -62,6 +66,9 @@ def sample_report() -> Report:
     )
     lost = "3.10% of accuracy would be lost"
     prune = PassRecord("prune", {"ratio": 0.5}, "lossy", False, lost, 8.0, (52, 50), (), layers)
+    closeness = FidelityFigures(
+        Interval(0.985, 0.979, 0.99), Interval(28.7, 28.5, 28.9), Interval(0.9993, 0.9991, 0.9995), 0.31
+    )
     return Report(
         onnxslim="0.1.0",
         seed=0,
@@ -72,8 +79,22 @@ def sample_report() -> Report:
         before=before,
         after=after,
         ratio=Ratios(1_250_000 / 330_000, 1.0, 1.0, Interval(2.31, 2.25, 2.37)),
-        fidelity=FidelityFigures(
-            Interval(0.985, 0.979, 0.99), Interval(28.7, 28.5, 28.9), Interval(0.9993, 0.9991, 0.9995), 0.31
+        fidelity=closeness,
+        quality=QualityFigures(
+            metric="classification",
+            chosen="logits [1, 10] holds a score for each of 10 classes",
+            lost="top-1 accuracy",
+            loss=Interval(0.0015, -0.001, 0.004),
+            figures=(
+                TaskFigure(
+                    "top-1",
+                    Interval(0.934, 0.922, 0.944),
+                    Interval(0.9325, 0.92, 0.943),
+                    Interval(-0.0015, -0.004, 0.001),
+                    "%",
+                ),
+            ),
+            outputs=(OutputFigures("logits", closeness, (SliceFigures("scores", Interval(8.5, 8.0, 9.0)),)),),
         ),
         budget=Budget(0.01, True),
         passes=(prune, quant),
@@ -138,6 +159,14 @@ reports = st.builds(
         sqnr_db=st.none() | intervals,
         cosine=st.none() | intervals,
         max_abs_error=st.none() | finite,
+    ),
+    quality=records(
+        QualityFigures,
+        metric=st.none() | text,
+        chosen=text,
+        lost=text,
+        loss=st.none() | intervals,
+        figures=st.lists(st.builds(TaskFigure, text, intervals, intervals, intervals, text), max_size=2).map(tuple),
     ),
     budget=records(Budget, max_drop=st.none() | finite, met=st.booleans()),
     passes=st.lists(

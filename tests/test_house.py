@@ -23,13 +23,15 @@ FLOORS = {
     "onnxslim.data": 4,
     "onnxslim.runner": 4,
     "onnxslim.train": 4,
-    "onnxslim.pipeline": 5,
-    "onnxslim.recipe": 5,
-    "onnxslim.report": 5,
-    "onnxslim.passes": 6,
-    "onnxslim": 7,
-    "onnxslim.cli": 7,
-    "onnxslim.__main__": 7,
+    "onnxslim.quality": 5,
+    "onnxslim.metrics": 6,
+    "onnxslim.pipeline": 6,
+    "onnxslim.recipe": 6,
+    "onnxslim.report": 6,
+    "onnxslim.passes": 7,
+    "onnxslim": 8,
+    "onnxslim.cli": 8,
+    "onnxslim.__main__": 8,
 }
 """docs/concepts/how-a-model-goes-through.md draws them. A module may import from its own floor and from those below."""
 

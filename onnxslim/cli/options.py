@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from onnxslim.metrics import metric_names
+
 MEASURING = "Measuring"
 """The heading in the help under which the options stand that say on what and how to measure."""
 
@@ -19,6 +21,11 @@ def complete_passes(incomplete: str) -> list[str]:
 
     before, comma, last = incomplete.rpartition(",")
     return [before + comma + name for name in pass_names() if name.startswith(last)]
+
+
+def complete_metrics(incomplete: str) -> list[str]:
+    """Complete the name of a metric."""
+    return [name for name in metric_names() if name.startswith(incomplete)]
 
 
 Model = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
@@ -40,9 +47,13 @@ Preprocess = Annotated[
 Metric = Annotated[
     str | None,
     typer.Option(
-        metavar="MODULE:FUNCTION",
-        help="How good outputs are, given the labels. Without it: share of samples whose best class is the label.",
+        metavar="NAME|MODULE:FUNCTION",
+        help="What to judge the outputs by: "
+        + ", ".join(metric_names())
+        + ", or a function that scores them against labels. "
+        "Without it: the one that fits the outputs.",
         show_default=False,
+        autocompletion=complete_metrics,
         rich_help_panel=MEASURING,
     ),
 ]

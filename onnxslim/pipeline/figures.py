@@ -19,7 +19,6 @@ from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import version
 from onnxslim.recipe import Recipe
 from onnxslim.report.breakdown import Breakdown, break_down
-from onnxslim.report.fidelity import fidelity_figures
 from onnxslim.report.model import (
     Budget,
     DataSource,
@@ -27,9 +26,11 @@ from onnxslim.report.model import (
     Figures,
     ModelFile,
     PassRecord,
+    QualityFigures,
     Ratios,
     Report,
 )
+from onnxslim.report.quality import fidelity_figures, quality_figures
 from onnxslim.report.speed import cold_figures, percentiles
 from onnxslim.runner.energy import measure_energy
 from onnxslim.runner.latency import Latency, PairedLatency
@@ -63,8 +64,11 @@ def model_figures(
     # none where nothing is run: MACs are then those of symbolic dimensions, which count as 1
     shapes = {name: array.shape for name, array in judge.feeds.items() if hasattr(array, "shape")}
     model = candidate.model
-    accuracy = judge.measure_accuracy(candidate)
+    quality = judge.measure_quality(candidate)
+    accuracy = quality.figures[0].after if quality is not None and quality.labelled else None
     unlabelled = "the samples are synthetic" if judge.samples.synthetic else "the samples have no labels"
+    if quality is not None and judge.samples.labelled:
+        unlabelled = f"the metric {quality.metric.name} reads no labels"
     if not judge.check:
         unlabelled = NOT_ASKED
     memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None
@@ -110,13 +114,14 @@ def ratios(before: Figures, after: Figures, timed: Timed) -> Ratios:
     )
 
 
-def quality_figures(candidate: Candidate, judge: Judge) -> FidelityFigures:
-    """Return the fidelity of the result, or why nothing is claimed."""
-    fidelity = judge.measure_fidelity(candidate)
-    if fidelity is not None:
-        return fidelity_figures(fidelity)
+def closeness(candidate: Candidate, judge: Judge) -> tuple[FidelityFigures, QualityFigures]:
+    """Return the fidelity of the result and its quality, or why nothing is claimed."""
+    quality = judge.measure_quality(candidate)
+    if quality is not None:
+        return fidelity_figures(quality), quality_figures(quality)
     reason = "not claimed: the samples are synthetic" if judge.check else NOT_ASKED
-    return FidelityFigures(None, None, None, None, reason, reason, reason, reason)
+    unknown = FidelityFigures(None, None, None, None, reason, reason, reason, reason)
+    return unknown, QualityFigures(None, reason, reason, None, metric_reason=reason, loss_reason=reason)
 
 
 def measure_layers(judge: Judge, result: Candidate, records: Sequence[PassRecord]) -> Breakdown:
@@ -169,6 +174,7 @@ def make_report(
         latency = paired.before if paired else None
         before = model_figures(original, came_from, before_bytes, latency, timed, judge)
     samples = judge.samples
+    fidelity, quality = closeness(result, judge)
     memory = None if path is not None else "the model is in memory"
     unsaved = "the model is in memory"
     return Report(
@@ -187,7 +193,8 @@ def make_report(
         before=before,
         after=after,
         ratio=ratios(before, after, timed),
-        fidelity=quality_figures(result, judge),
+        fidelity=fidelity,
+        quality=quality,
         budget=Budget(request.max_drop, met, None if request.max_drop is not None else "no budget was given"),
         passes=tuple(records),
     )

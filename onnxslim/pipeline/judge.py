@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -18,11 +19,11 @@ from onnxslim.errors import RunError
 from onnxslim.pipeline.difference import difference, distance, shapes_of
 from onnxslim.pipeline.interface import Goal, Kind, Pass
 from onnxslim.pipeline.probes import Probe, draw_probes, rounded_otherwise
-from onnxslim.runner.accuracy import Metric, measure_accuracy
-from onnxslim.runner.fidelity import Fidelity, measure_fidelity
+from onnxslim.quality.choosing import Request, choose_metric
+from onnxslim.quality.measure import Quality, measure_quality
+from onnxslim.quality.metric import Recognition
 from onnxslim.runner.latency import PairedLatency
 from onnxslim.runner.session import Session
-from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target
 from onnxslim.runner.timing import Source, compare_latency
 
@@ -54,8 +55,7 @@ class Candidate:
         self._session: Session | None = None
         self.answers: dict[int, dict[str, Any] | None] = {}
         """What it made of each probe, by its number; None where it did not run."""
-        self.fidelity: Fidelity | None = None
-        self.accuracy: Interval | None = None
+        self.quality: Quality | None = None
 
     @property
     def session(self) -> Session:
@@ -93,7 +93,8 @@ class Judge:
     generator: np.random.Generator
     open_session: Callable[[ir.Model], Session]
     """Opens a model on the target."""
-    metric: Metric
+    metric: Request
+    """What the user asked to be judged by."""
     max_drop: float | None
     goal: Goal
     measure: bool
@@ -122,37 +123,33 @@ class Judge:
             return 1
         return several if all(np.shape(output)[:1] == (first.count,) for output in outputs.values()) else 1
 
-    def measure_accuracy(self, candidate: Candidate) -> Interval | None:
-        """Return the accuracy, measured once for each candidate; None without labels."""
-        if candidate.accuracy is None and self.samples.labelled:
-            candidate.accuracy = measure_accuracy(candidate.session, self.samples, self.metric, size=self.batch)
-        return candidate.accuracy
+    @functools.cached_property
+    def recognition(self) -> Recognition:
+        """The metric that the original is judged by, and why."""
+        return choose_metric(self.metric, self.original.session, self.original.model, self.samples)
 
-    def measure_fidelity(self, candidate: Candidate) -> Fidelity | None:
-        """Return the fidelity to the original, measured once for each candidate; None on synthetic samples."""
-        if candidate.fidelity is None and not self.samples.synthetic:
-            candidate.fidelity = measure_fidelity(
-                self.original.session, candidate.session, self.samples, generator=self.generator, size=self.batch
+    def measure_quality(self, candidate: Candidate) -> Quality | None:
+        """Return the quality against the original, measured once for each candidate; None on synthetic samples."""
+        if candidate.quality is None and not self.samples.synthetic:
+            candidate.quality = measure_quality(
+                self.recognition,
+                self.original.session,
+                candidate.session,
+                self.samples,
+                generator=copy.deepcopy(self._drawing),
+                size=self.batch,
             )
-        return candidate.fidelity
+        return candidate.quality
+
+    @functools.cached_property
+    def _drawing(self) -> np.random.Generator:
+        """Draws the bootstraps, alike for all candidates: how often something was timed must not change a verdict."""
+        return self.generator.spawn(1)[0]
 
     def drop(self, candidate: Candidate) -> float | None:
-        """Return how much was lost against the original, as a fraction; None where nothing can be said.
-
-        With labels it is the drop of accuracy (negative where it rose), without them one minus the agreement, and for
-        outputs without classes the noise relative to the signal.
-        """
-        before, after = self.measure_accuracy(self.original), self.measure_accuracy(candidate)
-        if before is not None and after is not None:
-            return before.value - after.value
-        fidelity = self.measure_fidelity(candidate)
-        if fidelity is None:
-            return None
-        if fidelity.agreement is not None:
-            return 1 - fidelity.agreement.value
-        if fidelity.sqnr_db is not None:
-            return math.pow(10, -fidelity.sqnr_db.value / 20)
-        return 0.0 if fidelity.max_abs_error == 0 else None
+        """Return how much was lost against the original, in the metric's terms; None where nothing can be said."""
+        quality = self.measure_quality(candidate)
+        return None if quality is None else quality.loss.value
 
     def verdict(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:
         """Say whether the change from `before` to `after` that `step` made is kept.
@@ -168,7 +165,8 @@ class Judge:
         return self._pays(step, before, after)
 
     def _lost(self, drop: float) -> str:
-        return f"{drop:.2%} of {'accuracy' if self.samples.labelled else 'agreement with the original'} would be lost"
+        labelled = self.samples.labelled and self.recognition.metric.reads_labels
+        return f"{drop:.2%} of {self.recognition.metric.lost(labelled)} would be lost"
 
     def _pays(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:
         kept = self._unchanged() if step.judged_as is Kind.EXACT else self._within()

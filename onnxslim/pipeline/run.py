@@ -25,12 +25,12 @@ from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import hashing, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
+from onnxslim.quality.choosing import Request
 from onnxslim.recipe import format_passes, option_values, to_toml
 from onnxslim.report.destination import check_destinations, save_report
 from onnxslim.report.model import ModelFile, PassRecord, Report
 from onnxslim.report.place import check_places, places_read, places_written
 from onnxslim.report.reproduction import reproduction
-from onnxslim.runner.accuracy import load_metric, top1
 from onnxslim.runner.rehearsal import rehearse
 from onnxslim.runner.session import IN_MEMORY_LIMIT, Session
 from onnxslim.runner.target import detect_target
@@ -97,13 +97,15 @@ def optimize(
         output: Where to write the result; None: nowhere.
         report: Where to write the report, as JSON (.json) or as a page (.html); several places, if need be. Result and
             reports are written together.
-        max_drop: How much accuracy (without labels: agreement with the original) may be lost, as a fraction.
+        max_drop: How much may be lost in the metric's terms, as a fraction: of accuracy, without labels of agreement
+            with the original.
         recipe: A TOML file with passes, budget and seed; arguments given here win.
         provider: ``auto``, ``cpu`` or ``cuda``.
         seed: Seed of the one random generator; None: the recipe's, or 0.
         threads: Threads within one operator; None: as many as there are cores.
         verify: Check every rewrite where it is made, on random data.
-        metric: ``module:function`` that scores outputs against labels; None: top-1.
+        metric: What the result is judged by: the name of a metric (`onnxslim.metrics`), or ``module:function``, which
+            scores outputs against labels; None: the one that fits the outputs.
         preprocess: How images become inputs; see `onnxslim.data`.
         goal: ``latency`` rolls back lossy passes that make the model slower here, ``size`` keeps them.
         as_written: Run the passes in the order given.
@@ -127,7 +129,7 @@ def optimize(
         _refuse_unchecked(lossy, data, val, verify)
         measure = False
     target = detect_target(provider, threads)
-    score = top1 if metric is None else load_metric(metric)
+    asked = Request.read(metric)
     opened, path = _open(model, inline)
     reports = [pathlib.Path(each) for each in ((report,) if isinstance(report, str | os.PathLike) else report)]
     read = places_read(opened, path, data=data, val=val, recipe=recipe, metric=metric, preprocess=preprocess)
@@ -160,7 +162,7 @@ def optimize(
         target,
         measuring,
         open_session,
-        score,
+        asked,
         request.max_drop,
         Goal(goal),
         measure,

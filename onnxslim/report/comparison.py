@@ -13,12 +13,13 @@ from rich.text import Text
 
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.model import open_model
-from onnxslim.report.fidelity import OutputFigures, fidelity_figures, output_figures
-from onnxslim.report.model import DataSource, FidelityFigures
-from onnxslim.report.terminal import line, plain_table, print_data, print_target
-from onnxslim.report.units import in_points, with_interval
-from onnxslim.runner.accuracy import load_metric, measure_accuracy, top1
-from onnxslim.runner.fidelity import measure_fidelity
+from onnxslim.quality.choosing import Request, choose_metric
+from onnxslim.quality.measure import measure_quality
+from onnxslim.report.figures import task_rows
+from onnxslim.report.model import DataSource, FidelityFigures, OutputFigures, QualityFigures
+from onnxslim.report.quality import fidelity_figures, quality_figures
+from onnxslim.report.terminal import line, plain_table, print_data, print_judgement, print_target
+from onnxslim.report.units import with_interval
 from onnxslim.runner.rehearsal import rehearse
 from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval
@@ -37,9 +38,10 @@ class Comparison:
     target: Annotated[Target, "what both ran on"]
     data: Annotated[DataSource, "the samples"]
     fidelity: Annotated[FidelityFigures, "all outputs together"]
+    quality: Annotated[QualityFigures, "how good the candidate is at its task, against the reference"]
     outputs: Annotated[tuple[OutputFigures, ...], "each output for itself"]
-    reference_accuracy: Annotated[Interval | None, "mean of the metric over the labelled samples"]
-    candidate_accuracy: Annotated[Interval | None, "mean of the metric over the labelled samples"]
+    reference_accuracy: Annotated[Interval | None, "the metric's first figure on the labelled samples"]
+    candidate_accuracy: Annotated[Interval | None, "the metric's first figure on the labelled samples"]
     reference_accuracy_reason: str | None = None
     candidate_accuracy_reason: str | None = None
 
@@ -62,7 +64,7 @@ def compare_models(
         candidate: The model to compare with it; it must take the same inputs.
         data: The samples (see `open_samples`); None: random numbers.
         preprocess: How images become inputs.
-        metric: ``module:function``; None: top-1.
+        metric: The name of a metric, or ``module:function``; None: the one that fits the outputs.
         provider: ``auto``, ``cpu`` or ``cuda``.
         threads: Threads within one operator; None: one a core.
         seed: Of random samples and of the bootstrap.
@@ -71,7 +73,7 @@ def compare_models(
         ModelError, DataError, RunError, ProviderUnavailable, BadOptionValue: As the parts do.
     """
     target = detect_target(provider, threads)
-    score = top1 if metric is None else load_metric(metric)
+    asked = Request.read(metric)
     opened, changed = (open_model(path) for path in (reference, candidate))  # its errors are clearer than the runtime's
     for model, path in ((opened, reference), (changed, candidate)):
         rehearse(model, pathlib.Path(path), target, data=data, preprocess=preprocess)
@@ -80,19 +82,25 @@ def compare_models(
         samples = synthetic_samples(opened, SYNTHETIC_SAMPLES, seed)
     else:
         samples = open_samples(data, one.inputs, preprocess=preprocess)
-    fidelity = measure_fidelity(one, other, samples, generator=np.random.default_rng(seed))
-    accuracies = [measure_accuracy(each, samples, score) if samples.labelled else None for each in (one, other)]
-    reason = None if samples.labelled else "the samples carry no labels"
+    chosen = choose_metric(asked, one, opened, samples)
+    quality = measure_quality(chosen, one, other, samples, generator=np.random.default_rng(seed))
+    first = quality.figures[0] if quality.labelled else None
+    reason = None
+    if first is None:
+        unread = f"the metric {quality.metric.name} reads no labels"
+        reason = unread if samples.labelled else "the samples carry no labels"
+    figures = quality_figures(quality)
     unknown = None if samples.count is not None else "a stream does not say how many it holds"
     return Comparison(
         reference=os.fspath(reference),
         candidate=os.fspath(candidate),
         target=target,
         data=DataSource(samples.source, samples.count, samples.labelled, samples.synthetic, unknown),
-        fidelity=fidelity_figures(fidelity),
-        outputs=output_figures(fidelity),
-        reference_accuracy=accuracies[0],
-        candidate_accuracy=accuracies[1],
+        fidelity=fidelity_figures(quality),
+        quality=figures,
+        outputs=figures.outputs,
+        reference_accuracy=None if first is None else first.before,
+        candidate_accuracy=None if first is None else first.after,
         reference_accuracy_reason=reason,
         candidate_accuracy_reason=reason,
     )
@@ -103,6 +111,12 @@ def print_comparison(result: Comparison, console: Console) -> None:
     print_data(result.data, console)
     print_target(result.target, console)
     line(console, f"{result.candidate} against {result.reference}")
+    labelled = result.reference_accuracy is not None
+    tasks = plain_table("", "reference", "candidate", "change")
+    for row in task_rows(result.quality, labelled=labelled):
+        tasks.add_row(*(Text(cell) for cell in (row.label, row.before, row.after, row.change)))
+    console.print(tasks)
+    print_judgement(result.quality, console)
     table = plain_table("output", "agreement", "SQNR", "cosine", "largest error")
     rows = [(each.name, each.fidelity) for each in result.outputs]
     if len(rows) != 1:
@@ -120,9 +134,5 @@ def print_comparison(result: Comparison, console: Console) -> None:
         cells.append(figures.max_abs_error_reason or "" if error is None else f"{error:.3g}")
         table.add_row(Text(name), *(Text(cell) for cell in cells))
     console.print(table)
-    before, after = result.reference_accuracy, result.candidate_accuracy
-    if before is None or after is None:
+    if not labelled:
         line(console, f"Accuracy: {result.reference_accuracy_reason}")
-    else:
-        old, new = (with_interval(each, 2, 100.0, " %") for each in (before, after))
-        line(console, f"Accuracy: {old} -> {new}, {in_points(before.value, after.value)}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.report.model import Figures, Report, reason_key
+from onnxslim.report.model import Figures, QualityFigures, Report, TaskFigure, reason_key
 from onnxslim.report.units import (
+    NOTHING,
     in_bytes,
     in_millijoules,
     in_milliseconds,
     in_percent,
-    in_points,
     in_thousands,
     per_second,
     speed,
@@ -52,16 +52,43 @@ def figure_rows(report: Report) -> list[FigureRow]:
         old, new = getattr(before, key), getattr(after, key)
         change = _change(old, new, less, "more") or _reason(report, key)
         rows.append(FigureRow(label, show(old), show(new), change))
-    rows.append(FigureRow("Accuracy", in_percent(before.accuracy), in_percent(after.accuracy), _accuracy(report)))
-    for label, key, digits, scale, unit in (
-        ("Agreement", "agreement", 2, 100.0, " %"),
-        ("SQNR", "sqnr_db", 1, 1.0, " dB"),
-    ):
-        interval = getattr(fidelity, key)
-        reason = getattr(fidelity, reason_key(key)) or ""
-        change = with_interval(interval, digits, scale, unit) if interval else reason
-        rows.append(FigureRow(label, "", "", change))
+    if before.accuracy is None and report.data.labels:
+        rows.append(FigureRow("Accuracy", NOTHING, NOTHING, _reason(report, "accuracy")))
+    rows += task_rows(report.quality, labelled=before.accuracy is not None)
+    sqnr = with_interval(fidelity.sqnr_db, 1, 1.0, " dB") if fidelity.sqnr_db else fidelity.sqnr_reason
+    rows.append(FigureRow("SQNR", "", "", sqnr or ""))
     return rows
+
+
+def task_rows(quality: QualityFigures, *, labelled: bool) -> list[FigureRow]:
+    """Return a row for each figure of the task: before, after, and the change with its interval.
+
+    Without labels the original is right by definition: then there is no before, and after has the interval.
+    """
+    if quality.metric is None:
+        return [FigureRow("Quality", "", "", quality.metric_reason or "")]
+    rows = []
+    for figure in quality.figures:
+        name = figure.name.capitalize() if figure.name.islower() else figure.name
+        before, after = (_amount(interval.value, figure.unit) for interval in (figure.before, figure.after))
+        if labelled:
+            rows.append(FigureRow(name, before, after, _with_change(figure)))
+        else:
+            ends = " to ".join(_amount(end, figure.unit) for end in (figure.after.low, figure.after.high))
+            rows.append(FigureRow(name, "", after, f"{ends}, against the original"))
+    return rows
+
+
+def _amount(value: float, unit: str) -> str:
+    return in_percent(value) if unit == "%" else f"{value:.4g}{unit and ' '}{unit}"
+
+
+def _with_change(figure: TaskFigure) -> str:
+    change = figure.change
+    if figure.unit != "%":
+        return f"{change.value:+.4g} ({change.low:+.4g} to {change.high:+.4g})"
+    value, low, high = (f"{100 * number:+.2f}" for number in (change.value, change.low, change.high))
+    return f"{value} points ({low} to {high})"
 
 
 def _median(figures: Figures) -> str:
@@ -75,10 +102,3 @@ def _change(before: float | None, after: float | None, less: str, more: str) -> 
 def _reason(report: Report, key: str) -> str:
     name = reason_key(key)
     return getattr(report.after, name) or getattr(report.before, name) or ""
-
-
-def _accuracy(report: Report) -> str:
-    before, after = report.before.accuracy, report.after.accuracy
-    if before is None or after is None:
-        return _reason(report, "accuracy")
-    return in_points(before, after)

@@ -96,7 +96,7 @@ class Figures:
     throughput_per_s: Annotated[float | None, "samples a second"]
     peak_memory_bytes: Annotated[int | None, "most memory that a process running the model held, above an empty one"]
     energy_mj: Annotated[float | None, "energy of one inference, in millijoules"]
-    accuracy: Annotated[float | None, "mean of the metric over the labelled samples"]
+    accuracy: Annotated[float | None, "the metric's first figure on the labelled samples: top-1, mAP"]
     accuracy_interval: Annotated[tuple[float, float] | None, "low and high end of its 95 % interval"] = None
     latency_reason: str | None = None
     load_reason: str | None = None
@@ -130,7 +130,7 @@ class Ratios:
 class FidelityFigures:
     """How close the outputs are to those of the original."""
 
-    agreement: Annotated[Interval | None, "share of samples for which both models choose the same class"]
+    agreement: Annotated[Interval | None, "share of decisions that both models make alike, as the metric counts them"]
     sqnr_db: Annotated[Interval | None, "signal to quantization noise, in decibels; null where nothing differs"]
     cosine: Annotated[Interval | None, "cosine of the angle between the outputs; 1 is the same direction"]
     max_abs_error: Annotated[float | None, "largest difference of any output value"]
@@ -144,10 +144,62 @@ class FidelityFigures:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskFigure:
+    """One figure of the task: top-1, mean IoU, mAP. Without labels what the original gives is the truth."""
+
+    name: Annotated[str, "what it is"]
+    before: Annotated[Interval, "of the original, with its 95 % interval"]
+    after: Annotated[Interval, "of the result"]
+    change: Annotated[Interval, "after minus before, paired by samples"]
+    unit: Annotated[str, "% for shares, which are given as fractions; else the unit, empty where there is none"]
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceFigures:
+    """How close a part of an output is that holds a quantity of its own."""
+
+    name: Annotated[str, "what it holds: boxes, scores"]
+    sqnr_db: Annotated[Interval | None, "signal to noise of that part alone, in decibels"]
+    sqnr_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputFigures:
+    """How close one output is to that of the reference."""
+
+    name: Annotated[str, "of the output"]
+    fidelity: Annotated[FidelityFigures, "how close it is"]
+    slices: Annotated[tuple[SliceFigures, ...], "parts of it that hold quantities of different scale"] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityFigures:
+    """How good the result is at its task, in the task's own terms."""
+
+    metric: Annotated[str | None, "the metric that it was judged by"]
+    chosen: Annotated[str, "why this metric"]
+    lost: Annotated[str, "what the loss is a loss of; the truth are the labels, or without them the original"]
+    loss: Annotated[Interval | None, "fraction that was lost, with its 95 % interval; below 0: the result is better"]
+    figures: Annotated[tuple[TaskFigure, ...], "before and after, the most telling one first"] = ()
+    outputs: Annotated[tuple[OutputFigures, ...], "each output for itself"] = ()
+    metric_reason: str | None = None
+    loss_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class Budget:
     """What might be lost, and whether the result obeys."""
 
-    max_drop: Annotated[float | None, "how much accuracy (without labels: agreement) may be lost, as a fraction"]
+    max_drop: Annotated[float | None, "how much may be lost in the metric's terms, as a fraction"]
     met: Annotated[bool, "whether what was kept obeys; true where there is no budget"]
     max_drop_reason: str | None = None
 
@@ -187,6 +239,7 @@ class Report:
     after: Annotated[Figures, "the result"]
     ratio: Annotated[Ratios, "before / after"]
     fidelity: Annotated[FidelityFigures, "the result against the original"]
+    quality: Annotated[QualityFigures, "how good the result is at its task"]
     budget: Annotated[Budget, "what might be lost"]
     passes: Annotated[tuple[PassRecord, ...], "in the order in which they ran"]
     diagnostics: Annotated[tuple[Diagnostic, ...], "warnings: what was found that the user should know"] = ()

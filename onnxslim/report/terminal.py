@@ -12,8 +12,8 @@ from rich.text import Text
 
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.report.figures import figure_rows
-from onnxslim.report.model import DataSource, PassRecord, Report
-from onnxslim.report.units import in_percent, in_thousands
+from onnxslim.report.model import DataSource, PassRecord, QualityFigures, Report
+from onnxslim.report.units import in_percent, in_thousands, with_interval
 from onnxslim.runner.target import Target
 
 TOP_CHANGES = 4
@@ -33,6 +33,7 @@ def print_report(report: Report, console: Console, *, verbose: bool = False, rep
     print_target(report.target, console)
     print_diagnostics(report.diagnostics, console)
     console.print(figures_table(report))
+    print_judgement(report.quality, console)
     budget = report.budget
     if budget.max_drop is not None:
         verdict = "met" if budget.met else "missed"
@@ -96,8 +97,25 @@ def figures_table(report: Report) -> Table:
     table = plain_table("", "before", "after", "change")
     table.columns[1].justify = table.columns[2].justify = "right"
     for row in figure_rows(report):
-        table.add_row(row.label, *(Text(cell) for cell in (row.before, row.after, row.change)))
+        table.add_row(Text(row.label), *(Text(cell) for cell in (row.before, row.after, row.change)))
     return table
+
+
+def print_judgement(quality: QualityFigures, console: Console) -> None:
+    """Print which metric judged and why, what was lost in its terms, and the noise of slices of another scale."""
+    if quality.metric is None or quality.loss is None:
+        return
+    line(console, f"Metric: {quality.metric}: {quality.chosen}")
+    loss = quality.loss
+    ends = " to ".join(f"{100 * end:.2f} %" for end in (loss.low, loss.high))
+    line(console, f"Lost: {100 * loss.value:.2f} % of {quality.lost} ({ends})")
+    for output in quality.outputs:
+        if output.slices:
+            parts = (
+                f"{part.name} {with_interval(part.sqnr_db, 1, 1.0, ' dB') if part.sqnr_db else part.sqnr_reason}"
+                for part in output.slices
+            )
+            line(console, f"SQNR within {output.name}: {', '.join(parts)}")
 
 
 def passes_table(passes: tuple[PassRecord, ...]) -> Table:

@@ -78,3 +78,30 @@ def bootstrap(
     draws = [float(statistic(rows[generator.integers(0, count, count)])) for _ in range(resamples)]
     low, high = np.quantile(draws, [0.025, 0.975])
     return Interval(value, min(value, float(low)), max(value, float(high)))
+
+
+def paired_difference(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> Interval:
+    """Return the fall of a share, ``mean(before) - mean(after)``, with its 95 % interval.
+
+    Only samples on which the two differ widen it, so it is far narrower than two unpaired intervals let it seem; and it
+    is not empty where no sample differs, which a bootstrap is.
+
+    Args:
+        before: Shares of what was right, from 0 to 1, one a sample, shape [n].
+        after: The same samples afterwards, shape [n].
+
+    Source: A. Agresti, Y. Min, Simple improved confidence intervals for comparing matched proportions, Statistics in
+    Medicine 24 (2005): Wald's interval, half an observation added to each cell.
+
+    Raises:
+        ValueError: There are no samples.
+    """
+    if len(before) == 0:
+        raise ValueError("nothing to compare")
+    difference = before - after
+    value = float(difference.mean())
+    lost, won = float(difference.clip(min=0).sum()) + 0.5, float(-difference.clip(max=0).sum()) + 0.5
+    total = len(before) + 2
+    centre = (lost - won) / total
+    spread = NORMAL_QUANTILE * math.sqrt(max(0.0, lost + won - (lost - won) ** 2 / total)) / total
+    return Interval(value, min(value, centre - spread), max(value, centre + spread))

@@ -32,7 +32,7 @@ import onnxslim
 from onnxslim.data import open_samples
 from onnxslim.graph.cost import measure_cost
 from onnxslim.pipeline.interface import Context
-from onnxslim.runner.fidelity import measure_fidelity
+from onnxslim.quality.fidelity import measure_fidelity
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import detect_target
 from onnxslim.runner.timing import compare_latency

@@ -17,10 +17,9 @@ import pathlib
 import sys
 import tempfile
 
-from quantizers import CALIBRATION, read
+from quantizers import CALIBRATION, judge, read
 
 import onnxslim
-from onnxslim.runner.accuracy import measure_accuracy
 from onnxslim.runner.session import Session
 
 DEFAULTS = ("l1", "fpgm", "activation", "reconstruction:sensitivity=false", "reconstruction")
@@ -33,7 +32,7 @@ def main(model: str, data: str, val: str, ratios: str, *names: str) -> None:
     calibration, held_out = read(data, original).take(CALIBRATION), read(val, original)
     if "IMAGES" in os.environ:
         held_out = held_out.take(int(os.environ["IMAGES"]))
-    whole = measure_accuracy(original, held_out, size=32).value
+    whole = judge(original, original, held_out).figures[0].before.value
     print(f"{pathlib.Path(model).name}: {100 * whole:.2f} % before on {held_out.count} samples\n", flush=True)
     print("| criterion | MACs removed, % | cut only, % | with recovery, % | lost, points | won back |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
@@ -51,7 +50,7 @@ def main(model: str, data: str, val: str, ratios: str, *names: str) -> None:
                     )
                     removed = 1 - 1 / result.report.ratio.macs
                     session = Session.of(pathlib.Path(out))
-                    accuracies.append(measure_accuracy(session, held_out, size=32).value)
+                    accuracies.append(judge(original, session, held_out).figures[0].after.value)
                 cut, recovered = accuracies
                 back = (recovered - cut) / (whole - cut) if cut < whole else float("nan")
                 print(

@@ -22,8 +22,9 @@ import onnxruntime.quantization as ort
 
 import onnxslim
 from onnxslim.data import Samples, open_samples
-from onnxslim.runner.accuracy import measure_accuracy
-from onnxslim.runner.fidelity import measure_fidelity
+from onnxslim.metrics.classification import Classification
+from onnxslim.quality.measure import Quality, measure_quality
+from onnxslim.quality.metric import Recognition
 from onnxslim.runner.session import Session
 from onnxslim.runner.timing import compare_latency
 
@@ -45,6 +46,13 @@ def read(spec: str, session: Session) -> Samples:
         images = ((file["x"][order].astype(np.float32) / 255 - MEAN) / DEVIATION).transpose(0, 3, 1, 2)
         labels = file["y"][order].astype(np.int64)
         return open_samples({session.inputs[0].name: images, "labels": labels}, session.inputs)
+
+
+def judge(original: Session, candidate: Session, samples: Samples) -> Quality:
+    """Return top-1 of two classifiers of one output, how often they agree, and how closely the outputs follow."""
+    recognition = Recognition(Classification(original.outputs[0].name, classes=10), 1.0, "the zoo's classifiers")
+    generator = np.random.default_rng(0)
+    return measure_quality(recognition, original, candidate, samples, generator=generator, size=32)
 
 
 class Reader(ort.CalibrationDataReader):
@@ -75,7 +83,7 @@ def main(model: str, data: str, val: str, *names: str) -> None:
     original = Session.of(pathlib.Path(model))
     calibration, held_out = read(data, original), read(val, original)
     generator = np.random.default_rng(0)
-    accuracy = measure_accuracy(original, held_out, size=32).value
+    accuracy = judge(original, original, held_out).figures[0].before.value
     print(f"{pathlib.Path(model).name} on {original.target.instruction_set}, accuracy {accuracy:.4f}\n")
     print("| quantizer | times smaller | times faster | accuracy | agreement | SQNR, dB |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -87,8 +95,8 @@ def main(model: str, data: str, val: str, *names: str) -> None:
             else:
                 onnxslim.optimize(model, name, data=calibration, val=held_out, output=out, measure=False)
             session = Session.of(pathlib.Path(out))
-            fidelity = measure_fidelity(original, session, held_out, generator=generator, size=32)
-            accuracy = measure_accuracy(session, held_out, size=32).value
+            quality = judge(original, session, held_out)
+            agreement, sqnr, accuracy = quality.agreement, quality.fidelity.sqnr_db, quality.figures[0].after.value
             speed = compare_latency(
                 pathlib.Path(model),
                 pathlib.Path(out),
@@ -97,14 +105,14 @@ def main(model: str, data: str, val: str, *names: str) -> None:
                 generator=generator,
                 seconds=5.0,
             ).ratio
-            assert fidelity.agreement is not None
-            assert fidelity.sqnr_db is not None
+            assert agreement is not None
+            assert sqnr is not None
             tool, smaller = "ONNX Runtime" if name in THEIRS else "ours", os.path.getsize(model) / os.path.getsize(out)
             print(
                 f"| {tool}: {name} | {smaller:.2f} "
                 f"| {speed.value:.2f} ({speed.low:.2f} to {speed.high:.2f}) | {accuracy:.4f} "
-                f"| {fidelity.agreement.value:.4f} ({fidelity.agreement.low:.4f} to {fidelity.agreement.high:.4f}) "
-                f"| {fidelity.sqnr_db.value:.1f} |",
+                f"| {agreement.value:.4f} ({agreement.low:.4f} to {agreement.high:.4f}) "
+                f"| {sqnr.value:.1f} |",
                 flush=True,
             )
 

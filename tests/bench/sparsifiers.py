@@ -14,13 +14,10 @@ import pathlib
 import sys
 import tempfile
 
-import numpy as np
 from onnxslim.passes.sparsify import Method, Sparsify, Store
-from quantizers import CALIBRATION, read
+from quantizers import CALIBRATION, judge, read
 
 import onnxslim
-from onnxslim.runner.accuracy import measure_accuracy
-from onnxslim.runner.fidelity import measure_fidelity
 from onnxslim.runner.session import Session
 from onnxslim.sparse import SPARSE
 
@@ -31,7 +28,7 @@ def main(model: str, calibration: str, validation: str, *ratios: str) -> None:
     logging.disable(logging.WARNING)
     original = Session.of(pathlib.Path(model))
     samples, held_out = read(calibration, original).take(CALIBRATION), read(validation, original)
-    accuracy = measure_accuracy(original, held_out, size=64).value
+    accuracy = judge(original, original, held_out).figures[0].before.value
     plain = len(gzip.compress(pathlib.Path(model).read_bytes(), 6))
     print(f"{pathlib.Path(model).stem}: accuracy {accuracy:.4f}, gzipped {plain / 1e6:.2f} MB\n")
     print("| sparsity | method | accuracy | agreement | file, gzipped | sparse initializers, MB (gzipped) |")
@@ -49,10 +46,8 @@ def main(model: str, calibration: str, validation: str, *ratios: str) -> None:
                     value.meta.pop(SPARSE, None)
                 result.save(dense)
                 session = Session.of(dense)
-                scored = measure_accuracy(session, held_out, size=64).value
-                fidelity = measure_fidelity(
-                    original, session, held_out, generator=np.random.default_rng(0), size=64
-                ).agreement
+                quality = judge(original, session, held_out)
+                scored, fidelity = quality.figures[0].after.value, quality.agreement
                 packed = [len(gzip.compress(out.read_bytes(), 6)) / 1e6 for out in (dense, sparse)]
                 print(
                     f"| {ratio} | {method.value} | {scored:.4f} | {fidelity.value:.4f} "

@@ -35,7 +35,16 @@ def test_a_model_goes_through_and_the_table_tells(onnxslim, trim, model: Path, d
     assert [node.op_type for node in onnx.load(output).graph.node] == ["MatMul", "Relu", "MatMul"]
     assert model.read_bytes() == original
     assert answer.out.startswith("Measured on 32 samples with labels: ")
-    for words in ("Size", "Accuracy", "Budget: at most 1.00 % lost, met", "trim", "kept", "4 -> 3", "removed"):
+    for words in (
+        "Size",
+        "Top-1",
+        "Metric: classification: ",
+        "Budget: at most 1.00 % lost, met",
+        "trim",
+        "kept",
+        "4 -> 3",
+        "removed",
+    ):
         assert words in answer.out
     assert answer.out.rstrip().replace("\n", "").endswith(str(output))
 

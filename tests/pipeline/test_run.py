@@ -30,8 +30,8 @@ from onnxslim.errors import (
 from onnxslim.pipeline import figures
 from onnxslim.pipeline import judge as judging
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, Note, Pass, Progress
+from onnxslim.quality.choosing import Request
 from onnxslim.report.json import from_json, to_json
-from onnxslim.runner.accuracy import top1
 from onnxslim.runner.latency import Latency, PairedLatency
 from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval, Measured
@@ -147,7 +147,7 @@ def test_a_lossy_pass_over_the_budget_is_rolled_back_and_others_are_not() -> Non
     report = optimize(LossyScale(by=-1.0), Scale(), max_drop=0.01).report
     lossy, exact = report.passes
     assert not lossy.kept
-    assert "of accuracy would be lost where 1.00% may be" in lossy.reason
+    assert "of top-1 accuracy would be lost where 1.00% may be" in lossy.reason
     assert exact.kept
     assert report.after.accuracy == report.before.accuracy
 
@@ -354,7 +354,7 @@ def test_samples_that_another_model_was_tried_on_tell_nothing_of_this_one(factor
         original.target,
         np.random.default_rng(0),
         Session.of,
-        top1,
+        Request(),
         None,
         Goal.LATENCY,
         measure=False,
@@ -369,7 +369,15 @@ def test_a_session_that_was_tried_is_not_run_again() -> None:
     samples = synthetic_samples(model, 8, session=session)
     original = judging.Candidate(model, lambda: session)
     judge = judging.Judge(
-        original, samples, session.target, np.random.default_rng(0), Session.of, top1, None, Goal.LATENCY, measure=False
+        original,
+        samples,
+        session.target,
+        np.random.default_rng(0),
+        Session.of,
+        Request(),
+        None,
+        Goal.LATENCY,
+        measure=False,
     )
     assert len(judge.probes) == 1
     assert samples.rehearsal is not None

@@ -22,7 +22,7 @@ def test_the_keys_are_the_contract():
     data = to_json(sample_report())
     assert list(data) == [
         *("onnxslim", "seed", "input", "output", "target", "data", "before", "after"),
-        *("ratio", "fidelity", "budget", "passes", "diagnostics", "reproduction"),
+        *("ratio", "fidelity", "quality", "budget", "passes", "diagnostics", "reproduction"),
     ]
     assert data["input"].keys() == data["output"].keys() == {"path", "sha256"}
     assert data["target"].keys() == {"provider", "device", "instruction_set", "threads"}
@@ -47,6 +47,11 @@ def test_the_keys_are_the_contract():
     assert data["ratio"].keys() == {"size", "parameters", "macs", "latency"}
     assert data["ratio"]["latency"] == {"value": 2.31, "low": 2.25, "high": 2.37}
     assert data["fidelity"].keys() == {"agreement", "sqnr_db", "cosine", "max_abs_error"}
+    assert data["quality"].keys() == {"metric", "chosen", "lost", "loss", "figures", "outputs"}
+    assert data["quality"]["figures"][0].keys() == {"name", "before", "after", "change", "unit"}
+    assert data["quality"]["outputs"][0]["slices"] == [
+        {"name": "scores", "sqnr_db": {"value": 8.5, "low": 8.0, "high": 9.0}}
+    ]
     assert data["budget"] == {"max_drop": 0.01, "met": True}
     keys = {"name", "options", "kind", "kept", "reason", "seconds", "nodes", "changes", "layers"}
     assert all(step.keys() == keys for step in data["passes"])

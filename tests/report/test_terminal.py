@@ -7,8 +7,9 @@ from report_strategies import sample_report
 from rich.console import Console
 
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.report.model import Budget, FidelityFigures, Figures, Report
+from onnxslim.report.model import Budget, FidelityFigures, Figures, QualityFigures, Report
 from onnxslim.report.terminal import print_layers, print_report
+from onnxslim.runner.statistics import Interval
 
 
 def printed(report: Report, **options) -> str:
@@ -42,6 +43,26 @@ def test_warnings_are_printed_with_what_to_do_about_them():
     assert "Warning: 8 samples are few. Hint: give 256.\nWarning: [red]all alike[/red].\n" in text
 
 
+def test_without_labels_the_original_is_taken_as_right():
+    report = sample_report()
+    unlabelled = dataclasses.replace(report.before, accuracy=None, accuracy_interval=None, accuracy_reason="no labels")
+    (figure,) = report.quality.figures
+    lower = dataclasses.replace(figure, name="mAP", unit="", after=Interval(12.0, 11.0, 13.0))
+    quality = dataclasses.replace(report.quality, figures=(figure, lower))
+    data = dataclasses.replace(report.data, labels=False)
+    text = printed(dataclasses.replace(report, before=unlabelled, after=unlabelled, quality=quality, data=data))
+    assert " Top-1                       93.25 %   92.00 % to 94.30 %, against the original" in text
+    assert " mAP                              12   11 to 13, against the original" in text
+    assert "Accuracy" not in text
+
+
+def test_labels_that_the_metric_does_not_read_are_told():
+    report = sample_report()
+    why = "the metric sqnr reads no labels"
+    unread = dataclasses.replace(report.before, accuracy=None, accuracy_interval=None, accuracy_reason=why)
+    assert why in printed(dataclasses.replace(report, before=unread, after=unread))
+
+
 def test_what_was_not_measured_says_why():
     report = sample_report()
     why = "not measured: asked not to"
@@ -58,12 +79,13 @@ def test_what_was_not_measured_says_why():
         after=figures,
         ratio=dataclasses.replace(report.ratio, latency=None, latency_reason=why),
         fidelity=FidelityFigures(None, None, None, None, claim, claim, claim, claim),
+        quality=QualityFigures(None, claim, claim, None, metric_reason=claim, loss_reason=claim),
         budget=Budget(None, True, "no budget was given"),
         passes=(),
         data=dataclasses.replace(report.data, samples=None, labels=False, samples_reason="streamed"),
     )
     text = printed(report)
-    assert text.count(why) == 5
+    assert text.count(why) == 4
     assert text.count(claim) == 2
     assert "Budget" not in text
     assert text.startswith("Measured on samples without labels: test.npz")
@@ -102,7 +124,7 @@ Measured on 2,000 samples with labels: test.npz
 Target: cpu avx2, 2 threads (AMD EPYC)
 
                     before      after   change
- ──────────────────────────────────────────────────────────────────
+ ────────────────────────────────────────────────────────────────────
  Size              1.25 MB     330 kB   3.79x smaller
  Parameters          308 k      308 k   the same
  MACs               41.3 M     41.3 M   the same
@@ -113,10 +135,12 @@ Target: cpu avx2, 2 threads (AMD EPYC)
  Throughput         433 /s   1,000 /s   2.31x more
  Peak memory       8.40 MB    4.20 MB   2.00x less
  Energy                  -          -   no RAPL counters here
- Accuracy          93.40 %    93.25 %   -0.15 points
- Agreement                              98.50 % (97.90 to 99.00)
+ Top-1             93.40 %    93.25 %   -0.15 points (-0.40 to +0.10)
  SQNR                                   28.7 dB (28.5 to 28.9)
 
+Metric: classification: logits [1, 10] holds a score for each of 10 classes
+Lost: 0.15 % of top-1 accuracy (-0.10 % to 0.40 %)
+SQNR within logits: scores 8.5 dB (8.0 to 9.0)
 Budget: at most 1.00 % lost, met
 
  pass    kind               nodes      seconds   why

@@ -10,7 +10,17 @@ from sample_models import from_text
 
 from onnxslim.data import open_samples
 from onnxslim.errors import RunError
-from onnxslim.runner.fidelity import CEILING_DB, IDENTICAL, class_axis, cosine, measure_fidelity, sqnr_db
+from onnxslim.quality.fidelity import (
+    CEILING_DB,
+    IDENTICAL,
+    add_run,
+    cosine,
+    measure_fidelity,
+    sqnr_db,
+    start_tallies,
+    summarize,
+)
+from onnxslim.quality.metric import Slice
 from onnxslim.runner.session import Session, TensorSpec
 
 INPUT = TensorSpec("x", np.dtype(np.float32), ("N", 4))
@@ -38,13 +48,9 @@ def same(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [None, 3, 4])
-def test_agreement_counts_samples(size: int | None) -> None:
-    def wrong_once(x: np.ndarray) -> np.ndarray:
-        return np.where(x == 9, -9, x)
-
-    fidelity = compare(Player(y=same), Player(y=wrong_once), size=size)
-    assert fidelity.agreement.value == 0.75
-    assert fidelity.agreement.low < 0.75 < fidelity.agreement.high
+def test_an_argmax_that_may_mean_nothing_is_not_taken(size: int | None) -> None:
+    fidelity = compare(Player(y=same), Player(y=lambda x: np.where(x == 9, -9, x)), size=size)
+    assert fidelity.agreement is None
     assert fidelity.max_abs_error == 18.0
     assert fidelity.reason is None
 
@@ -67,7 +73,7 @@ def test_sqnr_and_cosine_are_what_they_are_defined_as(size: int | None) -> None:
 def test_identical_outputs_have_no_finite_sqnr() -> None:
     fidelity = compare(Player(y=same), Player(y=same))
     assert (fidelity.sqnr_db, fidelity.reason) == (None, IDENTICAL)
-    assert (fidelity.cosine.value, fidelity.max_abs_error, fidelity.agreement.value) == (1.0, 0.0, 1.0)
+    assert (fidelity.cosine.value, fidelity.max_abs_error) == (1.0, 0.0)
 
 
 def test_samples_without_noise_do_not_make_the_interval_infinite() -> None:
@@ -79,7 +85,6 @@ def test_samples_without_noise_do_not_make_the_interval_infinite() -> None:
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_disagrees_and_is_reported(broken: float) -> None:
     fidelity = compare(Player(y=same), Player(y=lambda x: np.where(x == 9, np.float32(broken), x)))
-    assert fidelity.agreement.value == 0.75
     assert (fidelity.sqnr_db, fidelity.cosine, fidelity.max_abs_error) == (None, None, None)
     assert "NaN or infinite in 1 of 4 samples" in fidelity.reason
 
@@ -95,7 +100,7 @@ def test_infinities_that_both_have_are_no_difference() -> None:
 
 def test_another_shape_disagrees() -> None:
     fidelity = compare(Player(y=same), Player(y=lambda x: x[:, :3]))
-    assert (fidelity.agreement.value, fidelity.reason) == (0.0, "y has another shape")
+    assert (fidelity.sqnr_db, fidelity.reason) == (None, "y has another shape")
 
 
 def test_an_output_that_was_zero_has_no_sqnr() -> None:
@@ -111,15 +116,6 @@ def test_the_worst_output_stands_for_the_model() -> None:
     assert fidelity.max_abs_error == fidelity.outputs[1].max_abs_error == 4.5
     assert fidelity.outputs[0].reason == IDENTICAL
     assert fidelity.cosine.value == pytest.approx(fidelity.outputs[2].cosine.value, abs=1e-6)
-
-
-def test_the_first_output_with_classes_decides() -> None:
-    def single(x: np.ndarray) -> np.ndarray:
-        return x[:, :1]
-
-    wrong = compare(Player(score=single, y=same), Player(score=single, y=lambda x: -x))
-    assert wrong.agreement.value == 0.0
-    assert wrong.outputs[0].agreement is None
 
 
 def test_integers_strings_sequences_and_maps_are_compared_for_equality() -> None:
@@ -149,30 +145,24 @@ def test_integers_strings_sequences_and_maps_are_compared_for_equality() -> None
     assert [output.agreement.value for output in other_shape.outputs] == [0.0, 0.0, 0.0]
 
 
-def test_samples_that_are_no_row_of_an_output_count_as_one() -> None:
+def test_samples_may_lie_along_the_second_axis() -> None:
     def time_first(x: np.ndarray) -> np.ndarray:
         return np.stack([x, x, -x])  # [time, batch, classes]
 
     fidelity = compare(Player(y=time_first), Player(y=lambda x: np.stack([x, x, x])), size=4)
-    assert fidelity.agreement.value == pytest.approx(2 / 3)
-    assert fidelity.agreement.low < 0.5  # one trial, not twelve
+    assert fidelity.sqnr_db.value == pytest.approx(10 * math.log10(3 / 4))
 
 
-@pytest.mark.parametrize(
-    ("shape", "axis"),
-    [
-        ((1, 10), 1),
-        ((1, 64, 5000), 2),
-        ((1, 21, 64, 64), 1),
-        ((1, 64, 64, 21), 3),
-        ((1, 1, 64, 64), None),
-        ((1, 1), None),
-        ((16,), None),
-        ((), None),
-    ],
-)
-def test_where_the_classes_are(shape: tuple[int, ...], axis: int | None) -> None:
-    assert class_axis(shape) == axis
+def test_slices_are_compared_each_for_itself() -> None:
+    parts = Slice("y", "large", -1, 0, 1), Slice("y", "small", -1, 1, 4), Slice("z", "elsewhere", -1, 0, 1)
+    tallies = start_tallies(["y"], parts)
+    scale = np.float32([100, 1, 1, 1])
+    add_run(tallies, {"y": LOGITS * scale}, {"y": (LOGITS + np.float32([0, 1, 1, 1])) * scale}, 4)
+    (output,) = summarize(list(tallies.values()), np.random.default_rng(0)).outputs
+    large, small = output.slices
+    assert (large.name, large.reason, small.name) == ("large", IDENTICAL, "small")
+    assert small.sqnr_db.value == pytest.approx(10 * math.log10((LOGITS[:, 1:] ** 2).sum() / 12))
+    assert output.sqnr_db.value > 25 > small.sqnr_db.value
 
 
 def test_sums_at_their_limits() -> None:

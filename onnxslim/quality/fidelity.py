@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.data import Batch, Samples
+from onnxslim.data import Samples
+from onnxslim.quality.metric import Slice, by_sample
 from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval, bootstrap, wilson
 
@@ -25,13 +26,15 @@ class OutputFidelity:
 
     name: str
     agreement: Interval | None = None
-    """Share of equal decisions: top-1 of outputs with classes, equality of integers, strings, sequences and maps."""
+    """Share of equal elements of integers and strings, of equal sequences and maps; None for floats."""
     sqnr_db: Interval | None = None
     """10 log10 of the energy of the reference over that of the difference; None for identical outputs (infinite)."""
     cosine: Interval | None = None
     """Cosine of the angle between the outputs over all samples."""
     max_abs_error: float | None = None
     reason: str | None = None
+    slices: tuple[OutputFidelity, ...] = ()
+    """Parts of it that hold quantities of another scale, each for itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Fidelity:
     """How closely a model follows another. SQNR, cosine and error are those of the output that follows worst."""
 
     agreement: Interval | None
-    """Top-1 of the first output with classes; without one, equality of the first output that is no float."""
+    """Equality of the first output that is no float; None where all are. Decisions are what a metric knows of."""
     sqnr_db: Interval | None
     cosine: Interval | None
     max_abs_error: float | None
@@ -54,33 +57,31 @@ class Tally:
 
     name: str
     decisions: list[float] = dataclasses.field(default_factory=list)
-    """Per sample: the share of decisions that agree."""
+    """Per sample: the share of elements that are equal, where they are no floats."""
     sums: list[list[float]] = dataclasses.field(default_factory=list)
     """Per sample: energies of the reference, of the difference and of the candidate, and their inner product."""
     max_abs_error: float = 0.0
     not_finite: int = 0
     """Samples where one of the two is NaN or infinite and the other is not the same."""
     other_shape: int = 0
-    classes: bool = False
+    parts: tuple[tuple[Slice, Tally], ...] = ()
+    """Slices of it, and what is kept of them."""
 
     def add(self, reference: Any, candidate: Any) -> None:
         """Compare the outputs of one sample."""
         if not (_is_float(reference) and _is_float(candidate)):
-            self.decisions.append(_equal_share(reference, candidate))
+            self.decisions.append(equal_share(reference, candidate))
             return
-        axis = class_axis(reference.shape)
-        self.classes = self.classes or axis is not None
         if reference.shape != candidate.shape:
             self.other_shape += 1
-            self.decisions.append(0.0)
             return
+        for part, tally in self.parts:
+            if reference.ndim >= -part.axis:
+                tally.add(*(_cut(side, part) for side in (reference, candidate)))
         wanted, given = reference.astype(np.float64), candidate.astype(np.float64)
         finite = np.isfinite(wanted) & np.isfinite(given)
         broken = ~finite & ~((wanted == given) | (np.isnan(wanted) & np.isnan(given)))
         self.not_finite += bool(broken.any())
-        if axis is not None and wanted.size:
-            same = wanted.argmax(axis) == given.argmax(axis)
-            self.decisions.append(float((same & ~broken.any(axis)).mean()))
         wanted, given = np.where(finite, wanted, 0.0), np.where(finite, given, 0.0)
         noise = wanted - given
         pairs = (wanted, wanted), (noise, noise), (given, given), (wanted, given)
@@ -89,6 +90,10 @@ class Tally:
 
     def result(self, generator: np.random.Generator) -> OutputFidelity:
         """Return what the sums say."""
+        slices = tuple(tally.result(generator) for _, tally in self.parts)
+        return dataclasses.replace(self._whole(generator), slices=slices)
+
+    def _whole(self, generator: np.random.Generator) -> OutputFidelity:
         agreement = wilson(sum(self.decisions), len(self.decisions)) if self.decisions else None
         if self.other_shape:
             return OutputFidelity(self.name, agreement, reason=f"{self.name} has another shape")
@@ -130,18 +135,6 @@ def cosine(rows: npt.NDArray[np.float64]) -> float:
     return float(np.clip(rows[:, 3].sum() / length, -1.0, 1.0)) if length > 0 else 0.0
 
 
-def class_axis(shape: Sequence[int]) -> int | None:
-    """Return the axis of an output of `shape` that holds classes, None if it seems to hold none.
-
-    The last one, as in [N, C] and [N, T, C]. Of dense predictions, [N, C, H, W] or [N, H, W, C], the shorter of the
-    two: images have more pixels along an edge than there are classes. Fewer than two classes are none.
-    """
-    if len(shape) < 2:
-        return None
-    axis = 1 if len(shape) >= 4 and shape[1] < shape[-1] else len(shape) - 1
-    return axis if shape[axis] >= 2 else None
-
-
 def measure_fidelity(
     reference: Session,
     candidate: Session,
@@ -152,37 +145,48 @@ def measure_fidelity(
 ) -> Fidelity:
     """Run both models on all samples and compare the outputs, which must have the same names.
 
-    Agreement has a Wilson interval, SQNR and cosine a bootstrap over the samples. A sample with many decisions (a
-    sequence, a segmentation) counts their share as one, since they are not independent. Where one output is NaN or
-    infinite and the other is not, they disagree, and there is no SQNR.
+    SQNR and cosine have a bootstrap interval over the samples, shares of equal elements Wilson's. A sample with many
+    elements counts their share as one, since they are not independent. Where one output is NaN or infinite and the
+    other is not there is no SQNR.
 
     Args:
         reference: The original.
         candidate: What became of it.
         samples: Run one by one, or `size` at a time.
         generator: For the bootstrap.
-        size: Samples in a run; each still counts by itself where the outputs have them along the first axis.
+        size: Samples in a run; each still counts by itself where the outputs tell them apart.
 
     Raises:
         RunError: A model does not run, or lacks an output of the other.
         DataError: The samples cannot be read.
     """
-    tallies = {spec.name: Tally(spec.name) for spec in reference.outputs}
+    tallies = start_tallies([spec.name for spec in reference.outputs])
     names = list(tallies)
     for batch in samples.batches(size):
         outputs = reference.run(batch.feeds, names), candidate.run(batch.feeds, names)
-        for wanted, given in _by_sample(batch, *outputs):
-            for name, tally in tallies.items():
-                tally.add(wanted[name], given[name])
+        add_run(tallies, *outputs, batch.count)
     return summarize(list(tallies.values()), generator)
+
+
+def start_tallies(names: Sequence[str], slices: Sequence[Slice] = ()) -> dict[str, Tally]:
+    """Return an empty tally for each output, with one for each of its slices."""
+    return {
+        name: Tally(name, parts=tuple((part, Tally(part.label)) for part in slices if part.output == name))
+        for name in names
+    }
+
+
+def add_run(tallies: Mapping[str, Tally], wanted: Mapping[str, Any], given: Mapping[str, Any], count: int) -> None:
+    """Add the outputs of one run of `count` samples, sample by sample."""
+    for one, other in by_sample(wanted, given, count):
+        for name, tally in tallies.items():
+            tally.add(one[name], other[name])
 
 
 def summarize(tallies: Sequence[Tally], generator: np.random.Generator) -> Fidelity:
     """Return the fidelity of a model from the sums of its outputs."""
     outputs = tuple(tally.result(generator) for tally in tallies)
-    deciding = [output for output, tally in zip(outputs, tallies, strict=True) if tally.classes]
-    deciding = deciding or [output for output in outputs if output.agreement is not None]
-    agreement = deciding[0].agreement if deciding else None
+    agreement = next((output.agreement for output in outputs if output.agreement is not None), None)
     for output, tally in zip(outputs, tallies, strict=True):
         if tally.other_shape or tally.not_finite:
             return Fidelity(agreement, None, None, None, output.reason, outputs)
@@ -202,23 +206,17 @@ def summarize(tallies: Sequence[Tally], generator: np.random.Generator) -> Fidel
     )
 
 
-def _by_sample(
-    batch: Batch, wanted: Mapping[str, Any], given: Mapping[str, Any]
-) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Take a run apart into samples, where every output has them along its first axis; else it is one."""
-    everything = (*wanted.values(), *given.values())
-    if batch.count == 1 or not all(isinstance(a, np.ndarray) and a.shape[:1] == (batch.count,) for a in everything):
-        yield wanted, given
-        return
-    for index in range(batch.count):
-        yield tuple({name: a[index : index + 1] for name, a in side.items()} for side in (wanted, given))  # type: ignore[misc]
+def _cut(array: npt.NDArray[Any], part: Slice) -> npt.NDArray[Any]:
+    index = [slice(None)] * array.ndim
+    index[part.axis] = slice(part.start, part.stop)
+    return array[tuple(index)]
 
 
 def _is_float(output: Any) -> bool:
     return isinstance(output, np.ndarray) and output.dtype.kind == "f"
 
 
-def _equal_share(wanted: Any, given: Any) -> float:
+def equal_share(wanted: Any, given: Any) -> float:
     """Return the share of equal elements of two tensors, or 1 or 0 for other things."""
     if isinstance(wanted, np.ndarray) and isinstance(given, np.ndarray):
         if wanted.shape != given.shape:

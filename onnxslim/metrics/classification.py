@@ -1,0 +1,202 @@
+"""Classification: how often the best class is the right one, or among the best five."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.errors import DataError
+from onnxslim.quality.evidence import Evidence, OutputEvidence
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
+from onnxslim.runner.statistics import Interval, paired_difference, wilson
+
+BEST = 5
+"""The classes among which the right one must be for top-5; there must be more classes than that."""
+
+
+class Reading(enum.Enum):
+    """How the output tells the class."""
+
+    SCORES = "scores"
+    """One score for each class along an axis: the largest wins."""
+    PROBABILITY = "probability"
+    """The probability of yes, one number for each decision: over a half is yes."""
+    NUMBERS = "numbers"
+    """The class itself: a number, a string, or a map from classes to scores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Metric):
+    """Top-1 and top-5: the share of decisions that are right. A sample of many decisions counts their share as one."""
+
+    output: str
+    """The output that holds the classes."""
+    reading: Reading = Reading.SCORES
+    axis: int = -1
+    """Where the scores of the classes stand, counted from the end."""
+    classes: int = 2
+    """How many classes there are, where that is known."""
+
+    name: ClassVar[str] = "classification"
+
+    @classmethod
+    def recognise(cls, evidence: Evidence) -> Recognition | None:
+        """Return this metric where an output holds one score a class, a probability, or the classes themselves."""
+        found = [one for output in evidence.outputs if (one := _recognise_output(output, evidence)) is not None]
+        return max(found, key=lambda one: one.strength, default=None)
+
+    def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
+        """Return: right before, right after, in the best five before, after, and the share of equal decisions."""
+        before = self._decisions(reference)
+        after = None if candidate is None else self._decisions(candidate)
+        if after is not None and after.best.shape != before.best.shape:
+            after = None
+        if label is None:
+            truth = before.best
+            right = np.ones(truth.shape, np.bool_)
+        else:
+            truth = self._truth(label, len(before.best))
+            right = np.asarray((before.best == truth) & before.valid)
+        lost = np.zeros(truth.shape, np.bool_)
+        wins = lost if after is None else np.asarray((after.best == truth) & (after.valid | (label is None)))
+        same = lost if after is None else after.best == before.best
+        five = right if label is None else before.among_best(truth)
+        return [
+            _share(right),
+            _share(wins),
+            _share(five),
+            0.0 if after is None else _share(after.among_best(truth)),
+            _share(same),
+        ]
+
+    def figures(self, rows: Rows) -> dict[str, Figure]:
+        """Return top-1, and top-5 where there are more classes."""
+        means = rows.mean(axis=0)
+        figures = {"top-1": Figure(float(means[0]), float(means[1]))}
+        if self.reading is Reading.SCORES and self.classes > BEST:
+            figures["top-5"] = Figure(float(means[2]), float(means[3]))
+        return figures
+
+    def loss(self, rows: Rows) -> float:
+        """Return the fall of top-1."""
+        return float((rows[:, 0] - rows[:, 1]).mean())
+
+    def interval(self, rows: Rows, generator: np.random.Generator) -> Interval:
+        """Return the loss of top-1: Wilson's interval of the flips without labels, that of paired shares with them."""
+        before, after = rows[:, 0], rows[:, 1]
+        if (before == 1).all():
+            kept = wilson(float(after.sum()), len(after))
+            return Interval(self.loss(rows), 1 - kept.high, 1 - kept.low)
+        return paired_difference(before, after)
+
+    def is_share(self, figure: str, rows: Rows) -> bool:
+        """Both figures are."""
+        return True
+
+    def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """Return per sample the share of decisions that both models make alike."""
+        return rows[:, 4]
+
+    def lost(self, labelled: bool) -> str:
+        """Return what the loss is a loss of."""
+        return "top-1 accuracy" if labelled else "top-1 agreement with the original"
+
+    def _decisions(self, outputs: Outputs) -> _Decisions:
+        value = outputs[self.output]
+        if not isinstance(value, np.ndarray):
+            return _Decisions(_named_classes(value), None)
+        if self.reading is Reading.NUMBERS:
+            return _Decisions(value.reshape(-1), None)
+        if self.reading is Reading.PROBABILITY:
+            numbers = value.reshape(-1)
+            return _Decisions((numbers > 0.5).astype(np.int64), None, np.asarray(~np.isnan(numbers)))
+        scores = np.moveaxis(value, self.axis, -1)
+        scores = scores.reshape(-1, scores.shape[-1])
+        return _Decisions(scores.argmax(-1), scores, np.asarray(~np.isnan(scores).any(-1)))
+
+    def _truth(self, label: Array, decisions: int) -> Array:
+        given = np.asarray(label)
+        if given.dtype.kind in "iubUSO" and given.size == decisions:
+            return given.reshape(-1)
+        raise DataError(
+            f"labels of shape {list(given.shape)} and type {given.dtype} are no class numbers for {decisions} "
+            f"decision{'s' * (decisions != 1)} of {self.output}",
+            where="labels",
+            hint="give integers, one for each sample, or a metric of your own: --metric module:function",
+        )
+
+
+class _Decisions:
+    """The classes that one model chose for one sample."""
+
+    def __init__(self, best: Array, scores: Array | None, valid: Array | None = None) -> None:
+        self.best = best
+        """The class of each decision, shape [decisions]."""
+        self.scores = scores
+        """Shape [decisions, classes], where there are scores."""
+        self.valid = np.ones(best.shape, np.bool_) if valid is None else valid
+        """False where a score is NaN: what is chosen then means nothing."""
+
+    def among_best(self, truth: Array) -> npt.NDArray[np.bool_]:
+        """Return for each decision whether the true class is among the best five."""
+        if self.scores is None or self.scores.shape[-1] <= BEST:
+            return np.asarray((self.best == truth) & self.valid, np.bool_)
+        best = np.argpartition(-self.scores, BEST - 1, axis=-1)[:, :BEST]
+        return np.asarray((best == np.asarray(truth)[:, None]).any(-1) & self.valid, np.bool_)
+
+
+def _share(right: Array) -> float:
+    return float(right.mean()) if right.size else 1.0
+
+
+def _named_classes(value: Any) -> Array:
+    """Return the classes of a sequence of maps from class to score, or of other things that are no arrays."""
+    items = value if isinstance(value, list) else [value]
+    best = [max(item, key=item.__getitem__) if isinstance(item, Mapping) and item else str(item) for item in items]
+    named = np.empty(len(best), object)
+    named[:] = best
+    return named
+
+
+NAMED = re.compile(r"(?i)(logit|class|label|prob|softmax|categor|predict)")
+"""Names of outputs that hold classes."""
+NO_CLASSES = re.compile(r"(?i)(embed|feature|hidden|pool|repres|box|landmark|keypoint|pose|depth|flow|coord|regress)")
+"""Names of outputs that hold none."""
+
+
+def _recognise_output(output: OutputEvidence, evidence: Evidence) -> Recognition | None:
+    if not output.is_float:
+        return _recognise_numbers(output, evidence)
+    shape = output.shape
+    squeezed = shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
+    if len(squeezed) == 2 and squeezed[1] >= 2:
+        axis = -1 if squeezed == shape else 1 - len(shape)
+        metric = Classification(output.name, Reading.SCORES, axis, squeezed[1])
+        strength = 0.5
+        if NO_CLASSES.search(output.name):
+            return Recognition(metric, 0.5, "it was asked for") if evidence.named else None
+        if NAMED.search(output.name):
+            strength = 0.7
+        reason = f"{output.name} {list(shape)} holds a score for each of {squeezed[1]} classes"
+        return Recognition(metric, strength, reason)
+    return None
+
+
+def _recognise_numbers(output: OutputEvidence, evidence: Evidence) -> Recognition | None:
+    """Recognise classes that are told outright: integers or strings, one a sample, or maps from class to score."""
+    metric = Classification(output.name, Reading.NUMBERS)
+    if output.arrays:
+        one = all(array.size == count for array, count in zip(output.arrays, evidence.counts, strict=False))
+        if one and output.shape and output.arrays[0].dtype.kind in "iuUSO":
+            return Recognition(metric, 0.4, f"{output.name} {list(output.shape)} is one class for each sample")
+        return None
+    maps = all(isinstance(value, list) and value and isinstance(value[0], Mapping) for value in output.values)
+    if output.values and maps:
+        return Recognition(metric, 0.45, f"{output.name} maps classes to scores")
+    return None

@@ -1,0 +1,85 @@
+"""SQNR: what is judged by where no metric of a task fits: the noise of the outputs, relative to their signal."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.quality.evidence import Evidence
+from onnxslim.quality.fidelity import equal_share
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Sqnr(Metric):
+    """The relative error of the output that follows worst: noise over signal, as amplitudes; 0.1 is 20 dB."""
+
+    outputs: tuple[str, ...]
+    exact: frozenset[str] = frozenset()
+    """Those of them that are no floats: what counts is the share of elements that are not equal."""
+
+    name: ClassVar[str] = "sqnr"
+    reads_labels: ClassVar[bool] = False
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"relative error"})
+
+    @classmethod
+    def recognise(cls, evidence: Evidence) -> Recognition | None:
+        """Return this metric always, at the least strength: any output can be compared so."""
+        names = tuple(output.name for output in evidence.outputs)
+        exact = frozenset(output.name for output in evidence.outputs if not output.is_float)
+        reason = "no task is recognised in the outputs: judged by SQNR, the noise of the outputs against their signal"
+        return Recognition(cls(names, exact), 0.0, reason)
+
+    def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
+        """Return the energies of signal and noise for each output; of what is no float: elements, and unequal ones."""
+        found: list[float] = []
+        for name in self.outputs:
+            wanted = reference[name]
+            given = wanted if candidate is None else candidate[name]
+            if name in self.exact:
+                found += 1.0, 1.0 if candidate is None else 1 - equal_share(wanted, given)
+            else:
+                found += _energies(wanted, given, broken=candidate is None)
+        return found
+
+    def figures(self, rows: Rows) -> dict[str, Figure]:
+        """Return the relative error of the output that follows worst."""
+        return {"relative error": Figure(0.0, self.loss(rows))}
+
+    def loss(self, rows: Rows) -> float:
+        """Return the relative error of the output that follows worst; at most 1: the signal is gone."""
+        pairs = rows.reshape(len(rows), -1, 2).sum(axis=0).tolist()
+        losses = [
+            noise / signal if name in self.exact else _relative(signal, noise)
+            for name, (signal, noise) in zip(self.outputs, pairs, strict=True)
+        ]
+        return max(losses, default=0.0)
+
+    def lost(self, labelled: bool) -> str:
+        """Return what the loss is a loss of."""
+        return "the outputs' signal"
+
+
+def _relative(signal: float, noise: float) -> float:
+    if noise <= 0:
+        return 0.0
+    return min(1.0, math.sqrt(noise / signal)) if signal > 0 else 1.0
+
+
+def _energies(wanted: npt.NDArray[Any], given: npt.NDArray[Any], *, broken: bool) -> tuple[float, float]:
+    """Return the energies of the signal and of the noise; where nothing can be read the noise is as loud."""
+    signal = _energy(wanted)
+    if broken:
+        return (signal, signal) if signal > 0 else (0.0, 1.0)
+    return signal, _energy(wanted.astype(np.float64) - given.astype(np.float64))
+
+
+def _energy(array: npt.NDArray[Any]) -> float:
+    values = array.astype(np.float64)
+    values = values[np.isfinite(values)]
+    return float(np.vdot(values, values))

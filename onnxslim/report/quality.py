@@ -1,0 +1,55 @@
+"""Quality as the report tells it: with a reason beside everything that is null."""
+
+from __future__ import annotations
+
+from onnxslim.quality.fidelity import Fidelity, OutputFidelity
+from onnxslim.quality.measure import Quality
+from onnxslim.report.model import FidelityFigures, OutputFigures, QualityFigures, SliceFigures, TaskFigure
+from onnxslim.runner.statistics import Interval
+
+NO_DECISIONS = "the metric counts no decisions"
+
+
+def fidelity_figures(measured: Quality) -> FidelityFigures:
+    """Return how close a model is as a whole; agreement is of the decisions that the metric knows of."""
+    return _fidelity_figures(measured.fidelity, measured.agreement, NO_DECISIONS)
+
+
+def quality_figures(measured: Quality) -> QualityFigures:
+    """Return what was measured of a model, in its task's terms."""
+    return QualityFigures(
+        metric=measured.metric.name,
+        chosen=measured.reason,
+        lost=measured.lost,
+        loss=measured.loss,
+        figures=tuple(
+            TaskFigure(figure.name, figure.before, figure.after, figure.change, figure.unit)
+            for figure in measured.figures
+        ),
+        outputs=tuple(output_figures(output) for output in measured.fidelity.outputs),
+    )
+
+
+def output_figures(measured: OutputFidelity) -> OutputFigures:
+    """Return how close one output is, and each of its slices."""
+    return OutputFigures(
+        measured.name,
+        _fidelity_figures(measured, measured.agreement, "it holds no whole numbers"),
+        tuple(SliceFigures(part.name, part.sqnr_db, part.reason) for part in measured.slices),
+    )
+
+
+def _fidelity_figures(
+    measured: Fidelity | OutputFidelity, agreement: Interval | None, undecided: str
+) -> FidelityFigures:
+    reason = measured.reason or "it does not apply to these outputs"
+    return FidelityFigures(
+        agreement=agreement,
+        sqnr_db=measured.sqnr_db,
+        cosine=measured.cosine,
+        max_abs_error=measured.max_abs_error,
+        agreement_reason=None if agreement else undecided,
+        sqnr_reason=None if measured.sqnr_db else reason,
+        cosine_reason=None if measured.cosine else reason,
+        max_abs_error_reason=None if measured.max_abs_error is not None else reason,
+    )

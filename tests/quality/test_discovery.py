@@ -1,0 +1,43 @@
+"""Metrics are found by name, and only by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+
+import pytest
+
+from onnxslim.errors import BadOptionValue
+from onnxslim.quality import discovery
+from onnxslim.quality.discovery import find_metric, metric_names
+from onnxslim.quality.metric import Metric
+
+
+@pytest.mark.parametrize("name", metric_names())
+def test_every_metric_declares_what_the_interface_asks_for(name: str) -> None:
+    found = find_metric(name)
+    assert found.name == name
+    assert dataclasses.is_dataclass(found)
+    assert inspect.getdoc(found) != inspect.getdoc(Metric)
+    assert not inspect.isabstract(found)
+
+
+def test_a_misspelt_name_is_guessed() -> None:
+    with pytest.raises(BadOptionValue, match="clasification") as caught:
+        find_metric("clasification")
+    assert "did you mean classification?" in (caught.value.hint or "")
+    assert caught.value.exit_code == 2
+
+
+def test_a_name_like_no_other_lists_them_all() -> None:
+    with pytest.raises(BadOptionValue) as caught:
+        find_metric("zzzzzz")
+    assert "sqnr" in (caught.value.hint or "")
+
+
+def test_a_module_without_a_metric_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "metric_names", lambda: ("empty",))
+    monkeypatch.setattr(discovery.importlib, "import_module", lambda name: types.ModuleType(name))
+    with pytest.raises(BadOptionValue, match="defines no metric"):
+        find_metric("empty")

@@ -227,7 +227,9 @@ def equal_share(wanted: Any, given: Any) -> float:
 
 def _equal(wanted: Any, given: Any) -> bool:
     if isinstance(wanted, np.ndarray):
-        return isinstance(given, np.ndarray) and wanted.shape == given.shape and bool((wanted == given).all())
+        if not isinstance(given, np.ndarray) or wanted.shape != given.shape:
+            return False
+        return np.array_equal(wanted, given, equal_nan=wanted.dtype.kind == given.dtype.kind == "f")
     if isinstance(wanted, Mapping):
         return (
             isinstance(given, Mapping)
@@ -236,4 +238,4 @@ def _equal(wanted: Any, given: Any) -> bool:
         )
     if isinstance(wanted, list):
         return isinstance(given, list) and len(wanted) == len(given) and all(map(_equal, wanted, given))
-    return bool(wanted == given)
+    return bool(wanted == given) or (isinstance(wanted, float) and wanted != wanted and given != given)

@@ -164,6 +164,9 @@ def _named_classes(value: Any) -> Array:
     return named
 
 
+MOST_OF_A_STEP = 20
+"""Classes of a step of a sequence; more of them are characters, or sounds of speech: text."""
+
 NAMED = re.compile(r"(?i)(logit|class|label|prob|softmax|categor|predict)")
 """Names of outputs that hold classes."""
 NO_CLASSES = re.compile(r"(?i)(embed|feature|hidden|pool|repres|box|landmark|keypoint|pose|depth|flow|coord|regress)")
@@ -174,6 +177,10 @@ def _recognise_output(output: OutputEvidence, evidence: Evidence) -> Recognition
     if not output.is_float:
         return _recognise_numbers(output, evidence)
     shape = output.shape
+    if evidence.named or not NO_CLASSES.search(output.name):
+        binary = _recognise_probability(output, evidence) or _recognise_steps(output, evidence)
+        if binary is not None:
+            return binary
     squeezed = shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
     if len(squeezed) == 2 and squeezed[1] >= 2:
         axis = -1 if squeezed == shape else 1 - len(shape)
@@ -181,11 +188,50 @@ def _recognise_output(output: OutputEvidence, evidence: Evidence) -> Recognition
         strength = 0.5
         if NO_CLASSES.search(output.name):
             return Recognition(metric, 0.5, "it was asked for") if evidence.named else None
+        if output.made_by("LSTM", "GRU", "RNN", "LayerNormalization") and not evidence.named:
+            return None  # states, vectors
+        if output.made_by("Sigmoid") and not output.sums_to_one(axis) and not evidence.named:
+            metric = dataclasses.replace(metric, reading=Reading.PROBABILITY)
+            reason = f"{output.name} {list(shape)} holds {squeezed[1]} probabilities of their own, yes from a half"
+            return Recognition(metric, 0.75, reason)
+        if output.made_by("Softmax", "LogSoftmax") or output.sums_to_one(axis):
+            return Recognition(
+                metric, 0.95, f"{output.name} {list(shape)} holds probabilities of {squeezed[1]} classes"
+            )
         if NAMED.search(output.name):
             strength = 0.7
         reason = f"{output.name} {list(shape)} holds a score for each of {squeezed[1]} classes"
         return Recognition(metric, strength, reason)
     return None
+
+
+def _recognise_probability(output: OutputEvidence, evidence: Evidence) -> Recognition | None:
+    """Recognise the probability of yes: one number for each sample or each step of it, made by a Sigmoid."""
+    shape = output.shape
+    steps = len(shape) == 1 or int(np.prod(shape[1:])) == 1
+    if not shape or not steps or not (output.in_unit or evidence.named):
+        return None
+    if not (evidence.named or output.made_by("Sigmoid") or NAMED.search(output.name)):
+        return None
+    metric = Classification(output.name, Reading.PROBABILITY)
+    return Recognition(metric, 0.7, f"{output.name} {list(shape)} is a probability, yes from a half")
+
+
+def _recognise_steps(output: OutputEvidence, evidence: Evidence) -> Recognition | None:
+    """Recognise a few classes for each step of a sequence that is no text: stages of sleep, sounds."""
+    shape = output.shape
+    if len(shape) != 3 or not 2 <= shape[2] < MOST_OF_A_STEP or evidence.images or evidence.tokens is not None:
+        return None
+    told = NAMED.search(output.name)
+    normal = output.made_by("Softmax", "LogSoftmax") or output.sums_to_one(-1)
+    if not (told or normal or evidence.named):
+        return None
+    steps = max(shape[:2])
+    reason = (
+        f"{output.name} {list(shape)} holds {'probabilities' if normal else 'a score'} of each of {shape[2]} classes"
+    )
+    metric = Classification(output.name, Reading.SCORES, -1, shape[2])
+    return Recognition(metric, 0.75 if normal else 0.65, f"{reason} for each of {steps} steps")
 
 
 def _recognise_numbers(output: OutputEvidence, evidence: Evidence) -> Recognition | None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.fidelity import equal_share
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +76,9 @@ def _energies(wanted: npt.NDArray[Any], given: npt.NDArray[Any], *, broken: bool
     signal = _energy(wanted)
     if broken:
         return (signal, signal) if signal > 0 else (0.0, 1.0)
-    return signal, _energy(wanted.astype(np.float64) - given.astype(np.float64))
+    return signal, _energy(as_numbers(wanted) - as_numbers(given))
 
 
 def _energy(array: npt.NDArray[Any]) -> float:
-    values = array.astype(np.float64)
-    values = values[np.isfinite(values)]
+    values = as_numbers(array)
     return float(np.vdot(values, values))

@@ -18,9 +18,21 @@ MOST_SAMPLES = 16
 """Samples that are looked at, at most: enough to see that values sum to one, few enough to cost nothing."""
 
 MOVING = frozenset(
-    {"Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+    {
+        "Cast",
+        "Concat",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "ReduceMean",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
 )
-"""Ops that hand values on as they are: what makes the values stands before them."""
+"""Ops that hand values on as they are, or their mean: what makes the values stands before them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +72,23 @@ class OutputEvidence:
         numbers = [array.reshape(-1) for array in self.arrays if array.dtype.kind in "fiub"]
         joined = np.concatenate(numbers).astype(np.float64) if numbers else np.zeros(0)
         return joined[np.isfinite(joined)]
+
+    @property
+    def in_unit(self) -> bool:
+        """Whether every number lies within 0 to 1, as probabilities do."""
+        values = self.flat
+        return bool(values.size) and bool((values >= -1e-6).all() and (values <= 1 + 1e-4).all())
+
+    def sums_to_one(self, axis: int) -> bool:
+        """Whether the numbers along an axis are probabilities of things that exclude each other."""
+        if not self.in_unit or any(array.ndim < 2 or array.shape[axis] < 2 for array in self.arrays):
+            return False
+        sums = [array.astype(np.float64).sum(axis=axis) for array in self.arrays]
+        return all(bool(np.allclose(each, 1, atol=2e-3)) for each in sums)
+
+    def made_by(self, *ops: str) -> bool:
+        """Whether one of these ops makes it."""
+        return bool(set(ops) & set(self.ops))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +164,16 @@ def maker_ops(value: ir.Value) -> tuple[str, ...]:
     seen: set[int] = set()
     waiting: list[ir.Value | None] = [value]
     while waiting:
-        node = current.producer() if (current := waiting.pop()) is not None else None
-        if node is None or id(node) in seen:
+        current = waiting.pop()
+        node = None if current is None else current.producer()
+        if current is None or node is None or id(current) in seen:
             continue
-        seen.add(id(node))
+        seen.add(id(current))
         if node.op_type in MOVING and node.domain == "":
             waiting += reversed(node.inputs if node.op_type == "Concat" else node.inputs[:1])
+        elif node.op_type == "If":
+            position = node.outputs.index(current)
+            waiting += [branch.as_graph().outputs[position] for branch in node.attributes.values()]
         else:
             found[node.op_type] = None
     return tuple(found)

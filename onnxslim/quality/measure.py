@@ -91,7 +91,7 @@ def measure_quality(
         add_run(tallies, wanted, given, batch.count)
     if not found:
         raise DataError("there is not a single sample", where=samples.source)
-    rows = np.concatenate(found)
+    rows = metric.gather(np.concatenate(found))
     agreement = metric.agreement(rows)
     return Quality(
         metric=metric,

@@ -96,6 +96,14 @@ class Metric(abc.ABC):
             DataError: The label is none that this metric understands.
         """
 
+    def gather(self, rows: Rows) -> Rows:
+        """Return the rows of all samples as figures are computed from, shape [samples, m]: here they are as they were.
+
+        For what hangs on all samples at once, such as which of the others is nearest: it is found once, here, and not
+        for every draw of the rows.
+        """
+        return rows
+
     @abc.abstractmethod
     def figures(self, rows: Rows) -> dict[str, Figure]:
         """Return the task's figures by name (top-1, mAP), the most telling one first; each share from 0 to 1."""
@@ -152,6 +160,11 @@ class Recognition:
     """How sure that is, from 0 (nothing speaks against it) to 1 (nothing else can be meant). The strongest is taken."""
     reason: str
     """What it was recognised by, in words: ``logits [N, 10] are scores of 10 classes``."""
+
+
+def as_numbers(array: Array) -> npt.NDArray[np.float64]:
+    """Return numbers as float64 of which squares can be summed: NaN and infinities are 0, the rest below 1e100."""
+    return np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(-1e100, 1e100)
 
 
 def by_sample(reference: Outputs, candidate: Outputs, count: int) -> Iterator[tuple[Outputs, Outputs]]:

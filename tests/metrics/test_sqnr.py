@@ -46,7 +46,7 @@ def test_what_is_broken_is_lost(broken: np.ndarray) -> None:
     assert metric.loss(metric.rows({"a": np.zeros((2, 4), np.float32)}, {"a": after}, None, 2)) == 1.0
 
 
-@settings(deadline=None)  # the first example imports every metric
+@settings(deadline=None, max_examples=300)  # the first example imports every metric
 @given(st.dictionaries(st.text(max_size=5), ANY, max_size=3), st.booleans())
 def test_whatever_the_outputs_are_some_metric_fits_and_the_same_outputs_lose_nothing(outputs, synthetic: bool) -> None:
     found = recognise(evidence_of(outputs, synthetic=synthetic))

@@ -1,0 +1,115 @@
+"""Generation: which token comes next, and how surprised a language model is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.errors import DataError
+from onnxslim.quality.evidence import Evidence
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
+
+SMALLEST_VOCABULARY = 1000
+"""Tokens from which on scores of a step are of the next token, and not of tags."""
+MOST_NATS = 50.0
+"""Surprise that a token counts at most: the perplexity of a model that is broken stays a number."""
+
+NAMED = re.compile(r"(?i)(logit|lm_head|next|token)")
+ENTROPY = "perplexity"
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation(Metric):
+    """Next-token agreement and perplexity.
+
+    Labels are the true next token at each position (below 0: does not count). Without them the original's most probable
+    token is the truth, and perplexity is that of what the original expects: the exponential of the entropy before, and
+    of the cross-entropy after, so that their ratio is the exponential of the Kullback-Leibler divergence.
+    """
+
+    output: str
+
+    name: ClassVar[str] = "generation"
+    units: ClassVar[Mapping[str, str]] = {ENTROPY: ""}
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({ENTROPY})
+
+    @classmethod
+    def recognise(cls, evidence: Evidence) -> Recognition | None:
+        """Return this metric where token ids go in, and scores of a whole vocabulary come out for each of them."""
+        if evidence.tokens is None and not evidence.named:
+            return None
+        for output in evidence.outputs:
+            shape = output.shape
+            if not output.is_float or len(shape) != 3 or output.made_by("LayerNormalization"):
+                continue
+            if shape[-1] < SMALLEST_VOCABULARY and not evidence.named:
+                continue
+            reason = (
+                f"{output.name} {list(shape)} has scores of a vocabulary of {shape[-1]} for each token that goes in"
+            )
+            return Recognition(cls(output.name), 0.85 if NAMED.search(output.name) else 0.8, reason)
+        return None
+
+    def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
+        """Return: tokens, right before, right after, alike in both, nats before, nats after."""
+        before = _log_softmax(reference[self.output])
+        after = np.full_like(before, -MOST_NATS) if candidate is None else _log_softmax(candidate[self.output])
+        best, given = (
+            before.argmax(axis=-1),
+            after.argmax(axis=-1) if candidate is not None else np.full(len(before), -1),
+        )
+        if label is None:
+            nats = [-(np.exp(before) * side).sum(axis=-1) for side in (before, after)]
+            truth, counts = best, np.ones(len(best), np.bool_)
+        else:
+            truth, counts = _true_tokens(label, before)
+            nats = [-side[np.arange(len(side)), truth] for side in (before, after)]
+        sums = [float(each[counts].clip(max=MOST_NATS).sum()) for each in nats]
+        equal = [float((one == other)[counts].sum()) for one, other in ((best, truth), (given, truth), (given, best))]
+        return [float(counts.sum()), *equal, *sums]
+
+    def figures(self, rows: Rows) -> dict[str, Figure]:
+        """Return the share of next tokens that are right, and the perplexity."""
+        sums = rows.sum(axis=0)
+        count = max(1.0, float(sums[0]))
+        return {
+            "next token": Figure(float(sums[1] / count), float(sums[2] / count)),
+            ENTROPY: Figure(math.exp(sums[4] / count), math.exp(sums[5] / count)),
+        }
+
+    def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """Return per sample the share of positions at which both models expect the same token."""
+        return np.asarray(rows[:, 3] / np.maximum(rows[:, 0], 1) + (rows[:, 0] == 0), np.float64)
+
+    def lost(self, labelled: bool) -> str:
+        """Return what the loss is a loss of."""
+        return "next-token accuracy" if labelled else "next-token agreement with the original"
+
+
+def _log_softmax(logits: Array) -> npt.NDArray[np.float64]:
+    values = np.nan_to_num(
+        logits.reshape(-1, logits.shape[-1]).astype(np.float64), nan=-1e30, posinf=1e30, neginf=-1e30
+    )
+    values -= values.max(axis=-1, keepdims=True)
+    with np.errstate(under="ignore"):
+        logs = values - np.log(np.exp(values).sum(axis=-1, keepdims=True))
+    return np.asarray(logs.clip(min=-1e4), np.float64)
+
+
+def _true_tokens(label: Array, logs: npt.NDArray[np.float64]) -> tuple[Array, Array]:
+    given = np.asarray(label).reshape(-1)
+    if given.dtype.kind not in "iu" or len(given) != len(logs):
+        raise DataError(
+            f"labels of shape {list(np.shape(label))} and type {given.dtype} are no next tokens "
+            f"for {len(logs)} positions",
+            where="labels",
+            hint="give integers, one for each position, below 0 where it does not count; or --metric module:function",
+        )
+    counts = (given >= 0) & (given < logs.shape[-1])
+    return np.where(counts, given, 0), counts

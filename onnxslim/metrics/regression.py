@@ -1,0 +1,149 @@
+"""Regression: how far numbers are from what they should be, relative to how much they vary."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from onnxslim.errors import DataError
+from onnxslim.quality.evidence import Evidence, OutputEvidence
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers
+
+MOST_COLUMNS = 64
+"""Numbers of a sample up to which each has a mean of its own; of more the mean is that of all."""
+SUMS = 5
+
+NAMED = re.compile(
+    r"(?i)(regress|landmark|keypoint|pose|depth|flow|coord|angle|age|disp|heat|normal|recon|denois|super|forecast|price)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression(Metric):
+    """R2 and relative error of each output. The loss is the fall of R2, of the output that loses most.
+
+    R2 is one minus the squared error over the variance of the truth; relative error the root of the squared error over
+    the squares of the truth. What the truth is without labels is what the original gives.
+    """
+
+    outputs: tuple[str, ...]
+    columns: tuple[int, ...]
+    """For each output how many numbers of a sample have means of their own."""
+
+    name: ClassVar[str] = "regression"
+
+    @classmethod
+    def recognise(cls, evidence: Evidence) -> Recognition | None:
+        """Return this metric where outputs are quantities: one number a sample, named so, or an image of an image."""
+        found = [(output, why) for output in evidence.outputs if (why := _why_quantity(output, evidence)) is not None]
+        if not found:
+            return None
+        names = tuple(output.name for output, _ in found)
+        columns = tuple(_columns(output) for output, _ in found)
+        reason = "; ".join(f"{output.name} {list(output.shape)} {why}" for output, (_, why) in found)
+        return Recognition(cls(names, columns), max(strength for _, (strength, _) in found), reason)
+
+    def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
+        """Return for each output and column: how many numbers, their sum and squares, squared errors before and after.
+
+        A candidate that cannot be read counts as one that gives 0.
+        """
+        found: list[float] = []
+        for name, columns in zip(self.outputs, self.columns, strict=True):
+            before = _table(reference[name], columns)
+            after = np.zeros_like(before) if candidate is None else _table(candidate[name], columns)
+            truth = before if label is None else _truth(label, before, len(self.outputs))
+            errors = [((side - truth) ** 2).sum(axis=0) for side in (before, after)]
+            if candidate is None:
+                errors[1] = np.maximum(errors[1], 1e-30)
+            count = np.full(columns, float(len(truth)))
+            found += np.stack([count, truth.sum(axis=0), (truth**2).sum(axis=0), *errors], axis=1).reshape(-1).tolist()
+        return found
+
+    def figures(self, rows: Rows) -> dict[str, Figure]:
+        """Return R2 and relative error of each output, those of the worst one first."""
+        found: list[tuple[str, Figure, Figure]] = []
+        start = 0
+        for name, columns in zip(self.outputs, self.columns, strict=True):
+            end = start + SUMS * columns
+            found.append((name, *_explained(rows[:, start:end].sum(axis=0).reshape(columns, SUMS))))
+            start = end
+        found.sort(key=lambda each: each[1].after - each[1].before)
+        one = len(found) == 1
+        figures: dict[str, Figure] = {}
+        for name, explained, error in found:
+            figures["R2" if one else f"R2 of {name}"] = explained
+            figures["relative error" if one else f"relative error of {name}"] = error
+        return figures
+
+    def lost(self, labelled: bool) -> str:
+        """Return what the loss is a loss of."""
+        return "R2" if labelled else "R2 with the original"
+
+
+def _explained(sums: Rows) -> tuple[Figure, Figure]:
+    """Return R2 and relative error from sums of shape [columns, 5]."""
+    count, total, squares, *errors = sums.T
+    variance = float(np.maximum(squares - total**2 / np.maximum(count, 1), 0).sum())
+    energy = float(squares.sum())
+    if variance <= 1e-12 * energy:
+        variance = energy  # a single sample, or all alike: relative to the values themselves
+    shares = [_share(float(error.sum()), variance) for error in errors]
+    return (
+        Figure(*(max(-1.0, 1 - share) for share in shares)),
+        Figure(*(math.sqrt(min(1e6, _share(float(error.sum()), energy))) for error in errors)),
+    )
+
+
+def _share(error: float, of: float) -> float:
+    if error <= 0:
+        return 0.0
+    return error / of if of > 0 else 1.0
+
+
+def _columns(output: OutputEvidence) -> int:
+    size = int(np.prod(output.shape[1:])) if len(output.shape) > 1 else 1
+    return size if 1 <= size <= MOST_COLUMNS else 1
+
+
+def _table(array: Array, columns: int) -> Rows:
+    values = as_numbers(array)
+    return values.reshape(-1, columns) if values.size % columns == 0 else values.reshape(-1, 1)
+
+
+def _truth(label: Array, before: Rows, outputs: int) -> Rows:
+    given = np.asarray(label)
+    if given.dtype.kind in "iuf" and given.size == before.size and outputs == 1:
+        return as_numbers(given).reshape(before.shape)
+    raise DataError(
+        f"labels of shape {list(given.shape)} and type {given.dtype} are no {before.size} numbers of "
+        f"{outputs} output(s)",
+        where="labels",
+        hint="give a number for each that the model gives, or a metric of your own: --metric module:function",
+    )
+
+
+def _why_quantity(output: OutputEvidence, evidence: Evidence) -> tuple[float, str] | None:
+    shape = output.shape
+    if not output.is_float or output.made_by("Softmax", "LSTM", "GRU", "RNN") or not output.flat.size:
+        return None
+    if evidence.named:
+        return 0.5, "was asked for"
+    told = NAMED.search(output.name)
+    single = len(shape) <= 1 or int(np.prod(shape[1:])) == 1
+    if told and not output.sums_to_one(-1):
+        return 0.75, f"is named for a quantity ({told[0]})"
+    if single and not output.made_by("Sigmoid") and not output.in_unit:
+        return 0.6, "is one number for each sample, and no probability"
+    if single and not output.made_by("Sigmoid"):
+        return 0.3, "is one number for each sample"
+    if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= 8 and not output.made_by("Sigmoid"):
+        sizes = {image[0] / shape[2] for image in evidence.images if image[0] * shape[3] == image[1] * shape[2]}
+        if any(by <= 1 or by == 2 for by in sizes):
+            return 0.5, "is an image that is made of an image"
+    return None

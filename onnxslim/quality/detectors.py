@@ -1,0 +1,255 @@
+"""Recognises detection heads by the shapes, values and names of a model's outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxslim.quality.boxes import Floats
+from onnxslim.quality.evidence import Evidence, OutputEvidence
+from onnxslim.quality.heads import Head, Layout, grid
+from onnxslim.quality.metric import Slice
+
+FEWEST = 20
+"""Boxes that a head without suppression gives at least: fewer are numbers that mean something else."""
+WIDEST = 600
+"""Columns that boxes, scores and masks take at most."""
+
+MASKS = 32
+"""Coefficients of masks that heads of YOLOv8 have which segment as well."""
+
+BOXES = re.compile(r"(?i)(box|bbox|location|^loc|rect)")
+SCORES = re.compile(r"(?i)(score|conf|prob)")
+CLASSES = re.compile(r"(?i)(class|label|categor|cls)")
+LOGITS = re.compile(r"(?i)(logit|score|class|cls)")
+COUNT = re.compile(r"(?i)num")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sighting:
+    """A head that was recognised."""
+
+    head: Head
+    slices: tuple[Slice, ...]
+    reason: str
+
+
+def recognise_head(evidence: Evidence) -> Sighting | None:
+    """Return the head of a detector, or None where the outputs are none."""
+    if not evidence.images and not evidence.named:
+        return None
+    for sightings in (_suppressed(evidence), _split(evidence), _single(evidence)):
+        for sighting in sightings:
+            return sighting
+    return None
+
+
+def _single(evidence: Evidence) -> Iterator[Sighting]:
+    """Yield heads that are one tensor, [1, A, F] or [1, F, A]."""
+    for output in evidence.outputs:
+        shape = output.shape
+        if not output.is_float or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1):
+            continue
+        rows, columns = shape[-2:]
+        table = output.arrays[0].reshape(rows, columns).astype(np.float64)
+        if not np.isfinite(table).all():
+            continue
+        if 6 <= columns <= WIDEST and rows >= FEWEST and rows > columns:
+            yield from _anchors_first(output, table, evidence)
+        if columns == 6 and rows < FEWEST and _are_rows(table):
+            yield _rows(output, evidence)
+        if 5 <= rows <= WIDEST and columns >= FEWEST and columns > rows:
+            yield from _channels_first(output, table, evidence)
+
+
+def _anchors_first(output: OutputEvidence, table: Floats, evidence: Evidence) -> Iterator[Sighting]:
+    rows, columns = table.shape
+    name, shape = output.name, list(output.shape)
+    if columns == 6 and _are_rows(table):
+        yield _rows(output, evidence)
+        return
+    scores = table[:, 4:]
+    if not _in_unit(scores):
+        return
+    boxes = table[:, :4]
+    cells = [len(grid(image)[0]) for image in evidence.images]
+    on_grid = any(rows in (count, 3 * count) for count in cells)
+    places = Slice(name, "boxes", -1, 0, 4)
+    if not on_grid and _in_unit(boxes):
+        corners = _are_corners(boxes)
+        yield Sighting(
+            Head(Layout.QUERIES, name, corners=corners),
+            (places, Slice(name, "scores", -1, 4, columns)),
+            f"{name} {shape} holds {rows} boxes within 0 to 1 with {columns - 4} scores each (RT-DETR)",
+        )
+        return
+    if not on_grid and not (_in_pixels(boxes) and (boxes[:, 2:] >= 0).all()):
+        return
+    parts = (places, Slice(name, "objectness", -1, 4, 5), Slice(name, "scores", -1, 5, columns))
+    if rows in cells and _are_offsets(boxes):
+        image = evidence.images[cells.index(rows)]
+        yield Sighting(
+            Head(Layout.YOLOX, name, image=image),
+            parts,
+            f"{name} {shape} holds a box for each of {rows} cells of grids of 8, 16 and 32 pixels, as offsets, "
+            f"objectness and {columns - 5} class scores (YOLOX)",
+        )
+        return
+    yield Sighting(
+        Head(Layout.YOLOV5, name),
+        parts,
+        f"{name} {shape} holds {rows} boxes in pixels, objectness and {columns - 5} class scores (YOLOv5)",
+    )
+
+
+def _rows(output: OutputEvidence, evidence: Evidence) -> Sighting:
+    name = output.name
+    slices = Slice(name, "boxes", -1, 0, 4), Slice(name, "scores", -1, 4, 5), Slice(name, "classes", -1, 5, 6)
+    reason = f"{name} {list(output.shape)} holds corners, score and class of each box, doubles suppressed inside"
+    return Sighting(Head(Layout.ROWS, name, corners=True), slices, reason)
+
+
+def _channels_first(output: OutputEvidence, table: Floats, evidence: Evidence) -> Iterator[Sighting]:
+    """Yield [4 + C, A]: boxes in pixels (or within 0 to 1, on the cells of a grid) above scores, and perhaps masks."""
+    rows, columns = table.shape
+    on_grid = columns in [len(grid(image)[0]) for image in evidence.images]
+    if not ((table[2:4] >= 0).all() and (_in_pixels(table[:4]) or (on_grid and _in_unit(table[:4])))):
+        return
+    masks = 0
+    if not _in_unit(table[4:]):
+        if not on_grid or rows <= 4 + MASKS or not _in_unit(table[4 : rows - MASKS]):
+            return
+        masks = MASKS
+    end = rows - masks
+    slices = [Slice(output.name, "boxes", -2, 0, 4), Slice(output.name, "scores", -2, 4, end)]
+    if masks:
+        slices.append(Slice(output.name, "masks", -2, end, rows))
+    yield Sighting(
+        Head(Layout.YOLOV8, output.name, masks=masks),
+        tuple(slices),
+        f"{output.name} {list(output.shape)} holds {columns} boxes: 4 rows of places, {end - 4} of scores (YOLOv8)",
+    )
+
+
+def _split(evidence: Evidence) -> Iterator[Sighting]:
+    """Yield heads of two tensors: boxes [1, A, 4], and scores or logits [1, A, C] or [1, C, A]."""
+    floats = [output for output in evidence.outputs if output.is_float and len(output.shape) == 3]
+    for boxes in floats:
+        if boxes.shape[-1] != 4 or boxes.shape[-2] < 4 or LOGITS.search(boxes.name) or not _are_places(boxes):
+            continue
+        count = boxes.shape[-2]
+        for scores in floats:
+            if scores is boxes or count not in scores.shape[1:] or BOXES.search(scores.name):
+                continue
+            yield _pair(boxes, scores)
+
+
+def _pair(boxes: OutputEvidence, scores: OutputEvidence) -> Sighting:
+    places = boxes.arrays[0].reshape(-1, 4).astype(np.float64)
+    table = scores.arrays[0].reshape(scores.shape[-2:]).astype(np.float64)
+    table = table if len(table) == len(places) else table.T
+    normal = f"{boxes.name} {list(boxes.shape)} are boxes"
+    if _in_unit(table):
+        exclusive = table.shape[1] >= 2 and bool(np.allclose(table.sum(axis=1), 1, atol=1e-3))
+        background = _background(table) if exclusive else None
+        head = Head(Layout.SPLIT, boxes.name, scores.name, corners=_are_corners(places), background=background)
+        return Sighting(head, (), f"{normal}, {scores.name} {list(scores.shape)} their scores (SSD)")
+    nothing = _background(table)
+    exclusive = (table.argmax(axis=1) == nothing).mean() > 0.5 and nothing == table.shape[1] - 1
+    head = Head(
+        Layout.DETR,
+        boxes.name,
+        scores.name,
+        corners=_are_corners(places),
+        background=nothing if exclusive else None,
+        softmax=bool(exclusive),
+    )
+    kind = "the last of which is no object" if exclusive else "each with a sigmoid of its own"
+    return Sighting(head, (), f"{normal}, {scores.name} {list(scores.shape)} their logits, {kind} (DETR)")
+
+
+def _background(table: Floats) -> int:
+    """Return which of the first and the last class means that nothing is there: the one that wins more often."""
+    best = table.argmax(axis=1)
+    last = table.shape[1] - 1
+    return 0 if (best == 0).sum() > (best == last).sum() else last
+
+
+def _suppressed(evidence: Evidence) -> Iterator[Sighting]:
+    """Yield heads with suppression inside: boxes [K, 4] or [1, K, 4], scores and classes of K each."""
+    for boxes in evidence.outputs:
+        if not boxes.is_float or boxes.shape[-1:] != (4,) or len(boxes.shape) not in (2, 3):
+            continue
+        alike = [each for each in evidence.outputs if each is not boxes and each.arrays and _follows(each, boxes)]
+        scores = next((each for each in alike if each.is_float and SCORES.search(each.name)), None)
+        scores = scores or next((each for each in alike if each.is_float and _in_unit(each.flat)), None)
+        if scores is None:
+            continue
+        rest = [each for each in alike if each is not scores and _are_whole(each)]
+        classes = next((each for each in rest if CLASSES.search(each.name)), rest[0] if rest else None)
+        if classes is None and not BOXES.search(boxes.name):
+            continue
+        counts = [each for each in evidence.outputs if each not in (boxes, scores, classes) and _are_whole(each)]
+        count = next((each for each in counts if each.arrays[0].size == 1), None)
+        places = np.concatenate([array.reshape(-1, 4) for array in boxes.arrays]).astype(np.float64)
+        head = Head(
+            Layout.SUPPRESSED,
+            boxes.name,
+            scores.name,
+            classes.name if classes else "",
+            count.name if count else "",
+            corners=not len(places) or _are_corners(places),
+        )
+        listed = ", ".join(name for name in (scores.name, head.classes, head.count) if name)
+        yield Sighting(
+            head, (), f"{boxes.name} {list(boxes.shape)} are boxes, {listed} tell about them: suppressed inside"
+        )
+
+
+def _follows(output: OutputEvidence, boxes: OutputEvidence) -> bool:
+    """Whether an output has a number for each box, on every run."""
+    return (
+        all(
+            array.size == places.size // 4 and array.shape[:1] == places.shape[:1] and array.ndim <= places.ndim
+            for array, places in zip(output.arrays, boxes.arrays, strict=True)
+        )
+        and len(output.shape) >= 1
+    )
+
+
+def _are_rows(table: Floats) -> bool:
+    """Whether [K, 6] holds corners, a score, and the number of a class."""
+    whole = table[:, 5] == np.round(table[:, 5])
+    ordered = (table[:, 2] >= table[:, 0]) & (table[:, 3] >= table[:, 1])
+    return bool(whole.all() and ordered.all() and _in_unit(table[:, 4]) and (table[:, 5] >= -1).all() and table.any())
+
+
+def _are_whole(output: OutputEvidence) -> bool:
+    numbers = bool(output.arrays) and output.arrays[0].dtype.kind in "iuf"
+    return numbers and bool((output.flat == output.flat.round()).all())
+
+
+def _are_places(output: OutputEvidence) -> bool:
+    """Whether numbers are places in pixels, or within 0 to 1 but for boxes that reach beyond the image."""
+    values = output.flat
+    return bool(values.size) and (_in_pixels(values) or bool((values > -0.5).all() and (values < 1.5).all()))
+
+
+def _are_corners(boxes: Floats) -> bool:
+    return bool(((boxes[:, 2] >= boxes[:, 0]) & (boxes[:, 3] >= boxes[:, 1])).mean() > 0.99)
+
+
+def _are_offsets(boxes: Floats) -> bool:
+    """Whether boxes are offsets within cells and logarithms of sizes: no box in pixels is so small, or below 0."""
+    return bool((boxes[:, 2:] < 0).any()) or float(np.quantile(np.abs(boxes), 0.99)) < 8
+
+
+def _in_unit(values: Floats) -> bool:
+    return bool(values.size) and bool((values >= -1e-6).all() and (values <= 1 + 1e-4).all())
+
+
+def _in_pixels(boxes: Floats) -> bool:
+    return bool(boxes.size) and float(np.quantile(boxes, 0.9)) > 2

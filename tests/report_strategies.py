@@ -107,6 +107,8 @@ words = text.filter(bool)
 counts = st.integers(0, 2**62)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 intervals = st.builds(Interval, finite, finite, finite)
+positive = st.floats(1e-6, 1e9)
+speeds = st.lists(positive, min_size=3, max_size=3).map(sorted).map(lambda ends: Interval(ends[1], ends[0], ends[2]))
 
 
 def records(kind: type, **strategies: st.SearchStrategy) -> st.SearchStrategy:
@@ -130,7 +132,10 @@ figures = records(
     parameters=counts,
     macs=counts,
     nodes=counts,
-    latency_ms=st.none() | st.builds(Percentiles, finite, finite, finite, st.lists(finite, max_size=3).map(tuple)),
+    latency_ms=st.none()
+    | st.builds(
+        Percentiles, positive, positive, positive, st.lists(positive, min_size=101, max_size=101).map(sorted).map(tuple)
+    ),
     load_ms=st.none() | finite,
     first_run_ms=st.none() | finite,
     throughput_per_s=st.none() | finite,
@@ -151,7 +156,7 @@ reports = st.builds(
     before=figures,
     after=figures,
     ratio=records(
-        Ratios, size=finite, parameters=st.none() | finite, macs=st.none() | finite, latency=st.none() | intervals
+        Ratios, size=positive, parameters=st.none() | finite, macs=st.none() | finite, latency=st.none() | speeds
     ),
     fidelity=records(
         FidelityFigures,

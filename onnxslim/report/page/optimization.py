@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
+from onnxslim.diagnostic import Diagnostic
 from onnxslim.report.figures import figure_rows
 from onnxslim.report.model import PassRecord, Report
 from onnxslim.report.page.bars import Bars, share
@@ -17,10 +19,11 @@ from onnxslim.report.page.visible import shortened
 from onnxslim.report.units import in_thousands
 from onnxslim.runner.target import Target
 
-TOP_NOTES = 100
-"""How many changes of a pass are shown."""
+TOP_NOTES = 400
+"""How many changes of passes are shown, in all."""
 TOP_LAYERS = 40
 """How many layers are shown."""
+TOP_WARNINGS = 40
 LONGEST = 300
 """Letters of a name, option or reason that are shown: a page of hostile names must stay small."""
 
@@ -42,18 +45,26 @@ def optimization_page(report: Report) -> str:
             "names": names,
             "summary": _summary(report),
             "tiles": report_tiles(report),
-            "warnings": report.diagnostics,
+            "warnings": warnings_view(report.diagnostics),
             "measured": _measured(report),
             "rows": figure_rows(report),
             "latency": latency_plot(latencies) if latencies else None,
             **breakdown_view(report.breakdown),
             "widths": [] if report.breakdown else widths[:TOP_LAYERS],
             "more_widths": f"{len(widths) - TOP_LAYERS:,}" if len(widths) > TOP_LAYERS else "",
-            "steps": [_step(step) for step in report.passes],
+            "steps": [_step(step, max(3, TOP_NOTES // len(report.passes))) for step in report.passes],
             "made": report.reproduction,
             "provenance": _provenance(report),
         },
     )
+
+
+def warnings_view(diagnostics: Sequence[Diagnostic]) -> list[Diagnostic]:
+    """Return warnings as they are shown: the first of them, and not too long."""
+    return [
+        Diagnostic(each.code, shortened(each.message, 3 * LONGEST), shortened(each.hint, 3 * LONGEST))
+        for each in diagnostics[:TOP_WARNINGS]
+    ]
 
 
 def _file_name(path: str | None, otherwise: str) -> str:
@@ -88,14 +99,15 @@ def _measured(report: Report) -> str:
     return f"{shortened(words, 2 * LONGEST)}; intervals are those of 95 %."
 
 
-def _step(step: PassRecord) -> dict[str, Any]:
+def _step(step: PassRecord, most: int) -> dict[str, Any]:
+    """Return what is shown of a pass, with at most `most` of its changes."""
     notes = [
         {
             "subject": shortened(note.subject, LONGEST),
             "action": shortened(note.action, LONGEST),
             "reason": shortened(note.reason, LONGEST),
         }
-        for note in step.changes[:TOP_NOTES]
+        for note in step.changes[:most]
     ]
     return {
         "name": shortened(step.name, 60),
@@ -108,7 +120,7 @@ def _step(step: PassRecord) -> dict[str, Any]:
         ],
         "changes": notes,
         "count": f"{len(step.changes):,}",
-        "more": f"{len(step.changes) - TOP_NOTES:,}" if len(step.changes) > TOP_NOTES else "",
+        "more": f"{len(step.changes) - most:,}" if len(step.changes) > most else "",
     }
 
 

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxslim.errors import OutputError
-from onnxslim.report.page.visible import visible
+from onnxslim.report.page.visible import shortened, visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 HINT = "pip install 'onnxslim-compiler[report]'"
+LONGEST, LONGEST_BLOCK = 2000, 50_000
+"""Letters of anything that is filled in, and of a block that is to be copied: the last line of defence against names
+that would make a page too large."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 """What a browser may do with the page: show it. There are no scripts, and none that slipped in would run."""
 
@@ -44,10 +47,10 @@ def _environment() -> Environment:
     def shown(value: Any) -> Any:
         if value is None:
             return ""
-        return value if isinstance(value, Markup) or not isinstance(value, str) else visible(value)
+        return value if isinstance(value, Markup) or not isinstance(value, str) else shortened(value, LONGEST)
 
     def lines(text: str) -> Markup:
-        return Markup("\n").join(escape(visible(line)) for line in text.splitlines())
+        return Markup("\n").join(escape(visible(line)) for line in text[:LONGEST_BLOCK].splitlines())
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("onnxslim.report", "templates"),

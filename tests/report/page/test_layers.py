@@ -3,24 +3,14 @@ from __future__ import annotations
 import dataclasses
 
 from page_checks import check_page
+from report_pages import cost, layer
 from report_strategies import sample_report
 
-from onnxslim.pipeline.interface import LayerChange
 from onnxslim.report.breakdown import Breakdown, LayerCost, LayerFigures, OpFigures
 from onnxslim.report.page.document import page_of
 from onnxslim.report.page.layers import short_time
 
 NONE = LayerCost(0, 0, 0, None, None, "it has no weights", "fused")
-
-
-def cost(number: int, kind: str = "float") -> LayerCost:
-    return LayerCost(2, 1000 * number, 400 * number, kind, 0.01 * number)
-
-
-def layer(name: str, number: int, sqnr: float | None = 20.0) -> LayerFigures:
-    changes = (LayerChange(name, "Conv", "channels", 64, 48, 10, 5), LayerChange(name, "Conv", "channels", 8, 8, 1, 1))
-    reason = None if sqnr else "another shape: [3], which was [4]"
-    return LayerFigures(name, "Conv", f"{name}_out", cost(number), cost(number, "int8"), changes, sqnr, reason)
 
 
 def page_with(layers: list[LayerFigures], ops: list[OpFigures]):
@@ -33,7 +23,7 @@ def test_layers_are_shown_with_types_widths_and_errors():
     words = page_with([layer("/a/Conv", 5), layer("/b/Conv", 3, None)], ops).words
     for expected in (
         "/a/Conv",
-        "Conv · float → int8, 64 → 48 channels",
+        "/a/Conv · float → int8, 64 → 48 channels",
         "20.0 dB",
         "another shape",
         "50 µs",

@@ -283,7 +283,10 @@ def _with_sizes(
 
 def _tied(model: ir.Model, inputs: Sequence[TensorSpec]) -> dict[str, int]:
     """Return the sizes of symbolic dimensions that the weights fix."""
-    tied = tied_sizes(model)
+    try:
+        tied = tied_sizes(model)
+    except Exception:  # a model that runs, and that shape inference or a signature does not understand
+        return {}
     every = ((spec, axis) for spec in inputs for axis, size in enumerate(spec.shape) if not isinstance(size, int))
     return {_dimension(spec, axis): tied[spec.name, axis] for spec, axis in every if (spec.name, axis) in tied}
 

@@ -178,7 +178,7 @@ def _node_differs(match: Match, wanted: BodyNode, node: ir.Node) -> str | None:
     for name, attribute in node.attributes.items():
         if name in wanted.attributes:
             continue
-        usual = _default_of(node, name, match.rule.opset)
+        usual = default_of(node, name, match.rule.opset)
         if usual is None or not _same_attribute(attribute, usual):
             return f"{node.name} has an attribute {name} that is not at its default"
     return None
@@ -188,11 +188,20 @@ def attribute_of(node: ir.Node, name: str, opset: int) -> Bound:
     """Return an attribute of a node, or its default."""
     if name in node.attributes:
         return Bound(node.attributes[name], True)
-    return Bound(_default_of(node, name, opset), False)
+    return Bound(default_of(node, name, opset), False)
 
 
-def _default_of(node: ir.Node, name: str, opset: int) -> ir.Attr | None:
-    """Return what `node` takes for an attribute that it leaves out: what the schema says, or what its shapes say."""
+def default_of(node: ir.Node, name: str, opset: int) -> ir.Attr | None:
+    """Return what `node` takes for an attribute that it leaves out: what the schema says, or what its shapes say.
+
+    Args:
+        node: The node.
+        name: The attribute.
+        opset: The operator set of the default domain.
+
+    Returns:
+        The attribute; None where it has no default, or one that hangs on shapes which are not known.
+    """
     declared = default_attribute(node.domain, node.op_type, name, opset)
     if declared is not None:
         return declared

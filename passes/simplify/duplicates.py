@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxslim.graph.constants import constant
 from onnxslim.graph.fold import UNFOLDED
 from onnxslim.nesting import every_graph, main_graphs, nested_graphs
+from onnxslim.rewrite.match import default_of
 
 PREFIX_BYTES = 4096
 """Read of every initializer first; whole ones are read only where that much is equal."""
@@ -78,14 +79,15 @@ def merge_equal_nodes(model: ir.Model) -> int:
     Random ops stay apart, and so do ops with subgraphs, ops of other domains, and quantizers. (The pass of onnx_ir
     merges Bernoulli and quantizers, and does not look into subgraphs.)
     """
-    return sum(_merge_nodes(graph) for graph in every_graph(model))
+    opset = model.opset_imports.get("", 0)
+    return sum(_merge_nodes(graph, opset) for graph in every_graph(model))
 
 
-def _merge_nodes(graph: ir.Graph) -> int:
+def _merge_nodes(graph: ir.Graph, opset: int) -> int:
     seen: dict[Hashable, ir.Node] = {}
     count = 0
     for node in list(graph):
-        key = _key(node)
+        key = _key(node, opset)
         if key is None:
             continue
         first = seen.setdefault(key, node)
@@ -102,7 +104,11 @@ def _merge_nodes(graph: ir.Graph) -> int:
     return count
 
 
-def _key(node: ir.Node) -> Hashable | None:
+def _key(node: ir.Node, opset: int) -> Hashable | None:
+    """Return what is equal for nodes that compute the same; None for nodes that are never merged.
+
+    An attribute that is written out at its default is as good as none.
+    """
     if node.domain or node.op_type in NEVER_MERGED or any(nested_graphs(node)):
         return None
     attributes: list[tuple[Hashable, ...]] = []
@@ -113,7 +119,9 @@ def _key(node: ir.Node) -> Hashable | None:
             tensor = attribute.as_tensor()
             attributes.append((name, str(tensor.dtype), tensor.shape.numpy(), tensor.tobytes()))
         else:
-            value = attribute.value
+            value, usual = attribute.value, default_of(node, name, opset)
+            if usual is not None and usual.value == value:
+                continue
             attributes.append((name, attribute.type, tuple(value) if isinstance(value, (list, tuple)) else value))
     made = tuple(bool(output.name) for output in node.outputs)  # an output without a name cannot be read
     key = (node.op_type, tuple(id(value) for value in node.inputs), made, tuple(attributes))

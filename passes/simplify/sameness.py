@@ -7,9 +7,6 @@ import onnx_ir as ir
 
 from onnxslim.nesting import HOLDERS
 
-SMALL_BYTES = 1 << 16
-"""Larger constants are not compared: branches hold small ones, and large weights lie around them."""
-
 Renamed = dict[ir.Value, ir.Value]
 
 
@@ -62,7 +59,7 @@ def _same_tensor(one: ir.TensorProtocol, other: ir.TensorProtocol) -> bool:
         return False
     if one.dtype.is_string():
         return bool(np.array_equal(one.numpy(), other.numpy()))
-    return one.nbytes <= SMALL_BYTES and one.tobytes() == other.tobytes()
+    return one.tobytes() == other.tobytes()
 
 
 def _same_attribute(one: ir.Attr, other: ir.Attr, renamed: Renamed) -> bool:

@@ -82,6 +82,16 @@ CASES = {
         {},
         "a = Relu (x)\ny = Sub (a, a)",
     ),
+    "equal nodes of which one writes a default out": (
+        """(float[N,4] x, float[1,1,8,8] z) => (float[4,N] y, float[1,1,7,7] u) {
+            a = Transpose (x)  b = Transpose <perm = [1,0]> (x)  y = Sub (a, b)
+            p = MaxPool <kernel_shape = [2,2]> (z)
+            q = MaxPool <kernel_shape = [2,2], strides = [1,1], pads = [0,0,0,0], storage_order = 0> (z)
+            u = Sub (p, q) }""",
+        {},
+        "y/turned = Sub (x, x)\ny = Transpose <perm = (1, 0)> (y/turned)\n"
+        "p = MaxPool <kernel_shape = (2, 2)> (z)\nu = Sub (p, p)",
+    ),
     "nodes of which one has an output that the other lacks": (
         """(float[4,N] x) => (float[2,N] y, int64[2,N] z) {
             , i = TopK <axis = 0> (x, two)  a, j = TopK <axis = 0> (x, two)  y = Relu (a)  z = Add (i, j) }""",

@@ -35,6 +35,7 @@ from onnxslim.report.speed import cold_figures, percentiles
 from onnxslim.runner.energy import measure_energy
 from onnxslim.runner.latency import Latency, PairedLatency
 from onnxslim.runner.memory import peak_memory
+from onnxslim.runner.timing import STARTS
 
 NOT_ASKED = "not measured: asked not to"
 
@@ -52,7 +53,7 @@ class Timed:
         if not judge.measure:
             return cls(None, NOT_ASKED)
         try:
-            return cls(judge.latency(judge.original, result, seconds), None)
+            return cls(judge.latency(judge.original, result, seconds, STARTS), None)
         except RunError as error:
             return cls(None, f"not measured: {error.what}")
 
@@ -73,7 +74,7 @@ def model_figures(
         unlabelled = NOT_ASKED
     memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None
     energy = measure_energy(candidate.session, judge.feeds) if judge.measure else None
-    cold, uncold = cold_figures(path, judge.feeds, judge.target) if judge.measure else (None, NOT_ASKED)
+    cold, uncold = cold_figures(latency, path, judge.feeds, judge.target) if judge.measure else (None, NOT_ASKED)
     return Figures(
         size_bytes=size_bytes,
         parameters=count_parameters(model),

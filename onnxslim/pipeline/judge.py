@@ -193,14 +193,22 @@ class Judge:
             return "fidelity not claimed: the samples are synthetic"
         return "no budget given" if self.max_drop is None else "within the budget"
 
-    def latency(self, before: Candidate, after: Candidate, seconds: float = 1.0) -> PairedLatency:
+    def latency(self, before: Candidate, after: Candidate, seconds: float = 1.0, starts: int = 1) -> PairedLatency:
         """Return the paired latency of two candidates on one sample.
+
+        Args:
+            before: The one.
+            after: The other.
+            seconds: About how long to measure.
+            starts: How often to start the processes anew meanwhile.
 
         Raises:
             RunError: One of them does not run.
         """
         one, other = self._source(before), self._source(after)
-        return compare_latency(one, other, self.feeds, self.target, generator=self.generator, seconds=seconds)
+        return compare_latency(
+            one, other, self.feeds, self.target, generator=self.generator, seconds=seconds, starts=starts
+        )
 
     def _source(self, candidate: Candidate) -> Source:
         """Return what is timed: on CUDA the session that is open already, for a device's memory is small."""

@@ -26,7 +26,7 @@ from onnxslim.runner.rehearsal import rehearse
 from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target, detect_target
-from onnxslim.runner.timing import compare_latency, measure_latency
+from onnxslim.runner.timing import STARTS, compare_latency, measure_latency
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def benchmark(
         speedup, reason = None, "the model that the others are compared with"
         if index:
             pair = sources[0], sources[index]
-            paired = compare_latency(*pair, feeds, target, generator=generator, seconds=seconds)
+            paired = compare_latency(*pair, feeds, target, generator=generator, seconds=seconds, starts=STARTS)
             latency, speedup = paired.after, paired.ratio
         else:
             latency = measure_latency(sources[0], feeds, target, seconds=seconds)
@@ -118,7 +118,7 @@ def _figures(
     reason: str | None,
 ) -> SpeedFigures:
     memory, energy = peak_memory(file, feeds, session.target), measure_energy(session, feeds)
-    cold, uncold = cold_figures(file, feeds, session.target)
+    cold, uncold = cold_figures(latency, file, feeds, session.target)
     return SpeedFigures(
         path=str(file),
         size_bytes=file_bytes(file),

@@ -18,8 +18,12 @@ def percentiles(latency: Latency) -> Percentiles:
     return Percentiles(latency.p50, latency.p95, latency.p99, latency.quantiles)
 
 
-def cold_figures(path: pathlib.Path, feeds: Mapping[str, Any], target: Target) -> tuple[ColdStart | None, str | None]:
-    """Return the cold start of the model at `path`, or the reason why there is none."""
+def cold_figures(
+    latency: Latency | None, path: pathlib.Path, feeds: Mapping[str, Any], target: Target
+) -> tuple[ColdStart | None, str | None]:
+    """Return the cold start of the model at `path`, or why there is none; it may have come with `latency`."""
+    if latency is not None and latency.cold is not None:
+        return latency.cold, None
     try:
         return cold_start(path, feeds, target), None
     except RunError as error:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from onnxslim.runner.statistics import Interval, bootstrap
+from onnxslim.runner.statistics import Interval
 
 Clock = Callable[[], float]
 """Tells the time in seconds, from any start."""
@@ -26,12 +26,24 @@ WARM_UP_RUNS, TIMED_RUNS = 1, 2
 """Runs of a block that are left out, and that count, however long they take."""
 BLOCKS = 16
 """Blocks of each model that the time is shared out into, where that makes them neither too short nor too long."""
-SHORTEST, LONGEST = 0.05, 0.2
+SHORTEST, LONGEST = 0.06, 0.2
 """Seconds that a block lasts."""
 FEWEST_PAIRS, MOST_PAIRS = 5, 1000
 """Pairs of blocks that are measured in any case, and at most."""
+RESAMPLES = 1000
+"""Draws of the bootstrap."""
 QUANTILES = 101
 """Values that stand for the distribution of the runs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ColdStart:
+    """What a fresh process pays before the model is warm, in milliseconds. The file was read before."""
+
+    load_ms: float
+    """Loading the model."""
+    first_run_ms: float
+    """Running it the first time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +58,8 @@ class Latency:
     """Samples per second: those in one run, divided by the median."""
     quantiles: tuple[float, ...] = ()
     """The 0th to the 100th percentile of single runs, for a plot."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ColdStart:
-    """What a fresh process pays before the model is warm, in milliseconds. The file was read before."""
-
-    load_ms: float
-    """Loading the model."""
-    first_run_ms: float
-    """Running it the first time."""
+    cold: ColdStart | None = None
+    """What comes before it in a fresh process, where that was measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,10 @@ class PairedLatency:
     ratio: Interval
     """Median over the pairs of: median run of `before` / median run of `after`, with its 95 % bootstrap interval. Above
     1 `after` is faster."""
+
+
+Pair = tuple[list[float], list[float]]
+"""How long single runs of two models took in a block of each, in seconds."""
 
 
 class BlockTimer(Protocol):
@@ -119,24 +127,19 @@ def measure_blocks(
     return summarize([each for block in times for each in block], batch)
 
 
-def compare_blocks(
-    before: BlockTimer,
-    after: BlockTimer,
-    *,
-    generator: np.random.Generator,
-    batch: int = 1,
-    seconds: float = 2.0,
-    clock: Clock = time.perf_counter,
-) -> PairedLatency:
-    """Measure two models in turns, block by block; which one goes first alternates from pair to pair.
+def time_pairs(
+    before: BlockTimer, after: BlockTimer, *, seconds: float = 2.0, clock: Clock = time.perf_counter
+) -> list[Pair]:
+    """Time two models in turns, block by block; which one goes first alternates from pair to pair.
 
     Args:
         before: The one model.
         after: The other; it takes the same inputs.
-        generator: For the bootstrap of the ratio.
-        batch: Samples in one run.
         seconds: About how long to measure both together, warm-up included.
         clock: Tells the time in seconds.
+
+    Returns:
+        For each pair of blocks the times of single runs of the two, in seconds.
 
     Raises:
         RunError: A model does not run, or the process that runs it failed.
@@ -146,17 +149,50 @@ def compare_blocks(
     models = before, after
     for model in models:
         model.block(length)
-    times: tuple[list[list[float]], list[list[float]]] = ([], [])
-    pairs = 0
-    while pairs < FEWEST_PAIRS or (clock() < end and pairs < MOST_PAIRS):
-        for index in (0, 1) if pairs % 2 == 0 else (1, 0):
-            times[index].append(models[index].block(length))
-        pairs += 1
-    medians = np.array([[np.median(block) for block in blocks] for blocks in times])
-    ratios = medians[0] / np.maximum(medians[1], np.finfo(np.float64).tiny)
-    interval = bootstrap(ratios, lambda rows: float(np.median(rows)), generator)
-    one, other = (summarize([each for block in blocks for each in block], batch) for blocks in times)
-    return PairedLatency(one, other, interval)
+    pairs: list[Pair] = []
+    while len(pairs) < FEWEST_PAIRS or (clock() < end and len(pairs) < MOST_PAIRS):
+        if len(pairs) % 2 == 0:
+            one = before.block(length)
+            pairs.append((one, after.block(length)))
+        else:
+            other = after.block(length)
+            pairs.append((before.block(length), other))
+    return pairs
+
+
+def compare_pairs(
+    starts: Sequence[Sequence[Pair]],
+    generator: np.random.Generator,
+    batch: int = 1,
+    cold: tuple[ColdStart | None, ColdStart | None] = (None, None),
+) -> PairedLatency:
+    """Compare two models by what `time_pairs` returned, once for each time that their processes were started.
+
+    The same model is up to a tenth faster or slower from one process to the next, wherever its memory lies. So the
+    interval is that of a bootstrap in two stages: it draws starts, and pairs of each.
+
+    Args:
+        starts: For each start its pairs.
+        generator: For the bootstrap.
+        batch: Samples in one run.
+        cold: The cold starts of the two, to be handed on.
+    """
+    ratios = [
+        np.array([np.median(before) / max(float(np.median(after)), 1e-12) for before, after in pairs])
+        for pairs in starts
+    ]
+
+    def draw() -> float:
+        chosen = (ratios[index] for index in generator.integers(0, len(ratios), len(ratios)))
+        return float(np.median(np.concatenate([row[generator.integers(0, len(row), len(row))] for row in chosen])))
+
+    value = float(np.median(np.concatenate(ratios)))
+    low, high = np.quantile([draw() for _ in range(RESAMPLES)], [0.025, 0.975])
+    one, other = (
+        summarize([run for pairs in starts for pair in pairs for run in pair[side]], batch, cold[side])
+        for side in (0, 1)
+    )
+    return PairedLatency(one, other, Interval(value, min(value, float(low)), max(value, float(high))))
 
 
 def block_seconds(seconds: float) -> float:
@@ -164,12 +200,12 @@ def block_seconds(seconds: float) -> float:
     return min(LONGEST, max(SHORTEST, seconds / BLOCKS))
 
 
-def summarize(times: Sequence[float], batch: int = 1) -> Latency:
-    """Return the percentiles of `times`, in seconds for one run of `batch` samples."""
+def summarize(times: Sequence[float], batch: int = 1, cold: ColdStart | None = None) -> Latency:
+    """Return the percentiles of `times`, in seconds for one run of `batch` samples, with a cold start beside them."""
     milliseconds = np.asarray(times) * 1e3
     p50, p95, p99 = (float(each) for each in np.percentile(milliseconds, [50, 95, 99]))
     quantiles = tuple(float(each) for each in np.quantile(milliseconds, np.linspace(0, 1, QUANTILES)))
-    return Latency(p50, p95, p99, batch / max(p50 / 1e3, 1e-12), quantiles)
+    return Latency(p50, p95, p99, batch / max(p50 / 1e3, 1e-12), quantiles, cold)
 
 
 def batch_size(feeds: Mapping[str, Any]) -> int:

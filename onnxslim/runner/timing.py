@@ -14,7 +14,6 @@ import pathlib
 import pickle
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -29,11 +28,13 @@ from onnxslim.runner.latency import (
     BlockTimer,
     ColdStart,
     Latency,
+    Pair,
     PairedLatency,
     batch_size,
-    compare_blocks,
+    compare_pairs,
     measure_blocks,
     run_block,
+    time_pairs,
 )
 from onnxslim.runner.session import Session, write_model
 from onnxslim.runner.target import Target
@@ -44,8 +45,9 @@ Source = ir.Model | pathlib.Path | Session
 ROLE = "the process that times the model"
 START, OPEN, ANSWER = 120.0, 600.0, 60.0
 """Seconds that a process may take to start, to load the model and run it once, and to answer beyond its work."""
-COLD_STARTS, COLD_SECONDS = 3, 2.0
-"""Fresh processes that are started to measure a cold start, and seconds after which no other is."""
+STARTS = 3
+"""How often to start the processes of a pair, for a figure that goes into a report: from one start to the next a model
+is a little faster or slower."""
 SLACK = 20.0
 """How many times as long as was reckoned a block may take, on a machine that others use, before it is given up."""
 
@@ -163,6 +165,7 @@ def compare_latency(
     *,
     generator: np.random.Generator,
     seconds: float = 2.0,
+    starts: int = 1,
 ) -> PairedLatency:
     """Measure two models in turns, block by block, on the same feeds.
 
@@ -173,12 +176,19 @@ def compare_latency(
         target: Where they run.
         generator: For the bootstrap of the ratio.
         seconds: About how long to measure both together; starting processes and loading come on top.
+        starts: How often to start the processes anew meanwhile; where models run in this process, once.
 
     Raises:
         RunError: A model does not run, or the process that runs it failed.
     """
-    with opened((before, after), feeds, target) as (one, other):
-        return compare_blocks(one, other, generator=generator, batch=batch_size(feeds), seconds=seconds)
+    groups: list[list[Pair]] = []
+    cold: list[tuple[ColdStart | None, ...]] = []
+    for _ in range(starts if _in_processes((before, after), target) else 1):
+        with opened((before, after), feeds, target) as (timers, measured):
+            groups.append(time_pairs(*timers, seconds=seconds / starts))
+            cold.append(measured)
+    one, other = (_median_start(column) for column in zip(*cold, strict=True))
+    return compare_pairs(groups, generator, batch_size(feeds), (one, other))
 
 
 def measure_latency(model: Source, feeds: Mapping[str, Any], target: Target, *, seconds: float = 1.0) -> Latency:
@@ -187,31 +197,44 @@ def measure_latency(model: Source, feeds: Mapping[str, Any], target: Target, *, 
     Raises:
         RunError: The model does not run, or the process that runs it failed.
     """
-    with opened((model,), feeds, target) as (timer,):
-        return measure_blocks(timer, batch=batch_size(feeds), seconds=seconds)
+    with opened((model,), feeds, target) as ((timer,), (cold,)):
+        return dataclasses.replace(measure_blocks(timer, batch=batch_size(feeds), seconds=seconds), cold=cold)
 
 
 def cold_start(model: ir.Model | pathlib.Path, feeds: Mapping[str, Any], target: Target) -> ColdStart:
-    """Return what a fresh process takes to load a model and to run it once: medians over a few processes.
+    """Return what a fresh process takes to load a model and to run it once.
 
-    One process where that takes long; Python and ONNX Runtime are loaded, and the file was read, before.
+    Python and ONNX Runtime were loaded, and the file was read, before.
 
     Raises:
         RunError: The model does not run, or the process that runs it failed.
     """
-    starts: list[ColdStart] = []
-    begin = time.perf_counter()
-    while not starts or (len(starts) < COLD_STARTS and time.perf_counter() - begin < COLD_SECONDS):
-        with TimedProcess(model, feeds, target) as process:
-            process.wait()
-            starts.append(process.open())
-    loads, runs = ([getattr(start, key) for start in starts] for key in ("load_ms", "first_run_ms"))
-    return ColdStart(statistics.median(loads), statistics.median(runs))
+    with TimedProcess(model, feeds, target) as process:
+        process.wait()
+        return process.open()
+
+
+def _median_start(starts: Sequence[ColdStart | None]) -> ColdStart | None:
+    known = [start for start in starts if start is not None]
+    if not known:
+        return None
+    return ColdStart(
+        statistics.median(start.load_ms for start in known), statistics.median(start.first_run_ms for start in known)
+    )
+
+
+def _in_processes(sources: Sequence[Source], target: Target) -> bool:
+    return target.provider != "cuda" and not any(isinstance(source, Session) for source in sources)
 
 
 @contextlib.contextmanager
-def opened(sources: Sequence[Source], feeds: Mapping[str, Any], target: Target) -> Iterator[tuple[BlockTimer, ...]]:
+def opened(
+    sources: Sequence[Source], feeds: Mapping[str, Any], target: Target
+) -> Iterator[tuple[tuple[BlockTimer, ...], tuple[ColdStart | None, ...]]]:
     """Open models for timing, each alone in a process; on CUDA, and for sessions, in this one.
+
+    Yields:
+        The models, and the cold starts of those that got a process.
 
     Raises:
         RunError: A model does not run, or the process that runs it failed.
@@ -225,9 +248,8 @@ def opened(sources: Sequence[Source], feeds: Mapping[str, Any], target: Target) 
                 timers.append(TimedSession(Session.of(source, target), feeds))
             else:
                 timers.append(stack.enter_context(TimedProcess(source, feeds, target)))
-        processes = [timer for timer in timers if isinstance(timer, TimedProcess)]
-        for process in processes:
-            process.wait()
-        for process in processes:
-            process.open()
-        yield tuple(timers)
+        for timer in timers:
+            if isinstance(timer, TimedProcess):
+                timer.wait()
+        cold = [timer.open() if isinstance(timer, TimedProcess) else None for timer in timers]
+        yield tuple(timers), tuple(cold)

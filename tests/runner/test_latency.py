@@ -13,13 +13,15 @@ from onnxslim.runner.latency import (
     SHORTEST,
     TIMED_RUNS,
     WARM_UP_RUNS,
+    ColdStart,
     PairedLatency,
     batch_size,
     block_seconds,
-    compare_blocks,
+    compare_pairs,
     measure_blocks,
     run_block,
     summarize,
+    time_pairs,
 )
 
 
@@ -57,8 +59,8 @@ class Model:
 
 
 def compare(clock: Clock, before: Model, after: Model, seconds: float = 2.0) -> PairedLatency:
-    generator = np.random.default_rng(0)
-    return compare_blocks(before, after, generator=generator, seconds=seconds, clock=clock)
+    pairs = time_pairs(before, after, seconds=seconds, clock=clock)
+    return compare_pairs([pairs], np.random.default_rng(0))
 
 
 def test_a_slower_model_shows_as_a_ratio_below_one() -> None:
@@ -91,7 +93,8 @@ def test_the_ratio_is_of_pairs_not_of_medians() -> None:
             clock.now += seconds
             return [self.seconds * next(load)] * 3
 
-    paired = compare_blocks(Loaded(0.02), Loaded(0.01), generator=np.random.default_rng(0), seconds=0.1, clock=clock)
+    pairs = time_pairs(Loaded(0.02), Loaded(0.01), seconds=0.1, clock=clock)
+    paired = compare_pairs([pairs], np.random.default_rng(0))
     assert (paired.ratio.low, paired.ratio.high) == (pytest.approx(2.0), pytest.approx(2.0))
 
 
@@ -150,6 +153,21 @@ def test_a_block_leaves_its_first_runs_out() -> None:
     times = run_block(call, 0.02, clock)
     assert times == pytest.approx([2e-3] * len(times))
     assert 5 <= len(times) <= 7
+
+
+def test_the_interval_knows_that_starts_differ() -> None:
+    """Within a start all pairs agree; from one start to the next the ratio moves by a tenth."""
+    starts = [[([ratio], [1.0])] * 50 for ratio in (2.0, 2.1, 2.2)]
+    paired = compare_pairs(starts, np.random.default_rng(0))
+    assert (paired.ratio.low, paired.ratio.value, paired.ratio.high) == (2.0, 2.1, 2.2)
+    alone = compare_pairs(starts[:1], np.random.default_rng(0))
+    assert (alone.ratio.low, alone.ratio.high) == (2.0, 2.0)
+
+
+def test_cold_starts_are_handed_on() -> None:
+    start = ColdStart(3.0, 2.0)
+    paired = compare_pairs([[([2.0], [1.0])]], np.random.default_rng(0), cold=(start, None))
+    assert (paired.before.cold, paired.after.cold) == (start, None)
 
 
 def test_percentiles_and_throughput() -> None:

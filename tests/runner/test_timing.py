@@ -19,6 +19,7 @@ from sample_models import from_text
 from onnxslim.errors import RunError
 from onnxslim.runner import timing, timing_child
 from onnxslim.runner.child import python_command
+from onnxslim.runner.latency import ColdStart
 from onnxslim.runner.session import Session, Threading, write_model
 from onnxslim.runner.target import Target
 from onnxslim.runner.timing import TimedProcess, TimedSession, cold_start, compare_latency, measure_latency, opened
@@ -55,6 +56,20 @@ def test_two_models_in_memory_are_compared(temporary: pathlib.Path) -> None:
         assert 0 < latency.quantiles[0] <= latency.p50 <= latency.p95 <= latency.p99 <= latency.quantiles[-1]
 
 
+def test_processes_are_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    colds = iter([ColdStart(load, load / 10) for load in (1.0, 50.0, 2.0, 70.0, 9.0, 60.0)])
+    monkeypatch.setattr(TimedProcess, "wait", lambda self: None)
+    monkeypatch.setattr(TimedProcess, "open", lambda self: next(colds))
+    monkeypatch.setattr(TimedProcess, "block", lambda self, seconds: [0.001])
+    monkeypatch.setattr(timing, "module_command", lambda module: python_command("input()"))
+    monkeypatch.setattr("onnxslim.runner.latency.MOST_PAIRS", 5)
+    generator = np.random.default_rng(0)
+    paired = compare_latency(from_text(TEXT), from_text(TEXT), FEEDS, CPU, generator=generator, starts=3)
+    assert (paired.before.cold, paired.after.cold) == (ColdStart(2.0, 0.2), ColdStart(60.0, 6.0))
+    with pytest.raises(StopIteration):
+        next(colds)
+
+
 def test_a_file_is_timed_where_it_lies(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ir.save(from_text(TEXT), tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
@@ -83,7 +98,8 @@ def test_sessions_are_timed_in_this_process(monkeypatch: pytest.MonkeyPatch) -> 
 def test_on_cuda_no_second_process_holds_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "Child", None)
     monkeypatch.setattr(Session, "of", lambda model, target: "a session")
-    with opened((from_text(TEXT),), FEEDS, Target("cuda", "test", "avx2", 1)) as (timer,):
+    with opened((from_text(TEXT),), FEEDS, Target("cuda", "test", "avx2", 1)) as ((timer,), cold):
+        assert cold == (None,)
         assert timer == TimedSession("a session", FEEDS)
 
 

@@ -5,8 +5,8 @@
 Each MODEL is made slim with `quant` first (SLIM says: with these passes; or it is a file that is slim already). Then,
 so many times: the speed as `onnxslim.runner.timing` measures it, and the speed of two processes, one after the other,
 each of which holds one model, with ONNX Runtime's own options, and runs it for two seconds. Where Linux tells that
-other processes took more than a twentieth of a core meanwhile, the run is done again, three times at most. Prints a Markdown
-table: the medians of the ratios, their spread (largest and smallest, relative to the median), and how far the medians
+other processes took more than a twentieth of a core meanwhile, the run is done again, three times at most. Prints a
+Markdown table: the medians of the ratios, their range and its width relative to the median, and how far the medians
 are apart. `--quick` does three short runs.
 """
 

@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from onnxslim.printable import printable
+
 
 class OnnxslimError(Exception):
     """Base of all errors raised on purpose.
@@ -40,10 +42,10 @@ class OnnxslimError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = None if where is None else str(where)
-        self.hint = hint
+        super().__init__(printable(what))
+        self.what = printable(what)
+        self.where = None if where is None else printable(str(where))
+        self.hint = None if hint is None else printable(hint)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""

@@ -125,10 +125,14 @@ def load_recipe(path: str | Path) -> Recipe:
         UnknownPass, UnknownOption, BadOptionValue: As for `parse_passes`, with the file and the table in front.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise RecipeError(
+                "the recipe cannot be read: it is a folder, a device or a pipe", where=path, hint="name a TOML file"
+            )
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError("there is no such recipe", where=path, hint="check the path given to --recipe") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"the recipe cannot be read: {error}", where=path, hint="a recipe is a TOML file") from None
     return read_recipe(text, where=str(path))
 
@@ -141,6 +145,10 @@ def read_recipe(text: str, *, where: str = "recipe") -> Recipe:
         line = re.search(r"line (\d+)", str(error))
         place = f"{where}:{line[1]}" if line else where
         raise RecipeError(f"this is no TOML: {error}", where=place, hint="see docs/reference/recipe.md") from None
+    except (RecursionError, ValueError) as error:  # tables within tables; integers of thousands of digits
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        hint = "see docs/reference/recipe.md"
+        raise RecipeError(f"this recipe cannot be read: {reason}", where=where, hint=hint) from None
     for key in table:
         if key not in RECIPE_KEYS:
             raise RecipeError(f"no key {key!r} in a recipe", where=where, hint=_hint(key, RECIPE_KEYS, "a recipe has"))

@@ -14,6 +14,7 @@ from zoo import ROOT
 FLOORS = {
     "onnxslim.diagnostic": 0,
     "onnxslim.errors": 0,
+    "onnxslim.printable": 0,
     "onnxslim.runtime": 0,
     "onnxslim.model": 1,
     "onnxslim.nesting": 1,

@@ -6,11 +6,17 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Errors go to standard error as ``er
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
+import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -20,6 +26,7 @@ from rich.text import Text
 from onnxslim.cli.application import app
 from onnxslim.errors import OnnxslimError
 from onnxslim.pipeline.collector import patient_collector
+from onnxslim.printable import printable
 from onnxslim.report.namesake import HINT, namesake_version
 
 PROGRAM = "onnxslim"
@@ -45,13 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 done, 1 failed, 2 wrong usage."""
     command = typer.main.get_command(app)
+    _prepare_streams()
+    before = _heed_requests_to_stop()
     try:
         if COMPLETING not in os.environ:
             _warn_of_namesake()
         code = command.main(
             args=None if arguments is None else list(arguments), prog_name=PROGRAM, standalone_mode=False
         )
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
@@ -63,22 +73,61 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", None, "nothing was left half-written; start it again", 1)
     except BrokenPipeError:
-        # Whoever read us has gone, as `| head` does. Python flushes standard output once more at exit: let it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_standard_output()  # whoever read us has gone, as `| head` does
         return 1
+    except OSError as error:
+        _drop_standard_output()
+        reason = error.strerror or str(error)
+        return _fail(reason, error.filename, "is there room on the disk, and can standard output be written?", 1)
     except MemoryError:
         return _fail("out of memory", None, "close other programs, or use a machine with more memory", 1)
     except Exception as error:
         hint = f"please report it, with the model if you can and with what {TRACEBACK}=1 makes this command print"
         return _fail(f"bug in onnxslim: {type(error).__name__}: {_first_line(error)}", None, hint, 1)
+    finally:
+        _restore(before)
+
+
+def _prepare_streams() -> None:
+    """Let no character be an error where standard output is ASCII; keep what libraries log off standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    for name in ("onnx_ir", "onnx"):  # what they warn of comes back as an error of ours, or is none
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _heed_requests_to_stop() -> dict[int, Any]:
+    """Treat a request to stop (SIGTERM, or a terminal that closes) as Ctrl-C, so that nothing is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has it
+    return {number: signal.signal(number, interrupt) for number in heeded}
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _drop_standard_output() -> None:
+    """Python flushes standard output once more at exit: let it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(what: str, where: str | None, hint: str | None, code: int) -> int:
     if os.environ.get(TRACEBACK):
         traceback.print_exc()
-    text = Text.assemble(("error: ", "bold red"), f"{where}: " if where else "", what)
+    place = f"{printable(where)}: " if where else ""
+    text = Text.assemble(("error: ", "bold red"), place, printable(what))
     if hint:
-        text.append("\n\n").append("hint: ", "bold").append(hint)
+        text.append("\n\n").append("hint: ", "bold").append(printable(hint))
     Console(stderr=True, soft_wrap=True, highlight=False).print(text)
     return code
 

@@ -64,6 +64,7 @@ def inspect(
     """
     from onnxslim.cli.output import print_json, stdout
     from onnxslim.errors import UsageError
+    from onnxslim.printable import printable_record
     from onnxslim.report.grouping import group_model, print_groups
     from onnxslim.report.inspection import inspect_model, print_inspection
     from onnxslim.report.planning import plan_model, print_plan
@@ -77,20 +78,20 @@ def inspect(
         if json:
             print_json(planned)
         else:
-            print_plan(planned, stdout(), verbose=verbose)
+            print_plan(printable_record(planned), stdout(), verbose=verbose)
         return
     if groups:
         grouping = group_model(model, inline=inline)
         if json:
             print_json(grouping)
         else:
-            print_groups(grouping, stdout())
+            print_groups(printable_record(grouping), stdout())
         return
     inspection = inspect_model(model, top, inline=inline)
     if json:
         print_json(inspection)
     else:
-        print_inspection(inspection, stdout())
+        print_inspection(printable_record(inspection), stdout())
 
 
 def bench(
@@ -117,6 +118,7 @@ def bench(
     onnxslim bench model.onnx model.slim.onnx --provider cpu --threads 1
     """
     from onnxslim.cli.output import print_json, stdout
+    from onnxslim.printable import printable_record
     from onnxslim.report.benchmark import benchmark, print_benchmark
 
     result = benchmark(
@@ -125,7 +127,7 @@ def bench(
     if json:
         print_json(result)
     else:
-        print_benchmark(result, stdout())
+        print_benchmark(printable_record(result), stdout())
 
 
 def compare(
@@ -148,6 +150,7 @@ def compare(
     """
     from onnxslim.cli.output import print_json, stderr, stdout
     from onnxslim.model import open_model
+    from onnxslim.printable import printable_record
     from onnxslim.report.comparison import compare_models, print_comparison
     from onnxslim.report.difference import compare_graphs, print_difference
 
@@ -166,6 +169,6 @@ def compare(
     if json:
         print_json(result, **({"difference": changed} if changed else {}))
         return
-    print_comparison(result, stderr() if changed else stdout())
+    print_comparison(printable_record(result), stderr() if changed else stdout())
     if changed:
-        print_difference(changed, stdout())
+        print_difference(printable_record(changed), stdout())

@@ -136,6 +136,7 @@ def optimize(
     from onnxslim.cli.output import print_json, stderr, stdout
     from onnxslim.cli.progress import progress_bar
     from onnxslim.model import open_model
+    from onnxslim.printable import printable_record
     from onnxslim.report.difference import compare_graphs, print_difference
     from onnxslim.report.terminal import print_report
 
@@ -170,6 +171,7 @@ def optimize(
     if json:
         print_json(result.report, **({"difference": changed} if changed else {}))
         return
-    print_report(result.report, stderr() if changed else stdout(), verbose=verbose, reports=report or ())
+    console = stderr() if changed else stdout()
+    print_report(printable_record(result.report), console, verbose=verbose, reports=report or ())
     if changed:
-        print_difference(changed, stdout())
+        print_difference(printable_record(changed), stdout())

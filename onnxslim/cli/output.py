@@ -9,13 +9,16 @@ from rich.console import Console
 
 
 def stdout() -> Console:
-    """Return a console on standard output; plain where that is no terminal, without colour where NO_COLOR is set."""
-    return Console(highlight=False)
+    """Return a console on standard output; plain where that is no terminal, without colour where NO_COLOR is set.
+
+    Brackets in names are no markup. What is printed is made printable first (`onnxslim.printable`).
+    """
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def stderr() -> Console:
     """Return a console on standard error, for tables where standard output carries something else."""
-    return Console(highlight=False, stderr=True)
+    return Console(highlight=False, markup=False, emoji=False, stderr=True)
 
 
 def print_json(record: Any, **more: Any) -> None:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Display
 
 from onnxslim.pipeline.interface import Progress
+from onnxslim.printable import printable
 
 
 class Bar(Progress):
@@ -25,7 +26,7 @@ class Bar(Progress):
         """Show `done` of `total` steps of `what`; another `what` starts the bar anew."""
         if what != self._what:
             self._what = what
-            self._display.reset(self._task, description=escape(what), total=total)
+            self._display.reset(self._task, description=escape(printable(what)), total=total)
         self._display.update(self._task, completed=done, total=total)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxslim.data.samples import Array
 from onnxslim.data.table import Stored
-from onnxslim.errors import DataError
+from onnxslim.errors import DataError, OnnxslimError
 
 
 class Held:
@@ -49,7 +49,8 @@ def locate(spec: str) -> tuple[Any, str]:
     except Exception as error:  # a remote file system that does not answer: each has exceptions of its own
         raise DataError(f"cannot be reached: {error}", where=spec) from error
     if not found:
-        raise DataError("there is no such file or folder", where=spec)
+        raise DataError("there is no such file or folder", where=spec, hint="check the path")
+    check_regular(filesystem, path)
     return filesystem, path
 
 
@@ -58,17 +59,34 @@ def reading(where: str) -> Iterator[None]:
     """Turn what goes wrong while a file of arrays is read into a DataError."""
     try:
         yield
-    except DataError:
+    except OnnxslimError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        # NotImplementedError: zipfile meets a compression or an encryption that it does not know.
+    except MemoryError as error:
+        raise DataError("it does not fit into memory", where=where, hint="is its header damaged?") from error
+    except Exception as error:  # zip files and headers of arrays can be damaged in ways that raise nearly anything
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"cannot be read: {message}", where=where) from error
+        raise DataError(f"cannot be read: {message}", where=where, hint="is the file damaged, or encrypted?") from error
+
+
+def check_regular(filesystem: Any, path: str) -> None:
+    """Check that `path` is no device and no pipe, which may never end, or never begin.
+
+    Raises:
+        DataError: It is one.
+    """
+    if (
+        filesystem.protocol in ("file", ("file", "local"))
+        and os.path.exists(path)
+        and not os.path.isfile(path)
+        and not os.path.isdir(path)
+    ):
+        raise DataError("this is a device or a pipe, not a file", where=path, hint="save it as a file first")
 
 
 @contextlib.contextmanager
 def opened(filesystem: Any, path: str) -> Iterator[BinaryIO]:
     """Open a file for reading; what goes wrong in the body is a DataError that names it."""
+    check_regular(filesystem, path)
     with reading(path), filesystem.open(path, "rb") as file:
         yield cast(BinaryIO, file)
 

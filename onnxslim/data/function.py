@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from onnxslim.errors import BadOptionValue
@@ -45,15 +47,18 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module_name)
-        for name in path.split("."):
-            found = getattr(found, name)
+        with foreign_code(f"{option} {text}"):
+            found: Any = importlib.import_module(module_name)
+            for name in path.split("."):
+                found = getattr(found, name)
     except ModuleNotFoundError as error:
         raise BadOptionValue(
             f"there is no module {error.name!r}", where=f"{option} {text}", hint=f"modules are looked for in {here} too"
         ) from error
     except AttributeError as error:
         raise BadOptionValue(f"the module {module_name} has no {path!r}", where=f"{option} {text}") from error
+    except BadOptionValue:
+        raise
     except Exception as error:  # a module that raises while it is imported: the user's code, any exception
         raise BadOptionValue(
             f"importing {module_name} raised {type(error).__name__}: {error}", where=f"{option} {text}"
@@ -62,4 +67,42 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
         sys.path.remove(here)
     if not callable(found):
         raise BadOptionValue(f"{path!r} is no function", where=f"{option} {text}")
-    return found  # type: ignore[no-any-return]  # nothing more than callable can be known about it
+    return found if isinstance(found, type) else _guarded(found, f"{option} {text}")
+
+
+@contextlib.contextmanager
+def foreign_code(where: str) -> Iterator[None]:
+    """Run what the user wrote: what it prints goes to standard error, and it does not end the run without a word.
+
+    Raises:
+        BadOptionValue: It called ``sys.exit``.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except SystemExit as error:
+        raise BadOptionValue(
+            f"it called sys.exit({error.code!r})",
+            where=where,
+            hint="let it return, or raise what says why",
+        ) from error
+
+
+def _guarded(function: Callable[..., Any], where: str) -> Callable[..., Any]:
+    @functools.wraps(function, updated=())
+    def call(*arguments: Any) -> Any:
+        with foreign_code(where):
+            result = function(*arguments)
+        return _guarded_items(result, where) if isinstance(result, Iterator) else result
+
+    return call
+
+
+def _guarded_items(items: Iterator[Any], where: str) -> Iterator[Any]:
+    while True:
+        with foreign_code(where):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item

@@ -14,7 +14,7 @@ from onnxslim.data.files import opened
 from onnxslim.data.preprocess import EXAMPLE, pillow, preprocessor
 from onnxslim.data.samples import Array, Batch, Layout
 from onnxslim.data.table import Stored, fit_table
-from onnxslim.errors import DataError
+from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.runner.session import TensorSpec
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -61,7 +61,7 @@ class Images:
             try:
                 with image_module.open(file) as image:
                     return self.prepare(image)
-            except DataError:
+            except (BadOptionValue, DataError):
                 raise
             except Exception as error:  # Pillow's decoders and the user's function: any exception
                 raise DataError(f"the image cannot be read: {error}", where=path) from error

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from onnxslim.data.samples import Batch, Layout
 from onnxslim.data.table import Stored, Table, fit_table
-from onnxslim.errors import DataError
+from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.runner.session import TensorSpec
 
 
@@ -106,5 +106,7 @@ class Yielded:
     def _call(self) -> Iterator[Any]:
         try:
             yield from self._function()
+        except BadOptionValue:
+            raise
         except Exception as error:  # the user's code, any exception
             raise DataError(f"the function raised {type(error).__name__}: {error}", where=self._where) from error

@@ -281,6 +281,12 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
             tried, verdict = attempt(step, current, judge, context)
         except OnnxslimError:
             raise
+        except MemoryError as error:
+            raise OnnxslimError(
+                "out of memory",
+                where=f"the pass {step.name}",
+                hint="close other programs, use a machine with more memory, or leave the pass out with -p",
+            ) from error
         except Exception as error:
             done = ", ".join(record.name for record in records) or "no other pass"
             raise PassFailed(

@@ -52,12 +52,18 @@ class Custom(Metric):
     def _scores(self, outputs: Outputs, labels: Array, count: int) -> npt.NDArray[np.float64]:
         try:
             given = np.asarray(self.score(dict(outputs), labels), np.float64).reshape(-1)
-        except DataError:
+        except (BadOptionValue, DataError):
             raise
         except Exception as error:  # the user's function, any exception
             raise BadOptionValue(f"the metric raised {type(error).__name__}: {error}", where="--metric") from error
         if len(given) not in (count, len(labels)):
             raise BadOptionValue(f"the metric gave {len(given)} scores for {count} samples", where="--metric")
+        if not np.isfinite(given).all():
+            raise BadOptionValue(
+                f"the metric gave {given[~np.isfinite(given)][0]}, which is no score",
+                where="--metric",
+                hint="give a number for each sample, whatever the outputs are",
+            )
         return np.nan_to_num(given, nan=0.0, posinf=0.0, neginf=0.0)
 
     def figures(self, rows: Rows) -> dict[str, Figure]:

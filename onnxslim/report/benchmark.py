@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxslim.data import open_samples, synthetic_samples
+from onnxslim.errors import BadOptionValue
 from onnxslim.model import file_bytes, open_model
 from onnxslim.report.model import Percentiles
 from onnxslim.report.speed import cold_figures, percentiles
@@ -27,6 +28,9 @@ from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target, detect_target
 from onnxslim.runner.timing import STARTS, compare_latency, measure_latency
+
+LONGEST = 3600
+"""Seconds for which a pair of models may be timed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +87,8 @@ def benchmark(
     Raises:
         ModelError, DataError, RunError, ProviderUnavailable, BadOptionValue: As the parts do.
     """
+    if not 0 < seconds <= LONGEST:
+        raise BadOptionValue(f"{seconds:g} seconds cannot be timed", where="--seconds", hint=f"at most {LONGEST:,}")
     target = detect_target(provider, threads)
     files = [Path(path) for path in paths]
     opened = [open_model(file) for file in files]  # its errors are clearer than those of ONNX Runtime

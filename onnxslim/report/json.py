@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim.model import Placement, writing
+from onnxslim.printable import json_safe
 from onnxslim.report.model import Report
 
 
@@ -47,7 +48,7 @@ def from_json(data: Mapping[str, Any]) -> Report:
 
 def dumps(record: Any) -> str:
     """Return a record as JSON text that ends in a line feed."""
-    return json.dumps(to_json(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_safe(json.dumps(to_json(record), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_json(record: Any, path: str | os.PathLike[str], placement: Placement | None = None) -> None:

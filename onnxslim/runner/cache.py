@@ -23,7 +23,10 @@ def cache_folder() -> pathlib.Path:
     if own:
         return pathlib.Path(own)
     shared = os.environ.get("XDG_CACHE_HOME")
-    return (pathlib.Path(shared) if shared else pathlib.Path.home() / ".cache") / "onnxslim"
+    try:
+        return (pathlib.Path(shared) if shared else pathlib.Path.home() / ".cache") / "onnxslim"
+    except RuntimeError:  # nobody has a home here: nothing is kept
+        return pathlib.Path(os.devnull) / "onnxslim"
 
 
 class Cache:
@@ -67,6 +70,8 @@ class Cache:
 
     def _read(self) -> dict[str, float]:
         try:
+            if not self.path.is_file():  # reading a pipe never ends
+                return {}
             held = json.loads(self.path.read_text(encoding="utf-8"))
             if held["circumstances"] != self._circumstances:
                 return {}
@@ -75,5 +80,5 @@ class Cache:
                 for name, number in held["numbers"].items()
                 if isinstance(number, int | float) and math.isfinite(number) and number > 0
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             return {}

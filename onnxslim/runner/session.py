@@ -372,7 +372,7 @@ def _open(
             )
         providers.insert(0, (PROVIDERS["cuda"], {"device_id": "0", "use_tf32": "1" if way.optimize else "0"}))
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=providers)
+        session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise run_error(error, where) from error
     if target.provider == "cuda" and PROVIDERS["cuda"] not in session.get_providers():

@@ -16,6 +16,9 @@ from onnxslim.runtime import onnxruntime
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Our name of an execution provider, and ONNX Runtime's."""
 
+MOST_THREADS = 1024
+"""ONNX Runtime starts as many as it is told to, or dies of it."""
+
 INSTRUCTION_SETS: tuple[tuple[str, frozenset[str]], ...] = (
     ("amx", frozenset({"amx_int8"})),
     ("avx512_vnni", frozenset({"avx512_vnni", "avx512vnni"})),
@@ -184,6 +187,8 @@ def detect_target(provider: str = "auto", threads: int | None = None) -> Target:
         )
     if threads is not None and threads < 1:
         raise BadOptionValue(f"{threads} threads cannot run anything", where="--threads", hint="give 1 or more")
+    if threads is not None and threads > MOST_THREADS:
+        raise BadOptionValue(f"{threads:,} threads are more than any machine has", where="--threads", hint="give less")
     found = processor()
     instruction_set = best_instruction_set(found.flags, platform.machine())
     count = threads or usable_cores()

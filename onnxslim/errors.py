@@ -13,6 +13,7 @@
     │   ├── ModelUnsupported     an opset or IR version outside the range that we handle
     │   └── ExternalDataError    weights beside the model: missing, too short, or outside its folder
     ├── DataError                the samples: missing, unreadable, or not fitting the model's inputs
+    │   └── ValuesNotFinite      NaN or infinity where a pass learns from values
     ├── RuleError                a rewrite rule or an axis signature that does not read or does not check
     ├── PassFailed               a pass raised; names the pass and those that ran before it
     ├── RunError                 ONNX Runtime refused the model, or failed while it ran
@@ -101,6 +102,10 @@ class ExternalDataError(ModelError):
 
 class DataError(OnnxslimError):
     """The samples are missing, unreadable, or do not fit the model's inputs."""
+
+
+class ValuesNotFinite(DataError):
+    """A value that a pass learns from is NaN, infinite, or too large, on some sample."""
 
 
 class RuleError(OnnxslimError):

@@ -215,6 +215,13 @@ class Samples:
             return batch.feeds
         raise DataError("there is not a single sample", where=self.source)
 
+    def number(self, index: int) -> int | None:
+        """Return which sample of the source, counted from 0, the `index`-th of these is; None where nobody knows."""
+        origin, at = self._origin, index
+        while isinstance(origin, Chosen):
+            at, origin = int(origin.indices[at]), origin.inner
+        return at if isinstance(origin, IndexedSource) else None
+
     def take(self, count: int) -> Samples:
         """Return the first `count` samples, rounded up to whole batches where the model fixes them."""
         batch = self._origin.layout.batch or 1

@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from onnxslim.errors import OnnxslimError, RunError
+from onnxslim.errors import OnnxslimError, RunError, ValuesNotFinite
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.pipeline.judge import Candidate, Judge, Verdict
 from onnxslim.pipeline.ledger import Ledger, Site
+from onnxslim.train.finite import first_not_finite
 
 SEVERAL = 2
 """A rule that is guilty at this many sites is not used at all."""
@@ -91,6 +92,10 @@ def _run(step: Pass, current: Candidate, judge: Judge, context: Context) -> Atte
     ledger = context.ledger
     try:
         change = step.run(clone, context)
+    except ValuesNotFinite as error:
+        begins = first_not_finite(context.original, context.samples, context.open_session)
+        change = Change(False, (Note("model", "left alone", error.what if begins is None else str(begins)),))
+        return Attempt(clone, change, ledger, None, None)
     except OnnxslimError:
         raise
     except Exception as error:

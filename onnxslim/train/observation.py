@@ -14,7 +14,7 @@ import onnx_ir.passes.common
 
 from onnxslim.data import Samples
 from onnxslim.runner.session import Session
-from onnxslim.train.rows import check_finite
+from onnxslim.train.finite import check_finite
 
 Array = npt.NDArray[np.float64]
 Place = tuple[str, int]

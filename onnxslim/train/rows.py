@@ -13,33 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.errors import DataError
 from onnxslim.graph.axes import attribute
 from onnxslim.graph.contraction import Contraction
 from onnxslim.graph.relations import Indices
+from onnxslim.train.finite import check_finite
 
 Rows = npt.NDArray[np.float32]
-
-LARGEST = 1e15
-"""Larger numbers have no squares that single precision can add up."""
-
-
-def check_finite(largest: float, name: str | None) -> None:
-    """Refuse to learn from values that are not finite: one of them would make all weights that it touches NaN.
-
-    Args:
-        largest: The largest magnitude there is.
-        name: Of the value.
-
-    Raises:
-        DataError: It is NaN, infinite, or beyond `LARGEST`.
-    """
-    if not largest <= LARGEST:
-        raise DataError(
-            f"on some sample the value {name} of the model is NaN, infinite or beyond {LARGEST:g}",
-            where="the calibration samples",
-            hint="leave such samples out, or scale the inputs as the model was trained",
-        )
 
 
 def explicit_pads(node: ir.Node, lengths: tuple[int, ...], spans: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -133,12 +133,14 @@ class Lowrank(Pass):
         layers, left = find_layers(model, self.include, self.exclude, self.smallest)
         notes = [*fused, *(Note(name, "left alone", reason) for name, reason in left)]
         first: list[Note] = []
+        not_finite = ""
         changes: tuple[LayerChange, ...] = ()
         settings = self.settings(context.goal)
         if layers:
             work = Splitting(settings, model, layers, context)
             chosen, reasons = work.choose(work.options())
             notes += work.notes
+            not_finite = work.not_finite
             notes += [Note(layer.name, "left alone", why) for layer, why in zip(layers, reasons, strict=True) if why]
             picked = [(layer, each) for layer, each in zip(layers, chosen, strict=True) if each is not None]
             if picked:
@@ -156,7 +158,7 @@ class Lowrank(Pass):
             changes += tables
             notes += whole
         if not first and not fused:
-            reason = "no split of a layer pays" if layers else "no layer can be split"
+            reason = not_finite or ("no split of a layer pays" if layers else "no layer can be split")
             return Change(False, (Note("model", "left alone", reason), *notes))
         infer_shapes(model)
         return Change(True, (*first, *notes), changes)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxslim.graph.cost import measure_cost
 from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Context, LayerChange, Note
+from onnxslim.train.finite import first_not_finite
 from onnxslim.train.observation import truncated
 from onnxslim.train.refit import BUDGET, FEWEST, STREAMED
 
@@ -65,6 +66,8 @@ class Splitting:
         self._curves = curves({}, len(layers))
         """What an error of each layer costs."""
         self._broken: dict[int, str] = {}
+        self.not_finite = ""
+        """Where that begins which is not finite, if some layer gets it; empty where all is finite."""
         self.changes: list[LayerChange] = []
         """What became of the layers that were split."""
         self._learns = settings.whiten and not context.samples.synthetic
@@ -148,7 +151,8 @@ class Splitting:
             at = places[layer.name]
             problem = self._problem(layer, seen)
             if not np.isfinite(problem.moments.energy):
-                self._broken[at] = "what it gets or gives is not finite"
+                self.not_finite = self.not_finite or self._where_not_finite()
+                self._broken[at] = self.not_finite
                 continue
             own = candidates(
                 layer,
@@ -170,6 +174,10 @@ class Splitting:
             self._context.progress("lowrank: spectra", done, len(worth))
         self._curves = curves(measured, len(result))
         return result
+
+    def _where_not_finite(self) -> str:
+        begins = first_not_finite(self._model, self._samples, self._context.open_session)
+        return "what it gets or gives is not finite" + (f": {begins}" if begins is not None else "")
 
     def _hopeful(self) -> list[tuple[Form, ...]]:
         """Return for each layer the forms that are faster with few parameters, by their shapes alone.

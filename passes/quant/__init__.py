@@ -17,6 +17,7 @@ from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import FORM
 from onnxslim.nesting import nodes_within
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.train.finite import first_not_finite
 
 from .bias import correction, observe_means
 from .insert import insert
@@ -88,7 +89,10 @@ class Quant(Pass):
         calibrator = _Calibrator(self, working, table, context)
         plan = calibrator.plan
         if not any(site.weight is not None or site.row.required for site in plan.sites):
-            return Change(False, (Note("model", UNTOUCHED, "nothing in it can run in int8"), *plan.left))
+            reason = "nothing in it can run in int8"
+            if calibrator.not_finite:
+                reason += f": {calibrator.not_finite}"
+            return Change(False, (Note("model", UNTOUCHED, reason), *plan.left))
         scales = calibrator.scales()
         means = calibrator.means() if self.bias_correction else {}
         if working is not model:
@@ -161,6 +165,8 @@ class _Calibrator:
         )
         self._ranges: dict[str, Range] = {}
         self.notes: list[Note] = []
+        self.not_finite = ""
+        """Where that begins which is not finite, if some tensor is; empty where all are."""
         self.plan = self._plan(table)
 
     def _plan(self, table: Table) -> Plan:
@@ -180,7 +186,10 @@ class _Calibrator:
             bad = [name for name in sources if not self._ranges[name].finite]
             if not bad:
                 return plan
-            infinite.update(dict.fromkeys(bad, "its range is not finite"))
+            begins = first_not_finite(self._model, self._samples, self._context.open_session, bad)
+            reason = "its range is not finite" + (f": {begins}" if begins is not None else "")
+            infinite.update(dict.fromkeys(bad, reason))
+            self.not_finite = self.not_finite or reason
 
     def scales(self) -> dict[ir.Value, Scale]:
         """Return the scale of every tensor that is quantized."""

@@ -204,8 +204,9 @@ class Session:
         missing = sorted(known - set(feeds))
         if missing:
             raise RunError(f"nothing was given for the input {missing[0]!r}", hint=f"missing are: {', '.join(missing)}")
+        made = {spec.name for spec in self.outputs}
         for name in outputs:
-            if name not in {spec.name for spec in self.outputs}:
+            if name not in made:
                 raise RunError(f"the model has no output {name!r}")
 
     def _exchanges(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.data import Samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.graph.constants import constant
 from onnxslim.graph.gemm import spread
@@ -17,17 +18,19 @@ from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import FORM
 from onnxslim.nesting import nodes_within
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
-from onnxslim.train.finite import first_not_finite
 
-from .bias import correction, observe_means
+from .account import account, count_macs
+from .bias import correction
+from .calibration import Calibrator, Settings, _observed
 from .insert import insert
-from .observe import HISTOGRAM_OPSET, Floats, Histogram, Range, observe_histograms, observe_ranges
+from .observe import Floats
 from .opset import QUANTIZATION_OPSET, upgraded
-from .plan import Plan, Site, excluded_by, make_plan, matches
+from .plan import Plan, Site, excluded_by, matches
 from .recognise import quantized_nodes
 from .saturation import Saturation
-from .scales import Activations, Calibration, Scale, choose_scale
-from .table import Table, load_table
+from .scales import Activations, Calibration, Scale
+from .sensitivity import Noise, layers_of, measure, spared
+from .table import Role, Table, load_table
 from .weights import QuantizedWeight, bias_floor, quantize_weight
 
 UNTOUCHED = "left alone"
@@ -57,6 +60,11 @@ class Quant(Pass):
     include: Annotated[tuple[str, ...], "quantize only nodes whose name or op type matches one of these patterns"] = ()
     exclude: Annotated[tuple[str, ...], "leave nodes whose name or op type matches one of these in float"] = ()
     samples: Annotated[int, "how many calibration samples are used at most"] = 256
+    error: Annotated[
+        float,
+        "share of the error that int8 would bring everywhere: for less than 1, layers that cost the outputs much for"
+        " their size stay in float",
+    ] = 1.0
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
@@ -67,6 +75,15 @@ class Quant(Pass):
             )
         if self.samples < 1:
             raise BadOptionValue(f"{self.samples} samples calibrate nothing", where="quant", hint="give 1 or more")
+
+        if not 0 < self.error <= 1:
+            raise BadOptionValue(
+                f"error is {self.error}", where="quant", hint="error is a share above 0 and at most 1, which is all"
+            )
+
+    def milder(self, strength: float) -> Pass | None:
+        """Leave the layers that cost the outputs most in float; the amplitude of the error is the strength."""
+        return dataclasses.replace(self, error=self.error * strength**2)
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Quantize `model` in place, or say why not."""
@@ -86,15 +103,23 @@ class Quant(Pass):
                 Note("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there")
             )
         spread(working.graph, lambda node: not excluded_by(node, self.include, self.exclude))
-        calibrator = _Calibrator(self, working, table, context)
-        plan = calibrator.plan
-        if not any(site.weight is not None or site.row.required for site in plan.sites):
+        samples = context.samples.take(self.samples)
+        settings = Settings(self.calibration, self.percentile, self.activations, self.include, self.exclude)
+        calibrator = Calibrator(settings, working, table, context, samples)
+        macs = count_macs(working, {name: np.shape(array) for name, array in samples.first().items()})
+        plan = calibrator.plan()
+        if self.error < 1 and _pays(plan):
+            plan = calibrator.plan(self._spared(working, plan, calibrator, macs, context, samples))
+        if not _pays(plan):
             reason = "nothing in it can run in int8"
+            if self.error < 1:
+                reason = "no layer is left that costs the outputs little enough"
             if calibrator.not_finite:
                 reason += f": {calibrator.not_finite}"
             return Change(False, (Note("model", UNTOUCHED, reason), *plan.left))
-        scales = calibrator.scales()
-        means = calibrator.means() if self.bias_correction else {}
+        told, layers = account(plan, macs)
+        scales = calibrator.scales(plan)
+        means = calibrator.means(plan) if self.bias_correction else {}
         if working is not model:
             _become(model, working)
         weights, biases = self._weights(plan, scales, means, context)
@@ -106,11 +131,36 @@ class Quant(Pass):
             for pattern in (*self.include, *self.exclude)
             if not any(matches(node, (pattern,)) for node in nodes_within(model.graph))
         ]
-        notes += _counts(plan)
-        return Change(True, (*notes, *plan.left))
+        return Change(True, (*notes, *told, *plan.left), layers)
+
+    def _spared(
+        self,
+        model: ir.Model,
+        plan: Plan,
+        calibrator: Calibrator,
+        macs: Mapping[str, int],
+        context: Context,
+        samples: Samples,
+    ) -> dict[ir.Node, str]:
+        """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
+
+        def observe() -> tuple[Noise, ...]:
+            scales = calibrator.scales(plan)
+            weights, _ = self._weights(plan, scales, {}, context)
+            return measure(model, plan, scales, weights, sum(macs.values()), context, samples)
+
+        noises = _observed(context, "what int8 costs", observe)
+        reasons: dict[ir.Node, str] = {}
+        sites = layers_of(plan)
+        work = {key: sum(macs.get(site.node.outputs[0].name or "", 0) for site in own) for key, own in sites.items()}
+        for key, reason in spared(noises, work, self.error).items():
+            for site in sites[key]:
+                product = site.row.role is Role.CONTRACTION
+                reasons[site.node] = reason if product else f"it belongs to the layer {key}, which stays in float"
+        return reasons
 
     def _weights(
-        self, plan: Plan, scales: dict[ir.Value, Scale], means: dict[str, Floats], context: Context
+        self, plan: Plan, scales: Mapping[ir.Value, Scale], means: Mapping[str, Floats], context: Context
     ) -> tuple[dict[ir.Node, QuantizedWeight], dict[ir.Node, Bias]]:
         """Return the weight and the bias of every site that has one."""
         saturation = self.saturation.on(context.target.int8_saturates)
@@ -154,76 +204,6 @@ class Quant(Pass):
         return weights, biases
 
 
-class _Calibrator:
-    """Finds a plan all of whose tensors have finite ranges, and their scales."""
-
-    def __init__(self, options: Quant, model: ir.Model, table: Table, context: Context) -> None:
-        self._options, self._model, self._context = options, model, context
-        self._samples = context.samples.take(options.samples)
-        self._signed = options.activations is Activations.INT8 or (
-            options.activations is Activations.AUTO and table.activations == "int8"
-        )
-        self._ranges: dict[str, Range] = {}
-        self.notes: list[Note] = []
-        self.not_finite = ""
-        """Where that begins which is not finite, if some tensor is; empty where all are."""
-        self.plan = self._plan(table)
-
-    def _plan(self, table: Table) -> Plan:
-        infinite: dict[str, str] = {}
-        while True:
-            plan = make_plan(
-                self._model,
-                table,
-                include=self._options.include,
-                exclude=self._options.exclude,
-                float_values=infinite,
-            )
-            sources = [group.source.name or "" for group in plan.groups]
-            new = [name for name in sources if name not in self._ranges]
-            if new:
-                self._ranges.update(observe_ranges(self._model, new, self._context, self._samples))
-            bad = [name for name in sources if not self._ranges[name].finite]
-            if not bad:
-                return plan
-            begins = first_not_finite(self._model, self._samples, self._context.open_session, bad)
-            reason = "its range is not finite" + (f": {begins}" if begins is not None else "")
-            infinite.update(dict.fromkeys(bad, reason))
-            self.not_finite = self.not_finite or reason
-
-    def scales(self) -> dict[ir.Value, Scale]:
-        """Return the scale of every tensor that is quantized."""
-        options = self._options
-        histograms = self._histograms() if options.calibration is not Calibration.MINMAX else {}
-        scales: dict[ir.Value, Scale] = {}
-        for group in self.plan.groups:
-            name = group.source.name or ""
-            seen = self._ranges[name]
-            scale = choose_scale(seen, histograms.get(name), options.calibration, options.percentile, self._signed)
-            scales.update(dict.fromkeys(group.members, scale))
-        return scales
-
-    def means(self) -> dict[str, Floats]:
-        """Return the mean of each channel of the tensors that are multiplied by a weight and get a bias."""
-        axes: dict[str, tuple[int, int]] = {}
-        for site in self.plan.sites:
-            operand = site.operands()[0]
-            if site.weight is not None and site.bias is not None and operand.shape is not None:
-                axes[operand.name or ""] = (1, operand.shape.rank())
-        return observe_means(self._model, axes, self._context, self._samples) if axes else {}
-
-    def _histograms(self) -> dict[str, Histogram]:
-        model: ir.Model | str = self._model
-        if self._model.graph.opset_imports[""] < HISTOGRAM_OPSET:
-            model = upgraded(self._model)
-        ranges = {group.source.name or "": self._ranges[group.source.name or ""] for group in self.plan.groups}
-        if isinstance(model, str):
-            wanted = self._options.calibration.value
-            self.notes.append(Note("calibration", f"minmax, not {wanted}", f"histograms need opset {HISTOGRAM_OPSET}"))
-            return {}
-        return observe_histograms(model, ranges, self._context, self._samples)
-
-
 def _reason_against(model: ir.Model, table: Table) -> str:
     """Return why `model` must not be quantized at all; empty where nothing speaks against it."""
     if table.reason:
@@ -245,9 +225,9 @@ def _adds_exactly(site: Site, weight: npt.NDArray[np.generic]) -> bool:
     return site.row.depthwise == "exact" and group == weight.shape[0] and bool(weight.shape[1] == 1)
 
 
-def _counts(plan: Plan) -> list[Note]:
-    counts = Counter(site.node.op_type for site in plan.sites)
-    return [Note(op_type, f"{count} in int8") for op_type, count in counts.most_common()]
+def _pays(plan: Plan) -> bool:
+    """Whether something runs in int8 that is worth it by itself."""
+    return any(site.weight is not None or site.row.required for site in plan.sites)
 
 
 def _become(model: ir.Model, other: ir.Model) -> None:

@@ -27,6 +27,8 @@ from .scales import Scale
 from .table import Clamp
 from .weights import QuantizedWeight, quantize_bias
 
+MANY = 64
+"""Inputs of a node that are replaced one by one."""
 SLACK = 1e-6
 """How far, relative to its interval, a clamp may cut into the levels and still be superfluous: float32 rounding."""
 
@@ -121,19 +123,45 @@ def insert(
         for index in site.constants:
             _write_constant(writer, site.node, index, signed=_signed(scales))
     made = {value for site in plan.sites for value in site.results}
+    readers: dict[ir.Value, set[ir.Node]] = {}
+    for site in plan.sites:
+        for operand in site.operands():
+            readers.setdefault(operand, set()).add(site.node)
+    replaced: dict[ir.Node, dict[int, ir.Value]] = {}
     for value, scale in scales.items():
         behind = _without_clamp(graph, value, scale, clamps) if value in made else value
         uses = tuple(behind.uses())
         output = writer.pair(behind, scale)
         quantized[value] = output
-        readers = {site.node for site in plan.sites if any(operand is value for operand in site.operands())}
         for use in uses:
-            if value in made or use.node in readers:
-                use.node.replace_input_with(use.idx, output)
+            if value in made or use.node in readers.get(value, ()):
+                replaced.setdefault(use.node, {})[use.idx] = output
         if value in made and behind.is_graph_output():
             _take_over_output(graph, behind, output, writer.name())
+    for node, inputs in replaced.items():
+        _replace_inputs(node, inputs)
     writer.drop_unused()
     graph.sort()
+
+
+def _replace_inputs(node: ir.Node, inputs: Mapping[int, ir.Value]) -> None:
+    """Replace inputs of a node. To replace one takes as long as the node has inputs: one of many is made anew."""
+    if len(inputs) <= MANY:
+        for index, value in inputs.items():
+            node.replace_input_with(index, value)
+        return
+    results = [ir.Value(type=old.type, shape=old.shape) for old in node.outputs]
+    given = [inputs.get(index, value) for index, value in enumerate(node.inputs)]
+    attributes = list(node.attributes.values())
+    made = ir.Node(node.domain, node.op_type, given, attributes, outputs=results, name=node.name)
+    graph = node.graph
+    assert graph is not None, "it lies in the main graph"
+    graph.insert_before(node, made)
+    for old, result in zip(node.outputs, results, strict=True):
+        name = old.name
+        old.replace_all_uses_with(result, replace_graph_outputs=True)
+        old.name, result.name = None, name
+    graph.remove(node, safe=True)
 
 
 def _signed(scales: Mapping[ir.Value, Scale]) -> bool:

@@ -7,6 +7,7 @@ what an Add between two float ops gains is less than what its QuantizeLinear and
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -44,6 +45,11 @@ class Site:
         """What is quantized: the outputs of the node, or of the clamp behind it."""
         return tuple((self.clamp or self.node).outputs)
 
+    @functools.cached_property
+    def places(self) -> frozenset[int]:
+        """The inputs that are activations, to look them up: a node may have thousands."""
+        return frozenset(self.data)
+
     def operands(self) -> tuple[ir.Value, ...]:
         """Return the activations that it reads."""
         inputs = self.node.inputs
@@ -68,6 +74,8 @@ class Plan:
     groups: tuple[Group, ...]
     left: tuple[Note, ...]
     """Nodes that stay float, each with the reason."""
+    last: frozenset[ir.Node] = frozenset()
+    """Those of the sites behind which no product runs in int8: what they make goes to the outputs."""
 
 
 def make_plan(
@@ -77,6 +85,7 @@ def make_plan(
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
     float_values: Mapping[str, str] | None = None,
+    float_nodes: Mapping[ir.Node, str] | None = None,
 ) -> Plan:
     """Return which nodes and tensors of the main graph become int8.
 
@@ -86,11 +95,13 @@ def make_plan(
         include: Patterns of node names or op types; only these are quantized. Empty: all.
         exclude: Patterns of node names or op types that stay float.
         float_values: Names of tensors that cannot be quantized, and why.
+        float_nodes: Nodes that stay float, and why.
     """
     sites: dict[ir.Node, Site] = {}
     reasons: dict[ir.Node, str] = {}
+    alone: dict[ir.Value | None, bool] = {}
     for node in model.graph:
-        found = _site(node, table, include, exclude, float_values or {})
+        found = (float_nodes or {}).get(node) or _site(node, table, include, exclude, float_values or {}, alone)
         if isinstance(found, Site):
             sites[node] = found
         else:
@@ -109,7 +120,11 @@ def make_plan(
         if node not in absorbed and _makes_floats(node)
     )
     chosen = tuple(sites.values())
-    return Plan(chosen, _groups(chosen), left)
+    needed = _needed(sites)
+    last = frozenset(
+        node for node, site in sites.items() if node not in needed and site.row.role is not Role.CONTRACTION
+    )
+    return Plan(chosen, _groups(chosen), left, last)
 
 
 def _makes_floats(node: ir.Node) -> bool:
@@ -129,7 +144,12 @@ def excluded_by(node: ir.Node, include: Collection[str], exclude: Collection[str
 
 
 def _site(
-    node: ir.Node, table: Table, include: tuple[str, ...], exclude: tuple[str, ...], float_values: Mapping[str, str]
+    node: ir.Node,
+    table: Table,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    float_values: Mapping[str, str],
+    alone: dict[ir.Value | None, bool],
 ) -> Site | str:
     """Return what `node` would be in int8, or why it cannot be."""
     row = table.rows.get(node.op_type) if node.domain == "" else None
@@ -143,11 +163,17 @@ def _site(
             return f"its kernel is for {name} = {wanted}"
     if row.outputs and len([value for value in node.outputs if value.name]) > row.outputs:
         return "its int8 kernel has no second output"
-    return _bind(node, row, table.clamps, float_values)
+    return _bind(node, row, table.clamps, float_values, alone)
 
 
-def _bind(node: ir.Node, row: Row, clamps: Mapping[str, Clamp], float_values: Mapping[str, str]) -> Site | str:
-    """Tell activations, weight and bias of `node` apart."""
+def _bind(
+    node: ir.Node,
+    row: Row,
+    clamps: Mapping[str, Clamp],
+    float_values: Mapping[str, str],
+    alone: dict[ir.Value | None, bool],
+) -> Site | str:
+    """Tell activations, weight and bias of `node` apart; `alone` remembers which weights only such nodes read."""
     weight = axis = bias = None
     if row.weight is not None:
         array = constant(node.inputs[row.weight])
@@ -159,7 +185,11 @@ def _bind(node: ir.Node, row: Row, clamps: Mapping[str, Clamp], float_values: Ma
             weight, axis = row.weight, output_channel_axis(node, row.weight)
             if axis is None:
                 return "which axis of its weight holds the output channels is not known"
-            if any(index != row.weight or reader.op_type != node.op_type for reader, index in _uses(node, weight)):
+            value = node.inputs[row.weight]
+            if value not in alone:
+                kinds = {(reader.op_type, index) for reader, index in _uses(node, weight)}
+                alone[value] = kinds == {(node.op_type, row.weight)}
+            if not alone[value]:
                 return "its weight is also read by another op"
         elif row.data is None or row.weight not in row.data:
             return "its weight is not constant"
@@ -226,14 +256,10 @@ def _producers(sites: Mapping[ir.Node, Site]) -> dict[ir.Value, Site]:
     return {value: site for site in sites.values() for value in site.results}
 
 
-def _reads(site: Site, value: ir.Value) -> bool:
-    return any(operand is value for operand in site.operands())
-
-
 def _readers(value: ir.Value, sites: Mapping[ir.Node, Site]) -> tuple[Site | None, ...]:
     """Return the site of each node that reads `value`, None for those that read it as floats."""
-    found = ((use.node, sites.get(use.node)) for use in value.uses())
-    return tuple(site if site is not None and _reads(site, value) else None for _, site in found)
+    found = ((sites.get(use.node), use.idx) for use in value.uses())
+    return tuple(site if site is not None and index in site.places else None for site, index in found)
 
 
 def _lonely(sites: Mapping[ir.Node, Site]) -> dict[ir.Node, str]:
@@ -253,6 +279,8 @@ def _lonely(sites: Mapping[ir.Node, Site]) -> dict[ir.Node, str]:
             dropped[node] = "it makes an output of the model"
         elif not ((all(quantized) and quantized) or ((any(quantized) or from_input) and enclosed)):
             dropped[node] = "the tensors around it are float"
+        elif site.row.scores and node not in needed:
+            dropped[node] = "it makes scores for the outputs, and 256 levels rank them badly"
         elif node not in forced and node not in needed:
             dropped[node] = "nothing behind it needs int8"
     return dropped
@@ -282,10 +310,13 @@ def _needed(sites: Mapping[ir.Node, Site]) -> set[ir.Node]:
 def _half_read(sites: Mapping[ir.Node, Site]) -> dict[ir.Node, str]:
     """Return the contractions whose weight is shared with one that stays float: one initializer, one decision."""
     reason = "its weight is shared with a node that stays float"
+    halves: dict[ir.Value | None, bool] = {}
+    for node, site in sites.items():
+        value = None if site.weight is None else node.inputs[site.weight]
+        if site.weight is not None and value not in halves:
+            halves[value] = any(reader not in sites for reader, _ in _uses(node, site.weight))
     return {
-        node: reason
-        for node, site in sites.items()
-        if site.weight is not None and any(reader not in sites for reader, _ in _uses(node, site.weight))
+        node: reason for node, site in sites.items() if site.weight is not None and halves[node.inputs[site.weight]]
     }
 
 

@@ -44,6 +44,8 @@ class Row:
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     outputs: int = 1
     packing: str | None = None
+    joins: bool = False
+    scores: bool = False
     depthwise: str = ""
 
 

@@ -1,0 +1,147 @@
+"""The milder form: layers that cost the outputs much for their size stay float, and are named."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import detector
+import numpy as np
+import pytest
+from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.sensitivity import Noise, spared
+from sample_models import from_text
+
+from onnxslim.data import open_samples
+from onnxslim.errors import BadOptionValue
+from onnxslim.graph.shapes import infer_shapes
+from onnxslim.pipeline.interface import Context
+from onnxslim.runner.session import Session
+from onnxslim.runner.target import Target
+from onnxslim.train.deviation import Deviation, parts
+
+VNNI = Target("cpu", "a processor", "avx512_vnni", 1)
+
+
+def net(seed=0):
+    """Return three convolutions of which the second sees one value a thousand times as large as all others."""
+    generator = np.random.default_rng(seed)
+
+    def weight(outputs, inputs, size):
+        return (generator.normal(size=(outputs, inputs, size, size)) / size / np.sqrt(inputs)).astype(np.float32)
+
+    first = weight(16, 3, 3)
+    first[0] *= 300
+    second = weight(16, 16, 1)
+    second[:, 0] /= 300
+    text = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,12,12] x) => (float[N,8,12,12] y) {
+        a = Conv <pads = [1,1,1,1]> (x, u)  p = Relu (a)  b = Conv (p, v)  q = Relu (b)
+        c = Conv <pads = [1,1,1,1]> (q, w)  r = Relu (c)  y = Conv <pads = [1,1,1,1]> (r, k) }"""
+    model = from_text(text, u=first, v=second, w=weight(32, 16, 3), k=weight(8, 32, 3))
+    for node, name in zip((node for node in model.graph if node.op_type == "Conv"), "ABCD", strict=True):
+        node.name = name
+    return model, {"x": generator.normal(size=(32, 3, 12, 12)).astype(np.float32)}
+
+
+def quantized(model, feeds, **options):
+    after = model.clone()
+    infer_shapes(after)
+    samples = open_samples(feeds, Session.of(model, VNNI).inputs)
+    context = Context(
+        model, samples, VNNI, np.random.default_rng(0), open_session=lambda opened: Session.of(opened, VNNI)
+    )
+    change = Quant(**options).run(after, context)
+    return after, change
+
+
+def error(model, after, feeds):
+    (name,) = (value.name for value in model.graph.outputs)
+    wanted, found = (Session.of(each, VNNI).run(feeds)[name] for each in (model, after))
+    return float(np.square(wanted - found).sum() / np.square(wanted).sum())
+
+
+def test_the_layer_that_costs_most_stays_float():
+    model, feeds = net()
+    full, whole = quantized(model, feeds)
+    after, change = quantized(model, feeds, error=0.5)
+    named = {note.subject: note.reason for note in change.notes if "of the error" in note.reason}
+    assert set(named) == {"A", "B"}, "one scale for values that differ by 300 times lies between them"
+    assert "together with b it brings" in named["A"]
+    assert "of the products" in named["B"]
+    assert error(model, after, feeds) < 0.5 * error(model, full, feeds)
+    assert {layer.layer for layer in whole.layers} == {"A", "B", "C", "D"}
+    assert {layer.layer for layer in change.layers} == {"C", "D"}
+    assert {(layer.quantity, layer.before, layer.after) for layer in change.layers} == {("bits", 32, 8)}
+    shares = [note.action for note in change.notes if note.subject == "model"]
+    assert shares
+    assert shares[0].endswith("of the multiply-accumulates in int8")
+
+
+def test_the_milder_the_less_is_lost_and_the_less_runs_in_int8():
+    model, feeds = net()
+    strengths = [1.0, 0.7, 0.3, 0.05]
+    forms = [Quant().milder(strength) for strength in strengths]
+    assert [form.error for form in forms] == [strength**2 for strength in strengths]
+    made = [quantized(model, feeds, **dataclasses.asdict(form)) for form in forms]
+    errors = [error(model, after, feeds) for after, _ in made]
+    assert errors == sorted(errors, reverse=True)
+    counts = [len(change.layers) for _, change in made]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+
+
+def test_what_is_excluded_stays_so():
+    model, feeds = net()
+    _, change = quantized(model, feeds, error=0.5, exclude=("D",))
+    assert {layer.layer for layer in change.layers} <= {"A", "C"}
+    _, change = quantized(model, feeds, error=0.5, include=("C", "D"))
+    assert {layer.layer for layer in change.layers} <= {"C", "D"}
+
+
+def test_cheap_layers_that_cost_much_go_first():
+    large, small, harmless = (frozenset({name}) for name in ("large", "small", "harmless"))
+    macs = {"large": 1000, "small": 10, "harmless": 1000}
+    noises = (Noise(large, 0.5), Noise(small, 0.4), Noise(harmless, 0.1))
+    assert list(spared(noises, macs, 0.7)) == ["small"]
+    assert list(spared(noises, macs, 0.5)) == ["small", "large"]
+    assert not spared(noises, macs, 1.0)
+    assert not spared((Noise(large, 0.0),), macs, 0.5)
+
+
+def test_a_tensor_between_layers_is_spared_with_all_of_them():
+    noises = (Noise(frozenset("ab"), 0.8), Noise(frozenset("a"), 0.05), Noise(frozenset("c"), 0.15))
+    macs = {"a": 10, "b": 10, "c": 10}
+    assert set(spared(noises, macs, 0.5)) == {"a", "b"}
+    assert set(spared(noises, macs, 0.1)) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0, 1.5])
+def test_a_share_that_is_none_is_refused(number):
+    with pytest.raises(BadOptionValue, match="error"):
+        Quant(error=number)
+
+
+def test_boxes_and_scores_count_alike():
+    model = detector.detector()
+    output = Session.of(model, VNNI).run({"images": detector.photos(4)})["output"].astype(np.float64)
+    found = parts([output])
+    assert sorted(tuple(np.flatnonzero(part[1])) for part in found) == [(0, 1, 2, 3), (4, 5)]
+    assert {part[0] for part in found} == {2}
+    assert parts([np.ones((3, 10))]) == [None]
+    assert parts([np.ones((3, 10)), np.ones((3, 11))]) == [None]
+
+
+def test_the_error_is_a_share_of_the_output():
+    model = from_text(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[N,4] x, float[1] s) => (float[N,4] y) { y = Mul (x, s) }"""
+    )
+    session = Session.of(model, VNNI)
+    samples = open_samples({"x": np.ones((9, 4), np.float32)}, session.inputs[:1])
+    measured = Deviation(session, samples)
+
+    def scale(number):
+        return {"s": np.full(1, number, np.float32)}
+
+    measured.refer(scale(2))
+    assert measured(scale(3)) == pytest.approx(0.25)
+    assert measured(scale(2)) == 0
+    assert measured(scale(np.inf)) > 1e3, "what is not finite is worse than all that is"

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import pathlib
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from onnxslim.errors import RunError
 from onnxslim.runner.cache import Cache
-from onnxslim.runner.latency import Clock
 from onnxslim.runner.layer import Layer, Step, Tensor
-from onnxslim.runner.session import Session
 from onnxslim.runner.target import Target
+from onnxslim.runner.timing import time_layers
 from onnxslim.runtime import onnxruntime
 
-FORMAT = 2
+TimeLayers = Callable[[Sequence[tuple[ir.Model, Mapping[str, Any]]], Target], list[float | None]]
+"""Measures small models with their feeds on a target; see `onnxslim.runner.timing.time_layers`."""
+
+FORMAT = 3
 """Goes up when times are measured in another way, so that those of before are not taken for the same."""
 
-ROUNDS, FEWEST = 40, 5
-"""Runs of each layer, and of one that is slow."""
-LONGEST = 0.5
-"""Seconds after which a layer is slow."""
-LOWER = 0.25
-"""The quantile of the times that counts. What else the machine does only ever adds; the very least is luck."""
 TOGETHER, TOGETHER_BYTES = 64, 512_000_000
 """Layers, and bytes of their weights, that take turns at once."""
 
@@ -42,18 +36,16 @@ class LayerTimes:
 
     Args:
         target: Where the layers run.
-        open_session: Opens a model on the target; None: `Session.of`.
+        time_layers: Measures models and their feeds, in milliseconds; None for one that does not run.
         folder: Where to keep times; None: the user's cache folder.
-        clock: Tells the time in seconds.
     """
 
     def __init__(
         self,
         target: Target,
-        open_session: Callable[[ir.Model], Session] | None = None,
+        time_layers: TimeLayers = time_layers,
         *,
         folder: pathlib.Path | None = None,
-        clock: Clock = time.perf_counter,
     ) -> None:
         circumstances: dict[str, str | int] = {
             "format": FORMAT,
@@ -64,8 +56,7 @@ class LayerTimes:
             "threads": target.threads,
         }
         self._cache = Cache("layers", circumstances, folder)
-        self._open = open_session or (lambda model: Session.of(model, target))
-        self._clock = clock
+        self._target, self._time_layers = target, time_layers
         self._refused: set[str] = set()
         self.measured = 0
         """Layers that were measured and not remembered."""
@@ -96,41 +87,11 @@ class LayerTimes:
         return [self._cache.get(key) for key in keys]
 
     def _measure(self, layers: dict[str, Layer]) -> dict[str, float]:
-        calls: dict[str, Callable[[], None]] = {}
-        for key, layer in layers.items():
-            model, feeds = layer.model()
-            try:
-                call = self._open(model).prepare(feeds)
-                call()
-            except RunError:
-                self._refused.add(key)
-                continue
-            calls[key] = call
-        self.measured += len(calls)
-        return dict(zip(calls, time_in_turns(list(calls.values()), self._clock), strict=True))
-
-
-def time_in_turns(calls: Sequence[Callable[[], None]], clock: Clock = time.perf_counter) -> list[float]:
-    """Return how long each of several calls takes, in milliseconds: the lower quartile of single runs, in turns.
-
-    In turns, so that what else the machine does hits all of them, and so that each finds the caches as within a model:
-    full of what others have read. Repeated at once, a layer of 10 MB of weights runs up to twice as fast as it ever
-    will.
-
-    Raises:
-        RunError: A call fails.
-    """
-    for call in calls:
-        call()
-    times: list[list[float]] = [[] for _ in calls]
-    for turn in range(ROUNDS):
-        # Forwards and backwards, so that none always runs after the same one.
-        for at in range(len(calls)) if turn % 2 == 0 else reversed(range(len(calls))):
-            if turn < FEWEST or sum(times[at]) < LONGEST:
-                start = clock()
-                calls[at]()
-                times[at].append(clock() - start)
-    return [float(np.quantile(each, LOWER)) * 1e3 for each in times]
+        times = self._time_layers([layer.model() for layer in layers.values()], self._target)
+        known = {key: time for key, time in zip(layers, times, strict=True) if time is not None}
+        self._refused |= layers.keys() - known.keys()
+        self.measured += len(known)
+        return known
 
 
 def _parts(layers: dict[str, Layer]) -> Iterator[dict[str, Layer]]:

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import pathlib
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from onnxslim.runner.layer_latency import time_in_turns
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import Target
+from onnxslim.runner.timing import time_nodes
+from onnxslim.runner.turns import profile_nodes, time_in_turns
 
 RUNS = 30
-"""Runs that are looked at; the first few are not."""
-WARM_UP = 5
-LOWER = 0.25
-"""The quantile of the times of a node that counts. What else the machine does only ever adds."""
+"""Runs that are looked at."""
 
 
 def node_milliseconds(model: ir.Model, feeds: Mapping[str, Any], target: Target, runs: int = RUNS) -> dict[str, float]:
     """Return the milliseconds of each node of `model`, as ONNX Runtime rewrote it.
 
     Their sum is what a run takes where nothing comes in between. A whole run is seldom that lucky on a busy machine;
-    each node is, in some runs.
+    each node is, in some runs. The model runs in a process of its own, on CUDA in this one.
 
     Args:
         model: The model.
@@ -37,23 +31,9 @@ def node_milliseconds(model: ir.Model, feeds: Mapping[str, Any], target: Target,
     Raises:
         RunError: The model does not run on `feeds`.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
-        session = Session.of(model, target, profile=pathlib.Path(folder) / "profile")
-        call: Callable[[], None] = session.prepare(feeds)
-        for _ in range(WARM_UP + runs):
-            call()
-        events = json.loads(session.end_profile().read_text(encoding="utf-8"))
-    times: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
-            times.setdefault(str(event["name"]).removesuffix("_kernel_time"), []).append(float(event["dur"]))
-    result: dict[str, float] = {}
-    for name, each in times.items():
-        # Nodes of one name, and those of a loop, run several times in a run: what counts is their sum.
-        repeats = max(1, len(each) // (WARM_UP + runs))
-        rows = np.array(each[WARM_UP * repeats :]) if len(each) > WARM_UP * repeats else np.array(each)
-        result[name] = float(np.quantile(rows, LOWER)) * repeats / 1e3
-    return result
+    if target.provider == "cuda":
+        return profile_nodes(lambda profile: Session.of(model, target, profile=profile), feeds, runs)
+    return time_nodes(model, feeds, target, runs)
 
 
 def quiet_milliseconds(model: ir.Model, feeds: Mapping[str, Any], target: Target) -> float:

@@ -337,8 +337,9 @@ class _Way:
     def options(self, target: Target) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong reaches us as an exception; stderr belongs to the user
-        options.intra_op_num_threads = target.threads
-        options.inter_op_num_threads = 1
+        if self.threading is not Threading.SHARED:  # it warns that they are ignored
+            options.intra_op_num_threads = target.threads
+            options.inter_op_num_threads = 1
         if self.threading is Threading.SLEEPING:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         options.use_per_session_threads = self.threading is not Threading.SHARED

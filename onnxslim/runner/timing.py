@@ -14,13 +14,14 @@ import pathlib
 import pickle
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.errors import RunError
 from onnxslim.runner.child import Child, module_command
 from onnxslim.runner.latency import (
     TIMED_RUNS,
@@ -38,6 +39,7 @@ from onnxslim.runner.latency import (
 )
 from onnxslim.runner.session import Session, write_model
 from onnxslim.runner.target import Target
+from onnxslim.runner.turns import time_in_turns
 
 Source = ir.Model | pathlib.Path | Session
 """What can be timed: a model in memory, a file, or a session, which is timed in this process."""
@@ -225,6 +227,61 @@ def _median_start(starts: Sequence[ColdStart | None]) -> ColdStart | None:
 
 def _in_processes(sources: Sequence[Source], target: Target) -> bool:
     return target.provider != "cuda" and not any(isinstance(source, Session) for source in sources)
+
+
+def time_layers(layers: Sequence[tuple[ir.Model, Mapping[str, Any]]], target: Target) -> list[float | None]:
+    """Return how long one run of each of several small models takes within a larger one, in milliseconds.
+
+    They take turns in one process with one pool of threads, which spin from one to the next as they do from layer to
+    layer of a model; see `onnxslim.runner.turns.time_in_turns`. On CUDA they run in this process.
+
+    Args:
+        layers: Models with their feeds.
+        target: Where they run.
+
+    Returns:
+        A time for each; None for one that does not run.
+
+    Raises:
+        RunError: The process that runs them failed.
+    """
+    if target.provider == "cuda":
+        calls: dict[int, Callable[[], None]] = {}
+        for index, (model, feeds) in enumerate(layers):
+            with contextlib.suppress(RunError):
+                call = Session.of(model, target).prepare(feeds)
+                call()
+                calls[index] = call
+        times = dict(zip(calls, time_in_turns(list(calls.values())), strict=True))
+        return [times.get(index) for index in range(len(layers))]
+    with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
+        requests = []
+        for index, (model, feeds) in enumerate(layers):
+            place = pathlib.Path(folder) / str(index)
+            place.mkdir()
+            requests.append(written_request(model, feeds, target, place))
+        answer = _ask({"do": "layers", "layers": requests, "threads": target.threads}, OPEN + ANSWER * len(layers))
+    return [None if time is None else float(time) for time in answer["times"]]
+
+
+def time_nodes(model: ir.Model, feeds: Mapping[str, Any], target: Target, runs: int) -> dict[str, float]:
+    """Return the milliseconds of each node of a model that runs alone in a process; see `turns.profile_nodes`.
+
+    Raises:
+        RunError: The model does not run, or the process that runs it failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
+        request = written_request(model, feeds, target, pathlib.Path(folder))
+        answer = _ask({"do": "nodes", "runs": runs, **request}, OPEN + ANSWER * runs)
+    return {str(name): float(time) for name, time in answer["times"].items()}
+
+
+def _ask(request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """Start a process, ask it once, and end it."""
+    with Child(module_command("onnxslim.runner.timing_child"), ROLE) as child:
+        child.receive(START)
+        child.send(request)
+        return child.receive(timeout)
 
 
 @contextlib.contextmanager

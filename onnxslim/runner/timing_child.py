@@ -1,4 +1,4 @@
-"""The process in which `onnxslim.runner.timing` runs a model: opens it, and runs a block whenever it is asked to."""
+"""The process in which `onnxslim.runner.timing` runs models: one in blocks, or layers in turns, or node by node."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from onnxslim.errors import OnnxslimError
+from onnxslim.errors import OnnxslimError, RunError
 from onnxslim.runner.latency import run_block
 from onnxslim.runner.session import Session, Threading
 from onnxslim.runner.target import Target
+from onnxslim.runner.turns import profile_nodes, time_in_turns
+from onnxslim.runtime import onnxruntime
 
 MOST_TIMES = 2000
 """Times of single runs that are sent of one block: evenly picked where there were more."""
@@ -28,7 +30,7 @@ LONGEST_SPIN = 1.0
 
 
 class Server:
-    """Answers requests about one model."""
+    """Answers requests about a model, or about layers."""
 
     def __init__(self) -> None:
         self._call: Callable[[], None] | None = None
@@ -39,31 +41,64 @@ class Server:
         Raises:
             OnnxslimError: The model does not run.
         """
-        answer = self._open(request) if request["do"] == "open" else self._block(float(request["seconds"]))
+        kinds = {"open": self._open, "block": self._block, "layers": self._layers, "nodes": self._nodes}
+        answer = kinds[request["do"]](request)
         wait_for_silence()
         return answer
 
     def _open(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        # Written by our parent into a folder that only this user may write to.
-        feeds = pickle.loads(pathlib.Path(request["feeds"]).read_bytes())
+        feeds = _feeds(request)
         start = time.perf_counter()
-        session = Session.of(
-            pathlib.Path(request["model"]),
-            Target(*request["target"]),
-            threading=Threading.SPINNING,
-            weights_folder=request["weights"],
-        )
+        session = _session(request, Threading.SPINNING)
         loaded = time.perf_counter()
         self._call = session.prepare(feeds)
         self._call()
         end = time.perf_counter()
         return {"load_ms": (loaded - start) * 1e3, "first_run_ms": (end - loaded) * 1e3}
 
-    def _block(self, seconds: float) -> dict[str, Any]:
+    def _block(self, request: Mapping[str, Any]) -> dict[str, Any]:
         assert self._call is not None
-        times = run_block(self._call, seconds)
+        times = run_block(self._call, float(request["seconds"]))
         step = -(-len(times) // MOST_TIMES)
         return {"times": times[::step]}
+
+    def _layers(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Time layers in turns. They share their threads, which spin from one to the next as within a model."""
+        threading = Threading.SLEEPING
+        if hasattr(onnxruntime, "set_global_thread_pool_sizes"):  # since 1.23
+            onnxruntime.set_global_thread_pool_sizes(int(request["threads"]), 1)
+            threading = Threading.SHARED
+        calls: dict[int, Callable[[], None]] = {}
+        for index, layer in enumerate(request["layers"]):
+            try:
+                call = _session(layer, threading).prepare(_feeds(layer))
+                call()
+            except RunError:
+                continue
+            calls[index] = call
+        times = dict(zip(calls, time_in_turns(list(calls.values())), strict=True))
+        return {"times": [times.get(index) for index in range(len(request["layers"]))]}
+
+    def _nodes(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        def open_session(profile: pathlib.Path) -> Session:
+            return _session(request, Threading.SPINNING, profile)
+
+        return {"times": profile_nodes(open_session, _feeds(request), int(request["runs"]))}
+
+
+def _feeds(request: Mapping[str, Any]) -> dict[str, Any]:
+    # Written by our parent into a folder that only this user may write to.
+    return dict(pickle.loads(pathlib.Path(request["feeds"]).read_bytes()))
+
+
+def _session(request: Mapping[str, Any], threading: Threading, profile: pathlib.Path | None = None) -> Session:
+    return Session.of(
+        pathlib.Path(request["model"]),
+        Target(*request["target"]),
+        profile=profile,
+        threading=threading,
+        weights_folder=request["weights"],
+    )
 
 
 def wait_for_silence(

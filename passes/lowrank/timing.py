@@ -29,7 +29,7 @@ class Stopwatch:
     margin = MARGIN
 
     def __init__(self, context: Context, model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._times = LayerTimes(context.target, context.open_session)
+        self._times = LayerTimes(context.target)
         self._progress = context.progress
         self._opsets: dict[str, int] = {"": model.graph.opset_imports[""]}
         self._shapes = shapes

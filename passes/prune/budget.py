@@ -86,7 +86,7 @@ class Budget:
         if kind is Share.MILLISECONDS:
             feeds = context.samples.first()
             whole = quiet_milliseconds(model, feeds, context.target)
-            times = LayerTimes(context.target, context.open_session)
+            times = LayerTimes(context.target)
             cost = MillisecondsLeft(
                 coupling,
                 sized,

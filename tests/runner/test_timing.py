@@ -22,7 +22,16 @@ from onnxslim.runner.child import python_command
 from onnxslim.runner.latency import ColdStart
 from onnxslim.runner.session import Session, Threading, write_model
 from onnxslim.runner.target import Target
-from onnxslim.runner.timing import TimedProcess, TimedSession, cold_start, compare_latency, measure_latency, opened
+from onnxslim.runner.timing import (
+    TimedProcess,
+    TimedSession,
+    cold_start,
+    compare_latency,
+    measure_latency,
+    opened,
+    time_layers,
+    time_nodes,
+)
 from onnxslim.runner.timing_child import serve, wait_for_silence
 
 CPU = Target("cpu", "test", "avx2", 1)
@@ -235,3 +244,58 @@ def test_the_protocol(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "model.onnx").write_bytes(b"no model")
     _, error = ask({"do": "open", **request})
     assert "ONNX Runtime says" in error["error"]
+
+
+def test_layers_take_turns_in_one_process(temporary: pathlib.Path) -> None:
+    broken = from_text(TEXT)
+    broken.graph[0].op_type = "NoSuchOperator"
+    many = {"x": np.zeros((50_000, 3), np.float32)}
+    none, small, large = time_layers([(broken, FEEDS), (weighty(), FEEDS), (weighty(), many)], CPU)
+    assert none is None
+    assert 0 < small < large
+
+
+def test_on_cuda_layers_run_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "Child", None)
+    real = Session.of
+    monkeypatch.setattr(Session, "of", lambda model, target, **options: real(model, CPU))
+    broken = from_text(TEXT)
+    broken.graph[0].op_type = "NoSuchOperator"
+    none, some = time_layers([(broken, FEEDS), (from_text(TEXT), FEEDS)], Target("cuda", "test", "avx2", 1))
+    assert none is None
+    assert some > 0
+
+
+def test_the_times_of_nodes_are_those_of_a_process(temporary: pathlib.Path) -> None:
+    (name,) = (times := time_nodes(weighty(), FEEDS, CPU, 5))
+    assert times[name] > 0
+    with pytest.raises(RunError, match="nothing was given for the input 'x'"):
+        time_nodes(weighty(), {}, CPU, 5)
+
+
+def test_layers_share_their_threads_where_the_runtime_can(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening: list[Threading] = []
+    real = Session.of
+
+    def of(*arguments: object, threading: Threading, **options: object) -> Session:
+        opening.append(threading)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(Session, "of", of)
+    pools: list[int] = []
+    runtime = timing_child.onnxruntime
+    monkeypatch.setattr(
+        runtime, "set_global_thread_pool_sizes", lambda intra, inter: pools.append(intra), raising=False
+    )
+    layer = timing.written_request(from_text(TEXT), FEEDS, CPU, tmp_path)
+    request = {"do": "layers", "layers": [layer, layer], "threads": 2}
+    _, answer = ask(request)
+    assert (len(answer["times"]), pools, opening) == (2, [2], [Threading.SHARED] * 2)
+    monkeypatch.delattr(runtime, "set_global_thread_pool_sizes")
+    opening.clear()
+    ask(request)
+    assert opening == [Threading.SLEEPING] * 2
+    _, nodes = ask({"do": "nodes", "runs": 3, **layer})
+    assert len(nodes["times"]) == 1

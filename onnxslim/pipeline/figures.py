@@ -30,7 +30,7 @@ from onnxslim.report.model import (
     Ratios,
     Report,
 )
-from onnxslim.report.quality import fidelity_figures, quality_figures
+from onnxslim.report.quality import fidelity_figures, quality_diagnostics, quality_figures
 from onnxslim.report.speed import cold_figures, percentiles
 from onnxslim.runner.energy import measure_energy
 from onnxslim.runner.latency import Latency, PairedLatency
@@ -176,6 +176,8 @@ def make_report(
         before = model_figures(original, came_from, before_bytes, latency, timed, judge)
     samples = judge.samples
     fidelity, quality = closeness(result, judge)
+    judged = judge.measure_quality(result)
+    diagnostics = () if judged is None else quality_diagnostics(judged, labelled=samples.labelled)
     memory = None if path is not None else "the model is in memory"
     unsaved = "the model is in memory"
     return Report(
@@ -198,4 +200,5 @@ def make_report(
         quality=quality,
         budget=Budget(request.max_drop, met, None if request.max_drop is not None else "no budget was given"),
         passes=tuple(records),
+        diagnostics=diagnostics,
     )

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.data.function import names_function
-from onnxslim.errors import BadOptionValue
+from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.quality.custom import load_metric
 from onnxslim.quality.discovery import find_metric, metric_names
 from onnxslim.quality.evidence import Evidence, gather_evidence
@@ -76,11 +76,24 @@ def bind(metric: type[Metric], evidence: Evidence, option: str) -> Recognition:
             where="--metric",
             hint="leave it out for the metric that fits, or name another one, or give module:function",
         )
-    return dataclasses.replace(found, reason=f"{option}: {found.reason}")
+    return dataclasses.replace(found, strength=1.0, reason=f"{option}: {found.reason}")
 
 
 def recognise(evidence: Evidence) -> Recognition:
-    """Return the metric that fits the outputs of a model best."""
+    """Return the metric that fits the outputs of a model best, among those that understand the labels, if any does."""
     metrics = [find_metric(name) for name in metric_names()]
     found = [one for metric in metrics if (one := metric.recognise(evidence)) is not None]
-    return max(found, key=lambda recognition: recognition.strength)
+    understood = [one for one in found if one.strength > 0 and _understands(one.metric, evidence)]
+    return max(understood or found, key=lambda recognition: recognition.strength)
+
+
+def _understands(metric: Metric, evidence: Evidence) -> bool:
+    """Whether a metric can judge the outputs by the labels that there are."""
+    if evidence.labels is None or not metric.reads_labels:
+        return True
+    outputs = {output.name: output.values[0] for output in evidence.outputs}
+    try:
+        metric.rows(outputs, outputs, evidence.labels, evidence.counts[0])
+    except DataError:
+        return False
+    return True

@@ -38,6 +38,8 @@ class Quality:
     metric: Metric
     reason: str
     """Why this metric."""
+    fits: bool
+    """False: no metric of a task fits, and this one is what is left."""
     labelled: bool
     """The truth are labels; else it is what the reference gives."""
     loss: Interval
@@ -96,6 +98,7 @@ def measure_quality(
     return Quality(
         metric=metric,
         reason=recognition.reason,
+        fits=recognition.strength > 0,
         labelled=labelled,
         loss=metric.interval(rows, generator),
         figures=measured_figures(metric, rows, generator),

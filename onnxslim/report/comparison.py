@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxslim.data import open_samples, synthetic_samples
+from onnxslim.diagnostic import Diagnostic
 from onnxslim.model import open_model
 from onnxslim.quality.choosing import Request, choose_metric
 from onnxslim.quality.measure import measure_quality
 from onnxslim.report.figures import task_rows
 from onnxslim.report.model import DataSource, FidelityFigures, OutputFigures, QualityFigures
-from onnxslim.report.quality import fidelity_figures, quality_figures
-from onnxslim.report.terminal import line, plain_table, print_data, print_judgement, print_target
+from onnxslim.report.quality import fidelity_figures, quality_diagnostics, quality_figures
+from onnxslim.report.terminal import line, plain_table, print_data, print_diagnostics, print_judgement, print_target
 from onnxslim.report.units import with_interval
 from onnxslim.runner.rehearsal import rehearse
 from onnxslim.runner.session import Session
@@ -44,6 +45,7 @@ class Comparison:
     candidate_accuracy: Annotated[Interval | None, "the metric's first figure on the labelled samples"]
     reference_accuracy_reason: str | None = None
     candidate_accuracy_reason: str | None = None
+    diagnostics: Annotated[tuple[Diagnostic, ...], "warnings: what was found that the user should know"] = ()
 
 
 def compare_models(
@@ -103,6 +105,7 @@ def compare_models(
         candidate_accuracy=None if first is None else first.after,
         reference_accuracy_reason=reason,
         candidate_accuracy_reason=reason,
+        diagnostics=quality_diagnostics(quality, labelled=samples.labelled),
     )
 
 
@@ -110,6 +113,7 @@ def print_comparison(result: Comparison, console: Console) -> None:
     """Print fidelity as a whole and for each output, and accuracies where there are labels."""
     print_data(result.data, console)
     print_target(result.target, console)
+    print_diagnostics(result.diagnostics, console)
     line(console, f"{result.candidate} against {result.reference}")
     labelled = result.reference_accuracy is not None
     tasks = plain_table("", "reference", "candidate", "change")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from onnxslim.diagnostic import Diagnostic
 from onnxslim.quality.fidelity import Fidelity, OutputFidelity
 from onnxslim.quality.measure import Quality
 from onnxslim.report.model import FidelityFigures, OutputFigures, QualityFigures, SliceFigures, TaskFigure
 from onnxslim.runner.statistics import Interval
 
+WEAK_DB = 15.0
+"""A slice of an output with more noise than this (18 % of the amplitude) is as good as lost."""
 NO_DECISIONS = "the metric counts no decisions"
 
 
@@ -28,6 +31,32 @@ def quality_figures(measured: Quality) -> QualityFigures:
         ),
         outputs=tuple(output_figures(output) for output in measured.fidelity.outputs),
     )
+
+
+def quality_diagnostics(measured: Quality, *, labelled: bool) -> tuple[Diagnostic, ...]:
+    """Return what the user should know about how a model was judged.
+
+    Args:
+        measured: The quality of the result.
+        labelled: The samples carry labels.
+    """
+    found = []
+    if not measured.fits:
+        message = "no task is recognised in the outputs: they are judged by the noise against their signal (SQNR)"
+        found.append(Diagnostic("no-metric", message, "name a metric, --metric NAME, or give --metric module:function"))
+    if labelled and not measured.labelled:
+        message = f"the labels are not used: the metric {measured.metric.name} reads none"
+        found.append(Diagnostic("labels-unread", message, "name one that does: --metric NAME, or module:function"))
+    for output in measured.fidelity.outputs:
+        known = [part for part in output.slices if part.sqnr_db is not None]
+        for part in known:
+            assert part.sqnr_db is not None
+            if part.sqnr_db.value < WEAK_DB:
+                whole = "" if output.sqnr_db is None else f", the whole output at {output.sqnr_db.value:.1f} dB"
+                message = f"{part.name} within {output.name} follow at {part.sqnr_db.value:.1f} dB only{whole}"
+                hint = "leave the ops that join quantities of different scale as they are: exclude= of the pass"
+                found.append(Diagnostic("weak-slice", message, hint))
+    return tuple(found)
 
 
 def output_figures(measured: OutputFidelity) -> OutputFigures:

@@ -162,3 +162,16 @@ def test_the_benchmark_as_a_function(model: Path):
     result = benchmark([model], seconds=0.1)
     assert result.models[0].path == str(model)
     assert not isinstance(result.models[0].speedup, Interval)
+
+
+def test_a_metric_by_name(onnxslim, model: Path, data: Path):
+    result = json.loads(onnxslim("compare", model, model, "--data", data, "--metric", "sqnr", "--json").out)
+    assert result["quality"]["metric"] == "sqnr"
+    assert [warning["code"] for warning in result["diagnostics"]] == ["labels-unread"]
+    answer = onnxslim("compare", model, model, "--data", data, "--metric", "detection")
+    assert (answer.code, answer.out) == (2, "")
+    assert "no output fits detection" in answer.err
+    answer = onnxslim("compare", model, model, "--data", data, "--metric", "clasification")
+    assert answer.code == 2
+    assert "did you mean classification?" in answer.err
+    assert "embedding" in onnxslim("compare", "--help").out

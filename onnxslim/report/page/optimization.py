@@ -96,7 +96,8 @@ def _measured(report: Report) -> str:
         )
     count = "samples" if data.samples is None else f"{data.samples:,} sample{'s' * (data.samples != 1)}"
     words = f"Quality is that on {count} {'with' if data.labels else 'without'} labels ({data.source})"
-    return f"{shortened(words, 2 * LONGEST)}; intervals are those of 95 %."
+    judged = f" Judged by {report.quality.metric}: {report.quality.chosen}." if report.quality.metric else ""
+    return f"{shortened(words, 2 * LONGEST)}; intervals are those of 95 %.{shortened(judged, 4 * LONGEST)}"
 
 
 def _step(step: PassRecord, most: int) -> dict[str, Any]:

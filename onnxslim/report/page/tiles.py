@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from onnxslim.report.model import Report
+from onnxslim.report.page.visible import shortened
 from onnxslim.report.units import in_bytes, in_milliseconds, in_percent
 from onnxslim.runner.statistics import Interval
 
@@ -61,15 +62,17 @@ def _ratio(label: str, ratio: float, above: str, below: str, detail: str) -> Til
 
 
 def _quality(report: Report) -> Tile | None:
-    before, after = report.before.accuracy, report.after.accuracy
-    if before is not None and after is not None:
-        change = f"{in_percent(before)} → {in_percent(after)}"
-        if 0 <= before <= 1 and 0 <= after <= 1:
-            return Tile("Accuracy", _signed(100 * (after - before), 2), "points", change)
-        return Tile("Accuracy", f"{after - before:+.4g}", "", change)
+    labelled = report.before.accuracy is not None
+    for figure in report.quality.figures[:1]:
+        label = shortened(figure.name.capitalize() if figure.name.islower() else figure.name, 40)
+        before, after = figure.before.value, figure.after.value
+        if not labelled and figure.unit == "%":
+            return Tile(f"{label}, as the original", in_percent(after), "", _between(figure.after, 100, " %"))
+        if figure.unit == "%" and 0 <= before <= 1 and 0 <= after <= 1:
+            change = f"{in_percent(before)} → {in_percent(after)}"
+            return Tile(label, _signed(100 * (after - before), 2), "points", change)
+        return Tile(label, f"{after - before:+.4g}", "", f"{before:.4g} → {after:.4g}")
     fidelity = report.fidelity
-    if fidelity.agreement is not None:
-        return Tile("Agreement", in_percent(fidelity.agreement.value), "", _between(fidelity.agreement, 100, " %"))
     if fidelity.sqnr_db is not None:
         return Tile("Signal to noise", f"{fidelity.sqnr_db.value:.1f}", "dB", _between(fidelity.sqnr_db, 1, " dB"))
     return Tile("Outputs", "the same", "", "no difference at all") if fidelity.max_abs_error == 0 else None

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.interface import LayerChange, Note
 from onnxslim.report.model import (
+    AttemptRecord,
     Budget,
     DataSource,
     FidelityFigures,
@@ -96,7 +97,7 @@ def sample_report() -> Report:
             ),
             outputs=(OutputFigures("logits", closeness, (SliceFigures("scores", Interval(8.5, 8.0, 9.0)),)),),
         ),
-        budget=Budget(0.01, True),
+        budget=Budget(0.01, True, None, samples_needed_reason="it is settled"),
         passes=(prune, quant),
         reproduction=Reproduction("onnxslim optimize model.onnx --passes quant", {"onnxslim": "0.1.0"}, "seed = 0\n"),
     )
@@ -144,6 +145,18 @@ figures = records(
     accuracy=st.none() | finite,
     accuracy_interval=st.none() | st.tuples(finite, finite),
 )
+options = st.dictionaries(text, st.none() | st.booleans() | counts | finite | text | st.lists(text), max_size=3)
+attempts = records(
+    AttemptRecord,
+    options=options,
+    strength=finite,
+    loss=st.none() | intervals,
+    size=st.none() | finite,
+    latency=st.none() | intervals,
+    kept=st.booleans(),
+    reason=text,
+    seconds=finite,
+)
 files = records(ModelFile, path=st.none() | text, sha256=st.none() | text)
 reports = st.builds(
     Report,
@@ -173,17 +186,19 @@ reports = st.builds(
         loss=st.none() | intervals,
         figures=st.lists(st.builds(TaskFigure, text, intervals, intervals, intervals, text), max_size=2).map(tuple),
     ),
-    budget=records(Budget, max_drop=st.none() | finite, met=st.booleans()),
+    budget=records(Budget, max_drop=st.none() | finite, met=st.booleans(), samples_needed=st.none() | counts),
     passes=st.lists(
         st.builds(
             PassRecord,
             name=text,
-            options=st.dictionaries(text, st.none() | st.booleans() | counts | finite | text | st.lists(text)),
+            options=options,
             kind=st.sampled_from(["exact", "lossy"]),
             kept=st.booleans(),
             reason=text,
             seconds=finite,
             nodes=st.tuples(counts, counts),
+            asked=options,
+            attempts=st.lists(attempts, max_size=2).map(tuple),
             changes=st.lists(st.builds(Note, text, text, text), max_size=2).map(tuple),
             layers=st.lists(st.builds(LayerChange, text, text, text, counts, counts, counts, counts), max_size=2).map(
                 tuple

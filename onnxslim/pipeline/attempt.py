@@ -1,4 +1,4 @@
-"""Tries a pass on a clone, and finds out which of its rewrites must be left out for the model to hold.
+"""Runs a pass on a clone, and finds out which of its rewrites must be left out for the model to hold.
 
 A pass that promises equal outputs and asks the context's ledger before each rewrite is not rolled back as a whole: the
 rewrites are bisected to the first after which the outputs differ, or the model does not load; it is left out, and the
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError, RunError, ValuesNotFinite
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
-from onnxslim.pipeline.judge import Candidate, Judge, Verdict
+from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.ledger import Ledger, Site
 from onnxslim.train.finite import first_not_finite
 
@@ -30,7 +30,8 @@ MOST_GUILTY = 24
 class Attempt:
     """A pass that ran on a clone."""
 
-    model: ir.Model
+    model: ir.Model | None
+    """None: it is no longer needed."""
     change: Change
     ledger: Ledger
     candidate: Candidate | None
@@ -39,14 +40,22 @@ class Attempt:
     """Why it does not hold, or None."""
     error: Exception | None = None
     """What the pass raised."""
+    left_out: tuple[Site, ...] = ()
+    """Rewrites without which it holds."""
+
+    def why_not(self) -> str:
+        """Return why nothing was changed: what speaks about the model as a whole, else the first reason there is."""
+        notes = sorted(self.change.notes, key=lambda note: note.subject != "model")
+        reasons = [note.reason for note in notes if note.reason]
+        return f"nothing to do: {reasons[0]}" if reasons else "nothing to do"
 
 
 _Run = Callable[["int | None"], Attempt]
 """Runs the pass anew, with no more rewrites than that."""
 
 
-def attempt(step: Pass, current: Candidate, judge: Judge, context: Context) -> tuple[Attempt, Verdict]:
-    """Run a pass on a clone of `current`, without those of its rewrites that do not hold, and judge it.
+def attempt(step: Pass, current: Candidate, judge: Judge, context: Context) -> Attempt:
+    """Run a pass on a clone of `current`, without those of its rewrites that do not hold.
 
     Raises:
         OnnxslimError: The pass raised it.
@@ -56,7 +65,7 @@ def attempt(step: Pass, current: Candidate, judge: Judge, context: Context) -> t
     if opset < step.oldest_opset:
         why = f"opset {opset} is older than {step.oldest_opset}, from which on elementwise ops broadcast as in numpy"
         change = Change(False, (Note("model", "left alone", why),))
-        return Attempt(current.model, change, Ledger(), None, None), Verdict(False, _why_not(change))
+        return Attempt(current.model, change, Ledger(), None, None)
     start = copy.deepcopy(context.generator)
     banned: dict[Site, str] = {}
 
@@ -82,8 +91,9 @@ def attempt(step: Pass, current: Candidate, judge: Judge, context: Context) -> t
         left_out = tuple(Note(str(site), "left out", why) for site, why in banned.items())
         told = {note.subject for note in left_out}
         notes = tuple(note for note in tried.change.notes if note.subject not in told)
-        tried = dataclasses.replace(tried, change=Change(tried.change.modified, (*notes, *left_out)))
-    return tried, _verdict(step, tried, current, judge, banned)
+        change = dataclasses.replace(tried.change, notes=(*notes, *left_out))
+        tried = dataclasses.replace(tried, change=change, left_out=tuple(banned))
+    return tried
 
 
 def _run(step: Pass, current: Candidate, judge: Judge, context: Context) -> Attempt:
@@ -143,24 +153,3 @@ def _ban(banned: dict[Site, str], site: Site, why: str) -> None:
     for each in alike:
         del banned[each]
     banned[Site(site.rule, None)] = f"{why} ({len(alike) + 1} sites)"
-
-
-def _verdict(step: Pass, tried: Attempt, current: Candidate, judge: Judge, banned: dict[Site, str]) -> Verdict:
-    if tried.failure is not None:
-        return Verdict(False, tried.failure)
-    if tried.candidate is None:
-        return Verdict(False, _why_not(tried.change))
-    try:
-        verdict = judge.verdict(step, current, tried.candidate)
-    except RunError as error:
-        return Verdict(False, f"the result does not run: {error.what}")
-    if not banned:
-        return verdict
-    return Verdict(verdict.kept, f"{verdict.reason}; left out: {', '.join(map(str, banned))}")
-
-
-def _why_not(change: Change) -> str:
-    """Return what speaks about the model as a whole, else the first reason that there is."""
-    notes = sorted(change.notes, key=lambda note: note.subject != "model")
-    reasons = [note.reason for note in notes if note.reason]
-    return f"nothing to do: {reasons[0]}" if reasons else "nothing to do"

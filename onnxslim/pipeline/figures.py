@@ -14,6 +14,7 @@ from onnxslim.errors import BudgetMissed, RunError
 from onnxslim.graph.cost import count_macs, count_parameters
 from onnxslim.model import file_bytes, save_model
 from onnxslim.nesting import count_nodes
+from onnxslim.pipeline.budget import allowance, samples_to_settle, settled
 from onnxslim.pipeline.interface import Progress
 from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import version
@@ -120,7 +121,7 @@ def closeness(candidate: Candidate, judge: Judge) -> tuple[FidelityFigures, Qual
     quality = judge.measure_quality(candidate)
     if quality is not None:
         return fidelity_figures(quality), quality_figures(quality)
-    reason = "not claimed: the samples are synthetic" if judge.check else NOT_ASKED
+    reason = judge.nothing_claimed()
     unknown = FidelityFigures(None, None, None, None, reason, reason, reason, reason)
     return unknown, QualityFigures(None, reason, reason, None, metric_reason=reason, loss_reason=reason)
 
@@ -149,6 +150,30 @@ def _lying_at(model: ir.Model, path: pathlib.Path | None) -> Iterator[pathlib.Pa
         yield pathlib.Path(folder) / "before.onnx"
 
 
+def check_budget(request: Recipe, judge: Judge, result: Candidate) -> Budget:
+    """Return whether what was lost in all is within the budget, and how many samples would make sure of it.
+
+    Raises:
+        BudgetMissed: It is more than may be lost.
+    """
+    if request.max_drop is None:
+        return Budget(None, True, None, "no budget was given", "no budget was given")
+    loss = None if judge.samples.synthetic or not judge.check else judge.loss(result)
+    if loss is None:
+        return Budget(request.max_drop, True, None, None, judge.nothing_claimed())
+    allowed = allowance(request.max_drop, 0.0, 0)
+    if not allowed.holds(loss):
+        raise BudgetMissed(
+            f"{allowed.bound(loss):.2%} is lost in all, where {request.max_drop:.2%} may be", where="--max-drop"
+        )
+    if settled(loss, request.max_drop):
+        return Budget(request.max_drop, True, None, None, "the interval of the loss lies within the budget")
+    if judge.samples.count is None:
+        return Budget(request.max_drop, True, None, None, "the samples are streamed")
+    more = samples_to_settle(loss, request.max_drop, judge.samples.count)
+    return Budget(request.max_drop, True, more, None, None if more else "what is lost is just what may be")
+
+
 def make_report(
     request: Recipe,
     judge: Judge,
@@ -162,10 +187,7 @@ def make_report(
     """Measure both ends and put the report together; the result lies at `file`, alone in its folder but for weights."""
     progress("measuring", 0, None)
     original = judge.original
-    drop = judge.drop(result) if request.max_drop is not None and not judge.samples.synthetic else None
-    met = drop is None or request.max_drop is None or drop <= request.max_drop
-    if not met:
-        raise BudgetMissed(f"{drop:.2%} is lost in all, where {request.max_drop:.2%} may be", where="--max-drop")
+    budget = check_budget(request, judge, result)
     timed = Timed.of(judge, result)
     paired = timed.paired
     after_bytes = sum(each.stat().st_size for each in file.parent.iterdir())
@@ -198,7 +220,7 @@ def make_report(
         ratio=ratios(before, after, timed),
         fidelity=fidelity,
         quality=quality,
-        budget=Budget(request.max_drop, met, None if request.max_drop is not None else "no budget was given"),
+        budget=budget,
         passes=tuple(records),
         diagnostics=diagnostics,
     )

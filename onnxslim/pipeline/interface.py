@@ -5,8 +5,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import enum
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Hashable
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -15,9 +15,12 @@ from onnxslim.data import Samples
 from onnxslim.model import OLDEST_NUMPY_OPSET
 from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.ledger import Ledger
+from onnxslim.pipeline.observations import Observations
 from onnxslim.pipeline.plan import Plan, Planned, gather
 from onnxslim.runner.session import Session
 from onnxslim.runner.target import Target
+
+_T = TypeVar("_T")
 
 
 class Kind(enum.Enum):
@@ -112,6 +115,21 @@ class Context:
     """Opens a model on the target, for passes that must look at its values."""
     ledger: Ledger = dataclasses.field(default_factory=Ledger)
     """Asked before each rewrite by passes whose rewrites can be left out one by one (`onnxslim.pipeline.ledger`)."""
+    observations: Observations = dataclasses.field(default_factory=Observations)
+    """What a pass found out about the model that it is given, for its next try at another strength."""
+
+    def observed(self, key: Hashable, observe: Callable[[], _T]) -> _T:
+        """Return what `observe` returns, or returned when the same pass was tried on the same model before.
+
+        For what does not depend on the strength and takes long: moments of activations, what cutting a layer costs.
+        Random numbers are drawn afterwards as if it had been observed anew, so that a try gives the same model whether
+        it is the first or the third.
+
+        Args:
+            key: Names the observation, and what it depends on beside the model: a method that was fallen back to.
+            observe: Makes it. The result must not be changed afterwards, nor refer to the clone that the pass changes.
+        """
+        return self.observations.recall(key, observe, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +157,24 @@ class Pass(abc.ABC):
     def judged_as(self) -> Kind:
         """The kind that this very run is held to: `kind`, unless its options promise more."""
         return self.kind
+
+    def milder(self, strength: float) -> Pass | None:
+        """Return this pass with options that make it `strength` strong; None where it has one form only.
+
+        The stronger, the more it saves and loses. Under a budget the pipeline looks for the strongest form that holds
+        (`onnxslim.pipeline.strength`). What is found out about the model on the way, and holds for every strength,
+        belongs into `Context.observed`: each try gets a new clone of the same model.
+
+        Args:
+            strength: Above 0, where nothing would be done, and at most 1: what the options ask for, which is never
+                exceeded; where they leave it open, as much as may ever make sense.
+        """
+        return None
+
+    @property
+    def opening(self) -> float:
+        """The strength that is tried first under a budget: 1 where the options say how much is to be saved."""
+        return 1.0
 
     @abc.abstractmethod
     def run(self, model: ir.Model, context: Context) -> Change:

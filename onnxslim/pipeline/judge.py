@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.errors import RunError
+from onnxslim.pipeline.budget import Allowance
 from onnxslim.pipeline.difference import difference, distance, shapes_of
 from onnxslim.pipeline.interface import Goal, Kind, Pass
 from onnxslim.pipeline.probes import Probe, draw_probes, rounded_otherwise
@@ -24,6 +25,7 @@ from onnxslim.quality.measure import Quality, measure_quality
 from onnxslim.quality.metric import Recognition
 from onnxslim.runner.latency import PairedLatency
 from onnxslim.runner.session import Session
+from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target
 from onnxslim.runner.timing import Source, compare_latency
 
@@ -42,6 +44,8 @@ class Verdict:
 
     kept: bool
     reason: str
+    speed: Interval | None = None
+    """How many times as fast as before, where that was measured."""
 
 
 class Candidate:
@@ -146,30 +150,38 @@ class Judge:
         """Draws the bootstraps, alike for all candidates: how often something was timed must not change a verdict."""
         return self.generator.spawn(1)[0]
 
-    def drop(self, candidate: Candidate) -> float | None:
+    def loss(self, candidate: Candidate) -> Interval | None:
         """Return how much was lost against the original, in the metric's terms; None where nothing can be said."""
         quality = self.measure_quality(candidate)
-        return None if quality is None else quality.loss.value
+        return None if quality is None else quality.loss
 
-    def verdict(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:
-        """Say whether the change from `before` to `after` that `step` made is kept.
+    @property
+    def of_what(self) -> str:
+        """What a loss is a loss of."""
+        metric = self.recognition.metric
+        return metric.lost(self.samples.labelled and metric.reads_labels)
 
-        That an EXACT step left the outputs as they were is asked before, of `difference`.
+    def against(self, loss: Interval | None, allowed: Allowance) -> str:
+        """Return why a model with that loss does not hold, an empty text where it does."""
+        if loss is None:
+            return "the budget cannot be checked: no output can be compared"
+        if allowed.holds(loss):
+            return ""
+        if loss.value > allowed.limit:
+            here = "" if allowed.limit >= allowed.total else f" here, {allowed.total:.2%} in all"
+            return f"{loss.value:.2%} of {self.of_what} would be lost where {allowed.limit:.2%} may be{here}"
+        return (
+            f"{loss.value:.2%} of {self.of_what} would be lost, and up to {allowed.bound(loss):.2%} with a confidence "
+            f"of {allowed.confidence:.0%}, where {allowed.total:.2%} may be"
+        )
+
+    def pays(self, step: Pass, before: Candidate, after: Candidate, loss: Interval | None = None) -> Verdict:
+        """Say whether the change from `before` to `after` that `step` made is kept, now that it holds.
+
+        That an EXACT step left the outputs as they were is asked before, of `difference`; that a LOSSY one is within
+        the budget, of `loss`.
         """
-        if step.judged_as is Kind.LOSSY and self.max_drop is not None:
-            drop = self.drop(after)
-            if drop is None:
-                return Verdict(False, "the budget cannot be checked: no output can be compared")
-            if drop > self.max_drop:
-                return Verdict(False, f"{self._lost(drop)} where {self.max_drop:.2%} may be")
-        return self._pays(step, before, after)
-
-    def _lost(self, drop: float) -> str:
-        labelled = self.samples.labelled and self.recognition.metric.reads_labels
-        return f"{drop:.2%} of {self.recognition.metric.lost(labelled)} would be lost"
-
-    def _pays(self, step: Pass, before: Candidate, after: Candidate) -> Verdict:
-        kept = self._unchanged() if step.judged_as is Kind.EXACT else self._within()
+        kept = self._unchanged() if step.judged_as is Kind.EXACT else self._within(loss)
         if not self.measure:
             return Verdict(True, kept)
         try:
@@ -182,16 +194,26 @@ class Judge:
             and self.goal is Goal.LATENCY
             and step.judged_as is Kind.LOSSY
         ):
-            return Verdict(False, f"slower here: {figures}; --goal size keeps it")
-        return Verdict(True, f"{kept}; {figures}")
+            return Verdict(False, f"slower here: {figures}; --goal size keeps it", ratio)
+        return Verdict(True, f"{kept}; {figures}", ratio)
 
     def _unchanged(self) -> str:
         return "outputs unchanged" if self.check else "outputs not compared: asked not to"
 
-    def _within(self) -> str:
+    def _within(self, loss: Interval | None) -> str:
         if self.samples.synthetic:
             return "fidelity not claimed: the samples are synthetic"
-        return "no budget given" if self.max_drop is None else "within the budget"
+        if self.max_drop is None:
+            return "no budget given"
+        return "within the budget" + (f": {loss.value:.2%} lost in all" if loss is not None else "")
+
+    def nothing_claimed(self) -> str:
+        """Return why nothing is said about the quality of a result."""
+        if not self.check:
+            return "not measured: asked not to"
+        if self.samples.synthetic:
+            return "not claimed: the samples are synthetic"
+        return "no output can be compared"
 
     def latency(self, before: Candidate, after: Candidate, seconds: float = 1.0, starts: int = 1) -> PairedLatency:
         """Return the paired latency of two candidates on one sample.

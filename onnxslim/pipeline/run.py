@@ -18,9 +18,9 @@ from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError,
 from onnxslim.model import canonicalize, open_model, placing, save_model, stage_model, weight_bytes
 from onnxslim.model.inlining import DIAGNOSTICS
 from onnxslim.nesting import count_nodes
-from onnxslim.pipeline.attempt import attempt
 from onnxslim.pipeline.collector import patient_collector
 from onnxslim.pipeline.figures import make_report, measure_layers
+from onnxslim.pipeline.forms import run_pass
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import hashing, sign
@@ -203,8 +203,7 @@ def optimize(
         },
         recipe=to_toml(request),
     )
-    current, records = _run(request.passes, judge, context)
-    kept = [step for step, record in zip(request.passes, records, strict=True) if record.kept]
+    current, kept, records = _run(request.passes, judge, context)
     digest = None if digested is None else digested.result()
     if kept:
         sign(
@@ -269,16 +268,18 @@ def _open(
     return copy, None
 
 
-def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candidate, list[PassRecord]]:
-    """Run every pass on a clone of what the last kept one left."""
+def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candidate, list[Pass], list[PassRecord]]:
+    """Run every pass on a clone of what the last kept one left; return that, the forms that were kept, and records."""
     current = judge.original
     records: list[PassRecord] = []
+    kept: list[Pass] = []
     for number, step in enumerate(passes):
         context.progress(f"{step.name}", number, len(passes))
         started = time.perf_counter()
         before = count_nodes(current.model)
+        later = sum(each.judged_as is Kind.LOSSY for each in passes[number + 1 :])
         try:
-            tried, verdict = attempt(step, current, judge, context)
+            outcome = run_pass(step, current, judge, context, later)
         except OnnxslimError:
             raise
         except MemoryError as error:
@@ -294,18 +295,23 @@ def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candid
                 where=f"the pass {step.name} (after {done})",
                 hint="this is a bug in onnxslim; leave the pass out with -p, and please report it",
             ) from error
+        tried, verdict = outcome.form.attempt, outcome.verdict
         records.append(
             PassRecord(
                 name=step.name,
-                options=option_values(step),
+                options=option_values(outcome.form.step if verdict.kept else step),
                 kind=step.judged_as.value,
                 kept=verdict.kept,
                 reason=verdict.reason,
                 seconds=time.perf_counter() - started,
-                nodes=(before, count_nodes(tried.model)),
+                nodes=(before, before if tried.model is None else count_nodes(tried.model)),
                 changes=tried.change.notes,
                 layers=tried.change.layers,
+                asked=option_values(step),
+                attempts=outcome.attempts,
             )
         )
-        current = tried.candidate if verdict.kept and tried.candidate is not None else current
-    return current, records
+        if verdict.kept and tried.candidate is not None:
+            current = tried.candidate
+            kept.append(outcome.form.step)
+    return current, kept, records

@@ -201,7 +201,29 @@ class Budget:
 
     max_drop: Annotated[float | None, "how much may be lost in the metric's terms, as a fraction"]
     met: Annotated[bool, "whether what was kept obeys; true where there is no budget"]
+    samples_needed: Annotated[int | None, "samples to measure with that would settle whether the budget holds"]
     max_drop_reason: str | None = None
+    samples_needed_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptRecord:
+    """One form of a pass that was tried."""
+
+    options: Annotated[Mapping[str, Any], "every option with its value, defaults included"]
+    strength: Annotated[float, "how strong it is: 1 is what was asked for, or, where that is open, the most there is"]
+    loss: Annotated[Interval | None, "what is lost against the original, as a fraction, with its 95 % interval"]
+    size: Annotated[float | None, "bytes of the weights of the original divided by those that are left"]
+    latency: Annotated[Interval | None, "speed relative to before the pass, with its 95 % interval"]
+    kept: Annotated[bool, "whether this is the form that was kept"]
+    reason: Annotated[str, "why it was kept, or not"]
+    seconds: Annotated[float, "how long the try took, without timing the model"]
+    loss_reason: str | None = None
+    size_reason: str | None = None
+    latency_reason: str | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -212,7 +234,7 @@ class PassRecord:
     """What became of one pass."""
 
     name: Annotated[str, "the word after -p"]
-    options: Annotated[Mapping[str, Any], "every option with its value, defaults included"]
+    options: Annotated[Mapping[str, Any], "every option with its value, defaults included, as it was kept"]
     kind: Annotated[str, "exact: outputs stay the same but for rounding; lossy: the budget decides"]
     kept: Annotated[bool, "false: rolled back, or nothing to do"]
     reason: Annotated[str, "why it was kept or rolled back"]
@@ -220,6 +242,10 @@ class PassRecord:
     nodes: Annotated[tuple[int, int], "nodes before and after it"]
     changes: Annotated[tuple[Note, ...], "what it did and what it left alone: subject, action, reason"] = ()
     layers: Annotated[tuple[LayerChange, ...], "layers that got narrower, or of a lower rank"] = ()
+    asked: Annotated[Mapping[str, Any], "the options that were asked for; a milder form may have been kept"] = (
+        dataclasses.field(default_factory=dict)
+    )
+    attempts: Annotated[tuple[AttemptRecord, ...], "of a lossy pass: the forms that were tried, in this order"] = ()
 
     def __post_init__(self) -> None:
         _check(self)

@@ -25,6 +25,8 @@ from .splitting import Splitting
 
 ENERGY = 0.99
 """What is retained of each output where nothing else is asked for."""
+LEAST, OPENING = 0.96, 0.99
+"""Under a budget, where nobody says how much: the smallest energy that is ever tried, and the first."""
 
 
 class Target(enum.Enum):
@@ -104,6 +106,22 @@ class Lowrank(Pass):
         if self.breakeven:
             return Wish(Rule.BREAK_EVEN)
         return Wish(Rule.ENERGY, ENERGY if self.energy is None else self.energy)
+
+    def milder(self, strength: float) -> Pass | None:
+        """Lose a smaller share of the energy, or of the ranks, or of the parameters."""
+        if self.breakeven:
+            return None
+        if self.params is not None:
+            return dataclasses.replace(self, params=self.params * strength)
+        if self.rank is not None:
+            return dataclasses.replace(self, rank=1 - (1 - self.rank) * strength)
+        energy = LEAST if self.energy is None else self.energy
+        return dataclasses.replace(self, energy=1 - (1 - energy) * strength)
+
+    @property
+    def opening(self) -> float:
+        """An energy of 0.99, where nothing is asked for."""
+        return (1 - OPENING) / (1 - LEAST) if self.wish == Wish(Rule.ENERGY, ENERGY) and self.energy is None else 1.0
 
     def settings(self, goal: Goal) -> Settings:
         """Return what the splitting is told."""

@@ -31,6 +31,8 @@ from .recovery import compensate, fit_again, kept
 
 DEFAULT = (Share.MACS, 0.3)
 """What is removed where nobody says what."""
+MOST, OPENING = 0.9, 0.5
+"""Under a budget, where nobody says how much: the largest share of the MACs that is ever tried, and the first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,20 @@ class Prune(Pass):
     def judged_as(self) -> Kind:
         """Exact pruning promises outputs that are the same."""
         return Kind.EXACT if self.exact else self.kind
+
+    def milder(self, strength: float) -> Pass | None:
+        """Remove a smaller share of what is asked for, or of nearly all where no share is."""
+        if self.exact:
+            return None
+        share = next((share for share in Share if getattr(self, share.value) is not None), None)
+        if share is None:
+            return dataclasses.replace(self, ratio=MOST * strength)
+        return dataclasses.replace(self, **{share.value: getattr(self, share.value) * strength})
+
+    @property
+    def opening(self) -> float:
+        """Half of the MACs, where no share is asked for."""
+        return 1.0 if any(getattr(self, share.value) is not None for share in Share) else OPENING / MOST
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Cut `model` in place.

@@ -29,6 +29,10 @@ from onnxslim.train.gram import measurable, sums
 from .layer import Layer, layer_of
 from .selection import Pattern, least, read_pattern, shares
 
+RATIO = 0.5
+"""The share that becomes zero where nobody says how many."""
+MOST = 0.9
+"""Under a budget, where nobody says how many: the largest share that is ever tried."""
 SAMPLES = 512
 """Samples that are enough."""
 PLACES = 64
@@ -74,7 +78,9 @@ class Sparsify(Pass):
     after: ClassVar[tuple[str, ...]] = ("prune", "lowrank")
     speeds_up: ClassVar[bool] = False
 
-    ratio: Annotated[float, "share of the weights that become zero; a pattern N:M has its own"] = 0.5
+    ratio: Annotated[
+        float | None, "share of the weights that become zero, by default 0.5; a pattern N:M has its own"
+    ] = None
     pattern: Annotated[str, "unstructured, or N:M along the input as 2:4: so many of each group may stay"] = (
         "unstructured"
     )
@@ -89,13 +95,24 @@ class Sparsify(Pass):
     ] = Store.DENSE
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
+        if self.ratio is not None and not 0 < self.ratio < 1:
             raise BadOptionValue(
                 f"ratio is {self.ratio}", where="sparsify", hint="ratio is a share between 0 and 1, both excluded"
             )
         if self.smallest < 1:
             raise BadOptionValue(f"smallest is {self.smallest}", where="sparsify", hint="give 1 or more")
         read_pattern(self.pattern)
+
+    def milder(self, strength: float) -> Pass | None:
+        """Set a smaller share to zero; a pattern N:M has one form only."""
+        if read_pattern(self.pattern).group:
+            return None
+        return dataclasses.replace(self, ratio=(MOST if self.ratio is None else self.ratio) * strength)
+
+    @property
+    def opening(self) -> float:
+        """The default share, where none is asked for."""
+        return RATIO / MOST if self.ratio is None else 1.0
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Set weights of `model` to zero, in place.
@@ -109,9 +126,10 @@ class Sparsify(Pass):
         if not chosen:
             return Change(False, (Note("model", "left alone", "no weight can be made sparse"), *notes))
         before = _compressed(chosen)
-        ratios = {layer.name: self.ratio for layer in chosen}
+        ratio = RATIO if self.ratio is None else self.ratio
+        ratios = {layer.name: ratio for layer in chosen}
         if self.scope is Scope.GLOBAL and not pattern.group:
-            ratios = shares({layer.name: layer.matrix() for layer in chosen}, self.ratio)
+            ratios = shares({layer.name: layer.matrix() for layer in chosen}, ratio)
         seen, count = self._seen(chosen, context, notes)
         for layer in chosen:
             if layer not in seen:

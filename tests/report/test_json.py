@@ -52,8 +52,13 @@ def test_the_keys_are_the_contract():
     assert data["quality"]["outputs"][0]["slices"] == [
         {"name": "scores", "sqnr_db": {"value": 8.5, "low": 8.0, "high": 9.0}}
     ]
-    assert data["budget"] == {"max_drop": 0.01, "met": True}
-    keys = {"name", "options", "kind", "kept", "reason", "seconds", "nodes", "changes", "layers"}
+    assert data["budget"] == {
+        "max_drop": 0.01,
+        "met": True,
+        "samples_needed": None,
+        "samples_needed_reason": "it is settled",
+    }
+    keys = {"name", "options", "kind", "kept", "reason", "seconds", "nodes", "changes", "layers", "asked", "attempts"}
     assert all(step.keys() == keys for step in data["passes"])
     assert data["passes"][0]["layers"][0] == {
         "layer": "/layer0/Conv",
@@ -86,7 +91,7 @@ def test_a_null_must_say_why_and_a_number_must_be_one():
     with pytest.raises(ValueError, match="path_reason does not say why"):
         ModelFile(None, "ab")
     with pytest.raises(ValueError, match="no number that JSON can hold"):
-        Budget(math.nan, True)
+        Budget(math.nan, True, 1)
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -1,0 +1,204 @@
+"""Runs a pass in the strongest form that the budget allows, and records every form that was tried."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+from onnxslim.errors import RunError
+from onnxslim.model import weight_bytes
+from onnxslim.pipeline.attempt import Attempt, attempt
+from onnxslim.pipeline.budget import Allowance, allowance
+from onnxslim.pipeline.interface import Context, Kind, Pass
+from onnxslim.pipeline.judge import Candidate, Judge, Verdict
+from onnxslim.pipeline.observations import Observations
+from onnxslim.pipeline.strength import Trial, next_strength, strongest
+from onnxslim.recipe import option_values
+from onnxslim.report.model import AttemptRecord
+from onnxslim.runner.statistics import Interval
+
+NOT_TIMED = "only the form that may be kept is timed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A pass at one strength, what it made of the model, and what that loses."""
+
+    step: Pass
+    strength: float
+    attempt: Attempt
+    loss: Interval | None
+    """What is lost in all; None where it is not known, or nothing was changed."""
+    charged: float | None
+    """The loss as it counts against the budget."""
+    against: str
+    """Why it does not hold; empty where it does."""
+    size: float | None
+    """Bytes of the weights of the original divided by those left; None where nothing was changed."""
+    seconds: float
+
+    @property
+    def trial(self) -> Trial:
+        """What the search looks at."""
+        return Trial(self.strength, self.charged, not self.against)
+
+    def without_model(self) -> Form:
+        """Return it without the models, which fill memory."""
+        return dataclasses.replace(self, attempt=dataclasses.replace(self.attempt, candidate=None, model=None))
+
+    def record(self, verdict: Verdict | None) -> AttemptRecord:
+        """Return what the report holds of it; `verdict` is that on the form that was chosen, None for the others."""
+        speed = None if verdict is None else verdict.speed
+        reason = self.against or ("holds, as a stronger form does" if verdict is None else verdict.reason)
+        unknown = self.against or self.attempt.failure or "nothing was changed, or there is nothing to compare"
+        return AttemptRecord(
+            options=option_values(self.step),
+            strength=self.strength,
+            loss=self.loss,
+            size=self.size,
+            latency=speed,
+            kept=verdict is not None and verdict.kept,
+            reason=reason,
+            seconds=self.seconds,
+            loss_reason=None if self.loss else unknown,
+            size_reason=None if self.size else unknown,
+            latency_reason=None if speed else NOT_TIMED if verdict is None else "not timed",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a pass."""
+
+    form: Form
+    """The form that is kept; where none is, the mildest that was tried."""
+    verdict: Verdict
+    attempts: tuple[AttemptRecord, ...]
+    """Of a lossy pass, every form in the order of the tries."""
+
+
+def run_pass(step: Pass, current: Candidate, judge: Judge, context: Context, later: int) -> Outcome:
+    """Run a pass on what the last kept one left; under a budget, a lossy one in the strongest form that holds.
+
+    Args:
+        step: The pass, as it was asked for.
+        current: The model as it stands.
+        judge: Measures what is lost, and whether what holds pays.
+        context: What the pass is given.
+        later: How many lossy passes are still to come: they share the budget.
+
+    Raises:
+        OnnxslimError: The pass raised it.
+        Exception: The pass raised it, and not by a rewrite that could be left out.
+    """
+    start = copy.deepcopy(context.generator)
+
+    def run(form: Pass, strength: float, allowed: Allowance | None, spent: float) -> Form:
+        context.generator = copy.deepcopy(start)  # what a form draws must not depend on how many were tried before
+        return _run(form, strength, allowed, spent, current, judge, context)
+
+    context.observations = Observations()
+    try:
+        if judge.max_drop is None or step.judged_as is Kind.EXACT:
+            forms = [run(step, 1.0, None, 0.0)]
+        else:
+            before = judge.loss(current)
+            spent = 0.0 if before is None else max(0.0, before.value)
+            allowed = allowance(judge.max_drop, spent, later)
+            forms = _search(step, allowed, spent, lambda form, strength: run(form, strength, allowed, spent), context)
+    finally:
+        context.observations = Observations()
+    best = strongest([form.trial for form in forms])
+    chosen = next((form for form in forms if form.trial == best), min(forms, key=lambda form: form.strength))
+    verdict = _verdict(chosen, forms, current, judge)
+    if chosen.attempt.left_out and not chosen.against:
+        names = ", ".join(map(str, chosen.attempt.left_out))
+        verdict = dataclasses.replace(verdict, reason=f"{verdict.reason}; left out: {names}")
+    if step.judged_as is Kind.EXACT:
+        return Outcome(chosen, verdict, ())
+    return Outcome(chosen, verdict, tuple(form.record(verdict if form is chosen else None) for form in forms))
+
+
+def _search(
+    step: Pass, allowed: Allowance, spent: float, run: Callable[[Pass, float], Form], context: Context
+) -> list[Form]:
+    """Return the forms that were tried; only the strongest that holds, and the last, still have their models."""
+    if step.milder(1.0) is None:
+        return [run(step, 1.0)]
+    forms: list[Form] = []
+    while True:
+        strength = next_strength([form.trial for form in forms], spent, allowed.limit, step.opening)
+        if strength is None:
+            return forms
+        as_asked = strength == step.opening == 1.0
+        milder = step if as_asked else step.milder(strength)
+        assert milder is not None, "a pass has milder forms, or none"
+        if forms:
+            context.progress(f"{step.name}: at strength {strength:.2f}", len(forms), None)
+        form = run(milder, strength)
+        incomparable = form.attempt.candidate is not None and form.attempt.failure is None and form.charged is None
+        forms.append(form)
+        if incomparable:
+            return forms
+        best = strongest([form.trial for form in forms])
+        forms = [each if each is form or each.trial == best else each.without_model() for each in forms]
+
+
+def _run(
+    step: Pass,
+    strength: float,
+    allowed: Allowance | None,
+    spent: float,
+    current: Candidate,
+    judge: Judge,
+    context: Context,
+) -> Form:
+    started = time.perf_counter()
+    tried = attempt(step, current, judge, context)
+    loss: Interval | None = None
+    charged: float | None = None
+    size: float | None = None
+    against = tried.failure or ""
+    if tried.candidate is None or tried.model is None:
+        charged = None if against else spent
+    else:
+        size = weight_bytes(judge.original.model) / max(weight_bytes(tried.model), 1)
+    if tried.candidate is not None and not against and step.judged_as is Kind.LOSSY:
+        try:
+            loss = judge.loss(tried.candidate)
+        except RunError as error:
+            against = f"the result does not run: {error.what}"
+        else:
+            if allowed is not None:
+                charged = None if loss is None else allowed.charged(loss)
+                against = judge.against(loss, allowed)
+    return Form(step, strength, tried, loss, charged, against, size, time.perf_counter() - started)
+
+
+def _verdict(chosen: Form, forms: Sequence[Form], current: Candidate, judge: Judge) -> Verdict:
+    """Say whether the form that was chosen is kept, and what the next one would have cost."""
+    failed = [form for form in forms if form.against and form.strength > chosen.strength]
+    step = min(failed, key=lambda form: form.strength, default=None)
+    next_one = "" if step is None else f"; {_change(chosen.step, step.step)}: {step.against}"
+    if chosen.against:
+        return Verdict(False, f"{chosen.against}{', in the mildest form' if len(forms) > 1 else ''}")
+    if chosen.attempt.candidate is None:
+        return Verdict(False, f"{chosen.attempt.why_not()}{next_one}")
+    try:
+        verdict = judge.pays(chosen.step, current, chosen.attempt.candidate, chosen.loss)
+    except RunError as error:
+        return Verdict(False, f"the result does not run: {error.what}")
+    return dataclasses.replace(verdict, reason=f"{verdict.reason}{next_one}")
+
+
+def _change(one: Pass, other: Pass) -> str:
+    """Return the options of `other` that `one` has otherwise."""
+    before, after = option_values(one), option_values(other)
+    changed = [f"{name}={_short(value)}" for name, value in after.items() if before[name] != value]
+    return ":".join(changed) or "a stronger form"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ from zoo import MODELS, zoo_file
 
 from onnxslim.data import synthetic_samples
 from onnxslim.data.roles import index_bound
-from onnxslim.data.synthetic import MOST_ELEMENTS, _by_rank, candidates, roles_of_dimensions
+from onnxslim.data.synthetic import FEWEST_TRIES, MOST_ELEMENTS, _by_rank, candidates, roles_of_dimensions
 from onnxslim.errors import DataError, RunError
 from onnxslim.runner.session import Session, TensorSpec
 from onnxslim.runner.target import Target
@@ -251,3 +251,20 @@ print(before, free_bytes())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     assert 0 < after <= min(before, 4 << 30)
+
+
+def test_the_search_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "s = Constant <value_ints = [7, 13]> () y = Reshape (x, s)"
+    model = from_text(f"{HEAD} r (float[A,B,C,D] x) => (float[A,B,C,D] y) {{ {body} }}")
+    tried = []
+    honest = Session.run
+
+    def counted(self: Session, *arguments: object) -> object:
+        tried.append(arguments)
+        return honest(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Session, "run", counted)
+    monkeypatch.setattr("onnxslim.data.synthetic.SECONDS", 0.0)
+    with pytest.raises(DataError, match="no made-up sample runs"):
+        synthetic_samples(model, count=1, target=CPU)
+    assert len(tried) == FEWEST_TRIES

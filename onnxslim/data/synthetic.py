@@ -40,6 +40,9 @@ MOST_ELEMENTS = 1 << 22
 TRIES = 250
 """How many combinations of sizes and values are tried before giving up."""
 
+SECONDS, FEWEST_TRIES = 60.0, 10
+"""After so long there are no more tries, once there were a few: a large model may fail late, and each time."""
+
 Draw = Callable[[np.random.Generator, tuple[int, ...]], npt.NDArray[np.float64]]
 """Draws the values of one input, given its shape."""
 
@@ -226,7 +229,10 @@ def synthetic_samples(
     session = session or Session.of(model, target, optimize=False)
     runs: Recipe | None = None
     failure: str | None = None
-    for recipe in itertools.islice(_recipes(model, session.inputs, sizes or {}), TRIES):
+    began = time.perf_counter()
+    for tried, recipe in enumerate(itertools.islice(_recipes(model, session.inputs, sizes or {}), TRIES)):
+        if tried >= FEWEST_TRIES and time.perf_counter() - began > SECONDS:
+            break
         free = free_bytes()
         if free is not None and recipe.needed_bytes() > free:
             failure = failure or f"one sample takes {recipe.needed_bytes():,} bytes of memory, and {free:,} are free"

@@ -120,17 +120,31 @@ def _differing_op(model: ir.Model, function: ir.Function) -> str | None:
         if own == version or any(name[0] == domain for name in model.functions):
             continue
         for node in nodes_within(function.graph):
-            if node.domain == domain and _since(node, version) != _since(node, own):
+            if node.domain == domain and not _means_the_same(node, version, own):
                 known = domain or "ai.onnx"
                 return f"{node.op_type} is another op in {known} {version}, its own, than in {known} {own}, the model's"
     return None
 
 
-def _since(node: ir.Node, version: int) -> int | None:
+def _means_the_same(node: ir.Node, version: int, other: int) -> bool:
+    """Whether an op has one schema in two operator sets, or two that differ in the types they take and no more.
+
+    Where ONNX gave an op another meaning it changed an attribute, a default or the inputs, too: Softmax, Split, GroupNormalization.
+    """
+    first, second = (_signature(node, each) for each in (version, other))
+    return first is not None and first == second
+
+
+def _signature(node: ir.Node, version: int) -> tuple[object, ...] | None:
     if not onnx.defs.has(node.op_type, max_inclusive_version=version, domain=node.domain):
         return None
-    schema: onnx.defs.OpSchema = onnx.defs.get_schema(node.op_type, version, node.domain)
-    return schema.since_version
+    schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    operands = [[(each.name, each.option) for each in side] for side in (schema.inputs, schema.outputs)]
+    attributes = {
+        name: (each.type, each.required, each.default_value.SerializeToString())
+        for name, each in schema.attributes.items()
+    }
+    return operands, attributes
 
 
 def _prepare(model: ir.Model) -> None:

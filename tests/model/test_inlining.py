@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import pathlib
+import random
 from collections.abc import Callable
 
 import numpy as np
 import onnx
+import onnx.inliner
+import onnx.numpy_helper
+import onnx.parser
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
 import onnxslim
 from onnxslim.errors import ModelUnreadable
 from onnxslim.model import open_model, save_model
-from onnxslim.model.inlining import DIAGNOSTICS, MOST_NODES
+from onnxslim.model.inlining import DIAGNOSTICS, MOST_NODES, _means_the_same
+from onnxslim.report.inspection import inspect_model
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17, "local" : 1]>'
 X = np.array([-2.0, 0.5, 3.0], np.float32)
@@ -207,6 +213,17 @@ def test_a_function_whose_ops_mean_another_thing_stays_and_the_report_says_so(tm
     assert "ReduceSum is another op" in diagnostic.message
 
 
+@pytest.mark.parametrize(
+    ("op", "same"),
+    [("Relu", True), ("Add", True), ("Gemm", True), ("Softmax", False), ("ReduceSum", False), ("Split", False)],
+)
+def test_ops_mean_the_same_where_only_their_types_were_widened(op: str, same: bool) -> None:
+    node = ir.Node("", op, [None])
+    assert _means_the_same(node, 12, 17) is same
+    assert _means_the_same(node, 17, 17)
+    assert not _means_the_same(ir.Node("", "Nobody", [None]), 12, 17)
+
+
 def test_functions_that_double_with_each_level_stay_calls(tmp_path: pathlib.Path) -> None:
     levels = 40
     text = f"{HEAD} g (float[N] x) => (float[N] y) {{ y = local.F{levels} (x) }}"
@@ -223,3 +240,80 @@ def test_functions_that_nobody_calls_go(tmp_path: pathlib.Path) -> None:
     model = open_model(write(tmp_path, text))
     assert not model.functions
     assert "local" not in model.opset_imports
+
+
+def random_functions(seed: int) -> str:
+    """Return a model of a few functions that call each other, now and then within a branch."""
+    drawn = random.Random(seed)
+    functions: list[tuple[str, int, int]] = []
+
+    def call(values: list[str], place: int) -> str:
+        callee = drawn.randrange(len(functions))
+        _, inputs, outputs = functions[callee]
+        made = [f"t{place}_{each}" for each in range(outputs)]
+        given = [drawn.choice(values) for _ in range(inputs)]
+        values += made
+        return f"{', '.join(made)} = local.F{callee} ({', '.join(given)})"
+
+    def node(values: list[str], place: int) -> str:
+        one, other = drawn.choice(values), drawn.choice(values)
+        values.append(f"n{place}")
+        return f"n{place} = {drawn.choice(['Add', 'Mul', 'Sub'])} ({one}, {other})"
+
+    def branch(values: list[str], place: int) -> str:
+        one, other, asked = (drawn.choice(values) for _ in range(3))
+        values.append(f"o{place}")
+        return f"""c{place} = ReduceSum <keepdims = 0> ({asked})  z{place} = Constant <value_float = 0.1> ()
+            b{place} = Greater (c{place}, z{place})  o{place} = If (b{place}) <
+                then_branch = then () => (r) {{ h = Neg ({one})  r = Abs (h) }},
+                else_branch = otherwise () => (q) {{ h = Tanh ({other})  q = Sin (h) }}>"""
+
+    for number in range(drawn.randint(1, 5)):
+        names = [f"i{each}" for each in range(drawn.randint(1, 3))]
+        values = list(names)
+        kinds = [node, branch, *([call] * 2 if number else [])]
+        body = "\n".join(drawn.choice(kinds)(values, place) for place in range(drawn.randint(1, 4)))
+        results = values[len(names) :][-drawn.randint(1, 2) :]
+        text = f'<domain: "local", opset_import: ["" : 17, "local" : 1]> F{number} ({", ".join(names)}) => '
+        functions.append((f"{text} ({', '.join(results)}) {{ {body} }}", len(names), len(results)))
+    values = ["x"]
+    body = "\n".join(call(values, place) for place in range(4))
+    graph = f"g (float[N] x) => (float[N] y) {{ {body}  y = Identity ({values[-1]}) }}"
+    return "\n".join([HEAD, graph, *(text for text, _, _ in functions)])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_inliner_of_onnx_makes_the_same(tmp_path: pathlib.Path, seed: int) -> None:
+    path = write(tmp_path, random_functions(seed))
+    onnx.save(onnx.inliner.inline_local_functions(onnx.load(path)), tmp_path / "expected.onnx")
+    model = open_model(path)
+    assert not model.functions
+    save_model(model, tmp_path / "out.onnx")
+    x = np.random.default_rng(seed).normal(size=5).astype(np.float32)
+    (expected,), (got,) = run(tmp_path / "expected.onnx", x), run(tmp_path / "out.onnx", x)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_products_within_functions_are_quantized_and_pruned(tmp_path: pathlib.Path) -> None:
+    text = f"""{HEAD} g (float[N,16] x, float[16,32] w, float[32,8] v) => (float[N,8] y) {{ y = local.Two (x, w, v) }}
+    <domain: "local", opset_import: ["" : 17]>
+    Two (u, w, v) => (t) {{ m = MatMul (u, w)  r = Relu (m)  t = MatMul (r, v) }}"""
+    proto = onnx.parser.parse_model(text)
+    generator = np.random.default_rng(0)
+    for value in list(proto.graph.input)[1:]:
+        shape = [size.dim_value for size in value.type.tensor_type.shape.dim]
+        array = generator.normal(size=shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
+        proto.graph.input.remove(value)
+    samples = {"x": generator.normal(size=(64, 16)).astype(np.float32)}
+    result = onnxslim.optimize(proto, "prune:ratio=0.5:align=1,quant", data=samples, measure=False)
+    pruned = next(record for record in result.report.passes if record.name == "prune")
+    assert any("-> " in note.action for note in pruned.changes)
+    assert sum(node.op_type == "QuantizeLinear" for node in result.model.graph) >= 2
+    assert not result.model.functions
+
+
+def test_inspect_shows_what_is_inside_unless_asked_not_to(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, CALLED_TWICE)
+    assert inspect_model(path).ops == {"Relu": 2, "Add": 2, "Neg": 1}
+    assert inspect_model(path, inline=False).ops == {"local.Block": 2, "Neg": 1}

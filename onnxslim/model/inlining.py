@@ -129,7 +129,7 @@ def _differing_op(model: ir.Model, function: ir.Function) -> str | None:
 def _means_the_same(node: ir.Node, version: int, other: int) -> bool:
     """Whether an op has one schema in two operator sets, or two that differ in the types they take and no more.
 
-    Where ONNX gave an op another meaning it changed an attribute, a default or the inputs, too: Softmax, Split, GroupNormalization.
+    Where ONNX gave an op another meaning it changed an attribute, a default or the inputs, too: Softmax, Split.
     """
     first, second = (_signature(node, each) for each in (version, other))
     return first is not None and first == second

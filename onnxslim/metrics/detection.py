@@ -10,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.errors import DataError
+from onnxslim.quality.boxes import MOST_KEPT as MOST
 from onnxslim.quality.boxes import Boxes, match, mean_average_precision
 from onnxslim.quality.detectors import recognise_head
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.heads import Head
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, Slice
+from onnxslim.runner.statistics import Interval, bootstrap
 
 OVERLAP = 0.5
 """Intersection over union from which on two boxes are the same; and beyond which one of two is suppressed."""
 SCORE = 0.25
 """Score from which on a box counts as found: what most deployments of YOLO use."""
-MOST = 100
-"""Boxes of an image that count, the best ones, as in COCO."""
 COUNTS = 7
 """Columns of a row before its lists of boxes."""
 
@@ -93,6 +93,10 @@ class Detection(Metric):
         """Return the fall of the share of matched boxes."""
         sums = rows[:, :COUNTS].sum(axis=0)
         return _f1(sums[0], sums[1], sums[4]) - _f1(sums[2], sums[3], sums[4])
+
+    def interval(self, rows: Rows, generator: np.random.Generator) -> Interval:
+        """Return the loss with its bootstrap interval, of the counts alone."""
+        return bootstrap(rows[:, :COUNTS], self.loss, generator)
 
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return per image the share (F1) of boxes that both models see."""

@@ -12,6 +12,8 @@ Ints = npt.NDArray[np.int64]
 
 MOST_BOXES = 1000
 """Boxes of one image that suppression looks at, the best ones: what comes after them is noise."""
+MOST_KEPT = 100
+"""Boxes of one image that count, the best ones, as in COCO; when so many are kept suppression is done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ def overlaps(one: Floats, other: Floats) -> Floats:
 
 
 def suppress(boxes: Boxes, most_overlap: float) -> Boxes:
-    """Return the boxes without those that overlap a better one of their class by more than `most_overlap`.
+    """Return the best boxes without those that overlap a better one of their class by more than `most_overlap`.
 
     Boxes of different classes are moved apart, so that one pass does for all. Ties go by position, then by class: the
     order in which boxes are given does not matter.
@@ -72,12 +74,12 @@ def suppress(boxes: Boxes, most_overlap: float) -> Boxes:
     boxes = boxes.take(order)
     extent = float(np.ptp(boxes.corners)) + 1 if len(boxes) else 1.0
     apart = boxes.corners + (boxes.classes * extent)[:, None]
-    alive = np.ones(len(boxes), np.bool_)
-    for index in range(len(boxes)):
-        if alive[index]:
-            later = np.flatnonzero(alive[index + 1 :]) + index + 1
-            alive[later] = overlaps(apart[index : index + 1], apart[later])[0] <= most_overlap
-    return boxes.take(alive)
+    left = np.arange(len(boxes))
+    kept: list[int] = []
+    while len(left) and len(kept) < MOST_KEPT:
+        kept.append(int(left[0]))
+        left = left[1:][overlaps(apart[left[:1]], apart[left[1:]])[0] <= most_overlap]
+    return boxes.take(np.array(kept, np.int64))
 
 
 def match(found: Boxes, truth: Boxes, least_overlap: float) -> Ints:

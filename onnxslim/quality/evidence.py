@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.data import Samples
+from onnxslim.data import Batch, Samples
 from onnxslim.runner.session import Session, TensorSpec
 
-MOST_SAMPLES = 16
-"""Samples that are looked at, at most: enough to see that values sum to one, few enough to cost nothing."""
+MOST_SAMPLES, MOST_BYTES = 8, 250_000_000
+"""Samples that are looked at, and bytes of their outputs, at most: enough to see what sums to one, and little time."""
 
 MOVING = frozenset(
     {
@@ -141,8 +141,15 @@ def gather_evidence(session: Session, model: ir.Model, samples: Samples) -> Evid
         RunError: The model does not run on them.
         DataError: The samples cannot be read.
     """
-    batches = list(itertools.islice(samples.batches(1), MOST_SAMPLES))
-    runs = [session.run(batch.feeds) for batch in batches]
+    batches: list[Batch] = []
+    runs: list[dict[str, Any]] = []
+    held = 0
+    for batch in itertools.islice(samples.batches(1), MOST_SAMPLES):
+        batches.append(batch)
+        runs.append(session.run(batch.feeds))
+        held += sum(getattr(output, "nbytes", 0) for output in runs[-1].values())
+        if held > MOST_BYTES:
+            break
     makers = {value.name: maker_ops(value) for value in model.graph.outputs}
     outputs = tuple(
         OutputEvidence(spec, tuple(run[spec.name] for run in runs), makers.get(spec.name, ()))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from evidences import evidence_of
 from sample_models import from_text
+from zoo import zoo_file
 
-from onnxslim.data import open_samples
+from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.metrics.classification import Classification, Reading
 from onnxslim.metrics.regression import Regression
+from onnxslim.model import open_model
 from onnxslim.quality.choosing import Request, bind, choose_metric, recognise
 from onnxslim.quality.discovery import find_metric, metric_names
 from onnxslim.quality.evidence import gather_evidence, maker_ops
@@ -93,7 +97,7 @@ def test_evidence_is_gathered_from_a_few_samples() -> None:
         {"x": np.eye(3, dtype=np.float32).repeat(10, 0), "labels": np.arange(30) % 3}, session.inputs
     )
     evidence = gather_evidence(session, model, samples)
-    assert len(evidence.outputs[0].values) == len(evidence.counts) == 16
+    assert len(evidence.outputs[0].values) == len(evidence.counts) == 8
     assert evidence.outputs[0].sums_to_one(-1)
     assert evidence.outputs[0].ops == ("Softmax",)
     assert evidence.labels is not None
@@ -145,3 +149,33 @@ def test_figures_come_with_intervals_that_hold_them() -> None:
         paired = figure.change.high - figure.change.low
         if samples.labelled:
             assert paired < figure.before.high - figure.before.low + figure.after.high - figure.after.low
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("path", ["fashion/resnet8.onnx", "fashion/resnet18.onnx", "onnx/cifar10_resnet20.onnx"])
+def test_trained_classifiers_are_classifiers(path: str) -> None:
+    model = open_model(zoo_file(*path.split("/")))
+    session = Session.of(model)
+    chosen = choose_metric(Request(), session, model, synthetic_samples(model, 4, session=session))
+    assert chosen.metric == Classification("logits", classes=10)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [("unet.ts", "segmentation"), ("bert_small.dynamo", "embedding"), ("lstm.ts", "classification")],
+)
+def test_graphs_without_weights_tell_their_task_by_shapes_and_ops(name: str, metric: str) -> None:
+    made = onnx.load(zoo_file("thin", f"{name}.onnx"), load_external_data=False)
+    shapes = [[size.dim_value for size in value.type.tensor_type.shape.dim] for value in made.graph.output]
+    model = ir.from_proto(made)
+    inputs = {
+        value.name: np.zeros([int(size) for size in value.shape], value.dtype.numpy()) for value in model.graph.inputs
+    }
+    generator = np.random.default_rng(0)
+    outputs = {
+        value.name: generator.normal(size=shape).astype(np.float32)
+        for value, shape in zip(model.graph.outputs, shapes, strict=True)
+    }
+    ops = {value.name: maker_ops(value) for value in model.graph.outputs}
+    assert recognise(evidence_of(outputs, inputs, ops=ops)).metric.name == metric

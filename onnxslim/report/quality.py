@@ -10,6 +10,8 @@ from onnxslim.runner.statistics import Interval
 
 WEAK_DB = 15.0
 """A slice of an output with more noise than this (18 % of the amplitude) is as good as lost."""
+HIDDEN_DB = 6.0
+"""So far below the whole output a slice has twice its relative noise: larger numbers beside it hide that."""
 NO_DECISIONS = "the metric counts no decisions"
 
 
@@ -48,12 +50,12 @@ def quality_diagnostics(measured: Quality, *, labelled: bool) -> tuple[Diagnosti
         message = f"the labels are not used: the metric {measured.metric.name} reads none"
         found.append(Diagnostic("labels-unread", message, "name one that does: --metric NAME, or module:function"))
     for output in measured.fidelity.outputs:
-        known = [part for part in output.slices if part.sqnr_db is not None]
-        for part in known:
-            assert part.sqnr_db is not None
-            if part.sqnr_db.value < WEAK_DB:
-                whole = "" if output.sqnr_db is None else f", the whole output at {output.sqnr_db.value:.1f} dB"
-                message = f"{part.name} within {output.name} follow at {part.sqnr_db.value:.1f} dB only{whole}"
+        for part in output.slices:
+            if part.sqnr_db is None or output.sqnr_db is None:
+                continue
+            weak, whole = part.sqnr_db.value, output.sqnr_db.value
+            if weak < WEAK_DB and weak < whole - HIDDEN_DB:
+                message = f"{part.name} within {output.name} follow at {weak:.1f} dB only, the whole at {whole:.1f} dB"
                 hint = "leave the ops that join quantities of different scale as they are: exclude= of the pass"
                 found.append(Diagnostic("weak-slice", message, hint))
     return tuple(found)

@@ -16,13 +16,17 @@ from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.metrics.classification import Classification, Reading
 from onnxslim.metrics.regression import Regression
+from onnxslim.metrics.sqnr import Sqnr
 from onnxslim.model import open_model
 from onnxslim.quality.choosing import Request, bind, choose_metric, recognise
 from onnxslim.quality.discovery import find_metric, metric_names
 from onnxslim.quality.evidence import gather_evidence, maker_ops
-from onnxslim.quality.measure import measure_quality
+from onnxslim.quality.fidelity import add_run, start_tallies, summarize
+from onnxslim.quality.measure import Quality, measure_quality
+from onnxslim.quality.metric import Slice
 from onnxslim.report.quality import quality_diagnostics
 from onnxslim.runner.session import Session
+from onnxslim.runner.statistics import Interval
 
 SCORES = {"y": np.float32([[0.5, -1, 2]])}
 
@@ -122,6 +126,23 @@ def test_where_no_task_is_recognised_the_user_is_told() -> None:
     named = choose_metric(Request.read("sqnr"), session, model, samples)
     quality = measure_quality(named, session, session, samples, generator=np.random.default_rng(0))
     assert [diagnostic.code for diagnostic in quality_diagnostics(quality, labelled=False)] == []
+
+
+@pytest.mark.parametrize(("noise", "warned"), [(0.5, True), (0.01, False)])
+def test_scores_that_died_beside_large_boxes_are_told(noise: float, warned: bool) -> None:
+    generator = np.random.default_rng(0)
+    whole = np.concatenate([generator.uniform(10, 600, (4, 50)), generator.uniform(0, 1, (3, 50))])[None]
+    given = whole.copy()
+    given[:, 4:] += generator.normal(0, noise, (1, 3, 50))
+    given[:, :4] += generator.normal(0, 1, (1, 4, 50))
+    parts = Slice("y", "boxes", -2, 0, 4), Slice("y", "scores", -2, 4, 7)
+    tallies = start_tallies(["y"], parts)
+    add_run(tallies, {"y": whole.astype(np.float32)}, {"y": given.astype(np.float32)}, 1)
+    fidelity = summarize(list(tallies.values()), generator)
+    zero = Interval(0.0, 0.0, 0.0)
+    quality = Quality(Sqnr(("y",)), "asked for", True, False, zero, (), None, fidelity, np.zeros((1, 2)))
+    codes = [diagnostic.code for diagnostic in quality_diagnostics(quality, labelled=False)]
+    assert codes == (["weak-slice"] if warned else [])
 
 
 def test_figures_come_with_intervals_that_hold_them() -> None:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxslim.errors import ModelNotFound, ModelUnreadable, ModelUnsupported, OnnxslimError
 from onnxslim.model.checking import check_names, check_order, check_tensors
 from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize, is_sorted, mark_sparse
+from onnxslim.model.mapped import share_maps
 from onnxslim.model.maps import MAP_TYPES, set_map_types_aside
 from onnxslim.model.weights import external_tensors
 from onnxslim.nesting import every_graph
@@ -57,6 +58,7 @@ def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model
         model = ir.from_proto(proto)
         for tensor in external_tensors(model):
             tensor.base_dir = str(path.absolute().parent)
+        share_maps(model)
         check_names(model, path)
         for graph in every_graph(model):
             if not is_sorted(graph):

@@ -21,7 +21,7 @@ from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 
 from .account import account, count_macs
 from .bias import correction
-from .calibration import Calibrator, Settings, _observed
+from .calibration import Calibrator, Settings
 from .insert import insert
 from .observe import Floats
 from .opset import QUANTIZATION_OPSET, upgraded
@@ -149,7 +149,7 @@ class Quant(Pass):
             weights, _ = self._weights(plan, scales, {}, context)
             return measure(model, plan, scales, weights, sum(macs.values()), context, samples)
 
-        noises = _observed(context, "what int8 costs", observe)
+        noises = context.observed("what int8 costs", observe)
         reasons: dict[ir.Node, str] = {}
         sites = layers_of(plan)
         work = {key: sum(macs.get(site.node.outputs[0].name or "", 0) for site in own) for key, own in sites.items()}

@@ -6,7 +6,8 @@ What is observed does not depend on which layers stay in float, and is asked for
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import onnx_ir as ir
@@ -23,7 +24,10 @@ from .scales import Activations, Calibration, Scale, choose_scale
 from .table import Table
 from .tails import coarse_scores, joined_apart
 
-_T = TypeVar("_T")
+_A = TypeVar("_A")
+_R = TypeVar("_R")
+Of = Mapping[str, _R]
+"""By the names of tensors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Calibrator:
         self._ranges: dict[str, Range] = {}
         self._infinite: dict[str, str] = {}
         self.notes: list[Note] = []
+        self._whole: Plan | None = None
+        """The first plan: all others leave more of it in float."""
         self.not_finite = ""
         """Where that begins which is not finite, if some tensor is; empty where all are."""
 
@@ -84,6 +90,7 @@ class Calibrator:
                 apart = joined_apart(plan, self._ranges)
                 apart |= coarse_scores(self._model.graph, self._table, plan, self._ranges)
             if not bad and not apart:
+                self._whole = self._whole or plan
                 return plan
             left.update(apart)
             if bad:
@@ -94,13 +101,22 @@ class Calibrator:
 
     def _observe(self, names: list[str]) -> None:
         if names:
-            self._ranges.update(
-                _observed(
-                    self._context,
-                    ("ranges", tuple(names)),
-                    lambda: observe_ranges(self._model, names, self._context, self._samples),
-                )
+            key = ("ranges", tuple(names))
+            self._ranges |= self._context.observed(
+                key, lambda: observe_ranges(self._model, names, self._context, self._samples)
             )
+
+    def _all(
+        self, what: str, asked: Callable[[Plan], dict[str, _A]], plan: Plan, observe: Callable[[dict[str, _A]], Of[_R]]
+    ) -> Of[_R]:
+        """Return an observation of the tensors of `plan`: those of the whole are observed first, once for all plans."""
+        known: dict[str, _R] = {}
+        for each in (self._whole or plan, plan):
+            missing = {name: wanted for name, wanted in asked(each).items() if name not in known}
+            if missing:
+                key = (what, tuple(missing))
+                known |= self._context.observed(key, functools.partial(observe, missing))
+        return known
 
     def scales(self, plan: Plan) -> dict[ir.Value, Scale]:
         """Return the scale of every tensor that is quantized."""
@@ -114,31 +130,35 @@ class Calibrator:
             scales.update(dict.fromkeys(group.members, scale))
         return scales
 
-    def means(self, plan: Plan) -> Mapping[str, Floats]:
+    def means(self, plan: Plan) -> Of[Floats]:
         """Return the mean of each channel of the tensors that are multiplied by a weight and get a bias."""
-        axes: dict[str, tuple[int, int]] = {}
-        for site in plan.sites:
-            operand = site.operands()[0]
-            if site.weight is not None and site.bias is not None and operand.shape is not None:
-                axes[operand.name or ""] = (1, operand.shape.rank())
-        if not axes:
-            return {}
-        key = ("means", tuple(axes))
-        return _observed(self._context, key, lambda: observe_means(self._model, axes, self._context, self._samples))
+        return self._all(
+            "means", _axes, plan, lambda axes: observe_means(self._model, axes, self._context, self._samples)
+        )
 
-    def _histograms(self, plan: Plan) -> Mapping[str, Histogram]:
+    def _histograms(self, plan: Plan) -> Of[Histogram]:
         model: ir.Model | str = self._model
         if self._model.graph.opset_imports[""] < HISTOGRAM_OPSET:
             model = upgraded(self._model)
-        ranges = {group.source.name or "": self._ranges[group.source.name or ""] for group in plan.groups}
         if isinstance(model, str):
             wanted = self._settings.calibration.value
             self.notes.append(Note("calibration", f"minmax, not {wanted}", f"histograms need opset {HISTOGRAM_OPSET}"))
             return {}
         opened = model
-        key = ("histograms", tuple(ranges))
-        return _observed(self._context, key, lambda: observe_histograms(opened, ranges, self._context, self._samples))
+
+        def ranges(plan: Plan) -> dict[str, Range]:
+            return {group.source.name or "": self._ranges[group.source.name or ""] for group in plan.groups}
+
+        return self._all(
+            "histograms", ranges, plan, lambda seen: observe_histograms(opened, seen, self._context, self._samples)
+        )
 
 
-def _observed(context: Context, key: Hashable, observe: Callable[[], _T]) -> _T:
-    return observe()
+def _axes(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Return the axis of channels, and the rank, of the tensors whose means are asked for."""
+    axes: dict[str, tuple[int, int]] = {}
+    for site in plan.sites:
+        operand = site.operands()[0]
+        if site.weight is not None and site.bias is not None and operand.shape is not None:
+            axes[operand.name or ""] = (1, operand.shape.rank())
+    return axes

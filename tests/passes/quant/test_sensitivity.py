@@ -8,6 +8,7 @@ import detector
 import numpy as np
 import pytest
 from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.scales import Calibration
 from onnxslim.passes.quant.sensitivity import Noise, spared
 from sample_models import from_text
 
@@ -145,3 +146,25 @@ def test_the_error_is_a_share_of_the_output():
     assert measured(scale(3)) == pytest.approx(0.25)
     assert measured(scale(2)) == 0
     assert measured(scale(np.inf)) > 1e3, "what is not finite is worse than all that is"
+
+
+def test_what_is_observed_is_observed_once_for_all_strengths(monkeypatch):
+    model, feeds = net()
+    opened = []
+    samples = open_samples(feeds, Session.of(model, VNNI).inputs)
+
+    def open_session(probe):
+        opened.append(probe)
+        return Session.of(probe, VNNI)
+
+    context = Context(model, samples, VNNI, np.random.default_rng(0), open_session=open_session)
+    sessions, layers = [], []
+    for strength in (1.0, 0.5, 0.4, 0.5):
+        after = model.clone()
+        infer_shapes(after)
+        before = len(opened)
+        layers.append(Quant(calibration=Calibration.MSE).milder(strength).run(after, context).layers)
+        sessions.append(len(opened) - before)
+    assert sessions == [2, 1, 0, 0], "ranges and histograms; what layers cost; all is known"
+    assert layers[1] == layers[3]
+    assert len(layers[0]) > len(layers[1])

@@ -16,6 +16,7 @@ from onnxslim.cli.options import (
     Model,
     Preprocess,
     Provider,
+    Reports,
     Seed,
     Threads,
     complete_passes,
@@ -105,6 +106,7 @@ def bench(
     provider: Provider = "auto",
     threads: Threads = None,
     seed: Seed = 0,
+    report: Reports = None,
     json: Json = False,
 ) -> None:
     """Time models against each other: latency, cold start, peak memory, energy.
@@ -120,14 +122,19 @@ def bench(
     from onnxslim.cli.output import print_json, stdout
     from onnxslim.printable import printable_record
     from onnxslim.report.benchmark import benchmark, print_benchmark
+    from onnxslim.report.destination import check_reports, save_report
+    from onnxslim.report.terminal import print_places
 
+    check_reports(report or (), models, data=data, preprocess=preprocess)
     result = benchmark(
         models, data=data, preprocess=preprocess, provider=provider, threads=threads, seed=seed, seconds=seconds
     )
+    save_report(result, *(report or ()))
     if json:
         print_json(result)
     else:
         print_benchmark(printable_record(result), stdout())
+        print_places(report or (), stdout())
 
 
 def compare(
@@ -139,6 +146,7 @@ def compare(
     provider: Provider = "auto",
     threads: Threads = None,
     seed: Seed = 0,
+    report: Reports = None,
     diff: Diff = False,
     json: Json = False,
 ) -> None:
@@ -149,11 +157,13 @@ def compare(
     onnxslim compare model.onnx model.slim.onnx --data test.npz
     """
     from onnxslim.cli.output import print_json, stderr, stdout
-    from onnxslim.model import open_model
     from onnxslim.printable import printable_record
     from onnxslim.report.comparison import compare_models, print_comparison
-    from onnxslim.report.difference import compare_graphs, print_difference
+    from onnxslim.report.destination import check_reports, save_report
+    from onnxslim.report.difference import print_difference
+    from onnxslim.report.terminal import print_places
 
+    check_reports(report or (), [reference, candidate], data=data, preprocess=preprocess, metric=metric)
     result = compare_models(
         reference,
         candidate,
@@ -163,12 +173,14 @@ def compare(
         provider=provider,
         threads=threads,
         seed=seed,
+        breakdown=bool(report),
+        difference=diff or bool(report),
     )
-    paths = (str(reference), str(candidate))
-    changed = compare_graphs(open_model(reference), open_model(candidate), paths) if diff else None
+    save_report(result, *(report or ()))
     if json:
-        print_json(result, **({"difference": changed} if changed else {}))
+        print_json(result)
         return
-    print_comparison(printable_record(result), stderr() if changed else stdout())
-    if changed:
-        print_difference(printable_record(changed), stdout())
+    print_comparison(printable_record(result), stderr() if diff else stdout())
+    print_places(report or (), stderr() if diff else stdout())
+    if diff and result.difference is not None:
+        print_difference(printable_record(result.difference), stdout())

@@ -17,6 +17,7 @@ from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import file_bytes, open_model
 from onnxslim.report.model import Percentiles
+from onnxslim.report.reproduction import Reproduction, reproduction
 from onnxslim.report.speed import cold_figures, percentiles
 from onnxslim.report.terminal import line, plain_table, print_target
 from onnxslim.report.units import in_bytes, in_millijoules, in_milliseconds, per_second, speed
@@ -61,6 +62,7 @@ class Benchmark:
     seed: Annotated[int, "of random samples and of the intervals"]
     source: Annotated[str, "the sample that was run"]
     models: Annotated[tuple[SpeedFigures, ...], "the first is what the others are compared with"]
+    reproduction: Annotated[Reproduction | None, "how to measure it again"] = None
 
 
 def benchmark(
@@ -112,7 +114,19 @@ def benchmark(
         else:
             latency = measure_latency(sources[0], feeds, target, seconds=seconds)
         models.append(_figures(file, session, feeds, latency, speedup, None if speedup else reason))
-    return Benchmark(target, seed, samples.source, tuple(models))
+    again = reproduction(
+        "bench",
+        files,
+        {
+            "--data": data,
+            "--preprocess": preprocess,
+            "--seconds": seconds,
+            "--provider": target.provider,
+            "--threads": target.threads,
+            "--seed": seed,
+        },
+    )
+    return Benchmark(target, seed, samples.source, tuple(models), again)
 
 
 def _figures(
@@ -149,8 +163,18 @@ def print_benchmark(result: Benchmark, console: Console) -> None:
     line(console, f"One sample of: {result.source}")
     models = result.models
     table = plain_table("", *(Path(model.path).name for model in models))
+    for name, cells in benchmark_rows(result):
+        table.add_row(name, *(Text(cell) for cell in cells))
+    console.print(table)
+    for text in missing_figures(result):
+        line(console, text, style="dim")
+
+
+def benchmark_rows(result: Benchmark) -> list[tuple[str, list[str]]]:
+    """Return the figures as a person reads them: a name, and a cell for each model."""
+    models = result.models
     latencies = [model.latency_ms for model in models]
-    rows: tuple[tuple[str, list[str]], ...] = (
+    return [
         ("Size", [in_bytes(model.size_bytes) for model in models]),
         ("Latency, median", [in_milliseconds(latency.p50) for latency in latencies]),
         ("95 % within", [in_milliseconds(latency.p95) for latency in latencies]),
@@ -161,14 +185,17 @@ def print_benchmark(result: Benchmark, console: Console) -> None:
         ("Peak memory", [in_bytes(model.peak_memory_bytes) for model in models]),
         ("Energy", [in_millijoules(model.energy_mj) for model in models]),
         ("Against the first", ["", *(speed(model.speedup) for model in models[1:])]),
-    )
-    for name, cells in rows:
-        table.add_row(name, *(Text(cell) for cell in cells))
-    console.print(table)
+    ]
+
+
+def missing_figures(result: Benchmark) -> list[str]:
+    """Return what could not be measured, and why; each reason once."""
+    found = []
     for what, key in (
         ("cold start", "load_reason"),
         ("energy", "energy_reason"),
         ("peak memory", "peak_memory_reason"),
     ):
-        for reason in dict.fromkeys(filter(None, (getattr(model, key) for model in models))):
-            line(console, f"No {what}: {reason}", style="dim")
+        reasons = dict.fromkeys(filter(None, (getattr(model, key) for model in result.models)))
+        found += [f"No {what}: {reason}" for reason in reasons]
+    return found

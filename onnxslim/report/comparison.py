@@ -16,9 +16,12 @@ from onnxslim.diagnostic import Diagnostic
 from onnxslim.model import open_model
 from onnxslim.quality.choosing import Request, choose_metric
 from onnxslim.quality.measure import measure_quality
+from onnxslim.report.breakdown import Breakdown, break_down
+from onnxslim.report.difference import Difference, compare_graphs
 from onnxslim.report.figures import task_rows
 from onnxslim.report.model import DataSource, FidelityFigures, OutputFigures, QualityFigures
 from onnxslim.report.quality import fidelity_figures, quality_diagnostics, quality_figures
+from onnxslim.report.reproduction import Reproduction, reproduction
 from onnxslim.report.terminal import line, plain_table, print_data, print_diagnostics, print_judgement, print_target
 from onnxslim.report.units import with_interval
 from onnxslim.runner.rehearsal import rehearse
@@ -43,6 +46,9 @@ class Comparison:
     outputs: Annotated[tuple[OutputFigures, ...], "each output for itself"]
     reference_accuracy: Annotated[Interval | None, "the metric's first figure on the labelled samples"]
     candidate_accuracy: Annotated[Interval | None, "the metric's first figure on the labelled samples"]
+    reproduction: Annotated[Reproduction | None, "how to compare again"] = None
+    breakdown: Annotated[Breakdown | None, "layer by layer and op by op; only where it was asked for"] = None
+    difference: Annotated[Difference | None, "what differs between the graphs; only where it was asked for"] = None
     reference_accuracy_reason: str | None = None
     candidate_accuracy_reason: str | None = None
     diagnostics: Annotated[tuple[Diagnostic, ...], "warnings: what was found that the user should know"] = ()
@@ -58,6 +64,8 @@ def compare_models(
     provider: str = "auto",
     threads: int | None = None,
     seed: int = 0,
+    breakdown: bool = False,
+    difference: bool = False,
 ) -> Comparison:
     """Run two models on the same samples and compare what they answer.
 
@@ -70,6 +78,8 @@ def compare_models(
         provider: ``auto``, ``cpu`` or ``cuda``.
         threads: Threads within one operator; None: one a core.
         seed: Of random samples and of the bootstrap.
+        breakdown: Measure the layers as well: size, work, time and error of each.
+        difference: Compare the graphs as well.
 
     Raises:
         ModelError, DataError, RunError, ProviderUnavailable, BadOptionValue: As the parts do.
@@ -106,6 +116,22 @@ def compare_models(
         reference_accuracy_reason=reason,
         candidate_accuracy_reason=reason,
         diagnostics=quality_diagnostics(quality, labelled=samples.labelled),
+        reproduction=reproduction(
+            "compare",
+            [reference, candidate],
+            {
+                "--data": data,
+                "--preprocess": preprocess,
+                "--metric": metric,
+                "--provider": target.provider,
+                "--threads": target.threads,
+                "--seed": seed,
+            },
+        ),
+        breakdown=break_down(opened, changed, samples.first(), target, samples) if breakdown else None,
+        difference=compare_graphs(opened, changed, (os.fspath(reference), os.fspath(candidate)))
+        if difference
+        else None,
     )
 
 
@@ -122,6 +148,16 @@ def print_comparison(result: Comparison, console: Console) -> None:
     console.print(tasks)
     print_judgement(result.quality, console)
     table = plain_table("output", "agreement", "SQNR", "cosine", "largest error")
+    for name, cells in output_rows(result):
+        table.add_row(Text(name), *(Text(cell) for cell in cells))
+    console.print(table)
+    if not labelled:
+        line(console, f"Accuracy: {result.reference_accuracy_reason}")
+
+
+def output_rows(result: Comparison) -> list[tuple[str, list[str]]]:
+    """Return how close each output is, and all of them where there are several: agreement, SQNR, cosine, error."""
+    found = []
     rows = [(each.name, each.fidelity) for each in result.outputs]
     if len(rows) != 1:
         rows.insert(0, ("all together", result.fidelity))
@@ -136,7 +172,5 @@ def print_comparison(result: Comparison, console: Console) -> None:
         ]
         error = figures.max_abs_error
         cells.append(figures.max_abs_error_reason or "" if error is None else f"{error:.3g}")
-        table.add_row(Text(name), *(Text(cell) for cell in cells))
-    console.print(table)
-    if not labelled:
-        line(console, f"Accuracy: {result.reference_accuracy_reason}")
+        found.append((name, cells))
+    return found

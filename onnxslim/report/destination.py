@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim.errors import UsageError
-from onnxslim.model import Placement, placing, writing
+from onnxslim.model import Placement, open_model, placing, writing
 from onnxslim.report.json import dumps
 from onnxslim.report.page.document import page_of
 from onnxslim.report.page.rendering import need_libraries
+from onnxslim.report.place import check_places, places_read, places_written
 
 JSON, PAGE = ".json", ".html"
 
@@ -31,6 +32,25 @@ def check_destinations(paths: Sequence[Path]) -> None:
     for path in paths:
         if is_page(path):
             need_libraries(f"--report {path}")
+
+
+def check_reports(paths: Sequence[Path], models: Sequence[Path], **sources: object) -> None:
+    """Check, before any work, that reports can be written at `paths`, over nothing that the run reads.
+
+    Args:
+        paths: Where reports are to go.
+        models: What is read.
+        sources: What else is read, by the name of its option (see `places_read`).
+
+    Raises:
+        ModelError: A model cannot be opened.
+        UsageError, OutputError: As `check_places` and `check_destinations` do.
+    """
+    if not paths:
+        return
+    read = [place for model in models for place in places_read(open_model(model), model, **sources)]
+    check_places(read, places_written(None, paths))
+    check_destinations(paths)
 
 
 def save_report(record: Any, *paths: str | os.PathLike[str], placement: Placement | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.report.model import Figures, QualityFigures, Report, TaskFigure, reason_key
+from onnxslim.report.model import DataSource, Figures, QualityFigures, Report, TaskFigure, reason_key
 from onnxslim.report.units import (
     NOTHING,
     in_bytes,
@@ -17,6 +17,7 @@ from onnxslim.report.units import (
     times,
     with_interval,
 )
+from onnxslim.runner.target import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,40 @@ def task_rows(quality: QualityFigures, *, labelled: bool) -> list[FigureRow]:
             ends = " to ".join(_amount(end, figure.unit) for end in (figure.after.low, figure.after.high))
             rows.append(FigureRow(name, "", after, f"{ends}, against the original"))
     return rows
+
+
+def judgement(quality: QualityFigures) -> list[str]:
+    """Return which metric judged and why, what was lost in its terms, and the noise of slices of another scale."""
+    if quality.metric is None or quality.loss is None:
+        return []
+    loss = quality.loss
+    ends = " to ".join(f"{100 * end:.2f} %" for end in (loss.low, loss.high))
+    lines = [
+        f"Metric: {quality.metric}: {quality.chosen}",
+        f"Lost: {100 * loss.value:.2f} % of {quality.lost} ({ends})",
+    ]
+    for output in quality.outputs:
+        if output.slices:
+            parts = (
+                f"{part.name} {with_interval(part.sqnr_db, 1, 1.0, ' dB') if part.sqnr_db else part.sqnr_reason}"
+                for part in output.slices
+            )
+            lines.append(f"SQNR within {output.name}: {', '.join(parts)}")
+    return lines
+
+
+def data_words(data: DataSource) -> str:
+    """Return what was measured on."""
+    if data.synthetic:
+        return "The data is synthetic: speed and size are real, accuracy and agreement say nothing about your data."
+    count = "samples" if data.samples is None else f"{data.samples:,} sample{'s' * (data.samples != 1)}"
+    return f"Measured on {count} {'with' if data.labels else 'without'} labels: {data.source}"
+
+
+def target_words(target: Target) -> str:
+    """Return where it was measured: ``cpu avx512_vnni, 2 threads (Xeon)``."""
+    threads = f"{target.threads} thread{'s' * (target.threads != 1)}"
+    return f"{target.provider} {target.instruction_set}, {threads} ({target.device})"
 
 
 def _amount(value: float, unit: str) -> str:

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.report.figures import figure_rows
+from onnxslim.report.figures import data_words, figure_rows, judgement, target_words
 from onnxslim.report.model import DataSource, PassRecord, QualityFigures, Report
-from onnxslim.report.units import in_percent, in_thousands, with_interval
+from onnxslim.report.units import in_percent, in_thousands
 from onnxslim.runner.target import Target
 
 TOP_CHANGES = 4
@@ -58,18 +58,12 @@ def print_places(reports: Sequence[Path], console: Console) -> None:
 
 def print_data(data: DataSource, console: Console) -> None:
     """Print what was measured on; a warning where that means nothing."""
-    if data.synthetic:
-        warning = "The data is synthetic: speed and size are real, accuracy and agreement say nothing about your data."
-        line(console, warning, style="bold yellow")
-    else:
-        count = "samples" if data.samples is None else f"{data.samples:,} sample{'s' * (data.samples != 1)}"
-        line(console, f"Measured on {count} {'with' if data.labels else 'without'} labels: {data.source}")
+    line(console, data_words(data), style="bold yellow" if data.synthetic else "")
 
 
 def print_target(target: Target, console: Console) -> None:
     """Print where it was measured."""
-    threads = f"{target.threads} thread{'s' * (target.threads != 1)}"
-    line(console, f"Target: {target.provider} {target.instruction_set}, {threads} ({target.device})")
+    line(console, f"Target: {target_words(target)}")
 
 
 def print_diagnostics(diagnostics: Sequence[Diagnostic], console: Console) -> None:
@@ -103,19 +97,8 @@ def figures_table(report: Report) -> Table:
 
 def print_judgement(quality: QualityFigures, console: Console) -> None:
     """Print which metric judged and why, what was lost in its terms, and the noise of slices of another scale."""
-    if quality.metric is None or quality.loss is None:
-        return
-    line(console, f"Metric: {quality.metric}: {quality.chosen}")
-    loss = quality.loss
-    ends = " to ".join(f"{100 * end:.2f} %" for end in (loss.low, loss.high))
-    line(console, f"Lost: {100 * loss.value:.2f} % of {quality.lost} ({ends})")
-    for output in quality.outputs:
-        if output.slices:
-            parts = (
-                f"{part.name} {with_interval(part.sqnr_db, 1, 1.0, ' dB') if part.sqnr_db else part.sqnr_reason}"
-                for part in output.slices
-            )
-            line(console, f"SQNR within {output.name}: {', '.join(parts)}")
+    for text in judgement(quality):
+        line(console, text)
 
 
 def passes_table(passes: tuple[PassRecord, ...]) -> Table:

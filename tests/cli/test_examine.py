@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from channel_models import RESIDUAL
 from classifier import classifier
+from page_checks import check_page
 
 from onnxslim.report.benchmark import benchmark
 from onnxslim.runner.statistics import Interval, Measured
@@ -175,3 +176,21 @@ def test_a_metric_by_name(onnxslim, model: Path, data: Path):
     assert answer.code == 2
     assert "did you mean classification?" in answer.err
     assert "embedding" in onnxslim("compare", "--help").out
+
+
+@pytest.mark.parametrize("command", ["bench", "compare"])
+def test_a_report_is_written_as_a_page_and_as_json(onnxslim, model: Path, tmp_path: Path, command: str):
+    page, data = tmp_path / "r.html", tmp_path / "r.json"
+    more = ("--seconds", "0.1") if command == "bench" else ()
+    answer = onnxslim(command, model, model, "--report", page, "--report", data, "--json", *more)
+    assert answer.code == 0, answer.err
+    check_page(page.read_text(encoding="utf-8"))
+    assert json.loads(data.read_text(encoding="utf-8")) == json.loads(answer.out)
+    assert json.loads(answer.out)["reproduction"]["command"].startswith(f"onnxslim {command} {model} {model} ")
+
+
+@pytest.mark.parametrize("command", ["bench", "compare"])
+def test_a_report_that_cannot_be_written_is_refused_first(onnxslim, model: Path, tmp_path: Path, command: str):
+    answer = onnxslim(command, model, model, "--report", model)
+    assert (answer.code, "would overwrite the input" in answer.err) == (1, True)
+    assert onnxslim(command, model, model, "--report", tmp_path / "r.pdf").code == 2

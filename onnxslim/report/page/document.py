@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from onnxslim.report.benchmark import Benchmark
+from onnxslim.report.comparison import Comparison
 from onnxslim.report.model import Report
+from onnxslim.report.page.benchmark import benchmark_page
+from onnxslim.report.page.comparison import comparison_page
 from onnxslim.report.page.optimization import optimization_page
 from onnxslim.report.page.rendering import need_libraries
 
@@ -19,4 +23,8 @@ def page_of(record: Any) -> str:
     need_libraries()
     if isinstance(record, Report):
         return optimization_page(record)
+    if isinstance(record, Benchmark):
+        return benchmark_page(record)
+    if isinstance(record, Comparison):
+        return comparison_page(record)
     raise TypeError(f"there is no page of a {type(record).__name__}")

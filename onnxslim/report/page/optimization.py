@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
-from onnxslim.diagnostic import Diagnostic
-from onnxslim.report.figures import figure_rows
+from onnxslim.report.figures import data_words, figure_rows, judgement, target_words
 from onnxslim.report.model import PassRecord, Report
 from onnxslim.report.page.bars import Bars, share
+from onnxslim.report.page.facts import LONGEST, provenance, warnings_view
 from onnxslim.report.page.layers import breakdown_view
 from onnxslim.report.page.plots import latency_plot
 from onnxslim.report.page.rendering import render
 from onnxslim.report.page.tiles import report_tiles
 from onnxslim.report.page.visible import shortened
 from onnxslim.report.units import in_thousands
-from onnxslim.runner.target import Target
 
 TOP_NOTES = 400
 """How many changes of passes are shown, in all."""
 TOP_LAYERS = 40
 """How many layers are shown."""
-TOP_WARNINGS = 40
-LONGEST = 300
-"""Letters of a name, option or reason that are shown: a page of hostile names must stay small."""
 
 
 def optimization_page(report: Report) -> str:
@@ -46,7 +41,8 @@ def optimization_page(report: Report) -> str:
             "summary": _summary(report),
             "tiles": report_tiles(report),
             "warnings": warnings_view(report.diagnostics),
-            "measured": _measured(report),
+            "measured": data_words(report.data),
+            "judgement": judgement(report.quality),
             "rows": figure_rows(report),
             "latency": latency_plot(latencies) if latencies else None,
             **breakdown_view(report.breakdown),
@@ -57,14 +53,6 @@ def optimization_page(report: Report) -> str:
             "provenance": _provenance(report),
         },
     )
-
-
-def warnings_view(diagnostics: Sequence[Diagnostic]) -> list[Diagnostic]:
-    """Return warnings as they are shown: the first of them, and not too long."""
-    return [
-        Diagnostic(each.code, shortened(each.message, 3 * LONGEST), shortened(each.hint, 3 * LONGEST))
-        for each in diagnostics[:TOP_WARNINGS]
-    ]
 
 
 def _file_name(path: str | None, otherwise: str) -> str:
@@ -79,25 +67,6 @@ def _summary(report: Report) -> str:
         parts.append(f"Not kept: {', '.join(dropped)}.")
     parts.append(f"Measured on {target_words(report.target)}.")
     return shortened(" ".join(parts), 2 * LONGEST)
-
-
-def target_words(target: Target) -> str:
-    """Return where something ran: ``cpu avx512_vnni, 2 threads (Xeon)``."""
-    threads = f"{target.threads} thread{'s' * (target.threads != 1)}"
-    return f"{target.provider} {target.instruction_set}, {threads} ({target.device})"
-
-
-def _measured(report: Report) -> str:
-    data = report.data
-    if data.synthetic:
-        return (
-            "The data is synthetic: random numbers that fit the inputs. Speed and size are real, accuracy and "
-            "agreement say nothing about your data."
-        )
-    count = "samples" if data.samples is None else f"{data.samples:,} sample{'s' * (data.samples != 1)}"
-    words = f"Quality is that on {count} {'with' if data.labels else 'without'} labels ({data.source})"
-    judged = f" Judged by {report.quality.metric}: {report.quality.chosen}." if report.quality.metric else ""
-    return f"{shortened(words, 2 * LONGEST)}; intervals are those of 95 %.{shortened(judged, 4 * LONGEST)}"
 
 
 def _step(step: PassRecord, most: int) -> dict[str, Any]:
@@ -148,12 +117,7 @@ def _widths(report: Report) -> list[dict[str, Any]]:
 
 
 def _provenance(report: Report) -> list[tuple[str, str]]:
-    data = report.data
-    facts = [("seed", str(report.seed)), ("target", target_words(report.target))]
-    samples = "an unknown number of samples" if data.samples is None else f"{data.samples:,} samples"
-    facts.append(("data", f"{samples}, {data.source}"))
-    if report.reproduction is not None:
-        facts.append(("versions", ", ".join(f"{name} {each}" for name, each in report.reproduction.versions.items())))
+    facts = [("data", data_words(report.data)), *provenance(report.target, report.seed, report.reproduction)]
     for name, file in (("input", report.input), ("output", report.output)):
         facts.append((name, file.path or file.path_reason or ""))
         if file.sha256 is not None:

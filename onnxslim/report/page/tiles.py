@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.report.model import Report
+from onnxslim.report.model import FidelityFigures, QualityFigures, Report
 from onnxslim.report.page.visible import shortened
 from onnxslim.report.units import in_bytes, in_milliseconds, in_percent
 from onnxslim.runner.statistics import Interval
@@ -27,11 +27,11 @@ def report_tiles(report: Report) -> list[Tile]:
     """Return size, speed, quality and budget of a report, as far as they are known."""
     before, after = report.before, report.after
     sizes = f"{in_bytes(before.size_bytes)} → {in_bytes(after.size_bytes)}"
-    tiles = [_ratio("Size", report.ratio.size, "smaller", "larger", sizes)]
+    tiles = [ratio_tile("Size", report.ratio.size, "smaller", "larger", sizes)]
     if report.ratio.latency is not None and before.latency_ms is not None and after.latency_ms is not None:
         medians = f"{in_milliseconds(before.latency_ms.p50)} → {in_milliseconds(after.latency_ms.p50)}"
         tiles.append(speed_tile(report.ratio.latency, medians))
-    quality = _quality(report)
+    quality = quality_tile(report.quality, report.fidelity, labelled=before.accuracy is not None)
     if quality is not None:
         tiles.append(quality)
     if report.budget.max_drop is not None:
@@ -53,7 +53,8 @@ def speed_tile(ratio: Interval, detail: str) -> Tile:
     return Tile("Speed", f"{_two(1 / ratio.value)}×", "slower", f"{detail} ({_two(low)} to {_two(high)})", BAD)
 
 
-def _ratio(label: str, ratio: float, above: str, below: str, detail: str) -> Tile:
+def ratio_tile(label: str, ratio: float, above: str, below: str, detail: str) -> Tile:
+    """Return before divided by after in words."""
     if ratio <= 0 or round(ratio, 2) == 1 or round(1 / ratio, 2) == 1:
         return Tile(label, "the same", "", detail)
     if ratio > 1:
@@ -61,9 +62,9 @@ def _ratio(label: str, ratio: float, above: str, below: str, detail: str) -> Til
     return Tile(label, f"{_two(1 / ratio)}×", below, detail, BAD)
 
 
-def _quality(report: Report) -> Tile | None:
-    labelled = report.before.accuracy is not None
-    for figure in report.quality.figures[:1]:
+def quality_tile(quality: QualityFigures, fidelity: FidelityFigures, *, labelled: bool) -> Tile | None:
+    """Return the most telling figure of the task, or how close the outputs are; None where nothing is known."""
+    for figure in quality.figures[:1]:
         label = shortened(figure.name.capitalize() if figure.name.islower() else figure.name, 40)
         before, after = figure.before.value, figure.after.value
         if not labelled and figure.unit == "%":
@@ -72,7 +73,6 @@ def _quality(report: Report) -> Tile | None:
             change = f"{in_percent(before)} → {in_percent(after)}"
             return Tile(label, _signed(100 * (after - before), 2), "points", change)
         return Tile(label, f"{after - before:+.4g}", "", f"{before:.4g} → {after:.4g}")
-    fidelity = report.fidelity
     if fidelity.sqnr_db is not None:
         return Tile("Signal to noise", f"{fidelity.sqnr_db.value:.1f}", "dB", _between(fidelity.sqnr_db, 1, " dB"))
     return Tile("Outputs", "the same", "", "no difference at all") if fidelity.max_abs_error == 0 else None
@@ -88,4 +88,4 @@ def _signed(number: float, digits: int) -> str:
 
 
 def _two(ratio: float) -> str:
-    return f"{ratio:.3g}" if ratio < 1000 else f"{ratio:,.0f}"
+    return f"{ratio:#.3g}".rstrip(".") if ratio < 999.5 else f"{ratio:,.0f}"

@@ -1,0 +1,56 @@
+"""The page of a benchmark: models timed against the first of them."""
+
+from __future__ import annotations
+
+import pathlib
+
+from onnxslim.report.benchmark import Benchmark, benchmark_rows, missing_figures
+from onnxslim.report.figures import target_words
+from onnxslim.report.page.facts import provenance
+from onnxslim.report.page.plots import latency_plot
+from onnxslim.report.page.rendering import render
+from onnxslim.report.page.tiles import Tile, ratio_tile, speed_tile
+from onnxslim.report.page.visible import shortened
+from onnxslim.report.reproduction import versions
+from onnxslim.report.units import in_bytes, in_milliseconds
+
+
+def benchmark_page(result: Benchmark) -> str:
+    """Return the page of `result`."""
+    names = [shortened(pathlib.PurePath(model.path).name, 60) for model in result.models]
+    return render(
+        "benchmark.html",
+        {
+            "version": versions()["onnxslim"],
+            "title": " against ".join([names[-1], names[0]]) if len(names) > 1 else names[0],
+            "names": names,
+            "summary": f"One sample of: {result.source}. Measured on {target_words(result.target)}.",
+            "tiles": _tiles(result),
+            "rows": benchmark_rows(result),
+            "missing": missing_figures(result),
+            "latency": latency_plot([(name, each.latency_ms) for name, each in zip(names, result.models, strict=True)]),
+            "made": result.reproduction,
+            "provenance": [
+                *[(f"model {at}", model.path) for at, model in enumerate(result.models, 1)],
+                *provenance(result.target, result.seed, result.reproduction),
+            ],
+        },
+    )
+
+
+def _tiles(result: Benchmark) -> list[Tile]:
+    """Return the figures of the last model against the first."""
+    first, last = result.models[0], result.models[-1]
+    if last is first:
+        return [Tile("Latency, median", in_milliseconds(first.latency_ms.p50), "", "of one inference")]
+    tiles = []
+    if last.speedup is not None:
+        medians = f"{in_milliseconds(first.latency_ms.p50)} → {in_milliseconds(last.latency_ms.p50)}"
+        tiles.append(speed_tile(last.speedup, medians))
+    sizes = f"{in_bytes(first.size_bytes)} → {in_bytes(last.size_bytes)}"
+    tiles.append(ratio_tile("Size", first.size_bytes / max(1, last.size_bytes), "smaller", "larger", sizes))
+    if first.peak_memory_bytes and last.peak_memory_bytes:
+        peaks = f"{in_bytes(first.peak_memory_bytes)} → {in_bytes(last.peak_memory_bytes)}"
+        ratio = first.peak_memory_bytes / last.peak_memory_bytes
+        tiles.append(ratio_tile("Peak memory", ratio, "less", "more", peaks))
+    return tiles

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import dataclasses
+
+from page_checks import check_page
+from report_pages import HOSTILE, hostile_report
+from report_strategies import sample_report
+
+from onnxslim.report.comparison import Comparison
+from onnxslim.report.difference import Difference, Region
+from onnxslim.report.model import OutputFigures, SliceFigures
+from onnxslim.report.page.document import page_of
+from onnxslim.report.reproduction import Reproduction
+from onnxslim.runner.statistics import Interval
+
+
+def comparison() -> Comparison:
+    report = sample_report()
+    slices = (SliceFigures("boxes", Interval(31.0, 30.0, 32.0)), SliceFigures("scores", None, "it is all zeros"))
+    return Comparison(
+        reference="models/a.onnx",
+        candidate="b.onnx",
+        target=report.target,
+        data=report.data,
+        fidelity=report.fidelity,
+        quality=dataclasses.replace(report.quality, outputs=(OutputFigures("logits", report.fidelity, slices),)),
+        outputs=(OutputFigures("logits", report.fidelity, slices),),
+        reference_accuracy=Interval(0.93, 0.92, 0.94),
+        candidate_accuracy=Interval(0.92, 0.91, 0.93),
+        reproduction=Reproduction("onnxslim compare models/a.onnx b.onnx", {"onnxslim": "0.1.0"}),
+        difference=Difference("a", "b", 12, (Region(("y = Relu (x)",), ("y = Clip (x)",), 3),)),
+    )
+
+
+def test_the_page_says_what_differs():
+    page = check_page(page_of(comparison()))
+    assert page.title == "b.onnx against a.onnx"
+    words = " ".join(page.words)
+    for expected in (
+        *("28.7 dB (28.5 to 28.9)", "0.9993", "0.31", "SQNR within logits: boxes 31.0 dB", "scores it is all zeros"),
+        *("1 → 1 nodes, 3 times", "- y = Relu (x)", "+ y = Clip (x)", "12 nodes are unchanged"),
+        "onnxslim compare models/a.onnx b.onnx",
+    ):
+        assert expected in words, expected
+
+
+def test_names_run_nothing_and_long_differences_are_cut():
+    regions = tuple(Region(HOSTILE * 30, HOSTILE * 30, 1) for _ in range(500))
+    hostile = dataclasses.replace(
+        comparison(),
+        reference=HOSTILE[0],
+        candidate=HOSTILE[-1],
+        outputs=tuple(OutputFigures(name, sample_report().fidelity) for name in HOSTILE),
+        breakdown=hostile_report().breakdown,
+        difference=Difference("a", "b", 0, regions),
+    )
+    check_page(page_of(hostile))

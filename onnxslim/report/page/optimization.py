@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxslim.report.figures import data_words, figure_rows, judgement, target_words
 from onnxslim.report.model import PassRecord, Report
+from onnxslim.report.page.attempts import attempts_view
 from onnxslim.report.page.bars import Bars, share
 from onnxslim.report.page.facts import LONGEST, provenance, warnings_view
 from onnxslim.report.page.layers import breakdown_view
@@ -48,6 +49,7 @@ def optimization_page(report: Report) -> str:
             **breakdown_view(report.breakdown),
             "widths": [] if report.breakdown else widths[:TOP_LAYERS],
             "more_widths": f"{len(widths) - TOP_LAYERS:,}" if len(widths) > TOP_LAYERS else "",
+            **attempts_view(report),
             "steps": [_step(step, max(3, TOP_NOTES // len(report.passes))) for step in report.passes],
             "made": report.reproduction,
             "provenance": _provenance(report),

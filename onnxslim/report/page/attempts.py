@@ -1,0 +1,133 @@
+"""Every form of a pass that was tried, on plots of loss against size and speed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxslim.report.model import PassRecord, Report
+from onnxslim.report.page.plots import Drawing
+from onnxslim.report.page.svg import BAD, GOOD, INK, MUTED, drawing
+from onnxslim.report.page.visible import shortened
+from onnxslim.runner.statistics import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST = 60
+"""Attempts that are drawn; more of them cover each other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """One attempt as it is drawn and listed."""
+
+    mark: str
+    """The number of the pass, with a letter where several forms of it were tried: 2b."""
+    name: str
+    kept: bool
+    loss: Interval | None
+    size: float | None
+    """How many times smaller than the original."""
+    speed: float | None
+    """How many times as fast as the original: of the passes kept before, times its own."""
+    reason: str
+
+
+def attempts_tried(passes: Sequence[PassRecord]) -> list[Tried]:
+    """Return all attempts in their order."""
+    found: list[Tried] = []
+    speed = 1.0
+    for number, step in enumerate(passes, 1):
+        kept_speed = 1.0
+        for at, each in enumerate(step.attempts):
+            letter = _letter(at) if len(step.attempts) > 1 else ""
+            own = None if each.latency is None else speed * each.latency.value
+            tried = Tried(
+                f"{number}{letter}", step.name, each.kept and step.kept, each.loss, each.size, own, each.reason
+            )
+            found.append(tried)
+            if tried.kept and each.latency is not None:
+                kept_speed = each.latency.value
+        speed *= kept_speed
+    return found
+
+
+def attempts_view(report: Report) -> dict[str, Any]:
+    """Return what the template shows of attempts: plots, and a list for each pass by its number."""
+    tried = attempts_tried(report.passes)
+    drawings = [
+        _loss_plot(
+            tried, "size", "Loss against size", "times smaller than the original", lambda each: each.size, report
+        ),
+        _loss_plot(
+            tried, "speed", "Loss against speed", "times as fast as the original", lambda each: each.speed, report
+        ),
+    ]
+    lists = [
+        [
+            {
+                "mark": each.mark,
+                "kept": each.kept,
+                "loss": "" if each.loss is None else _percent(each.loss),
+                "size": "" if each.size is None else f"{each.size:.2f}× smaller",
+                "reason": shortened(each.reason, 400),
+            }
+            for each in tried
+            if each.mark.rstrip("abcdefghijklmnopqrstuvwxyz") == str(number)
+        ][:MOST]
+        for number, _ in enumerate(report.passes, 1)
+    ]
+    return {"attempt_plots": [each for each in drawings if each], "attempts": lists}
+
+
+def _letter(at: int) -> str:
+    return chr(ord("a") + at % 26) * (1 + at // 26)
+
+
+def _percent(loss: Interval) -> str:
+    return f"{100 * loss.value:.2f} % lost ({100 * loss.low:.2f} to {100 * loss.high:.2f})"
+
+
+def _loss_plot(
+    tried: Sequence[Tried],
+    name: str,
+    title: str,
+    label: str,
+    read: Callable[[Tried], float | None],
+    report: Report,
+) -> Drawing | None:
+    points = [
+        (each, each.loss, across)
+        for each in tried[:MOST]
+        if each.loss is not None and (across := read(each)) is not None
+    ]
+    if not points:
+        return None
+    budget = report.budget.max_drop
+
+    def draw(axes: Axes) -> None:
+        for each, loss, across in points:
+            colour = GOOD if each.kept else BAD
+            low, high = 100 * max(0.0, loss.value - loss.low), 100 * max(0.0, loss.high - loss.value)
+            value = 100 * loss.value
+            axes.errorbar([across], [value], yerr=[[low], [high]], fmt="none", ecolor=colour, alpha=0.5, linewidth=1.5)
+            axes.plot([across], [value], "o" if each.kept else "X", color=colour, markersize=10)
+            axes.annotate(each.mark, (across, value), (8, 6), textcoords="offset points", color=INK)
+        if budget is not None:
+            axes.axhline(100 * budget, color=MUTED, linestyle="--", linewidth=1.2)
+            axes.annotate(
+                "budget", (1, 100 * budget), (4, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", va="center", color=MUTED,
+            )  # fmt: skip
+        axes.margins(0.12)
+        axes.set_xlabel(label)
+        axes.set_ylabel("lost, in %")
+
+    words = "; ".join(
+        f"{each.mark} {shortened(each.name, 30)} {'' if each.kept else 'not '}kept: {_percent(loss)} at {across:.2f}"
+        for each, loss, across in points
+    )
+    caption = "Circles were kept, crosses not; the numbers are those below. Lines: intervals of 95 %."
+    return Drawing(title, drawing(name, title, words, 250, draw), caption)

@@ -133,7 +133,7 @@ class Head:
         classes = arrays[self.classes].reshape(-1) if self.classes else np.zeros(len(scores))
         count = min(len(boxes), len(scores), len(classes))
         if self.count and arrays[self.count].size:
-            count = min(count, max(0, int(arrays[self.count].reshape(-1)[0])))
+            count = min(count, max(0, int(_whole(arrays[self.count].reshape(-1)[:1])[0])))
         corners = boxes[:count] if self.corners else corners_of_centres(boxes[:count])
         return Boxes(corners, scores[:count], _whole(classes[:count]))
 

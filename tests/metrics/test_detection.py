@@ -186,6 +186,14 @@ def test_a_dynamic_number_of_boxes() -> None:
     assert found.metric.loss(found.metric.rows(none, boxes, None, 1)) == 1.0
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -3.0, 1e300])
+def test_a_number_of_boxes_that_is_none_is_no_box(number: float) -> None:
+    metric, outputs = detector(Layout.SUPPRESSED)
+    broken = {**outputs, "num_dets": np.array([[number]])}
+    assert len(metric.head.read(broken, 0.5)) in (0, len(TRUE))
+    assert metric.loss(metric.rows(outputs, broken, None, 1)) == 1.0
+
+
 @pytest.mark.parametrize(
     ("outputs", "why"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from evidences import evidence_of
@@ -11,6 +13,9 @@ from hypothesis.extra import numpy as arrays
 
 from onnxslim.metrics.sqnr import Sqnr
 from onnxslim.quality.choosing import recognise
+from onnxslim.quality.discovery import find_metric, metric_names
+from onnxslim.quality.evidence import Evidence
+from onnxslim.quality.metric import Recognition
 
 ANY = st.one_of(
     arrays.arrays(
@@ -44,6 +49,48 @@ def test_what_is_broken_is_lost(broken: np.ndarray) -> None:
     after = broken if broken.dtype.kind == "i" else broken.astype(np.float32)
     assert metric.loss(metric.rows({"a": np.ones((2, 4), np.float32)}, {"a": after}, None, 2)) == 1.0
     assert metric.loss(metric.rows({"a": np.zeros((2, 4), np.float32)}, {"a": after}, None, 2)) == 1.0
+
+
+NAMES = ("boxes", "scores", "labels", "num_dets", "logits", "mask", "embedding", "depth", "y", "output0", "pred_boxes")
+OPS = ("Softmax", "Sigmoid", "ArgMax", "LayerNormalization", "LSTM", "Conv", "Gemm", "TreeEnsemble")
+INPUTS = (
+    {"x": np.zeros((1, 3, 16, 16), np.float32)},
+    {"ids": np.zeros((1, 6), np.int64)},
+    {"x": np.zeros((1, 40), np.float32)},
+)
+SHAPED = st.builds(
+    lambda shape, scale, kind, seed: (np.random.default_rng(seed).random(shape) * scale).astype(kind),
+    st.sampled_from([(1, 7, 21), (1, 21, 7), (1, 21, 4), (21, 4), (1, 21), (21,), (1, 1), (1, 5, 16, 16), (0, 4)]),
+    st.sampled_from([1.0, 100.0, -3.0, np.nan, np.inf, 0.0]),
+    st.sampled_from([np.float32, np.float64]),
+    st.integers(0, 9),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.dictionaries(st.sampled_from(NAMES), SHAPED, min_size=1, max_size=4),
+    st.lists(st.sampled_from(OPS), max_size=2),
+    st.sampled_from(INPUTS),
+)
+def test_whatever_a_model_is_like_its_outputs_lose_nothing_to_themselves_and_all_where_they_are_nan(
+    outputs, ops: list[str], inputs
+) -> None:
+    evidence = evidence_of(outputs, inputs, ops=dict.fromkeys(outputs, ops))
+    for found in (recognise(evidence), *named(evidence)):
+        rows = found.metric.gather(found.metric.rows(outputs, outputs, None, 1))
+        assert found.metric.loss(rows) == pytest.approx(0.0, abs=1e-6), found
+        broken = {name: np.full_like(value, np.nan) for name, value in outputs.items()}
+        lost = found.metric.loss(found.metric.gather(found.metric.rows(outputs, broken, None, 1)))
+        if all(value.size and np.isfinite(value).all() and value.any() for value in outputs.values()):
+            assert lost == 0.0 or lost > 0.3, found
+        assert np.isfinite(lost)
+
+
+def named(evidence: Evidence) -> list[Recognition]:
+    told = dataclasses.replace(evidence, named=True)
+    metrics = [find_metric(name) for name in metric_names()]
+    return [found for metric in metrics if (found := metric.recognise(told)) is not None]
 
 
 @settings(deadline=None, max_examples=300)  # the first example imports every metric

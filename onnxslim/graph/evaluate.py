@@ -60,9 +60,12 @@ def evaluate(
         return None
     model = _program(nodes, feeds, outputs, opsets)
     fed = {value.name: np.asarray(feeds[value.name]) for value in model.graph.input}
-    results = _run(model.SerializeToString(), list(outputs), fed)
-    if results is None and reference:
-        results = _refer(model, list(outputs), fed)
+    program = model.SerializeToString()
+    session = _session(program) if len(program) <= KEPT_BYTES else _open(program)
+    if session is not None:
+        results = _run(session, list(outputs), fed)
+    else:
+        results = _refer(model, list(outputs), fed) if reference else None
     if results is None:
         return None
     if not all(isinstance(result, (np.ndarray, np.generic)) for result in results):
@@ -70,10 +73,8 @@ def evaluate(
     return [np.asarray(result) for result in results]
 
 
-def _run(program: bytes, outputs: list[str], feeds: Mapping[str, Array]) -> list[Any] | None:
-    session = _session(program) if len(program) <= KEPT_BYTES else _open(program)
-    if session is None:
-        return None
+def _run(session: onnxruntime.InferenceSession, outputs: list[str], feeds: Mapping[str, Array]) -> list[Any] | None:
+    """Run a session; None where it refuses the values. The reference is not asked then: it may take them, or hang."""
     try:
         results: list[Any] = session.run(outputs, feeds)
     except Exception:  # an index out of range, sizes that do not fit: onnxruntime has no narrower class to catch

@@ -6,6 +6,7 @@ What cannot be evaluated (`onnxslim.graph.evaluate`) stays, and so does what wou
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,25 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant, constant_tensor, fresh_name, new_initializer, static_bytes, tensor_bytes
+from onnxslim.graph.constants import (
+    as_tensor,
+    constant,
+    constant_tensor,
+    fresh_name,
+    new_initializer,
+    static_bytes,
+    tensor_bytes,
+)
 from onnxslim.graph.evaluate import divides_safely, evaluate
+from onnxslim.graph.extent import (
+    LOOKED_BYTES,
+    MOST_MACS,
+    PART_BYTES,
+    known_bytes,
+    known_macs,
+    most_bytes,
+    must_be_looked_at,
+)
 from onnxslim.graph.growth import Growth
 from onnxslim.nesting import main_graphs
 
@@ -23,9 +41,6 @@ SHARED_BYTES = 1 << 10
 
 SESSION_BYTES = 64 << 20
 """Constants that one session is given at once: weights on disk are not all to be read into memory together."""
-
-INTERMEDIATE_BYTES = 1 << 30
-"""A node whose result is larger than this is never evaluated."""
 
 UNFOLDED = frozenset(
     {
@@ -139,7 +154,7 @@ def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
             continue
         if not divides_safely(node):
             continue
-        if any((static_bytes(output) or 0) > INTERMEDIATE_BYTES for output in node.outputs):
+        if known_bytes([node]) > PART_BYTES or known_macs(node) > MOST_MACS:
             continue
         region[node] = None
     return list(region)
@@ -199,7 +214,9 @@ def _replaced_bytes(part: Sequence[ir.Node]) -> int:
 
 
 def _oversize(part: Sequence[ir.Node], growth: Growth) -> set[ir.Node]:
-    """Return the node whose result makes a part too large to fold, as far as its shapes tell."""
+    """Return the node whose result makes a part too large to fold, or to evaluate, as far as its shapes tell."""
+    if known_bytes(part) > PART_BYTES:
+        return {max(part, key=lambda node: known_bytes([node]))}
     sizes = {value: static_bytes(value) or 0 for value in _frontier(part)}
     if growth.allows(sum(sizes.values()) - _replaced_bytes(part), len(part)):
         return set()
@@ -212,7 +229,10 @@ def _batches(components: Iterable[list[ir.Node]]) -> Iterator[list[list[ir.Node]
     batch: list[list[ir.Node]] = []
     total = 0
     for part in components:
-        size = sum(tensor_bytes(leaf.const_value) for leaf in _leaves(part))
+        size = sum(tensor_bytes(leaf.const_value) for leaf in _leaves(part)) + known_bytes(part)
+        if must_be_looked_at(part):
+            yield [part]
+            continue
         if batch and total + size > SESSION_BYTES:
             yield batch
             batch, total = [], 0
@@ -227,6 +247,8 @@ def _fold_batch(
 ) -> tuple[list[str], set[ir.Node]]:
     """Fold the parts of a batch in one session. Returns the names folded, and the nodes that cannot be evaluated."""
     nodes = [node for part in batch for node in part]
+    if must_be_looked_at(nodes):  # such a part is a batch of its own
+        return _fold_looking(graph, nodes, opsets, growth)
     results = _run(nodes, _frontier(nodes), opsets)
     if results is None and len(batch) > 1:
         names, failed = [], set()
@@ -239,24 +261,53 @@ def _fold_batch(
         return [], {_culprit(nodes, opsets)}
     names, failed = [], set()
     for part in batch:
-        made = {value: results[value] for value in _frontier(part)}
-        more = growth.size(made.values()) - _replaced_bytes(part)
-        if not growth.allows(more, len(part)):
-            failed |= {value.producer() for value in made} - {None}  # type: ignore[arg-type]  # the producers are nodes
-            continue
-        growth.spend(more, made.values())
-        names += [_replace(graph, value, array) for value, array in made.items()]
-        graph.remove(list(reversed(part)), safe=True)
+        done, wrong = _put(graph, part, {value: results[value] for value in _frontier(part)}, growth)
+        names += done
+        failed |= wrong
     return names, failed
 
 
+def _fold_looking(
+    graph: ir.Graph, part: list[ir.Node], opsets: Mapping[str, int], growth: Growth
+) -> tuple[list[str], set[ir.Node]]:
+    """Fold a part node by node: how large a value becomes is asked when the inputs of its node are known."""
+    arrays: dict[ir.Value, Array] = {leaf: array for leaf in _leaves(part) if (array := constant(leaf)) is not None}
+    total = 0.0
+    for node in part:
+        inputs = [arrays.get(value) if value is not None else None for value in node.inputs]
+        total += most_bytes(node, inputs)
+        wanted = [output for output in node.outputs if output.name != ""]
+        results = None if total > LOOKED_BYTES else _run([node], wanted, opsets, arrays)
+        if results is None:
+            return [], {node}
+        arrays.update(results)
+    return _put(graph, part, {value: arrays[value] for value in _frontier(part)}, growth)
+
+
+def _put(
+    graph: ir.Graph, part: list[ir.Node], made: Mapping[ir.Value, Array], growth: Growth
+) -> tuple[list[str], set[ir.Node]]:
+    """Put what was made into the place of a part, where the budget allows for it. Returns as `_fold_batch` does."""
+    letters = sum(tensor_bytes(as_tensor(array)) - array.nbytes for array in made.values() if array.dtype.kind in "OSU")
+    more = growth.size(made.values()) + letters - _replaced_bytes(part)
+    if not growth.allows(more, len(part)):
+        return [], {maker for value in made if (maker := value.producer()) is not None}
+    growth.spend(more, made.values())
+    names = [_replace(graph, value, array) for value, array in made.items()]
+    graph.remove(list(reversed(part)), safe=True)
+    return names, set()
+
+
 def _run(
-    nodes: Sequence[ir.Node], wanted: Sequence[ir.Value], opsets: Mapping[str, int]
+    nodes: Sequence[ir.Node],
+    wanted: Sequence[ir.Value],
+    opsets: Mapping[str, int],
+    known: Mapping[ir.Value, Array] = types.MappingProxyType({}),
 ) -> dict[ir.Value, Array] | None:
     labels: dict[ir.Value, str] = {}
     feeds: dict[str, Array] = {}
     for leaf in _leaves(nodes):
-        array = constant(leaf)
+        array = known[leaf] if leaf in known else constant(leaf)
         if array is None:
             return None
         labels[leaf] = f"v{len(labels)}"

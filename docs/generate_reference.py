@@ -224,6 +224,7 @@ def recipe_page() -> str:
     words = {
         "seed": "the seed of the one random generator; a whole number",
         "max_drop": "the budget, a fraction from 0 to 1",
+        "confidence": "how sure it must be that the budget holds, from 0.5 to 1; without it the estimate decides",
         "passes": "one table a pass, in order, or text as behind `-p`",
     }
     rows = [(f"`{key}`", words[key]) for key in RECIPE_KEYS]

@@ -44,7 +44,7 @@ else:
 
 NONE = "none"
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-RECIPE_KEYS = ("seed", "max_drop", "passes")
+RECIPE_KEYS = ("seed", "max_drop", "confidence", "passes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Recipe:
     passes: tuple[Pass, ...]
     max_drop: float | None = None
     seed: int | None = None
+    confidence: float | None = None
+    """How sure it must be that the budget holds."""
 
 
 def options_of(pass_class: type[Pass]) -> tuple[Option, ...]:
@@ -160,7 +162,16 @@ def read_recipe(text: str, *, where: str = "recipe") -> Recipe:
         raise RecipeError("max_drop must be a number from 0 to 1", where=f"{where}: max_drop", hint="max_drop = 0.01")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
         raise RecipeError("seed must be a whole number, 0 or more", where=f"{where}: seed", hint="seed = 0")
-    return Recipe(_recipe_passes(table["passes"], where), None if max_drop is None else float(max_drop), seed)
+    confidence = table.get("confidence")
+    if confidence is not None and (not _is_number(confidence) or not 0.5 <= confidence < 1):
+        what = "confidence must be a number from 0.5 to 1, 1 excluded"
+        raise RecipeError(what, where=f"{where}: confidence", hint="confidence = 0.95")
+    return Recipe(
+        _recipe_passes(table["passes"], where),
+        None if max_drop is None else float(max_drop),
+        seed,
+        None if confidence is None else float(confidence),
+    )
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -170,6 +181,8 @@ def to_toml(recipe: Recipe) -> str:
         lines.append(f"seed = {recipe.seed}")
     if recipe.max_drop is not None:
         lines.append(f"max_drop = {recipe.max_drop!r}")
+    if recipe.confidence is not None:
+        lines.append(f"confidence = {recipe.confidence!r}")
     names = [step.name for step in recipe.passes]
     if len(set(names)) < len(names):  # a table can be written only once
         lines.append(f"passes = {_toml(format_passes(recipe.passes))}")

@@ -97,7 +97,7 @@ def sample_report() -> Report:
             ),
             outputs=(OutputFigures("logits", closeness, (SliceFigures("scores", Interval(8.5, 8.0, 9.0)),)),),
         ),
-        budget=Budget(0.01, True, None, samples_needed_reason="it is settled"),
+        budget=Budget(0.01, True, None, 0.95, samples_needed_reason="it is settled"),
         passes=(prune, quant),
         reproduction=Reproduction("onnxslim optimize model.onnx --passes quant", {"onnxslim": "0.1.0"}, "seed = 0\n"),
     )
@@ -186,7 +186,13 @@ reports = st.builds(
         loss=st.none() | intervals,
         figures=st.lists(st.builds(TaskFigure, text, intervals, intervals, intervals, text), max_size=2).map(tuple),
     ),
-    budget=records(Budget, max_drop=st.none() | finite, met=st.booleans(), samples_needed=st.none() | counts),
+    budget=records(
+        Budget,
+        max_drop=st.none() | finite,
+        met=st.booleans(),
+        samples_needed=st.none() | counts,
+        confidence=st.none() | finite,
+    ),
     passes=st.lists(
         st.builds(
             PassRecord,

@@ -165,10 +165,17 @@ def test_the_word_none_as_text_survives():
     assert parse_passes(format_passes([Trim(tag="none")])) == (Trim(tag="none"),)
 
 
-@given(pipelines, st.none() | st.floats(0, 1), st.none() | st.integers(0, 2**63 - 1))
+@given(
+    pipelines,
+    st.none() | st.floats(0, 1),
+    st.none() | st.integers(0, 2**63 - 1),
+    st.none() | st.floats(0.5, 1, exclude_max=True),
+)
 @settings(max_examples=60, deadline=None)
-def test_a_recipe_prints_and_reads_back(passes: tuple[Pass, ...], max_drop: float | None, seed: int | None):
-    recipe = Recipe(passes, max_drop, seed)
+def test_a_recipe_prints_and_reads_back(
+    passes: tuple[Pass, ...], max_drop: float | None, seed: int | None, confidence: float | None
+):
+    recipe = Recipe(passes, max_drop, seed, confidence)
     assert read_recipe(to_toml(recipe)) == recipe
 
 
@@ -220,6 +227,7 @@ def test_a_recipe_from_a_file_tables_or_text(tmp_path):
         ('passes = "plain"\nseed = true\n', RecipeError, ["r.toml: seed"]),
         ('passes = "plain"\nmax_drop = "low"\n', RecipeError, ["r.toml: max_drop"]),
         ('passes = "plain"\nmax_drop = 1.5\n', RecipeError, ["0 to 1"]),
+        ('passes = "plain"\nconfidence = 1.0\n', RecipeError, ["0.5 to 1"]),
         ("passes = 3\n", RecipeError, ["r.toml: passes"]),
         ("[passes]\ntrim = 3\n", RecipeError, ["r.toml: passes"]),
         ('passes = "nosuch"\n', UnknownPass, ["r.toml: passes"]),

@@ -50,7 +50,7 @@ def optimize(
     val: Annotated[
         str | None,
         typer.Option(
-            help="Samples to measure with, as --data; labels in it give accuracy. Without it: a quarter of --data.",
+            help="Samples to measure with, as --data; labels in it give accuracy. Without it: a part of --data.",
             show_default=False,
         ),
     ] = None,
@@ -63,8 +63,17 @@ def optimize(
     max_drop: Annotated[
         float | None,
         typer.Option(
-            help="The budget: how much accuracy (without labels: agreement with the original) may be lost, as a "
-            "fraction; 0.01 is one point.",
+            help="The budget: how much accuracy may be lost, as a fraction; 0.01 is one point. Lossy passes are kept "
+            "in the strongest form that holds.",
+            show_default=False,
+            rich_help_panel=CHOOSING,
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="How sure it must be that no more is lost than --max-drop: 0.95 wants the bound within it, and not "
+            "the estimate alone.",
             show_default=False,
             rich_help_panel=CHOOSING,
         ),
@@ -150,6 +159,7 @@ def optimize(
             output=target,
             report=report or (),
             max_drop=max_drop,
+            confidence=confidence,
             recipe=recipe,
             provider=provider,
             seed=seed,

@@ -13,9 +13,12 @@ import numpy.typing as npt
 
 from onnxslim.errors import DataError
 from onnxslim.quality.evidence import Evidence, OutputEvidence
+from onnxslim.quality.expected import COLUMNS, UNREADABLE, believable, expected_drop, expected_row
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
-from onnxslim.runner.statistics import Interval, paired_difference, wilson
+from onnxslim.runner.statistics import Interval, bootstrap, paired_difference, wilson
 
+EXPECTED = 6
+"""The first column of a row that an estimate without labels needs."""
 BEST = 5
 """The classes among which the right one must be for top-5; there must be more classes than that."""
 
@@ -52,7 +55,9 @@ class Classification(Metric):
         return max(found, key=lambda one: one.strength, default=None)
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
-        """Return: right before, right after, in the best five before, after, and the share of equal decisions."""
+        """Return: right before, right after, in the best five before, after, the share of equal decisions, whether
+        there are labels (1 or 0), and what an estimate without labels needs (`expected_row`; NaN where there are no
+        scores)."""
         before = self._decisions(reference)
         after = None if candidate is None else self._decisions(candidate)
         if after is not None and after.best.shape != before.best.shape:
@@ -73,6 +78,8 @@ class Classification(Metric):
             _share(five),
             0.0 if after is None else _share(after.among_best(truth)),
             _share(same),
+            float(label is not None),
+            *_expected(before, after),
         ]
 
     def figures(self, rows: Rows) -> dict[str, Figure]:
@@ -84,11 +91,16 @@ class Classification(Metric):
         return figures
 
     def loss(self, rows: Rows) -> float:
-        """Return the fall of top-1."""
+        """Return the fall of top-1: with labels as it is, without them as it is to be expected."""
+        if _is_estimated(rows):
+            return expected_drop(rows[:, EXPECTED:])
         return float((rows[:, 0] - rows[:, 1]).mean())
 
     def interval(self, rows: Rows, generator: np.random.Generator) -> Interval:
-        """Return the loss of top-1: Wilson's interval of the flips without labels, that of paired shares with them."""
+        """Return the loss of top-1: that of paired shares with labels; without them a bootstrap of the estimate, or
+        Wilson's interval of the flips where there are no scores to estimate by."""
+        if _is_estimated(rows):
+            return bootstrap(rows, self.loss, generator, self.resamples)
         before, after = rows[:, 0], rows[:, 1]
         if (before == 1).all():
             kept = wilson(float(after.sum()), len(after))
@@ -105,7 +117,7 @@ class Classification(Metric):
 
     def lost(self, labelled: bool) -> str:
         """Return what the loss is a loss of."""
-        return "top-1 accuracy" if labelled else "top-1 agreement with the original"
+        return "top-1 accuracy" if labelled else "top-1 accuracy, as estimated without labels,"
 
     def _decisions(self, outputs: Outputs) -> _Decisions:
         value = outputs[self.output]
@@ -149,6 +161,20 @@ class _Decisions:
             return np.asarray((self.best == truth) & self.valid, np.bool_)
         best = np.argpartition(-self.scores, BEST - 1, axis=-1)[:, :BEST]
         return np.asarray((best == np.asarray(truth)[:, None]).any(-1) & self.valid, np.bool_)
+
+
+def _expected(before: _Decisions, after: _Decisions | None) -> tuple[float, ...]:
+    if before.scores is None or before.scores.shape[-1] < 2 or not before.valid.all():
+        return (np.nan,) * COLUMNS
+    if after is None or after.scores is None or after.scores.shape != before.scores.shape or not after.valid.all():
+        return UNREADABLE
+    return expected_row(before.scores, after.scores)
+
+
+def _is_estimated(rows: Rows) -> bool:
+    """Whether there are no labels, and scores to estimate the loss by that can be believed."""
+    kept = rows[:, EXPECTED:]
+    return not rows[:, EXPECTED - 1].any() and not np.isnan(kept[:, 0]).any() and believable(kept)
 
 
 def _share(right: Array) -> float:

@@ -24,6 +24,8 @@ class Sqnr(Metric):
     """Those of them that are no floats: what counts is the share of elements that are not equal."""
 
     name: ClassVar[str] = "sqnr"
+    harmful: ClassVar[float] = 0.1
+    """20 dB."""
     reads_labels: ClassVar[bool] = False
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"relative error"})
 

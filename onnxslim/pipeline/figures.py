@@ -156,22 +156,28 @@ def check_budget(request: Recipe, judge: Judge, result: Candidate) -> Budget:
     Raises:
         BudgetMissed: It is more than may be lost.
     """
+    sure, unsure = request.confidence, None if request.confidence is not None else "the estimate decides"
+
+    def budget(needed: int | None, reason: str | None) -> Budget:
+        none = None if request.max_drop is not None else "no budget was given"
+        return Budget(request.max_drop, True, needed, sure, none, reason, unsure)
+
     if request.max_drop is None:
-        return Budget(None, True, None, "no budget was given", "no budget was given")
+        return budget(None, "no budget was given")
     loss = None if judge.samples.synthetic or not judge.check else judge.loss(result)
     if loss is None:
-        return Budget(request.max_drop, True, None, None, judge.nothing_claimed())
-    allowed = allowance(request.max_drop, 0.0, 0)
+        return budget(None, judge.nothing_claimed())
+    allowed = allowance(request.max_drop, 0.0, 0, request.confidence)
     if not allowed.holds(loss):
         raise BudgetMissed(
             f"{allowed.bound(loss):.2%} is lost in all, where {request.max_drop:.2%} may be", where="--max-drop"
         )
     if settled(loss, request.max_drop):
-        return Budget(request.max_drop, True, None, None, "the interval of the loss lies within the budget")
+        return budget(None, "the interval of the loss lies within the budget")
     if judge.samples.count is None:
-        return Budget(request.max_drop, True, None, None, "the samples are streamed")
-    more = samples_to_settle(loss, request.max_drop, judge.samples.count)
-    return Budget(request.max_drop, True, more, None, None if more else "what is lost is just what may be")
+        return budget(None, "the samples are streamed")
+    needed = samples_to_settle(loss, request.max_drop, judge.samples.count)
+    return budget(needed, None if needed is not None else "what is lost is just what may be")
 
 
 def make_report(

@@ -106,7 +106,7 @@ def run_pass(step: Pass, current: Candidate, judge: Judge, context: Context, lat
         else:
             before = judge.loss(current)
             spent = 0.0 if before is None else max(0.0, before.value)
-            allowed = allowance(judge.max_drop, spent, later)
+            allowed = allowance(judge.max_drop, spent, later, judge.confidence)
             forms = _search(step, allowed, spent, lambda form, strength: run(form, strength, allowed, spent), context)
     finally:
         context.observations = Observations()

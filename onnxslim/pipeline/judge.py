@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.errors import RunError
-from onnxslim.pipeline.budget import Allowance
+from onnxslim.pipeline.budget import Allowance, samples_to_settle
 from onnxslim.pipeline.difference import difference, distance, shapes_of
 from onnxslim.pipeline.interface import Goal, Kind, Pass
 from onnxslim.pipeline.probes import Probe, draw_probes, rounded_otherwise
@@ -107,6 +107,8 @@ class Judge:
     """Never hold two models open at once only to compare them: their weights fill the memory."""
     check: bool = True
     """False: no model is opened, and what an EXACT pass promises is believed."""
+    confidence: float | None = None
+    """How sure it must be that no more than `max_drop` is lost; None: the estimate decides."""
 
     @functools.cached_property
     def feeds(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -205,7 +207,14 @@ class Judge:
             return "fidelity not claimed: the samples are synthetic"
         if self.max_drop is None:
             return "no budget given"
-        return "within the budget" + (f": {loss.value:.2%} lost in all" if loss is not None else "")
+        if loss is None:
+            return "within the budget"
+        lost = f"within the budget: {loss.value:.2%} lost in all"
+        if loss.high <= self.max_drop or self.samples.count is None:
+            return lost
+        more = samples_to_settle(loss, self.max_drop, self.samples.count)
+        settling = f", and about {more:,} samples would settle it" if more is not None else ""
+        return f"{lost} ({loss.low:.2%} to {loss.high:.2%}: that reaches past it{settling})"
 
     def nothing_claimed(self) -> str:
         """Return why nothing is said about the quality of a result."""

@@ -17,8 +17,11 @@ from onnxslim.pipeline.schedule import schedule
 from onnxslim.recipe import Recipe, load_recipe, parse_passes
 from onnxslim.runner.session import Session
 
-SET_ASIDE = 0.25
-"""The share of `data` that measures where no `val` is given."""
+SET_ASIDE, MOST_SET_ASIDE = 0.25, 0.5
+"""The share of `data` that measures where no `val` is given: the least, and the most, where there are few samples."""
+RESOLVES = 2.5
+"""So many samples, divided by the budget, resolve it: 250 for one point. On ResNet-8, -18 and -20 the loss that 256
+samples give has a standard error of 0.11 to 0.47 points where about one is lost."""
 SYNTHETIC_SAMPLES = 8
 DEFAULT_PASSES = "simplify"
 
@@ -31,6 +34,7 @@ def read_request(
     max_drop: float | None,
     seed: int | None,
     as_written: bool,
+    confidence: float | None = None,
 ) -> Recipe:
     """Return what is asked for: arguments first, then the recipe, then the defaults."""
     written = Recipe(()) if recipe is None else load_recipe(pathlib.Path(recipe))
@@ -44,10 +48,17 @@ def read_request(
         raise BadOptionValue(
             f"the budget cannot be {drop}", where="--max-drop", hint="a fraction from 0 to 1: 0.01 is one point"
         )
+    sure = written.confidence if confidence is None else confidence
+    if sure is not None and not 0.5 <= sure < 1:
+        raise BadOptionValue(
+            f"the confidence cannot be {sure}", where="--confidence", hint="from 0.5 to 1, 1 excluded: 0.95"
+        )
+    if sure is not None and drop is None:
+        raise UsageError("there is no budget to be sure of", where="--confidence", hint="give one with --max-drop")
     number = written.seed or 0 if seed is None else seed
     if number < 0:
         raise BadOptionValue(f"the seed cannot be {number}", where="--seed", hint="0 or more")
-    return Recipe(schedule(steps, as_written=as_written), drop, number)
+    return Recipe(schedule(steps, as_written=as_written), drop, number, sure)
 
 
 def share_samples(
@@ -61,7 +72,9 @@ def share_samples(
 ) -> tuple[Samples, Samples]:
     """Return the samples that calibrate and those that measure; no sample does both, but for synthetic ones.
 
-    Where one of the two is missing a quarter of the other takes its place.
+    Where one of the two is missing a part of the other takes its place: a quarter, and up to half where a quarter of
+    the samples could not tell whether the budget holds. Samples that a pass was fitted to never measure it: on
+    ResNet-18 pruned by half they show a quarter of what is lost on others.
 
     Args:
         data: What calibrates, or None.
@@ -89,6 +102,17 @@ def share_samples(
     if data is not None and val is not None:
         calibration = open_samples(data, session.inputs, preprocess=preprocess)
         return calibration, open_samples(val, session.inputs, preprocess=preprocess)
-    given, share = (data, 1 - SET_ASIDE) if val is None else (val, SET_ASIDE)
+    given = data if val is None else val
     assert given is not None
-    return open_samples(given, session.inputs, preprocess=preprocess).split(share, generator)
+    samples = open_samples(given, session.inputs, preprocess=preprocess)
+    if val is not None:
+        return samples.split(SET_ASIDE, generator)
+    return samples.split(1 - set_aside(samples.count, request.max_drop), generator)
+
+
+def set_aside(count: int | None, budget: float | None) -> float:
+    """Return which share of `count` samples (None: not known) measures, such that they resolve the budget."""
+    if budget is None or not count:
+        return SET_ASIDE
+    needed = RESOLVES / max(budget, 1e-9) / count
+    return min(MOST_SET_ASIDE, max(SET_ASIDE, needed))

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.data import no_samples
+from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError, UsageError
 from onnxslim.model import canonicalize, open_model, placing, save_model, stage_model, weight_bytes
 from onnxslim.model.inlining import DIAGNOSTICS
@@ -21,12 +22,13 @@ from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.collector import patient_collector
 from onnxslim.pipeline.figures import make_report, measure_layers
 from onnxslim.pipeline.forms import run_pass
+from onnxslim.pipeline.harm import harm
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import hashing, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.quality.choosing import Request
-from onnxslim.recipe import format_passes, option_values, to_toml
+from onnxslim.recipe import Recipe, format_passes, option_values, to_toml
 from onnxslim.report.destination import check_destinations, save_report
 from onnxslim.report.model import ModelFile, PassRecord, Report
 from onnxslim.report.place import check_places, places_read, places_written
@@ -71,6 +73,7 @@ def optimize(
     output: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     max_drop: float | None = None,
+    confidence: float | None = None,
     recipe: str | os.PathLike[str] | None = None,
     provider: str = "auto",
     seed: int | None = None,
@@ -93,12 +96,14 @@ def optimize(
         passes: What to do, as ``-p`` takes it (``"quant,prune:ratio=0.5"``), or a sequence of pass objects and such
             texts; None: what the recipe says, or ``"simplify"``.
         data: Samples that calibrate and fit; see `onnxslim.data.open_samples`. None: synthetic ones.
-        val: Samples that measure. None: a quarter of `data` is set aside.
+        val: Samples that measure. None: a quarter of `data` is set aside; up to half, where few must carry a budget.
         output: Where to write the result; None: nowhere.
         report: Where to write the report, as JSON (.json) or as a page (.html); several places, if need be. Result and
             reports are written together.
-        max_drop: How much may be lost in the metric's terms, as a fraction: of accuracy, without labels of agreement
-            with the original.
+        max_drop: How much may be lost in the metric's terms, as a fraction: of accuracy, which is estimated where there
+            are no labels. Lossy passes are then kept in the strongest form that holds, and share it.
+        confidence: How sure it must be that no more is lost: 0.95 demands that the bound on what is lost be within the
+            budget. None: the estimate decides.
         recipe: A TOML file with passes, budget and seed; arguments given here win.
         provider: ``auto``, ``cpu`` or ``cuda``.
         seed: Seed of the one random generator; None: the recipe's, or 0.
@@ -121,7 +126,7 @@ def optimize(
         OnnxslimError: One of its subclasses, as `onnxslim.errors` lists them. Nothing is written then.
     """
     started = time.perf_counter()
-    request = read_request(passes, recipe, max_drop, seed, as_written)
+    request = read_request(passes, recipe, max_drop, seed, as_written, confidence)
     if goal not in [each.value for each in Goal]:
         raise BadOptionValue(f"the goal cannot be {goal!r}", where="--goal", hint="latency or size")
     lossy = [step.name for step in request.passes if step.judged_as is Kind.LOSSY]
@@ -168,6 +173,7 @@ def optimize(
         measure,
         sparing=not pack and weight_bytes(opened) > IN_MEMORY_LIMIT,
         check=check,
+        confidence=request.confidence,
     )
     context = Context(
         original=opened,
@@ -189,6 +195,7 @@ def optimize(
             "--val": val,
             "--preprocess": preprocess,
             "--max-drop": request.max_drop,
+            "--confidence": request.confidence,
             "--goal": goal,
             "--metric": metric,
             "--provider": target.provider,
@@ -223,7 +230,7 @@ def optimize(
             written.result()  # nothing else may run while something is timed
         made = make_report(request, judge, current, records, path, digest, file, context.progress)
         kept_calls = opened.graph.meta.get(DIAGNOSTICS, ())
-        made = dataclasses.replace(made, diagnostics=(*kept_calls, *made.diagnostics))
+        made = dataclasses.replace(made, diagnostics=(*kept_calls, *_harm(request, judge, records), *made.diagnostics))
         if written is not None:
             made = dataclasses.replace(made, output=ModelFile(str(output), written.result()))
         layers = None
@@ -234,6 +241,13 @@ def optimize(
         save_report(made, *reports, placement=placement)
     context.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
     return Result(current.model, made)
+
+
+def _harm(request: Recipe, judge: Judge, records: Sequence[PassRecord]) -> tuple[Diagnostic, ...]:
+    """Return warnings about passes that did harm: within a budget there is none."""
+    if request.max_drop is not None or judge.samples.synthetic or not judge.check:
+        return ()
+    return tuple(harm(request.passes, records, judge.of_what, judge.recognition.metric.harmful))
 
 
 def _refuse_unchecked(lossy: Sequence[str], data: Data | None, val: Data | None, verify: bool) -> None:

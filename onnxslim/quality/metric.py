@@ -65,6 +65,8 @@ class Metric(abc.ABC):
     """Figures that fall where a model gets better."""
     same_shapes: ClassVar[bool] = True
     """Whether outputs of other shapes than the reference's cannot be read. Detectors give as many boxes as they see."""
+    harmful: ClassVar[float] = 0.01
+    """What one pass may cost without a warning."""
     resamples: ClassVar[int] = 1000
     """How often rows are drawn anew for an interval; fewer where figures take long to compute."""
     reads_labels: ClassVar[bool] = True

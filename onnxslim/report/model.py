@@ -202,8 +202,10 @@ class Budget:
     max_drop: Annotated[float | None, "how much may be lost in the metric's terms, as a fraction"]
     met: Annotated[bool, "whether what was kept obeys; true where there is no budget"]
     samples_needed: Annotated[int | None, "samples to measure with that would settle whether the budget holds"]
+    confidence: Annotated[float | None, "how sure it had to be that the budget holds"]
     max_drop_reason: str | None = None
     samples_needed_reason: str | None = None
+    confidence_reason: str | None = None
 
     def __post_init__(self) -> None:
         _check(self)

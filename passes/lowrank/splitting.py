@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from onnxslim.train.observation import truncated
 from onnxslim.train.refit import BUDGET, FEWEST, STREAMED
 
 from .adding import find_terms
-from .allocation import Rule, Settings, choose, describe, why_whole
+from .allocation import Price, Rule, Settings, choose, describe, why_whole
 from .candidates import Candidate, Extent, candidates, forms, full_ranks, nearest, shapes
 from .comparing import find_comparisons
 from .factors import Form, Moments, Problem, split
@@ -47,6 +48,19 @@ HOPELESS, HOPELESS_OF_WINDOWS = 0.25, 0.125
 Windows have more to spare."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """What layers may be split into, whatever is asked for."""
+
+    candidates: Sequence[Sequence[Candidate]]
+    curves: Sequence[Price]
+    """What an error of each layer costs."""
+    slow: Sequence[str]
+    """Of layers that stay whole for that, why no split of theirs is faster."""
+    broken: Mapping[int, str]
+    """Layers that cannot be fitted, and why."""
+
+
 class Splitting:
     """Splits layers of one model.
 
@@ -63,7 +77,7 @@ class Splitting:
     def __init__(self, settings: Settings, model: ir.Model, layers: Sequence[Layer], context: Context) -> None:
         self._settings, self._model, self.layers, self._context = settings, model, layers, context
         self.notes: list[Note] = []
-        self._curves = curves({}, len(layers))
+        self._curves: Sequence[Price] = curves({}, len(layers))
         """What an error of each layer costs."""
         self._broken: dict[int, str] = {}
         self.not_finite = ""
@@ -138,8 +152,15 @@ class Splitting:
             whole = Moments(whole.gram, whole.gram @ weight, float(np.vdot(weight, whole.gram @ weight)))
         return Problem(whole.damped(weight, strength or DAMPING), layer.kernel, metric)
 
-    def options(self) -> list[list[Candidate]]:
+    def options(self) -> Sequence[Sequence[Candidate]]:
         """Return for each layer what it may be split into; nothing for those that would be no faster."""
+        wish = self._settings.wish
+        depends = wish.amount if wish.rule is Rule.RANK else None  # the form that is timed is near that rank
+        found = self._context.observed(("splits", depends), self._options)
+        self._curves, self._slow, self._broken = found.curves, list(found.slow), dict(found.broken)
+        return found.candidates
+
+    def _options(self) -> _Options:
         result: list[list[Candidate]] = [[] for _ in self.layers]
         measured: dict[int, list[tuple[float, float]]] = {}
         allowed = self._hopeful()
@@ -172,8 +193,7 @@ class Splitting:
                     measured[at].append((problem.loss(made.dense), cost))
             result[at] = own
             self._context.progress("lowrank: spectra", done, len(worth))
-        self._curves = curves(measured, len(result))
-        return result
+        return _Options(result, curves(measured, len(result)), self._slow, self._broken)
 
     def _where_not_finite(self) -> str:
         begins = first_not_finite(self._model, self._samples, self._context.open_session)

@@ -166,11 +166,15 @@ class Prune(Pass):
         if learns and (self.compensate or criterion in OBSERVING):
             places = sorted({(contraction.data.name or "", contraction.data_axis) for contraction in read})
             zeros = criterion is Criterion.APOZ
-            moments = observe(model, places, context.samples, context.open_session, zeros=zeros)
+            moments = context.observed(
+                "moments", lambda: observe(model, places, context.samples, context.open_session, zeros=zeros)
+            )
         steps = [np.cumsum(blocks(group, limits)).tolist() for group in found]
         recovers = learns and (self.compensate or self.refit)
         ranker = Ranker(model, coupling, found, steps, read, moments, before, context, recovers)
-        importance, said = ranker.importance(criterion, sensitivity=self.sensitivity)
+        importance, said = context.observed(
+            "importance", lambda: ranker.importance(criterion, sensitivity=self.sensitivity)
+        )
         notes += said
         budget = Budget.of(self._share(), model, coupling, sized, found, limits, context)
 

@@ -26,7 +26,7 @@ def test_top1_against_the_labels_and_against_the_original() -> None:
     assert METRIC.agreement(rows).tolist() == [0, 0, 1, 0]
     rows = METRIC.rows({"y": LOGITS}, {"y": LOGITS[:, ::-1]}, None, 4)
     assert METRIC.figures(rows)["top-1"].before == 1.0
-    assert METRIC.loss(rows) == 0.75
+    assert 0 < METRIC.loss(rows) < 0.75, "three decisions flip, and the original was not sure of them"
 
 
 def test_a_candidate_may_do_better() -> None:
@@ -64,12 +64,15 @@ def test_nan_in_the_original_is_never_right() -> None:
 def test_a_sample_of_many_decisions_counts_their_share() -> None:
     metric = Classification("y", axis=1, classes=3)
     before = np.zeros((1, 3, 2, 2), np.float32)
-    before[:, 1] = 1
+    before[:, 1] = 2
     after = before.copy()
-    after[0, 2, 0, 0] = 2
+    after[0, 2, 0, 0] = 3
     rows = metric.rows({"y": before}, {"y": after}, None, 1)
     assert rows.shape[0] == 1
-    assert metric.loss(rows) == 0.25
+    assert rows[0, 4] == 0.75, "three of four decisions are alike"
+    assert metric.loss(metric.rows({"y": before}, {"y": after}, np.ones((1, 4), np.int64), 1)) == 0.25
+    sure, unsure = np.exp(2.0) / (np.exp(2.0) + 2), 1 / (np.exp(2.0) + 2)
+    assert metric.loss(rows) == pytest.approx(0.25 * (sure - unsure)), "what the reference believes is lost"
 
 
 def test_classes_told_outright() -> None:
@@ -109,7 +112,7 @@ def test_the_interval_is_never_empty_and_narrow_where_models_hardly_differ() -> 
     for truth in (None, labels):
         same = metric.interval(metric.rows({"y": scores}, {"y": scores}, truth, 500), generator)
         assert same.value == 0.0
-        assert 0 < same.high < 0.02
+        assert 0 < same.high < 0.02, "flips are counted: such scores are no beliefs"
         rows = metric.rows({"y": scores}, {"y": changed}, truth, 500)
         interval = metric.interval(rows, generator)
         assert interval.low < interval.value < interval.high

@@ -12,6 +12,7 @@ from sample_models import from_text
 from zoo import MODELS
 
 import onnxslim
+from onnxslim.pipeline.budget import upper_bound
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.pipeline.strength import MOST_TRIES
 
@@ -138,10 +139,30 @@ def test_a_run_can_be_repeated_and_what_was_kept_gives_the_same_model() -> None:
     assert again.report.passes[0].changes[0].action == drawn[0], "what is drawn does not depend on how often it ran"
 
 
-def test_agreement_is_a_budget_as_well() -> None:
+def test_without_labels_the_estimate_is_the_budget() -> None:
     report = run(Shift(amount=0.05), data=samples(False), val=samples(False)).report
     assert report.passes[0].kept
-    assert 0.2 < report.passes[0].options["strength"] < 1
+    assert report.quality.loss is not None
+    assert 0 <= report.quality.loss.value <= 0.01
+
+
+def test_with_confidence_a_milder_form_is_kept_and_the_bound_is_within_the_budget() -> None:
+    plain, sure = run(Shift(amount=0.05)).report, run(Shift(amount=0.05), confidence=0.95).report
+    assert sure.passes[0].kept
+    assert sure.passes[0].options["strength"] < plain.passes[0].options["strength"]
+    loss = sure.quality.loss
+    assert loss is not None
+    assert upper_bound(loss, 0.95) <= 0.01
+    assert (sure.budget.confidence, plain.budget.confidence) == (0.95, None)
+
+
+def test_where_the_interval_reaches_past_the_budget_it_is_said_and_how_many_samples_settle_it() -> None:
+    report = run(Shift(amount=0.009)).report
+    assert report.quality.loss is not None
+    assert report.quality.loss.high > 0.01
+    assert report.budget.samples_needed is not None
+    assert report.budget.samples_needed > COUNT
+    assert "reaches past it, and about" in report.passes[0].reason
 
 
 @pytest.mark.parametrize(

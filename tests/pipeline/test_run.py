@@ -30,6 +30,7 @@ from onnxslim.errors import (
 from onnxslim.pipeline import figures
 from onnxslim.pipeline import judge as judging
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, Note, Pass, Progress
+from onnxslim.pipeline.request import set_aside
 from onnxslim.quality.choosing import Request
 from onnxslim.report.json import from_json, to_json
 from onnxslim.runner.latency import Latency, PairedLatency
@@ -152,9 +153,9 @@ def test_a_lossy_pass_over_the_budget_is_rolled_back_and_others_are_not() -> Non
     assert report.after.accuracy == report.before.accuracy
 
 
-def test_without_labels_agreement_is_the_budget() -> None:
+def test_without_labels_the_loss_is_estimated() -> None:
     (record,) = optimize(LossyScale(by=-1.0), data=CALIB, val=None, max_drop=0.01).report.passes
-    assert "agreement with the original would be lost" in record.reason
+    assert "of top-1 accuracy, as estimated without labels, would be lost" in record.reason
 
 
 def test_without_a_budget_a_lossy_pass_is_kept_and_told() -> None:
@@ -282,6 +283,35 @@ def test_a_quarter_is_set_aside_where_only_one_set_is_given() -> None:
     assert optimize(Scale(), data=None).report.data.samples == 150
 
 
+@pytest.mark.parametrize(
+    ("count", "budget", "share"),
+    [
+        (256, 0.01, 0.5),
+        (1000, 0.01, 0.25),
+        (640, 0.01, 250 / 640),
+        (80, 0.1, 25 / 80),
+        (80, None, 0.25),
+        (80, 0.0, 0.5),
+    ],
+)
+def test_what_is_set_aside_grows_where_few_samples_must_carry_a_budget(
+    count: int, budget: float | None, share: float
+) -> None:
+    assert set_aside(count, budget) == pytest.approx(share)
+    assert set_aside(None, budget) == 0.25
+
+
+def test_a_lossy_pass_that_did_harm_is_warned_of_even_without_a_budget() -> None:
+    (warning,) = optimize(LossyScale(by=-1.0)).report.diagnostics
+    assert warning.code == "harmful-pass"
+    assert warning.message.startswith("lossy_scale cost 8")
+    assert "of top-1 accuracy" in warning.message
+    assert "--max-drop" in warning.hint
+    assert not optimize(LossyScale(by=0.5)).report.diagnostics
+    assert not optimize(LossyScale(by=-1.0), max_drop=0.99).report.diagnostics, "so much was allowed"
+    assert not optimize(LossyScale(by=-1.0), data=None, val=None).report.diagnostics, "nothing is claimed"
+
+
 def test_a_recipe_is_followed_and_arguments_win(tmp_path: pathlib.Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('seed = 4\nmax_drop = 0.25\npasses = "simplify"\n')
@@ -309,6 +339,8 @@ def test_progress_is_told() -> None:
     [
         ({"goal": "beauty"}, BadOptionValue, "goal cannot be 'beauty'"),
         ({"max_drop": 1.5}, BadOptionValue, "budget cannot be 1.5"),
+        ({"max_drop": 0.1, "confidence": 1.0}, BadOptionValue, "confidence cannot be 1.0"),
+        ({"confidence": 0.9}, UsageError, "no budget to be sure of"),
         ({"seed": -1}, BadOptionValue, "seed cannot be -1"),
         ({"provider": "tpu"}, BadOptionValue, "tpu"),
         ({"data": None, "val": None, "max_drop": 0.1}, UsageError, "cannot be checked without data"),

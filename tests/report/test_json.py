@@ -56,6 +56,7 @@ def test_the_keys_are_the_contract():
         "max_drop": 0.01,
         "met": True,
         "samples_needed": None,
+        "confidence": 0.95,
         "samples_needed_reason": "it is settled",
     }
     keys = {"name", "options", "kind", "kept", "reason", "seconds", "nodes", "changes", "layers", "asked", "attempts"}
@@ -91,7 +92,7 @@ def test_a_null_must_say_why_and_a_number_must_be_one():
     with pytest.raises(ValueError, match="path_reason does not say why"):
         ModelFile(None, "ab")
     with pytest.raises(ValueError, match="no number that JSON can hold"):
-        Budget(math.nan, True, 1)
+        Budget(math.nan, True, 1, 0.9)
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_what_was_not_measured_says_why():
         ratio=dataclasses.replace(report.ratio, latency=None, latency_reason=why),
         fidelity=FidelityFigures(None, None, None, None, claim, claim, claim, claim),
         quality=QualityFigures(None, claim, claim, None, metric_reason=claim, loss_reason=claim),
-        budget=Budget(None, True, None, "no budget was given", "no budget was given"),
+        budget=Budget(None, True, None, None, "no budget was given", "no budget was given", "no budget was given"),
         passes=(),
         data=dataclasses.replace(report.data, samples=None, labels=False, samples_reason="streamed"),
     )
@@ -92,7 +92,7 @@ def test_what_was_not_measured_says_why():
 
 
 def test_a_missed_budget_is_said_and_a_terminal_gets_colour_unless_it_wants_none(monkeypatch):
-    report = dataclasses.replace(sample_report(), budget=Budget(0.001, False, 900))
+    report = dataclasses.replace(sample_report(), budget=Budget(0.001, False, 900, 0.9))
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     for coloured in (True, False):
@@ -141,7 +141,7 @@ Target: cpu avx2, 2 threads (AMD EPYC)
 Metric: classification: logits [1, 10] holds a score for each of 10 classes
 Lost: 0.15 % of top-1 accuracy (-0.10 % to 0.40 %)
 SQNR within logits: scores 8.5 dB (8.0 to 9.0)
-Budget: at most 1.00 % lost, met
+Budget: at most 1.00 % lost, met with a confidence of 95.00 %
 
  pass    kind               nodes      seconds   why
  ──────────────────────────────────────────────────────────────────────────────

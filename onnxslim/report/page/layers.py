@@ -81,7 +81,7 @@ def _layer_rows(layers: Sequence[Figures], rest: Sequence[Figures], known: Seque
         widths = (
             f"{change.before:,} → {change.after:,} {shortened(change.quantity, 40)}"
             for change in each.changes
-            if change.before != change.after
+            if change.before != change.after and change.quantity != "bits"  # the types say it
         )
         costs = (each.before, each.after) if each.before.weight_type or each.after.macs else ()
         types = dict.fromkeys(cost.weight_type for cost in costs if cost.weight_type)

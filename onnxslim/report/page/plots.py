@@ -76,7 +76,7 @@ def _density(axes: Axes, quantiles: Sequence[float], place: float, colour: str) 
     import numpy as np
 
     ends = np.asarray(quantiles[: max(2, len(quantiles) - 1)])
-    edges = np.geomspace(max(ends[0], 1e-9), max(ends[-1], 1e-9), 61) if ends[-1] > ends[0] > 0 else ends[[0, -1]]
+    edges = np.geomspace(max(ends[0], 1e-9), max(ends[-1], 1e-9), 41) if ends[-1] > ends[0] > 0 else ends[[0, -1]]
     if edges[-1] <= edges[0]:
         return
     shares = np.diff(np.interp(edges, ends, np.linspace(0, 1, len(ends))))

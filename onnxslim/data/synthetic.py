@@ -333,17 +333,12 @@ def _finite(outputs: Iterable[object]) -> bool:
 
 
 def _by_rank(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield one index below each length, those with the smallest sum first."""
-
-    def with_sum(total: int, position: int) -> Iterator[tuple[int, ...]]:
-        if position == len(lengths):
-            if total == 0:
-                yield ()
-            return
-        room = sum(length - 1 for length in lengths[position + 1 :])
-        for index in range(max(0, total - room), min(total, lengths[position] - 1) + 1):
-            for rest in with_sum(total - index, position + 1):
-                yield (index, *rest)
-
+    """Yield one index below each length, those with the smallest sum first, and then those that change later ones."""
+    free = [position for position, length in enumerate(lengths) if length > 1][::-1]
     for total in range(sum(length - 1 for length in lengths) + 1):
-        yield from with_sum(total, 0)
+        for raised in itertools.combinations_with_replacement(free, total):
+            indices = [0] * len(lengths)
+            for position in raised:
+                indices[position] += 1
+            if all(indices[position] < lengths[position] for position in raised):
+                yield tuple(indices)

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxslim.data import Samples, open_samples
+from onnxslim.data import Samples, open_samples, sources
 from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.runner.session import TensorSpec
 
@@ -42,7 +42,6 @@ def test_an_npz_is_a_row_a_sample(npz: pathlib.Path) -> None:
     assert [batch.labels.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [len(array) for array in values(samples)] == [1] * 10
     assert samples.first(3)["image"].shape == (3, 1, 2, 2)
-    assert "10 samples" in repr(samples)
 
 
 def test_every_form_can_be_read_again(npz: pathlib.Path) -> None:
@@ -89,13 +88,13 @@ def test_a_fixed_batch_is_filled_and_the_rest_left_out() -> None:
     batches = list(samples.batches(1))
     assert [batch.count for batch in batches] == [4, 4]
     np.testing.assert_array_equal(np.concatenate([batch.feeds["x"] for batch in batches]), rows[:8])
-    assert samples.take(3).count == 4
+    assert samples.draw(3).count == 4
     one, other = samples.split(0.5)
     assert (one.count, other.count) == (4, 4)
     with pytest.raises(DataError, match="do not fill a batch"):
         open_samples({"x": rows[:3]}, FIXED)
     with pytest.raises(DataError, match="divided in two"):
-        samples.take(4).split(0.5)
+        samples.draw(4).split(0.5)
 
 
 def test_inputs_of_unlike_batches_are_one_run_a_sample() -> None:
@@ -117,6 +116,15 @@ def test_inputs_of_unlike_batches_are_one_run_a_sample() -> None:
     assert whole.first()["sr"] == 8000
     doubled = open_samples({**arrays, "input": np.ones((12, 5), np.float32)}, RECURRENT)
     assert doubled.first()["input"].shape == (2, 5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.bool_, np.int32, np.int64])
+def test_a_scalar_input_gets_one_value_a_sample(dtype: type) -> None:
+    given = np.array([0, 1, 1, 0], dtype)
+    samples = open_samples({"image": TEN[:4], "scale": given}, (*IMAGE, TensorSpec("scale", np.dtype(dtype), ())))
+    fed = [batch.feeds["scale"] for batch in samples.batches(3)]
+    assert all(isinstance(each, np.ndarray) and each.shape == () and each.dtype == dtype for each in fed)
+    assert [each.item() for each in fed] == given.tolist()
 
 
 def test_an_input_of_unknown_rank_takes_rows() -> None:
@@ -333,6 +341,10 @@ def singles():
     for index in range(3):
         yield {"image": np.full((1, 2, 2), index, np.float32)}
 
+def endless():
+    while True:
+        yield {"image": np.zeros((1, 2, 2), np.float32)}
+
 def nothing():
     return []
 
@@ -361,26 +373,45 @@ def yielding(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_function_is_called_again_for_every_reading() -> None:
     samples = open_samples("yielding_module:batches", IMAGE)
     yielding_module = sys.modules["yielding_module"]
-    assert (samples.count, samples.labelled) == (None, True)
+    assert samples.labelled
     before = yielding_module.calls
     for _ in range(2):
         batches = list(samples.batches(3))
         assert [batch.count for batch in batches] == [3, 3, 3, 1]
         np.testing.assert_array_equal(np.concatenate([batch.feeds["image"] for batch in batches]), TEN)
         assert np.concatenate([batch.labels for batch in batches]).tolist() == list(range(10))
+    assert samples.count == 10
     assert yielding_module.calls == before + 2
-    assert "unknown" in repr(samples)
+    assert repr(samples) == "<samples from yielding_module:batches>"
 
 
 @pytest.mark.usefixtures("yielding")
-def test_a_stream_is_dealt_out_and_cut() -> None:
+def test_of_a_stream_each_stretch_gives_its_share() -> None:
     samples = open_samples("yielding_module:batches", IMAGE)
-    large, small = samples.split(0.75)
-    assert [int(batch.labels[0]) for batch in small.batches()] == [3, 7]
-    assert [int(batch.labels[0]) for batch in large.batches()] == [0, 1, 2, 4, 5, 6, 8, 9]
-    assert [int(batch.labels[0]) for batch in samples.split(0.25)[0].batches()] == [3, 7]
-    assert [int(batch.labels[0]) for batch in large.take(3).batches()] == [0, 1, 2]
-    assert (large.count, large.take(3).count, large.labelled, large.take(3).labelled) == (None, None, True, True)
+
+    def labels(some: Samples) -> list[int]:
+        batches = list(some.batches())
+        for batch in batches:  # labels stay with their images
+            np.testing.assert_array_equal(batch.feeds["image"][0], TEN[int(batch.labels[0])])
+        return [int(batch.labels[0]) for batch in batches]
+
+    large, small = samples.split(0.8)
+    assert (large.count, small.count, large.labelled) == (8, 2, True)
+    assert sorted(labels(large) + labels(small)) == list(range(10))
+    assert [label // 5 for label in labels(small)] == [0, 1]
+    drawn = labels(samples.draw(5))
+    assert sorted(label // 2 for label in drawn) == [0, 1, 2, 3, 4]
+    assert drawn == labels(samples.draw(5)) != sorted(drawn)
+    assert sorted(labels(samples.draw(99))) == list(range(10))
+    assert set(labels(large.draw(3))) < set(labels(large))
+
+
+@pytest.mark.usefixtures("yielding")
+def test_a_stream_without_end_is_read_as_far_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MOST_YIELDED", 12)
+    samples = open_samples("yielding_module:endless", IMAGE)
+    assert samples.count == 12
+    assert sum(batch.count for batch in samples.draw(6).batches(4)) == 6
 
 
 @pytest.mark.usefixtures("yielding")

@@ -28,6 +28,7 @@ def test_a_split_is_a_partition(count: int, fraction: float, seed: int, size: in
     assert min(len(one), len(two)) > 0
     assert abs(len(one) - fraction * count * 3) <= 3
     assert one == sorted(one)
+    assert two == sorted(two)
 
 
 def test_a_split_depends_on_the_generator_alone() -> None:
@@ -41,8 +42,54 @@ def test_parts_can_be_split_and_cut_again() -> None:
     first, second = open_samples({"x": np.arange(40)}, FREE).split(0.5)
     one, two = first.split(0.5)
     assert sorted(numbers(one) + numbers(two) + numbers(second)) == list(range(40))
-    assert numbers(first.take(3)) == numbers(first)[:3]
-    assert first.take(100).count == 20
+    drawn = numbers(first.draw(3))
+    assert len(drawn) == 3
+    assert set(drawn) < set(numbers(first))
+    assert sorted(numbers(first.draw(100))) == numbers(first)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 20), st.integers(0, 3), st.integers(1, 7), st.booleans())
+def test_a_draw_takes_one_of_each_stretch_of_the_source(
+    stretches: int, length: int, seed: int, size: int, fixed: bool
+) -> None:
+    unit = 3 if fixed else 1
+    samples = open_samples({"x": np.arange(stretches * unit * length)}, BY_THREE if fixed else FREE)
+    drawn = numbers(samples.draw(stretches * unit, np.random.default_rng(seed)), size)
+    assert sorted(number // length for number in drawn) == list(range(stretches * unit))
+    assert drawn == numbers(samples.draw(stretches * unit, np.random.default_rng(seed)), unit)
+
+
+def test_a_draw_depends_on_the_generator_alone_and_mixes_the_order() -> None:
+    samples = open_samples({"x": np.arange(1000)}, FREE)
+    seeded = [numbers(samples.draw(64, np.random.default_rng(seed))) for seed in (1, 1, 2)]
+    assert seeded[0] == seeded[1] != seeded[2]
+    assert all(len(set(np.array(numbers).reshape(4, 16)[0] // 250)) == 4 for numbers in seeded)
+
+
+def test_every_sample_is_drawn_about_as_often() -> None:
+    samples = open_samples({"x": np.arange(10)}, FREE)
+    drawn = [number for seed in range(600) for number in numbers(samples.draw(3, np.random.default_rng(seed)))]
+    assert np.abs(np.bincount(drawn) / 600 - 0.3).max() < 0.08
+
+
+def test_both_parts_of_a_split_hold_every_class_of_sorted_data() -> None:
+    first, second = open_samples({"x": np.repeat(np.arange(10), 32)}, FREE).split(0.75)
+    assert np.bincount(numbers(first)).tolist() == [24] * 10
+    assert np.bincount(numbers(second)).tolist() == [8] * 10
+
+
+def test_files_of_a_folder_are_opened_once_for_a_draw(tmp_path, monkeypatch) -> None:
+    for at in range(5):
+        np.save(tmp_path / f"{at}.npy", np.arange(at * 4, at * 4 + 4, dtype=np.int64))
+    samples = open_samples(tmp_path, FREE)
+    loads = []
+    load = np.load
+    monkeypatch.setattr(np, "load", lambda *args, **options: loads.append(1) or load(*args, **options))
+    drawn = numbers(samples.draw(15), 4)
+    assert len(loads) == 5
+    assert len(set(drawn)) == 15
+    assert drawn != sorted(drawn)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.5])
@@ -58,4 +105,4 @@ def test_one_sample_cannot_be_divided() -> None:
 
 def test_there_is_no_first_of_nothing() -> None:
     with pytest.raises(DataError, match="not a single sample"):
-        open_samples({"x": np.arange(4)}, FREE).take(0).first()
+        open_samples({"x": np.arange(4)}, FREE).draw(0).first()

@@ -1,7 +1,7 @@
 """Samples: calibration and validation data, streamed from wherever they are, fitted to a model's inputs."""
 
 from onnxslim.data.opening import open_samples
-from onnxslim.data.samples import Batch, Samples
+from onnxslim.data.samples import Batch, Samples, Subset
 from onnxslim.data.synthetic import no_samples, synthetic_samples
 
-__all__ = ["Batch", "Samples", "no_samples", "open_samples", "synthetic_samples"]
+__all__ = ["Batch", "Samples", "Subset", "no_samples", "open_samples", "synthetic_samples"]

@@ -58,7 +58,7 @@ def open_samples(
         return _samples(Tables.of([table]), "arrays in memory")
     text = os.fspath(spec)
     if names_function(text) and not pathlib.Path(text).exists():
-        return _samples(Yielded(import_function(text, "--data"), inputs, text), text)
+        return Samples(Yielded(import_function(text, "--data"), inputs, text), text)  # counted when needed
     filesystem, path = locate(text)
     if not filesystem.isdir(path):
         return _samples(_open_files(filesystem, [path], inputs, single=False), text)

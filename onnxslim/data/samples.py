@@ -1,12 +1,11 @@
-"""What samples are: a stream of batches that fit a model's inputs, and can be read again, cut and split."""
+"""What samples are: a stream of batches that fit a model's inputs, and can be read again, drawn from and split."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,34 +38,38 @@ class Layout:
     labelled: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """How many of the samples were used for something. They were drawn by chance, over the whole source."""
+
+    purpose: Annotated[str, "who used them, and what for: quant: calibration"]
+    used: Annotated[int, "how many samples were used"]
+    of: Annotated[int, "how many there were to draw from"]
+
+
 class Source(Protocol):
-    """Where samples come from, in order, as often as asked."""
+    """Where samples come from, in order or at given positions, as often as asked."""
 
     @property
     def layout(self) -> Layout:
         """How its samples go together."""
 
     @property
-    def count(self) -> int | None:
-        """The number of samples, None where only reading them all would tell."""
+    def count(self) -> int:
+        """The number of samples. A stream is read to its end to find out."""
 
     def pieces(self, size: int) -> Iterator[Batch]:
         """Yield all samples in order, at most `size` at a time."""
 
-
-@runtime_checkable
-class IndexedSource(Source, Protocol):
-    """A source that can be read in any order."""
-
     def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Yield the samples at `indices`, at most `size` at a time."""
+        """Yield the samples at `indices`, in the order of `indices`, at most `size` at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """Some samples of a source that can be read in any order."""
+    """Some samples of a source."""
 
-    inner: IndexedSource
+    inner: Source
     indices: npt.NDArray[np.int64]
 
     @property
@@ -85,47 +88,6 @@ class Chosen:
 
 
 @dataclasses.dataclass(frozen=True)
-class EveryNth:
-    """Every `step`-th sample of a stream, or all the others."""
-
-    inner: Source
-    step: int
-    others: bool
-
-    @property
-    def layout(self) -> Layout:  # noqa: D102  the protocol says it
-        return self.inner.layout
-
-    @property
-    def count(self) -> None:  # noqa: D102  the protocol says it
-        return None
-
-    def pieces(self, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
-        for index, piece in enumerate(self.inner.pieces(1)):
-            if (index % self.step == self.step - 1) != self.others:
-                yield piece
-
-
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """The first samples of a stream."""
-
-    inner: Source
-    limit: int
-
-    @property
-    def layout(self) -> Layout:  # noqa: D102  the protocol says it
-        return self.inner.layout
-
-    @property
-    def count(self) -> None:  # noqa: D102  the protocol says it
-        return None
-
-    def pieces(self, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
-        return itertools.islice(self.inner.pieces(1), self.limit)
-
-
-@dataclasses.dataclass(frozen=True)
 class Nothing:
     """No samples at all: for a run that never runs the model."""
 
@@ -133,6 +95,9 @@ class Nothing:
     count: int = 0
 
     def pieces(self, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
+        return iter(())
+
+    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
         return iter(())
 
 
@@ -157,17 +122,16 @@ class Samples:
         """Whether they were made up; then they say nothing about fidelity on real data."""
 
     def __repr__(self) -> str:
-        count = "an unknown number of" if self.count is None else self.count
-        return f"<{count} samples from {self.source}>"
+        return f"<samples from {self.source}>"
 
     @property
-    def count(self) -> int | None:
-        """How many samples there are, None where only reading them all would tell.
+    def count(self) -> int:
+        """How many samples there are. A stream is read to its end, once, to find out.
 
         Of samples for a model whose batch is fixed at B, the last that do not fill a batch are left out.
         """
         count, batch = self._origin.count, self._origin.layout.batch
-        return count if count is None or batch is None else count // batch * batch
+        return count if batch is None else count // batch * batch
 
     @property
     def labelled(self) -> bool:
@@ -215,28 +179,37 @@ class Samples:
             return batch.feeds
         raise DataError("there is not a single sample", where=self.source)
 
-    def number(self, index: int) -> int | None:
-        """Return which sample of the source, counted from 0, the `index`-th of these is; None where nobody knows."""
+    def number(self, index: int) -> int:
+        """Return which sample of the source, counted from 0, the `index`-th of these is."""
         origin, at = self._origin, index
         while isinstance(origin, Chosen):
             at, origin = int(origin.indices[at]), origin.inner
-        return at if isinstance(origin, IndexedSource) else None
+        return at
 
-    def take(self, count: int) -> Samples:
-        """Return the first `count` samples, rounded up to whole batches where the model fixes them."""
+    def draw(self, count: int, generator: np.random.Generator | None = None) -> Samples:
+        """Return `count` samples drawn by chance over the whole source, in an order drawn by chance; all, if no more.
+
+        One is drawn from each of `count` equally long stretches of the source: of data that lies class by class each
+        class gives its share. The order is that of no file, so that no batch and no part of a pass sees one class.
+
+        Args:
+            count: How many, rounded up to whole batches where the model fixes them.
+            generator: Where the draw comes from; None: always the same draw.
+
+        Raises:
+            DataError: The samples cannot be counted: a stream breaks off.
+        """
+        generator = generator or np.random.default_rng(0)
         batch = self._origin.layout.batch or 1
-        limit = -(-count // batch) * batch
-        if isinstance(self._origin, IndexedSource):
-            origin: Source = Chosen(self._origin, np.arange(min(limit, self.count or 0), dtype=np.int64))
-        else:
-            origin = Head(self._origin, limit)
-        return Samples(origin, self.source, synthetic=self.synthetic)
+        limit = min(-(-count // batch) * batch, self.count)
+        drawn = generator.permutation(draw_positions(self._origin.count, limit, generator))
+        return self._part(drawn)
 
     def split(self, fraction: float, generator: np.random.Generator | None = None) -> tuple[Samples, Samples]:
         """Divide the samples in two: the first part holds about `fraction` of them, the second the rest.
 
-        Where the samples can be read in any order the parts are drawn at random (and keep the order of the file); a
-        stream is dealt out instead: every k-th sample goes to the smaller part, k being the nearest whole number.
+        The smaller part is drawn by chance, one sample from each of as many equally long stretches of the source, so
+        that of data that lies class by class both parts hold every class. Both keep the order of the source.
 
         Args:
             fraction: The share of the first part, between 0 and 1 exclusive.
@@ -249,23 +222,33 @@ class Samples:
         if not 0 < fraction < 1:
             raise ValueError(f"fraction {fraction} leaves one part empty")
         count, batch = self.count, self._origin.layout.batch or 1
-        if not isinstance(self._origin, IndexedSource) or count is None:
-            step = max(2, round(1 / min(fraction, 1 - fraction)))
-            small, large = (EveryNth(self._origin, step, others) for others in (False, True))
-            return self._parts((small, large) if fraction <= 0.5 else (large, small))
         if count < 2 * batch:
             raise DataError(
                 f"{count} samples cannot be divided in two", where=self.source, hint="give more samples, or give --val"
             )
         units = count // batch  # whole batches go to one side, so that a fixed batch wastes nothing
         share = min(units - 1, max(1, round(units * fraction))) * batch
-        order = (generator or np.random.default_rng(0)).permutation(count)
-        first, second = np.sort(order[:share]), np.sort(order[share:])
-        return self._parts((Chosen(self._origin, first), Chosen(self._origin, second)))
+        fewer = draw_positions(count, min(share, count - share), generator or np.random.default_rng(0))
+        rest = np.setdiff1d(np.arange(count, dtype=np.int64), fewer, assume_unique=True)
+        first, second = (fewer, rest) if len(fewer) == share else (rest, fewer)
+        return self._part(first), self._part(second)
 
-    def _parts(self, origins: Sequence[Source]) -> tuple[Samples, Samples]:
-        first, second = (Samples(origin, self.source, synthetic=self.synthetic) for origin in origins)
-        return first, second
+    def _part(self, positions: npt.NDArray[np.int64]) -> Samples:
+        return Samples(Chosen(self._origin, positions), self.source, synthetic=self.synthetic)
+
+
+def draw_positions(total: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return `count` of `total` positions, rising: one drawn from each of `count` stretches of nearly equal length.
+
+    Source: Cochran, "Sampling Techniques", section 8.4: stratified sampling with one unit per stratum.
+
+    Args:
+        total: How many positions there are.
+        count: How many to draw, at most `total`.
+        generator: Where the draw comes from.
+    """
+    edges = np.arange(count + 1, dtype=np.int64) * total // max(count, 1)
+    return generator.integers(edges[:-1], edges[1:])
 
 
 def _alike(left: Batch, right: Batch, shared: frozenset[str]) -> bool:

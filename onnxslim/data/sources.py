@@ -49,7 +49,13 @@ class Tables:
         return self.read(np.arange(self.count, dtype=np.int64), size)
 
     def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Yield the samples at `indices`, at most `size` at a time; sorted indices open every file once."""
+        """Yield the samples at `indices`, in that order, at most `size` at a time; every file is opened once."""
+        if len(self.tables) > 1 and _unsorted(indices):
+            yield from reordered(indices, self._read)
+        else:
+            yield from self._read(indices, size)
+
+    def _read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
         starts = np.cumsum([0] + [table.count for table in self.tables])
         owners = np.searchsorted(starts, indices, side="right") - 1
         begin = 0
@@ -62,6 +68,37 @@ class Tables:
             begin = end
 
 
+def _unsorted(indices: npt.NDArray[np.int64]) -> bool:
+    return bool((np.diff(indices) < 0).any())
+
+
+def reordered(
+    indices: npt.NDArray[np.int64], read: Callable[[npt.NDArray[np.int64], int], Iterator[Batch]]
+) -> Iterator[Batch]:
+    """Yield the samples at `indices`, in that order, of a source that is best read from its beginning to its end.
+
+    Samples that are not yet due are held: at most as many as there are indices.
+
+    Args:
+        indices: Positions, in any order.
+        read: Yields the samples at rising positions, so many at a time.
+    """
+    order = np.argsort(indices, kind="stable")
+    waiting: dict[int, Batch] = {}
+    due = 0
+    for place, piece in zip(order.tolist(), read(indices[order], 1), strict=False):
+        # a copy: a row of an array keeps the whole array alive, and with it all files that were read
+        waiting[place] = dataclasses.replace(piece, feeds={name: array.copy() for name, array in piece.feeds.items()})
+        while due in waiting:
+            yield waiting.pop(due)
+            due += 1
+    yield from (waiting[place] for place in sorted(waiting))  # a stream may be shorter the next time
+
+
+MOST_YIELDED = 50_000
+"""A function that yields more samples, or never ends, is read no further."""
+
+
 class Yielded:
     """What a function yields: dicts of arrays, each a batch or one sample. It is called anew for every reading."""
 
@@ -69,7 +106,8 @@ class Yielded:
         self._function = function
         self._inputs = tuple(inputs)
         self._where = where
-        first = next(self._tables(), None)
+        self._count: int | None = None
+        first = next(self._fitted(), None)
         if first is None:
             raise DataError("the function yields nothing", where=where)
         self._layout = first.layout
@@ -80,18 +118,49 @@ class Yielded:
         return self._layout
 
     @property
-    def count(self) -> None:
-        """Not known before the function has run to its end."""
-        return None
+    def count(self) -> int:
+        """How many samples the function yields, `MOST_YIELDED` or a few more at most: called to its end, once."""
+        if self._count is None:
+            for _ in self._tables():
+                pass
+        assert self._count is not None, "the tables were read to their end"
+        return self._count
 
     def pieces(self, size: int) -> Iterator[Batch]:
         """Call the function and yield its samples in order, at most `size` at a time."""
         for table in self._tables():
-            if table.layout != self._layout:
-                raise DataError("the function yields samples that are held in different ways", where=table.where)
             yield from Tables((table,), table.layout).pieces(size)
 
+    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
+        """Yield the samples at `indices`, in that order, at most `size` at a time."""
+        if _unsorted(indices):
+            yield from reordered(indices, self._read)
+        else:
+            yield from self._read(indices, size)
+
+    def _read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
+        start = done = 0
+        for table in self._tables():
+            end = int(np.searchsorted(indices, start + table.count, side="left"))
+            if end > done:
+                yield from Tables((table,), table.layout).read(indices[done:end] - start, size)
+            start, done = start + table.count, end
+            if done == len(indices):
+                return
+
     def _tables(self) -> Iterator[Table]:
+        """Yield what the function yields, as far as it is read, and note how much that is."""
+        total = 0
+        for table in self._fitted():
+            if table.layout != self._layout:
+                raise DataError("the function yields samples that are held in different ways", where=table.where)
+            yield table
+            total += table.count
+            if total >= MOST_YIELDED:
+                break
+        self._count = total
+
+    def _fitted(self) -> Iterator[Table]:
         for index, yielded in enumerate(self._call()):
             where = f"{self._where}, item {index}"
             if not isinstance(yielded, Mapping):

@@ -69,10 +69,10 @@ class Column:
         array = self.stored.load()
         if self.form is Form.ROWS:
             rows = (indices[:, None] * self.stride + np.arange(self.stride)).ravel()
-            contiguous = len(rows) > 0 and rows[-1] - rows[0] == len(rows) - 1
+            contiguous = len(rows) > 0 and bool((np.diff(rows) == 1).all())
             array = array[rows[0] : rows[-1] + 1] if contiguous else array[rows]
         elif self.form is Form.WHOLE:
-            array = array[indices[0]]
+            array = np.asarray(array[indices[0]])  # a sample of a scalar input is no array of its own
         elif self.form is Form.SINGLE:
             array = array[np.newaxis]
         if self.scale is not None:

@@ -7,10 +7,10 @@ rest is done again. Guilty sites are never shipped, and the report names them.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError, RunError, ValuesNotFinite
@@ -66,11 +66,11 @@ def attempt(step: Pass, current: Candidate, judge: Judge, context: Context) -> A
         why = f"opset {opset} is older than {step.oldest_opset}, from which on elementwise ops broadcast as in numpy"
         change = Change(False, (Note("model", "left alone", why),))
         return Attempt(current.model, change, Ledger(), None, None)
-    start = copy.deepcopy(context.generator)
     banned: dict[Site, str] = {}
 
     def run(limit: int | None) -> Attempt:
-        context.generator = copy.deepcopy(start)  # what is drawn must not depend on how often the pass ran
+        # What a pass draws must not depend on how often it ran, nor on what those before it drew.
+        context.generator = np.random.default_rng([context.seed, *step.name.encode()])
         context.ledger = Ledger(limit=limit, banned=banned)
         return _run(step, current, judge, context)
 

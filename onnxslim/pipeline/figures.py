@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.data import Subset
 from onnxslim.errors import BudgetMissed, RunError
 from onnxslim.graph.cost import count_macs, count_parameters
 from onnxslim.model import file_bytes, save_model
@@ -189,6 +190,7 @@ def make_report(
     digest: str | None,
     file: pathlib.Path,
     progress: Progress,
+    subsets: Sequence[Subset] = (),
 ) -> Report:
     """Measure both ends and put the report together; the result lies at `file`, alone in its folder but for weights."""
     progress("measuring", 0, None)
@@ -219,7 +221,7 @@ def make_report(
             samples.count,
             samples.labelled,
             samples.synthetic,
-            samples_reason=None if samples.count is not None else "they are streamed",
+            subsets=tuple(subsets),
         ),
         before=before,
         after=after,

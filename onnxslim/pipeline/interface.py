@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.data import Samples
+from onnxslim.data import Samples, Subset
 from onnxslim.model import OLDEST_NUMPY_OPSET
 from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.ledger import Ledger
@@ -103,7 +103,9 @@ class Context:
     target: Target
     """Where the result will run: execution provider, instruction set, threads."""
     generator: np.random.Generator
-    """The one source of random numbers."""
+    """The one source of random numbers; each pass gets one of its own, made of the seed and its name."""
+    seed: int = 0
+    """What decides which samples are drawn, and what each pass draws."""
     max_drop: float | None = None
     """The budget: how much accuracy (or agreement, without labels) may be lost, as a fraction."""
     goal: Goal = Goal.LATENCY
@@ -115,6 +117,8 @@ class Context:
     """Opens a model on the target, for passes that must look at its values."""
     ledger: Ledger = dataclasses.field(default_factory=Ledger)
     """Asked before each rewrite by passes whose rewrites can be left out one by one (`onnxslim.pipeline.ledger`)."""
+    subsets: list[Subset] = dataclasses.field(default_factory=list)
+    """Which parts of the samples were used, and what for; for the report."""
     observations: Observations = dataclasses.field(default_factory=Observations)
     """What a pass found out about the model that it is given, for its next try at another strength."""
 
@@ -130,6 +134,21 @@ class Context:
             observe: Makes it. The result must not be changed afterwards, nor refer to the clone that the pass changes.
         """
         return self.observations.recall(key, observe, self)
+
+    def draw(self, count: int, purpose: str) -> Samples:
+        """Return `count` of the calibration samples, drawn over the whole source as `Samples.draw` does; all, if fewer.
+
+        The same count gives the same samples, whoever asks and however often: nothing is taken from `generator`.
+
+        Args:
+            count: How many.
+            purpose: Who uses them, and what for, for the report: ``quant: calibration``.
+        """
+        drawn = self.samples.draw(count, np.random.default_rng(self.seed))
+        subset = Subset(purpose, drawn.count, self.samples.count)
+        if subset not in self.subsets and not self.samples.synthetic:
+            self.subsets.append(subset)
+        return drawn
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxslim.data import no_samples
+from onnxslim.data import Samples, Subset, no_samples
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError, UsageError
 from onnxslim.model import canonicalize, open_model, placing, save_model, stage_model, weight_bytes
@@ -180,11 +180,13 @@ def optimize(
         samples=calibration,
         target=target,
         generator=generator,
+        seed=request.seed or 0,
         max_drop=request.max_drop,
         goal=Goal(goal),
         verify=verify,
         progress=progress or Progress(),
         open_session=lambda each: Session.of(each, target),
+        subsets=[] if calibration.synthetic else _shares(calibration, validation, data is None or val is None),
     )
     again = reproduction(
         "optimize",
@@ -228,7 +230,7 @@ def optimize(
         written = None if output is None else hashing(file)
         if written is not None and measure:
             written.result()  # nothing else may run while something is timed
-        made = make_report(request, judge, current, records, path, digest, file, context.progress)
+        made = make_report(request, judge, current, records, path, digest, file, context.progress, context.subsets)
         kept_calls = opened.graph.meta.get(DIAGNOSTICS, ())
         made = dataclasses.replace(made, diagnostics=(*kept_calls, *_harm(request, judge, records), *made.diagnostics))
         if written is not None:
@@ -248,6 +250,13 @@ def _harm(request: Recipe, judge: Judge, records: Sequence[PassRecord]) -> tuple
     if request.max_drop is not None or judge.samples.synthetic or not judge.check:
         return ()
     return tuple(harm(request.passes, records, judge.of_what, judge.recognition.metric.harmful))
+
+
+def _shares(calibration: Samples, validation: Samples, divided: bool) -> list[Subset]:
+    """Return which samples calibrate and which measure; `divided`: both are parts of one source."""
+    used = {"calibrating": calibration.count, "measuring": validation.count}
+    total = sum(used.values())
+    return [Subset(purpose, count, total if divided else count) for purpose, count in used.items()]
 
 
 def _refuse_unchecked(lossy: Sequence[str], data: Data | None, val: Data | None, verify: bool) -> None:

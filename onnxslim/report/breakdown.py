@@ -200,7 +200,7 @@ def _errors(
         return {}, "not claimed: the samples are synthetic"
     try:
         found = compare_values(
-            before, after, names, samples.take(SAMPLES), lambda model: Session.of(model, target, pack=False)
+            before, after, names, samples.draw(SAMPLES), lambda model: Session.of(model, target, pack=False)
         )
     except OnnxslimError as error:
         return {}, error.what

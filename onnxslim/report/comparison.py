@@ -102,12 +102,11 @@ def compare_models(
         unread = f"the metric {quality.metric.name} reads no labels"
         reason = unread if samples.labelled else "the samples carry no labels"
     figures = quality_figures(quality)
-    unknown = None if samples.count is not None else "a stream does not say how many it holds"
     return Comparison(
         reference=os.fspath(reference),
         candidate=os.fspath(candidate),
         target=target,
-        data=DataSource(samples.source, samples.count, samples.labelled, samples.synthetic, unknown),
+        data=DataSource(samples.source, samples.count, samples.labelled, samples.synthetic),
         fidelity=fidelity_figures(quality),
         quality=figures,
         outputs=figures.outputs,

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from onnxslim.data import Subset
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.interface import LayerChange, Note
 from onnxslim.report.breakdown import Breakdown
@@ -60,13 +61,10 @@ class DataSource:
     """The samples that calibrated and measured."""
 
     source: Annotated[str, "where the samples come from; says so where part of them was set aside to measure with"]
-    samples: Annotated[int | None, "how many there are to measure with"]
+    samples: Annotated[int, "how many there are to measure with"]
     labels: Annotated[bool, "whether they carry labels, so that accuracy can be measured"]
     synthetic: Annotated[bool, "true: random numbers that fit the inputs; they say nothing about accuracy"]
-    samples_reason: str | None = None
-
-    def __post_init__(self) -> None:
-        _check(self)
+    subsets: Annotated[tuple[Subset, ...], "which parts of the samples were used, drawn by chance, and what for"] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,6 +63,9 @@ def print_places(reports: Sequence[Path], console: Console) -> None:
 def print_data(data: DataSource, console: Console) -> None:
     """Print what was measured on; a warning where that means nothing."""
     line(console, data_words(data), style="bold yellow" if data.synthetic else "")
+    if data.subsets:
+        used = (f"{each.purpose} {each.used:,} of {each.of:,}" for each in data.subsets)
+        line(console, f"Samples used, drawn by chance: {'; '.join(used)}")
 
 
 def print_target(target: Target, console: Console) -> None:

@@ -86,16 +86,16 @@ class _Target:
     """Whether a rectifier alone reads it."""
 
 
-def enough(count: int | None, macs: int, held: int = 0) -> int:
+def enough(count: int, macs: int, held: int = 0) -> int:
     """Return how many samples to use, 0 where the budget does not reach for enough of them.
 
     Args:
-        count: Samples that there are, None where nobody knows.
+        count: Samples that there are.
         macs: Of the model, for one sample.
         held: Bytes of values of the model that are alive at once, for one sample.
     """
     most = min(SAMPLES, int(BUDGET / max(2 * macs, 1)), int(STREAMED / max(held, 1)))
-    return 0 if most < FEWEST or (count is not None and count < FEWEST) else most
+    return 0 if min(most, count) < FEWEST else most
 
 
 def fits(contraction: Contraction) -> bool:

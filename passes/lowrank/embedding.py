@@ -73,7 +73,9 @@ def split_tables(
         reason = "not faster: rows are read without a product; pays=size splits it"
         return [], [*left, *(Note(table.name, "left alone", reason) for table in tables)], ()
     learns = settings.whiten and not context.samples.synthetic
-    counts = count_rows(model, tables, context.samples.take(SAMPLES), context.open_session) if learns and tables else {}
+    counts: dict[str, Array] = {}
+    if learns and tables:
+        counts = count_rows(model, tables, context.draw(SAMPLES, "lowrank: rows of tables"), context.open_session)
     bases = [basis(table, counts.get(table.name)) for table in tables]
     options = [table_candidates(table, each[0], settings.align) for table, each in zip(tables, bases, strict=True)]
     done: list[Note] = []

@@ -109,14 +109,13 @@ class Splitting:
         self._stopwatch = Stopwatch(context, model, self._shapes)
         self._slow = [""] * len(layers)
         """Of layers that stay whole for that, why no split of theirs is faster."""
-        available = context.samples.count
-        most = SAMPLES if available is None else min(SAMPLES, available)
+        most = min(SAMPLES, context.samples.count)
         # Where a sample is many rows (tokens, windows), fewer samples say as much.
         self.count = min(most, max(FEWEST, *(self._needed(layer) for layer in layers)))
         # What of a sample is alive in the model, and in the original, is held.
         affordable = min(BUDGET / max(RUNS * cost.macs, 1), STREAMED / max(cost.peak_activation_bytes, 1))
         self.count = min(self.count, max(FEWEST, int(affordable)))
-        self._samples = context.samples.take(self.count)
+        self._samples = context.draw(self.count, "lowrank: second moments")
 
     def _needed(self, layer: Layer) -> int:
         """Return how many samples have enough rows for a layer."""
@@ -241,7 +240,7 @@ class Splitting:
         wanted = self._settings.sensitivity and self._settings.wish.rule is Rule.PARAMS
         if not self._learns or not wanted or affordable < FEWEST_TO_COMPARE:
             return None
-        few = self._samples.take(min(ENOUGH, affordable))
+        few = self._context.draw(min(ENOUGH, affordable), "lowrank: sensitivity")
         return Sensitivity(self._model, few, self._context.open_session)
 
     def choose(self, options: Sequence[Sequence[Candidate]]) -> tuple[list[Candidate | None], list[str]]:

@@ -83,7 +83,7 @@ class Ranker:
             )
         prober = None
         if count:
-            prober = Prober(self.model, self.coupling, context.samples.take(count), context.open_session)
+            prober = Prober(self.model, self.coupling, context.draw(count, "prune: sensitivity"), context.open_session)
         if criterion is Criterion.RECONSTRUCTION or (prober is not None and self.recovers):
             for number, (at, held) in enumerate(self._moments()):
                 context.progress("rank", number, len(self.groups))
@@ -148,14 +148,12 @@ class Ranker:
         of_group = [[at for at, each in enumerate(known) if self._reads(each, group)] for group in self.groups]
         turn: list[int] = []
         needed: set[int] = set()
-        count = SAMPLES if context.samples.count is None else min(SAMPLES, context.samples.count)
+        samples = context.draw(SAMPLES, "prune: ranking")
 
         def turned() -> Iterator[tuple[int, list[tuple[Contraction, Gram]]]]:
             order = sorted(needed)
             chosen = [known[at] for at in order]
-            taken = grams(
-                self.model, chosen, context.samples.take(count), count, context.generator, context.open_session
-            )
+            taken = grams(self.model, chosen, samples, samples.count, context.generator, context.open_session)
             found = dict(zip(order, taken, strict=True)) if chosen else {}
             for group in turn:
                 yield group, [(known[at], found[at]) for at in of_group[group]]

@@ -66,21 +66,21 @@ def fit_again(model: ir.Model, teacher: ir.Model, stays: Kept, cost: Cost, conte
         if fits(contraction)
     ]
     count = enough(context.samples.count, cost.macs, cost.peak_activation_bytes)
-    count = min(count, context.samples.count or count)
     if not count:
         return Note("weights", "not refitted", "too few samples, or too large a model for what fitting may take")
+    samples = context.draw(count, "prune: refitting")
     refit(
         model,
         teacher,
         chosen,
-        context.samples.take(count),
-        count,
+        samples,
+        samples.count,
         context.generator,
         context.open_session,
         lambda done, total: context.progress("refit", done, total),
         scaled=stays.scaled,
     )
-    return Note(f"{len(chosen)} weights", f"refitted on {count} samples")
+    return Note(f"{len(chosen)} weights", f"refitted on {samples.count} samples")
 
 
 def _kept_output(coupling: Coupling, contraction: Contraction, gone: Mask) -> tuple[int, Indices]:

@@ -53,10 +53,9 @@ def probes(steps: Sequence[int], count: int) -> list[int]:
     return sorted(nearest)
 
 
-def affordable(runs: int, macs: int, count: int | None) -> int:
+def affordable(runs: int, macs: int, count: int) -> int:
     """Return on how many samples `runs` runs may be made, 0 where it is too few."""
-    most = min(SAMPLES, int(PRODUCTS / max(runs * macs, 1)))
-    most = most if count is None else min(most, count)
+    most = min(SAMPLES, count, int(PRODUCTS / max(runs * macs, 1)))
     return most if most >= FEWEST else 0
 
 

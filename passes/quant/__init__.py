@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.data import Samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.graph.constants import constant
 from onnxslim.graph.gemm import spread
@@ -103,13 +102,13 @@ class Quant(Pass):
                 Note("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there")
             )
         spread(working.graph, lambda node: not excluded_by(node, self.include, self.exclude))
-        samples = context.samples.take(self.samples)
+        samples = context.draw(self.samples, "quant: calibration")
         settings = Settings(self.calibration, self.percentile, self.activations, self.include, self.exclude)
         calibrator = Calibrator(settings, working, table, context, samples)
         macs = count_macs(working, {name: np.shape(array) for name, array in samples.first().items()})
         plan = calibrator.plan()
         if self.error < 1 and _pays(plan):
-            plan = calibrator.plan(self._spared(working, plan, calibrator, macs, context, samples))
+            plan = calibrator.plan(self._spared(working, plan, calibrator, macs, context))
         if not _pays(plan):
             reason = "nothing in it can run in int8"
             if self.error < 1:
@@ -140,14 +139,13 @@ class Quant(Pass):
         calibrator: Calibrator,
         macs: Mapping[str, int],
         context: Context,
-        samples: Samples,
     ) -> dict[ir.Node, str]:
         """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
 
         def observe() -> tuple[Noise, ...]:
             scales = calibrator.scales(plan)
             weights, _ = self._weights(plan, scales, {}, context)
-            return measure(model, plan, scales, weights, sum(macs.values()), context, samples)
+            return measure(model, plan, scales, weights, sum(macs.values()), context)
 
         noises = context.observed("what int8 costs", observe)
         reasons: dict[ir.Node, str] = {}

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.data import Samples
 from onnxslim.pipeline.interface import Context
 from onnxslim.train.deviation import Deviation
 
@@ -76,7 +75,6 @@ def measure(
     weights: Mapping[ir.Node, QuantizedWeight],
     macs: int,
     context: Context,
-    samples: Samples,
 ) -> tuple[Noise, ...]:
     """Return what the layers cost, and what lies between them.
 
@@ -86,8 +84,7 @@ def measure(
         scales: Of its tensors.
         weights: Of its sites.
         macs: Multiply-accumulates of one run.
-        context: Where to run.
-        samples: As many of them are used as the model is small.
+        context: Where to run, and the samples: as many are used as the model is small.
 
     Raises:
         RunError: The model does not run on the samples.
@@ -95,7 +92,8 @@ def measure(
     rounded = _rounded_with(plan)
     least, most = SAMPLES
     count = int(min(most, max(least, PRODUCTS / max(macs * len(rounded), 1))))
-    deviation = Deviation(context.open_session(_switched(model, rounded, scales, weights)), samples.take(count))
+    few = context.draw(count, "quant: sensitivity")
+    deviation = Deviation(context.open_session(_switched(model, rounded, scales, weights)), few)
     none = np.zeros(len(rounded), np.bool_)
     deviation.refer({SWITCHES: none})
     found: list[Noise] = []

@@ -188,7 +188,7 @@ class Sparsify(Pass):
         """Return the layers that samples tell something about, and how many samples; notes say why others are not."""
         if self.method is Method.MAGNITUDE:
             return [], 0
-        count = min(SAMPLES, SAMPLES if context.samples.count is None else context.samples.count)
+        count = min(SAMPLES, context.samples.count)
         if context.samples.synthetic or count < FEWEST:
             why = "samples that were made up say" if context.samples.synthetic else f"{count} samples say"
             notes.append(Note("method", "magnitude", f"{why} nothing about which weights matter"))
@@ -220,7 +220,7 @@ class Sparsify(Pass):
         sizes = {name: array.shape for name, array in context.samples.first().items()}
         macs = measure_cost(at_sizes(model, sizes)).macs
         runs = int(max(1, min(len(layers), BUDGET / max(macs * count, 1))))
-        samples = context.samples.take(count)
+        samples = context.draw(count, "sparsify: second moments")
         block = BLOCK - BLOCK % (pattern.group or 1)
         done = 0
         for part in np.array_split(np.arange(len(layers)), runs):

@@ -101,7 +101,7 @@ def main(*folders: str) -> None:
         session = Session.of(path)
         samples = samples_for(path.stem, session, path)
         chosen = choose_metric(Request(), session, open_model(path), samples)
-        quality = measure_quality(chosen, session, session, samples.take(2), generator=np.random.default_rng(0))
+        quality = measure_quality(chosen, session, session, samples.draw(2), generator=np.random.default_rng(0))
         assert quality.loss.value == 0, f"{path.stem}: a model lost {quality.loss.value} against itself"
         outputs = ", ".join(f"`{each.name}` {list(each.shape)}" for each in session.outputs).replace("|", r"\|")
         print(f"| {path.stem} | {outputs} | {chosen.metric.name} | {chosen.reason} |", flush=True)

@@ -3,7 +3,7 @@
     python tests/bench/pruners.py cifar10_resnet56.onnx cifar:cifar10_train_10k.npz cifar:cifar10_test.npz 0.3,0.5
 
 Samples are read as `quantizers.py` reads them, those of CIFAR-10 in an order drawn by chance; 256 of the first file
-calibrate, and all of the second measure, or the first ``IMAGES`` of them where the environment says so. Names of
+calibrate, and all of the second measure, or ``IMAGES`` of them where the environment says so. Names of
 criteria may follow, to run only those, with options where they need some (``reconstruction:sensitivity=false``).
 Options that are the same in every run go into the environment variable ``OPTIONS`` (``align=4``). Prints a Markdown
 table; the last column says how much of what the cut alone loses recovery wins back.
@@ -29,15 +29,15 @@ CUT_ONLY = ":compensate=false:refit=false"
 def main(model: str, data: str, val: str, ratios: str, *names: str) -> None:
     logging.disable(logging.WARNING)
     original = Session.of(pathlib.Path(model))
-    calibration, held_out = read(data, original).take(CALIBRATION), read(val, original)
+    calibration, held_out = read(data, original).draw(CALIBRATION), read(val, original)
     if "IMAGES" in os.environ:
-        held_out = held_out.take(int(os.environ["IMAGES"]))
+        held_out = held_out.draw(int(os.environ["IMAGES"]))
     whole = judge(original, original, held_out).figures[0].before.value
     print(f"{pathlib.Path(model).name}: {100 * whole:.2f} % before on {held_out.count} samples\n", flush=True)
     print("| criterion | MACs removed, % | cut only, % | with recovery, % | lost, points | won back |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     more = "".join(f":{option}" for option in os.environ.get("OPTIONS", "").split(":") if option)
-    glance = held_out.take(64)  # for the report; what the table says is measured below
+    glance = held_out.draw(64)  # for the report; what the table says is measured below
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out.onnx")
         for ratio in ratios.split(","):

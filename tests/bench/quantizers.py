@@ -91,7 +91,7 @@ def main(model: str, data: str, val: str, *names: str) -> None:
         out = os.path.join(folder, "out.onnx")
         for name in names or (*OURS, *THEIRS):
             if name in THEIRS:
-                theirs(model, out, calibration.take(CALIBRATION), THEIRS[name])
+                theirs(model, out, calibration.draw(CALIBRATION), THEIRS[name])
             else:
                 onnxslim.optimize(model, name, data=calibration, val=held_out, output=out, measure=False)
             session = Session.of(pathlib.Path(out))

@@ -27,7 +27,7 @@ RATIOS = ("0.5", "0.7", "0.9", "2:4")
 def main(model: str, calibration: str, validation: str, *ratios: str) -> None:
     logging.disable(logging.WARNING)
     original = Session.of(pathlib.Path(model))
-    samples, held_out = read(calibration, original).take(CALIBRATION), read(validation, original)
+    samples, held_out = read(calibration, original).draw(CALIBRATION), read(validation, original)
     accuracy = judge(original, original, held_out).figures[0].before.value
     plain = len(gzip.compress(pathlib.Path(model).read_bytes(), 6))
     print(f"{pathlib.Path(model).stem}: accuracy {accuracy:.4f}, gzipped {plain / 1e6:.2f} MB\n")
@@ -39,7 +39,7 @@ def main(model: str, calibration: str, validation: str, *ratios: str) -> None:
                 kind = {"pattern": ratio} if ":" in ratio else {"ratio": float(ratio)}
                 step = Sparsify(**kind, method=method, store=Store.SPARSE)
                 # what is measured on the few samples here is thrown away: the table has its own figures
-                result = onnxslim.optimize(model, [step], data=samples, val=held_out.take(8), measure=False)
+                result = onnxslim.optimize(model, [step], data=samples, val=held_out.draw(8), measure=False)
                 sparse, dense = pathlib.Path(folder) / "sparse.onnx", pathlib.Path(folder) / "dense.onnx"
                 result.save(sparse)
                 for value in result.model.graph.initializers.values():

@@ -255,6 +255,45 @@ def test_the_same_seed_gives_the_same_model_however_long_measuring_takes(
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawing(LossyScale):
+    """Note what is drawn: samples, and a random number."""
+
+    name: ClassVar[str] = "drawing"
+    wish: Annotated[int, "how many samples"] = 20
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        drawn = context.draw(self.wish, "drawing: a test")
+        labels = [int(batch.labels[0]) for batch in drawn.batches() if batch.labels is not None]
+        note = Note("labels", f"{labels} {context.generator.random()}")
+        return dataclasses.replace(super().run(model, context), notes=(note,))
+
+
+def sorted_by_class(count: int) -> dict[str, np.ndarray]:
+    """Return as many labelled samples of each class, class by class."""
+    order = np.concatenate([np.flatnonzero(TEST["labels"] == label)[:count] for label in range(10)])
+    return {**TEST, "image": TEST["image"][order], "labels": TEST["labels"][order]}
+
+
+def test_of_data_that_lies_class_by_class_every_part_that_is_used_holds_every_class() -> None:
+    report = onnxslim.optimize(RESNET8, [Drawing()], data=sorted_by_class(8), measure=False).report
+    labels = [int(each) for each in report.passes[0].changes[0].action.partition("]")[0][1:].split(",")]
+    assert set(labels) == set(range(10))
+    assert labels != sorted(labels)
+    used = {each.purpose: (each.used, each.of) for each in report.data.subsets}
+    assert used == {"calibrating": (60, 80), "measuring": (20, 80), "drawing: a test": (20, 60)}
+
+
+def test_what_a_pass_draws_depends_on_the_seed_and_not_on_the_passes_before_it() -> None:
+    def drawn(*passes: Pass, seed: int = 0) -> Note:
+        report = onnxslim.optimize(RESNET8, list(passes), data=CALIB, val=TEST, seed=seed, measure=False).report
+        return report.passes[-1].changes[0]
+
+    data = CALIB.pop("labels", None)
+    assert data is None, "without labels the note holds the random number alone"
+    assert drawn(Drawing()) == drawn(Noise(), Drawing(wish=7)) != drawn(Drawing(), seed=1)
+
+
 def test_a_model_in_memory_is_not_changed() -> None:
     model = onnxslim.open_model(RESNET8)
     before = ir.to_proto(model).SerializeToString(deterministic=True)

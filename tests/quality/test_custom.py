@@ -108,7 +108,7 @@ def test_a_metric_that_raises_or_gives_too_little() -> None:
 
 def test_no_sample_no_quality() -> None:
     with pytest.raises(DataError, match="not a single sample"):
-        measured(Classification("y"), samples().take(0))
+        measured(Classification("y"), samples().draw(0))
 
 
 def test_what_is_no_number_counts_as_nothing() -> None:

@@ -26,7 +26,7 @@ def test_the_keys_are_the_contract():
     ]
     assert data["input"].keys() == data["output"].keys() == {"path", "sha256"}
     assert data["target"].keys() == {"provider", "device", "instruction_set", "threads"}
-    assert data["data"].keys() == {"source", "samples", "labels", "synthetic"}
+    assert data["data"].keys() == {"source", "samples", "labels", "synthetic", "subsets"}
     figures = {
         "size_bytes",
         "parameters",

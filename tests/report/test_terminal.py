@@ -82,13 +82,13 @@ def test_what_was_not_measured_says_why():
         quality=QualityFigures(None, claim, claim, None, metric_reason=claim, loss_reason=claim),
         budget=Budget(None, True, None, None, "no budget was given", "no budget was given", "no budget was given"),
         passes=(),
-        data=dataclasses.replace(report.data, samples=None, labels=False, samples_reason="streamed"),
+        data=dataclasses.replace(report.data, samples=1, labels=False),
     )
     text = printed(report)
     assert text.count(why) == 4
     assert text.count(claim) == 2
     assert "Budget" not in text
-    assert text.startswith("Measured on samples without labels: test.npz")
+    assert text.startswith("Measured on 1 sample without labels: test.npz")
 
 
 def test_a_missed_budget_is_said_and_a_terminal_gets_colour_unless_it_wants_none(monkeypatch):

@@ -221,7 +221,7 @@ def test_biases_that_are_not_ours_are_left_alone() -> None:
 
 
 def test_fitting_takes_as_many_samples_as_time_allows() -> None:
-    assert enough(None, 1_000_000) == SAMPLES
+    assert enough(10**6, 1_000_000) == SAMPLES
     assert FEWEST <= enough(1000, 30_000_000_000) < SAMPLES
     assert FEWEST <= enough(1000, 1, 20_000_000) < SAMPLES
     assert enough(1000, 10**12) == 0

@@ -21,12 +21,12 @@ NET = MODELS / "fashion_resnet8.onnx"
 
 @pytest.fixture(scope="module")
 def samples():
-    return open_samples(MODELS / "fashion_calib.npz", Session.of(NET).inputs).take(64)
+    return open_samples(MODELS / "fashion_calib.npz", Session.of(NET).inputs).draw(64)
 
 
 @pytest.fixture(scope="module")
 def held_out():
-    batches = open_samples(MODELS / "fashion_test.npz", Session.of(NET).inputs).take(128).batches(128)
+    batches = open_samples(MODELS / "fashion_test.npz", Session.of(NET).inputs).draw(128).batches(128)
     return next(batches).feeds["image"]
 
 

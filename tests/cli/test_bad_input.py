@@ -177,7 +177,8 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_control_c_in_mid_run(model: Path, tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_control_c_in_mid_run(model: Path, tmp_path: Path, number: int):
     (tmp_path / "slow.py").write_text(SLOW)
     before = listing(model.parent)
     process = subprocess.Popen(
@@ -192,7 +193,7 @@ def test_control_c_in_mid_run(model: Path, tmp_path: Path):
     deadline = time.monotonic() + 60
     while not (tmp_path / "started").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     assert err == "error: interrupted\n\nhint: nothing was left half-written; start it again\n"

@@ -343,7 +343,7 @@ def test_what_is_set_aside_grows_where_few_samples_must_carry_a_budget(
 def test_a_lossy_pass_that_did_harm_is_warned_of_even_without_a_budget() -> None:
     (warning,) = optimize(LossyScale(by=-1.0)).report.diagnostics
     assert warning.code == "harmful-pass"
-    assert warning.message.startswith("lossy_scale cost 8")
+    assert warning.message.startswith("lossy_scale cost 9")
     assert "of top-1 accuracy" in warning.message
     assert "--max-drop" in warning.hint
     assert not optimize(LossyScale(by=0.5)).report.diagnostics

@@ -47,6 +47,7 @@ def print_report(report: Report, console: Console, *, verbose: bool = False, rep
     if report.passes:
         console.print(passes_table(report.passes))
     for step in report.passes:
+        print_attempts(step, console)
         print_changes(step, console, limit=None if verbose else TOP_CHANGES)
         print_layers(step, console, limit=None if verbose else TOP_CHANGES)
     if report.output.path is not None:
@@ -117,6 +118,27 @@ def passes_table(passes: tuple[PassRecord, ...]) -> Table:
         nodes = f"{step.nodes[0]:,} -> {step.nodes[1]:,}"
         table.add_row(step.name, step.kind, verdict, nodes, f"{step.seconds:.1f}", Text(step.reason))
     return table
+
+
+def print_attempts(step: PassRecord, console: Console) -> None:
+    """Print the forms of a pass that were tried, where it was more than one."""
+    if len(step.attempts) < 2:
+        return
+    table = plain_table(f"{step.name}: forms tried", "", "lost", "smaller", "seconds", "why")
+    for column in table.columns[2:5]:
+        column.justify = "right"
+    for form in step.attempts:
+        changed = [f"{name}={_short(value)}" for name, value in form.options.items() if step.asked.get(name) != value]
+        lost = "-" if form.loss is None else in_percent(form.loss.value)
+        smaller = "-" if form.size is None else f"{form.size:.2f}x"
+        verdict = Text("kept", "green") if form.kept else Text("not kept", "yellow")
+        name = Text(":".join(changed) or "as asked")
+        table.add_row(name, verdict, lost, smaller, f"{form.seconds:.1f}", Text(form.reason))
+    console.print(table)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def print_changes(step: PassRecord, console: Console, *, limit: int | None) -> None:

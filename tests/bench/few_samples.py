@@ -82,7 +82,7 @@ def main() -> None:
         report = result.report
         kept = ", ".join(f"{step.name} {_strength(step)}" for step in report.passes if step.kept and step.attempts)
         speed = report.ratio.latency
-        loss = report.budget.loss
+        loss = report.quality.loss
         print(
             f"| {seed} | {kept} | {report.ratio.size:.1f} "
             f"| {'-' if speed is None else f'{speed.value:.2f} ({speed.low:.2f} to {speed.high:.2f})'} "

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 
 from report_strategies import sample_report
 from rich.console import Console
 
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.report.model import Budget, FidelityFigures, Figures, QualityFigures, Report
+from onnxslim.report.model import AttemptRecord, Budget, FidelityFigures, Figures, QualityFigures, Report
 from onnxslim.report.terminal import print_layers, print_report
 from onnxslim.runner.statistics import Interval
 
@@ -117,6 +118,19 @@ def test_layers_of_a_kept_pass_are_printed_those_that_save_the_most_first():
     stream = io.StringIO()
     print_layers(report.passes[0], Console(file=stream), limit=None)
     assert not stream.getvalue()
+
+
+def test_the_forms_that_were_tried_are_printed_where_it_was_more_than_one():
+    asked = {"ratio": 0.7, "align": 8}
+    missed = AttemptRecord(
+        asked, 1.0, Interval(0.031, 0.02, 0.04), 4.0, None, False, "too much", 2.0, latency_reason="-"
+    )
+    held = dataclasses.replace(missed, options={"ratio": 0.4213, "align": 8}, kept=True, reason="within the budget")
+    step = dataclasses.replace(sample_report().passes[0], asked=asked, attempts=(missed, held))
+    text = printed(dataclasses.replace(sample_report(), passes=(step,)))
+    assert re.search(r"as asked +not kept +3\.10 % +4\.00x +2\.0 +too much", text)
+    assert re.search(r"ratio=0\.421 +kept", text)
+    assert "forms tried" not in printed(sample_report())
 
 
 GOLDEN = """\

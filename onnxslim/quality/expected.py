@@ -1,16 +1,17 @@
 """Estimates how much top-1 accuracy a candidate loses, on samples without labels, with less noise than flips have.
 
 Counting the samples whose class changes (flips) says little about accuracy: most flips happen where the reference is
-itself unsure; some make a right class wrong, some a wrong one right. Two estimators are averaged here:
+itself unsure; some make a right class wrong, some a wrong one right. Two estimators are looked at here:
 
-- Of each flip, what the reference believes was lost by it: the probability it gives to the class it chose, less that
-  of the class the candidate chose. Right on average where the reference is calibrated, too high where it is too sure.
 - Of each sample, how likely it is that noise as large as the candidate shows takes the runner-up past the best class,
-  times what that would lose. No flip needs to happen for it, so that it varies half as much; it takes the noise to be
-  normal, alike for all samples, around margins that were scaled by one factor.
+  times what the reference believes would be lost by that: the probability it gives to the one less that of the other.
+  No flip needs to happen for it, so that it varies little. It takes the noise to be normal, alike for all samples,
+  around margins that were scaled by one factor.
+- Of each flip, what the reference believes was lost by it. It varies twice as much, and assumes nothing of the noise.
 
-The second alone has the least error; the first keeps it honest where a candidate does harm of another kind: see
-`docs/measurements.md` and `tests/bench/estimators.py`, which compare several on four networks.
+The first is taken, and never less than the second without two of its standard errors: where a candidate does harm of
+another kind, the flips that happened speak. Both are right on average where the reference is calibrated, and too high
+where it is too sure of itself. `docs/measurements.md` and `tests/bench/estimators.py` compare several on four networks.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ LOST, MARGIN, CHANGE, GAP, FLIPPED = range(COLUMNS)
 SURE = 0.25
 """Where a reference gives its best class so little more than its second on average, its scores are no beliefs (cosines
 of embeddings, say), or it knows nothing: flips are counted then."""
+ERRORS = 2.0
+"""Standard errors by which what flips lost must exceed what noise would lose, to be taken in its place."""
 SMALLEST = 1e-12
 UNREADABLE = (1.0, np.nan, 0.0, 1.0, 1.0)
 """The row of a sample of which the candidate gives nothing that can be read."""
@@ -90,7 +93,8 @@ def expected_drop(rows: Array) -> float:
     slope = float((margin * change).sum()) / energy
     noise = np.sqrt(np.square(change - slope * margin).mean())
     foreseen = normal_below(-(1 + slope) * margin / max(noise, SMALLEST)) * gap
-    return float((lost.mean() + foreseen.mean()) / 2)
+    error = lost.std() / np.sqrt(len(lost))
+    return float(max(foreseen.mean(), lost.mean() - ERRORS * error))
 
 
 def normal_below(x: Array) -> Array:

@@ -132,7 +132,7 @@ ESTIMATORS: dict[str, Callable[[Array], float]] = {
     "fall of the mean confidence": lambda rows: float(rows[:, 7].mean()),
     "noise of the margin": lambda rows: noise_alone(rows, scaled=False),
     "noise of the margin, scaled": lambda rows: noise_alone(rows, scaled=True),
-    "belief and scaled noise, averaged (chosen)": lambda rows: expected_drop(rows[:, :5]),
+    "scaled noise, not below flips (chosen)": lambda rows: expected_drop(rows[:, :5]),
 }
 
 

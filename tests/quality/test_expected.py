@@ -59,6 +59,16 @@ def test_scores_that_are_no_beliefs_are_not_believed() -> None:
     assert expected_drop(rows(cosines, cosines[::-1])) > 0.7, "flips are counted"
 
 
+@pytest.mark.parametrize("taken", [2.0, 6.0, 1e3])
+def test_harm_that_is_no_noise_is_not_overlooked(taken: float) -> None:
+    """One class gets less than it should, up to nothing at all."""
+    reference, _, labels = calibrated(4000, 0.0)
+    candidate = reference.copy()
+    candidate[:, 2] -= taken
+    true = (reference.argmax(1) == labels).mean() - (candidate.argmax(1) == labels).mean()
+    assert expected_drop(rows(reference, candidate)) >= 0.8 * true
+
+
 def test_what_cannot_be_read_is_lost() -> None:
     reference, _, _ = calibrated(100, 0.0)
     kept = rows(reference, reference)

@@ -9,6 +9,7 @@ so that one session serves every site of a rule; the sessions used last are kept
 
 from __future__ import annotations
 
+import enum
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,19 @@ KEPT_SESSIONS = 256
 KEPT_BYTES = 1 << 14
 """Larger programs (they hold tensors that cannot be fed) are opened, run and closed."""
 
+NO_KERNEL = "NOT_IMPLEMENTED"
+"""In ONNX Runtime's messages, where a program is right and it has no kernel for one of the ops."""
+
 Array = npt.NDArray[Any]
+
+
+class Refusal(enum.Enum):
+    """Why there is no session."""
+
+    NO_KERNEL = enum.auto()
+    """The reference implementation may have one."""
+    NO_PROGRAM = enum.auto()
+    """An attribute, a type or a shape is wrong; the reference implementation does not always notice, and can hang."""
 
 
 def evaluate(
@@ -62,10 +75,11 @@ def evaluate(
     fed = {value.name: np.asarray(feeds[value.name]) for value in model.graph.input}
     program = model.SerializeToString()
     session = _session(program) if len(program) <= KEPT_BYTES else _open(program)
-    if session is not None:
+    results = None
+    if isinstance(session, onnxruntime.InferenceSession):
         results = _run(session, list(outputs), fed)
-    else:
-        results = _refer(model, list(outputs), fed) if reference else None
+    elif session is Refusal.NO_KERNEL and reference:
+        results = _refer(model, list(outputs), fed)
     if results is None:
         return None
     if not all(isinstance(result, (np.ndarray, np.generic)) for result in results):
@@ -92,8 +106,8 @@ def _refer(model: onnx.ModelProto, outputs: list[str], feeds: Mapping[str, Array
     return results
 
 
-def _open(program: bytes) -> onnxruntime.InferenceSession | None:
-    """Open a session; None where ONNX Runtime has no kernel, or where this is no program at all."""
+def _open(program: bytes) -> onnxruntime.InferenceSession | Refusal:
+    """Open a session, or say why there is none."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -101,8 +115,8 @@ def _open(program: bytes) -> onnxruntime.InferenceSession | None:
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
-    except Exception:  # onnxruntime has no narrower class to catch
-        return None
+    except Exception as error:  # onnxruntime's classes have no common base
+        return Refusal.NO_KERNEL if NO_KERNEL in str(error) else Refusal.NO_PROGRAM
 
 
 _session = functools.lru_cache(maxsize=KEPT_SESSIONS)(_open)

@@ -104,9 +104,10 @@ def test_nothing_is_larger_than_was_said(shape: list[int], numbers: list[int], o
         assert letters <= most_bytes(node, inputs)
 
 
-def test_the_reference_is_not_asked_where_onnx_runtime_refuses_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("axis", [1, 2], ids=["values", "program"])
+def test_the_reference_is_not_asked_where_onnx_runtime_refuses(monkeypatch: pytest.MonkeyPatch, axis: int) -> None:
     monkeypatch.setattr(evaluating, "_refer", lambda *_: pytest.fail("it may take values that are refused, or hang"))
-    text = """g (float[N] x) => (float[N] y) {
-        k = GatherElements <axis = 1> (w, i) s = ReduceSum <keepdims = 0> (k) y = Mul (x, s) }"""
+    text = f"""g (float[N] x) => (float[N] y) {{
+        k = GatherElements <axis = {axis}> (w, i) s = ReduceSum <keepdims = 0> (k) y = Mul (x, s) }}"""
     model = folded(text, w=np.ones((3, 5), np.float32), i=np.full((3, 1), 1 << 40))
     assert "GatherElements" in ops(model)

@@ -3,7 +3,7 @@
     python tests/fuzz/kill_runs.py --kills 200 --seed 1
 
 Each run has an earlier result at its output, which must be there whole, or the new one whole, whenever the run is
-stopped: by SIGTERM, SIGINT or SIGKILL, with weights in the model or beside it. Stopped by anything but SIGKILL it leaves
+stopped: by SIGTERM, SIGINT or SIGKILL, with weights inside or beside it. Stopped by anything but SIGKILL it leaves
 nothing; what SIGKILL left is gone after the next run. Exit code 1: something was lost or left.
 """
 

@@ -80,7 +80,7 @@ QUANTIZED = """g (float[1,8] x) => (float[1,4] y) <float s = {0.05}, int8 z = {1
     y = DequantizeLinear (u, s, z)
 }"""
 
-INTEGERS = """g (int64[4] a, int64[4] b) => (int64[4] y, uint8[4] z, int64[2] k, int64[1] i)
+INTEGERS = """g (int64[4] a, int64[4] b) => (int64[4] y, uint8[4] z, int64[2] k, int64[2] i)
   <int64[4] n = {5, -7, 9, 2}> {
     d = Div (a, n)
     m = Mod (b, n)

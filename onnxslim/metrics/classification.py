@@ -164,11 +164,16 @@ class _Decisions:
 
 
 def _expected(before: _Decisions, after: _Decisions | None) -> tuple[float, ...]:
-    if before.scores is None or before.scores.shape[-1] < 2 or not before.valid.all():
+    if before.scores is None or before.scores.shape[-1] < 2 or not before.valid.all() or not _is_bounded(before.scores):
         return (np.nan,) * COLUMNS
     if after is None or after.scores is None or after.scores.shape != before.scores.shape or not after.valid.all():
         return UNREADABLE
-    return expected_row(before.scores, after.scores)
+    return expected_row(before.scores, after.scores) if _is_bounded(after.scores) else UNREADABLE
+
+
+def _is_bounded(scores: Array) -> bool:
+    """Whether the best class of each decision has a finite score; masked ones may be minus infinity."""
+    return bool(np.isfinite(scores.max(-1)).all())
 
 
 def _is_estimated(rows: Rows) -> bool:

@@ -49,12 +49,15 @@ def expected_row(reference: Array, candidate: Array) -> tuple[float, ...]:
     """Return what is kept of one sample: lost by a flip, margin of the best class, its change, gap, share flipped.
 
     Margins are differences of logarithms, gaps those of probabilities. Of a sample with several decisions the means
-    are kept, and NaN for the margin: whether it flips is not a matter of one number there.
+    are kept, and NaN for the margin: whether it flips is not a matter of one number there. Of a sample without any
+    decision nothing can be lost.
 
     Args:
         reference: Finite scores of the reference, shape [decisions, classes], at least two classes.
         candidate: Those of the candidate, of the same shape.
     """
+    if not len(reference):
+        return 0.0, np.nan, 0.0, 0.0, 0.0
     own, given = beliefs(np.asarray(reference, np.float64)), beliefs(np.asarray(candidate, np.float64))
     at = np.arange(len(own))
     best, chosen = own.argmax(-1), given.argmax(-1)

@@ -166,7 +166,10 @@ def test_figures_come_with_intervals_that_hold_them() -> None:
         (figure,) = quality.figures
         for interval in (figure.before, figure.after, figure.change, quality.loss):
             assert interval.low <= interval.value <= interval.high
-        assert quality.loss.value == pytest.approx(-figure.change.value)
+        if samples.labelled:
+            assert quality.loss.value == pytest.approx(-figure.change.value)
+        else:
+            assert 0 < quality.loss.value < 1, "estimated, from more than the flips"
         paired = figure.change.high - figure.change.low
         if samples.labelled:
             assert paired < figure.before.high - figure.before.low + figure.after.high - figure.after.low

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ZOO    ?= ../shared/zoo
 SOURCE := pyproject.toml setup.py $(shell find onnxslim passes -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint package reference bench bench-simplify bench-scale develop clean
+.PHONY: demo test lint package reference bench bench-simplify bench-scale develop fuzz clean
 
 # A real trained model comes out smaller and faster, with the figures that prove it.
 demo: $(VENV)/installed
@@ -68,6 +68,14 @@ out/envs/%/ready:
 bench-scale: $(VENV)/tested
 	mkdir -p out
 	$(BIN)/python tests/bench/scale.py | tee out/scale.md
+
+# Broken models in their thousands, each in a process of its own, and runs that are stopped: for hours. SEED and CASES
+# choose which; what does not end as it should is kept under out/fuzz.
+SEED  ?= 1
+CASES ?= 20000
+fuzz: $(VENV)/tested
+	$(BIN)/python -W ignore tests/fuzz/run_cases.py --seed $(SEED) --cases $(CASES) --keep out/fuzz
+	$(BIN)/python -W ignore tests/fuzz/kill_runs.py --seed $(SEED) --kills 200
 
 # For work on onnxslim itself: changes are seen without a new install.
 develop: $(VENV)/python

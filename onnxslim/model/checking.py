@@ -33,14 +33,37 @@ def check_tensors(proto: onnx.ModelProto, path: pathlib.Path) -> None:
     """Check that each tensor of a file has a type, a shape, and as many bytes as these take.
 
     Raises:
-        ModelUnreadable: One has not; or a Constant holds no constant.
+        ModelUnreadable: One has not; a Constant holds no constant; a name is no text; an attribute refers to nothing.
         ExternalDataError: Its bytes are missing, cut short, or outside the model's folder.
     """
+    _check_references(proto.graph, path)
     for name, tensor in _graph_tensors(proto.graph, path):
         _check_tensor(name, tensor, path)
     for function in proto.functions:
         for name, tensor in _node_tensors(function.node, path):
             _check_tensor(name, tensor, path)
+
+
+def _check_references(graph: onnx.GraphProto, path: pathlib.Path) -> None:
+    """Check that texts are texts, and that no attribute outside of functions refers to one of a function."""
+    for node in graph.node:
+        # what is no UTF-8 protobuf hands over as bytes
+        if not all(isinstance(text, str) for text in (node.op_type, node.domain, node.name, *node.input, *node.output)):
+            raise ModelUnreadable(
+                f"a node has a name or an operator that is no UTF-8: {node.op_type!r}",
+                where=path,
+                hint=HINT,
+            )
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                raise ModelUnreadable(
+                    f"the attribute {attribute.name!r} of {_node(node.name, node.op_type)} refers to an attribute of a "
+                    "function, and lies in none",
+                    where=path,
+                    hint=HINT,
+                )
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in GRAPHS else ():
+                _check_references(inner, path)
 
 
 def _graph_tensors(graph: onnx.GraphProto, path: pathlib.Path) -> Tensors:

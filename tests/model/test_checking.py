@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pathlib
+
+import onnx
+import pytest
+
+from onnxslim.errors import ModelUnreadable
+from onnxslim.model import open_model
+
+
+def saved(tmp_path: pathlib.Path) -> tuple[onnx.ModelProto, pathlib.Path]:
+    text = (
+        '<ir_version: 10, opset_import: ["" : 21]> '
+        "g (float[2,3] x) => (float[3,2] y) { y = Transpose <perm=[1,0]> (x) }"
+    )
+    return onnx.parser.parse_model(text), tmp_path / "model.onnx"
+
+
+def test_a_name_that_is_no_utf8_is_called_so(tmp_path: pathlib.Path) -> None:
+    model, path = saved(tmp_path)
+    path.write_bytes(model.SerializeToString().replace(b"Transpose", b"\x97ranspose"))
+    with pytest.raises(ModelUnreadable, match="no UTF-8"):
+        open_model(path)
+
+
+def test_an_attribute_that_refers_to_one_of_no_function_is_called_so(tmp_path: pathlib.Path) -> None:
+    model, path = saved(tmp_path)
+    model.graph.node[0].attribute[0].ref_attr_name = "order"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelUnreadable, match=r"'perm' of .* refers to an attribute of a function"):
+        open_model(path)

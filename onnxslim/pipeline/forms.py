@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from onnxslim.errors import RunError
 from onnxslim.model import weight_bytes
 from onnxslim.pipeline.attempt import Attempt, attempt
-from onnxslim.pipeline.budget import Allowance, allowance
+from onnxslim.pipeline.budget import Allowance
 from onnxslim.pipeline.interface import Context, Kind, Pass
 from onnxslim.pipeline.judge import Candidate, Judge, Verdict
 from onnxslim.pipeline.observations import Observations
-from onnxslim.pipeline.strength import Trial, next_strength, strongest
+from onnxslim.pipeline.strength import MOST_TRIES, Trial, next_strength, strongest
 from onnxslim.recipe import option_values
 from onnxslim.report.model import AttemptRecord
 from onnxslim.runner.statistics import Interval
@@ -43,6 +43,12 @@ class Form:
     def trial(self) -> Trial:
         """What the search looks at."""
         return Trial(self.strength, self.charged, not self.against)
+
+    def judged_again(self, allowed: Allowance, judge: Judge) -> Form:
+        """Return it as it stands where something else may be lost."""
+        if self.loss is None:
+            return self
+        return dataclasses.replace(self, charged=allowed.charged(self.loss), against=judge.against(self.loss, allowed))
 
     def without_model(self) -> Form:
         """Return it without the models, which fill memory."""
@@ -75,39 +81,59 @@ class Outcome:
     form: Form
     """The form that is kept; where none is, the mildest that was tried."""
     verdict: Verdict
-    attempts: tuple[AttemptRecord, ...]
-    """Of a lossy pass, every form in the order of the tries."""
+    forms: tuple[Form, ...]
+    """All that were tried, in this order; those that were not chosen have no model any more."""
+    observations: Observations
+    """What the tries have found out."""
+
+    @property
+    def attempts(self) -> tuple[AttemptRecord, ...]:
+        """Every form as the report holds it; none of an EXACT pass, which has only one."""
+        if self.form.step.judged_as is Kind.EXACT:
+            return ()
+        return tuple(form.record(self.verdict if form is self.form else None) for form in self.forms)
 
 
-def run_pass(step: Pass, current: Candidate, judge: Judge, context: Context, later: int) -> Outcome:
-    """Run a pass on what the last kept one left; under a budget, a lossy one in the strongest form that holds.
+def run_pass(
+    step: Pass,
+    current: Candidate,
+    judge: Judge,
+    context: Context,
+    allowed: Allowance | None,
+    known: Outcome | None = None,
+    fixed: float | None = None,
+) -> Outcome:
+    """Run a pass on what the last kept one left; where it may not lose all, in the strongest form that holds.
 
     Args:
         step: The pass, as it was asked for.
         current: The model as it stands.
         judge: Measures what is lost, and whether what holds pays.
         context: What the pass is given.
-        later: How many lossy passes are still to come: they share the budget.
+        allowed: What may be lost; None: anything may, and the pass runs as it was asked for.
+        known: What came of the same pass on the same model where less might be lost: the search goes on from there.
+        fixed: No other form is tried; this is how strong it is.
 
     Raises:
         OnnxslimError: The pass raised it.
         Exception: The pass raised it, and not by a rewrite that could be left out.
     """
     start = copy.deepcopy(context.generator)
+    spent = 0.0
+    if allowed is not None and (before := judge.loss(current)) is not None:
+        spent = max(0.0, before.value)
 
-    def run(form: Pass, strength: float, allowed: Allowance | None, spent: float) -> Form:
+    def run(form: Pass, strength: float) -> Form:
         context.generator = copy.deepcopy(start)  # what a form draws must not depend on how many were tried before
         return _run(form, strength, allowed, spent, current, judge, context)
 
-    context.observations = Observations()
+    context.observations = observations = Observations() if known is None else known.observations
     try:
-        if judge.max_drop is None or step.judged_as is Kind.EXACT:
-            forms = [run(step, 1.0, None, 0.0)]
+        if allowed is None or fixed is not None or step.milder(1.0) is None:
+            forms = [run(step, 1.0 if fixed is None else fixed)]
         else:
-            before = judge.loss(current)
-            spent = 0.0 if before is None else max(0.0, before.value)
-            allowed = allowance(judge.max_drop, spent, later, judge.confidence)
-            forms = _search(step, allowed, spent, lambda form, strength: run(form, strength, allowed, spent), context)
+            tried = [] if known is None else [form.judged_again(allowed, judge) for form in known.forms]
+            forms = _search(step, tried, spent, allowed.limit, run, context)
     finally:
         context.observations = Observations()
     best = strongest([form.trial for form in forms])
@@ -116,20 +142,22 @@ def run_pass(step: Pass, current: Candidate, judge: Judge, context: Context, lat
     if chosen.attempt.left_out and not chosen.against:
         names = ", ".join(map(str, chosen.attempt.left_out))
         verdict = dataclasses.replace(verdict, reason=f"{verdict.reason}; left out: {names}")
-    if step.judged_as is Kind.EXACT:
-        return Outcome(chosen, verdict, ())
-    return Outcome(chosen, verdict, tuple(form.record(verdict if form is chosen else None) for form in forms))
+    return Outcome(chosen, verdict, tuple(forms), observations)
 
 
 def _search(
-    step: Pass, allowed: Allowance, spent: float, run: Callable[[Pass, float], Form], context: Context
+    step: Pass,
+    known: Sequence[Form],
+    spent: float,
+    limit: float,
+    run: Callable[[Pass, float], Form],
+    context: Context,
 ) -> list[Form]:
     """Return the forms that were tried; only the strongest that holds, and the last, still have their models."""
-    if step.milder(1.0) is None:
-        return [run(step, 1.0)]
-    forms: list[Form] = []
+    forms = list(known)
     while True:
-        strength = next_strength([form.trial for form in forms], spent, allowed.limit, step.opening)
+        trials = [form.trial for form in forms]
+        strength = next_strength(trials, spent, limit, step.opening, MOST_TRIES + len(known))
         if strength is None:
             return forms
         as_asked = strength == step.opening == 1.0

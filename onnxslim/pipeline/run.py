@@ -15,20 +15,20 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples, Subset, no_samples
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.errors import BadOptionValue, OnnxslimError, PassFailed, RunError, UsageError
+from onnxslim.errors import BadOptionValue, RunError, UsageError
 from onnxslim.model import canonicalize, open_model, placing, save_model, stage_model, weight_bytes
 from onnxslim.model.inlining import DIAGNOSTICS
 from onnxslim.nesting import count_nodes
 from onnxslim.pipeline.collector import patient_collector
+from onnxslim.pipeline.course import run_passes
 from onnxslim.pipeline.figures import make_report, measure_layers
-from onnxslim.pipeline.forms import run_pass
 from onnxslim.pipeline.harm import harm
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
 from onnxslim.pipeline.judge import Candidate, Judge
 from onnxslim.pipeline.provenance import hashing, sign
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.quality.choosing import Request
-from onnxslim.recipe import Recipe, format_passes, option_values, to_toml
+from onnxslim.recipe import Recipe, format_passes, to_toml
 from onnxslim.report.destination import check_destinations, save_report
 from onnxslim.report.model import ModelFile, PassRecord, Report
 from onnxslim.report.place import check_places, places_read, places_written
@@ -212,7 +212,9 @@ def optimize(
         },
         recipe=to_toml(request),
     )
-    current, kept, records = _run(request.passes, judge, context)
+    stages = run_passes(request.passes, judge, context)
+    current, records = stages[-1].after, [stage.record() for stage in stages]
+    kept = [stage.outcome.form.step for stage in stages if stage.kept]
     digest = None if digested is None else digested.result()
     if kept:
         sign(
@@ -289,52 +291,3 @@ def _open(
         return open_model(model, inline=inline), pathlib.Path(model)
     canonicalize(copy, inline=inline)
     return copy, None
-
-
-def _run(passes: Sequence[Pass], judge: Judge, context: Context) -> tuple[Candidate, list[Pass], list[PassRecord]]:
-    """Run every pass on a clone of what the last kept one left; return that, the forms that were kept, and records."""
-    current = judge.original
-    records: list[PassRecord] = []
-    kept: list[Pass] = []
-    for number, step in enumerate(passes):
-        context.progress(f"{step.name}", number, len(passes))
-        started = time.perf_counter()
-        before = count_nodes(current.model)
-        later = sum(each.judged_as is Kind.LOSSY for each in passes[number + 1 :])
-        try:
-            outcome = run_pass(step, current, judge, context, later)
-        except OnnxslimError:
-            raise
-        except MemoryError as error:
-            raise OnnxslimError(
-                "out of memory",
-                where=f"the pass {step.name}",
-                hint="close other programs, use a machine with more memory, or leave the pass out with -p",
-            ) from error
-        except Exception as error:
-            done = ", ".join(record.name for record in records) or "no other pass"
-            raise PassFailed(
-                f"raised {type(error).__name__}: {error}",
-                where=f"the pass {step.name} (after {done})",
-                hint="this is a bug in onnxslim; leave the pass out with -p, and please report it",
-            ) from error
-        tried, verdict = outcome.form.attempt, outcome.verdict
-        records.append(
-            PassRecord(
-                name=step.name,
-                options=option_values(outcome.form.step if verdict.kept else step),
-                kind=step.judged_as.value,
-                kept=verdict.kept,
-                reason=verdict.reason,
-                seconds=time.perf_counter() - started,
-                nodes=(before, before if tried.model is None else count_nodes(tried.model)),
-                changes=tried.change.notes,
-                layers=tried.change.layers,
-                asked=option_values(step),
-                attempts=outcome.attempts,
-            )
-        )
-        if verdict.kept and tried.candidate is not None:
-            current = tried.candidate
-            kept.append(outcome.form.step)
-    return current, kept, records

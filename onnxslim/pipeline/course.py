@@ -1,0 +1,216 @@
+"""Runs all passes, one after the other, and looks back once: what does not pay in the end, and what is left to use."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+from onnxslim.errors import OnnxslimError, PassFailed
+from onnxslim.model import weight_bytes
+from onnxslim.nesting import count_nodes
+from onnxslim.pipeline.budget import Allowance, allowance
+from onnxslim.pipeline.forms import Outcome, run_pass
+from onnxslim.pipeline.interface import Context, Goal, Kind, Pass
+from onnxslim.pipeline.judge import Candidate, Judge
+from onnxslim.recipe import option_values
+from onnxslim.report.model import PassRecord
+
+SAFE = 2.0
+"""A pass that made the model so many times as fast by itself is not asked again whether it pays."""
+GAIN = 1.05
+"""Without a pass the result must be so many times as fast for the pass to be left out in the end."""
+LEFT = 0.3
+"""Where so much of the budget is left in the end, the first pass that could be stronger is."""
+GIVEN = 0.5
+"""The part of what is left that it may use."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A pass that was run."""
+
+    asked: Pass
+    before: Candidate
+    outcome: Outcome
+    seconds: float
+    left_out: str = ""
+    """Why it was kept at first and is not in the end."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the result has it."""
+        return self.outcome.verdict.kept and not self.left_out
+
+    @property
+    def lossy(self) -> bool:
+        """Whether it was held to the budget."""
+        return self.asked.judged_as is Kind.LOSSY
+
+    @property
+    def after(self) -> Candidate:
+        """The model behind it."""
+        made = self.outcome.form.attempt.candidate
+        return made if self.kept and made is not None else self.before
+
+    def record(self) -> PassRecord:
+        """Return what the report holds of it."""
+        tried = self.outcome.form.attempt
+        nodes = count_nodes(self.before.model)
+        reason = f"{self.outcome.verdict.reason}; {self.left_out}" if self.left_out else self.outcome.verdict.reason
+        attempts = self.outcome.attempts
+        if self.left_out:
+            attempts = tuple(
+                dataclasses.replace(each, kept=False, reason=self.left_out if each.kept else each.reason)
+                for each in attempts
+            )
+        return PassRecord(
+            name=self.asked.name,
+            options=option_values(self.outcome.form.step if self.kept else self.asked),
+            kind=self.asked.judged_as.value,
+            kept=self.kept,
+            reason=reason,
+            seconds=self.seconds,
+            nodes=(nodes, nodes if tried.model is None else count_nodes(tried.model)),
+            changes=tried.change.notes,
+            layers=tried.change.layers,
+            asked=option_values(self.asked),
+            attempts=attempts,
+        )
+
+
+def run_passes(passes: Sequence[Pass], judge: Judge, context: Context) -> list[Stage]:
+    """Run every pass on what the last kept one left.
+
+    Passes are judged one by one, in their order. Then the result is looked at as a whole, once: a pass that paid when
+    it ran, and does not with those behind it (factors of low rank are faster in float, and often not in int8), is left
+    out; and where much of the budget is left, the first pass that could be stronger is tried so. Either is done only
+    where the result gets better by it.
+
+    Raises:
+        OnnxslimError: A pass raised it.
+        PassFailed: A pass raised something else: a bug.
+    """
+    stages: list[Stage] = []
+    current = judge.original
+    for number, step in enumerate(passes):
+        context.progress(f"{step.name}", number, len(passes))
+        later = sum(each.judged_as is Kind.LOSSY for each in passes[number + 1 :])
+        stage = _stage(step, current, judge, context, _allowed(step, current, judge, later), done=stages)
+        stages.append(stage)
+        current = stage.after
+    stages = _without_what_does_not_pay(stages, judge, context)
+    return _with_what_is_left(stages, judge, context)
+
+
+def _allowed(step: Pass, current: Candidate, judge: Judge, later: int) -> Allowance | None:
+    if judge.max_drop is None or step.judged_as is Kind.EXACT:
+        return None
+    lost = judge.loss(current)
+    return allowance(judge.max_drop, 0.0 if lost is None else lost.value, later, judge.confidence)
+
+
+def _stage(
+    step: Pass,
+    current: Candidate,
+    judge: Judge,
+    context: Context,
+    allowed: Allowance | None,
+    *,
+    known: Outcome | None = None,
+    fixed: float | None = None,
+    done: Sequence[Stage] = (),
+) -> Stage:
+    started = time.perf_counter()
+    try:
+        outcome = run_pass(step, current, judge, context, allowed, known, fixed)
+    except OnnxslimError:
+        raise
+    except MemoryError as error:
+        raise OnnxslimError(
+            "out of memory",
+            where=f"the pass {step.name}",
+            hint="close other programs, use a machine with more memory, or leave the pass out with -p",
+        ) from error
+    except Exception as error:
+        before = ", ".join(stage.asked.name for stage in done) or "no other pass"
+        raise PassFailed(
+            f"raised {type(error).__name__}: {error}",
+            where=f"the pass {step.name} (after {before})",
+            hint="this is a bug in onnxslim; leave the pass out with -p, and please report it",
+        ) from error
+    return Stage(step, current, outcome, time.perf_counter() - started)
+
+
+def _without_what_does_not_pay(stages: list[Stage], judge: Judge, context: Context) -> list[Stage]:
+    """Leave out the pass that brought least speed, if without it the result is faster."""
+    if judge.goal is not Goal.LATENCY or not judge.measure:
+        return stages
+    faster = [at for at, stage in enumerate(stages) if stage.kept and stage.lossy and stage.asked.speeds_up]
+    speeds = {at: speed.value for at in faster[:-1] if (speed := stages[at].outcome.verdict.speed) is not None}
+    if not speeds or min(speeds.values()) >= SAFE:
+        return stages
+    at = min(speeds, key=lambda each: speeds[each])
+    context.progress(f"without {stages[at].asked.name}", 0, None)
+    tail = _again(stages[at + 1 :], stages[at].before, judge, context)
+    if tail is None:
+        return stages
+    ratio = judge.latency(stages[-1].after, tail[-1].after).ratio
+    if ratio.low < GAIN:
+        return stages
+    figures = f"{ratio.value:.2f}x as fast ({ratio.low:.2f} to {ratio.high:.2f})"
+    why = f"left out in the end: without it the result is {figures}"
+    return [*stages[:at], dataclasses.replace(stages[at], left_out=why), *tail]
+
+
+def _with_what_is_left(stages: list[Stage], judge: Judge, context: Context) -> list[Stage]:
+    """Try the first pass that could be stronger with half of what is left of the budget."""
+    budget = judge.max_drop
+    lost = None if budget is None else judge.loss(stages[-1].after)
+    if budget is None or lost is None:
+        return stages
+    left = budget - max(0.0, lost.value)
+    able = (at for at, stage in enumerate(stages) if stage.kept and stage.lossy and stage.outcome.form.strength < 1)
+    at = next(able, None)
+    if at is None or left < LEFT * budget:
+        return stages
+    stage = stages[at]
+    here = judge.loss(stage.after)
+    used = 0.0 if here is None else max(0.0, here.value)
+    allowed = Allowance(min(budget, used + GIVEN * left), budget, judge.confidence)
+    again = _stage(stage.asked, stage.before, judge, context, allowed, known=stage.outcome)
+    if not again.kept or again.outcome.form.strength == stage.outcome.form.strength:
+        return stages
+    again = dataclasses.replace(again, seconds=again.seconds + stage.seconds)
+    tail = _again(stages[at + 1 :], again.after, judge, context)
+    if tail is None:
+        return stages
+    stronger = [*stages[:at], again, *tail]
+    return stronger if _is_better(stages[-1].after, stronger[-1].after, judge) else stages
+
+
+def _again(stages: Sequence[Stage], current: Candidate, judge: Judge, context: Context) -> list[Stage] | None:
+    """Run passes once more on another model, in the forms in which they were kept; None where one does not hold."""
+    found: list[Stage] = []
+    for stage in stages:
+        if not stage.kept:
+            found.append(dataclasses.replace(stage, before=current))
+            continue
+        form = stage.outcome.form
+        allowed = None
+        if stage.lossy and judge.max_drop is not None:
+            allowed = Allowance(judge.max_drop, judge.max_drop, judge.confidence)
+        again = _stage(form.step, current, judge, context, allowed, fixed=form.strength)
+        if stage.lossy and not again.kept:
+            return None
+        found.append(dataclasses.replace(again, asked=stage.asked, seconds=again.seconds + stage.seconds))
+        current = found[-1].after
+    return found
+
+
+def _is_better(one: Candidate, other: Candidate, judge: Judge) -> bool:
+    smaller = weight_bytes(other.model) < weight_bytes(one.model)
+    if judge.goal is Goal.SIZE or not judge.measure:
+        return smaller
+    ratio = judge.latency(one, other).ratio
+    return ratio.low > 1 or (smaller and ratio.high >= 1)

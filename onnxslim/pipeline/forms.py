@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -118,13 +117,11 @@ def run_pass(
         OnnxslimError: The pass raised it.
         Exception: The pass raised it, and not by a rewrite that could be left out.
     """
-    start = copy.deepcopy(context.generator)
     spent = 0.0
     if allowed is not None and (before := judge.loss(current)) is not None:
         spent = max(0.0, before.value)
 
     def run(form: Pass, strength: float) -> Form:
-        context.generator = copy.deepcopy(start)  # what a form draws must not depend on how many were tried before
         return _run(form, strength, allowed, spent, current, judge, context)
 
     context.observations = observations = Observations() if known is None else known.observations

@@ -1,0 +1,181 @@
+"""The result is looked at as a whole: what does not pay in the end is left out, and what is left of the budget is used.
+
+The times of the models here are not measured: they stand in the models, and passes change them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from sample_models import from_text
+
+from onnxslim.data import open_samples
+from onnxslim.pipeline import judge as judging
+from onnxslim.pipeline.course import Stage, run_passes
+from onnxslim.pipeline.interface import Change, Context, Goal, Kind, Pass
+from onnxslim.quality.choosing import Request
+from onnxslim.runner.latency import Latency, PairedLatency
+from onnxslim.runner.session import Session
+from onnxslim.runner.statistics import Interval
+
+COUNT = 2000
+MODEL = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,1] x) => (float[N,2] y)
+    <float[1] cut = {0}, float[1] time = {100}, float[1] split = {0}> {
+    d = Sub (x, cut)  t = Mul (time, split)  zero = Sub (t, t)  z = Mul (d, zero)
+    y = Concat <axis = 1> (z, d) }"""
+
+
+def number(model: ir.Model, name: str) -> float:
+    value = model.graph.initializers[name].const_value
+    assert value is not None
+    return float(value.numpy()[0])
+
+
+def put(model: ir.Model, name: str, value: float) -> None:
+    model.graph.initializers[name].const_value = ir.tensor(np.float32([value]), name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Narrow(Pass):
+    """The more of it, the faster, and the more is lost."""
+
+    name: ClassVar[str] = "narrow"
+    kind: ClassVar[Kind] = Kind.LOSSY
+    strength: Annotated[float, "how much of it is done"] = 1.0
+    lost: Annotated[float, "what is lost where all of it is done"] = 0.04
+
+    def milder(self, strength: float) -> Pass:
+        return dataclasses.replace(self, strength=strength)
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        put(model, "cut", number(model, "cut") + self.lost * self.strength**2)
+        put(model, "time", number(model, "time") * (1 - 0.8 * self.strength))
+        return Change(True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split(Pass):
+    """Faster by itself, and in the way of `Round`."""
+
+    name: ClassVar[str] = "split"
+    kind: ClassVar[Kind] = Kind.LOSSY
+    factor: Annotated[float, "the time that stays"] = 0.8
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        put(model, "time", number(model, "time") * self.factor)
+        put(model, "split", 1.0)
+        return Change(True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Round(Pass):
+    """Twice as fast, but for what was split."""
+
+    name: ClassVar[str] = "round"
+    kind: ClassVar[Kind] = Kind.LOSSY
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        put(model, "time", number(model, "time") * (1.0 if number(model, "split") else 0.5))
+        return Change(True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tidy(Pass):
+    """Promises equal outputs, and changes something."""
+
+    name: ClassVar[str] = "tidy"
+    kind: ClassVar[Kind] = Kind.EXACT
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        put(model, "time", number(model, "time") - 1)
+        return Change(True)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Stage]]:
+    """Return what runs passes, with latency as the models say it is."""
+
+    def latency(_: object, one: judging.Candidate, other: judging.Candidate, seconds: float = 1.0) -> PairedLatency:
+        ratio = number(one.model, "time") / number(other.model, "time")
+        timed = Latency(1.0, 1.0, 1.0, 1.0)
+        return PairedLatency(timed, timed, Interval(ratio, 0.99 * ratio, 1.01 * ratio))
+
+    monkeypatch.setattr(judging.Judge, "latency", latency)
+
+    def go(*passes: Pass, max_drop: float | None = 0.01, goal: Goal = Goal.LATENCY) -> list[Stage]:
+        model = from_text(MODEL)
+        session = Session.of(model)
+        x = ((np.arange(COUNT) + 0.5) / COUNT).astype(np.float32).reshape(-1, 1)
+        samples = open_samples({"x": x, "labels": np.ones(COUNT, np.int64)}, session.inputs)
+        judge = judging.Judge(
+            judging.Candidate(model, lambda: session),
+            samples,
+            session.target,
+            np.random.default_rng(0),
+            Session.of,
+            Request(),
+            max_drop,
+            goal,
+            measure=True,
+        )
+        context = Context(model, samples, session.target, np.random.default_rng(0), max_drop=max_drop, goal=goal)
+        return run_passes(passes, judge, context)
+
+    return go
+
+
+def time_of(stages: list[Stage]) -> float:
+    return number(stages[-1].after.model, "time")
+
+
+def test_what_paid_when_it_ran_and_does_not_in_the_end_is_left_out(run: Callable[..., list[Stage]]) -> None:
+    stages = run(Split(), Tidy(), Round())
+    assert [stage.kept for stage in stages] == [False, True, True]
+    assert time_of(stages) == pytest.approx(49.5)
+    record = stages[0].record()
+    assert "left out in the end: without it the result is 1.60x as fast" in record.reason
+    assert not any(attempt.kept for attempt in record.attempts)
+
+
+@pytest.mark.parametrize(
+    ("passes", "goal"),
+    [
+        ((Split(), Round()), Goal.SIZE),
+        ((Split(0.3), Round()), Goal.LATENCY),
+        ((Round(), Split()), Goal.LATENCY),
+        ((Split(),), Goal.LATENCY),
+    ],
+    ids=["size counts", "it brings much", "it comes last", "it is alone"],
+)
+def test_what_pays_stays(run: Callable[..., list[Stage]], passes: tuple[Pass, ...], goal: Goal) -> None:
+    assert all(stage.kept for stage in run(*passes, goal=goal))
+
+
+def test_what_is_left_of_the_budget_goes_to_the_first_pass_that_could_be_stronger(
+    run: Callable[..., list[Stage]],
+) -> None:
+    alone = run(Narrow(), Round())
+    shared = alone[0].outcome.forms
+    assert alone[0].kept
+    chosen = alone[0].outcome.form
+    assert chosen.loss is not None
+    assert 0.005 < chosen.loss.value <= 0.01, "half of the budget was its share at first, and nobody used the rest"
+    assert chosen.strength == max(form.strength for form in shared if not form.against)
+    assert len({form.strength for form in shared}) == len(shared), "no form is tried twice"
+    assert alone[1].kept
+    assert time_of(alone) == pytest.approx(50 * (1 - 0.8 * chosen.strength), rel=1e-3)
+
+
+def test_nothing_is_tried_again_where_the_budget_is_used_up_or_was_not_given(run: Callable[..., list[Stage]]) -> None:
+    without = run(Narrow(lost=0.2), Round(), max_drop=None)
+    assert [len(stage.outcome.forms) for stage in without] == [1, 1]
+    used = run(Narrow(), Narrow())
+    last = used[-1].outcome.form.loss
+    assert last is not None
+    assert last.value <= 0.01
+    assert all(stage.kept for stage in used)

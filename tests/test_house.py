@@ -21,6 +21,7 @@ FLOORS = {
     "onnxslim.sparse": 1,
     "onnxslim.graph": 2,
     "onnxslim.rewrite": 3,
+    "onnxslim.checks": 5,
     "onnxslim.data": 4,
     "onnxslim.runner": 4,
     "onnxslim.train": 4,

@@ -13,9 +13,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxslim.checks import examine
 from onnxslim.data import Samples, Subset, no_samples
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import BadOptionValue, RunError, UsageError
+from onnxslim.metrics.classification import Classification
 from onnxslim.model import canonicalize, open_model, placing, save_model, stage_model, weight_bytes
 from onnxslim.model.inlining import DIAGNOSTICS
 from onnxslim.nesting import count_nodes
@@ -188,6 +190,19 @@ def optimize(
         open_session=lambda each: Session.of(each, target),
         subsets=[] if calibration.synthetic else _shares(calibration, validation, data is None or val is None),
     )
+    warnings: tuple[Diagnostic, ...] = ()
+    if check and not calibration.synthetic:
+        context.progress("checking the samples", 0, None)
+        warnings = examine(
+            opened,
+            original.session,
+            calibration,
+            None if data is None or val is None else validation,
+            context.open_session,
+            request.seed or 0,
+            lossy=lossy,
+            classes=_classes(judge) if lossy else None,
+        )
     again = reproduction(
         "optimize",
         [model],
@@ -234,7 +249,9 @@ def optimize(
             written.result()  # nothing else may run while something is timed
         made = make_report(request, judge, current, records, path, digest, file, context.progress, context.subsets)
         kept_calls = opened.graph.meta.get(DIAGNOSTICS, ())
-        made = dataclasses.replace(made, diagnostics=(*kept_calls, *_harm(request, judge, records), *made.diagnostics))
+        made = dataclasses.replace(
+            made, diagnostics=(*kept_calls, *warnings, *_harm(request, judge, records), *made.diagnostics)
+        )
         if written is not None:
             made = dataclasses.replace(made, output=ModelFile(str(output), written.result()))
         layers = None
@@ -245,6 +262,12 @@ def optimize(
         save_report(made, *reports, placement=placement)
     context.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
     return Result(current.model, made)
+
+
+def _classes(judge: Judge) -> str | None:
+    """Return the output that holds a score for each class, where the task is to choose one."""
+    metric = judge.recognition.metric
+    return metric.output if isinstance(metric, Classification) and metric.axis == -1 else None
 
 
 def _harm(request: Recipe, judge: Judge, records: Sequence[PassRecord]) -> tuple[Diagnostic, ...]:

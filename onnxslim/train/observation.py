@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common
 
-from onnxslim.data import Samples
+from onnxslim.data import Batch, Samples
 from onnxslim.runner.session import Session
 from onnxslim.train.finite import check_finite
 
@@ -40,6 +40,42 @@ class Moments:
         return np.maximum(self.square - self.mean**2, 0)
 
 
+class Observer:
+    """Runs a model on batches, and gives the moments of values of its main graph on each.
+
+    Args:
+        model: Any model; it is not changed.
+        places: Names of values with the axis of their channels.
+        open_session: Opens a model on the target.
+        zeros: Count zeros as well.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        places: Sequence[Place],
+        open_session: Callable[[ir.Model], Session],
+        *,
+        zeros: bool = False,
+    ) -> None:
+        self.words = ("mean", "absolute", "square", *(["zero"] if zeros else []))
+        self._places = tuple(places)
+        self._session = open_session(_probe(model, places, self.words))
+        self._used = {spec.name for spec in self._session.inputs}
+
+    def __call__(self, batch: Batch) -> dict[Place, Moments]:
+        """Return the moments over one batch.
+
+        Raises:
+            RunError: The model does not run on it.
+        """
+        results = self._session.run({name: array for name, array in batch.feeds.items() if name in self._used})
+        return {
+            place: Moments(*(results[f"onnxslim_{at}_{word}"].astype(np.float64) for word in self.words))
+            for at, place in enumerate(self._places)
+        }
+
+
 def observe(
     model: ir.Model,
     places: Sequence[Place],
@@ -63,22 +99,19 @@ def observe(
         RunError: The model does not run on the samples.
         DataError: A value is not finite on them.
     """
-    words = ("mean", "absolute", "square", *(["zero"] if zeros else []))
-    names = [(f"onnxslim_{at}_{word}", place) for at, place in enumerate(places) for word in words]
-    probe = _probe(model, places, words)
-    session = open_session(probe)
-    sums = {name: np.zeros(()) for name, _ in names}
+    observer = Observer(model, places, open_session, zeros=zeros)
+    width = len(observer.words)
+    sums: dict[Place, list[Array]] = {place: [np.zeros(())] * width for place in places}
     total = 0
     for each in samples.batches(batch):
-        results = session.run(each.feeds)
-        for name in sums:
-            sums[name] = sums[name] + each.count * results[name].astype(np.float64)
+        for place, moments in observer(each).items():
+            parts = [getattr(moments, word) for word in observer.words]
+            sums[place] = [held + each.count * part for held, part in zip(sums[place], parts, strict=True)]
         total += each.count
-    arrays = [sums[name] / max(total, 1) for name, _ in names]
-    for (_, place), array in zip(names, arrays, strict=True):
-        check_finite(float(np.abs(array).max(initial=0)) ** 0.5, place[0])
-    width = len(words)
-    return {place: Moments(*arrays[width * at : width * at + width]) for at, place in enumerate(places)}
+    for place, arrays in sums.items():
+        largest = max(float(np.abs(array).max(initial=0)) for array in arrays) / max(total, 1)
+        check_finite(largest**0.5, place[0])
+    return {place: Moments(*(array / max(total, 1) for array in arrays)) for place, arrays in sums.items()}
 
 
 def defaults(model: ir.Model) -> dict[str, npt.NDArray[Any]]:

@@ -36,6 +36,11 @@ def check_tensors(proto: onnx.ModelProto, path: pathlib.Path) -> None:
         ModelUnreadable: One has not; a Constant holds no constant; a name is no text; an attribute refers to nothing.
         ExternalDataError: Its bytes are missing, cut short, or outside the model's folder.
     """
+    for value in proto.graph.input:
+        if not _has_known_type(value):
+            raise ModelUnreadable(
+                f"the input {value.name!r} has no element type that ONNX knows", where=path, hint=HINT
+            )
     _check_references(proto.graph, path)
     for name, tensor in _graph_tensors(proto.graph, path):
         _check_tensor(name, tensor, path)
@@ -45,7 +50,13 @@ def check_tensors(proto: onnx.ModelProto, path: pathlib.Path) -> None:
 
 
 def _check_references(graph: onnx.GraphProto, path: pathlib.Path) -> None:
-    """Check that texts are texts, and that no attribute outside of functions refers to one of a function."""
+    """Check that texts are texts, and that no attribute outside of functions refers to one of a function.
+
+    What declares a type that ONNX does not know declares none from then on.
+    """
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if not _has_known_type(value):
+            value.ClearField("type")
     for node in graph.node:
         # what is no UTF-8 protobuf hands over as bytes
         if not all(isinstance(text, str) for text in (node.op_type, node.domain, node.name, *node.input, *node.output)):
@@ -64,6 +75,10 @@ def _check_references(graph: onnx.GraphProto, path: pathlib.Path) -> None:
                 )
             for inner in (attribute.g, *attribute.graphs) if attribute.type in GRAPHS else ():
                 _check_references(inner, path)
+
+
+def _has_known_type(value: onnx.ValueInfoProto) -> bool:
+    return not value.type.HasField("tensor_type") or value.type.tensor_type.elem_type in TYPES
 
 
 def _graph_tensors(graph: onnx.GraphProto, path: pathlib.Path) -> Tensors:

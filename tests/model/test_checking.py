@@ -7,6 +7,7 @@ import pytest
 
 from onnxslim.errors import ModelUnreadable
 from onnxslim.model import open_model
+from onnxslim.report.inspection import inspect_model
 
 
 def saved(tmp_path: pathlib.Path) -> tuple[onnx.ModelProto, pathlib.Path]:
@@ -29,4 +30,16 @@ def test_an_attribute_that_refers_to_one_of_no_function_is_called_so(tmp_path: p
     model.graph.node[0].attribute[0].ref_attr_name = "order"
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelUnreadable, match=r"'perm' of .* refers to an attribute of a function"):
+        open_model(path)
+
+
+@pytest.mark.parametrize("kind", [0, 99])
+def test_an_input_of_no_type_is_called_so_and_other_types_are_forgotten(tmp_path: pathlib.Path, kind: int) -> None:
+    model, path = saved(tmp_path)
+    model.graph.output[0].type.tensor_type.elem_type = kind
+    path.write_bytes(model.SerializeToString())
+    assert inspect_model(path).nodes == 1
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelUnreadable, match="the input 'x' has no element type"):
         open_model(path)

@@ -6,6 +6,7 @@ import ast
 import pathlib
 import re
 import subprocess
+import sys
 
 import networkx as nx
 import pytest
@@ -114,3 +115,16 @@ def test_files_hold_no_paths_of_a_machine() -> None:
             continue
         found = private.search(path.read_text(errors="replace"))
         assert not found, f"{name}: {found and found[0]}"
+
+
+def test_no_module_needs_an_extra_to_be_imported() -> None:
+    code = """
+import importlib, pkgutil, sys
+sys.modules.update(dict.fromkeys(("jinja2", "markupsafe", "matplotlib", "onnxsim", "PIL")))
+import onnxslim
+for module in pkgutil.walk_packages(onnxslim.__path__, "onnxslim."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

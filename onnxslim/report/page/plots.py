@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from onnxslim.report.model import Percentiles
 from onnxslim.report.page.svg import AFTER, BAD, BEFORE, INK, drawing
 from onnxslim.report.page.visible import shortened
 from onnxslim.report.units import in_milliseconds
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.axes import Axes
 
 LABEL = 22

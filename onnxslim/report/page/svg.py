@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from markupsafe import Markup
-
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.axes import Axes
 
 INK, MUTED, LINE, BEFORE, AFTER, GOOD, BAD = (f"#0d0e{number:02x}" for number in range(7))
@@ -83,6 +82,8 @@ def drawing(name: str, title: str, description: str, height: int, draw: Callable
 
 def _element(text: str, name: str, title: str, description: str) -> Markup:
     """Return matplotlib's file as an element of a page."""
+    from markupsafe import Markup  # here: it is there with the extra only
+
     root = ElementTree.fromstring(text)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]

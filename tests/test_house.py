@@ -119,12 +119,11 @@ def test_files_hold_no_paths_of_a_machine() -> None:
 
 def test_no_module_needs_an_extra_to_be_imported() -> None:
     code = """
-import importlib, pkgutil, sys
+import importlib, sys
 sys.modules.update(dict.fromkeys(("jinja2", "markupsafe", "matplotlib", "onnxsim", "PIL")))
-import onnxslim
-for module in pkgutil.walk_packages(onnxslim.__path__, "onnxslim."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    names = sorted(MODULES.keys() - {"onnxslim.__main__"})
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

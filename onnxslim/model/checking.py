@@ -59,12 +59,10 @@ def _check_references(graph: onnx.GraphProto, path: pathlib.Path) -> None:
             value.ClearField("type")
     for node in graph.node:
         # what is no UTF-8 protobuf hands over as bytes
-        if not all(isinstance(text, str) for text in (node.op_type, node.domain, node.name, *node.input, *node.output)):
-            raise ModelUnreadable(
-                f"a node has a name or an operator that is no UTF-8: {node.op_type!r}",
-                where=path,
-                hint=HINT,
-            )
+        texts = (node.op_type, node.domain, node.name, node.doc_string, *node.input, *node.output)
+        broken = next((text for text in texts if not isinstance(text, str)), None)
+        if broken is not None:
+            raise ModelUnreadable(f"a node has a text that is no UTF-8: {broken[:60]!r}", where=path, hint=HINT)
         for attribute in node.attribute:
             if attribute.ref_attr_name:
                 raise ModelUnreadable(

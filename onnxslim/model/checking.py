@@ -50,7 +50,7 @@ def check_tensors(proto: onnx.ModelProto, path: pathlib.Path) -> None:
 
 
 def _check_references(graph: onnx.GraphProto, path: pathlib.Path) -> None:
-    """Check that texts are texts, and that no attribute outside of functions refers to one of a function.
+    """Check that names are texts, and that no attribute outside of functions refers to one of a function.
 
     What declares a type that ONNX does not know declares none from then on.
     """
@@ -59,10 +59,14 @@ def _check_references(graph: onnx.GraphProto, path: pathlib.Path) -> None:
             value.ClearField("type")
     for node in graph.node:
         # what is no UTF-8 protobuf hands over as bytes
-        texts = (node.op_type, node.domain, node.name, node.doc_string, *node.input, *node.output)
+        if not isinstance(node.doc_string, str):
+            node.ClearField("doc_string")  # nothing depends on it
+        texts = (node.op_type, node.domain, node.name, *node.input, *node.output)
         broken = next((text for text in texts if not isinstance(text, str)), None)
         if broken is not None:
-            raise ModelUnreadable(f"a node has a text that is no UTF-8: {broken[:60]!r}", where=path, hint=HINT)
+            raise ModelUnreadable(
+                f"a node has a name or an operator that is no UTF-8: {broken[:60]!r}", where=path, hint=HINT
+            )
         for attribute in node.attribute:
             if attribute.ref_attr_name:
                 raise ModelUnreadable(

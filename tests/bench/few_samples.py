@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--sorted", action="store_true", help="the images lie class by class")
     parser.add_argument("--passes", default="prune,lowrank,quant")
     parser.add_argument("--max-drop", type=float, default=0.01)
     parser.add_argument("--confidence", type=float, default=None)
@@ -51,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     model = options.zoo / "fashion" / "resnet18.onnx"
-    train, _ = fashion(options.zoo, "train")
+    train, classes = fashion(options.zoo, "train")
     test, labels = fashion(options.zoo, "t10k")
     test, labels = test[: options.test], labels[: options.test]
     before = top1(model, test, labels)
@@ -63,6 +64,8 @@ def main() -> None:
     more = {} if options.confidence is None else {"confidence": options.confidence}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         chosen = np.random.default_rng(seed).choice(len(train), options.images, replace=False)
+        if options.sorted:
+            chosen = chosen[np.argsort(classes[chosen], kind="stable")]
         name = Session.of(model).inputs[0].name
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:

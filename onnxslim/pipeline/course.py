@@ -43,6 +43,14 @@ class Stage:
         return self.outcome.verdict.kept and not self.left_out
 
     @property
+    def slow(self) -> bool:
+        """Whether it holds, and was rolled back because it made the model slower."""
+        outcome = self.outcome
+        return (
+            self.lossy and not outcome.verdict.kept and outcome.verdict.speed is not None and not outcome.form.against
+        )
+
+    @property
     def lossy(self) -> bool:
         """Whether it was held to the budget."""
         return self.asked.judged_as is Kind.LOSSY
@@ -83,9 +91,9 @@ def run_passes(passes: Sequence[Pass], judge: Judge, context: Context) -> list[S
     """Run every pass on what the last kept one left.
 
     Passes are judged one by one, in their order. Then the result is looked at as a whole, once: a pass that paid when
-    it ran, and does not with those behind it (factors of low rank are faster in float, and often not in int8), is left
-    out; and where much of the budget is left, the first pass that could be stronger is tried so. Either is done only
-    where the result gets better by it.
+    it ran, and does not with those behind it, or keeps them from paying (factors of low rank are faster in float, and
+    often not in int8), is left out; and where much of the budget is left, the first pass that could be stronger is
+    tried so. Either is done only where the result gets better by it.
 
     Raises:
         OnnxslimError: A pass raised it.
@@ -143,16 +151,26 @@ def _stage(
 
 
 def _without_what_does_not_pay(stages: list[Stage], judge: Judge, context: Context) -> list[Stage]:
-    """Leave out the pass that brought least speed, if without it the result is faster."""
+    """Leave out the pass that brought least speed, if without it the result is faster.
+
+    Passes behind it that were rolled back because they made the model slower get another chance: it may have been the
+    pass in front that made them so.
+    """
     if judge.goal is not Goal.LATENCY or not judge.measure:
         return stages
-    faster = [at for at, stage in enumerate(stages) if stage.kept and stage.lossy and stage.asked.speeds_up]
-    speeds = {at: speed.value for at in faster[:-1] if (speed := stages[at].outcome.verdict.speed) is not None}
+    faster = [
+        at for at, stage in enumerate(stages) if (stage.kept or stage.slow) and stage.lossy and stage.asked.speeds_up
+    ]
+    speeds = {
+        at: speed.value
+        for at in faster[:-1]
+        if stages[at].kept and (speed := stages[at].outcome.verdict.speed) is not None
+    }
     if not speeds or min(speeds.values()) >= SAFE:
         return stages
     at = min(speeds, key=lambda each: speeds[each])
     context.progress(f"without {stages[at].asked.name}", 0, None)
-    tail = _again(stages[at + 1 :], stages[at].before, judge, context)
+    tail = _again(stages[at + 1 :], stages[at].before, judge, context, with_slow=True)
     if tail is None:
         return stages
     ratio = judge.latency(stages[-1].after, tail[-1].after).ratio
@@ -189,11 +207,21 @@ def _with_what_is_left(stages: list[Stage], judge: Judge, context: Context) -> l
     return stronger if _is_better(stages[-1].after, stronger[-1].after, judge) else stages
 
 
-def _again(stages: Sequence[Stage], current: Candidate, judge: Judge, context: Context) -> list[Stage] | None:
-    """Run passes once more on another model, in the forms in which they were kept; None where one does not hold."""
+def _again(
+    stages: Sequence[Stage], current: Candidate, judge: Judge, context: Context, *, with_slow: bool = False
+) -> list[Stage] | None:
+    """Run passes once more on another model, in the forms in which they were kept; None where one does not hold.
+
+    Args:
+        stages: The passes, as they ran.
+        current: The other model.
+        judge: As in `run_passes`.
+        context: As in `run_passes`.
+        with_slow: Run those, too, that were rolled back because they made the model slower.
+    """
     found: list[Stage] = []
     for stage in stages:
-        if not stage.kept:
+        if not (stage.kept or (with_slow and stage.slow)):
             found.append(dataclasses.replace(stage, before=current))
             continue
         form = stage.outcome.form
@@ -201,7 +229,7 @@ def _again(stages: Sequence[Stage], current: Candidate, judge: Judge, context: C
         if stage.lossy and judge.max_drop is not None:
             allowed = Allowance(judge.max_drop, judge.max_drop, judge.confidence)
         again = _stage(form.step, current, judge, context, allowed, fixed=form.strength)
-        if stage.lossy and not again.kept:
+        if stage.kept and stage.lossy and not again.kept:
             return None
         found.append(dataclasses.replace(again, asked=stage.asked, seconds=again.seconds + stage.seconds))
         current = found[-1].after

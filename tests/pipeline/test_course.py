@@ -78,9 +78,10 @@ class Round(Pass):
 
     name: ClassVar[str] = "round"
     kind: ClassVar[Kind] = Kind.LOSSY
+    on_split: Annotated[float, "the time that stays of what was split"] = 1.0
 
     def run(self, model: ir.Model, context: Context) -> Change:
-        put(model, "time", number(model, "time") * (1.0 if number(model, "split") else 0.5))
+        put(model, "time", number(model, "time") * (self.on_split if number(model, "split") else 0.5))
         return Change(True)
 
 
@@ -140,6 +141,18 @@ def test_what_paid_when_it_ran_and_does_not_in_the_end_is_left_out(run: Callable
     record = stages[0].record()
     assert "left out in the end: without it the result is 1.60x as fast" in record.reason
     assert not any(attempt.kept for attempt in record.attempts)
+
+
+def test_what_keeps_a_pass_behind_it_from_paying_is_left_out(run: Callable[..., list[Stage]]) -> None:
+    stages = run(Split(), Round(on_split=1.2))
+    assert [stage.kept for stage in stages] == [False, True]
+    assert time_of(stages) == pytest.approx(50)
+    assert "without it the result is 1.60x as fast" in stages[0].record().reason
+
+
+def test_what_does_not_pay_without_the_pass_in_front_either_stays_out(run: Callable[..., list[Stage]]) -> None:
+    stages = run(Split(0.51), Round(on_split=1.2))
+    assert [stage.kept for stage in stages] == [True, False], "1.96x by the one, 2x by the other"
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ def _parse_pass(text: str, where: str) -> Pass:
         key, equals, value = part.partition("=")
         option = _option_named(name, options, key, where)
         if key in values:
-            raise BadOptionValue(f"{name}:{key} is given twice", where=where)
+            raise BadOptionValue(f"{name}:{key} is given twice", where=where, hint="give it once")
         if not equals and option.type is not bool:
             raise BadOptionValue(f"{name}:{key} needs a value", where=where, hint=_accepted(option))
         values[key] = _from_text(option, value if equals else TRUE[0], f"{where} {name}:{key}")

@@ -127,3 +127,17 @@ for name in sys.argv[1:]:
     names = sorted(MODULES.keys() - {"onnxslim.__main__"})
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_errors_say_what_to_do() -> None:
+    errors = ast.parse((ROOT / "onnxslim" / "errors.py").read_text())
+    names = {node.name for node in ast.walk(errors) if isinstance(node, ast.ClassDef)}
+    silent = [
+        f"{module}:{node.lineno}"
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+        if isinstance(node.exc.func, ast.Name) and node.exc.func.id in names
+        if not any(keyword.arg == "hint" for keyword in node.exc.keywords)
+    ]
+    assert not silent

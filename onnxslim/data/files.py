@@ -47,7 +47,11 @@ def locate(spec: str) -> tuple[Any, str]:
             str(error), where=spec, hint="the part before :// must be a protocol that fsspec knows"
         ) from error
     except Exception as error:  # a remote file system that does not answer: each has exceptions of its own
-        raise DataError(f"cannot be reached: {error}", where=spec) from error
+        raise DataError(
+            f"cannot be reached: {error}",
+            where=spec,
+            hint="check the address, and that the place can be reached from here",
+        ) from error
     if not found:
         raise DataError("there is no such file or folder", where=spec, hint="check the path")
     check_regular(filesystem, path)

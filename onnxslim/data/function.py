@@ -56,17 +56,27 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
             f"there is no module {error.name!r}", where=f"{option} {text}", hint=f"modules are looked for in {here} too"
         ) from error
     except AttributeError as error:
-        raise BadOptionValue(f"the module {module_name} has no {path!r}", where=f"{option} {text}") from error
+        raise BadOptionValue(
+            f"the module {module_name} has no {path!r}",
+            where=f"{option} {text}",
+            hint="check the name behind the colon",
+        ) from error
     except BadOptionValue:
         raise
     except Exception as error:  # a module that raises while it is imported: the user's code, any exception
         raise BadOptionValue(
-            f"importing {module_name} raised {type(error).__name__}: {error}", where=f"{option} {text}"
+            f"importing {module_name} raised {type(error).__name__}: {error}",
+            where=f"{option} {text}",
+            hint="import the module by itself to see where that comes from",
         ) from error
     finally:
         sys.path.remove(here)
     if not callable(found):
-        raise BadOptionValue(f"{path!r} is no function", where=f"{option} {text}")
+        raise BadOptionValue(
+            f"{path!r} is no function",
+            where=f"{option} {text}",
+            hint="name a function, or something else that can be called",
+        )
     return found if isinstance(found, type) else _guarded(found, f"{option} {text}")
 
 

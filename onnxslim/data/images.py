@@ -64,7 +64,11 @@ class Images:
             except (BadOptionValue, DataError):
                 raise
             except Exception as error:  # Pillow's decoders and the user's function: any exception
-                raise DataError(f"the image cannot be read: {error}", where=path) from error
+                raise DataError(
+                    f"the image cannot be read: {error}",
+                    where=path,
+                    hint="open it with another program, or take it out of the folder",
+                ) from error
 
 
 def open_images(

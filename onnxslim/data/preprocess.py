@@ -107,7 +107,11 @@ def parse_preprocess(text: str) -> Preprocess:
                 f"{key} cannot be {value!r}: {error}", where=f"--preprocess {text}", hint=EXAMPLE
             ) from error
     if 0.0 in values.get("std", ()) or values.get("scale") == 0.0:
-        raise BadOptionValue("std and scale divide: they cannot be 0", where=f"--preprocess {text}")
+        raise BadOptionValue(
+            "std and scale divide: they cannot be 0",
+            where=f"--preprocess {text}",
+            hint="give the deviation of each channel, and 255 as scale",
+        )
     return Preprocess(**values)
 
 
@@ -135,14 +139,20 @@ def preprocessor(text: str, spec: TensorSpec) -> Callable[[Any], Array]:
     for name, values in (("mean", parsed.mean), ("std", parsed.std)):
         if len(values) not in (0, 1, channels):
             raise BadOptionValue(
-                f"{name} has {len(values)} values for {channels} channels", where=f"--preprocess {text}"
+                f"{name} has {len(values)} values for {channels} channels",
+                where=f"--preprocess {text}",
+                hint="give one value, or one for each channel with / between",
             )
     height, width = (spec.shape[axis] for axis in ((2, 3) if layout == "nchw" else (1, 2)))
     if not parsed.size and not parsed.crop and isinstance(height, int) and isinstance(width, int):
         parsed = dataclasses.replace(parsed, size=(height, width))
     floating = spec.dtype is not None and spec.dtype.kind == "f"
     if not floating and (parsed.mean or parsed.std):
-        raise BadOptionValue("mean and std need an input of floats", where=f"--preprocess {text}")
+        raise BadOptionValue(
+            "mean and std need an input of floats",
+            where=f"--preprocess {text}",
+            hint="leave both out: the input takes the pixels as they are",
+        )
     parsed = dataclasses.replace(parsed, layout=layout, color=color)
     return lambda image: apply_preprocess(parsed, image, floating=floating)
 

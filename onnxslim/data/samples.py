@@ -177,7 +177,7 @@ class Samples:
         """
         for batch in self.batches(count):
             return batch.feeds
-        raise DataError("there is not a single sample", where=self.source)
+        raise DataError("there is not a single sample", where=self.source, hint="look into what the samples come from")
 
     def number(self, index: int) -> int:
         """Return which sample of the source, counted from 0, the `index`-th of these is."""

@@ -109,7 +109,9 @@ class Yielded:
         self._count: int | None = None
         first = next(self._fitted(), None)
         if first is None:
-            raise DataError("the function yields nothing", where=where)
+            raise DataError(
+                "the function yields nothing", where=where, hint="it must yield a dict of arrays for each sample"
+            )
         self._layout = first.layout
 
     @property
@@ -153,7 +155,11 @@ class Yielded:
         total = 0
         for table in self._fitted():
             if table.layout != self._layout:
-                raise DataError("the function yields samples that are held in different ways", where=table.where)
+                raise DataError(
+                    "the function yields samples that are held in different ways",
+                    where=table.where,
+                    hint="yield dicts of the same arrays, in the same ranks, each time",
+                )
             yield table
             total += table.count
             if total >= MOST_YIELDED:
@@ -178,4 +184,8 @@ class Yielded:
         except BadOptionValue:
             raise
         except Exception as error:  # the user's code, any exception
-            raise DataError(f"the function raised {type(error).__name__}: {error}", where=self._where) from error
+            raise DataError(
+                f"the function raised {type(error).__name__}: {error}",
+                where=self._where,
+                hint="call it by itself to see where that comes from",
+            ) from error

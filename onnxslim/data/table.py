@@ -141,14 +141,22 @@ def fit_table(arrays: Mapping[str, Stored], inputs: Sequence[TensorSpec], where:
     counts = {column.spec.name: rows // column.stride for column in columns if (rows := column.rows()) is not None}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{name!r} holds {count}" for name, count in counts.items())
-        raise DataError(f"the arrays hold different numbers of samples: {said}", where=where)
+        raise DataError(
+            f"the arrays hold different numbers of samples: {said}",
+            where=where,
+            hint="give as many samples in each array, along the first axis",
+        )
     count = next(iter(counts.values()), 1)
     if count == 0:
-        raise DataError("there is not a single sample", where=where)
+        raise DataError("there is not a single sample", where=where, hint="look into what the samples come from")
     if labels is not None:
         length = labels.shape[0] if labels.shape else 1
         if length < count or length % count:
-            raise DataError(f"there are {length} labels for {count} samples", where=where)
+            raise DataError(
+                f"there are {length} labels for {count} samples",
+                where=where,
+                hint="give one label for each sample, along the first axis",
+            )
     shared = frozenset(column.spec.name for column in columns if column.form is Form.CONSTANT)
     return Table(columns, labels, count, Layout(batch, shared, labels is not None), where)
 
@@ -174,9 +182,17 @@ def _column(spec: TensorSpec, arrays: Mapping[str, Stored], where: str, single: 
     assert stored is not None, "the caller checked that every input has its array"
     place = f"{where}: {spec.name}"
     if spec.dtype is None:
-        raise DataError("this input is no tensor of a type that numpy has; it cannot be fed from data", where=place)
+        raise DataError(
+            "this input is no tensor of a type that numpy has; it cannot be fed from data",
+            where=place,
+            hint="make the model take tensors, or go on without --data",
+        )
     if offset is not None and scale is None:
-        raise DataError(f"there is an offset without a scale: {spec.name}.scale is missing", where=place)
+        raise DataError(
+            f"there is an offset without a scale: {spec.name}.scale is missing",
+            where=place,
+            hint="store the scale beside it: value = stored * scale + offset",
+        )
     check_dtype(np.dtype(np.float32) if scale is not None else stored.dtype, spec, place)
     rank, wanted = len(stored.shape), len(spec.shape)
     if wanted == 0:  # a scalar, or an input of unknown rank: ONNX Runtime does not tell them apart
@@ -198,6 +214,7 @@ def _column(spec: TensorSpec, arrays: Mapping[str, Stored], where: str, single: 
                 f"an array of shape {_shape(stored.shape)} does not fit an input of shape {_shape(spec.shape)}: "
                 f"{have} is not {want}",
                 where=place,
+                hint="give samples of the size that the input declares",
             )
     return Column(spec, stored, form, scale, offset)
 
@@ -279,9 +296,17 @@ def convert(array: Array, spec: TensorSpec, where: str) -> Array:
     if kind(spec.dtype) == "i" and array.size and kind(array.dtype) == "i":
         limits = np.iinfo(spec.dtype)
         if int(array.min()) < limits.min or int(array.max()) > limits.max:
-            raise DataError(f"the array for the input {spec.name!r} {misfit}", where=where)
+            raise DataError(
+                f"the array for the input {spec.name!r} {misfit}",
+                where=where,
+                hint="store its values within the range of the input's type",
+            )
     with np.errstate(over="ignore"):
         result = np.asarray(array, order="C").astype(spec.dtype)
     if kind(spec.dtype) == "f" and not np.array_equal(np.isfinite(array), np.isfinite(result.astype(np.float64))):
-        raise DataError(f"the array for the input {spec.name!r} {misfit}", where=where)
+        raise DataError(
+            f"the array for the input {spec.name!r} {misfit}",
+            where=where,
+            hint="store its values within the range of the input's type",
+        )
     return result

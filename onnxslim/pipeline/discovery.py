@@ -36,4 +36,7 @@ def find_pass(name: str) -> type[Pass]:
             continue  # Python 3.10 takes list[int] for a class
         if isinstance(member, type) and issubclass(member, Pass) and getattr(member, "name", None) == name:
             return member
-    raise UnknownPass(f"the module {PACKAGE}.{name} defines no pass named {name!r}")
+    raise UnknownPass(
+        f"the module {PACKAGE}.{name} defines no pass named {name!r}",
+        hint="it must define a class with that name as its `name`",
+    )

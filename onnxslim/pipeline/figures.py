@@ -171,7 +171,9 @@ def check_budget(request: Recipe, judge: Judge, result: Candidate) -> Budget:
     allowed = allowance(request.max_drop, 0.0, 0, request.confidence)
     if not allowed.holds(loss):
         raise BudgetMissed(
-            f"{allowed.bound(loss):.2%} is lost in all, where {request.max_drop:.2%} may be", where="--max-drop"
+            f"{allowed.bound(loss):.2%} is lost in all, where {request.max_drop:.2%} may be",
+            where="--max-drop",
+            hint="allow more, or give more samples to measure with",
         )
     if settled(loss, request.max_drop):
         return budget(None, "the interval of the loss lies within the budget")

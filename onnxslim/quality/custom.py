@@ -55,9 +55,17 @@ class Custom(Metric):
         except (BadOptionValue, DataError):
             raise
         except Exception as error:  # the user's function, any exception
-            raise BadOptionValue(f"the metric raised {type(error).__name__}: {error}", where="--metric") from error
+            raise BadOptionValue(
+                f"the metric raised {type(error).__name__}: {error}",
+                where="--metric",
+                hint="call it by itself to see where that comes from",
+            ) from error
         if len(given) not in (count, len(labels)):
-            raise BadOptionValue(f"the metric gave {len(given)} scores for {count} samples", where="--metric")
+            raise BadOptionValue(
+                f"the metric gave {len(given)} scores for {count} samples",
+                where="--metric",
+                hint="return one score for each sample",
+            )
         return np.nan_to_num(given, nan=0.0, posinf=0.0, neginf=0.0)
 
     def figures(self, rows: Rows) -> dict[str, Figure]:

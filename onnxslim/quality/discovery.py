@@ -34,4 +34,8 @@ def find_metric(name: str) -> type[Metric]:
     for member in vars(module).values():
         if inspect.isclass(member) and issubclass(member, Metric) and getattr(member, "name", None) == name:
             return member
-    raise BadOptionValue(f"the module {PACKAGE}.{name} defines no metric named {name!r}", where="--metric")
+    raise BadOptionValue(
+        f"the module {PACKAGE}.{name} defines no metric named {name!r}",
+        where="--metric",
+        hint="it must define a class with that name as its `name`",
+    )

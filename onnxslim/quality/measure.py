@@ -92,7 +92,9 @@ def measure_quality(
         found.append(metric.rows(wanted, given, batch.labels if labelled else None, batch.count))
         add_run(tallies, wanted, given, batch.count)
     if not found:
-        raise DataError("there is not a single sample", where=samples.source)
+        raise DataError(
+            "there is not a single sample", where=samples.source, hint="look into what the samples come from"
+        )
     rows = metric.gather(np.concatenate(found))
     agreement = metric.agreement(rows)
     return Quality(

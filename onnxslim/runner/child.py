@@ -67,7 +67,9 @@ class Child:
             )
         except OSError as error:
             self._errors.close()
-            raise RunError(f"{role} did not start: {error}") from error
+            raise RunError(
+                f"{role} did not start: {error}", hint="is there memory and room for another process?"
+            ) from error
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._reader = threading.Thread(target=self._read, name="onnxslim-child", daemon=True)
         self._reader.start()
@@ -103,16 +105,19 @@ class Child:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
             self.close()
-            raise RunError(f"{self.role} took longer than {timeout:g} s") from None
+            raise RunError(f"{self.role} took longer than {timeout:g} s", hint="--no-measure times nothing") from None
         if not line:
             raise self._death()
         try:
             answer = json.loads(line)
         except ValueError as error:
             self.close()
-            raise RunError(f"{self.role} answered what is no JSON: {line[:80]!r}") from error
+            raise RunError(
+                f"{self.role} answered what is no JSON: {line[:80]!r}",
+                hint="does something in this environment print when Python starts?",
+            ) from error
         if "error" in answer:
-            raise RunError(str(answer["error"]))
+            raise RunError(str(answer["error"]), hint=answer.get("hint"))
         return dict(answer)
 
     def close(self) -> None:

@@ -207,7 +207,9 @@ class Session:
         made = {spec.name for spec in self.outputs}
         for name in outputs:
             if name not in made:
-                raise RunError(f"the model has no output {name!r}")
+                raise RunError(
+                    f"the model has no output {name!r}", hint="check the names of its outputs with: onnxslim inspect"
+                )
 
     def _exchanges(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> bool:
         """Whether arrays of types that numpy lacks go in or come out."""

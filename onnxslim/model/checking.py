@@ -200,6 +200,13 @@ def _check_external(place: str, tensor: onnx.TensorProto, path: pathlib.Path) ->
         raise ExternalDataError(
             f"its weights are missing: {location}", where=path, hint="copy that file beside the model"
         )
+    if file.stat().st_nlink > 1:
+        # onnx and onnx_ir refuse such files when they are read: another name may lie outside of the folder
+        raise ExternalDataError(
+            f"its weights have a second name, which may lie elsewhere (a hard link): {location}",
+            where=path,
+            hint="make that file a copy of its own",
+        )
     wanted = math.ceil(math.prod(tensor.dims) * kind.bitwidth / 8)
     if length and length != wanted:
         raise ExternalDataError(

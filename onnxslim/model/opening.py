@@ -18,6 +18,7 @@ from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize, is_sorted, mark_s
 from onnxslim.model.mapped import share_maps
 from onnxslim.model.maps import MAP_TYPES, set_map_types_aside
 from onnxslim.model.weights import external_tensors
+from onnxslim.model.writing import is_utf8
 from onnxslim.nesting import every_graph
 from onnxslim.sparse import densify, densify_constant
 
@@ -104,6 +105,8 @@ def _read(path: pathlib.Path) -> onnx.ModelProto:
             raise ModelNotFound("this is a folder, not a model", where=path, hint="name the .onnx file inside it")
         if not path.is_file() and path.exists():
             raise ModelUnreadable("this is a device or a pipe, not a file", where=path, hint="save it as a file first")
+        if not is_utf8(path):
+            raise ModelUnreadable("its path is no UTF-8, and ONNX Runtime takes no other", where=path, hint="rename it")
         if path.stat().st_size == 0:
             raise ModelUnreadable("the file is empty", where=path, hint="export or download the model again")
         proto = onnx.load(path, format="protobuf", load_external_data=False)

@@ -119,12 +119,23 @@ def check_place(path: pathlib.Path) -> None:
         pass
 
 
+def is_utf8(path: pathlib.Path) -> bool:
+    """Whether a path can be written in a model, and be opened by ONNX Runtime."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def followed(path: pathlib.Path) -> pathlib.Path:
     """Return what a link points to in the end, whether it is there or not; all else as it is, absolute.
 
     Raises:
-        OutputError: It is a folder, a device or a pipe, or links point at each other.
+        OutputError: It is a folder, a device or a pipe, links point at each other, or its path is no UTF-8.
     """
+    if not is_utf8(path):
+        raise OutputError("its path is no UTF-8, and ONNX takes no other", where=path, hint="choose another name")
     try:
         target = path.resolve() if path.is_symlink() else path.absolute()
         kind = target.stat().st_mode

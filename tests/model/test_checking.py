@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
 import pathlib
+import sys
 
+import numpy as np
 import onnx
 import pytest
 
-from onnxslim.errors import ModelUnreadable
-from onnxslim.model import open_model
+from onnxslim.errors import ExternalDataError, ModelUnreadable, OutputError
+from onnxslim.model import open_model, save_model
 from onnxslim.report.inspection import inspect_model
 
 
@@ -46,3 +49,26 @@ def test_an_input_of_no_type_is_called_so_and_other_types_are_forgotten(tmp_path
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelUnreadable, match="the input 'x' has no element type"):
         open_model(path)
+
+
+def test_weights_with_a_second_name_are_refused(tmp_path: pathlib.Path) -> None:
+    model, path = saved(tmp_path)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 3), np.float32), "w"))
+    model.graph.node[0].input[0] = "w"
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    open_model(path)
+    os.link(tmp_path / "weights", tmp_path / "again")
+    with pytest.raises(ExternalDataError, match="hard link"):
+        open_model(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other platforms have no such names")
+def test_paths_that_are_no_utf8_are_refused(tmp_path: pathlib.Path) -> None:
+    model, path = saved(tmp_path)
+    onnx.save(model, path)
+    odd = path.with_name(os.fsdecode(b"m\xff.onnx"))
+    with pytest.raises(OutputError, match="no UTF-8"):
+        save_model(open_model(path), odd)
+    path.rename(odd)
+    with pytest.raises(ModelUnreadable, match="no UTF-8"):
+        open_model(odd)

@@ -1,12 +1,20 @@
 """ONNX Runtime as all of onnxslim imports it: it reports nothing to anybody, and prints nothing of its own.
 
-Official builds for some platforms send telemetry unless they are told not to (ONNX Runtime, docs/Privacy.md). A child
-process that imports this module is told, too.
+Official builds for some platforms send telemetry unless they are told not to (ONNX Runtime, docs/Privacy.md). Those of
+late read an environment variable while they are imported, under a name that has changed once: without it they tell of
+the process, give the machine a lasting number and keep a database in the user's cache, whatever is called afterwards.
+Children are told by the same variables. Whoever set one of them has decided.
 """
 
 from __future__ import annotations
 
-import onnxruntime
+import os
+
+NO_TELEMETRY = ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED")
+if not any(name in os.environ for name in NO_TELEMETRY):
+    os.environ.update(dict.fromkeys(NO_TELEMETRY, "1"))
+
+import onnxruntime  # noqa: E402 - it reads them while it is imported
 
 __all__ = ["onnxruntime"]
 

@@ -60,8 +60,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = command.main(
             args=None if arguments is None else list(arguments), prog_name=PROGRAM, standalone_mode=False
         )
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
@@ -89,7 +88,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_streams() -> None:
-    """Let no character be an error where standard output is ASCII; keep what libraries log off standard error."""
+    """Let no character be an error where standard output is ASCII, and a closed stream take nothing amiss.
+
+    What libraries log stays off standard error.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # a closed stream's number would go to the next file that is opened, and what is printed into that file
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -6,6 +6,7 @@ Source: ONNX IR specification (docs/IR.md), sections "Graphs", "External Tensor 
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pathlib
@@ -15,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ExternalDataError, ModelUnreadable
-from onnxslim.nesting import every_graph, nodes_within
+from onnxslim.nesting import every_graph, graphs_within, main_graphs, nodes_within
 
 HINT = "export or download the model again"
 TYPES = {each.value for each in ir.DataType} - {ir.DataType.UNDEFINED.value}
@@ -25,6 +26,9 @@ CONSTANT: dict[str, int] = {
     for key, each in onnx.defs.get_schema("Constant").attributes.items()
 }
 """The attributes that a Constant may have, and their types."""
+
+UNBOUNDED = 2**31 - 1
+"""The most inputs or outputs, in a schema, of an operator that takes any number."""
 
 Tensors = Iterator[tuple[str, onnx.TensorProto]]
 
@@ -218,6 +222,46 @@ def _check_external(place: str, tensor: onnx.TensorProto, path: pathlib.Path) ->
             where=path,
             hint="copy or download that file again",
         )
+
+
+def check_counts(model: ir.Model, path: pathlib.Path) -> None:
+    """Check that each node has as many inputs and outputs as its operator takes, where that has a schema.
+
+    Source: ONNX operator schemas (docs/Operators.md), "Inputs", "Outputs".
+
+    Raises:
+        ModelUnreadable: One has more, or fewer.
+    """
+    parts = [(model.opset_imports, graph) for graph in main_graphs(model)]
+    for function in model.functions.values():
+        parts += [({**model.opset_imports, **function.opset_imports}, graph) for graph in graphs_within(function.graph)]
+    for opsets, graph in parts:
+        versions = {"" if domain == "ai.onnx" else domain: version for domain, version in opsets.items()}
+        for node in graph:
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            if domain not in versions:
+                continue
+            counts = {"inputs": len(node.inputs), "outputs": len(node.outputs)}
+            for (kind, found), (least, most) in zip(
+                counts.items(), _bounds(domain, node.op_type, versions[domain]), strict=True
+            ):
+                if not least <= found <= most:
+                    takes = f"{least} or more" if most == UNBOUNDED else " to ".join(map(str, sorted({least, most})))
+                    raise ModelUnreadable(
+                        f"{_node(node.name, node.op_type)} has {found} {kind}, and its operator takes {takes}",
+                        where=path,
+                        hint=HINT,
+                    )
+
+
+@functools.cache
+def _bounds(domain: str, op_type: str, version: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the fewest and the most inputs, and outputs, of an operator in a version of its set."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return (0, UNBOUNDED), (0, UNBOUNDED)
+    return (schema.min_input, schema.max_input), (schema.min_output, schema.max_output)
 
 
 def check_names(model: ir.Model, path: pathlib.Path) -> None:

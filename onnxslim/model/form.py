@@ -91,6 +91,9 @@ def canonicalize(model: ir.Model, *, inline: bool = True, mode: int | None = Non
             node.domain = ""
     if inline:
         model.graph.meta[DIAGNOSTICS] = inline_functions(model)
+    for function in model.functions.values():  # those that stay calls
+        if not is_sorted(function.graph):
+            function.graph.sort()
     for graph in main_graphs(model):
         if not is_sorted(graph):
             graph.sort()

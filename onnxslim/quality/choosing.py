@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.data.function import names_function
 from onnxslim.errors import BadOptionValue, DataError
-from onnxslim.quality.custom import load_metric
+from onnxslim.quality.custom import guarded, load_metric
 from onnxslim.quality.discovery import find_metric, metric_names
 from onnxslim.quality.evidence import Evidence, gather_evidence
 from onnxslim.quality.metric import Metric, Recognition
@@ -66,9 +66,10 @@ def bind(metric: type[Metric], evidence: Evidence, option: str) -> Recognition:
     """Return a metric that the user named, bound to the outputs that fit it best.
 
     Raises:
-        BadOptionValue: No output has a shape that it can read.
+        BadOptionValue: No output has a shape that it can read, or it is the user's own, and raises.
     """
-    found = metric.recognise(evidence) or metric.recognise(dataclasses.replace(evidence, named=True))
+    with guarded(metric):
+        found = metric.recognise(evidence) or metric.recognise(dataclasses.replace(evidence, named=True))
     if found is None:
         shapes = ", ".join(f"{output.name} {list(output.shape)}" for output in evidence.outputs)
         raise BadOptionValue(

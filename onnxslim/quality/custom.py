@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.data.function import import_function
-from onnxslim.errors import BadOptionValue, DataError
+from onnxslim.data.function import foreign_code, import_function
+from onnxslim.errors import BadOptionValue, OnnxslimError
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
 
@@ -50,16 +51,8 @@ class Custom(Metric):
         raise AssertionError
 
     def _scores(self, outputs: Outputs, labels: Array, count: int) -> npt.NDArray[np.float64]:
-        try:
+        with _errors_told():
             given = np.asarray(self.score(dict(outputs), labels), np.float64).reshape(-1)
-        except (BadOptionValue, DataError):
-            raise
-        except Exception as error:  # the user's function, any exception
-            raise BadOptionValue(
-                f"the metric raised {type(error).__name__}: {error}",
-                where="--metric",
-                hint="call it by itself to see where that comes from",
-            ) from error
         if len(given) not in (count, len(labels)):
             raise BadOptionValue(
                 f"the metric gave {len(given)} scores for {count} samples",
@@ -91,3 +84,33 @@ def load_metric(text: str) -> Metric | type[Metric]:
     if inspect.isclass(found) and issubclass(found, Metric):
         return found
     return Custom(found, text)
+
+
+@contextlib.contextmanager
+def guarded(metric: Metric | type[Metric]) -> Iterator[None]:
+    """Run what a metric does; one of the user's own may print, exit and raise, and is told so.
+
+    Raises:
+        BadOptionValue: A metric of the user's raised something that is no error of ours, or called ``sys.exit``.
+    """
+    kind = metric if isinstance(metric, type) else type(metric)
+    if kind.__module__.startswith("onnxslim."):
+        yield
+        return
+    with foreign_code(f"--metric {kind.__module__}:{kind.__qualname__}"), _errors_told():
+        yield
+
+
+@contextlib.contextmanager
+def _errors_told() -> Iterator[None]:
+    """Turn an exception of the user's metric into an error of ours."""
+    try:
+        yield
+    except OnnxslimError:
+        raise
+    except Exception as error:
+        raise BadOptionValue(
+            f"the metric raised {type(error).__name__}: {error}",
+            where="--metric",
+            hint="call it by itself to see where that comes from",
+        ) from error

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from onnxslim.data import Samples
 from onnxslim.errors import DataError
+from onnxslim.quality.custom import guarded
 from onnxslim.quality.fidelity import Fidelity, add_run, start_tallies, summarize
 from onnxslim.quality.metric import Metric, Recognition, Rows
 from onnxslim.runner.session import Session
@@ -89,25 +90,27 @@ def measure_quality(
     found: list[Rows] = []
     for batch in samples.batches(size):
         wanted, given = reference.run(batch.feeds, names), candidate.run(batch.feeds, names)
-        found.append(metric.rows(wanted, given, batch.labels if labelled else None, batch.count))
+        with guarded(metric):
+            found.append(metric.rows(wanted, given, batch.labels if labelled else None, batch.count))
         add_run(tallies, wanted, given, batch.count)
     if not found:
         raise DataError(
             "there is not a single sample", where=samples.source, hint="look into what the samples come from"
         )
-    rows = metric.gather(np.concatenate(found))
-    agreement = metric.agreement(rows)
-    return Quality(
-        metric=metric,
-        reason=recognition.reason,
-        fits=recognition.strength > 0,
-        labelled=labelled,
-        loss=metric.interval(rows, generator),
-        figures=measured_figures(metric, rows, generator),
-        agreement=None if agreement is None else wilson(float(agreement.sum()), len(agreement)),
-        fidelity=summarize(list(tallies.values()), generator),
-        rows=rows,
-    )
+    with guarded(metric):
+        rows = metric.gather(np.concatenate(found))
+        agreement = metric.agreement(rows)
+        return Quality(
+            metric=metric,
+            reason=recognition.reason,
+            fits=recognition.strength > 0,
+            labelled=labelled,
+            loss=metric.interval(rows, generator),
+            figures=measured_figures(metric, rows, generator),
+            agreement=None if agreement is None else wilson(float(agreement.sum()), len(agreement)),
+            fidelity=summarize(list(tallies.values()), generator),
+            rows=rows,
+        )
 
 
 def measured_figures(metric: Metric, rows: Rows, generator: np.random.Generator) -> tuple[MeasuredFigure, ...]:

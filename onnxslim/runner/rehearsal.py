@@ -92,7 +92,8 @@ def may_end_a_process(model: ir.Model) -> bool:
     suspects = [node for graph in every_graph(model) for node in graph if not divides_safely(node)]
     if not suspects:
         return False
-    if all(node.inputs[0] is not None and node.inputs[0].dtype is not None for node in suspects):
+    dividends = [node.inputs[0] for node in suspects if node.inputs]  # one without will be refused
+    if all(value is not None and value.dtype is not None for value in dividends):
         return True
     typed = model.clone()  # types that the file does not tell: most divisions are of floats
     infer_shapes(typed)

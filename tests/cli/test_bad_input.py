@@ -177,7 +177,7 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_control_c_in_mid_run(model: Path, tmp_path: Path, number: int):
     (tmp_path / "slow.py").write_text(SLOW)
     before = listing(model.parent)

@@ -13,6 +13,7 @@ import pytest
 FUNCTIONS = """
 import sys
 import numpy as np
+from onnxslim.quality.metric import Figure, Metric, Recognition
 
 print("at import")
 
@@ -30,6 +31,34 @@ def leaves_late():
 
 def top(outputs, labels):
     sys.exit("done")
+
+class Chatty(Metric):
+    name = "chatty"
+
+    @classmethod
+    def recognise(cls, evidence):
+        print("in recognise")
+        return Recognition(cls(), 1.0, "always")
+
+    def row(self, reference, candidate, label):
+        print("in row")
+        return [1.0, float(candidate is not None)]
+
+    def figures(self, rows):
+        return {"share": Figure(rows[:, 0].mean(), rows[:, 1].mean())}
+
+class Leaving(Chatty):
+    def row(self, reference, candidate, label):
+        sys.exit(0)
+
+class Shy(Chatty):
+    @classmethod
+    def recognise(cls, evidence):
+        raise LookupError("nothing for me")
+
+class Clumsy(Chatty):
+    def figures(self, rows):
+        return {"share": 1 / 0}
 
 def escapes():
     raise ValueError("\\x1b[31mred")
@@ -66,6 +95,46 @@ def test_what_functions_raise_is_printed_without_escapes(onnxslim, trim, model: 
     answer = onnxslim("optimize", model, "-p", "trim", "--data", f"{functions}:escapes")
     assert "\\x1b[31mred" in answer.err
     assert "\x1b" not in answer.err
+
+
+def test_what_a_metric_prints_does_not_spoil_json(onnxslim, trim, model: Path, functions: str) -> None:
+    metric = f"{functions}:Chatty"
+    answer = onnxslim("optimize", model, "-p", "trim", "--json", "--data", f"{functions}:samples", "--metric", metric)
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["quality"]["metric"] == "chatty"
+    assert "in recognise" in answer.err
+    assert "in row" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("top", "sys.exit('done')"),
+        ("Leaving", "sys.exit(0)"),
+        ("Shy", "the metric raised LookupError: nothing for me"),
+        ("Clumsy", "the metric raised ZeroDivisionError"),
+    ],
+)
+def test_a_metric_that_exits_or_raises_is_an_error(
+    onnxslim, trim, model: Path, data: Path, functions: str, metric: str, words: str
+) -> None:
+    before = sorted(model.parent.iterdir())
+    answer = onnxslim("optimize", model, "-p", "trim", "--data", data, "--metric", f"{functions}:{metric}")
+    assert answer.code == 2, answer.err
+    assert words in answer.err
+    assert "--metric" in answer.err
+    assert "hint: " in answer.err
+    assert sorted(model.parent.iterdir()) == before
+
+
+def test_a_pipe_among_images_is_not_read(onnxslim, trim, tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    os.mkfifo(folder / "a.png")
+    answer = onnxslim("optimize", model, "-p", "trim", "--data", folder)
+    assert answer.code in (1, 2), answer.err
+    assert "bug in onnxslim" not in answer.err
+    assert "hint: " in answer.err
 
 
 @pytest.mark.parametrize("option", ["--data", "--val", "--recipe"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -72,3 +73,47 @@ def test_paths_that_are_no_utf8_are_refused(tmp_path: pathlib.Path) -> None:
     path.rename(odd)
     with pytest.raises(ModelUnreadable, match="no UTF-8"):
         open_model(odd)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("y = Div (x)", "(Div) has 1 inputs, and its operator takes 2"),
+        ("y = Mod (x, x, x)", "(Mod) has 3 inputs, and its operator takes 2"),
+        ("y = Resize ()", "(Resize) has 0 inputs, and its operator takes 1 to 4"),
+        ("y = Sum ()", "(Sum) has 0 inputs, and its operator takes 1 or more"),
+        ("y, z = Relu (x)", "(Relu) has 2 outputs, and its operator takes 1"),
+    ],
+)
+@pytest.mark.parametrize("within", ["graph", "function"])
+def test_a_node_with_too_few_or_too_many_inputs_is_called_so(
+    tmp_path: pathlib.Path, call: str, words: str, within: str
+) -> None:
+    header = '<ir_version: 10, opset_import: ["" : 21, "own": 1]> g (float[2] x) => (float[2] y)'
+    text = f"{header} {{ {call} }}"
+    if within == "function":
+        text = f'{header} {{ y = own.f (x) }} <domain: "own", opset_import: ["" : 21]> f (x) => (y) {{ {call} }}'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    with pytest.raises(ModelUnreadable, match=re.escape(words)):
+        open_model(tmp_path / "model.onnx")
+
+
+def test_the_operator_set_of_a_function_says_how_many_inputs_there_are(tmp_path: pathlib.Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "own": 1]> g (float[2] x) => (float[2] y) { y = own.f (x) }
+        <domain: "own", opset_import: ["" : 11]> f (x) => (y) { y = Squeeze <axes = [0]> (x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    open_model(tmp_path / "model.onnx", inline=False)
+
+
+@pytest.mark.parametrize("location", ["nowhere.bin", "../outside.bin", "/etc/hostname"])
+def test_tensors_of_an_attribute_that_lie_elsewhere_are_checked(tmp_path: pathlib.Path, location: str) -> None:
+    model, path = saved(tmp_path)
+    held = model.graph.node.add(op_type="Custom", domain="own", input=["x"], output=["z"]).attribute.add(
+        name="many", type=onnx.AttributeProto.TENSORS
+    )
+    tensor = held.tensors.add(name="t", dims=[1], data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    model.opset_import.add(domain="own", version=1)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ExternalDataError, match="missing|outside"):
+        open_model(path)

@@ -471,3 +471,16 @@ def test_a_plain_graph_out_of_order_is_sorted_and_one_in_order_stays() -> None:
     model.graph.insert_before(model.graph[0], [last])
     canonicalize(model)
     assert [node.op_type for node in model.graph] == ["Exp", "Relu", "Add"]
+
+
+def test_functions_that_stay_calls_are_sorted(tmp_path: pathlib.Path) -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+        g (float[N] x) => (float[N] y) { y = local.Twice (x) }
+        <domain: "local", opset_import: ["": 17]>
+        Twice (a) => (r) { r = Mul (a, two) two = Constant <value_float = 2.0> () }"""
+    )
+    onnx.save(proto, tmp_path / "model.onnx")
+    model = open_model(tmp_path / "model.onnx", inline=False)
+    assert [node.op_type for node in next(iter(model.functions.values()))] == ["Constant", "Mul"]
+    model.clone()

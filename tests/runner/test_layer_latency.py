@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -72,6 +73,28 @@ def test_a_file_that_makes_no_sense_is_written_anew(tmp_path: pathlib.Path, text
     assert cache.get("a") is None
     cache.update({"a": 1.5})
     assert Cache("layers", {"threads": 1}, tmp_path).get("a") == 1.5
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+    path = Cache("layers", {"threads": 1}, tmp_path).path
+    os.mkfifo(path)
+    cache = Cache("layers", {"threads": 1}, tmp_path)
+    assert cache.get("a") is None
+    cache.update({"a": 1.5})
+    assert Cache("layers", {"threads": 1}, tmp_path).get("a") == 1.5
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(cls: type[pathlib.Path]) -> pathlib.Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("ONNXSLIM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", classmethod(homeless))
+    cache = Cache("layers", {"threads": 1})
+    cache.update({"a": 1.5})
+    assert cache.get("a") == 1.5
+    assert Cache("layers", {"threads": 1}).get("a") is None
 
 
 def test_numbers_that_are_no_times_are_passed_over(tmp_path: pathlib.Path) -> None:

@@ -45,6 +45,14 @@ def test_only_divisions_of_integers_are_suspects() -> None:
     assert not may_end_a_process(open_model(MODELS / "fashion_resnet8.onnx"))
 
 
+@pytest.mark.parametrize("inputs", ["", "a", "a, b, a"])
+def test_a_division_of_too_few_or_too_many_is_left_to_onnx_runtime(inputs: str) -> None:
+    model = from_text(
+        f'<ir_version: 9, opset_import: ["": 17]> g (int64[1] a, int64[1] b) => (int64[1] c) {{ c = Div ({inputs}) }}'
+    )
+    assert isinstance(may_end_a_process(model), bool)
+
+
 def test_types_that_the_file_does_not_tell_are_inferred() -> None:
     text = """<ir_version: 9, opset_import: ["": 17]> g (float[2] x) => (float[2] y) {
         m = Sqrt (x) n = Exp (x) y = Div (m, n) }"""

@@ -115,5 +115,5 @@ def test_tensors_of_an_attribute_that_lie_elsewhere_are_checked(tmp_path: pathli
     tensor.external_data.add(key="location", value=location)
     model.opset_import.add(domain="own", version=1)
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ExternalDataError, match="missing|outside"):
+    with pytest.raises(ExternalDataError, match=r"missing|outside"):
         open_model(path)

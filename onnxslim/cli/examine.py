@@ -146,11 +146,15 @@ def compare(
     provider: Provider = "auto",
     threads: Threads = None,
     seed: Seed = 0,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure/--no-measure", help="Time both models; --no-measure compares the outputs alone."),
+    ] = True,
     report: Reports = None,
     diff: Diff = False,
     json: Json = False,
 ) -> None:
-    """Compare what two models answer on the same samples, and their accuracy where the samples carry labels.
+    """Compare what two models answer on the same samples, their accuracy where these carry labels, and their speed.
 
     [bold]Example[/bold]
 
@@ -173,6 +177,7 @@ def compare(
         provider=provider,
         threads=threads,
         seed=seed,
+        measure=measure,
         breakdown=bool(report),
         difference=diff or bool(report),
     )

@@ -1,4 +1,4 @@
-"""How close one model's outputs are to another's, and how good both are where there are labels."""
+"""How close one model's outputs are to another's, how good both are where there are labels, how large and how fast."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from rich.text import Text
 
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.model import open_model
+from onnxslim.errors import RunError
+from onnxslim.model import file_bytes, open_model
 from onnxslim.quality.choosing import Request, choose_metric
 from onnxslim.quality.measure import measure_quality
 from onnxslim.report.breakdown import Breakdown, break_down
 from onnxslim.report.difference import Difference, compare_graphs
-from onnxslim.report.figures import task_rows
-from onnxslim.report.model import DataSource, FidelityFigures, OutputFigures, QualityFigures
+from onnxslim.report.figures import FigureRow, task_rows
+from onnxslim.report.model import DataSource, FidelityFigures, OutputFigures, Percentiles, QualityFigures
 from onnxslim.report.quality import fidelity_figures, quality_diagnostics, quality_figures
 from onnxslim.report.reproduction import Reproduction, reproduction
+from onnxslim.report.speed import percentiles
 from onnxslim.report.terminal import line, plain_table, print_data, print_diagnostics, print_judgement, print_target
-from onnxslim.report.units import with_interval
+from onnxslim.report.units import in_bytes, in_milliseconds, speed, times, with_interval
 from onnxslim.runner.rehearsal import rehearse
 from onnxslim.runner.session import Session
 from onnxslim.runner.statistics import Interval
 from onnxslim.runner.target import Target, detect_target
+from onnxslim.runner.timing import STARTS, compare_latency
 
 SYNTHETIC_SAMPLES = 16
 """Random samples to compare on where nobody gave any: enough to see that something broke, and no proof of more."""
@@ -46,11 +49,19 @@ class Comparison:
     outputs: Annotated[tuple[OutputFigures, ...], "each output for itself"]
     reference_accuracy: Annotated[Interval | None, "the metric's first figure on the labelled samples"]
     candidate_accuracy: Annotated[Interval | None, "the metric's first figure on the labelled samples"]
+    reference_bytes: Annotated[int, "the file, with external data"]
+    candidate_bytes: Annotated[int, "the file, with external data"]
+    reference_latency_ms: Annotated[Percentiles | None, "time of one inference"]
+    candidate_latency_ms: Annotated[Percentiles | None, "time of one inference"]
+    speedup: Annotated[Interval | None, "how many times as fast the candidate is, with its 95 % interval"]
     reproduction: Annotated[Reproduction | None, "how to compare again"] = None
     breakdown: Annotated[Breakdown | None, "layer by layer and op by op; only where it was asked for"] = None
     difference: Annotated[Difference | None, "what differs between the graphs; only where it was asked for"] = None
     reference_accuracy_reason: str | None = None
     candidate_accuracy_reason: str | None = None
+    reference_latency_reason: str | None = None
+    candidate_latency_reason: str | None = None
+    speedup_reason: str | None = None
     diagnostics: Annotated[tuple[Diagnostic, ...], "warnings: what was found that the user should know"] = ()
 
 
@@ -64,6 +75,7 @@ def compare_models(
     provider: str = "auto",
     threads: int | None = None,
     seed: int = 0,
+    measure: bool = True,
     breakdown: bool = False,
     difference: bool = False,
 ) -> Comparison:
@@ -78,6 +90,7 @@ def compare_models(
         provider: ``auto``, ``cpu`` or ``cuda``.
         threads: Threads within one operator; None: one a core.
         seed: Of random samples and of the bootstrap.
+        measure: Time both, each in a process of its own.
         breakdown: Measure the layers as well: size, work, time and error of each.
         difference: Compare the graphs as well.
 
@@ -102,6 +115,16 @@ def compare_models(
         unread = f"the metric {quality.metric.name} reads no labels"
         reason = unread if samples.labelled else "the samples carry no labels"
     figures = quality_figures(quality)
+    timed, untimed = None, "not timed: --no-measure"
+    if measure:
+        held = target.provider == "cuda"  # where models run in this process
+        before, after = (one, other) if held else (pathlib.Path(reference), pathlib.Path(candidate))
+        generator = np.random.default_rng(seed)
+        try:
+            timed = compare_latency(before, after, samples.first(), target, generator=generator, starts=STARTS)
+        except RunError as error:
+            untimed = f"not timed: {error.what}"
+    why = None if timed else untimed
     return Comparison(
         reference=os.fspath(reference),
         candidate=os.fspath(candidate),
@@ -114,6 +137,14 @@ def compare_models(
         candidate_accuracy=None if first is None else first.after,
         reference_accuracy_reason=reason,
         candidate_accuracy_reason=reason,
+        reference_bytes=file_bytes(reference, opened),
+        candidate_bytes=file_bytes(candidate, changed),
+        reference_latency_ms=percentiles(timed.before) if timed else None,
+        candidate_latency_ms=percentiles(timed.after) if timed else None,
+        speedup=timed.ratio if timed else None,
+        reference_latency_reason=why,
+        candidate_latency_reason=why,
+        speedup_reason=why,
         diagnostics=quality_diagnostics(quality, labelled=samples.labelled),
         reproduction=reproduction(
             "compare",
@@ -125,6 +156,7 @@ def compare_models(
                 "--provider": target.provider,
                 "--threads": target.threads,
                 "--seed": seed,
+                "--no-measure": not measure,
             },
         ),
         breakdown=break_down(opened, changed, samples.first(), target, samples) if breakdown else None,
@@ -135,14 +167,14 @@ def compare_models(
 
 
 def print_comparison(result: Comparison, console: Console) -> None:
-    """Print fidelity as a whole and for each output, and accuracies where there are labels."""
+    """Print the figures of both models, and how close each output is."""
     print_data(result.data, console)
     print_target(result.target, console)
     print_diagnostics(result.diagnostics, console)
     line(console, f"{result.candidate} against {result.reference}")
     labelled = result.reference_accuracy is not None
     tasks = plain_table("", "reference", "candidate", "change")
-    for row in task_rows(result.quality, labelled=labelled):
+    for row in comparison_rows(result):
         tasks.add_row(*(Text(cell) for cell in (row.label, row.before, row.after, row.change)))
     console.print(tasks)
     print_judgement(result.quality, console)
@@ -152,6 +184,22 @@ def print_comparison(result: Comparison, console: Console) -> None:
     console.print(table)
     if not labelled:
         line(console, f"Accuracy: {result.reference_accuracy_reason}")
+
+
+def comparison_rows(result: Comparison) -> list[FigureRow]:
+    """Return the figures of both models as a person reads them: size, latency, and those of the task."""
+    sizes = in_bytes(result.reference_bytes), in_bytes(result.candidate_bytes)
+    smaller = times(result.reference_bytes / result.candidate_bytes, "smaller", "larger")
+    before, after = (
+        in_milliseconds(latency.p50 if latency else None)
+        for latency in (result.reference_latency_ms, result.candidate_latency_ms)
+    )
+    faster = speed(result.speedup) if result.speedup else result.speedup_reason or ""
+    return [
+        FigureRow("Size", *sizes, smaller),
+        FigureRow("Latency, median", before, after, faster),
+        *task_rows(result.quality, labelled=result.reference_accuracy is not None),
+    ]
 
 
 def output_rows(result: Comparison) -> list[tuple[str, list[str]]]:

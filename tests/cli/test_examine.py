@@ -178,6 +178,29 @@ def test_a_metric_by_name(onnxslim, model: Path, data: Path):
     assert "embedding" in onnxslim("compare", "--help").out
 
 
+def test_compare_tells_how_large_and_how_fast_both_are(onnxslim, model: Path, data: Path):
+    answer = onnxslim("compare", model, model, "--data", data, "--json")
+    assert answer.code == 0, answer.err
+    result = json.loads(answer.out)
+    assert result["reference_bytes"] == result["candidate_bytes"] == model.stat().st_size
+    assert result["speedup"]["low"] <= result["speedup"]["value"] <= result["speedup"]["high"]
+    assert result["reference_latency_ms"]["p50"] > 0
+    assert result["candidate_latency_ms"]["p99"] > 0
+    printed = onnxslim("compare", model, model, "--data", data).out
+    assert "Size" in printed
+    assert "the same" in printed
+    assert "Latency, median" in printed
+
+
+def test_compare_times_nothing_where_it_is_told_so(onnxslim, model: Path, monkeypatch):
+    monkeypatch.setattr("onnxslim.report.comparison.compare_latency", None)
+    answer = onnxslim("compare", model, model, "--no-measure", "--json")
+    result = json.loads(answer.out)
+    assert result["speedup"] is None
+    assert result["speedup_reason"] == "not timed: --no-measure"
+    assert result["reproduction"]["command"].endswith("--no-measure")
+
+
 @pytest.mark.parametrize("command", ["bench", "compare"])
 def test_a_report_is_written_as_a_page_and_as_json(onnxslim, model: Path, tmp_path: Path, command: str):
     page, data = tmp_path / "r.html", tmp_path / "r.json"

@@ -83,10 +83,11 @@ def test_paths_that_are_no_utf8_are_refused(tmp_path: pathlib.Path) -> None:
         ("y = Resize ()", "(Resize) has 0 inputs, and its operator takes 1 to 4"),
         ("y = Sum ()", "(Sum) has 0 inputs, and its operator takes 1 or more"),
         ("y, z = Relu (x)", "(Relu) has 2 outputs, and its operator takes 1"),
+        ("y = Elu <alpha = 1> (x)", "(Elu) has the attribute 'alpha' as int, and its operator takes float"),
     ],
 )
 @pytest.mark.parametrize("within", ["graph", "function"])
-def test_a_node_with_too_few_or_too_many_inputs_is_called_so(
+def test_a_node_that_is_not_as_its_operator_is_called_so(
     tmp_path: pathlib.Path, call: str, words: str, within: str
 ) -> None:
     header = '<ir_version: 10, opset_import: ["" : 21, "own": 1]> g (float[2] x) => (float[2] y)'

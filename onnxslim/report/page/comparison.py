@@ -5,15 +5,17 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from onnxslim.report.comparison import Comparison, output_rows
+from onnxslim.report.comparison import Comparison, comparison_rows, output_rows
 from onnxslim.report.difference import Difference
-from onnxslim.report.figures import data_words, judgement, target_words, task_rows
+from onnxslim.report.figures import data_words, judgement, target_words
 from onnxslim.report.page.facts import provenance, warnings_view
 from onnxslim.report.page.layers import breakdown_view
+from onnxslim.report.page.plots import Drawing, latency_plot
 from onnxslim.report.page.rendering import render
-from onnxslim.report.page.tiles import Tile, quality_tile
+from onnxslim.report.page.tiles import Tile, quality_tile, ratio_tile, speed_tile
 from onnxslim.report.page.visible import shortened
 from onnxslim.report.reproduction import versions
+from onnxslim.report.units import in_bytes, in_milliseconds
 
 TOP_REGIONS, TOP_LINES = 60, 24
 """How many regions that differ are shown, and lines of each side."""
@@ -33,7 +35,8 @@ def comparison_page(result: Comparison) -> str:
             "tiles": _tiles(result, labelled),
             "warnings": warnings_view(result.diagnostics),
             "judgement": judgement(result.quality),
-            "rows": task_rows(result.quality, labelled=labelled),
+            "rows": comparison_rows(result),
+            "latency": _latency(result, names),
             "unlabelled": "" if labelled else result.reference_accuracy_reason or "",
             "outputs": output_rows(result),
             "slices": [(each.name, each.slices) for each in result.outputs if each.slices],
@@ -54,7 +57,9 @@ def comparison_page(result: Comparison) -> str:
 
 def _tiles(result: Comparison, labelled: bool) -> list[Tile]:
     tile = quality_tile(result.quality, result.fidelity, labelled=labelled)
-    tiles = [tile] if tile else []
+    tiles = _cost_tiles(result)
+    if tile is not None:
+        tiles.append(tile)
     fidelity = result.fidelity
     if fidelity.sqnr_db is not None and (tile is None or tile.label != "Signal to noise"):
         between = f"95 % interval {fidelity.sqnr_db.low:.1f} to {fidelity.sqnr_db.high:.1f}"
@@ -68,6 +73,20 @@ def _tiles(result: Comparison, labelled: bool) -> list[Tile]:
             Tile("Graph", f"{regions:,}", f"region{'s' * (regions != 1)} differ{'s' * (regions == 1)}", unchanged)
         )
     return tiles
+
+
+def _cost_tiles(result: Comparison) -> list[Tile]:
+    before, after = result.reference_bytes, result.candidate_bytes
+    tiles = [ratio_tile("Size", before / after, "smaller", "larger", f"{in_bytes(before)} → {in_bytes(after)}")]
+    one, other = result.reference_latency_ms, result.candidate_latency_ms
+    if result.speedup is not None and one is not None and other is not None:
+        tiles.append(speed_tile(result.speedup, f"{in_milliseconds(one.p50)} → {in_milliseconds(other.p50)}"))
+    return tiles
+
+
+def _latency(result: Comparison, names: list[str]) -> Drawing | None:
+    one, other = result.reference_latency_ms, result.candidate_latency_ms
+    return None if one is None or other is None else latency_plot([(names[1], one), (names[0], other)])
 
 
 def _change(difference: Difference | None) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.report.model import FidelityFigures, QualityFigures, Report
+from onnxslim.report.model import Budget, FidelityFigures, QualityFigures, Report
 from onnxslim.report.page.visible import shortened
 from onnxslim.report.units import in_bytes, in_milliseconds, in_percent
 from onnxslim.runner.statistics import Interval
@@ -36,9 +36,18 @@ def report_tiles(report: Report) -> list[Tile]:
         tiles.append(quality)
     if report.budget.max_drop is not None:
         met = report.budget.met
-        limit = f"at most {in_percent(report.budget.max_drop)} may be lost"
-        tiles.append(Tile("Budget", "✓ met" if met else "✗ missed", "", limit, GOOD if met else BAD))
+        tiles.append(Tile("Budget", "✓ met" if met else "✗ missed", "", _limit(report.budget), GOOD if met else BAD))
     return tiles
+
+
+def _limit(budget: Budget) -> str:
+    """Return what may be lost, how sure that has to be, and how many samples would settle it."""
+    text = f"at most {in_percent(budget.max_drop)} may be lost"
+    if budget.confidence is not None:
+        text += f", at {100 * budget.confidence:g} % confidence"
+    if budget.samples_needed is not None:
+        text += f"; about {budget.samples_needed:,} samples would settle it"
+    return text
 
 
 def speed_tile(ratio: Interval, detail: str) -> Tile:

@@ -27,6 +27,11 @@ def comparison() -> Comparison:
         outputs=(OutputFigures("logits", report.fidelity, slices),),
         reference_accuracy=Interval(0.93, 0.92, 0.94),
         candidate_accuracy=Interval(0.92, 0.91, 0.93),
+        reference_bytes=4000,
+        candidate_bytes=1000,
+        reference_latency_ms=report.before.latency_ms,
+        candidate_latency_ms=report.after.latency_ms,
+        speedup=report.ratio.latency,
         reproduction=Reproduction("onnxslim compare models/a.onnx b.onnx", {"onnxslim": "0.1.0"}),
         difference=Difference("a", "b", 12, (Region(("y = Relu (x)",), ("y = Clip (x)",), 3),)),
     )
@@ -38,10 +43,19 @@ def test_the_page_says_what_differs():
     words = " ".join(page.words)
     for expected in (
         *("28.7 dB (28.5 to 28.9)", "0.9993", "0.31", "SQNR within logits: boxes 31.0 dB", "scores it is all zeros"),
+        *("4.00×", "smaller", "4.00 kB → 1.00 kB", "2.31×", "faster", "Latency, median", "spread, warm"),
         *("1 → 1 nodes, 3 times", "- y = Relu (x)", "+ y = Clip (x)", "12 nodes are unchanged"),
         "onnxslim compare models/a.onnx b.onnx",
     ):
         assert expected in words, expected
+
+
+def test_what_was_not_timed_is_not_drawn():
+    untimed = {"reference_latency_ms": None, "candidate_latency_ms": None, "speedup": None}
+    result = dataclasses.replace(comparison(), **untimed, speedup_reason="not timed: --no-measure")
+    words = " ".join(check_page(page_of(result)).words)
+    assert "not timed: --no-measure" in words
+    assert "spread, warm" not in words
 
 
 def test_names_run_nothing_and_long_differences_are_cut():

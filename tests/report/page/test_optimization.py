@@ -24,6 +24,13 @@ def test_the_page_says_what_the_report_says():
         assert expected in words, expected
 
 
+def test_the_budget_says_how_sure_it_is_and_what_would_settle_it():
+    report = sample_report()
+    report = dataclasses.replace(report, budget=dataclasses.replace(report.budget, samples_needed=1200))
+    words = " ".join(check_page(page_of(report)).words)
+    assert "at most 1.00 % may be lost, at 95 % confidence; about 1,200 samples would settle it" in words
+
+
 def test_layers_of_passes_that_were_rolled_back_did_not_get_thinner():
     report = sample_report()
     assert "64 → 48 channels" not in page_of(report)

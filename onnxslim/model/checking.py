@@ -6,18 +6,16 @@ Source: ONNX IR specification (docs/IR.md), sections "Graphs", "External Tensor 
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ExternalDataError, ModelUnreadable
-from onnxslim.nesting import every_graph, graphs_within, main_graphs, nodes_within
+from onnxslim.nesting import every_graph, main_graphs, nodes_within
 
 HINT = "export or download the model again"
 TYPES = {each.value for each in ir.DataType} - {ir.DataType.UNDEFINED.value}
@@ -27,9 +25,6 @@ CONSTANT: dict[str, int] = {
     for key, each in onnx.defs.get_schema("Constant").attributes.items()
 }
 """The attributes that a Constant may have, and their types."""
-
-UNBOUNDED = 2**31 - 1
-"""The most inputs or outputs, in a schema, of an operator that takes any number."""
 
 Tensors = Iterator[tuple[str, onnx.TensorProto]]
 
@@ -75,7 +70,7 @@ def _check_references(graph: onnx.GraphProto, path: pathlib.Path) -> None:
         for attribute in node.attribute:
             if attribute.ref_attr_name:
                 raise ModelUnreadable(
-                    f"the attribute {attribute.name!r} of {_node(node.name, node.op_type)} refers to an attribute of a "
+                    f"the attribute {attribute.name!r} of {title(node.name, node.op_type)} refers to an attribute of a "
                     "function, and lies in none",
                     where=path,
                     hint=HINT,
@@ -104,7 +99,7 @@ def _node_tensors(nodes: Sequence[onnx.NodeProto], path: pathlib.Path) -> Tensor
             kind = attribute.type
             if kind in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT, onnx.AttributeProto.INTS):
                 continue  # nearly all of them
-            place = f"the attribute {attribute.name!r} of {_node(node.name, node.op_type)}"
+            place = f"the attribute {attribute.name!r} of {title(node.name, node.op_type)}"
             if attribute.HasField("t"):
                 yield place, attribute.t
             for tensor in attribute.tensors:
@@ -123,7 +118,8 @@ def _parts(place: str, sparse: onnx.SparseTensorProto) -> Tensors:
     yield f"{place} (indices)", sparse.indices
 
 
-def _node(name: str | None, op_type: str) -> str:
+def title(name: str | None, op_type: str) -> str:
+    """Return what an error calls a node."""
     return f"the node {name!r} ({op_type})" if name else f"a node without a name ({op_type})"
 
 
@@ -132,7 +128,7 @@ def _check_constant(node: onnx.NodeProto, path: pathlib.Path) -> None:
     if len(kinds) != 1 or CONSTANT.get(kinds[0][0]) != kinds[0][1]:
         held = ", ".join(repr(name) for name, _ in kinds) or "none"
         raise ModelUnreadable(
-            f"{_node(node.name, node.op_type)} holds no constant: its attributes are {held}", where=path, hint=HINT
+            f"{title(node.name, node.op_type)} holds no constant: its attributes are {held}", where=path, hint=HINT
         )
 
 
@@ -225,63 +221,6 @@ def _check_external(place: str, tensor: onnx.TensorProto, path: pathlib.Path) ->
         )
 
 
-def check_signatures(model: ir.Model, path: pathlib.Path) -> None:
-    """Check that each node has as many inputs and outputs as its operator takes, and attributes of the right types.
-
-    Source: ONNX operator schemas (docs/Operators.md). Operators that have no schema are passed over.
-
-    Raises:
-        ModelUnreadable: One has more, or fewer, or an attribute of another type.
-    """
-    parts = [(model.opset_imports, graph) for graph in main_graphs(model)]
-    for function in model.functions.values():
-        parts += [({**model.opset_imports, **function.opset_imports}, graph) for graph in graphs_within(function.graph)]
-    for opsets, graph in parts:
-        versions = {"" if domain == "ai.onnx" else domain: version for domain, version in opsets.items()}
-        for node in graph:
-            domain = "" if node.domain == "ai.onnx" else node.domain
-            signature = _signature(domain, node.op_type, versions[domain]) if domain in versions else None
-            if signature is not None and (wrong := signature.against(node)):
-                raise ModelUnreadable(f"{_node(node.name, node.op_type)} {wrong}", where=path, hint=HINT)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Signature:
-    """What an operator takes, in one version of its set."""
-
-    inputs: tuple[int, int]
-    """The fewest and the most."""
-    outputs: tuple[int, int]
-    attributes: Mapping[str, int]
-    """Their types, as numbers of `onnx.AttributeProto.AttributeType`."""
-
-    def against(self, node: ir.Node) -> str:
-        """Return what is wrong with a node; empty where nothing is."""
-        for kind, found, (least, most) in (
-            ("inputs", len(node.inputs), self.inputs),
-            ("outputs", len(node.outputs), self.outputs),
-        ):
-            if not least <= found <= most:
-                takes = f"{least} or more" if most == UNBOUNDED else " to ".join(map(str, sorted({least, most})))
-                return f"has {found} {kind}, and its operator takes {takes}"
-        for name, attribute in node.attributes.items():
-            wanted = self.attributes.get(name, attribute.type.value)
-            if attribute.type.value != wanted:
-                kind = ir.AttributeType(wanted).name.lower()
-                return f"has the attribute {name!r} as {attribute.type.name.lower()}, and its operator takes {kind}"
-        return ""
-
-
-@functools.cache
-def _signature(domain: str, op_type: str, version: int) -> _Signature | None:
-    try:
-        schema = onnx.defs.get_schema(op_type, version, domain)
-    except onnx.defs.SchemaError:
-        return None
-    types = {name: each.type.value for name, each in schema.attributes.items()}  # type: ignore[attr-defined]
-    return _Signature((schema.min_input, schema.max_input), (schema.min_output, schema.max_output), types)
-
-
 def check_names(model: ir.Model, path: pathlib.Path) -> None:
     """Check that all that is read is made, and that the versions of all operator sets in use are said.
 
@@ -293,7 +232,7 @@ def check_names(model: ir.Model, path: pathlib.Path) -> None:
             for value in node.inputs:
                 if value is not None and _is_made_by_nothing(value):
                     raise ModelUnreadable(
-                        f"{_node(node.name, node.op_type)} reads {value.name!r}, which nothing makes",
+                        f"{title(node.name, node.op_type)} reads {value.name!r}, which nothing makes",
                         where=path,
                         hint=HINT,
                     )
@@ -305,7 +244,7 @@ def check_names(model: ir.Model, path: pathlib.Path) -> None:
     for node in nodes_within(model.graph):
         if node.domain in ("", "ai.onnx"):
             raise ModelUnreadable(
-                f"{_node(node.name, node.op_type)} is one of ONNX's own operators, and the file does not say of which "
+                f"{title(node.name, node.op_type)} is one of ONNX's own operators, and the file does not say of which "
                 "version",
                 where=path,
                 hint="add the opset to opset_import, as it was when the model was exported",
@@ -314,6 +253,23 @@ def check_names(model: ir.Model, path: pathlib.Path) -> None:
 
 def _is_made_by_nothing(value: ir.Value) -> bool:
     return value.producer() is None and not value.is_graph_input() and not value.is_initializer()
+
+
+def check_inlined(model: ir.Model, path: pathlib.Path) -> None:
+    """Check that each Constant still holds one, where it takes it from an attribute of a function that was inlined.
+
+    Raises:
+        ModelUnreadable: One does not: the call gave no such attribute.
+    """
+    for graph in main_graphs(model):
+        for node in graph:
+            if node.op_type == "Constant" and not node.domain and not node.attributes:
+                raise ModelUnreadable(
+                    f"{title(node.name, node.op_type)} takes its constant from an attribute of its function that the "
+                    "call does not give",
+                    where=path,
+                    hint=HINT,
+                )
 
 
 def check_order(graph: ir.Graph, path: pathlib.Path) -> None:
@@ -345,7 +301,7 @@ def check_order(graph: ir.Graph, path: pathlib.Path) -> None:
     names = {value.name for inner in _with_nested(node) for value in inner.inputs if value is not None}
     read = next(output.name for output in maker.outputs if output.name in names)
     raise ModelUnreadable(
-        f"{_node(node.name, node.op_type)} reads {read!r}, which is made from what that node makes: a circle",
+        f"{title(node.name, node.op_type)} reads {read!r}, which is made from what that node makes: a circle",
         where=path,
         hint=HINT,
     )

@@ -13,10 +13,11 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ModelNotFound, ModelUnreadable, ModelUnsupported, OnnxslimError
-from onnxslim.model.checking import check_names, check_order, check_signatures, check_tensors
+from onnxslim.model.checking import check_inlined, check_names, check_order, check_tensors
 from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize, is_sorted, mark_sparse
 from onnxslim.model.mapped import share_maps
 from onnxslim.model.maps import MAP_TYPES, set_map_types_aside
+from onnxslim.model.schemas import check_signatures
 from onnxslim.model.weights import external_tensors
 from onnxslim.model.writing import is_utf8
 from onnxslim.nesting import every_graph
@@ -66,6 +67,7 @@ def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model
             if not is_sorted(graph):
                 check_order(graph, path)
         canonicalize(model, inline=inline, mode=stat.S_IMODE(path.stat().st_mode))
+        check_inlined(model, path)
         for name in sparse & model.graph.initializers.keys():
             mark_sparse(model.graph.initializers[name])
         model.graph.meta[MAP_TYPES] = map_types

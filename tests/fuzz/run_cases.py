@@ -37,6 +37,8 @@ from onnxslim.runtime import onnxruntime
 SECONDS = 20.0
 MEMORY = 2 * 1024**3
 """Bytes of resident memory that a case may take."""
+TOLD_EVERY = 1000
+"""Cases between two lines that tell how far it is."""
 ADDRESS_SPACE = 8 * 1024**3
 INPUT, OUTPUT = "model.onnx", "out.onnx"
 WORKING = "working"
@@ -210,6 +212,9 @@ def fuzz(seed: int, numbers: Sequence[int], *, jobs: int = 1, keep: pathlib.Path
                 if done:
                     ending = judge(case, folder, None if late else status, usage.ru_maxrss * 1024, seconds)
                     endings.append(ending)
+                    if len(endings) % TOLD_EVERY == 0:
+                        faults = sum(bool(each.fault) for each in endings)
+                        print(f"{len(endings)} cases, {faults} faults", file=sys.stderr, flush=True)
                     del running[process]
                     if ending.fault and keep is not None:
                         _keep(ending, folder, keep, seed)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pathlib
+import re
+
+import onnx
+import pytest
+
+from onnxslim.errors import ModelUnreadable
+from onnxslim.model import open_model
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("y = Div (x)", "(Div) has 1 inputs, and its operator takes 2"),
+        ("y = Mod (x, x, x)", "(Mod) has 3 inputs, and its operator takes 2"),
+        ("y = Resize ()", "(Resize) has 0 inputs, and its operator takes 1 to 4"),
+        ("y = Sum ()", "(Sum) has 0 inputs, and its operator takes 1 or more"),
+        ("y, z = Relu (x)", "(Relu) has 2 outputs, and its operator takes 1"),
+        ("y = Elu <alpha = 1> (x)", "(Elu) has the attribute 'alpha' as int, and its operator takes float"),
+    ],
+)
+@pytest.mark.parametrize("within", ["graph", "function"])
+def test_a_node_that_is_not_as_its_operator_is_called_so(
+    tmp_path: pathlib.Path, call: str, words: str, within: str
+) -> None:
+    header = '<ir_version: 10, opset_import: ["" : 21, "own": 1]> g (float[2] x) => (float[2] y)'
+    text = f"{header} {{ {call} }}"
+    if within == "function":
+        text = f'{header} {{ y = own.f (x) }} <domain: "own", opset_import: ["" : 21]> f (x) => (y) {{ {call} }}'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    with pytest.raises(ModelUnreadable, match=re.escape(words)):
+        open_model(tmp_path / "model.onnx")
+
+
+def test_the_operator_set_of_a_function_says_how_many_inputs_there_are(tmp_path: pathlib.Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "own": 1]> g (float[2] x) => (float[2] y) { y = own.f (x) }
+        <domain: "own", opset_import: ["" : 11]> f (x) => (y) { y = Squeeze <axes = [0]> (x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    open_model(tmp_path / "model.onnx", inline=False)

@@ -70,7 +70,7 @@ def _check_references(graph: onnx.GraphProto, path: pathlib.Path) -> None:
         for attribute in node.attribute:
             if attribute.ref_attr_name:
                 raise ModelUnreadable(
-                    f"the attribute {attribute.name!r} of {title(node.name, node.op_type)} refers to an attribute of a "
+                    f"the attribute {attribute.name!r} of {describe_node(node.name, node.op_type)} refers to an attribute of a "
                     "function, and lies in none",
                     where=path,
                     hint=HINT,
@@ -99,7 +99,7 @@ def _node_tensors(nodes: Sequence[onnx.NodeProto], path: pathlib.Path) -> Tensor
             kind = attribute.type
             if kind in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT, onnx.AttributeProto.INTS):
                 continue  # nearly all of them
-            place = f"the attribute {attribute.name!r} of {title(node.name, node.op_type)}"
+            place = f"the attribute {attribute.name!r} of {describe_node(node.name, node.op_type)}"
             if attribute.HasField("t"):
                 yield place, attribute.t
             for tensor in attribute.tensors:
@@ -118,7 +118,7 @@ def _parts(place: str, sparse: onnx.SparseTensorProto) -> Tensors:
     yield f"{place} (indices)", sparse.indices
 
 
-def title(name: str | None, op_type: str) -> str:
+def describe_node(name: str | None, op_type: str) -> str:
     """Return what an error calls a node."""
     return f"the node {name!r} ({op_type})" if name else f"a node without a name ({op_type})"
 
@@ -128,7 +128,9 @@ def _check_constant(node: onnx.NodeProto, path: pathlib.Path) -> None:
     if len(kinds) != 1 or CONSTANT.get(kinds[0][0]) != kinds[0][1]:
         held = ", ".join(repr(name) for name, _ in kinds) or "none"
         raise ModelUnreadable(
-            f"{title(node.name, node.op_type)} holds no constant: its attributes are {held}", where=path, hint=HINT
+            f"{describe_node(node.name, node.op_type)} holds no constant: its attributes are {held}",
+            where=path,
+            hint=HINT,
         )
 
 
@@ -232,7 +234,7 @@ def check_names(model: ir.Model, path: pathlib.Path) -> None:
             for value in node.inputs:
                 if value is not None and _is_made_by_nothing(value):
                     raise ModelUnreadable(
-                        f"{title(node.name, node.op_type)} reads {value.name!r}, which nothing makes",
+                        f"{describe_node(node.name, node.op_type)} reads {value.name!r}, which nothing makes",
                         where=path,
                         hint=HINT,
                     )
@@ -244,7 +246,7 @@ def check_names(model: ir.Model, path: pathlib.Path) -> None:
     for node in nodes_within(model.graph):
         if node.domain in ("", "ai.onnx"):
             raise ModelUnreadable(
-                f"{title(node.name, node.op_type)} is one of ONNX's own operators, and the file does not say of which "
+                f"{describe_node(node.name, node.op_type)} is one of ONNX's own operators, and the file does not say of which "
                 "version",
                 where=path,
                 hint="add the opset to opset_import, as it was when the model was exported",
@@ -265,7 +267,7 @@ def check_inlined(model: ir.Model, path: pathlib.Path) -> None:
         for node in graph:
             if node.op_type == "Constant" and not node.domain and not node.attributes:
                 raise ModelUnreadable(
-                    f"{title(node.name, node.op_type)} takes its constant from an attribute of its function that the "
+                    f"{describe_node(node.name, node.op_type)} takes its constant from an attribute of its function that the "
                     "call does not give",
                     where=path,
                     hint=HINT,
@@ -301,7 +303,7 @@ def check_order(graph: ir.Graph, path: pathlib.Path) -> None:
     names = {value.name for inner in _with_nested(node) for value in inner.inputs if value is not None}
     read = next(output.name for output in maker.outputs if output.name in names)
     raise ModelUnreadable(
-        f"{title(node.name, node.op_type)} reads {read!r}, which is made from what that node makes: a circle",
+        f"{describe_node(node.name, node.op_type)} reads {read!r}, which is made from what that node makes: a circle",
         where=path,
         hint=HINT,
     )

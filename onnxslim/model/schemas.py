@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ModelUnreadable
-from onnxslim.model.checking import HINT, title
+from onnxslim.model.checking import HINT, describe_node
 from onnxslim.nesting import graphs_within, main_graphs
 
 UNBOUNDED = 2**31 - 1
@@ -35,7 +35,7 @@ def check_signatures(model: ir.Model, path: pathlib.Path) -> None:
             domain = "" if node.domain == "ai.onnx" else node.domain
             signature = _signature(domain, node.op_type, versions[domain]) if domain in versions else None
             if signature is not None and (wrong := signature.against(node)):
-                raise ModelUnreadable(f"{title(node.name, node.op_type)} {wrong}", where=path, hint=HINT)
+                raise ModelUnreadable(f"{describe_node(node.name, node.op_type)} {wrong}", where=path, hint=HINT)
 
 
 @dataclasses.dataclass(frozen=True)

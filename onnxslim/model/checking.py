@@ -70,8 +70,8 @@ def _check_references(graph: onnx.GraphProto, path: pathlib.Path) -> None:
         for attribute in node.attribute:
             if attribute.ref_attr_name:
                 raise ModelUnreadable(
-                    f"the attribute {attribute.name!r} of {describe_node(node.name, node.op_type)} refers to an attribute of a "
-                    "function, and lies in none",
+                    f"the attribute {attribute.name!r} of {describe_node(node.name, node.op_type)} refers to "
+                    "an attribute of a function, and lies in none",
                     where=path,
                     hint=HINT,
                 )
@@ -246,8 +246,8 @@ def check_names(model: ir.Model, path: pathlib.Path) -> None:
     for node in nodes_within(model.graph):
         if node.domain in ("", "ai.onnx"):
             raise ModelUnreadable(
-                f"{describe_node(node.name, node.op_type)} is one of ONNX's own operators, and the file does not say of which "
-                "version",
+                f"{describe_node(node.name, node.op_type)} is one of ONNX's own operators, and the file does "
+                "not say of which version",
                 where=path,
                 hint="add the opset to opset_import, as it was when the model was exported",
             )
@@ -267,8 +267,8 @@ def check_inlined(model: ir.Model, path: pathlib.Path) -> None:
         for node in graph:
             if node.op_type == "Constant" and not node.domain and not node.attributes:
                 raise ModelUnreadable(
-                    f"{describe_node(node.name, node.op_type)} takes its constant from an attribute of its function that the "
-                    "call does not give",
+                    f"{describe_node(node.name, node.op_type)} takes its constant from an attribute of its "
+                    "function that the call does not give",
                     where=path,
                     hint=HINT,
                 )

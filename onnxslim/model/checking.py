@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ExternalDataError, ModelUnreadable
-from onnxslim.nesting import every_graph, main_graphs, nodes_within
+from onnxslim.nesting import every_graph, nodes_within
 
 HINT = "export or download the model again"
 TYPES = {each.value for each in ir.DataType} - {ir.DataType.UNDEFINED.value}
@@ -227,8 +227,11 @@ def check_names(model: ir.Model, path: pathlib.Path) -> None:
     """Check that all that is read is made, and that the versions of all operator sets in use are said.
 
     Raises:
-        ModelUnreadable: A node or an output reads what nothing makes; a value has two makers; a version is missing.
+        ModelUnreadable: A node or an output reads what nothing makes; a value has two makers; a version is missing;
+            there is no output.
     """
+    if not model.graph.outputs:
+        raise ModelUnreadable("the graph has no outputs", where=path, hint="name what it is to compute, and export it")
     for graph in every_graph(model):
         for node in graph:
             for value in node.inputs:
@@ -255,23 +258,6 @@ def check_names(model: ir.Model, path: pathlib.Path) -> None:
 
 def _is_made_by_nothing(value: ir.Value) -> bool:
     return value.producer() is None and not value.is_graph_input() and not value.is_initializer()
-
-
-def check_inlined(model: ir.Model, path: pathlib.Path) -> None:
-    """Check that each Constant still holds one, where it takes it from an attribute of a function that was inlined.
-
-    Raises:
-        ModelUnreadable: One does not: the call gave no such attribute.
-    """
-    for graph in main_graphs(model):
-        for node in graph:
-            if node.op_type == "Constant" and not node.domain and not node.attributes:
-                raise ModelUnreadable(
-                    f"{describe_node(node.name, node.op_type)} takes its constant from an attribute of its "
-                    "function that the call does not give",
-                    where=path,
-                    hint=HINT,
-                )
 
 
 def check_order(graph: ir.Graph, path: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ModelNotFound, ModelUnreadable, ModelUnsupported, OnnxslimError
-from onnxslim.model.checking import check_inlined, check_names, check_order, check_tensors
+from onnxslim.model.checking import check_names, check_order, check_tensors
 from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize, is_sorted, mark_sparse
 from onnxslim.model.mapped import share_maps
 from onnxslim.model.maps import MAP_TYPES, set_map_types_aside
@@ -62,12 +62,11 @@ def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model
             tensor.base_dir = str(path.absolute().parent)
         share_maps(model)
         check_names(model, path)
-        check_signatures(model, path)
         for graph in every_graph(model):
             if not is_sorted(graph):
                 check_order(graph, path)
         canonicalize(model, inline=inline, mode=stat.S_IMODE(path.stat().st_mode))
-        check_inlined(model, path)
+        check_signatures(model, path)
         for name in sparse & model.graph.initializers.keys():
             mark_sparse(model.graph.initializers[name])
         model.graph.meta[MAP_TYPES] = map_types

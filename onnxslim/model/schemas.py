@@ -19,12 +19,13 @@ UNBOUNDED = 2**31 - 1
 
 
 def check_signatures(model: ir.Model, path: pathlib.Path) -> None:
-    """Check that each node has as many inputs and outputs as its operator takes, and attributes of the right types.
+    """Check that each node has the inputs, outputs and attributes that its operator takes.
 
-    Source: ONNX operator schemas (docs/Operators.md). Operators that have no schema are passed over.
+    Source: ONNX operator schemas (docs/Operators.md). Operators that have no schema are passed over. Functions should
+    have been inlined: what a call does not give its function may be what a node cannot do without.
 
     Raises:
-        ModelUnreadable: One has more, or fewer, or an attribute of another type.
+        ModelUnreadable: One has more inputs or outputs, or fewer, lacks an attribute, or has one of another type.
     """
     parts = [(model.opset_imports, graph) for graph in main_graphs(model)]
     for function in model.functions.values():
@@ -47,6 +48,8 @@ class _Signature:
     outputs: tuple[int, int]
     attributes: Mapping[str, int]
     """Their types, as numbers of `onnx.AttributeProto.AttributeType`."""
+    required: frozenset[str]
+    """Those that must be there."""
 
     def against(self, node: ir.Node) -> str:
         """Return what is wrong with a node; empty where nothing is."""
@@ -62,6 +65,10 @@ class _Signature:
             if attribute.type.value != wanted:
                 kind = ir.AttributeType(wanted).name.lower()
                 return f"has the attribute {name!r} as {attribute.type.name.lower()}, and its operator takes {kind}"
+        for name in self.required - node.attributes.keys():
+            return f"lacks the attribute {name!r}"
+        if node.op_type == "Constant" and not node.attributes:
+            return "holds no constant"
         return ""
 
 
@@ -72,4 +79,5 @@ def _signature(domain: str, op_type: str, version: int) -> _Signature | None:
     except onnx.defs.SchemaError:
         return None
     types = {name: each.type.value for name, each in schema.attributes.items()}  # type: ignore[attr-defined]
-    return _Signature((schema.min_input, schema.max_input), (schema.min_output, schema.max_output), types)
+    required = frozenset(name for name, each in schema.attributes.items() if each.required)
+    return _Signature((schema.min_input, schema.max_input), (schema.min_output, schema.max_output), types, required)

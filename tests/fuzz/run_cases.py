@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import importlib
 import json
 import os
 import pathlib
@@ -31,7 +32,9 @@ import onnx
 from fuzz.mutations import mutate
 from fuzz.seeds import seed_models, write_external
 
+import onnxslim
 from onnxslim.cli.entry import run
+from onnxslim.pipeline.discovery import find_pass, pass_names
 from onnxslim.runtime import onnxruntime
 
 SECONDS = 20.0
@@ -182,6 +185,17 @@ def judge(case: Case, folder: pathlib.Path, status: int | None, used: int, secon
     return Ending(case, fault, code, errors, seconds)
 
 
+def load_all() -> None:
+    """Load every module of onnxslim, so that not each case has to."""
+    folder = pathlib.Path(onnxslim.__file__).parent
+    for file in sorted(folder.rglob("*.py")):
+        name = ".".join(("onnxslim", *file.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
+        if not name.endswith(("__main__", "_child")):
+            importlib.import_module(name)
+    for name in pass_names():
+        find_pass(name)
+
+
 def fuzz(seed: int, numbers: Sequence[int], *, jobs: int = 1, keep: pathlib.Path | None = None) -> list[Ending]:
     """Run cases, `jobs` at a time, and return how they ended.
 
@@ -191,6 +205,7 @@ def fuzz(seed: int, numbers: Sequence[int], *, jobs: int = 1, keep: pathlib.Path
         jobs: How many run at once.
         keep: Where to keep the files of those that did not end as they should; None: nowhere.
     """
+    load_all()
     endings: list[Ending] = []
     waiting = list(reversed(numbers))
     running: dict[int, tuple[Case, pathlib.Path, float]] = {}

@@ -18,6 +18,8 @@ from onnxslim.model import open_model
         ("y = Resize ()", "(Resize) has 0 inputs, and its operator takes 1 to 4"),
         ("y = Sum ()", "(Sum) has 0 inputs, and its operator takes 1 or more"),
         ("y, z = Relu (x)", "(Relu) has 2 outputs, and its operator takes 1"),
+        ("y = Concat (x, x)", "(Concat) lacks the attribute 'axis'"),
+        ("y = Constant ()", "(Constant) holds no constant"),
         ("y = Elu <alpha = 1> (x)", "(Elu) has the attribute 'alpha' as int, and its operator takes float"),
     ],
 )
@@ -39,3 +41,18 @@ def test_the_operator_set_of_a_function_says_how_many_inputs_there_are(tmp_path:
         <domain: "own", opset_import: ["" : 11]> f (x) => (y) { y = Squeeze <axes = [0]> (x) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
     open_model(tmp_path / "model.onnx", inline=False)
+
+
+@pytest.mark.parametrize(("given", "words"), [("", "holds no constant"), ("<v = 2.0>", None)])
+def test_a_constant_that_a_call_does_not_give_is_called_so(
+    tmp_path: pathlib.Path, given: str, words: str | None
+) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 21, "own": 1]> g (float x) => (float y) {{ y = own.f {given} (x) }}
+        <domain: "own", opset_import: ["" : 21]>
+        f <v> (x) => (y) {{ c = Constant <value_float: float = @v> () y = Mul (x, c) }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    if words is None:
+        assert len(open_model(tmp_path / "model.onnx").graph) == 1
+        return
+    with pytest.raises(ModelUnreadable, match=words):
+        open_model(tmp_path / "model.onnx")

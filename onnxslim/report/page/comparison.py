@@ -64,8 +64,6 @@ def _tiles(result: Comparison, labelled: bool) -> list[Tile]:
     if fidelity.sqnr_db is not None and (tile is None or tile.label != "Signal to noise"):
         between = f"95 % interval {fidelity.sqnr_db.low:.1f} to {fidelity.sqnr_db.high:.1f}"
         tiles.append(Tile("Signal to noise", f"{fidelity.sqnr_db.value:.1f}", "dB", between))
-    if fidelity.max_abs_error is not None:
-        tiles.append(Tile("Largest error", f"{fidelity.max_abs_error:.3g}", "", "of any value of any output"))
     if result.difference is not None:
         regions = sum(region.times for region in result.difference.regions)
         unchanged = f"{result.difference.unchanged:,} nodes are unchanged"

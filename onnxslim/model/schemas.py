@@ -65,7 +65,7 @@ class _Signature:
             if attribute.type.value != wanted:
                 kind = ir.AttributeType(wanted).name.lower()
                 return f"has the attribute {name!r} as {attribute.type.name.lower()}, and its operator takes {kind}"
-        for name in self.required - node.attributes.keys():
+        for name in sorted(self.required - node.attributes.keys()):
             return f"lacks the attribute {name!r}"
         if node.op_type == "Constant" and not node.attributes:
             return "holds no constant"

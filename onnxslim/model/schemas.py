@@ -25,7 +25,8 @@ def check_signatures(model: ir.Model, path: pathlib.Path) -> None:
     have been inlined: what a call does not give its function may be what a node cannot do without.
 
     Raises:
-        ModelUnreadable: One has more inputs or outputs, or fewer, lacks an attribute, or has one of another type.
+        ModelUnreadable: One has more inputs or outputs, or fewer, lacks an attribute, or has one of another type; its
+            operator is not yet in the set that the model names.
     """
     parts = [(model.opset_imports, graph) for graph in main_graphs(model)]
     for function in model.functions.values():
@@ -35,7 +36,10 @@ def check_signatures(model: ir.Model, path: pathlib.Path) -> None:
         for node in graph:
             domain = "" if node.domain == "ai.onnx" else node.domain
             signature = _signature(domain, node.op_type, versions[domain]) if domain in versions else None
-            if signature is not None and (wrong := signature.against(node)):
+            wrong = (
+                _too_new(domain, node.op_type, versions.get(domain)) if signature is None else signature.against(node)
+            )
+            if wrong:
                 raise ModelUnreadable(f"{describe_node(node.name, node.op_type)} {wrong}", where=path, hint=HINT)
 
 
@@ -70,6 +74,13 @@ class _Signature:
         if node.op_type == "Constant" and not node.attributes:
             return "holds no constant"
         return ""
+
+
+def _too_new(domain: str, op_type: str, version: int | None) -> str:
+    """Return what is wrong where an operator only came with a later version of its set; empty where it did not."""
+    if version is None or not onnx.defs.has(op_type, domain=domain):
+        return ""
+    return f"is no operator of opset {version}, which the model names"
 
 
 @functools.cache

@@ -56,3 +56,11 @@ def test_a_constant_that_a_call_does_not_give_is_called_so(
         return
     with pytest.raises(ModelUnreadable, match=words):
         open_model(tmp_path / "model.onnx")
+
+
+def test_an_operator_that_came_later_is_called_so(tmp_path: pathlib.Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 9, "own": 1]> g (float[2] x) => (float[2] y) {
+        z = Unheard (x) y = HardSwish (z) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    with pytest.raises(ModelUnreadable, match=r"HardSwish.* is no operator of opset 9"):
+        open_model(tmp_path / "model.onnx")

@@ -1,9 +1,9 @@
 """ONNX Runtime as all of onnxslim imports it: it reports nothing to anybody, and prints nothing of its own.
 
-Official builds for some platforms send telemetry unless they are told not to (ONNX Runtime, docs/Privacy.md). Those of
-late read an environment variable while they are imported, under a name that has changed once: without it they tell of
-the process, give the machine a lasting number and keep a database in the user's cache, whatever is called afterwards.
-Children are told by the same variables. Whoever set one of them has decided.
+Official builds send telemetry unless they are told not to (ONNX Runtime, docs/Privacy.md). `disable_telemetry_events`
+comes too late for recent ones: while they are imported they report the process, give the machine a lasting number, and
+keep a database in the user's cache, unless an environment variable forbids it, whose name has changed once. Child
+processes inherit it. A user who set either variable has decided, and is not overruled.
 """
 
 from __future__ import annotations

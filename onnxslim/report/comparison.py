@@ -117,8 +117,8 @@ def compare_models(
     figures = quality_figures(quality)
     timed, untimed = None, "not timed: --no-measure"
     if measure:
-        held = target.provider == "cuda"  # where models run in this process
-        before, after = (one, other) if held else (pathlib.Path(reference), pathlib.Path(candidate))
+        opened_already = target.provider == "cuda"  # a device's memory is small: no second copy of the models
+        before, after = (one, other) if opened_already else (pathlib.Path(reference), pathlib.Path(candidate))
         generator = np.random.default_rng(seed)
         try:
             timed = compare_latency(before, after, samples.first(), target, generator=generator, starts=STARTS)

@@ -9,7 +9,7 @@ from onnxslim.report.figures import target_words
 from onnxslim.report.page.facts import provenance
 from onnxslim.report.page.plots import latency_plot
 from onnxslim.report.page.rendering import render
-from onnxslim.report.page.tiles import Tile, ratio_tile, speed_tile
+from onnxslim.report.page.tiles import Tile, latency_tiles, ratio_tile, size_tile
 from onnxslim.report.page.visible import shortened
 from onnxslim.report.reproduction import versions
 from onnxslim.report.units import in_bytes, in_milliseconds
@@ -29,6 +29,7 @@ def benchmark_page(result: Benchmark) -> str:
             "rows": benchmark_rows(result),
             "missing": missing_figures(result),
             "latency": latency_plot([(name, each.latency_ms) for name, each in zip(names, result.models, strict=True)]),
+            "apart": result.target.provider != "cuda",
             "made": result.reproduction,
             "provenance": [
                 *[(f"model {at}", model.path) for at, model in enumerate(result.models, 1)],
@@ -43,12 +44,8 @@ def _tiles(result: Benchmark) -> list[Tile]:
     first, last = result.models[0], result.models[-1]
     if last is first:
         return [Tile("Latency, median", in_milliseconds(first.latency_ms.p50), "", "of one inference")]
-    tiles = []
-    if last.speedup is not None:
-        medians = f"{in_milliseconds(first.latency_ms.p50)} → {in_milliseconds(last.latency_ms.p50)}"
-        tiles.append(speed_tile(last.speedup, medians))
-    sizes = f"{in_bytes(first.size_bytes)} → {in_bytes(last.size_bytes)}"
-    tiles.append(ratio_tile("Size", first.size_bytes / max(1, last.size_bytes), "smaller", "larger", sizes))
+    tiles = latency_tiles(last.speedup, first.latency_ms, last.latency_ms)
+    tiles.append(size_tile(first.size_bytes, last.size_bytes))
     if first.peak_memory_bytes and last.peak_memory_bytes:
         peaks = f"{in_bytes(first.peak_memory_bytes)} → {in_bytes(last.peak_memory_bytes)}"
         ratio = first.peak_memory_bytes / last.peak_memory_bytes

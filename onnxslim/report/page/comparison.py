@@ -12,10 +12,9 @@ from onnxslim.report.page.facts import provenance, warnings_view
 from onnxslim.report.page.layers import breakdown_view
 from onnxslim.report.page.plots import Drawing, latency_plot
 from onnxslim.report.page.rendering import render
-from onnxslim.report.page.tiles import Tile, quality_tile, ratio_tile, speed_tile
+from onnxslim.report.page.tiles import Tile, latency_tiles, quality_tile, size_tile
 from onnxslim.report.page.visible import shortened
 from onnxslim.report.reproduction import versions
-from onnxslim.report.units import in_bytes, in_milliseconds
 
 TOP_REGIONS, TOP_LINES = 60, 24
 """How many regions that differ are shown, and lines of each side."""
@@ -44,6 +43,7 @@ def comparison_page(result: Comparison) -> str:
             **breakdown_view(result.breakdown),
             "widths": [],
             "more_widths": "",
+            "apart": result.target.provider != "cuda",
             "made": result.reproduction,
             "provenance": [
                 ("reference", result.reference),
@@ -57,7 +57,8 @@ def comparison_page(result: Comparison) -> str:
 
 def _tiles(result: Comparison, labelled: bool) -> list[Tile]:
     tile = quality_tile(result.quality, result.fidelity, labelled=labelled)
-    tiles = _cost_tiles(result)
+    tiles = [size_tile(result.reference_bytes, result.candidate_bytes)]
+    tiles += latency_tiles(result.speedup, result.reference_latency_ms, result.candidate_latency_ms)
     if tile is not None:
         tiles.append(tile)
     fidelity = result.fidelity
@@ -70,15 +71,6 @@ def _tiles(result: Comparison, labelled: bool) -> list[Tile]:
         tiles.append(
             Tile("Graph", f"{regions:,}", f"region{'s' * (regions != 1)} differ{'s' * (regions == 1)}", unchanged)
         )
-    return tiles
-
-
-def _cost_tiles(result: Comparison) -> list[Tile]:
-    before, after = result.reference_bytes, result.candidate_bytes
-    tiles = [ratio_tile("Size", before / after, "smaller", "larger", f"{in_bytes(before)} → {in_bytes(after)}")]
-    one, other = result.reference_latency_ms, result.candidate_latency_ms
-    if result.speedup is not None and one is not None and other is not None:
-        tiles.append(speed_tile(result.speedup, f"{in_milliseconds(one.p50)} → {in_milliseconds(other.p50)}"))
     return tiles
 
 

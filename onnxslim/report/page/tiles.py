@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.report.model import Budget, FidelityFigures, QualityFigures, Report
+from onnxslim.report.model import Budget, FidelityFigures, Percentiles, QualityFigures, Report
 from onnxslim.report.page.visible import shortened
 from onnxslim.report.units import in_bytes, in_milliseconds, in_percent
 from onnxslim.runner.statistics import Interval
@@ -26,11 +26,8 @@ class Tile:
 def report_tiles(report: Report) -> list[Tile]:
     """Return size, speed, quality and budget of a report, as far as they are known."""
     before, after = report.before, report.after
-    sizes = f"{in_bytes(before.size_bytes)} → {in_bytes(after.size_bytes)}"
-    tiles = [ratio_tile("Size", report.ratio.size, "smaller", "larger", sizes)]
-    if report.ratio.latency is not None and before.latency_ms is not None and after.latency_ms is not None:
-        medians = f"{in_milliseconds(before.latency_ms.p50)} → {in_milliseconds(after.latency_ms.p50)}"
-        tiles.append(speed_tile(report.ratio.latency, medians))
+    tiles = [size_tile(before.size_bytes, after.size_bytes)]
+    tiles += latency_tiles(report.ratio.latency, before.latency_ms, after.latency_ms)
     quality = quality_tile(report.quality, report.fidelity, labelled=before.accuracy is not None)
     if quality is not None:
         tiles.append(quality)
@@ -50,7 +47,19 @@ def _limit(budget: Budget) -> str:
     return text
 
 
-def speed_tile(ratio: Interval, detail: str) -> Tile:
+def size_tile(before: int, after: int) -> Tile:
+    """Return how many times smaller a file of `after` bytes is than one of `before`."""
+    return ratio_tile("Size", before / max(1, after), "smaller", "larger", f"{in_bytes(before)} → {in_bytes(after)}")
+
+
+def latency_tiles(ratio: Interval | None, before: Percentiles | None, after: Percentiles | None) -> list[Tile]:
+    """Return how many times as fast a model is, with both medians; nothing where it was not timed."""
+    if ratio is None or before is None or after is None:
+        return []
+    return [_speed_tile(ratio, f"{in_milliseconds(before.p50)} → {in_milliseconds(after.p50)}")]
+
+
+def _speed_tile(ratio: Interval, detail: str) -> Tile:
     """Return how many times as fast something is, with its interval in front of `detail`."""
     if ratio.low <= 1 <= ratio.high:
         return Tile("Speed", "the same", "", f"{detail} ({ratio.low:.2f}× to {ratio.high:.2f}×)")

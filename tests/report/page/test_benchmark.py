@@ -52,3 +52,10 @@ def test_one_model_or_many_hostile_ones():
     assert check_page(page_of(bench(FIRST))).title == "a.onnx"
     many = [dataclasses.replace(SECOND, path=name, energy_reason=name) for name in HOSTILE]
     check_page(page_of(bench(FIRST, *many)))
+
+
+def test_a_process_of_its_own_is_said_only_where_there_was_one():
+    result = bench(FIRST, SECOND)
+    on_cuda = dataclasses.replace(result, target=dataclasses.replace(result.target, provider="cuda"))
+    assert "in a process of its own" in page_of(result)
+    assert "in a process of its own" not in page_of(on_cuda)

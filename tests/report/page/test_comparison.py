@@ -50,6 +50,13 @@ def test_the_page_says_what_differs():
         assert expected in words, expected
 
 
+def test_a_process_of_its_own_is_said_only_where_there_was_one():
+    result = comparison()
+    on_cuda = dataclasses.replace(result, target=dataclasses.replace(result.target, provider="cuda"))
+    assert "in a process of its own" in page_of(result)
+    assert "in a process of its own" not in page_of(on_cuda)
+
+
 def test_what_was_not_timed_is_not_drawn():
     untimed = {"reference_latency_ms": None, "candidate_latency_ms": None, "speedup": None}
     result = dataclasses.replace(comparison(), **untimed, speedup_reason="not timed: --no-measure")

@@ -36,9 +36,11 @@ def test_a_node_that_is_not_as_its_operator_is_called_so(
         open_model(tmp_path / "model.onnx")
 
 
-def test_the_operator_set_of_a_function_says_how_many_inputs_there_are(tmp_path: pathlib.Path) -> None:
-    text = """<ir_version: 10, opset_import: ["" : 21, "own": 1]> g (float[2] x) => (float[2] y) { y = own.f (x) }
-        <domain: "own", opset_import: ["" : 11]> f (x) => (y) { y = Squeeze <axes = [0]> (x) }"""
+def test_the_operator_set_of_a_function_says_how_many_outputs_there_are(tmp_path: pathlib.Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "own": 1]>
+        g (float[1, 2] x, float[2] s) => (float[1, 2] y) { y = own.f (x, s) }
+        <domain: "own", opset_import: ["" : 9]>
+        f (x, s) => (y) { y, a, b, c, d = BatchNormalization (x, s, s, s, s) }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
     open_model(tmp_path / "model.onnx", inline=False)
 

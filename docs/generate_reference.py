@@ -22,15 +22,15 @@ import typer
 
 from onnxslim import errors
 from onnxslim.cli.application import app
-from onnxslim.recipe import RECIPE_KEYS
+from onnxslim.pipeline.recipe import RECIPE_KEYS
+from onnxslim.pipeline.records import Report
 from onnxslim.report.benchmark import Benchmark
 from onnxslim.report.catalogue import PassEntry, all_passes, shown
+from onnxslim.report.channel_groups import Grouping
 from onnxslim.report.comparison import Comparison
-from onnxslim.report.grouping import Grouping
 from onnxslim.report.inspection import Inspection
 from onnxslim.report.machine import Machine
-from onnxslim.report.model import Report
-from onnxslim.runner.statistics import Interval
+from onnxslim.runtime.statistics import Interval
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "reference"
 GENERATED = "<!-- Written by docs/generate_reference.py from the code: change the code, then run that. -->\n"
@@ -218,9 +218,9 @@ def type_words(hint: Any) -> str:
 
 def recipe_page() -> str:
     """Return the page of recipes and of the -p syntax."""
-    import onnxslim.recipe
+    import onnxslim.pipeline.recipe
 
-    text = inspect.cleandoc(onnxslim.recipe.__doc__ or "").replace("``", "`")
+    text = inspect.cleandoc(onnxslim.pipeline.recipe.__doc__ or "").replace("``", "`")
     words = {
         "seed": "the seed of the one random generator; a whole number",
         "max_drop": "the budget, a fraction from 0 to 1",

@@ -13,9 +13,9 @@ import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError
 from onnxslim.model import open_model, save_model
-from onnxslim.nesting import main_graphs
+from onnxslim.model.nesting import main_graphs
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
-from onnxslim.runner.child import python_command
+from onnxslim.runtime.child import python_command
 
 CHILD = """
 import sys

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from sample_models import from_text
 
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.analysis.shapes import infer_shapes
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]> '
 GENERATOR = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxslim.quality.evidence import Evidence, OutputEvidence
-from onnxslim.runner.session import TensorSpec
+from onnxslim.runtime.session import TensorSpec
 
 
 def evidence_of(

@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from onnxslim.passes.prune.allocation import MacsLeft
 from onnxslim.passes.prune.cutting import cut
-from permuting import permutation, permuted
+from permute_channels import permutation, permuted
 
-from onnxslim.graph.coupling import Coupling, couple, groups
-from onnxslim.runner.session import Session
+from onnxslim.analysis.coupling import Coupling, couple, groups
+from onnxslim.runtime.session import Session
 
 Feeds = Mapping[str, np.ndarray]
 

@@ -7,10 +7,10 @@ import dataclasses
 from report_strategies import sample_report
 
 from onnxslim.diagnostic import Diagnostic
+from onnxslim.pipeline.breakdown import Breakdown, LayerCost, LayerFigures, OpFigures
 from onnxslim.pipeline.interface import LayerChange, Note
-from onnxslim.report.breakdown import Breakdown, LayerCost, LayerFigures, OpFigures
-from onnxslim.report.model import ModelFile, Report
-from onnxslim.report.reproduction import Reproduction
+from onnxslim.pipeline.records import ModelFile, Report
+from onnxslim.pipeline.reproduction import Reproduction
 
 HOSTILE = (
     "<script>document.title = 'ran'</script>",

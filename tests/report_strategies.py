@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.interface import LayerChange, Note
-from onnxslim.report.model import (
+from onnxslim.pipeline.records import (
     AttemptRecord,
     Budget,
     DataSource,
@@ -25,9 +25,9 @@ from onnxslim.report.model import (
     TaskFigure,
     reason_key,
 )
-from onnxslim.report.reproduction import Reproduction
-from onnxslim.runner.statistics import Interval
-from onnxslim.runner.target import Target
+from onnxslim.pipeline.reproduction import Reproduction
+from onnxslim.runtime.statistics import Interval
+from onnxslim.runtime.target import Target
 
 
 def sample_report() -> Report:

@@ -10,7 +10,7 @@ import onnx
 from hypothesis import strategies as st
 from onnx import helper
 
-from onnxslim.graph.evaluate import evaluate
+from onnxslim.analysis.evaluate import evaluate
 
 OPSET = 18
 BINDING = {"N": 2, "M": 3, "K": 4}

@@ -10,7 +10,7 @@ import pytest
 
 from onnxslim.data import Samples, open_samples, sources
 from onnxslim.errors import BadOptionValue, DataError
-from onnxslim.runner.session import TensorSpec
+from onnxslim.runtime.session import TensorSpec
 
 FLOAT = np.dtype(np.float32)
 IMAGE = (TensorSpec("image", FLOAT, ("N", 1, 2, 2)),)

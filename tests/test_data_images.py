@@ -9,7 +9,7 @@ import pytest
 from onnxslim.data import open_samples
 from onnxslim.data.preprocess import Preprocess, parse_preprocess, preprocessor
 from onnxslim.errors import BadOptionValue, DataError
-from onnxslim.runner.session import TensorSpec
+from onnxslim.runtime.session import TensorSpec
 
 Image = pytest.importorskip("PIL.Image")
 

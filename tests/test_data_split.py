@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from onnxslim.data import Samples, open_samples
 from onnxslim.errors import DataError
-from onnxslim.runner.session import TensorSpec
+from onnxslim.runtime.session import TensorSpec
 
 FREE = (TensorSpec("x", np.dtype(np.int64), ("N",)),)
 BY_THREE = (TensorSpec("x", np.dtype(np.int64), (3,)),)

@@ -10,11 +10,11 @@ from sample_models import from_text
 from zoo import MODELS, zoo_file
 
 from onnxslim.data import synthetic_samples
-from onnxslim.data.roles import index_bound
+from onnxslim.data.input_semantics import index_bound
 from onnxslim.data.synthetic import FEWEST_TRIES, MOST_ELEMENTS, _by_rank, candidates, roles_of_dimensions
 from onnxslim.errors import DataError, RunError
-from onnxslim.runner.session import Session, TensorSpec
-from onnxslim.runner.target import Target
+from onnxslim.runtime.session import Session, TensorSpec
+from onnxslim.runtime.target import Target
 
 CPU = Target("cpu", "test", "avx2", 1)
 HEAD = '<ir_version: 10, opset_import: ["": 17]>'

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxslim.data import Batch
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 FEWEST = 16
 """Of fewer samples chance may put all into one class."""

@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.cost import count_macs
 from onnxslim.checks.answers import check_answers
 from onnxslim.checks.preparation import PARTS, check_preparation
 from onnxslim.checks.values import SHARE, check_values, digests
 from onnxslim.data import Batch, Samples
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import RunError
-from onnxslim.graph.cost import count_macs
-from onnxslim.runner.session import Session
-from onnxslim.train.refit import FEWEST
+from onnxslim.fit.refit import FEWEST
+from onnxslim.runtime.session import Session
 
 LOOKED_AT = 256
 """Samples that are looked at, at most: the order of colours shows on so many."""

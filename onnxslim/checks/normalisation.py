@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import Batch
-from onnxslim.graph.axes import attribute, dimensions, op_of
-from onnxslim.graph.constants import constant
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.runner.session import Session
-from onnxslim.train.observation import Observer, Place, truncated
-from onnxslim.train.stream import early_order
+from onnxslim.model.constants import constant
+from onnxslim.observe.observation import Observer, Place, truncated
+from onnxslim.observe.stream import early_order
+from onnxslim.ops.binding import attribute, dimensions, op_of
+from onnxslim.runtime.session import Session
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,7 +36,7 @@ DEAD = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredStatistics:
     """What one BatchNormalization stored of the channels that it normalises; shape [channels]."""
 
     place: Place
@@ -70,7 +70,7 @@ class Gauge:
     """
 
     def __init__(self, model: ir.Model, open_session: Callable[[ir.Model], Session], layers: int = LAYERS) -> None:
-        self.stored: tuple[Stored, ...] = ()
+        self.stored: tuple[StoredStatistics, ...] = ()
         found = find_stored(model)[:layers]
         names = list(dict.fromkeys(each.place[0] for each in found))
         made = {value.name for node in model.graph for value in node.outputs}
@@ -120,7 +120,7 @@ class Gauge:
         return np.stack(result, axis=-1)
 
 
-def find_stored(model: ir.Model) -> list[Stored]:
+def find_stored(model: ir.Model) -> list[StoredStatistics]:
     """Return what the BatchNormalizations of the main graph stored, in the order in which they run."""
     found = []
     for node in early_order(model.graph):
@@ -138,5 +138,5 @@ def find_stored(model: ir.Model) -> list[Stored]:
         if not mean.any() and (variance == 1).all():
             continue  # as it was initialised: nobody trained it
         epsilon = float(str(attribute(node, "epsilon")))
-        found.append(Stored((node.inputs[0].name or "", 1), mean, variance + epsilon, epsilon))
+        found.append(StoredStatistics((node.inputs[0].name or "", 1), mean, variance + epsilon, epsilon))
     return found

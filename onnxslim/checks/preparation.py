@@ -12,7 +12,7 @@ from onnxslim.checks.mistakes import Mistake, exchanged_as_well, exchanged_chann
 from onnxslim.checks.normalisation import Gauge, Given
 from onnxslim.data import Batch
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 PARTS = 16
 """Parts of the samples that are weighed anew to see how much chance there is in a distance."""

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from onnxslim.cli.application import app
 from onnxslim.errors import OnnxslimError
-from onnxslim.pipeline.collector import patient_collector
+from onnxslim.pipeline.gc_pause import patient_collector
 from onnxslim.printable import printable
 from onnxslim.report.namesake import HINT, namesake_version
 

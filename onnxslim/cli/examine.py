@@ -66,7 +66,7 @@ def inspect(
     from onnxslim.cli.output import print_json, stdout
     from onnxslim.errors import UsageError
     from onnxslim.printable import printable_record
-    from onnxslim.report.grouping import group_model, print_groups
+    from onnxslim.report.channel_groups import group_model, print_groups
     from onnxslim.report.inspection import inspect_model, print_inspection
     from onnxslim.report.planning import plan_model, print_plan
 

@@ -13,11 +13,11 @@ import fsspec
 import numpy as np
 
 from onnxslim.data.samples import Array
-from onnxslim.data.table import Stored
+from onnxslim.data.table import LazyArray
 from onnxslim.errors import DataError, OnnxslimError
 
 
-class Held:
+class FileCache:
     """The arrays of one file at a time: those of the next file take the place of those of the last."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ def opened(filesystem: Any, path: str) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, file)
 
 
-def read_npz(filesystem: Any, path: str, held: Held) -> dict[str, Stored]:
+def read_npz(filesystem: Any, path: str, held: FileCache) -> dict[str, LazyArray]:
     """Return the members of an .npz by name. Only headers are read; each array when it is first needed.
 
     Raises:
@@ -115,7 +115,7 @@ def read_npz(filesystem: Any, path: str, held: Held) -> dict[str, Stored]:
         return members
 
 
-def read_npy(filesystem: Any, path: str, held: Held) -> Stored:
+def read_npy(filesystem: Any, path: str, held: FileCache) -> LazyArray:
     """Return the array of an .npy; only its header is read, the rest when it is needed.
 
     Raises:
@@ -130,7 +130,7 @@ def read_npy(filesystem: Any, path: str, held: Held) -> Stored:
         return _stored(file, functools.partial(held.get, path, "", load), path)
 
 
-def _stored(content: Any, load: Callable[[], Array], where: str) -> Stored:
+def _stored(content: Any, load: Callable[[], Array], where: str) -> LazyArray:
     header: Any = np.lib.format  # numpy annotates these functions since 2.3 only
     old = header.read_magic(content) == (1, 0)
     read = header.read_array_header_1_0 if old else header.read_array_header_2_0
@@ -141,4 +141,4 @@ def _stored(content: Any, load: Callable[[], Array], where: str) -> Stored:
             where=where,
             hint="store plain arrays: numbers, booleans or fixed-length strings",
         )
-    return Stored(shape, dtype, load)
+    return LazyArray(shape, dtype, load)

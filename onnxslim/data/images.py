@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from onnxslim.data.files import opened
 from onnxslim.data.preprocess import EXAMPLE, pillow, preprocessor
-from onnxslim.data.samples import Array, Batch, Layout
-from onnxslim.data.table import Stored, fit_table
+from onnxslim.data.samples import Array, Batch, BatchLayout
+from onnxslim.data.table import LazyArray, fit_table
 from onnxslim.errors import BadOptionValue, DataError
-from onnxslim.runner.session import TensorSpec
+from onnxslim.runtime.session import TensorSpec
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -32,10 +32,10 @@ class Images:
     prepare: Callable[[Any], Array]
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> BatchLayout:
         """Images of the batch that the model fixes, if it does."""
         size = self.spec.shape[0] if self.spec.shape else None
-        return Layout(size if isinstance(size, int) else None, labelled=bool(self.classes))
+        return BatchLayout(size if isinstance(size, int) else None, labelled=bool(self.classes))
 
     @property
     def count(self) -> int:
@@ -50,9 +50,9 @@ class Images:
         """Yield the images at `indices`, one at a time."""
         for index in indices:
             path = self.paths[index]
-            arrays = {self.spec.name: Stored.of(self._decode(path))}
+            arrays = {self.spec.name: LazyArray.of(self._decode(path))}
             if self.classes:
-                arrays["labels"] = Stored.of(np.array([self.classes.index(pathlib.PurePosixPath(path).parent.name)]))
+                arrays["labels"] = LazyArray.of(np.array([self.classes.index(pathlib.PurePosixPath(path).parent.name)]))
             yield fit_table(arrays, (self.spec,), path, single=True).read(np.zeros(1, np.int64))
 
     def _decode(self, path: str) -> Array:

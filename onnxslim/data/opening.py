@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy.typing as npt
 
-from onnxslim.data.files import Held, locate, read_npy, read_npz
+from onnxslim.data.files import FileCache, locate, read_npy, read_npz
 from onnxslim.data.function import import_function, names_function
 from onnxslim.data.images import SUFFIXES, open_images
 from onnxslim.data.samples import Samples, Source
 from onnxslim.data.sources import Tables, Yielded
-from onnxslim.data.table import Stored, fit_table
+from onnxslim.data.table import LazyArray, fit_table
 from onnxslim.errors import DataError
-from onnxslim.runner.session import TensorSpec
+from onnxslim.runtime.session import TensorSpec
 
 FORMS = "give an .npz, a folder of .npz, .npy or images, a URL of one of these, or module:function"
 
@@ -54,7 +54,7 @@ def open_samples(
         return spec
     if isinstance(spec, Mapping):
         where = "the arrays given"
-        table = fit_table({str(name): Stored.of(array) for name, array in spec.items()}, inputs, where)
+        table = fit_table({str(name): LazyArray.of(array) for name, array in spec.items()}, inputs, where)
         return _samples(Tables.of([table]), "arrays in memory")
     text = os.fspath(spec)
     if names_function(text) and not pathlib.Path(text).exists():
@@ -100,7 +100,7 @@ def _open_folder(
 
 def _open_files(filesystem: Any, paths: Sequence[str], inputs: Sequence[TensorSpec], *, single: bool) -> Tables:
     """Open files of arrays; `single`: each may hold one sample without batch axis."""
-    held, tables = Held(), []
+    held, tables = FileCache(), []
     for path in paths:
         suffix = pathlib.PurePosixPath(path).suffix.lower()
         if suffix == ".npz":

@@ -13,7 +13,7 @@ import numpy as np
 from onnxslim.data.function import import_function, names_function
 from onnxslim.data.samples import Array
 from onnxslim.errors import BadOptionValue, DataError
-from onnxslim.runner.session import TensorSpec
+from onnxslim.runtime.session import TensorSpec
 
 EXAMPLE = "for example: --preprocess size=224x224:mean=0.485/0.456/0.406:std=0.229/0.224/0.225"
 COLORS = {"rgb": "RGB", "bgr": "RGB", "gray": "L"}

@@ -28,7 +28,7 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class BatchLayout:
     """How samples are put together into feeds."""
 
     batch: int | None
@@ -51,7 +51,7 @@ class Source(Protocol):
     """Where samples come from, in order or at given positions, as often as asked."""
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> BatchLayout:
         """How its samples go together."""
 
     @property
@@ -66,14 +66,14 @@ class Source(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
+class SampleSubset:
     """Some samples of a source."""
 
     inner: Source
     indices: npt.NDArray[np.int64]
 
     @property
-    def layout(self) -> Layout:  # noqa: D102  the protocol says it
+    def layout(self) -> BatchLayout:  # noqa: D102  the protocol says it
         return self.inner.layout
 
     @property
@@ -91,7 +91,7 @@ class Chosen:
 class Nothing:
     """No samples at all: for a run that never runs the model."""
 
-    layout: Layout = Layout(None)
+    layout: BatchLayout = BatchLayout(None)
     count: int = 0
 
     def pieces(self, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
@@ -102,7 +102,7 @@ class Nothing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rehearsal:
+class TrialRun:
     """What a model made of the first sample when it was tried on it."""
 
     session: weakref.ref[Any]
@@ -139,7 +139,7 @@ class Samples:
         return self._origin.layout.labelled
 
     @property
-    def rehearsal(self) -> Rehearsal | None:
+    def rehearsal(self) -> TrialRun | None:
         """What the model gave on the first sample, where it was run to find out whether it takes it."""
         return getattr(self._origin, "rehearsal", None)
 
@@ -182,7 +182,7 @@ class Samples:
     def number(self, index: int) -> int:
         """Return which sample of the source, counted from 0, the `index`-th of these is."""
         origin, at = self._origin, index
-        while isinstance(origin, Chosen):
+        while isinstance(origin, SampleSubset):
             at, origin = int(origin.indices[at]), origin.inner
         return at
 
@@ -234,7 +234,7 @@ class Samples:
         return self._part(first), self._part(second)
 
     def _part(self, positions: npt.NDArray[np.int64]) -> Samples:
-        return Samples(Chosen(self._origin, positions), self.source, synthetic=self.synthetic)
+        return Samples(SampleSubset(self._origin, positions), self.source, synthetic=self.synthetic)
 
 
 def draw_positions(total: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.data.samples import Batch, Layout
-from onnxslim.data.table import Stored, Table, fit_table
+from onnxslim.data.samples import Batch, BatchLayout
+from onnxslim.data.table import ArrayTable, LazyArray, fit_table
 from onnxslim.errors import BadOptionValue, DataError
-from onnxslim.runner.session import TensorSpec
+from onnxslim.runtime.session import TensorSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
     """Tables behind each other, such as the files of a folder; their arrays are read when their turn comes."""
 
-    tables: tuple[Table, ...]
-    layout: Layout
+    tables: tuple[ArrayTable, ...]
+    layout: BatchLayout
 
     @classmethod
-    def of(cls, tables: Sequence[Table]) -> Tables:
+    def of(cls, tables: Sequence[ArrayTable]) -> Tables:
         """Put `tables`, at least one, behind each other.
 
         Raises:
@@ -115,7 +115,7 @@ class Yielded:
         self._layout = first.layout
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> BatchLayout:
         """How the first dict holds its samples; all must do the same."""
         return self._layout
 
@@ -150,7 +150,7 @@ class Yielded:
             if done == len(indices):
                 return
 
-    def _tables(self) -> Iterator[Table]:
+    def _tables(self) -> Iterator[ArrayTable]:
         """Yield what the function yields, as far as it is read, and note how much that is."""
         total = 0
         for table in self._fitted():
@@ -166,7 +166,7 @@ class Yielded:
                 break
         self._count = total
 
-    def _fitted(self) -> Iterator[Table]:
+    def _fitted(self) -> Iterator[ArrayTable]:
         for index, yielded in enumerate(self._call()):
             where = f"{self._where}, item {index}"
             if not isinstance(yielded, Mapping):
@@ -175,7 +175,7 @@ class Yielded:
                     where=where,
                     hint="yield {input name: array, ...}",
                 )
-            arrays = {str(name): Stored.of(array) for name, array in yielded.items()}
+            arrays = {str(name): LazyArray.of(array) for name, array in yielded.items()}
             yield fit_table(arrays, self._inputs, where, single=True)
 
     def _call(self) -> Iterator[Any]:

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.data.roles import ONES, RATE, ZEROS, index_bound
+from onnxslim.analysis.tied import tied_sizes
+from onnxslim.data.input_semantics import ONES, RATE, ZEROS, index_bound
 from onnxslim.data.room import free_bytes
-from onnxslim.data.samples import Array, Batch, Layout, Nothing, Rehearsal, Samples
+from onnxslim.data.samples import Array, Batch, BatchLayout, Nothing, Samples, TrialRun
 from onnxslim.data.table import kind
 from onnxslim.errors import DataError, RunError
-from onnxslim.graph.tied import tied_sizes
-from onnxslim.runner.session import Session, TensorSpec
-from onnxslim.runner.target import Target
+from onnxslim.runtime.session import Session, TensorSpec
+from onnxslim.runtime.target import Target
 
 SIZES: Mapping[str, tuple[int, ...]] = {
     "batch": (1, 2, 16, 8),
@@ -128,7 +128,7 @@ def _dimension(spec: TensorSpec, axis: int) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class SampleRecipe:
     """How to draw the feeds of one sample."""
 
     inputs: tuple[TensorSpec, ...]
@@ -172,22 +172,22 @@ def _typed(values: npt.NDArray[np.float64], spec: TensorSpec) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class SyntheticSource:
     """Samples that are drawn when they are read; the same index gives the same sample always."""
 
-    recipe: Recipe
+    recipe: SampleRecipe
     count: int
     seed: int
-    rehearsal: Rehearsal | None = dataclasses.field(default=None, repr=False, compare=False)
+    rehearsal: TrialRun | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> BatchLayout:
         """Samples can be joined where every input has a free first dimension (or is a scalar)."""
         firsts = [spec.shape[0] for spec in self.recipe.inputs if spec.shape]
         free = bool(firsts) and not any(isinstance(size, int) for size in firsts)
         one = all(self.recipe.shape(spec)[0] == 1 for spec in self.recipe.inputs if spec.shape)
         shared = frozenset(spec.name for spec in self.recipe.inputs if not spec.shape)
-        return Layout(None if free and one else 1, shared)
+        return BatchLayout(None if free and one else 1, shared)
 
     def pieces(self, size: int) -> Iterator[Batch]:
         """Yield all samples, one at a time."""
@@ -227,7 +227,7 @@ def synthetic_samples(
         DataError: The model runs on nothing that was tried, or has an input that is no tensor.
     """
     session = session or Session.of(model, target, optimize=False)
-    runs: Recipe | None = None
+    runs: SampleRecipe | None = None
     failure: str | None = None
     began = time.perf_counter()
     for tried, recipe in enumerate(itertools.islice(_recipes(model, session.inputs, sizes or {}), TRIES)):
@@ -247,18 +247,18 @@ def synthetic_samples(
             continue
         runs = runs or recipe
         if _finite(outputs.values()):
-            rehearsal = Rehearsal(weakref.ref(session), outputs, seconds)
-            return Samples(Drawn(recipe, count, seed, rehearsal), "synthetic samples", synthetic=True)
+            rehearsal = TrialRun(weakref.ref(session), outputs, seconds)
+            return Samples(SyntheticSource(recipe, count, seed, rehearsal), "synthetic samples", synthetic=True)
     if runs is None:
         raise DataError(
             "no made-up sample runs" + (f"; {failure}" if failure else ""),
             where=model.graph.name,
             hint="give real samples with --data",
         )
-    return Samples(Drawn(runs, count, seed), "synthetic samples", synthetic=True)
+    return Samples(SyntheticSource(runs, count, seed), "synthetic samples", synthetic=True)
 
 
-def _recipes(model: ir.Model, inputs: tuple[TensorSpec, ...], given: Mapping[str, int]) -> Iterator[Recipe]:
+def _recipes(model: ir.Model, inputs: tuple[TensorSpec, ...], given: Mapping[str, int]) -> Iterator[SampleRecipe]:
     """Yield how samples may be drawn, the likeliest first.
 
     What the weights say about sizes is worked out once the first one has failed: most models run on it.
@@ -274,7 +274,7 @@ def _with_sizes(
     draws: Sequence[tuple[Draw, ...]],
     known: Mapping[str, int],
     given: Mapping[str, int],
-) -> Iterator[Recipe]:
+) -> Iterator[SampleRecipe]:
     """Yield how samples may be drawn where some sizes are known, and some of these are given: no others will do."""
     most = max(MOST_ELEMENTS, _least_elements(inputs))
     fitting = _fitting(inputs, roles_of_dimensions(inputs), known)
@@ -282,7 +282,7 @@ def _with_sizes(
     for picked in _by_rank([len(options) for options in (*draws, *choices.values())]):
         chosen = tuple(options[index] for options, index in zip(draws, picked, strict=False))
         indices = zip(choices.items(), picked[len(draws) :], strict=True)
-        recipe = Recipe(inputs, chosen, {name: options[index] for (name, options), index in indices})
+        recipe = SampleRecipe(inputs, chosen, {name: options[index] for (name, options), index in indices})
         if recipe.elements() <= most:
             yield recipe
 

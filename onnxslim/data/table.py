@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.data.samples import Array, Batch, Layout
+from onnxslim.data.samples import Array, Batch, BatchLayout
 from onnxslim.errors import DataError
-from onnxslim.runner.session import TensorSpec
+from onnxslim.runtime.session import TensorSpec
 
 LABELS = "labels"
 """The array of this name holds labels, unless the model has an input that is called so."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class LazyArray:
     """An array that is known by its header and read when needed."""
 
     shape: tuple[int, ...]
@@ -27,13 +27,13 @@ class Stored:
     load: Callable[[], Array]
 
     @classmethod
-    def of(cls, array: npt.ArrayLike) -> Stored:
+    def of(cls, array: npt.ArrayLike) -> LazyArray:
         """Return an array that is in memory already."""
         held = np.asarray(array)
         return cls(held.shape, held.dtype, lambda: held)
 
 
-class Form(enum.Enum):
+class SampleAxis(enum.Enum):
     """How an array holds the samples of one input."""
 
     ROWS = "rows"
@@ -51,29 +51,29 @@ class Column:
     """The samples of one input."""
 
     spec: TensorSpec
-    stored: Stored
-    form: Form
-    scale: Stored | None
-    offset: Stored | None
+    stored: LazyArray
+    form: SampleAxis
+    scale: LazyArray | None
+    offset: LazyArray | None
     stride: int = 1
-    """Rows that make one sample (`Form.ROWS` only)."""
+    """Rows that make one sample (`SampleAxis.ROWS` only)."""
 
     def rows(self) -> int | None:
         """Return the length of the axis that holds samples."""
-        if self.form is Form.CONSTANT:
+        if self.form is SampleAxis.CONSTANT:
             return None
-        return 1 if self.form is Form.SINGLE else self.stored.shape[0]
+        return 1 if self.form is SampleAxis.SINGLE else self.stored.shape[0]
 
     def take(self, indices: npt.NDArray[np.int64], where: str) -> Array:
         """Return the samples at `indices` as one feed, in the type of the input."""
         array = self.stored.load()
-        if self.form is Form.ROWS:
+        if self.form is SampleAxis.ROWS:
             rows = (indices[:, None] * self.stride + np.arange(self.stride)).ravel()
             contiguous = len(rows) > 0 and bool((np.diff(rows) == 1).all())
             array = array[rows[0] : rows[-1] + 1] if contiguous else array[rows]
-        elif self.form is Form.WHOLE:
+        elif self.form is SampleAxis.WHOLE:
             array = np.asarray(array[indices[0]])  # a sample of a scalar input is no array of its own
-        elif self.form is Form.SINGLE:
+        elif self.form is SampleAxis.SINGLE:
             array = array[np.newaxis]
         if self.scale is not None:
             scaled = array.astype(np.float32) * self.scale.load().astype(np.float32)
@@ -82,13 +82,13 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class ArrayTable:
     """Arrays that belong together: one file, one mapping, or one dict that a function yielded."""
 
     columns: tuple[Column, ...]
-    labels: Stored | None
+    labels: LazyArray | None
     count: int
-    layout: Layout
+    layout: BatchLayout
     where: str
 
     def read(self, indices: npt.NDArray[np.int64]) -> Batch:
@@ -102,7 +102,9 @@ class Table:
         return Batch(feeds, labels[rows], len(indices))
 
 
-def fit_table(arrays: Mapping[str, Stored], inputs: Sequence[TensorSpec], where: str, *, single: bool = False) -> Table:
+def fit_table(
+    arrays: Mapping[str, LazyArray], inputs: Sequence[TensorSpec], where: str, *, single: bool = False
+) -> ArrayTable:
     """Fit `arrays` to `inputs`; only names, shapes and types are looked at.
 
     An array of the rank of its input holds samples along the first axis; one rank more, and it holds whole inputs; a
@@ -157,11 +159,11 @@ def fit_table(arrays: Mapping[str, Stored], inputs: Sequence[TensorSpec], where:
                 where=where,
                 hint="give one label for each sample, along the first axis",
             )
-    shared = frozenset(column.spec.name for column in columns if column.form is Form.CONSTANT)
-    return Table(columns, labels, count, Layout(batch, shared, labels is not None), where)
+    shared = frozenset(column.spec.name for column in columns if column.form is SampleAxis.CONSTANT)
+    return ArrayTable(columns, labels, count, BatchLayout(batch, shared, labels is not None), where)
 
 
-def _renamed(arrays: Mapping[str, Stored], inputs: Sequence[TensorSpec]) -> dict[str, Stored]:
+def _renamed(arrays: Mapping[str, LazyArray], inputs: Sequence[TensorSpec]) -> dict[str, LazyArray]:
     """Give the only array the name of the only input."""
     found = dict(arrays)
     if len(inputs) != 1 or inputs[0].name in found:
@@ -177,7 +179,7 @@ def _renamed(arrays: Mapping[str, Stored], inputs: Sequence[TensorSpec]) -> dict
     }
 
 
-def _column(spec: TensorSpec, arrays: Mapping[str, Stored], where: str, single: bool) -> Column:
+def _column(spec: TensorSpec, arrays: Mapping[str, LazyArray], where: str, single: bool) -> Column:
     stored, scale, offset = (arrays.get(spec.name + suffix) for suffix in ("", ".scale", ".offset"))
     assert stored is not None, "the caller checked that every input has its array"
     place = f"{where}: {spec.name}"
@@ -196,9 +198,11 @@ def _column(spec: TensorSpec, arrays: Mapping[str, Stored], where: str, single: 
     check_dtype(np.dtype(np.float32) if scale is not None else stored.dtype, spec, place)
     rank, wanted = len(stored.shape), len(spec.shape)
     if wanted == 0:  # a scalar, or an input of unknown rank: ONNX Runtime does not tell them apart
-        form = Form.CONSTANT if rank == 0 else Form.WHOLE if rank == 1 else Form.ROWS
+        form = SampleAxis.CONSTANT if rank == 0 else SampleAxis.WHOLE if rank == 1 else SampleAxis.ROWS
         return Column(spec, stored, form, scale, offset)
-    forms = {wanted: Form.ROWS, wanted + 1: Form.WHOLE} | ({wanted - 1: Form.SINGLE} if single else {})
+    forms = {wanted: SampleAxis.ROWS, wanted + 1: SampleAxis.WHOLE} | (
+        {wanted - 1: SampleAxis.SINGLE} if single else {}
+    )
     if rank not in forms:
         raise DataError(
             f"an array of shape {_shape(stored.shape)} does not fit an input of shape {_shape(spec.shape)}",
@@ -206,8 +210,8 @@ def _column(spec: TensorSpec, arrays: Mapping[str, Stored], where: str, single: 
             hint="samples lie along the first axis",
         )
     form = forms[rank]
-    expected = spec.shape if form is Form.WHOLE else spec.shape[1:]
-    given = stored.shape if form is Form.SINGLE else stored.shape[1:]
+    expected = spec.shape if form is SampleAxis.WHOLE else spec.shape[1:]
+    given = stored.shape if form is SampleAxis.SINGLE else stored.shape[1:]
     for have, want in zip(given, expected, strict=True):
         if isinstance(want, int) and have != want:
             raise DataError(
@@ -227,7 +231,7 @@ def _by_row(columns: Sequence[Column]) -> bool:
     """Whether every row is a sample: all first dimensions are free, or all are fixed at the same number."""
     firsts = {column.spec.shape[0] for column in columns if column.spec.shape}
     fixed = {size for size in firsts if isinstance(size, int)}
-    return all(column.form is not Form.WHOLE for column in columns) and (
+    return all(column.form is not SampleAxis.WHOLE for column in columns) and (
         not fixed or (firsts == fixed and len(fixed) == 1)
     )
 
@@ -237,20 +241,21 @@ def _with_strides(columns: Sequence[Column], where: str) -> tuple[Column, ...]:
     counted: list[Column] = []
     for column in columns:
         size = column.spec.shape[0] if column.spec.shape else None
-        fixed = column.form is Form.ROWS and isinstance(size, int)
+        fixed = column.form is SampleAxis.ROWS and isinstance(size, int)
         counted.append(dataclasses.replace(column, stride=size) if fixed and isinstance(size, int) else column)
     runs = min(
         (
             (column.rows() or 0) // column.stride
             for column in counted
-            if column.form is Form.WHOLE or (column.form is Form.ROWS and isinstance(column.spec.shape[0], int))
+            if column.form is SampleAxis.WHOLE
+            or (column.form is SampleAxis.ROWS and isinstance(column.spec.shape[0], int))
         ),
         default=0,
     )
     result = []
     for column in counted:
         rows = column.rows() or 0
-        free = column.form is Form.ROWS and not (column.spec.shape and isinstance(column.spec.shape[0], int))
+        free = column.form is SampleAxis.ROWS and not (column.spec.shape and isinstance(column.spec.shape[0], int))
         if free and runs and rows % runs == 0:
             column = dataclasses.replace(column, stride=max(1, rows // runs))
         result.append(column)

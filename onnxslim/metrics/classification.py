@@ -15,7 +15,7 @@ from onnxslim.errors import DataError
 from onnxslim.quality.evidence import Evidence, OutputEvidence
 from onnxslim.quality.expected import COLUMNS, UNREADABLE, believable, expected_drop, expected_row
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
-from onnxslim.runner.statistics import Interval, bootstrap, paired_difference, wilson
+from onnxslim.runtime.statistics import Interval, bootstrap, paired_difference, wilson
 
 EXPECTED = 6
 """The first column of a row that an estimate without labels needs."""

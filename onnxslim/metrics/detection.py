@@ -16,7 +16,7 @@ from onnxslim.quality.detectors import recognise_head
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.heads import Head
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, Slice
-from onnxslim.runner.statistics import Interval, bootstrap
+from onnxslim.runtime.statistics import Interval, bootstrap
 
 OVERLAP = 0.5
 """Intersection over union from which on two boxes are the same; and beyond which one of two is suppressed."""

@@ -3,7 +3,7 @@
 Each step is a file: `opening`, `form`, `weights`, `saving`, `writing`. What other packages use is named here.
 """
 
-from onnxslim.model.form import FORM, Form, canonicalize, release_constants, restored
+from onnxslim.model.form import FORM, OriginalForm, canonicalize, release_constants, restored
 from onnxslim.model.opening import NEWEST_OPSET, OLDEST_NUMPY_OPSET, OLDEST_OPSET, file_bytes, open_model
 from onnxslim.model.saving import SINGLE_FILE_LIMIT, save_model, stage_model, weight_files
 from onnxslim.model.weights import external_tensors, weight_bytes
@@ -15,7 +15,7 @@ __all__ = [
     "OLDEST_NUMPY_OPSET",
     "OLDEST_OPSET",
     "SINGLE_FILE_LIMIT",
-    "Form",
+    "OriginalForm",
     "Placement",
     "canonicalize",
     "check_place",

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ExternalDataError, ModelUnreadable
-from onnxslim.nesting import every_graph, nodes_within
+from onnxslim.model.nesting import every_graph, nodes_within
 
 HINT = "export or download the model again"
 TYPES = {each.value for each in ir.DataType} - {ir.DataType.UNDEFINED.value}

@@ -29,9 +29,9 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from onnxslim.model.inlining import DIAGNOSTICS, inline_functions
+from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
+from onnxslim.model.sparse import SPARSE
 from onnxslim.model.weights import external_tensors
-from onnxslim.nesting import every_graph, main_graphs, nested_graphs
-from onnxslim.sparse import SPARSE
 
 FORM = "onnxslim.form"
 CONSTANT_NODE = "onnxslim.constant_node"
@@ -39,7 +39,7 @@ DEFAULT_DOMAINS = ("ai.onnx",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class OriginalForm:
     """What `restored` must know of the file that a model came from."""
 
     ir_version: int
@@ -64,7 +64,7 @@ def canonicalize(model: ir.Model, *, inline: bool = True, mode: int | None = Non
     Raises:
         ModelUnreadable: Its local functions call each other in a circle.
     """
-    model.graph.meta[FORM] = Form(
+    model.graph.meta[FORM] = OriginalForm(
         ir_version=model.ir_version,
         interface={value.name or "": _copied(value.shape) for value in _interface(model)},
         external=frozenset(
@@ -166,7 +166,7 @@ def release_constants(model: ir.Model) -> int:
 def restored(model: ir.Model) -> ir.Model:
     """Return a copy of `model` with the canonical form undone. Weights are shared, not copied."""
     result = model.clone()
-    form: Form | None = model.graph.meta.get(FORM)
+    form: OriginalForm | None = model.graph.meta.get(FORM)
     for graph in main_graphs(result):
         for value in reversed([v for v in graph.initializers.values() if CONSTANT_NODE in v.meta]):
             _lower(value, graph)

@@ -14,7 +14,7 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedFunctionsPass
 
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import ModelUnreadable
-from onnxslim.nesting import HOLDERS, every_graph, graphs_within, nodes_within
+from onnxslim.model.nesting import HOLDERS, every_graph, graphs_within, nodes_within
 
 MOST_NODES = 200_000
 """Functions that call functions double with each level: a file of a kilobyte may stand for billions of nodes."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.nesting import every_graph
+from onnxslim.model.nesting import every_graph
 
 
 class MappedFile:

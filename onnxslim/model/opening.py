@@ -17,11 +17,11 @@ from onnxslim.model.checking import check_names, check_order, check_tensors
 from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize, is_sorted, mark_sparse
 from onnxslim.model.mapped import share_maps
 from onnxslim.model.maps import MAP_TYPES, set_map_types_aside
+from onnxslim.model.nesting import every_graph
 from onnxslim.model.schemas import check_signatures
+from onnxslim.model.sparse import densify, densify_constant
 from onnxslim.model.weights import external_tensors
 from onnxslim.model.writing import is_utf8
-from onnxslim.nesting import every_graph
-from onnxslim.sparse import densify, densify_constant
 
 OLDEST_OPSET = 1
 OLDEST_NUMPY_OPSET = 7

@@ -17,13 +17,13 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError, OutputError
-from onnxslim.model.form import FORM, Form, restored
+from onnxslim.model.form import FORM, OriginalForm, restored
 from onnxslim.model.maps import MAP_TYPES, put_map_types_back
+from onnxslim.model.nesting import every_graph
 from onnxslim.model.opening import open_model
+from onnxslim.model.sparse import SPARSE, sparsify
 from onnxslim.model.weights import weight_bytes
 from onnxslim.model.writing import Placement, followed, placing
-from onnxslim.nesting import every_graph
-from onnxslim.sparse import SPARSE, sparsify
 
 SINGLE_FILE_LIMIT = 1_900_000_000
 """Bytes of weights above which external data is written: protobuf ends at 2 GiB, and names and nodes need room."""
@@ -69,7 +69,7 @@ def stage_model(
         OutputError: As `save_model` does.
     """
     path = pathlib.Path(path)
-    form: Form | None = model.graph.meta.get(FORM)
+    form: OriginalForm | None = model.graph.meta.get(FORM)
     external = bool(form is not None and form.external) or weight_bytes(model) > SINGLE_FILE_LIMIT
     target = followed(path)
     if external and path.is_symlink():

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import ModelUnreadable
 from onnxslim.model.checking import HINT, describe_node
-from onnxslim.nesting import graphs_within, main_graphs
+from onnxslim.model.nesting import graphs_within, main_graphs
 
 UNBOUNDED = 2**31 - 1
 """The most inputs or outputs, in a schema, of an operator that takes any number."""

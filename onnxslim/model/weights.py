@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from onnxslim.nesting import every_graph, main_graphs
+from onnxslim.model.nesting import every_graph, main_graphs
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:

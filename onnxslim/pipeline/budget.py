@@ -6,7 +6,7 @@ import dataclasses
 import math
 import statistics
 
-from onnxslim.runner.statistics import NORMAL_QUANTILE, Interval
+from onnxslim.runtime.statistics import NORMAL_QUANTILE, Interval
 
 PASSED_ON = 0.5
 """The part of what is left of the budget that a lossy pass leaves to those behind it. The last one may use all."""

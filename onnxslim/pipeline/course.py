@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from onnxslim.errors import OnnxslimError, PassFailed
 from onnxslim.model import weight_bytes
-from onnxslim.nesting import count_nodes
+from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.budget import Allowance, allowance
 from onnxslim.pipeline.forms import Outcome, run_pass
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass
-from onnxslim.pipeline.judge import Candidate, Judge
-from onnxslim.recipe import option_values
-from onnxslim.report.model import PassRecord
+from onnxslim.pipeline.judge import Judge, MeasuredModel
+from onnxslim.pipeline.recipe import option_values
+from onnxslim.pipeline.records import PassRecord
 
 SAFE = 2.0
 """A pass that made the model so many times as fast by itself is not asked again whether it pays."""
@@ -31,7 +31,7 @@ class Stage:
     """A pass that was run."""
 
     asked: Pass
-    before: Candidate
+    before: MeasuredModel
     outcome: Outcome
     seconds: float
     left_out: str = ""
@@ -56,7 +56,7 @@ class Stage:
         return self.asked.judged_as is Kind.LOSSY
 
     @property
-    def after(self) -> Candidate:
+    def after(self) -> MeasuredModel:
         """The model behind it."""
         made = self.outcome.form.attempt.candidate
         return made if self.kept and made is not None else self.before
@@ -111,7 +111,7 @@ def run_passes(passes: Sequence[Pass], judge: Judge, context: Context) -> list[S
     return _with_what_is_left(stages, judge, context)
 
 
-def _allowed(step: Pass, current: Candidate, judge: Judge, later: int) -> Allowance | None:
+def _allowed(step: Pass, current: MeasuredModel, judge: Judge, later: int) -> Allowance | None:
     if judge.max_drop is None or step.judged_as is Kind.EXACT:
         return None
     lost = judge.loss(current)
@@ -120,7 +120,7 @@ def _allowed(step: Pass, current: Candidate, judge: Judge, later: int) -> Allowa
 
 def _stage(
     step: Pass,
-    current: Candidate,
+    current: MeasuredModel,
     judge: Judge,
     context: Context,
     allowed: Allowance | None,
@@ -208,7 +208,7 @@ def _with_what_is_left(stages: list[Stage], judge: Judge, context: Context) -> l
 
 
 def _again(
-    stages: Sequence[Stage], current: Candidate, judge: Judge, context: Context, *, with_slow: bool = False
+    stages: Sequence[Stage], current: MeasuredModel, judge: Judge, context: Context, *, with_slow: bool = False
 ) -> list[Stage] | None:
     """Run passes once more on another model, in the forms in which they were kept; None where one does not hold.
 
@@ -236,7 +236,7 @@ def _again(
     return found
 
 
-def _is_better(one: Candidate, other: Candidate, judge: Judge) -> bool:
+def _is_better(one: MeasuredModel, other: MeasuredModel, judge: Judge) -> bool:
     smaller = weight_bytes(other.model) < weight_bytes(one.model)
     if judge.goal is Goal.SIZE or not judge.measure:
         return smaller

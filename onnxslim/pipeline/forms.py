@@ -8,21 +8,21 @@ from collections.abc import Callable, Sequence
 
 from onnxslim.errors import RunError
 from onnxslim.model import weight_bytes
-from onnxslim.pipeline.attempt import Attempt, attempt
 from onnxslim.pipeline.budget import Allowance
 from onnxslim.pipeline.interface import Context, Kind, Pass
-from onnxslim.pipeline.judge import Candidate, Judge, Verdict
+from onnxslim.pipeline.judge import Judge, MeasuredModel, Verdict
 from onnxslim.pipeline.observations import Observations
+from onnxslim.pipeline.recipe import option_values
+from onnxslim.pipeline.records import AttemptRecord
+from onnxslim.pipeline.run_pass import Attempt, attempt
 from onnxslim.pipeline.strength import MOST_TRIES, Trial, next_strength, strongest
-from onnxslim.recipe import option_values
-from onnxslim.report.model import AttemptRecord
-from onnxslim.runner.statistics import Interval
+from onnxslim.runtime.statistics import Interval
 
 NOT_TIMED = "only the form that may be kept is timed"
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class StrengthTrial:
     """A pass at one strength, what it made of the model, and what that loses."""
 
     step: Pass
@@ -43,13 +43,13 @@ class Form:
         """What the search looks at."""
         return Trial(self.strength, self.charged, not self.against)
 
-    def judged_again(self, allowed: Allowance, judge: Judge) -> Form:
+    def judged_again(self, allowed: Allowance, judge: Judge) -> StrengthTrial:
         """Return it as it stands where something else may be lost."""
         if self.loss is None:
             return self
         return dataclasses.replace(self, charged=allowed.charged(self.loss), against=judge.against(self.loss, allowed))
 
-    def without_model(self) -> Form:
+    def without_model(self) -> StrengthTrial:
         """Return it without the models, which fill memory."""
         return dataclasses.replace(self, attempt=dataclasses.replace(self.attempt, candidate=None, model=None))
 
@@ -77,10 +77,10 @@ class Form:
 class Outcome:
     """What became of a pass."""
 
-    form: Form
+    form: StrengthTrial
     """The form that is kept; where none is, the mildest that was tried."""
     verdict: Verdict
-    forms: tuple[Form, ...]
+    forms: tuple[StrengthTrial, ...]
     """All that were tried, in this order; those that were not chosen have no model any more."""
     observations: Observations
     """What the tries have found out."""
@@ -95,7 +95,7 @@ class Outcome:
 
 def run_pass(
     step: Pass,
-    current: Candidate,
+    current: MeasuredModel,
     judge: Judge,
     context: Context,
     allowed: Allowance | None,
@@ -121,7 +121,7 @@ def run_pass(
     if allowed is not None and (before := judge.loss(current)) is not None:
         spent = max(0.0, before.value)
 
-    def run(form: Pass, strength: float) -> Form:
+    def run(form: Pass, strength: float) -> StrengthTrial:
         return _run(form, strength, allowed, spent, current, judge, context)
 
     context.observations = observations = Observations() if known is None else known.observations
@@ -144,12 +144,12 @@ def run_pass(
 
 def _search(
     step: Pass,
-    known: Sequence[Form],
+    known: Sequence[StrengthTrial],
     spent: float,
     limit: float,
-    run: Callable[[Pass, float], Form],
+    run: Callable[[Pass, float], StrengthTrial],
     context: Context,
-) -> list[Form]:
+) -> list[StrengthTrial]:
     """Return the forms that were tried; only the strongest that holds, and the last, still have their models."""
     forms = list(known)
     while True:
@@ -176,10 +176,10 @@ def _run(
     strength: float,
     allowed: Allowance | None,
     spent: float,
-    current: Candidate,
+    current: MeasuredModel,
     judge: Judge,
     context: Context,
-) -> Form:
+) -> StrengthTrial:
     started = time.perf_counter()
     tried = attempt(step, current, judge, context)
     loss: Interval | None = None
@@ -199,10 +199,10 @@ def _run(
             if allowed is not None:
                 charged = None if loss is None else allowed.charged(loss)
                 against = judge.against(loss, allowed)
-    return Form(step, strength, tried, loss, charged, against, size, time.perf_counter() - started)
+    return StrengthTrial(step, strength, tried, loss, charged, against, size, time.perf_counter() - started)
 
 
-def _verdict(chosen: Form, forms: Sequence[Form], current: Candidate, judge: Judge) -> Verdict:
+def _verdict(chosen: StrengthTrial, forms: Sequence[StrengthTrial], current: MeasuredModel, judge: Judge) -> Verdict:
     """Say whether the form that was chosen is kept, and what the next one would have cost."""
     failed = [form for form in forms if form.against and form.strength > chosen.strength]
     step = min(failed, key=lambda form: form.strength, default=None)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.interface import Pass
-from onnxslim.recipe import format_passes
-from onnxslim.report.model import PassRecord
+from onnxslim.pipeline.recipe import format_passes
+from onnxslim.pipeline.records import PassRecord
 
 HARMED = 0.01
 """A pass has clearly done harm where it cost more than this, by the lower end of the interval of what is lost."""

@@ -13,12 +13,12 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples, Subset
 from onnxslim.model import OLDEST_NUMPY_OPSET
-from onnxslim.nesting import count_nodes
-from onnxslim.pipeline.ledger import Ledger
+from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.observations import Observations
-from onnxslim.pipeline.plan import Plan, Planned, gather
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import Target
+from onnxslim.pipeline.plan import PassPlan, Planned, gather
+from onnxslim.pipeline.rewrite_gate import RewriteGate
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import Target
 
 _T = TypeVar("_T")
 
@@ -115,8 +115,8 @@ class Context:
     progress: Progress = dataclasses.field(default_factory=Progress)
     open_session: Callable[[ir.Model], Session] = dataclasses.field(default=Session.of)
     """Opens a model on the target, for passes that must look at its values."""
-    ledger: Ledger = dataclasses.field(default_factory=Ledger)
-    """Asked before each rewrite by passes whose rewrites can be left out one by one (`onnxslim.pipeline.ledger`)."""
+    ledger: RewriteGate = dataclasses.field(default_factory=RewriteGate)
+    """Asked before each rewrite by passes whose rewrites can be left out one by one."""
     subsets: list[Subset] = dataclasses.field(default_factory=list)
     """Which parts of the samples were used, and what for; for the report."""
     observations: Observations = dataclasses.field(default_factory=Observations)
@@ -203,7 +203,7 @@ class Pass(abc.ABC):
         not hold, the clone is thrown away.
         """
 
-    def plan(self, model: ir.Model, context: Context) -> Plan:
+    def plan(self, model: ir.Model, context: Context) -> PassPlan:
         """Say what `run` would do to `model`, and what it would leave alone and why.
 
         Here it is run, and its notes are told. A pass that knows more, or can tell without samples, says it itself.
@@ -225,4 +225,4 @@ class Pass(abc.ABC):
             else Planned(note.subject, 1, ": ".join(filter(None, (note.action, note.reason))))
             for note in notes
         )
-        return Plan((before, count_nodes(model)), tuple(lines))
+        return PassPlan((before, count_nodes(model)), tuple(lines))

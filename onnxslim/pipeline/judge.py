@@ -19,15 +19,15 @@ from onnxslim.errors import RunError
 from onnxslim.pipeline.budget import Allowance, samples_to_settle
 from onnxslim.pipeline.difference import difference, distance, shapes_of
 from onnxslim.pipeline.interface import Goal, Kind, Pass
-from onnxslim.pipeline.probes import Probe, draw_probes, rounded_otherwise
+from onnxslim.pipeline.probes import InputProbe, draw_probes, rounded_otherwise
 from onnxslim.quality.choosing import Request, choose_metric
 from onnxslim.quality.measure import Quality, measure_quality
 from onnxslim.quality.metric import Recognition
-from onnxslim.runner.latency import PairedLatency
-from onnxslim.runner.session import Session
-from onnxslim.runner.statistics import Interval
-from onnxslim.runner.target import Target
-from onnxslim.runner.timing import Source, compare_latency
+from onnxslim.runtime.latency import PairedLatency
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Interval
+from onnxslim.runtime.target import Target
+from onnxslim.runtime.timing import Source, compare_latency
 
 BATCH, BATCH_ELEMENTS = 32, 4_000_000
 """Samples, and elements of the inputs, that run at once when quality is measured: speed without much memory."""
@@ -48,7 +48,7 @@ class Verdict:
     """How many times as fast as before, where that was measured."""
 
 
-class Candidate:
+class MeasuredModel:
     """A model as it stands between two passes, with a session on it and what was measured of it so far."""
 
     def __init__(self, model: ir.Model, open_session: Callable[[], Session], path: pathlib.Path | None = None) -> None:
@@ -90,7 +90,7 @@ class Candidate:
 class Judge:
     """Compares what came out of a pass with what went in, and with the original."""
 
-    original: Candidate
+    original: MeasuredModel
     samples: Samples
     """Validation samples: no pass sees them."""
     target: Target
@@ -134,7 +134,7 @@ class Judge:
         """The metric that the original is judged by, and why."""
         return choose_metric(self.metric, self.original.session, self.original.model, self.samples)
 
-    def measure_quality(self, candidate: Candidate) -> Quality | None:
+    def measure_quality(self, candidate: MeasuredModel) -> Quality | None:
         """Return the quality against the original, measured once for each candidate; None on synthetic samples."""
         if candidate.quality is None and not self.samples.synthetic:
             candidate.quality = measure_quality(
@@ -152,7 +152,7 @@ class Judge:
         """Draws the bootstraps, alike for all candidates: how often something was timed must not change a verdict."""
         return self.generator.spawn(1)[0]
 
-    def loss(self, candidate: Candidate) -> Interval | None:
+    def loss(self, candidate: MeasuredModel) -> Interval | None:
         """Return how much was lost against the original, in the metric's terms; None where nothing can be said."""
         quality = self.measure_quality(candidate)
         return None if quality is None else quality.loss
@@ -177,7 +177,7 @@ class Judge:
             f"of {allowed.confidence:.0%}, where {allowed.total:.2%} may be"
         )
 
-    def pays(self, step: Pass, before: Candidate, after: Candidate, loss: Interval | None = None) -> Verdict:
+    def pays(self, step: Pass, before: MeasuredModel, after: MeasuredModel, loss: Interval | None = None) -> Verdict:
         """Say whether the change from `before` to `after` that `step` made is kept, now that it holds.
 
         That an EXACT step left the outputs as they were is asked before, of `difference`; that a LOSSY one is within
@@ -224,7 +224,9 @@ class Judge:
             return "not claimed: the samples are synthetic"
         return "no output can be compared"
 
-    def latency(self, before: Candidate, after: Candidate, seconds: float = 1.0, starts: int = 1) -> PairedLatency:
+    def latency(
+        self, before: MeasuredModel, after: MeasuredModel, seconds: float = 1.0, starts: int = 1
+    ) -> PairedLatency:
         """Return the paired latency of two candidates on one sample.
 
         Args:
@@ -241,14 +243,14 @@ class Judge:
             one, other, self.feeds, self.target, generator=self.generator, seconds=seconds, starts=starts
         )
 
-    def _source(self, candidate: Candidate) -> Source:
+    def _source(self, candidate: MeasuredModel) -> Source:
         """Return what is timed: on CUDA the session that is open already, for a device's memory is small."""
         if self.target.provider == "cuda":
             return candidate.session
         return candidate.model if candidate.path is None else candidate.path
 
     @functools.cached_property
-    def probes(self) -> tuple[Probe, ...]:
+    def probes(self) -> tuple[InputProbe, ...]:
         """The inputs on which EXACT passes are checked: those that the original runs on, as many as time allows."""
         generator = np.random.default_rng(len(self.feeds))  # of its own: how many it draws depends on the machine
         drawn = draw_probes(self.original.session.inputs, self.feeds, generator)
@@ -276,7 +278,7 @@ class Judge:
                 chosen.append(probe)
         return tuple(chosen)
 
-    def difference(self, before: Candidate, after: Candidate) -> str | None:
+    def difference(self, before: MeasuredModel, after: MeasuredModel) -> str | None:
         """Return the first difference beyond rounding between the outputs of two models, or None.
 
         Outputs that differ from one run of `before` to the next are random: their types and shapes must agree.
@@ -309,7 +311,9 @@ class Judge:
             after.close()
         return None
 
-    def _beyond_noise(self, before: Candidate, probe: Probe, name: str, reference: Any, got: Any) -> str | None:
+    def _beyond_noise(
+        self, before: MeasuredModel, probe: InputProbe, name: str, reference: Any, got: Any
+    ) -> str | None:
         """Ask once more, knowing how much an output depends on rounding: of the inputs, or else within the model."""
         again = before.session.run(probe.feeds, [name])[name]
         if difference(reference, again) is not None and shapes_of(reference) == shapes_of(got):
@@ -320,7 +324,7 @@ class Judge:
         return difference(reference, got, noise if math.isfinite(noise) else 0.0)
 
 
-def _answer(candidate: Candidate, probe: Probe) -> dict[str, Any] | None:
+def _answer(candidate: MeasuredModel, probe: InputProbe) -> dict[str, Any] | None:
     try:
         return candidate.session.run(probe.feeds)
     except RunError:

@@ -12,7 +12,7 @@ import numpy as np
 T = TypeVar("T")
 
 
-class Drawing(Protocol):
+class HasGenerator(Protocol):
     """What holds the one source of random numbers."""
 
     generator: np.random.Generator
@@ -31,7 +31,7 @@ class Observations:
     def __init__(self) -> None:
         self._known: dict[Hashable, _Recalled] = {}
 
-    def recall(self, key: Hashable, observe: Callable[[], T], drawing: Drawing) -> T:
+    def recall(self, key: Hashable, observe: Callable[[], T], drawing: HasGenerator) -> T:
         """Return what `observe` returned when `key` was asked for first, and leave the generator as it did then."""
         if key in self._known:
             drawing.generator = copy.deepcopy(self._known[key].after)

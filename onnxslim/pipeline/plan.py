@@ -29,7 +29,7 @@ class Planned:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PassPlan:
     """What a pass would do to one model."""
 
     nodes: Annotated[tuple[int, int], "nodes before and after, subgraphs included"]

@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.data.synthetic import Recipe, roles_of_dimensions
-from onnxslim.runner.session import TensorSpec
+from onnxslim.data.synthetic import SampleRecipe, roles_of_dimensions
+from onnxslim.runtime.session import TensorSpec
 
 SIZES = (2, 3, 1, 7, 33, 64)
 """What each symbolic dimension is in turn, the others being as they are in the sample: 1 broadcasts, primes divide
@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class InputProbe:
     """One input of a model."""
 
     draw: Callable[[], Mapping[str, Any]]
@@ -45,7 +45,7 @@ class Probe:
 
 def draw_probes(
     inputs: Sequence[TensorSpec], sample: Mapping[str, Any], generator: np.random.Generator
-) -> Iterator[Probe]:
+) -> Iterator[InputProbe]:
     """Yield `sample`, then inputs in which one symbolic dimension has another size: first each its first other size.
 
     What is in them is drawn from the elements of the sample, so that indices stay within bounds and masks are masks. A
@@ -56,7 +56,7 @@ def draw_probes(
         sample: Feeds that it runs on.
         generator: Draws the elements; those of an input do not depend on whether others were asked for.
     """
-    yield Probe(lambda: sample)
+    yield InputProbe(lambda: sample)
     specs = [spec for spec in inputs if isinstance(sample.get(spec.name), np.ndarray)]
     base = {
         _symbol(spec, axis): int(size)
@@ -70,10 +70,10 @@ def draw_probes(
     turns = (each for turn in itertools.zip_longest(*choices) for each in turn if each is not None)
     elements = max(1, sum(sample[spec.name].size for spec in specs))
     for name, size in itertools.islice(turns, MOST - 1):
-        recipe = Recipe(tuple(specs), (), {**base, name: size})
+        recipe = SampleRecipe(tuple(specs), (), {**base, name: size})
         shapes = {spec.name: _shape(sample[spec.name], recipe, spec) for spec in specs}
         draw = functools.partial(_drawn, sample, shapes, generator.spawn(1)[0])
-        yield Probe(draw, f"{name} = {size}", sum(map(math.prod, shapes.values())) / elements)
+        yield InputProbe(draw, f"{name} = {size}", sum(map(math.prod, shapes.values())) / elements)
 
 
 def _symbol(spec: TensorSpec, axis: int) -> str:
@@ -81,7 +81,7 @@ def _symbol(spec: TensorSpec, axis: int) -> str:
     return size if isinstance(size, str) else f"{spec.name}[{axis}]"
 
 
-def _shape(array: Array, recipe: Recipe, spec: TensorSpec) -> tuple[int, ...]:
+def _shape(array: Array, recipe: SampleRecipe, spec: TensorSpec) -> tuple[int, ...]:
     return recipe.shape(spec) if len(spec.shape) == array.ndim else array.shape
 
 
@@ -103,7 +103,7 @@ def _drawn(
     return feeds
 
 
-def rounded_otherwise(probe: Probe, generator: np.random.Generator) -> dict[str, Any] | None:
+def rounded_otherwise(probe: InputProbe, generator: np.random.Generator) -> dict[str, Any] | None:
     """Return the feeds of a probe with each float up or down by one rounding; None where there are no floats."""
     feeds = dict(probe.feeds)
     floats = [name for name, value in feeds.items() if isinstance(value, np.ndarray) and value.dtype.kind == "f"]

@@ -13,9 +13,9 @@ import onnx_ir as ir
 from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue, UsageError
 from onnxslim.pipeline.interface import Kind, Pass
+from onnxslim.pipeline.recipe import Recipe, load_recipe, parse_passes
 from onnxslim.pipeline.schedule import schedule
-from onnxslim.recipe import Recipe, load_recipe, parse_passes
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 SET_ASIDE, MOST_SET_ASIDE = 0.25, 0.5
 """The share of `data` that measures where no `val` is given: the least, and the most, where there are few samples."""

@@ -15,29 +15,29 @@ import onnx_ir as ir
 
 from onnxslim.checks import examine
 from onnxslim.data import Samples, Subset, no_samples
+from onnxslim.data.trial_run import rehearse
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import BadOptionValue, RunError, UsageError
 from onnxslim.metrics.classification import Classification
 from onnxslim.model import canonicalize, open_model, placing, save_model, stage_model, weight_bytes
 from onnxslim.model.inlining import DIAGNOSTICS
-from onnxslim.nesting import count_nodes
-from onnxslim.pipeline.collector import patient_collector
+from onnxslim.model.nesting import count_nodes
+from onnxslim.pipeline.collect_metrics import make_report, measure_layers
 from onnxslim.pipeline.course import run_passes
-from onnxslim.pipeline.figures import make_report, measure_layers
+from onnxslim.pipeline.gc_pause import patient_collector
 from onnxslim.pipeline.harm import harm
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
-from onnxslim.pipeline.judge import Candidate, Judge
+from onnxslim.pipeline.judge import Judge, MeasuredModel
+from onnxslim.pipeline.output_paths import check_places, places_read, places_written
 from onnxslim.pipeline.provenance import hashing, sign
+from onnxslim.pipeline.recipe import Recipe, format_passes, to_toml
+from onnxslim.pipeline.records import ModelFile, PassRecord, Report
+from onnxslim.pipeline.reproduction import reproduction
 from onnxslim.pipeline.request import Data, read_request, share_samples
 from onnxslim.quality.choosing import Request
-from onnxslim.recipe import Recipe, format_passes, to_toml
 from onnxslim.report.destination import check_destinations, save_report
-from onnxslim.report.model import ModelFile, PassRecord, Report
-from onnxslim.report.place import check_places, places_read, places_written
-from onnxslim.report.reproduction import reproduction
-from onnxslim.runner.rehearsal import rehearse
-from onnxslim.runner.session import IN_MEMORY_LIMIT, Session
-from onnxslim.runner.target import detect_target
+from onnxslim.runtime.session import IN_MEMORY_LIMIT, Session
+from onnxslim.runtime.target import detect_target
 
 MOST_REWRITTEN = 20_000
 """Models of more nodes are compared as they are written: ONNX Runtime's own rewriting takes it 227 s for a chain of
@@ -151,7 +151,7 @@ def optimize(
     def open_session(each: ir.Model | pathlib.Path) -> Session:
         return Session.of(each, target, pack=pack, optimize=rewritten)
 
-    original = Candidate(opened, lambda: open_session(opened if path is None else path), path)
+    original = MeasuredModel(opened, lambda: open_session(opened if path is None else path), path)
     calibration = validation = no_samples()
     if check:
         rehearse(opened, path, target, data=val if data is None else data, preprocess=preprocess)
@@ -293,7 +293,7 @@ def _refuse_unchecked(lossy: Sequence[str], data: Data | None, val: Data | None,
         raise UsageError(f"{asked} without a check are of no use", where="--no-check", hint=f"drop it, or {asked}")
 
 
-def _session(original: Candidate, hint: str | None) -> Session:
+def _session(original: MeasuredModel, hint: str | None) -> Session:
     """Open the model that came in; where ONNX Runtime refuses it, give `hint`."""
     try:
         return original.open()

@@ -13,7 +13,7 @@ from onnxslim.quality.custom import guarded, load_metric
 from onnxslim.quality.discovery import find_metric, metric_names
 from onnxslim.quality.evidence import Evidence, gather_evidence
 from onnxslim.quality.metric import Metric, Recognition
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxslim.quality.boxes import Floats
 from onnxslim.quality.evidence import Evidence, OutputEvidence
-from onnxslim.quality.heads import Head, Layout, grid
+from onnxslim.quality.heads import BoxLayout, Head, grid
 from onnxslim.quality.metric import Slice
 
 FEWEST = 20
@@ -81,7 +81,7 @@ def _anchors_first(output: OutputEvidence, table: Floats, evidence: Evidence) ->
     if not on_grid and _in_unit(boxes):
         corners = _are_corners(boxes)
         yield Sighting(
-            Head(Layout.QUERIES, name, corners=corners),
+            Head(BoxLayout.QUERIES, name, corners=corners),
             (places, Slice(name, "scores", -1, 4, columns)),
             f"{name} {shape} holds {rows} boxes within 0 to 1 with {columns - 4} scores each (RT-DETR)",
         )
@@ -92,14 +92,14 @@ def _anchors_first(output: OutputEvidence, table: Floats, evidence: Evidence) ->
     if rows in cells and _are_offsets(boxes):
         image = evidence.images[cells.index(rows)]
         yield Sighting(
-            Head(Layout.YOLOX, name, image=image),
+            Head(BoxLayout.YOLOX, name, image=image),
             parts,
             f"{name} {shape} holds a box for each of {rows} cells of grids of 8, 16 and 32 pixels, as offsets, "
             f"objectness and {columns - 5} class scores (YOLOX)",
         )
         return
     yield Sighting(
-        Head(Layout.YOLOV5, name),
+        Head(BoxLayout.YOLOV5, name),
         parts,
         f"{name} {shape} holds {rows} boxes in pixels, objectness and {columns - 5} class scores (YOLOv5)",
     )
@@ -109,7 +109,7 @@ def _rows(output: OutputEvidence, evidence: Evidence) -> Sighting:
     name = output.name
     slices = Slice(name, "boxes", -1, 0, 4), Slice(name, "scores", -1, 4, 5), Slice(name, "classes", -1, 5, 6)
     reason = f"{name} {list(output.shape)} holds corners, score and class of each box, doubles suppressed inside"
-    return Sighting(Head(Layout.ROWS, name, corners=True), slices, reason)
+    return Sighting(Head(BoxLayout.ROWS, name, corners=True), slices, reason)
 
 
 def _channels_first(output: OutputEvidence, table: Floats, evidence: Evidence) -> Iterator[Sighting]:
@@ -128,7 +128,7 @@ def _channels_first(output: OutputEvidence, table: Floats, evidence: Evidence) -
     if masks:
         slices.append(Slice(output.name, "masks", -2, end, rows))
     yield Sighting(
-        Head(Layout.YOLOV8, output.name, masks=masks),
+        Head(BoxLayout.YOLOV8, output.name, masks=masks),
         tuple(slices),
         f"{output.name} {list(output.shape)} holds {columns} boxes: 4 rows of places, {end - 4} of scores (YOLOv8)",
     )
@@ -155,12 +155,12 @@ def _pair(boxes: OutputEvidence, scores: OutputEvidence) -> Sighting:
     if _in_unit(table):
         exclusive = table.shape[1] >= 2 and bool(np.allclose(table.sum(axis=1), 1, atol=1e-3))
         background = _background(table) if exclusive else None
-        head = Head(Layout.SPLIT, boxes.name, scores.name, corners=_are_corners(places), background=background)
+        head = Head(BoxLayout.SPLIT, boxes.name, scores.name, corners=_are_corners(places), background=background)
         return Sighting(head, (), f"{normal}, {scores.name} {list(scores.shape)} their scores (SSD)")
     nothing = _background(table)
     exclusive = (table.argmax(axis=1) == nothing).mean() > 0.5 and nothing == table.shape[1] - 1
     head = Head(
-        Layout.DETR,
+        BoxLayout.DETR,
         boxes.name,
         scores.name,
         corners=_are_corners(places),
@@ -196,7 +196,7 @@ def _suppressed(evidence: Evidence) -> Iterator[Sighting]:
         count = next((each for each in counts if each.arrays[0].size == 1), None)
         places = np.concatenate([array.reshape(-1, 4) for array in boxes.arrays]).astype(np.float64)
         head = Head(
-            Layout.SUPPRESSED,
+            BoxLayout.SUPPRESSED,
             boxes.name,
             scores.name,
             classes.name if classes else "",

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Batch, Samples
-from onnxslim.runner.session import Session, TensorSpec
+from onnxslim.runtime.session import Session, TensorSpec
 
 MOST_SAMPLES, MOST_BYTES = 8, 250_000_000
 """Samples that are looked at, and bytes of their outputs, at most: enough to see what sums to one, and little time."""

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from onnxslim.data import Samples
 from onnxslim.quality.metric import Slice, by_sample
-from onnxslim.runner.session import Session
-from onnxslim.runner.statistics import Interval, bootstrap, wilson
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Interval, bootstrap, wilson
 
 IDENTICAL = "the outputs are identical"
 CEILING_DB = 150.0

@@ -23,7 +23,7 @@ LEAST_SCORE = 0.01
 """What scores less is never looked at."""
 
 
-class Layout(enum.Enum):
+class BoxLayout(enum.Enum):
     """How one or several outputs hold boxes and scores."""
 
     YOLOV5 = "yolov5"
@@ -48,7 +48,7 @@ class Layout(enum.Enum):
 class Head:
     """How the outputs of a detector are read."""
 
-    layout: Layout
+    layout: BoxLayout
     boxes: str
     """The output with the boxes; with all there is, where it is one."""
     scores: str = ""
@@ -74,7 +74,7 @@ class Head:
     @property
     def is_dynamic(self) -> bool:
         """Whether the number of boxes may change from image to image."""
-        return self.layout in (Layout.SUPPRESSED, Layout.ROWS)
+        return self.layout in (BoxLayout.SUPPRESSED, BoxLayout.ROWS)
 
     def read(self, outputs: Mapping[str, Any], most_overlap: float) -> Boxes:
         """Return what is detected in one image; none where the outputs are not what they were.
@@ -87,28 +87,28 @@ class Head:
             found = self._found(outputs)
         found = found.take(np.isfinite(found.corners).all(axis=1) & np.isfinite(found.scores))
         found = found.above(LEAST_SCORE)
-        separate = self.layout in (Layout.YOLOV5, Layout.YOLOV8, Layout.YOLOX, Layout.SPLIT)
+        separate = self.layout in (BoxLayout.YOLOV5, BoxLayout.YOLOV8, BoxLayout.YOLOX, BoxLayout.SPLIT)
         return suppress(found, most_overlap) if separate else found
 
     def _found(self, outputs: Mapping[str, Any]) -> Boxes:
         arrays = {name: np.asarray(outputs[name], np.float64) for name in self.outputs}
-        if self.layout is Layout.SUPPRESSED:
+        if self.layout is BoxLayout.SUPPRESSED:
             return self._suppressed(arrays)
         table = _matrix(arrays[self.boxes])
-        if self.layout in (Layout.SPLIT, Layout.DETR):
+        if self.layout in (BoxLayout.SPLIT, BoxLayout.DETR):
             scores = _matrix(arrays[self.scores])
             if len(scores) != len(table) and scores.shape[1] == len(table):
                 scores = scores.T
-            if self.layout is Layout.DETR:
+            if self.layout is BoxLayout.DETR:
                 scores = _softmax(scores) if self.softmax else 1 / (1 + np.exp(-scores.clip(-50, 50)))
             return self._best_classes(table[:, :4], scores)
-        if self.layout is Layout.ROWS:
+        if self.layout is BoxLayout.ROWS:
             return Boxes(table[:, :4], table[:, 4], _whole(table[:, 5]))
-        if self.layout is Layout.YOLOV8:
+        if self.layout is BoxLayout.YOLOV8:
             return self._best_classes(table[:4].T, table[4 : len(table) - self.masks].T)
-        if self.layout is Layout.QUERIES:
+        if self.layout is BoxLayout.QUERIES:
             return self._best_classes(table[:, :4], table[:, 4:])
-        boxes = self._decoded(table[:, :4]) if self.layout is Layout.YOLOX else table[:, :4]
+        boxes = self._decoded(table[:, :4]) if self.layout is BoxLayout.YOLOX else table[:, :4]
         return self._best_classes(boxes, table[:, 4:5] * table[:, 5:] if table.shape[1] > 5 else table[:, 4:5])
 
     def _best_classes(self, boxes: Floats, scores: Floats) -> Boxes:

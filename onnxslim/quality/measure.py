@@ -12,8 +12,8 @@ from onnxslim.errors import DataError
 from onnxslim.quality.custom import guarded
 from onnxslim.quality.fidelity import Fidelity, add_run, start_tallies, summarize
 from onnxslim.quality.metric import Metric, Recognition, Rows
-from onnxslim.runner.session import Session
-from onnxslim.runner.statistics import Interval, wilson
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Interval, wilson
 
 Draws = npt.NDArray[np.float64]
 """A figure of each bootstrap sample, shape [resamples]."""

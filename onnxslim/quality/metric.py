@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.quality.evidence import Evidence
-from onnxslim.runner.statistics import Interval, bootstrap
+from onnxslim.runtime.statistics import Interval, bootstrap
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.float64]

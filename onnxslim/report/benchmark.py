@@ -14,21 +14,21 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxslim.data import open_samples, synthetic_samples
+from onnxslim.data.trial_run import rehearse
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import file_bytes, open_model
-from onnxslim.report.model import Percentiles
-from onnxslim.report.reproduction import Reproduction, reproduction
-from onnxslim.report.speed import cold_figures, percentiles
+from onnxslim.pipeline.records import Percentiles
+from onnxslim.pipeline.reproduction import Reproduction, reproduction
+from onnxslim.pipeline.speed import cold_figures, percentiles
 from onnxslim.report.terminal import line, plain_table, print_target
-from onnxslim.report.units import in_bytes, in_millijoules, in_milliseconds, per_second, speed
-from onnxslim.runner.energy import measure_energy
-from onnxslim.runner.latency import Latency
-from onnxslim.runner.memory import peak_memory
-from onnxslim.runner.rehearsal import rehearse
-from onnxslim.runner.session import Session
-from onnxslim.runner.statistics import Interval
-from onnxslim.runner.target import Target, detect_target
-from onnxslim.runner.timing import STARTS, compare_latency, measure_latency
+from onnxslim.runtime.energy import measure_energy
+from onnxslim.runtime.latency import Latency
+from onnxslim.runtime.memory import peak_memory
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Interval
+from onnxslim.runtime.target import Target, detect_target
+from onnxslim.runtime.timing import STARTS, compare_latency, measure_latency
+from onnxslim.units import in_bytes, in_millijoules, in_milliseconds, per_second, speed
 
 LONGEST = 3600
 """Seconds for which a pair of models may be timed."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from rich.console import Console
 
 from onnxslim.pipeline.discovery import find_pass, pass_names
-from onnxslim.recipe import options_of
+from onnxslim.pipeline.recipe import options_of
 from onnxslim.report.terminal import line, plain_table
 
 

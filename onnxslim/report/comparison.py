@@ -12,25 +12,25 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxslim.data import open_samples, synthetic_samples
+from onnxslim.data.trial_run import rehearse
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import RunError
 from onnxslim.model import file_bytes, open_model
+from onnxslim.pipeline.breakdown import Breakdown, break_down
+from onnxslim.pipeline.quality_records import fidelity_figures, quality_diagnostics, quality_figures
+from onnxslim.pipeline.records import DataSource, FidelityFigures, OutputFigures, Percentiles, QualityFigures
+from onnxslim.pipeline.reproduction import Reproduction, reproduction
+from onnxslim.pipeline.speed import percentiles
 from onnxslim.quality.choosing import Request, choose_metric
 from onnxslim.quality.measure import measure_quality
-from onnxslim.report.breakdown import Breakdown, break_down
 from onnxslim.report.difference import Difference, compare_graphs
 from onnxslim.report.figures import FigureRow, task_rows
-from onnxslim.report.model import DataSource, FidelityFigures, OutputFigures, Percentiles, QualityFigures
-from onnxslim.report.quality import fidelity_figures, quality_diagnostics, quality_figures
-from onnxslim.report.reproduction import Reproduction, reproduction
-from onnxslim.report.speed import percentiles
 from onnxslim.report.terminal import line, plain_table, print_data, print_diagnostics, print_judgement, print_target
-from onnxslim.report.units import in_bytes, in_milliseconds, speed, times, with_interval
-from onnxslim.runner.rehearsal import rehearse
-from onnxslim.runner.session import Session
-from onnxslim.runner.statistics import Interval
-from onnxslim.runner.target import Target, detect_target
-from onnxslim.runner.timing import STARTS, compare_latency
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Interval
+from onnxslim.runtime.target import Target, detect_target
+from onnxslim.runtime.timing import STARTS, compare_latency
+from onnxslim.units import in_bytes, in_milliseconds, speed, times, with_interval
 
 SYNTHETIC_SAMPLES = 16
 """Random samples to compare on where nobody gave any: enough to see that something broke, and no proof of more."""

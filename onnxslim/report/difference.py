@@ -17,14 +17,14 @@ import onnx_ir as ir
 from rich.console import Console
 from rich.text import Text
 
-from onnxslim.nesting import nested_graphs
+from onnxslim.model.nesting import nested_graphs
 from onnxslim.report.onnx_text import node_text, numbering
 
 BEFORE, AFTER = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Region:
+class RewrittenRegion:
     """Nodes that belong together and became others."""
 
     before: Annotated[tuple[str, ...], "what the nodes were, a line each"]
@@ -40,11 +40,11 @@ class Difference:
     before: Annotated[str, "path or name of the one model"]
     after: Annotated[str, "path or name of the other"]
     unchanged: Annotated[int, "nodes that both have"]
-    regions: Annotated[tuple[Region, ...], "what differs, in the order of the graph"]
+    regions: Annotated[tuple[RewrittenRegion, ...], "what differs, in the order of the graph"]
 
 
 @dataclasses.dataclass
-class _Side:
+class _ModelNodes:
     """The nodes of one model that the other has not."""
 
     values: set[str]
@@ -69,8 +69,8 @@ def compare_graphs(before: ir.Model, after: ir.Model, names: tuple[str, str] = (
         graph = model.graph
         differing = [node for node, key in zip(graph, own, strict=True) if key not in common]
         made = {output.name or "" for node in graph for output in node.outputs} - {""}
-        sides.append(_Side(made, differing, {node: at for at, node in enumerate(graph)}))
-    regions: dict[tuple[tuple[str, ...], tuple[str, ...]], Region] = {}
+        sides.append(_ModelNodes(made, differing, {node: at for at, node in enumerate(graph)}))
+    regions: dict[tuple[tuple[str, ...], tuple[str, ...]], RewrittenRegion] = {}
     for pair in _regions(sides[BEFORE], sides[AFTER]):
         anonymous = _numbered(pair)
         found = regions.get(anonymous)
@@ -78,7 +78,7 @@ def compare_graphs(before: ir.Model, after: ir.Model, names: tuple[str, str] = (
             regions[anonymous] = dataclasses.replace(found, times=found.times + 1)
             continue
         one, other = (tuple(node_text(node) for node in nodes) for nodes in pair)
-        regions[anonymous] = Region(one, other, 1, _changed_constants(pair, digests))
+        regions[anonymous] = RewrittenRegion(one, other, 1, _changed_constants(pair, digests))
     return Difference(*names, unchanged=len(before.graph) - len(sides[BEFORE].nodes), regions=tuple(regions.values()))
 
 
@@ -117,7 +117,7 @@ def _digest(tensor: ir.TensorProtocol, digests: dict[int, str]) -> str:
     return digests[id(tensor)]
 
 
-def _regions(before: _Side, after: _Side) -> list[tuple[list[ir.Node], list[ir.Node]]]:
+def _regions(before: _ModelNodes, after: _ModelNodes) -> list[tuple[list[ir.Node], list[ir.Node]]]:
     """Return the nodes of each region on both sides, in the order of the graphs."""
     anchors = before.values & after.values
     leaders: dict[Hashable, Hashable] = {}
@@ -143,7 +143,7 @@ def _regions(before: _Side, after: _Side) -> list[tuple[list[ir.Node], list[ir.N
     return sorted(found.values(), key=lambda pair: min(_place(pair[BEFORE], before), _place(pair[AFTER], after)))
 
 
-def _place(nodes: Sequence[ir.Node], side: _Side) -> float:
+def _place(nodes: Sequence[ir.Node], side: _ModelNodes) -> float:
     return min((side.places[node] / max(len(side.places), 1) for node in nodes), default=float("inf"))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.report.model import DataSource, Figures, QualityFigures, Report, TaskFigure, reason_key
-from onnxslim.report.units import (
+from onnxslim.pipeline.records import DataSource, Figures, QualityFigures, Report, TaskFigure, reason_key
+from onnxslim.runtime.target import Target
+from onnxslim.units import (
     NOTHING,
     in_bytes,
     in_millijoules,
@@ -17,7 +18,6 @@ from onnxslim.report.units import (
     times,
     with_interval,
 )
-from onnxslim.runner.target import Target
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.sizes import at_sizes
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.model import FORM, file_bytes, open_model
-from onnxslim.nesting import main_graphs
+from onnxslim.model.nesting import main_graphs
 from onnxslim.pipeline.discovery import pass_names
 from onnxslim.report.terminal import line, plain_table
-from onnxslim.report.units import in_bytes, in_thousands
+from onnxslim.units import in_bytes, in_thousands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def inspect_model(path: str | os.PathLike[str], top: int = 10, *, inline: bool =
     model = open_model(path, inline=inline)
     # as declared: inference gives names to what is unknown
     inputs, outputs = (tuple(map(_tensor, values)) for values in (model.graph.inputs, model.graph.outputs))
-    cost, at_one = measure_cost(model), measure_cost(at_sizes(model))
+    cost, at_one = measure_cost(model), measure_cost(specialize_shapes(model))
     ops = collections.Counter(_op(node) for graph in main_graphs(model) for node in graph)
     costly = sorted(at_one.per_node, key=lambda node: (-node.macs, -node.parameters))[:top]
     return Inspection(

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim.model import Placement, writing
+from onnxslim.pipeline.records import Report
 from onnxslim.printable import json_safe
-from onnxslim.report.model import Report
 
 
 def to_json(record: Any) -> Any:

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxslim.model import NEWEST_OPSET, OLDEST_OPSET
+from onnxslim.ort import onnxruntime
 from onnxslim.pipeline.discovery import pass_names
 from onnxslim.pipeline.provenance import version
 from onnxslim.report.namesake import HINT, namesake_version
 from onnxslim.report.terminal import line
-from onnxslim.runner.energy import energy_source
-from onnxslim.runner.target import Target, detect_target
-from onnxslim.runtime import onnxruntime
+from onnxslim.runtime.energy import energy_source
+from onnxslim.runtime.target import Target, detect_target
 
 PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxsim", "numpy", "pillow")
 """Distributions whose versions a report of a bug needs."""

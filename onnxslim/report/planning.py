@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxslim.data import Samples, synthetic_samples
-from onnxslim.data.synthetic import Drawn, Recipe
+from onnxslim.data.synthetic import SampleRecipe, SyntheticSource
 from onnxslim.model import open_model
 from onnxslim.pipeline.discovery import find_pass, pass_names
 from onnxslim.pipeline.interface import Context, Kind, Pass
-from onnxslim.pipeline.plan import Plan, Planned
+from onnxslim.pipeline.plan import PassPlan, Planned
+from onnxslim.pipeline.recipe import option_values, parse_passes
 from onnxslim.pipeline.schedule import schedule
-from onnxslim.recipe import option_values, parse_passes
 from onnxslim.report.terminal import line, plain_table
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import detect_target
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import detect_target
 
 SAMPLES = 8
 TOP_REASONS = 3
@@ -30,13 +30,13 @@ TOP_REASONS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class PassPlan:
+class PlannedPass:
     """What one pass would do."""
 
     name: Annotated[str, "the pass"]
     options: Annotated[Mapping[str, Any], "its options"]
     kind: Annotated[str, "exact or lossy"]
-    plan: Annotated[Plan, "what it would do"]
+    plan: Annotated[PassPlan, "what it would do"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ModelPlan:
     """What would be done to one model."""
 
     path: Annotated[str, "where it lies"]
-    passes: Annotated[tuple[PassPlan, ...], "in the order in which they would run, each on what the last one left"]
+    passes: Annotated[tuple[PlannedPass, ...], "in the order in which they would run, each on what the last one left"]
 
 
 def plan_model(
@@ -78,7 +78,7 @@ def plan_model(
     for step in steps:
         clone = (current if passes is not None else model).clone()
         clone.graph.meta.update(model.graph.meta)
-        told.append(PassPlan(step.name, option_values(step), step.judged_as.value, step.plan(clone, context)))
+        told.append(PlannedPass(step.name, option_values(step), step.judged_as.value, step.plan(clone, context)))
         current = clone
     return ModelPlan(os.fspath(Path(path)), tuple(told))
 
@@ -95,7 +95,7 @@ def _that_tell() -> tuple[Pass, ...]:
 
 def _nothing() -> Samples:
     """Return no samples: a plan that is told needs none, and to find some the model would have to run."""
-    return Samples(Drawn(Recipe((), (), {}), 0, 0), "no samples", synthetic=True)
+    return Samples(SyntheticSource(SampleRecipe((), (), {}), 0, 0), "no samples", synthetic=True)
 
 
 def print_plan(plan: ModelPlan, console: Console, *, verbose: bool = False) -> None:

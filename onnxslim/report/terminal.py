@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxslim.diagnostic import Diagnostic
+from onnxslim.pipeline.records import DataSource, PassRecord, QualityFigures, Report
 from onnxslim.report.figures import data_words, figure_rows, judgement, target_words
-from onnxslim.report.model import DataSource, PassRecord, QualityFigures, Report
-from onnxslim.report.units import in_percent, in_thousands
-from onnxslim.runner.target import Target
+from onnxslim.runtime.target import Target
+from onnxslim.units import in_percent, in_thousands
 
 TOP_CHANGES = 4
 """How many changes of a pass are printed where nobody asked for all."""

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant, constant_tensor
-from onnxslim.rewrite.instantiate import Instance, Plan
+from onnxslim.model.constants import constant, constant_tensor
+from onnxslim.rewrite.instantiate import BodyEvaluation, Instantiation
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.program import NotApplicable
 from onnxslim.rewrite.rule import Body
@@ -45,15 +45,15 @@ def holds(match: Match, when: Body) -> bool:
     Raises:
         NotApplicable: It reads what is not known there.
     """
-    key = _looks(match)
+    key = cache_key(match)
     if key is None:
-        return Instance(match, when).holds()
+        return BodyEvaluation(match, when).holds()
     answer = _ANSWERS.get(key)
     if answer is None:
         if len(_ANSWERS) >= KEPT:
             _ANSWERS.clear()
         try:
-            answer = Instance(match, when).holds()
+            answer = BodyEvaluation(match, when).holds()
         except NotApplicable as error:
             answer = str(error)
         _ANSWERS[key] = answer
@@ -62,7 +62,7 @@ def holds(match: Match, when: Body) -> bool:
     return answer
 
 
-def overflow(match: Match, plan: Plan) -> str | None:
+def overflow(match: Match, plan: Instantiation) -> str | None:
     """Return why a rewrite makes what is not finite out of what is, or None.
 
     ``(x * 300) * 300`` is finite in float16 for a small x, and ``x * 90000`` never; nor is a weight divided by zero.
@@ -81,7 +81,7 @@ def _is_finite(array: npt.NDArray[Any]) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
-def _looks(match: Match) -> Key | None:
+def cache_key(match: Match) -> Key | None:
     """Return all that `when` can read at a site: attributes, constants, and shapes; None where that is too much."""
     seen: list[object] = [match.rule.name, match.rule.source.bodies["when"], match.rule.opset]
     for name, bound in match.attributes.items():

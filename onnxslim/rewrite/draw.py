@@ -18,7 +18,7 @@ import onnx.defs
 import onnx.helper
 import onnx_ir as ir
 
-from onnxslim.graph.evaluate import evaluate
+from onnxslim.analysis.evaluate import evaluate
 from onnxslim.rewrite.match import Bound, literal
 from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, Reference, Rule, find_schema
 from onnxslim.rewrite.signature import Parameter, Run, TensorType

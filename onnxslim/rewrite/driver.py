@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnxslim.graph.growth import Growth
-from onnxslim.nesting import graphs_within, main_graphs
+from onnxslim.analysis.growth import Growth
+from onnxslim.model.nesting import graphs_within, main_graphs
 from onnxslim.rewrite.condition import holds, overflow
 from onnxslim.rewrite.identity import eliminate_identity
-from onnxslim.rewrite.instantiate import Instance, Plan, build
+from onnxslim.rewrite.instantiate import BodyEvaluation, Instantiation, build
 from onnxslim.rewrite.match import Match, find_match
-from onnxslim.rewrite.payoff import added_bytes, pays, pays_in_bytes
+from onnxslim.rewrite.profitability import added_bytes, pays, pays_in_bytes
 from onnxslim.rewrite.program import NotApplicable
 from onnxslim.rewrite.rule import DoesNotCheck, Rule, Skipped
 
-Accept = Callable[[Match, Plan], "str | None"]
+Accept = Callable[[Match, Instantiation], "str | None"]
 """Asked before a rewrite: None lets it happen, a text is the reason why not."""
 
 
@@ -162,9 +162,9 @@ class _Driver:
             return touched
         return []
 
-    def _plan(self, match: Match) -> Plan:
+    def _plan(self, match: Match) -> Instantiation:
         rule = match.rule
-        instance = Instance(match, rule.rewrite)
+        instance = BodyEvaluation(match, rule.rewrite)
         if self.must_pay and (why := pays(match, instance)) is not None:
             raise NotApplicable(why)
         if rule.when is not None and not holds(match, rule.when):
@@ -176,7 +176,7 @@ class _Driver:
             raise NotApplicable(why)
         return plan
 
-    def _apply(self, match: Match, plan: Plan) -> list[ir.Node]:
+    def _apply(self, match: Match, plan: Instantiation) -> list[ir.Node]:
         graph = match.root.graph
         assert graph is not None
         self.growth.spend(added_bytes(match, plan, self.growth), plan.arrays.values())

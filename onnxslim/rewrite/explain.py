@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnxslim.graph.growth import Growth
-from onnxslim.nesting import main_graphs
+from onnxslim.analysis.growth import Growth
+from onnxslim.model.nesting import main_graphs
 from onnxslim.rewrite.condition import holds, overflow
-from onnxslim.rewrite.instantiate import Instance
+from onnxslim.rewrite.instantiate import BodyEvaluation
 from onnxslim.rewrite.match import Match, find_match
-from onnxslim.rewrite.payoff import pays, pays_in_bytes
+from onnxslim.rewrite.profitability import pays, pays_in_bytes
 from onnxslim.rewrite.program import NotApplicable
 from onnxslim.rewrite.rule import Rule
 
@@ -80,7 +80,7 @@ def _why_not(rule: Rule, node: ir.Node) -> str | None:
 
 def _does_not_pay(match: Match) -> str | None:
     """Ask what the fixpoint asks (`onnxslim.rewrite.driver`), in its order."""
-    instance = Instance(match, match.rule.rewrite)
+    instance = BodyEvaluation(match, match.rule.rewrite)
     why = pays(match, instance)
     if why is None and match.rule.when is not None and not holds(match, match.rule.when):
         why = "`when` does not hold"

@@ -16,9 +16,9 @@ import onnx
 import onnx.defs
 import onnx_ir as ir
 
-from onnxslim.graph.constants import as_tensor, constant, constant_tensor
-from onnxslim.graph.defaults import is_usual
-from onnxslim.graph.fold import UNFOLDED, known_shape
+from onnxslim.analysis.fold import UNFOLDED, known_shape
+from onnxslim.model.constants import as_tensor, constant, constant_tensor
+from onnxslim.ops.defaults import is_usual
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
 from onnxslim.rewrite.program import NotApplicable, Program, type_words
 from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule, find_schema
@@ -37,7 +37,7 @@ class PlannedNode:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Instantiation:
     """What a site would become."""
 
     nodes: tuple[PlannedNode, ...]
@@ -47,7 +47,7 @@ class Plan:
     """Names of the body that are values of the graph."""
 
 
-class Instance:
+class BodyEvaluation:
     """One body at one site: evaluates what is known, as late as possible."""
 
     def __init__(self, match: Match, body: Body, known: Known = constant, *, proof: bool = False) -> None:
@@ -264,7 +264,7 @@ class Instance:
             if not name and formal.option != onnx.defs.OpSchema.FormalParameterOption.Optional:
                 raise NotApplicable(f"{node.op_type} needs {formal.name}, which is missing")
 
-    def plan(self) -> Plan:
+    def plan(self) -> Instantiation:
         """Evaluate what is known, and return what is left.
 
         Raises:
@@ -296,7 +296,7 @@ class Instance:
         for result in self.rule.results:
             if self.is_known(result.name) and result.name in self.body.makers:
                 arrays[result.name] = self.array(result.name)
-        return Plan(tuple(planned), arrays, self.values)
+        return Instantiation(tuple(planned), arrays, self.values)
 
     def _guess_type(self) -> ir.DataType | None:
         """Return the element type of the result, which a literal takes where what it meets is not typed yet."""
@@ -334,7 +334,7 @@ def _renamed(bound: Bound, name: str, node: BodyNode, rule: Rule) -> ir.Attr | N
 
 
 def build(
-    plan: Plan, match: Match, name: Callable[[str], str]
+    plan: Instantiation, match: Match, name: Callable[[str], str]
 ) -> tuple[list[ir.Node], list[ir.Value], dict[str, ir.Value]]:
     """Make nodes of a plan.
 

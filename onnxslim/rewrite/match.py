@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant_tensor
-from onnxslim.graph.defaults import computed_default
+from onnxslim.model.constants import constant_tensor
+from onnxslim.ops.defaults import computed_default
 from onnxslim.rewrite.rule import BodyNode, Reference, Rule, find_schema
 from onnxslim.rewrite.signature import Environment, fits
 

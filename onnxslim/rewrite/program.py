@@ -12,7 +12,7 @@ import onnx.defs
 import onnx.helper
 import onnx_ir as ir
 
-from onnxslim.graph.evaluate import DIVISIONS, evaluate
+from onnxslim.analysis.evaluate import DIVISIONS, evaluate
 from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, find_schema
 
 Array = npt.NDArray[Any]

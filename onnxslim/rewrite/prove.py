@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.rewrite.draw import Draw, NoProgram, Sample, Sampler
-from onnxslim.rewrite.instantiate import Instance, Plan
+from onnxslim.rewrite.instantiate import BodyEvaluation, Instantiation
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.program import CannotCompute, NotApplicable
 from onnxslim.rewrite.reader import read_rules
@@ -72,7 +72,7 @@ def prove_property(rule: Rule, *, examples: int = 20) -> Proof:
     import hypothesis
     from hypothesis import strategies
 
-    class Drawn:
+    class DrawnOperands:
         def __init__(self, data: Any) -> None:
             self.data = data
 
@@ -96,7 +96,7 @@ def prove_property(rule: Rule, *, examples: int = 20) -> Proof:
     @hypothesis.given(strategies.data())
     def holds(data: Any) -> None:
         counts["drawn"] += 1
-        ran = compare_once(rule, Drawn(data))
+        ran = compare_once(rule, DrawnOperands(data))
         hypothesis.assume(ran)
         counts["ran"] += 1
 
@@ -131,12 +131,12 @@ def compare_once(rule: Rule, draw: Draw) -> bool:
 
     rule_names = {parameter.name for parameter in rule.parameters}
     try:
-        if rule.when is not None and not Instance(match, rule.when, known).holds():
+        if rule.when is not None and not BodyEvaluation(match, rule.when, known).holds():
             return False
     except NotApplicable:  # where it cannot be evaluated, the drivers leave the site alone
         return False
     try:
-        right = Instance(match, rule.rewrite, known, proof=True)
+        right = BodyEvaluation(match, rule.rewrite, known, proof=True)
         made = {result.name: right.array(result.name) for result in rule.results}
     except CannotCompute as error:
         raise Disproved(
@@ -213,7 +213,7 @@ class SiteCheck:
     """How they differ, or None."""
 
 
-def check_site(match: Match, plan: Plan, generator: np.random.Generator) -> SiteCheck:
+def check_site(match: Match, plan: Instantiation, generator: np.random.Generator) -> SiteCheck:
     """Run a site and what would replace it on random data of the site's own types and shapes, and compare.
 
     Constants are what they are; symbolic dimensions get sizes, the same wherever a name occurs; what is not known of a
@@ -251,6 +251,6 @@ def _as_declared(match: Match, results: list[Array]) -> bool:
     return True
 
 
-def verify_site(match: Match, plan: Plan, generator: np.random.Generator) -> str | None:
+def verify_site(match: Match, plan: Instantiation, generator: np.random.Generator) -> str | None:
     """Return how a site and what would replace it differ, as `check_site` finds out; None where nothing is known."""
     return check_site(match, plan, generator).difference

@@ -53,7 +53,7 @@ from onnxslim.rewrite.rule import (
     Skipped,
     find_schema,
 )
-from onnxslim.rewrite.source import Family, Source, split_families, split_rules
+from onnxslim.rewrite.source import RuleTemplate, RuleText, split_families, split_rules
 
 OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
 OLD_CONSTANT = 12
@@ -118,11 +118,11 @@ def _compiled(package: str, opset: int) -> dict[tuple[str, str], Rule | Skipped]
 
 
 @functools.lru_cache(maxsize=16)
-def _families(package: str) -> tuple[Family, ...]:
+def _families(package: str) -> tuple[RuleTemplate, ...]:
     return tuple(family for file, text in rule_files(package) for family in split_families(text, file))
 
 
-def _attempt(source: Source, opset: int) -> Rule | Skipped:
+def _attempt(source: RuleText, opset: int) -> Rule | Skipped:
     try:
         return _compile(source, opset)
     except DoesNotCheck as error:
@@ -150,7 +150,7 @@ def rule_names(text: str, where: str = "<text>") -> tuple[str, ...]:
     return tuple(source.name for source in split_rules(text, where))
 
 
-def _compile(source: Source, opset: int) -> Rule:
+def _compile(source: RuleText, opset: int) -> Rule:
     """Make a rule at an opset; nothing of it is read but the outline, the bodies where they are asked for."""
     if source.outline is None:
         raise RuleError(
@@ -189,7 +189,7 @@ def _checked(rule: Rule) -> Rule:
     return rule
 
 
-def _declared(source: Source) -> dict[str, ir.Attr | None]:
+def _declared(source: RuleText) -> dict[str, ir.Attr | None]:
     """Read ``<epsilon, pads: ints = [0, 0]>``."""
     if not source.attributes:
         return {}
@@ -199,7 +199,7 @@ def _declared(source: Source) -> dict[str, ir.Attr | None]:
     return {**dict.fromkeys(function.attribute), **defaults}
 
 
-def _parse(text: str, source: Source, line: int) -> onnx.FunctionProto:
+def _parse(text: str, source: RuleText, line: int) -> onnx.FunctionProto:
     try:
         function: onnx.FunctionProto = onnx.parser.parse_model("\n" * line + text).functions[0]
         return function
@@ -214,7 +214,7 @@ def _parse(text: str, source: Source, line: int) -> onnx.FunctionProto:
         ) from error
 
 
-def _expand(match: re.Match[str], opset: int, passed: dict[str, ir.Attr | None], source: Source) -> str:
+def _expand(match: re.Match[str], opset: int, passed: dict[str, ir.Attr | None], source: RuleText) -> str:
     """Write out ``Conv <...>``: each attribute of the op that is not named gets a name of its own."""
     op, own = match["op"], [piece.strip() for piece in match["attributes"].split(",")]
     schema = find_schema("", op, opset)
@@ -230,7 +230,7 @@ def _expand(match: re.Match[str], opset: int, passed: dict[str, ir.Attr | None],
 
 
 def _body(
-    source: Source,
+    source: RuleText,
     word: str,
     line: int,
     text: str,
@@ -268,7 +268,7 @@ def _body(
     return Body(tuple(_node(node) for node in function.node))
 
 
-def _attribute_type(node: onnx.NodeProto, name: str, opset: int, source: Source) -> ir.AttributeType:
+def _attribute_type(node: onnx.NodeProto, name: str, opset: int, source: RuleText) -> ir.AttributeType:
     if node.op_type == "Constant" and not node.domain and name in CONSTANT_TYPES:
         return CONSTANT_TYPES[name]
     schema = find_schema(node.domain, node.op_type, opset)
@@ -277,7 +277,7 @@ def _attribute_type(node: onnx.NodeProto, name: str, opset: int, source: Source)
     return ir.AttributeType[str(schema.attributes[name].type).rpartition(".")[2]]
 
 
-def _check(function: onnx.FunctionProto, domains: Mapping[str, int], opset: int, source: Source) -> None:
+def _check(function: onnx.FunctionProto, domains: Mapping[str, int], opset: int, source: RuleText) -> None:
     checked = onnx.FunctionProto()
     checked.CopyFrom(function)
     if opset < OLD_CONSTANT:

@@ -10,9 +10,9 @@ import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
-from onnxslim.rewrite.outline import Outline
+from onnxslim.rewrite.prefilter import Outline
 from onnxslim.rewrite.signature import Parameter
-from onnxslim.rewrite.source import Source
+from onnxslim.rewrite.source import RuleText
 
 IMPORTED_VERSION = 1
 """Of the domains that are not ONNX's own: they have no schemas here, so any version will do."""
@@ -67,7 +67,7 @@ class Body:
 class Rule:
     """Nodes that look like `match` may become `rewrite`, if `when` holds."""
 
-    source: Source
+    source: RuleText
     """What it was read from: its name, place, comment, text and signature. The bodies cannot be printed."""
     opset: int
     attributes: Mapping[str, ir.Attr | None]

@@ -12,9 +12,9 @@ import onnx
 import onnx.helper
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant
-from onnxslim.graph.evaluate import evaluate
-from onnxslim.rewrite.instantiate import Plan
+from onnxslim.analysis.evaluate import evaluate
+from onnxslim.model.constants import constant
+from onnxslim.rewrite.instantiate import Instantiation
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.rule import IMPORTED_VERSION
 
@@ -120,7 +120,7 @@ def _in_order(match: Match) -> list[ir.Node]:
     return list(ordered)
 
 
-def run_after(match: Match, plan: Plan, feeds: Feeds) -> list[Array] | None:
+def run_after(match: Match, plan: Instantiation, feeds: Feeds) -> list[Array] | None:
     """Run what would replace a site. Returns its results, or None where they do not run."""
     arrays = dict(plan.arrays)
     for planned in plan.nodes:

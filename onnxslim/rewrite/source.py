@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from onnxslim.errors import RuleError
 from onnxslim.rewrite.expression import write_out
-from onnxslim.rewrite.outline import Outline, outline
+from onnxslim.rewrite.prefilter import Outline, outline
 from onnxslim.rewrite.signature import Parameter, read_parameters
 
 BRACE = re.compile(r"[{}]")
@@ -24,7 +24,7 @@ CALLED = re.compile(r"\b([A-Z]\w*)\s*(?:<[^<>]*>)?\s*\(")
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class RuleText:
     """A rule as it stands in a file: text in pieces, not yet at any opset."""
 
     name: str
@@ -113,10 +113,10 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class RuleTemplate:
     """What stands in a file as one rule: a rule for each of its spellings, and for each op that a word stands for."""
 
-    head: Source
+    head: RuleText
     """The first spelling, with its words."""
     spellings: tuple[tuple[int, str], ...]
     """Line and text of each spelling of the match."""
@@ -132,11 +132,11 @@ class Family:
         return frozenset.intersection(*demands) - frozenset(self.words)
 
     @functools.cached_property
-    def rules(self) -> tuple[Source, ...]:
+    def rules(self) -> tuple[RuleText, ...]:
         """The rules."""
         return tuple(self._rules())
 
-    def _rules(self) -> Iterator[Source]:
+    def _rules(self) -> Iterator[RuleText]:
         for choice in self.choices:
             for number, spelling in enumerate(self.spellings, 1):
                 parts = [self.head.name, *(op.lower() for op in choice[:1]), *([str(number)] if number > 1 else [])]
@@ -152,7 +152,7 @@ def _demands(match: str) -> frozenset[str]:
     return frozenset((*CALLED.findall(match), *infix)) - {"Constant"}
 
 
-def split_rules(text: str, file: str) -> Iterator[Source]:
+def split_rules(text: str, file: str) -> Iterator[RuleText]:
     """Cut a text into rules, one for each spelling and each op that a word stands for.
 
     Raises:
@@ -162,7 +162,7 @@ def split_rules(text: str, file: str) -> Iterator[Source]:
         yield from family.rules
 
 
-def split_families(text: str, file: str) -> Iterator[Family]:
+def split_families(text: str, file: str) -> Iterator[RuleTemplate]:
     """Cut a text at the braces that are not inside braces.
 
     Raises:
@@ -182,7 +182,7 @@ def split_families(text: str, file: str) -> Iterator[Family]:
     def where(place: int) -> str:
         return f"{file}:{line_of(place) + 1}"
 
-    def finish(end: int) -> Iterator[Family]:
+    def finish(end: int) -> Iterator[RuleTemplate]:
         if head is None:
             return
         if "rewrite" not in current:
@@ -190,7 +190,7 @@ def split_families(text: str, file: str) -> Iterator[Family]:
         if head["name"] in names:
             raise RuleError(f"there are two rules named {head['name']}", where=where(begin), hint="rename one of them")
         names.add(head["name"])
-        whole = Source(
+        whole = RuleText(
             head["name"],
             file,
             text,
@@ -232,7 +232,7 @@ def split_families(text: str, file: str) -> Iterator[Family]:
     yield from finish(cursor)
 
 
-def _family(head: Source, spellings: Sequence[tuple[int, str]], words: Sequence[str], items: str) -> Family:
+def _family(head: RuleText, spellings: Sequence[tuple[int, str]], words: Sequence[str], items: str) -> RuleTemplate:
     choices = [tuple(item.split()) for item in items.split("|")] if words else [()]
     for choice in choices:
         if len(choice) != len(words):
@@ -241,7 +241,7 @@ def _family(head: Source, spellings: Sequence[tuple[int, str]], words: Sequence[
                 where=head.where,
                 hint="as many ops as words, separated by |",
             )
-    return Family(head, tuple(spellings), tuple(words), tuple(choices))
+    return RuleTemplate(head, tuple(spellings), tuple(words), tuple(choices))
 
 
 def _closing(text: str, opening: int) -> int | None:

@@ -8,17 +8,17 @@ from typing import Annotated, ClassVar
 
 import onnx_ir as ir
 
+from onnxslim.analysis.gemm import spread
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue
-from onnxslim.graph.axes import attribute
-from onnxslim.graph.constants import constant
-from onnxslim.graph.gemm import spread
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.model.constants import constant
+from onnxslim.ops.binding import attribute
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass
 from onnxslim.pipeline.selection import excluded
 
-from .allocation import Rule, Settings, Wish
+from .allocation import RankRule, RankTarget, SplitSettings
 from .embedding import split_tables
-from .factors import Form
+from .factors import Factorization
 from .fusing import fuse
 from .layer import SMALLEST, find_layers, names_of
 from .splitting import Splitting
@@ -29,7 +29,7 @@ LEAST, OPENING = 0.96, 0.99
 """Under a budget, where nobody says how much: the smallest energy that is ever tried, and the first."""
 
 
-class Target(enum.Enum):
+class SplitGoal(enum.Enum):
     """What splits are made for."""
 
     AUTO = "auto"
@@ -66,7 +66,7 @@ class Lowrank(Pass):
     ] = ()
     include: Annotated[tuple[str, ...], "split only layers whose node or weight has one of these names (* and ?)"] = ()
     exclude: Annotated[tuple[str, ...], "leave layers alone whose node or weight has one of these names"] = ()
-    pays: Annotated[Target, "what a split must bring: latency, measured on the target, or size"] = Target.AUTO
+    pays: Annotated[SplitGoal, "what a split must bring: latency, measured on the target, or size"] = SplitGoal.AUTO
     whiten: Annotated[bool, "choose factors for what the layers see on the samples, not for their weights alone"] = True
     sensitivity: Annotated[bool, "measure how much the error of each layer counts, for params"] = True
     recover: Annotated[bool, "fit layers that stay whole, too, to make up for the errors of those before"] = False
@@ -89,7 +89,7 @@ class Lowrank(Pass):
             raise BadOptionValue(f"align is {self.align}", where="lowrank", hint="align is a rank, 1 or more")
         if self.smallest < 1:
             raise BadOptionValue(f"smallest is {self.smallest}", where="lowrank", hint="weights have 1 number or more")
-        known = [form.value for form in Form]
+        known = [form.value for form in Factorization]
         for word in self.kinds:
             if word not in known:
                 raise BadOptionValue(
@@ -97,15 +97,15 @@ class Lowrank(Pass):
                 )
 
     @property
-    def wish(self) -> Wish:
+    def wish(self) -> RankTarget:
         """What is asked for."""
         if self.params is not None:
-            return Wish(Rule.PARAMS, self.params)
+            return RankTarget(RankRule.PARAMS, self.params)
         if self.rank is not None:
-            return Wish(Rule.RANK, self.rank)
+            return RankTarget(RankRule.RANK, self.rank)
         if self.breakeven:
-            return Wish(Rule.BREAK_EVEN)
-        return Wish(Rule.ENERGY, ENERGY if self.energy is None else self.energy)
+            return RankTarget(RankRule.BREAK_EVEN)
+        return RankTarget(RankRule.ENERGY, ENERGY if self.energy is None else self.energy)
 
     def milder(self, strength: float) -> Pass | None:
         """Lose a smaller share of the energy, or of the ranks, or of the parameters."""
@@ -121,14 +121,20 @@ class Lowrank(Pass):
     @property
     def opening(self) -> float:
         """An energy of 0.99, where nothing is asked for."""
-        return (1 - OPENING) / (1 - LEAST) if self.wish == Wish(Rule.ENERGY, ENERGY) and self.energy is None else 1.0
+        return (
+            (1 - OPENING) / (1 - LEAST)
+            if self.wish == RankTarget(RankRule.ENERGY, ENERGY) and self.energy is None
+            else 1.0
+        )
 
-    def settings(self, goal: Goal) -> Settings:
+    def settings(self, goal: Goal) -> SplitSettings:
         """Return what the splitting is told."""
-        kinds = self.kinds or tuple(form.value for form in Form if form is not Form.PIVOT)
-        forms = tuple(form for form in Form if form.value in kinds)
-        size = self.pays is Target.SIZE or (self.pays is Target.AUTO and goal is Goal.SIZE)
-        return Settings(self.wish, forms, self.align, self.whiten, self.recover, size, self.sensitivity, self.smallest)
+        kinds = self.kinds or tuple(form.value for form in Factorization if form is not Factorization.PIVOT)
+        forms = tuple(form for form in Factorization if form.value in kinds)
+        size = self.pays is SplitGoal.SIZE or (self.pays is SplitGoal.AUTO and goal is Goal.SIZE)
+        return SplitSettings(
+            self.wish, forms, self.align, self.whiten, self.recover, size, self.sensitivity, self.smallest
+        )
 
     def _spreads(self, node: ir.Node) -> bool:
         """Whether a Gemm, which is not excluded, shall get nodes for what it does beside the product."""
@@ -170,7 +176,7 @@ class Lowrank(Pass):
                 first.append(Note("model", removed, reason))
                 first += work.split(picked)
                 changes = tuple(work.changes)
-        if Form.EMBEDDING in settings.forms:
+        if Factorization.EMBEDDING in settings.forms:
             done, whole, tables = split_tables(model, self.include, self.exclude, settings, context)
             first += done
             changes += tables

@@ -7,12 +7,12 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from .candidates import Candidate
-from .factors import Form
+from .candidates import SplitCandidate
+from .factors import Factorization
 from .layer import SMALLEST
 
 
-class Rule(enum.Enum):
+class RankRule(enum.Enum):
     """How ranks are chosen."""
 
     ENERGY = "energy"
@@ -26,24 +26,24 @@ class Rule(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class RankTarget:
     """What is asked for."""
 
-    rule: Rule
+    rule: RankRule
     amount: float = 0.0
 
     @property
     def most_error(self) -> float | None:
         """What each layer may lose, as a share of the energy of its output; None where nothing is said of one layer."""
-        return 1 - self.amount if self.rule is Rule.ENERGY else None
+        return 1 - self.amount if self.rule is RankRule.ENERGY else None
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class SplitSettings:
     """What is asked for."""
 
-    wish: Wish
-    forms: tuple[Form, ...]
+    wish: RankTarget
+    forms: tuple[Factorization, ...]
     align: int
     whiten: bool = True
     recover: bool = True
@@ -55,7 +55,7 @@ class Settings:
     """Weights and tables with fewer numbers are left alone."""
 
 
-Price = Callable[[float], float]
+ErrorCost = Callable[[float], float]
 """What an error of a layer costs the outputs."""
 
 
@@ -77,10 +77,10 @@ class Splittable(Protocol):
 
 def choose(
     layers: Sequence[Splittable],
-    options: Sequence[Sequence[Candidate]],
-    wish: Wish,
-    prices: Sequence[Price] | None = None,
-) -> list[Candidate | None]:
+    options: Sequence[Sequence[SplitCandidate]],
+    wish: RankTarget,
+    prices: Sequence[ErrorCost] | None = None,
+) -> list[SplitCandidate | None]:
     """Return the split of each layer, None where it stays whole.
 
     Args:
@@ -89,17 +89,17 @@ def choose(
         wish: What is asked for.
         prices: What an error of each layer costs where they share a budget; None: all alike.
     """
-    if wish.rule is Rule.PARAMS:
+    if wish.rule is RankRule.PARAMS:
         total = sum(layer.parameters for layer in layers)
         return budget([layer.parameters for layer in layers], options, round(wish.amount * total), prices)
     return [_alone(own, wish) for own in options]
 
 
-def _alone(own: Sequence[Candidate], wish: Wish) -> Candidate | None:
-    if wish.rule is Rule.ENERGY:
+def _alone(own: Sequence[SplitCandidate], wish: RankTarget) -> SplitCandidate | None:
+    if wish.rule is RankRule.ENERGY:
         enough = [each for each in own if each.error <= (wish.most_error or 0.0)]
         return min(enough, key=lambda each: (each.parameters, each.error), default=None)
-    if wish.rule is Rule.RANK:
+    if wish.rule is RankRule.RANK:
         distance = {each: abs(each.share - wish.amount) for each in own}
         nearest = [each for each in own if distance[each] <= min(distance.values()) + 1e-9]
         # The lowest share is as far from none as ranks are from each other.
@@ -111,10 +111,10 @@ def _alone(own: Sequence[Candidate], wish: Wish) -> Candidate | None:
 
 def budget(
     parameters: Sequence[int],
-    options: Sequence[Sequence[Candidate]],
+    options: Sequence[Sequence[SplitCandidate]],
     target: int,
-    prices: Sequence[Price] | None = None,
-) -> list[Candidate | None]:
+    prices: Sequence[ErrorCost] | None = None,
+) -> list[SplitCandidate | None]:
     """Return the splits that remove `target` parameters at about the least sum of errors.
 
     Of each layer only the splits on the lower hull of error over parameters matter; steps along the hulls are taken in
@@ -127,7 +127,7 @@ def budget(
         target: Parameters to remove.
         prices: For each layer what an error costs, which grows with it; None: all alike.
     """
-    steps: list[tuple[float, int, Candidate]] = []
+    steps: list[tuple[float, int, SplitCandidate]] = []
     for at, (whole, own) in enumerate(zip(parameters, options, strict=True)):
         price = _same if prices is None else prices[at]
         before, cost = whole, 0.0
@@ -135,7 +135,7 @@ def budget(
             steps.append(((price(each.error) - cost) / (before - each.parameters), at, each))
             before, cost = each.parameters, price(each.error)
     steps.sort(key=lambda step: step[:2])
-    chosen: list[Candidate | None] = [None] * len(parameters)
+    chosen: list[SplitCandidate | None] = [None] * len(parameters)
     left = target
     for _, at, each in steps:
         if left <= 0:
@@ -154,9 +154,9 @@ def _same(error: float) -> float:
     return error
 
 
-def hull(whole: int, own: Sequence[Candidate], price: Price = _same) -> list[Candidate]:
+def hull(whole: int, own: Sequence[SplitCandidate], price: ErrorCost = _same) -> list[SplitCandidate]:
     """Return the splits on the lower convex hull of cost over parameters, those with most parameters first."""
-    found: list[Candidate] = []
+    found: list[SplitCandidate] = []
     points: list[tuple[int, float]] = [(whole, 0.0)]
     for each in sorted(own, key=lambda each: (-each.parameters, each.error)):
         if each.parameters >= points[-1][0]:
@@ -174,20 +174,20 @@ def _slope(one: tuple[int, float], other: tuple[int, float]) -> float:
     return (other[1] - one[1]) / max(one[0] - other[0], 1)
 
 
-def describe(parameters: int, candidate: Candidate) -> str:
+def describe(parameters: int, candidate: SplitCandidate) -> str:
     """Return a split in words: its form, its ranks, the parameters before and after."""
     ranks = "x".join(str(rank) for rank in candidate.ranks)
     return f"{candidate.form.value} of rank {ranks}: {parameters} -> {candidate.parameters} parameters"
 
 
-def why_whole(own: Sequence[Candidate], wish: Wish, align: int = 1) -> str:
+def why_whole(own: Sequence[SplitCandidate], wish: RankTarget, align: int = 1) -> str:
     """Return why a layer stays whole that may be split into `own`, of ranks that are multiples of `align`."""
     if not own:
         return "no split saves parameters" + (f" with a rank that is a multiple of {align}" if align > 1 else "")
-    if wish.rule is Rule.RANK:
+    if wish.rule is RankRule.RANK:
         most = max(each.share for each in own)
         return f"with {wish.amount:.1%} of its rank nothing is saved (with {most:.1%} there is)"
-    if wish.rule is Rule.ENERGY:
+    if wish.rule is RankRule.ENERGY:
         least = min(each.error for each in own)
         return f"no split that saves parameters retains {wish.amount:.1%} of its output (at most {1 - least:.1%})"
     return "the budget is met without it"

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from .factors import PAIRS, Form, Problem, pair_outputs, split
-from .layer import Layer
+from .factors import PAIRS, Factorization, Problem, pair_outputs, split
+from .layer import WeightLayer
 
 Array = npt.NDArray[np.float64]
 
@@ -24,10 +24,10 @@ TELLING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
+class SplitCandidate:
     """One split of one layer."""
 
-    form: Form
+    form: Factorization
     ranks: tuple[int, ...]
     parameters: int
     """Of all factors together."""
@@ -40,7 +40,7 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Extent:
+class Positions:
     """How many places a layer works in, for one sample."""
 
     inputs: int
@@ -50,40 +50,45 @@ class Extent:
     """Places after columns have been summed and before rows are."""
 
 
-def forms(layer: Layer) -> tuple[Form, ...]:
+def forms(layer: WeightLayer) -> tuple[Factorization, ...]:
     """Return what a layer may be split into."""
     if math.prod(layer.kernel) == 1:
         # The pivoted form makes outputs of outputs: half precision is too coarse for that.
-        return (Form.MATRIX, *((Form.PIVOT,) if layer.weight.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE) else ()))
+        return (
+            Factorization.MATRIX,
+            *((Factorization.PIVOT,) if layer.weight.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE) else ()),
+        )
     wide = len(layer.kernel) == 2 and min(layer.kernel) > 1
-    return (Form.TUCKER, *((Form.SPATIAL,) if wide else ()), Form.SEPARABLE)
+    return (Factorization.TUCKER, *((Factorization.SPATIAL,) if wide else ()), Factorization.SEPARABLE)
 
 
-def parameters(layer: Layer, form: Form, ranks: tuple[int, ...]) -> int:
+def parameters(layer: WeightLayer, form: Factorization, ranks: tuple[int, ...]) -> int:
     """Return how many elements the factors have."""
-    return sum(count for count, _ in _terms(layer, form, ranks, Extent(1, 1, 1)))
+    return sum(count for count, _ in _terms(layer, form, ranks, Positions(1, 1, 1)))
 
 
-def macs(layer: Layer, form: Form, ranks: tuple[int, ...], extent: Extent) -> float:
+def macs(layer: WeightLayer, form: Factorization, ranks: tuple[int, ...], extent: Positions) -> float:
     """Return the multiply-accumulates of the factors as a share of those of the layer."""
     after = sum(count * places for count, places in _terms(layer, form, ranks, extent))
     return after / max(layer.parameters * extent.outputs, 1)
 
 
-def _terms(layer: Layer, form: Form, ranks: tuple[int, ...], extent: Extent) -> Iterator[tuple[int, int]]:
+def _terms(
+    layer: WeightLayer, form: Factorization, ranks: tuple[int, ...], extent: Positions
+) -> Iterator[tuple[int, int]]:
     """Yield for each factor (elements, places that it works in)."""
     inputs, outputs, taps = layer.inputs, layer.outputs, math.prod(layer.kernel)
     if form in PAIRS:
         yield inputs * ranks[0], extent.outputs
         yield ranks[0] * pair_outputs(form, outputs, ranks[0]), extent.outputs
-    elif form is Form.TUCKER:
+    elif form is Factorization.TUCKER:
         few, narrow = ranks
         if few < inputs:
             yield inputs * few, extent.inputs
         yield few * taps * narrow, extent.outputs
         if narrow < outputs:
             yield narrow * outputs, extent.outputs
-    elif form is Form.SPATIAL:
+    elif form is Factorization.SPATIAL:
         yield inputs * layer.kernel[0] * ranks[0], extent.between
         yield ranks[0] * layer.kernel[1] * outputs, extent.outputs
     else:
@@ -92,16 +97,16 @@ def _terms(layer: Layer, form: Form, ranks: tuple[int, ...], extent: Extent) -> 
 
 
 def candidates(
-    layer: Layer,
+    layer: WeightLayer,
     problem: Problem,
-    allowed: Sequence[Form],
+    allowed: Sequence[Factorization],
     align: int,
-    extent: Extent,
+    extent: Positions,
     *,
     exact: bool,
     more_macs: bool,
     most: float | None = None,
-) -> list[Candidate]:
+) -> list[SplitCandidate]:
     """Return the splits of a layer that have fewer parameters than the layer, and no more MACs.
 
     Args:
@@ -115,14 +120,14 @@ def candidates(
         most: The error that is asked for: splits that are said to hold it are made, and have the error that they then
             have. None: nothing is promised.
     """
-    result: list[Candidate] = []
+    result: list[SplitCandidate] = []
     for form in forms(layer):
         own = shapes(layer, form, align, extent, more_macs=more_macs) if form in allowed else []
         if not own:
             continue
         lost = losses(problem, form)
         own = [dataclasses.replace(each, error=lost(each.ranks)) for each in own]
-        if exact and form is not Form.MATRIX:
+        if exact and form is not Factorization.MATRIX:
             # Of a layer that is of low rank exactly, the middle has no error that tells anything of the others.
             telling = [each for each in own if each.error > TELLING]
             if telling:
@@ -132,17 +137,17 @@ def candidates(
     return result
 
 
-def _scaled(own: Sequence[Candidate], scale: float) -> list[Candidate]:
+def _scaled(own: Sequence[SplitCandidate], scale: float) -> list[SplitCandidate]:
     return [dataclasses.replace(each, error=min(each.error * scale, 1.0)) for each in own]
 
 
-def _made(own: Sequence[Candidate], problem: Problem, most: float) -> list[Candidate]:
+def _made(own: Sequence[SplitCandidate], problem: Problem, most: float) -> list[SplitCandidate]:
     """Return the splits of one form, of those that are said to lose no more than `most` only such as were made.
 
     The smallest of them as a rule holds what is said of it; where it does not, a bisection by size finds one that does.
     """
     said = sorted((each for each in own if each.error <= most), key=lambda each: (each.parameters, each.error))
-    made: list[Candidate] = []
+    made: list[SplitCandidate] = []
     low, high, at = 0, len(said), 0
     while low < high:
         each = said[at]
@@ -155,48 +160,50 @@ def _made(own: Sequence[Candidate], problem: Problem, most: float) -> list[Candi
     return [*(each for each in own if each.error > most), *made]
 
 
-def nearest(own: Sequence[Candidate], parameters: int) -> Candidate:
+def nearest(own: Sequence[SplitCandidate], parameters: int) -> SplitCandidate:
     """Return the split that has about so many parameters, the best of equals."""
     return min(own, key=lambda each: (abs(each.parameters - parameters), each.error))
 
 
-def shapes(layer: Layer, form: Form, align: int, extent: Extent, *, more_macs: bool) -> list[Candidate]:
+def shapes(
+    layer: WeightLayer, form: Factorization, align: int, extent: Positions, *, more_macs: bool
+) -> list[SplitCandidate]:
     """Return the splits of one form as `candidates` does, before anything is known of their errors: these are 0."""
     return [
-        Candidate(form, ranks, parameters(layer, form, ranks), work, 0.0, _share(layer, form, ranks))
+        SplitCandidate(form, ranks, parameters(layer, form, ranks), work, 0.0, _share(layer, form, ranks))
         for ranks in _ranks(layer, form, align)
         if parameters(layer, form, ranks) < layer.parameters
         and ((work := macs(layer, form, ranks, extent)) <= 1 or more_macs)
     ]
 
 
-def full_ranks(layer: Layer, form: Form) -> tuple[tuple[str, int], ...]:
+def full_ranks(layer: WeightLayer, form: Factorization) -> tuple[tuple[str, int], ...]:
     """Return what each rank of a form is called, and how large it is when nothing is lost."""
     return {
-        Form.MATRIX: (("rank", min(layer.inputs, layer.outputs)),),
-        Form.PIVOT: (("rank", min(layer.inputs, layer.outputs)),),
-        Form.TUCKER: (("rank of inputs", layer.inputs), ("rank of outputs", layer.outputs)),
-        Form.SPATIAL: (("rank", min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[-1])),)
+        Factorization.MATRIX: (("rank", min(layer.inputs, layer.outputs)),),
+        Factorization.PIVOT: (("rank", min(layer.inputs, layer.outputs)),),
+        Factorization.TUCKER: (("rank of inputs", layer.inputs), ("rank of outputs", layer.outputs)),
+        Factorization.SPATIAL: (("rank", min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[-1])),)
         if layer.kernel
         else (),
-        Form.SEPARABLE: (("windows", math.prod(layer.kernel)),),
+        Factorization.SEPARABLE: (("windows", math.prod(layer.kernel)),),
     }[form]
 
 
-def _share(layer: Layer, form: Form, ranks: tuple[int, ...]) -> float:
+def _share(layer: WeightLayer, form: Factorization, ranks: tuple[int, ...]) -> float:
     full = full_ranks(layer, form)
     return sum(rank / whole for rank, (_, whole) in zip(ranks, full, strict=True)) / len(full)
 
 
-def losses(problem: Problem, form: Form) -> Callable[[tuple[int, ...]], float]:
+def losses(problem: Problem, form: Factorization) -> Callable[[tuple[int, ...]], float]:
     """Return what says which share of the energy of the output a split loses, by its ranks, from spectra alone."""
     floor = problem.floor
-    spectra: dict[Form, Callable[[], list[Array]]] = {
-        Form.MATRIX: lambda: [problem.output_basis[0]],
-        Form.PIVOT: lambda: [problem.output_basis[0]],
-        Form.TUCKER: lambda: [problem.input_basis[0], problem.output_basis[0]],
-        Form.SPATIAL: lambda: [problem.column_basis[0]],
-        Form.SEPARABLE: lambda: [problem.channel_basis[0].sum(axis=0)],
+    spectra: dict[Factorization, Callable[[], list[Array]]] = {
+        Factorization.MATRIX: lambda: [problem.output_basis[0]],
+        Factorization.PIVOT: lambda: [problem.output_basis[0]],
+        Factorization.TUCKER: lambda: [problem.input_basis[0], problem.output_basis[0]],
+        Factorization.SPATIAL: lambda: [problem.column_basis[0]],
+        Factorization.SEPARABLE: lambda: [problem.channel_basis[0].sum(axis=0)],
     }
     tails = [tail(energies) for energies in spectra[form]()]
 
@@ -214,14 +221,14 @@ def tail(energies: Array) -> Array:
     return shares
 
 
-def _ranks(layer: Layer, form: Form, align: int) -> Iterator[tuple[int, ...]]:
+def _ranks(layer: WeightLayer, form: Factorization, align: int) -> Iterator[tuple[int, ...]]:
     if form in PAIRS:
         full = min(layer.inputs, layer.outputs)
         yield from ((rank,) for rank in multiples(full, align, STEPS * 4))
-    elif form is Form.SPATIAL:
+    elif form is Factorization.SPATIAL:
         full = min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[1])
         yield from ((rank,) for rank in multiples(full, align, STEPS * 4))
-    elif form is Form.SEPARABLE:
+    elif form is Factorization.SEPARABLE:
         yield from ((rank,) for rank in range(1, math.prod(layer.kernel)))
     else:
         for few in (*multiples(layer.inputs, align, STEPS), layer.inputs):

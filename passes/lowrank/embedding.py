@@ -15,17 +15,17 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Samples
-from onnxslim.graph.axes import attribute, op_of
-from onnxslim.graph.constants import constant, fresh_name, new_initializer
+from onnxslim.fit.refit import SAMPLES
+from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.observe.observation import defaults, truncated
+from onnxslim.ops.binding import attribute, op_of
 from onnxslim.pipeline.interface import Context, LayerChange, Note
 from onnxslim.pipeline.selection import excluded
-from onnxslim.runner.session import Session
-from onnxslim.train.observation import defaults, truncated
-from onnxslim.train.refit import SAMPLES
+from onnxslim.runtime.session import Session
 
-from .allocation import Settings, choose, describe, why_whole
-from .candidates import STEPS, Candidate, multiples, tail
-from .factors import Form, Split
+from .allocation import SplitSettings, choose, describe, why_whole
+from .candidates import STEPS, SplitCandidate, multiples, tail
+from .factors import Factorization, Split
 from .layer import SMALLEST, label, too_small
 
 Array = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class EmbeddingTable:
     """A table, and the nodes that read it."""
 
     name: str
@@ -57,7 +57,7 @@ class Table:
 
 
 def split_tables(
-    model: ir.Model, include: Sequence[str], exclude: Sequence[str], settings: Settings, context: Context
+    model: ir.Model, include: Sequence[str], exclude: Sequence[str], settings: SplitSettings, context: Context
 ) -> tuple[list[Note], list[Note], tuple[LayerChange, ...]]:
     """Split the tables of the main graph, in place; return what was done, what was left alone, and what became of
     those that were split.
@@ -98,9 +98,9 @@ def split_tables(
 
 def find_tables(
     model: ir.Model, include: Sequence[str], exclude: Sequence[str], smallest: int = SMALLEST
-) -> tuple[list[Table], list[tuple[str, str]]]:
+) -> tuple[list[EmbeddingTable], list[tuple[str, str]]]:
     """Return the tables of the main graph that may be split, and (name, reason) for the others."""
-    found: list[Table] = []
+    found: list[EmbeddingTable] = []
     left: list[tuple[str, str]] = []
     for value in model.graph.initializers.values():
         tensor, uses = value.const_value, list(value.uses())
@@ -119,12 +119,12 @@ def find_tables(
         if reason:
             left.append((label(readers[0]), reason))
         else:
-            found.append(Table(label(readers[0]), tuple(readers), value, rows, columns))
+            found.append(EmbeddingTable(label(readers[0]), tuple(readers), value, rows, columns))
     return found, left
 
 
 def count_rows(
-    model: ir.Model, tables: Sequence[Table], samples: Samples, open_session: Callable[[ir.Model], Session]
+    model: ir.Model, tables: Sequence[EmbeddingTable], samples: Samples, open_session: Callable[[ir.Model], Session]
 ) -> dict[str, Array]:
     """Return for each table, by name, how often the samples read each row.
 
@@ -138,7 +138,7 @@ def count_rows(
     return counts
 
 
-def count_reads(model: ir.Model, tables: Sequence[Table], context: Context) -> dict[str, int]:
+def count_reads(model: ir.Model, tables: Sequence[EmbeddingTable], context: Context) -> dict[str, int]:
     """Return for each table, by name, how many rows the first sample reads.
 
     Raises:
@@ -152,10 +152,10 @@ def count_reads(model: ir.Model, tables: Sequence[Table], context: Context) -> d
 
 def _read(
     model: ir.Model,
-    tables: Sequence[Table],
+    tables: Sequence[EmbeddingTable],
     feeds: Iterable[Mapping[str, Any]],
     open_session: Callable[[ir.Model], Session],
-) -> Iterator[tuple[Table, npt.NDArray[np.int64]]]:
+) -> Iterator[tuple[EmbeddingTable, npt.NDArray[np.int64]]]:
     """Yield the numbers of the rows that each node reads of a table, run by run."""
     places = {value.name or "": value for table in tables for node in table.nodes if (value := node.inputs[1])}
     fixed = {name: array for name, value in places.items() if (array := constant(value)) is not None}
@@ -174,7 +174,7 @@ def _read(
                 yield table, np.asarray(values[(value.name if value is not None else None) or ""])
 
 
-def basis(table: Table, counts: Array | None) -> tuple[Array, Array]:
+def basis(table: EmbeddingTable, counts: Array | None) -> tuple[Array, Array]:
     """Return (energies, directions as columns) of the rows of a table, the largest first.
 
     Args:
@@ -189,13 +189,13 @@ def basis(table: Table, counts: Array | None) -> tuple[Array, Array]:
     return np.maximum(values[::-1], 0), vectors[:, ::-1]
 
 
-def _rows(table: Table) -> Array:
+def _rows(table: EmbeddingTable) -> Array:
     array = constant(table.weight)
     assert array is not None
     return array.astype(np.float64)
 
 
-def table_candidates(table: Table, energies: Array, align: int) -> list[Candidate]:
+def table_candidates(table: EmbeddingTable, energies: Array, align: int) -> list[SplitCandidate]:
     """Return the splits of a table that have fewer parameters."""
     lost = tail(energies)
     result = []
@@ -203,19 +203,21 @@ def table_candidates(table: Table, energies: Array, align: int) -> list[Candidat
         parameters = rank * (table.inputs + table.outputs)
         if parameters < table.parameters:
             result.append(
-                Candidate(Form.EMBEDDING, (rank,), parameters, float("inf"), float(lost[rank]), rank / table.outputs)
+                SplitCandidate(
+                    Factorization.EMBEDDING, (rank,), parameters, float("inf"), float(lost[rank]), rank / table.outputs
+                )
             )
     return result
 
 
-def split_table(table: Table, vectors: Array, rank: int) -> Split:
+def split_table(table: EmbeddingTable, vectors: Array, rank: int) -> Split:
     """Return the split of a table that keeps the first `rank` directions."""
     kept = vectors[:, :rank]
     narrow = _rows(table) @ kept
-    return Split(Form.EMBEDDING, (rank,), (narrow, kept.T.copy()), narrow @ kept.T)
+    return Split(Factorization.EMBEDDING, (rank,), (narrow, kept.T.copy()), narrow @ kept.T)
 
 
-def write_table(graph: ir.Graph, table: Table, made: Split) -> None:
+def write_table(graph: ir.Graph, table: EmbeddingTable, made: Split) -> None:
     """Put the factors in the place of a table, in place: all nodes that read it read the narrower one."""
     held = constant(table.weight)
     assert held is not None

@@ -37,7 +37,7 @@ PIVOT_CONDITION = 1e-6
 """First outputs that depend on each other more than this are not told apart by single precision."""
 
 
-class Form(enum.Enum):
+class Factorization(enum.Enum):
     """What a layer is split into."""
 
     MATRIX = "matrix"
@@ -54,20 +54,20 @@ class Form(enum.Enum):
     """A narrower table, then a product of matrices."""
 
 
-PAIRS = frozenset({Form.MATRIX, Form.PIVOT})
+PAIRS = frozenset({Factorization.MATRIX, Factorization.PIVOT})
 """The forms that are two products of matrices, of one rank."""
 
 
-def pair_outputs(form: Form, outputs: int, rank: int) -> int:
+def pair_outputs(form: Factorization, outputs: int, rank: int) -> int:
     """Return how many outputs the second of two products makes: in the pivoted form the first makes some of them."""
-    return outputs - rank if form is Form.PIVOT else outputs
+    return outputs - rank if form is Factorization.PIVOT else outputs
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Factors that take the place of a weight, in the order in which they are applied."""
 
-    form: Form
+    form: Factorization
     ranks: tuple[int, ...]
     """MATRIX, PIVOT, SPATIAL: (rank); TUCKER: (channels of the input, of the output); SEPARABLE: (windows for a
     channel)."""
@@ -80,7 +80,7 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments:
+class LayerMoments:
     """What a layer gets and should give: second moments, about the mean where it has a bias to make up for it."""
 
     gram: Array
@@ -91,17 +91,17 @@ class Moments:
     """E|y|^2."""
 
     @classmethod
-    def plain(cls, weight: Array) -> Moments:
+    def plain(cls, weight: Array) -> LayerMoments:
         """Return moments of inputs that are not correlated: with them every split is the unwhitened one."""
         return cls(np.eye(len(weight)), weight, float((weight**2).sum()))
 
-    def damped(self, weight: Array, share: float) -> Moments:
+    def damped(self, weight: Array, share: float) -> LayerMoments:
         """Return moments as if some white noise had gone through `weight`, `share` of the mean square of an input.
 
         It keeps what few samples do not tell at what the weight says.
         """
         noise = share * float(np.trace(self.gram)) / len(self.gram) + 1e-12
-        return Moments(
+        return LayerMoments(
             self.gram + noise * np.eye(len(self.gram)),
             self.cross + noise * weight,
             self.energy + noise * float((weight**2).sum()),
@@ -117,7 +117,7 @@ class Moments:
 class Problem:
     """One layer to split."""
 
-    moments: Moments
+    moments: LayerMoments
     kernel: tuple[int, ...] = ()
     metric: Array | None = None
     """How errors of the outputs matter, shape [outputs, outputs], positive semidefinite; None: all alike."""
@@ -224,11 +224,11 @@ def _whitened(gram: Array, weight: Array) -> tuple[Array, Array, Array]:
     return np.maximum(values[::-1], 0), np.linalg.solve(root.T, vectors), vectors.T @ root.T
 
 
-def split(problem: Problem, form: Form, ranks: tuple[int, ...]) -> Split:
+def split(problem: Problem, form: Factorization, ranks: tuple[int, ...]) -> Split:
     """Return the split of this form and these ranks that fits best.
 
     Args:
-        problem: Moments whose gram is positive definite: see `Moments.damped`.
+        problem: Moments whose gram is positive definite: see `LayerMoments.damped`.
         form: Any but EMBEDDING, which `embedding` makes.
         ranks: As `Split.ranks` says, each at least 1 and at most full.
 
@@ -242,7 +242,7 @@ def _matrix(problem: Problem, ranks: tuple[int, ...]) -> Split:
     (rank,) = ranks
     _, down, up = problem.output_basis
     first, second = problem.best @ down[:, :rank], up[:rank].copy()
-    return Split(Form.MATRIX, ranks, (first, second), first @ second)
+    return Split(Factorization.MATRIX, ranks, (first, second), first @ second)
 
 
 def _pivot(problem: Problem, ranks: tuple[int, ...]) -> Split:
@@ -254,7 +254,7 @@ def _pivot(problem: Problem, ranks: tuple[int, ...]) -> Split:
     others = np.linalg.lstsq(kept[:, :rank], kept[:, rank:], rcond=PIVOT_CONDITION)[0]
     # Errors of rounding grow by the condition of the first outputs: they belong to what is lost.
     stored = first.astype(np.float32).astype(np.float64), others.astype(np.float32).astype(np.float64)
-    return Split(Form.PIVOT, ranks, stored, np.concatenate([stored[0], stored[0] @ stored[1]], axis=1))
+    return Split(Factorization.PIVOT, ranks, stored, np.concatenate([stored[0], stored[0] @ stored[1]], axis=1))
 
 
 def _tucker(problem: Problem, ranks: tuple[int, ...]) -> Split:
@@ -282,7 +282,7 @@ def _tucker(problem: Problem, ranks: tuple[int, ...]) -> Split:
     if last is not None:
         factors.append(last[1])
         dense = dense @ last[1]
-    return Split(Form.TUCKER, ranks, tuple(factors), dense)
+    return Split(Factorization.TUCKER, ranks, tuple(factors), dense)
 
 
 def _through_channels(gram: Array, first: Array, taps: int) -> Array:
@@ -303,7 +303,7 @@ def _spatial(problem: Problem, ranks: tuple[int, ...]) -> Split:
     second = np.linalg.solve(gram, np.einsum("atm,ar->rtm", cross, first).reshape(rank * width, -1))
     dense = np.einsum("rtm,ar->atm", second.reshape(rank, width, -1), first).reshape(problem.columns, -1)
     factors = first.reshape(problem.inputs, rows, rank), second.reshape(rank, width, -1)
-    return Split(Form.SPATIAL, ranks, factors, dense)
+    return Split(Factorization.SPATIAL, ranks, factors, dense)
 
 
 def _separable(problem: Problem, ranks: tuple[int, ...]) -> Split:
@@ -316,13 +316,13 @@ def _separable(problem: Problem, ranks: tuple[int, ...]) -> Split:
     cross = np.einsum("atm,atr->arm", problem.moments.cross.reshape(channels, taps, -1), first, optimize=True)
     second = np.linalg.solve(reduced, cross.reshape(channels * each, -1)).reshape(channels, each, -1)
     dense = np.einsum("arm,atr->atm", second, first, optimize=True).reshape(problem.columns, -1)
-    return Split(Form.SEPARABLE, ranks, (first.reshape(channels, *problem.kernel, each), second), dense)
+    return Split(Factorization.SEPARABLE, ranks, (first.reshape(channels, *problem.kernel, each), second), dense)
 
 
 _SPLITS = {
-    Form.MATRIX: _matrix,
-    Form.PIVOT: _pivot,
-    Form.TUCKER: _tucker,
-    Form.SPATIAL: _spatial,
-    Form.SEPARABLE: _separable,
+    Factorization.MATRIX: _matrix,
+    Factorization.PIVOT: _pivot,
+    Factorization.TUCKER: _tucker,
+    Factorization.SPATIAL: _spatial,
+    Factorization.SEPARABLE: _separable,
 }

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.axes import attribute, op_of
-from onnxslim.graph.constants import constant, fresh_name, new_initializer
+from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.ops.binding import attribute, op_of
 from onnxslim.pipeline.interface import Note
 
-from .layer import Layer, find_layers
+from .layer import WeightLayer, find_layers
 
 Array = npt.NDArray[np.float64]
 
@@ -52,7 +52,9 @@ def fuse(model: ir.Model, include: Sequence[str] = (), exclude: Sequence[str] = 
     return notes
 
 
-def _pair(model: ir.Model, include: Sequence[str], exclude: Sequence[str]) -> tuple[Layer, Layer, Product] | None:
+def _pair(
+    model: ir.Model, include: Sequence[str], exclude: Sequence[str]
+) -> tuple[WeightLayer, WeightLayer, Product] | None:
     layers = [layer for layer in find_layers(model, include, exclude, smallest=1)[0] if len(layer.sites) == 1]
     makers = {layer.node: layer for layer in layers}
     for second in layers:
@@ -73,7 +75,7 @@ def _pair(model: ir.Model, include: Sequence[str], exclude: Sequence[str]) -> tu
     return None
 
 
-def _of_matrices(first: Layer, second: Layer) -> Product | None:
+def _of_matrices(first: WeightLayer, second: WeightLayer) -> Product | None:
     if not first.weight_index or not second.weight_index or attribute(second.node, "transA"):
         return None
     matrix = first.matrix() @ second.matrix()
@@ -91,7 +93,7 @@ def _of_matrices(first: Layer, second: Layer) -> Product | None:
     return Product(matrix.T if host.transposed else matrix, total, host.node)
 
 
-def _of_convolutions(first: Layer, second: Layer) -> Product | None:
+def _of_convolutions(first: WeightLayer, second: WeightLayer) -> Product | None:
     own = [layer.sites[0].bias is not None for layer in (first, second)]
     if not all(own):
         return None
@@ -110,23 +112,23 @@ def _of_convolutions(first: Layer, second: Layer) -> Product | None:
 
 
 _OPS = [("", "MatMul"), ("", "Gemm")]
-_MULTIPLY: dict[tuple[tuple[str, str], tuple[str, str]], Callable[[Layer, Layer], Product | None]] = {
+_MULTIPLY: dict[tuple[tuple[str, str], tuple[str, str]], Callable[[WeightLayer, WeightLayer], Product | None]] = {
     **{(one, other): _of_matrices for one in _OPS for other in _OPS},
     (("", "Conv"), ("", "Conv")): _of_convolutions,
 }
 
 
-def _narrow(layer: Layer) -> bool:
+def _narrow(layer: WeightLayer) -> bool:
     """Whether a convolution works on channels alone."""
     return max(layer.kernel) == 1 and max(layer.strides) == 1 and not any(layer.pads)
 
 
-def _bias(layer: Layer) -> Array:
+def _bias(layer: WeightLayer) -> Array:
     place = layer.sites[0].bias
     return place.held(layer.outputs) if place is not None and place.own else np.zeros(layer.outputs)
 
 
-def _write(graph: ir.Graph, first: Layer, second: Layer, product: Product) -> None:
+def _write(graph: ir.Graph, first: WeightLayer, second: WeightLayer, product: Product) -> None:
     held = constant(second.weight)
     assert held is not None
     weight = new_initializer(

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.axes import attribute, op_of
-from onnxslim.graph.constants import constant
-from onnxslim.graph.contraction import Contraction, contractions
+from onnxslim.analysis.linear_layer import Contraction, contractions
+from onnxslim.model.constants import constant
+from onnxslim.ops.binding import attribute, op_of
 from onnxslim.pipeline.selection import excluded
 
 Array = npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ class Bias:
 
 
 @dataclasses.dataclass(frozen=True)
-class Site:
+class WeightUse:
     """One node that multiplies by the weight of a layer."""
 
     node: ir.Node
@@ -52,11 +52,11 @@ class Site:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class WeightLayer:
     """A weight, and all nodes that multiply by it; they do it alike."""
 
     name: str
-    sites: tuple[Site, ...]
+    sites: tuple[WeightUse, ...]
     weight: ir.Value
     weight_index: int
     transposed: bool
@@ -160,7 +160,7 @@ UNPACKS = {("", "DequantizeLinear"), ("", "DynamicQuantizeLinear")}
 
 def find_layers(
     model: ir.Model, include: Sequence[str], exclude: Sequence[str], smallest: int = SMALLEST
-) -> tuple[list[Layer], list[tuple[str, str]]]:
+) -> tuple[list[WeightLayer], list[tuple[str, str]]]:
     """Return the layers of the main graph that may be split, in its order, and (name, reason) for the others."""
     found: dict[ir.Value, list[tuple[Contraction, Shape]]] = {}
     left: list[tuple[str, str]] = [(label(node), "its weight is quantized") for node in _quantized(model.graph)]
@@ -172,14 +172,14 @@ def find_layers(
             reasons[contraction.weight] = label(contraction.node), shape
         else:
             found.setdefault(contraction.weight, []).append((contraction, shape))
-    layers: list[Layer] = []
+    layers: list[WeightLayer] = []
     for weight, held in found.items():
         reason = _reason(weight, held, include, exclude) or _small(held[0][1], smallest)
         if reason and weight not in reasons:
             reasons[weight] = label(held[0][0].node), reason
         if weight not in reasons:
             sites = tuple(_site(contraction, shape) for contraction, shape in held)
-            layers.append(Layer(label(sites[0].node), sites, weight, held[0][0].weight_index, *held[0][1]))
+            layers.append(WeightLayer(label(sites[0].node), sites, weight, held[0][0].weight_index, *held[0][1]))
     return layers, [*left, *reasons.values()]
 
 
@@ -243,12 +243,12 @@ def _quantized(graph: ir.Graph) -> Iterator[ir.Node]:
                 yield node
 
 
-def _site(contraction: Contraction, shape: Shape) -> Site:
+def _site(contraction: Contraction, shape: Shape) -> WeightUse:
     node, (_, kernel, _, outputs) = contraction.node, shape
     rank = len(node.outputs[0].shape or ())
     # The right factor of a product gives the last axis, the left one that before it; channels of images are second.
     axis = 1 if kernel else rank - 1 if contraction.weight_index else rank - 2
-    return Site(
+    return WeightUse(
         node, contraction.data, contraction.data_axis, axis, _bias(node, contraction, outputs, axis == rank - 1)
     )
 

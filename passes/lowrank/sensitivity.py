@@ -12,11 +12,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Samples
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
+from .emit import write
 from .factors import Split
-from .layer import Layer, find_layers
-from .writing import write
+from .layer import WeightLayer, find_layers
 
 Array = npt.NDArray[np.float64]
 
@@ -49,7 +49,7 @@ class Sensitivity:
             for name, array in self._wanted.items()
         }
 
-    def __call__(self, layer: Layer, made: Split, biases: list[Array | None]) -> float:
+    def __call__(self, layer: WeightLayer, made: Split, biases: list[Array | None]) -> float:
         """Return the energy of the error of the outputs, as a share of theirs, where `layer` alone is split."""
         probe = self._model.clone()
         own = next(each for each in find_layers(probe, (), (), smallest=1)[0] if each.weight.name == layer.weight.name)

@@ -10,25 +10,25 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.sizes import at_sizes
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.specialize import specialize_shapes
+from onnxslim.fit.refit import BUDGET, FEWEST, STREAMED
+from onnxslim.observe.finite import first_not_finite
+from onnxslim.observe.observation import truncated
 from onnxslim.pipeline.interface import Context, LayerChange, Note
-from onnxslim.train.finite import first_not_finite
-from onnxslim.train.observation import truncated
-from onnxslim.train.refit import BUDGET, FEWEST, STREAMED
 
-from .adding import find_terms
-from .allocation import Price, Rule, Settings, choose, describe, why_whole
-from .candidates import Candidate, Extent, candidates, forms, full_ranks, nearest, shapes
-from .comparing import find_comparisons
-from .factors import Form, Moments, Problem, split
-from .layer import Layer, Site
-from .readers import find_readers
+from .allocation import ErrorCost, RankRule, SplitSettings, choose, describe, why_whole
+from .attention_metric import find_comparisons
+from .candidates import Positions, SplitCandidate, candidates, forms, full_ranks, nearest, shapes
+from .emit import refit_whole, write
+from .factors import Factorization, LayerMoments, Problem, split
+from .layer import WeightLayer, WeightUse
+from .layer_moments import CollectedMoments, Downstream, MomentCollector, enough_rows
+from .output_metric import find_readers
+from .residual import find_terms
 from .sensitivity import ENOUGH, Sensitivity, curves
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
-from .timing import Stopwatch
-from .watching import Behind, Seen, Watch, enough_rows
-from .writing import refit_whole, write
+from .timing import SplitTimer
 
 Array = npt.NDArray[np.float64]
 
@@ -37,13 +37,14 @@ SAMPLES = 1024
 RUNS = 3
 """How often a sample goes through the whole model: once for the spectra, twice for the splits."""
 DAMPING = 1e-3
-"""White noise that is added to what a layer gets, relative to the mean square of an input: see `Moments.damped`."""
+"""White noise that is added to what a layer gets, relative to the mean square of an input: see
+`LayerMoments.damped`."""
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 """Dampings that are tried where a layer is fitted to make up for errors: with the least, few samples are learnt by
 heart. On MiniLM with 96 sequences that lost 1 to 2 dB on others."""
 PROBED = (0.5, 0.1)
 """Shares of the parameters of a layer with which it is seen what its error costs."""
-HOPELESS, HOPELESS_OF_WINDOWS = 0.25, 0.125
+MIN_SHARE, HOPELESS_OF_WINDOWS = 0.25, 0.125
 """A form that is not faster with this share of the parameters of a layer is not fitted: less would lose too much.
 Windows have more to spare."""
 
@@ -52,8 +53,8 @@ Windows have more to spare."""
 class _Options:
     """What layers may be split into, whatever is asked for."""
 
-    candidates: Sequence[Sequence[Candidate]]
-    curves: Sequence[Price]
+    candidates: Sequence[Sequence[SplitCandidate]]
+    curves: Sequence[ErrorCost]
     """What an error of each layer costs."""
     slow: Sequence[str]
     """Of layers that stay whole for that, why no split of theirs is faster."""
@@ -74,10 +75,12 @@ class Splitting:
         RunError: The model does not run on the calibration samples.
     """
 
-    def __init__(self, settings: Settings, model: ir.Model, layers: Sequence[Layer], context: Context) -> None:
+    def __init__(
+        self, settings: SplitSettings, model: ir.Model, layers: Sequence[WeightLayer], context: Context
+    ) -> None:
         self._settings, self._model, self.layers, self._context = settings, model, layers, context
         self.notes: list[Note] = []
-        self._curves: Sequence[Price] = curves({}, len(layers))
+        self._curves: Sequence[ErrorCost] = curves({}, len(layers))
         """What an error of each layer costs."""
         self._broken: dict[int, str] = {}
         self.not_finite = ""
@@ -92,7 +95,7 @@ class Splitting:
         names = {site.data.name or "" for layer in layers for site in layer.sites}
         names |= {site.node.outputs[0].name or "" for layer in layers for site in layer.sites}
         self._shapes = {name: np.shape(array) for name, array in first.items()}
-        sized = at_sizes(model, self._shapes)
+        sized = specialize_shapes(model, self._shapes)
         cost = measure_cost(sized)
         self._macs = cost.macs
         inner = sorted(names - set(first))
@@ -100,13 +103,13 @@ class Splitting:
         used = {spec.name for spec in session.inputs}
         values = session.run({name: array for name, array in first.items() if name in used})
         self._shapes.update({name: array.shape for name, array in values.items()})
-        self._behind = Behind()
+        self._behind = Downstream()
         if self._learns:
             graph = model.graph
-            self._behind = Behind(
+            self._behind = Downstream(
                 find_readers(graph, layers), find_comparisons(graph, layers), find_terms(graph, layers)
             )
-        self._stopwatch = Stopwatch(context, model, self._shapes)
+        self._stopwatch = SplitTimer(context, model, self._shapes)
         self._slow = [""] * len(layers)
         """Of layers that stay whole for that, why no split of theirs is faster."""
         most = min(SAMPLES, context.samples.count)
@@ -117,27 +120,27 @@ class Splitting:
         self.count = min(self.count, max(FEWEST, int(affordable)))
         self._samples = context.draw(self.count, "lowrank: second moments")
 
-    def _needed(self, layer: Layer) -> int:
+    def _needed(self, layer: WeightLayer) -> int:
         """Return how many samples have enough rows for a layer."""
         return math.ceil(enough_rows(layer) / max(self._places(layer), 1))
 
-    def _places(self, layer: Layer, site: Site | None = None) -> int:
+    def _places(self, layer: WeightLayer, site: WeightUse | None = None) -> int:
         """Return in how many places a layer works in one sample: its first site, or another."""
         result = self._shapes[(site or layer.sites[0]).node.outputs[0].name or ""]
         return int(np.prod(result)) // layer.outputs
 
-    def _extent(self, layer: Layer) -> Extent:
+    def _extent(self, layer: WeightLayer) -> Positions:
         if not layer.kernel:
-            return Extent(1, 1, 1)
+            return Positions(1, 1, 1)
         site = layer.sites[0]
         data, result = self._shapes[site.data.name or ""], self._shapes[site.node.outputs[0].name or ""]
         between = [*result[2:3], *data[3:]]
-        return Extent(int(np.prod(data[2:])), int(np.prod(result[2:])), int(np.prod(between)))
+        return Positions(int(np.prod(data[2:])), int(np.prod(result[2:])), int(np.prod(between)))
 
-    def _problem(self, layer: Layer, seen: Seen | None) -> Problem:
+    def _problem(self, layer: WeightLayer, seen: CollectedMoments | None) -> Problem:
         weight = layer.matrix()
         if seen is None:
-            return Problem(Moments.plain(weight), layer.kernel)
+            return Problem(LayerMoments.plain(weight), layer.kernel)
         whole = seen.joined().moments(layer)
         if not np.isfinite(whole.energy):
             return Problem(whole, layer.kernel)
@@ -148,19 +151,19 @@ class Splitting:
             return Problem(whole.damped(weight, DAMPING), layer.kernel, metric)
         strength = _carries_over(seen.moments(layer), seen.aside.moments(layer), weight)
         if strength is None:
-            whole = Moments(whole.gram, whole.gram @ weight, float(np.vdot(weight, whole.gram @ weight)))
+            whole = LayerMoments(whole.gram, whole.gram @ weight, float(np.vdot(weight, whole.gram @ weight)))
         return Problem(whole.damped(weight, strength or DAMPING), layer.kernel, metric)
 
-    def options(self) -> Sequence[Sequence[Candidate]]:
+    def options(self) -> Sequence[Sequence[SplitCandidate]]:
         """Return for each layer what it may be split into; nothing for those that would be no faster."""
         wish = self._settings.wish
-        depends = wish.amount if wish.rule is Rule.RANK else None  # the form that is timed is near that rank
+        depends = wish.amount if wish.rule is RankRule.RANK else None  # the form that is timed is near that rank
         found = self._context.observed(("splits", depends), self._options)
         self._curves, self._slow, self._broken = found.curves, list(found.slow), dict(found.broken)
         return found.candidates
 
     def _options(self) -> _Options:
-        result: list[list[Candidate]] = [[] for _ in self.layers]
+        result: list[list[SplitCandidate]] = [[] for _ in self.layers]
         measured: dict[int, list[tuple[float, float]]] = {}
         allowed = self._hopeful()
         sensitivity = self._sensitivity()
@@ -198,13 +201,13 @@ class Splitting:
         begins = first_not_finite(self._model, self._samples, self._context.open_session)
         return "what it gets or gives is not finite" + (f": {begins}" if begins is not None else "")
 
-    def _hopeful(self) -> list[tuple[Form, ...]]:
+    def _hopeful(self) -> list[tuple[Factorization, ...]]:
         """Return for each layer the forms that are faster with few parameters, by their shapes alone.
 
         Timing takes far less than second moments and spectra: what cannot be faster is neither watched nor fitted.
         """
         settings = self._settings
-        probes: list[tuple[int, Candidate]] = []
+        probes: list[tuple[int, SplitCandidate]] = []
         for at, layer in enumerate(self.layers):
             for form in forms(layer):
                 own = shapes(layer, form, settings.align, self._extent(layer), more_macs=settings.size)
@@ -214,7 +217,7 @@ class Splitting:
             faster: list[float | None] = [math.inf] * len(probes)
         else:
             faster = self._stopwatch.ratios([self.layers[at] for at, _ in probes], [each for _, each in probes])
-        allowed: list[tuple[Form, ...]] = [()] * len(self.layers)
+        allowed: list[tuple[Factorization, ...]] = [()] * len(self.layers)
         for (at, each), ratio in zip(probes, faster, strict=True):
             if ratio is not None and ratio >= self._stopwatch.margin:
                 allowed[at] += (each.form,)
@@ -227,23 +230,23 @@ class Splitting:
                 self._slow[at] = f"not faster: {ratio:.2f}x at {describe(self.layers[at].parameters, each)}"
         return allowed
 
-    def _distance(self, layer: Layer, each: Candidate) -> float:
+    def _distance(self, layer: WeightLayer, each: SplitCandidate) -> float:
         """Return how far a split is from the one that is timed to see whether its form is worth fitting."""
-        if self._settings.wish.rule is Rule.RANK:
+        if self._settings.wish.rule is RankRule.RANK:
             return abs(each.share - self._settings.wish.amount)
-        share = HOPELESS_OF_WINDOWS if math.prod(layer.kernel) > 1 else HOPELESS
+        share = HOPELESS_OF_WINDOWS if math.prod(layer.kernel) > 1 else MIN_SHARE
         return abs(each.parameters - share * layer.parameters)
 
     def _sensitivity(self) -> Sensitivity | None:
         """Return what measures how much the error of a layer counts, where one budget is shared and time allows it."""
         affordable = int(BUDGET / max(len(PROBED) * len(self.layers) * self._macs, 1))
-        wanted = self._settings.sensitivity and self._settings.wish.rule is Rule.PARAMS
+        wanted = self._settings.sensitivity and self._settings.wish.rule is RankRule.PARAMS
         if not self._learns or not wanted or affordable < FEWEST_TO_COMPARE:
             return None
         few = self._context.draw(min(ENOUGH, affordable), "lowrank: sensitivity")
         return Sensitivity(self._model, few, self._context.open_session)
 
-    def choose(self, options: Sequence[Sequence[Candidate]]) -> tuple[list[Candidate | None], list[str]]:
+    def choose(self, options: Sequence[Sequence[SplitCandidate]]) -> tuple[list[SplitCandidate | None], list[str]]:
         """Return the split of each layer, and why it has none."""
         wish = self._settings.wish
         stopwatch, slow = self._stopwatch, list(self._slow)
@@ -278,13 +281,13 @@ class Splitting:
         ]
         return chosen, reasons
 
-    def _why_whole(self, layer: Layer, own: Sequence[Candidate]) -> str:
+    def _why_whole(self, layer: WeightLayer, own: Sequence[SplitCandidate]) -> str:
         known = forms(layer)
         if not set(known) & set(self._settings.forms):
             return f"kinds leaves out what it may be split into: {', '.join(form.value for form in known)}"
         return why_whole(own, self._settings.wish, self._settings.align)
 
-    def split(self, picked: Sequence[tuple[Layer, Candidate]]) -> list[Note]:
+    def split(self, picked: Sequence[tuple[WeightLayer, SplitCandidate]]) -> list[Note]:
         """Split layers one after the other, each for what it gets now and what it gave before; with recovery, layers
         behind the first split that stay whole are fitted as well."""
         notes: list[Note] = []
@@ -318,19 +321,19 @@ class Splitting:
             notes.append(Note("factors", f"fitted on {self.count} samples{whole}", few))
         return notes
 
-    def _change(self, layer: Layer, each: Candidate) -> list[LayerChange]:
+    def _change(self, layer: WeightLayer, each: SplitCandidate) -> list[LayerChange]:
         work = layer.parameters * sum(self._places(layer, site) for site in layer.sites)
         return [
             LayerChange(layer.name, layer.node.op_type, quantity, before, after, work, round(each.macs * work))
             for (quantity, before), after in zip(full_ranks(layer, each.form), each.ranks, strict=True)
         ]
 
-    def _watch(self, before: ir.Model | None) -> Watch | None:
+    def _watch(self, before: ir.Model | None) -> MomentCollector | None:
         """Return what looks at the layers of the model, None where nothing is learnt from samples."""
         context = self._context
         if not self._learns:
             return None
-        return Watch(
+        return MomentCollector(
             self._model,
             before,
             self._samples,
@@ -341,11 +344,13 @@ class Splitting:
         )
 
 
-def _each(watch: Watch | None, layers: Sequence[Layer]) -> Iterable[tuple[Layer, Seen | None]]:
+def _each(
+    watch: MomentCollector | None, layers: Sequence[WeightLayer]
+) -> Iterable[tuple[WeightLayer, CollectedMoments | None]]:
     return [(layer, None) for layer in layers] if watch is None else watch.each(watch.order(layers))
 
 
-def _carries_over(fitted: Moments, aside: Moments, weight: Array) -> float | None:
+def _carries_over(fitted: LayerMoments, aside: LayerMoments, weight: Array) -> float | None:
     """Return the damping with which a fit to some samples serves others best; None where the weight as it is serves
     them better still."""
     best, least = None, aside.loss(weight)
@@ -357,7 +362,7 @@ def _carries_over(fitted: Moments, aside: Moments, weight: Array) -> float | Non
     return best
 
 
-def _biases(layer: Layer, seen: Seen | None, dense: Array) -> list[Array | None]:
+def _biases(layer: WeightLayer, seen: CollectedMoments | None, dense: Array) -> list[Array | None]:
     """Return what the bias of each site is to be, such that the mean of the output is right."""
     if seen is None:
         return [None] * len(layer.sites)

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim.pipeline.interface import Context
-from onnxslim.runner.layer_latency import LayerTimes
+from onnxslim.runtime.layer_latency import LayerTimes
 
-from .candidates import Candidate
-from .layer import Layer
-from .writing import timed
+from .candidates import SplitCandidate
+from .emit import timed
+from .layer import WeightLayer
 
 MARGIN = 1.03
 """A split must be this much faster: less may be noise, and a node more costs a little in any model."""
 
 
-class Stopwatch:
+class SplitTimer:
     """Says how much faster splits are than the layers that they stand for.
 
     Args:
@@ -35,11 +35,11 @@ class Stopwatch:
         self._shapes = shapes
         self._untimed: dict[str, str] = {}
 
-    def why(self, layer: Layer) -> str:
+    def why(self, layer: WeightLayer) -> str:
         """Return why a layer was not timed."""
         return self._untimed.get(layer.name, "")
 
-    def ratios(self, layers: Sequence[Layer], chosen: Sequence[Candidate | None]) -> list[float | None]:
+    def ratios(self, layers: Sequence[WeightLayer], chosen: Sequence[SplitCandidate | None]) -> list[float | None]:
         """Return the time of each layer over that of its split; None where there is none, or where it was not timed.
 
         All are measured in turns.

@@ -8,23 +8,23 @@ from typing import Annotated, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.coupling import couple, frozen
+from onnxslim.analysis.linear_layer import contractions
+from onnxslim.analysis.original_names import original_names
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
+from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.errors import BadOptionValue
-from onnxslim.graph.contraction import contractions
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.coupling import couple, frozen
-from onnxslim.graph.origins import origins
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.graph.sharing import share_again, share_apart
-from onnxslim.graph.sizes import at_sizes
+from onnxslim.observe.observation import ChannelMoments, Place, observe
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
-from onnxslim.train.observation import Moments, Place, observe
 
 from .allocation import Choice, Limits, allocate, allocate_evenly, blocks
-from .budget import Budget, Share
-from .choosing import Choosing, Units
+from .budget import CutBudget, Share
 from .criterion import OBSERVING, Criterion
 from .cutting import cut
 from .exact import remove_exactly
+from .group_filter import Choosing, Units
 from .layers import layer_changes
 from .ranking import Ranker
 from .recovery import compensate, fit_again, kept
@@ -114,10 +114,10 @@ class Prune(Pass):
         Raises:
             RunError: The model does not run on the calibration samples.
         """
-        apart = share_apart(model)
+        apart = untie_vectors(model)
         infer_shapes(model)
         change = self._exactly(model, context) if self.exact else self._by_share(model, context)
-        share_again(model, apart)
+        retie_vectors(model, apart)
         return change
 
     def _exactly(self, model: ir.Model, context: Context) -> Change:
@@ -125,8 +125,10 @@ class Prune(Pass):
         sizes = (
             {name: array.shape for name, array in context.samples.first().items()} if context.samples.count != 0 else {}
         )
-        before = at_sizes(model, sizes)
-        choosing = Choosing(self.include, self.exclude, self.units, origins=origins(model, context.original))
+        before = specialize_shapes(model, sizes)
+        choosing = Choosing(
+            self.include, self.exclude, self.units, original_names=original_names(model, context.original)
+        )
         found = remove_exactly(model, lambda coupling: choosing(coupling)[0], context.ledger)
         if not found:
             reason = "no channel is dead, constant, or the same as another"
@@ -141,20 +143,20 @@ class Prune(Pass):
             for each in found:
                 counts[each.name] = counts.get(each.name, 0) + getattr(each, what)
             notes += [Note(name, f"{count} {what} channels removed", reason) for name, count in counts.items() if count]
-        return Change(True, tuple(notes), layer_changes(before, at_sizes(model, sizes)))
+        return Change(True, tuple(notes), layer_changes(before, specialize_shapes(model, sizes)))
 
     def _by_share(self, model: ir.Model, context: Context) -> Change:
         coupling = couple(model)
         notes = [Note(f"{each.name} axis {each.axis}", "left alone", each.reason) for each in frozen(coupling)]
         limits = Limits(self.align, self.most, self.minimum)
-        choosing = Choosing(self.include, self.exclude, self.units, limits, origins(model, context.original))
+        choosing = Choosing(self.include, self.exclude, self.units, limits, original_names(model, context.original))
         found, left_alone = choosing(coupling)
         notes += left_alone
         if not found:
             return Change(False, (Note("model", "left alone", "no group of channels can be cut"), *notes))
         # Where the sizes of images are symbolic, those of a sample say which layers are the heavy ones.
         sizes = {name: array.shape for name, array in context.samples.first().items()}
-        sized = at_sizes(model, sizes)
+        sized = specialize_shapes(model, sizes)
         before = measure_cost(sized)
         read = list(contractions(model.graph))
         learns = not context.samples.synthetic
@@ -162,7 +164,7 @@ class Prune(Pass):
         if criterion in OBSERVING and not learns:
             criterion = Criterion.MAGNITUDE
             notes.append(Note("criterion", "magnitude", "samples that were made up say nothing about activations"))
-        moments: dict[Place, Moments] = {}
+        moments: dict[Place, ChannelMoments] = {}
         if learns and (self.compensate or criterion in OBSERVING):
             places = sorted({(contraction.data.name or "", contraction.data_axis) for contraction in read})
             zeros = criterion is Criterion.APOZ
@@ -176,7 +178,7 @@ class Prune(Pass):
             "importance", lambda: ranker.importance(criterion, sensitivity=self.sensitivity)
         )
         notes += said
-        budget = Budget.of(self._share(), model, coupling, sized, found, limits, context)
+        budget = CutBudget.of(self._share(), model, coupling, sized, found, limits, context)
 
         def allotted(target: float) -> Choice:
             if self.per_layer:
@@ -195,7 +197,7 @@ class Prune(Pass):
         infer_shapes(model)
         if self.refit and learns:
             notes.append(fit_again(model, teacher, stays, before, context))
-        after = at_sizes(model, sizes)
+        after = specialize_shapes(model, sizes)
         done = budget.notes(choice, limits, teacher, model, 1 - measure_cost(after).macs / max(before.macs, 1))
         for group, taken in zip(found, choice.taken, strict=True):
             if taken:

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.coupling import Coupling, Group
-from onnxslim.graph.labels import Mask
+from onnxslim.analysis.coupling import ChannelGroup, Coupling
+from onnxslim.analysis.labels import Mask
 
-from .costs import Cost, Lengths, MacsLeft
+from .costs import Lengths, MacsLeft, RemainingCost
 
 OVERSHOOT = 0.04
 """A block that would take the share of the cost this far beyond what was asked for stays."""
@@ -53,7 +53,7 @@ class Limits:
         return min(self.align, 1 << (length // 4).bit_length() - 1) if length >= 4 else self.align
 
 
-def blocks(group: Group, limits: Limits) -> list[int]:
+def blocks(group: ChannelGroup, limits: Limits) -> list[int]:
     """Return how many channels go at once, block by block: the first brings the length to a multiple of the step."""
     count = len(group.roots)
     align = limits.step(count * group.width)
@@ -71,12 +71,12 @@ def blocks(group: Group, limits: Limits) -> list[int]:
 
 def allocate(
     coupling: Coupling,
-    groups: Sequence[Group],
+    groups: Sequence[ChannelGroup],
     importance: Sequence[npt.NDArray[np.float64]],
     target: float,
     limits: Limits,
     sized: ir.Model | None = None,
-    cost: Cost | None = None,
+    cost: RemainingCost | None = None,
 ) -> Choice:
     """Choose channels until the cost of the model has fallen by `target`.
 
@@ -87,14 +87,14 @@ def allocate(
     Args:
         coupling: The coupled axes.
         groups: The groups that may lose channels.
-        importance: For each group the importance of its channels, in the order of `Group.roots`, comparable between
-            groups.
+        importance: For each group the importance of its channels, in the order of `ChannelGroup.roots`, comparable
+            between groups.
         target: What to save, in the unit of the cost.
         limits: What every group keeps.
         sized: A copy of the model in which symbolic dimensions have sizes, to count MACs with; None: they count as 1.
         cost: What the model costs; None: MACs.
     """
-    left_of: Cost = cost or MacsLeft(coupling, sized)
+    left_of: RemainingCost = cost or MacsLeft(coupling, sized)
     lengths = Lengths(coupling)
     gone: Mask = np.zeros(coupling.labels.count, np.bool_)
     start = left = left_of(gone)
@@ -131,11 +131,11 @@ def allocate(
 
 def allocate_evenly(
     coupling: Coupling,
-    groups: Sequence[Group],
+    groups: Sequence[ChannelGroup],
     importance: Sequence[npt.NDArray[np.float64]],
     target: float,
     limits: Limits,
-    cost: Cost,
+    cost: RemainingCost,
 ) -> Choice:
     """Choose the least important channels of each group, of each the same share, such that the cost falls by `target`.
 

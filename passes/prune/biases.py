@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.contraction import Contraction, add_bias
-from onnxslim.graph.coupling import Coupling
-from onnxslim.graph.labels import Mask
+from onnxslim.analysis.coupling import Coupling
+from onnxslim.analysis.labels import Mask
+from onnxslim.analysis.linear_layer import Contraction, add_bias
 
 
 def add_to_bias(

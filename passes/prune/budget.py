@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.coupling import Coupling, Group
+from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.pipeline.interface import Context, Note
-from onnxslim.runner.layer_latency import LayerTimes
-from onnxslim.runner.profile import quiet_milliseconds
-from onnxslim.runner.timing import compare_latency
+from onnxslim.runtime.layer_latency import LayerTimes
+from onnxslim.runtime.profile import quiet_milliseconds
+from onnxslim.runtime.timing import compare_latency
 
 from .allocation import Choice, Limits
-from .costs import Cost, MacsLeft, bytes_left, parameters_left
+from .costs import MacsLeft, RemainingCost, bytes_left, parameters_left
 from .timing import MillisecondsLeft
 
 TRIES = 3
@@ -45,13 +45,13 @@ WORDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
+class CutBudget:
     """What is to go, and what the model costs."""
 
     kind: Share
     share: float
     """The share of the cost that is to go."""
-    cost: Cost
+    cost: RemainingCost
     whole: float
     """What the model costs as it is."""
     context: Context
@@ -63,10 +63,10 @@ class Budget:
         model: ir.Model,
         coupling: Coupling,
         sized: ir.Model,
-        groups: Sequence[Group],
+        groups: Sequence[ChannelGroup],
         limits: Limits,
         context: Context,
-    ) -> Budget:
+    ) -> CutBudget:
         """Return the budget of a model; for milliseconds its layers are timed on the target.
 
         Args:
@@ -82,7 +82,7 @@ class Budget:
             RunError: The model does not run on the samples.
         """
         kind, part = share
-        cost: Cost
+        cost: RemainingCost
         if kind is Share.MILLISECONDS:
             feeds = context.samples.first()
             whole = quiet_milliseconds(model, feeds, context.target)

@@ -13,15 +13,15 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.axes import fit
-from onnxslim.graph.cost import is_parameter
-from onnxslim.graph.coupling import Coupling
-from onnxslim.graph.labels import Mask
-from onnxslim.graph.relations import Indices
-from onnxslim.nesting import main_graphs
+from onnxslim.analysis.cost import is_parameter
+from onnxslim.analysis.coupling import Coupling
+from onnxslim.analysis.labels import Mask
+from onnxslim.model.nesting import main_graphs
+from onnxslim.ops.binding import bind
+from onnxslim.ops.relations import Indices
 
 
-class Cost(Protocol):
+class RemainingCost(Protocol):
     """What is left of a cost when channels go."""
 
     def __call__(self, gone: Mask, /) -> float:
@@ -87,7 +87,7 @@ class MacsLeft:
     """
 
     def __init__(self, coupling: Coupling, sized: ir.Model | None = None) -> None:
-        at_size = {} if sized is None else {_key(node): fit(node) for node in sized.graph}
+        at_size = {} if sized is None else {_key(node): bind(node) for node in sized.graph}
         self._lengths = Lengths(coupling)
         terms: list[tuple[list[int], float]] = []
         for fitted, bound in coupling.fitted.values():

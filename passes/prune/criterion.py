@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant
-from onnxslim.graph.contraction import Contraction
-from onnxslim.graph.coupling import Coupling, Group
-from onnxslim.train.observation import Moments, Place
+from onnxslim.analysis.coupling import ChannelGroup, Coupling
+from onnxslim.analysis.linear_layer import Contraction
+from onnxslim.model.constants import constant
+from onnxslim.observe.observation import ChannelMoments, Place
 
 Scores = npt.NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def weight_scores(coupling: Coupling, read: Sequence[Contraction], power: int) -
 
 
 def activation_scores(
-    coupling: Coupling, read: Sequence[Contraction], moments: Mapping[Place, Moments], *, compensated: bool
+    coupling: Coupling, read: Sequence[Contraction], moments: Mapping[Place, ChannelMoments], *, compensated: bool
 ) -> Scores:
     """Return for each label its share of the energy that its readers make of their inputs.
 
@@ -167,7 +167,7 @@ BATCHNORM = frozenset({("", "BatchNormalization")})
 
 
 def average_scores(
-    coupling: Coupling, read: Sequence[Contraction], moments: Mapping[Place, Moments], *, zeros: bool
+    coupling: Coupling, read: Sequence[Contraction], moments: Mapping[Place, ChannelMoments], *, zeros: bool
 ) -> Scores:
     """Return for each label its share of the mean magnitude of what its readers read, or of how seldom that is zero."""
     total = np.zeros(coupling.labels.count)
@@ -182,7 +182,7 @@ def average_scores(
     return total
 
 
-def shuffled(groups: Sequence[Group], scores: Scores, generator: np.random.Generator) -> Scores:
+def shuffled(groups: Sequence[ChannelGroup], scores: Scores, generator: np.random.Generator) -> Scores:
     """Return `scores` shuffled within each group."""
     scores = scores.copy()
     for group in groups:

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.axes import attribute
-from onnxslim.graph.coupling import Coupling
-from onnxslim.graph.labels import Mask
-from onnxslim.nesting import nodes_within
+from onnxslim.analysis.coupling import Coupling
+from onnxslim.analysis.labels import Mask
+from onnxslim.model.nesting import nodes_within
+from onnxslim.ops.binding import attribute
 
-from .lengths import rewrite_lengths
+from .resize import rewrite_lengths
 
 
 def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:

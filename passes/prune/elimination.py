@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.train.gram import SINGLE, Thin
+from onnxslim.observe.gram import SINGLE, Thin
 
 Array = npt.NDArray[np.float64]
 Columns = npt.NDArray[np.int64]
@@ -29,7 +29,7 @@ AT_ONCE = 33
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class ChannelReader:
     """A layer, or a group of one, that reads channels which may go."""
 
     moment: Array | Thin
@@ -52,10 +52,11 @@ class Ranking:
     """Shape [channels + 1]: what is lost when as many are gone; rises."""
 
 
-def eliminate(readers: Sequence[Reader], count: int) -> Ranking:
+def eliminate(readers: Sequence[ChannelReader], count: int) -> Ranking:
     """Return in which order `count` channels go, and the relative error of all readers together."""
     states = [
-        _Rows(reader, each) if isinstance(each := reader.moment, Thin) else _Moments(reader, each) for reader in readers
+        _ReaderRows(reader, each) if isinstance(each := reader.moment, Thin) else _Moments(reader, each)
+        for reader in readers
     ]
     order: list[int] = []
     lost = [0.0]
@@ -74,7 +75,7 @@ def eliminate(readers: Sequence[Reader], count: int) -> Ranking:
 class _Moments:
     """A reader by the inverse of its moments."""
 
-    def __init__(self, reader: Reader, moment: Array) -> None:
+    def __init__(self, reader: ChannelReader, moment: Array) -> None:
         kind = np.float32 if len(moment) > SINGLE else np.float64
         self._inverse: npt.NDArray[np.floating] = np.linalg.inv(moment.astype(kind))
         self._weight: npt.NDArray[np.floating] = reader.weight.astype(kind)
@@ -108,10 +109,10 @@ class _Moments:
         return max(cost, 0.0)
 
 
-class _Rows:
+class _ReaderRows:
     """A reader by the products of its rows."""
 
-    def __init__(self, reader: Reader, moment: Thin) -> None:
+    def __init__(self, reader: ChannelReader, moment: Thin) -> None:
         self._rows, self._ridge = moment.rows, moment.ridge
         self._weight = reader.weight.astype(np.float32)
         self._columns = reader.columns

@@ -13,17 +13,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant
-from onnxslim.graph.contraction import Contraction
-from onnxslim.graph.coupling import Coupling, Group, couple
-from onnxslim.graph.relations import Indices
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.pipeline.ledger import Ledger
+from onnxslim.analysis.coupling import ChannelGroup, Coupling, couple
+from onnxslim.analysis.linear_layer import Contraction
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.model.constants import constant
+from onnxslim.ops.relations import Indices
+from onnxslim.pipeline.rewrite_gate import RewriteGate
 
 from .biases import add_to_bias
+from .channel_values import Sameness
+from .consumers import Consumer, find_ends, shift_of
 from .cutting import cut
-from .ends import End, find_ends, shift_of
-from .sameness import Sameness
 from .structures import STRUCTURES
 
 WITHOUT_TRACE, DOUBLE = "what is dead or constant", "what is double"
@@ -46,11 +46,13 @@ class Found:
     """Channels that held the same as others."""
 
 
-def remove_exactly(model: ir.Model, choose: Callable[[Coupling], Sequence[Group]], ledger: Ledger) -> list[Found]:
+def remove_exactly(
+    model: ir.Model, choose: Callable[[Coupling], Sequence[ChannelGroup]], ledger: RewriteGate
+) -> list[Found]:
     """Remove channels that the outputs do not depend on, in place.
 
     Args:
-        model: Shapes are known; vectors that several nodes share by chance are apart (`onnxslim.graph.sharing`).
+        model: Shapes are known; vectors that several nodes share by chance are apart (`untie_vectors`).
         choose: Names the groups that may lose channels.
         ledger: Asked before each group loses any, so that a wrong one can be found out and left out by itself.
 
@@ -66,7 +68,7 @@ def remove_exactly(model: ir.Model, choose: Callable[[Coupling], Sequence[Group]
         known = Sameness(model, coupling, STRUCTURES)
         ends = list(find_ends(model, coupling, known))
         state = (model, coupling, found, known, ends, ledger)
-        step = _without_trace(*state) or _doubles(*state)
+        step = remove_dead_and_constant(*state) or merge_duplicates(*state)
         if not step:
             break
         infer_shapes(model)
@@ -74,22 +76,22 @@ def remove_exactly(model: ir.Model, choose: Callable[[Coupling], Sequence[Group]
     return result
 
 
-def _without_trace(
+def remove_dead_and_constant(
     model: ir.Model,
     coupling: Coupling,
-    found: Sequence[Group],
+    found: Sequence[ChannelGroup],
     known: Sameness,
-    ends: Sequence[End],
-    ledger: Ledger,
+    ends: Sequence[Consumer],
+    ledger: RewriteGate,
 ) -> list[Found]:
     """Remove the channels that add nothing, or a constant, wherever they end."""
     labels = coupling.labels
     stays = np.zeros(labels.count, np.bool_)
-    mended = np.zeros(labels.count, np.bool_)
+    absorbable = np.zeros(labels.count, np.bool_)
     for end in ends:
         places, roots = labels.bases(end.labels)
-        stays[roots[~(end.silent | end.mended)[places]]] = True
-        mended[roots[(end.mended & ~end.silent)[places]]] = True
+        stays[roots[~(end.inert | end.absorbable)[places]]] = True
+        absorbable[roots[(end.absorbable & ~end.inert)[places]]] = True
     roots = np.concatenate([group.roots for group in found])
     taken = _not_empty(coupling, roots[~stays[roots]])
     for group in found:
@@ -108,19 +110,19 @@ def _without_trace(
     result = []
     for group in found:
         own = group.roots[np.isin(group.roots, taken)]
-        constants = int(mended[own].sum()) * group.width
+        constants = int(absorbable[own].sum()) * group.width
         if len(own):
             result.append(Found(group.name, dead=len(own) * group.width - constants, constant=constants))
     return result
 
 
-def _doubles(
+def merge_duplicates(
     model: ir.Model,
     coupling: Coupling,
-    found: Sequence[Group],
+    found: Sequence[ChannelGroup],
     known: Sameness,
-    ends: Sequence[End],
-    ledger: Ledger,
+    ends: Sequence[Consumer],
+    ledger: RewriteGate,
 ) -> list[Found]:
     """Remove the channels that hold the same as another wherever they end, and add their weights to those of it."""
     labels = coupling.labels
@@ -194,7 +196,7 @@ def _merge(coupling: Coupling, read: Contraction, pairs: Sequence[tuple[int, int
             array = merged
 
 
-def _readers(ends: Sequence[End]) -> list[Contraction]:
+def _readers(ends: Sequence[Consumer]) -> list[Contraction]:
     """Return the contractions among the ends, each once."""
     return list({end.read.node: end.read for end in ends if end.read is not None}.values())
 

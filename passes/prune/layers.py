@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from onnxslim.graph.axes import Fitted, dimensions, fit
-from onnxslim.graph.cost import measure_cost
-from onnxslim.nesting import nodes_within
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.model.nesting import nodes_within
+from onnxslim.ops.binding import BoundSignature, bind, dimensions
 from onnxslim.pipeline.interface import LayerChange
 
 
@@ -16,7 +16,7 @@ def layer_changes(before: ir.Model, after: ir.Model) -> tuple[LayerChange, ...]:
     """Return a row for each node that multiplies and whose width or MACs differ.
 
     Args:
-        before: The model that came in, at the sizes of a sample (`onnxslim.graph.sizes.at_sizes`).
+        before: The model that came in, at the sizes of a sample (`onnxslim.analysis.specialize.specialize_shapes`).
         after: What became of it, at the same sizes. Nodes that are one make a value of the same name.
     """
     widths = _widths(after)
@@ -40,14 +40,14 @@ def _widths(model: ir.Model) -> dict[str, tuple[ir.Node, int]]:
     """Return for each node that multiplies, by its output, how many channels come out."""
     result: dict[str, tuple[ir.Node, int]] = {}
     for node in model.graph:
-        fitted = fit(node)
+        fitted = bind(node)
         width = None if fitted is None or not fitted.signature.macs else _width(fitted)
         if width is not None:
             result[node.outputs[0].name or ""] = (node, width)
     return result
 
 
-def _width(fitted: Fitted) -> int | None:
+def _width(fitted: BoundSignature) -> int | None:
     """Return the size of the axis of the output that only weights, or the second operand, bring in: its channels."""
     operand, value = fitted.signature.outputs[0], fitted.node.outputs[0]
     shape = dimensions(value)

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.contraction import Contraction
-from onnxslim.graph.cost import Cost
-from onnxslim.graph.coupling import Coupling, Group
+from onnxslim.analysis.cost import Cost
+from onnxslim.analysis.coupling import ChannelGroup, Coupling
+from onnxslim.analysis.linear_layer import Contraction
+from onnxslim.observe.gram import Gram, grams, held, measurable
+from onnxslim.observe.observation import ChannelMoments, Place
 from onnxslim.pipeline.interface import Context, Note
-from onnxslim.train.gram import Gram, grams, held, measurable
-from onnxslim.train.observation import Moments, Place
 
 from .criterion import (
     Criterion,
@@ -29,7 +29,7 @@ from .criterion import (
     shuffled,
     weight_scores,
 )
-from .elimination import Ranking, Reader, eliminate
+from .elimination import ChannelReader, Ranking, eliminate
 from .sensitivity import Prober, affordable, as_importance, probes, scaled
 
 HELD = 6e8
@@ -48,11 +48,11 @@ class Ranker:
 
     model: ir.Model
     coupling: Coupling
-    groups: Sequence[Group]
+    groups: Sequence[ChannelGroup]
     steps: Sequence[Sequence[int]]
     """For each group how many channels may be gone, rising, without 0."""
     read: Sequence[Contraction]
-    moments: Mapping[Place, Moments]
+    moments: Mapping[Place, ChannelMoments]
     cost: Cost
     context: Context
     recovers: bool
@@ -166,11 +166,11 @@ class Ranker:
             turn, needed = [*turn, at], more
         yield from turned()
 
-    def _reads(self, contraction: Contraction, group: Group) -> bool:
+    def _reads(self, contraction: Contraction, group: ChannelGroup) -> bool:
         labels = self.coupling.of(contraction.data, contraction.data_axis)
         return labels is not None and bool(np.isin(self.coupling.labels.bases(labels)[1], group.roots).any())
 
-    def _readers(self, group: Group, held: Sequence[tuple[Contraction, Gram]]) -> Iterator[Reader]:
+    def _readers(self, group: ChannelGroup, held: Sequence[tuple[Contraction, Gram]]) -> Iterator[ChannelReader]:
         """Yield the readers of a group, each group of a grouped convolution by itself."""
         place = {int(root): at for at, root in enumerate(group.roots)}
         for contraction, gram in held:
@@ -189,7 +189,7 @@ class Ranker:
                 columns = [np.flatnonzero(np.isin(gram.channels, each)) for each in channels]
                 if any(len(each) == contraction.columns for each in columns):
                     continue  # a whole group of the convolution goes, and its output with it
-                yield Reader(gram.moment[number], gram.weight[number], columns, energy)
+                yield ChannelReader(gram.moment[number], gram.weight[number], columns, energy)
 
 
 def ranked(scores: Scores) -> Ranking:

@@ -8,21 +8,25 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.contraction import Contraction, contractions
-from onnxslim.graph.cost import Cost
-from onnxslim.graph.coupling import Coupling
-from onnxslim.graph.labels import Mask
-from onnxslim.graph.relations import Indices
+from onnxslim.analysis.cost import Cost
+from onnxslim.analysis.coupling import Coupling
+from onnxslim.analysis.labels import Mask
+from onnxslim.analysis.linear_layer import Contraction, contractions
+from onnxslim.fit.normalisation import Scaled, correctable
+from onnxslim.fit.refit import Fit, enough, fits, refit
+from onnxslim.observe.observation import ChannelMoments, Place
+from onnxslim.ops.relations import Indices
 from onnxslim.pipeline.interface import Context, Note
-from onnxslim.train.normalisation import Scaled, correctable
-from onnxslim.train.observation import Moments, Place
-from onnxslim.train.refit import Fit, enough, fits, refit
 
 from .biases import add_to_bias
 
 
 def compensate(
-    model: ir.Model, coupling: Coupling, gone: Mask, read: Sequence[Contraction], moments: Mapping[Place, Moments]
+    model: ir.Model,
+    coupling: Coupling,
+    gone: Mask,
+    read: Sequence[Contraction],
+    moments: Mapping[Place, ChannelMoments],
 ) -> None:
     """Add what the channels that go are on average to the biases behind them; before the cut."""
     for contraction in read:

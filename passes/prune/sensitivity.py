@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.coupling import ChannelGroup, Coupling
+from onnxslim.analysis.labels import Mask
+from onnxslim.analysis.linear_layer import Contraction, own_bias
 from onnxslim.data import Samples
-from onnxslim.graph.constants import constant
-from onnxslim.graph.contraction import Contraction, own_bias
-from onnxslim.graph.coupling import Coupling, Group
-from onnxslim.graph.labels import Mask
-from onnxslim.runner.session import Session
-from onnxslim.train.gram import Gram
+from onnxslim.model.constants import constant
+from onnxslim.observe.gram import Gram
+from onnxslim.runtime.session import Session
 
 from .elimination import Ranking
 
@@ -80,7 +80,7 @@ class Prober:
         self._energy = _spread(self._wanted)
 
     def __call__(
-        self, group: Group, order: npt.NDArray[np.int64], moments: Sequence[tuple[Contraction, Gram]]
+        self, group: ChannelGroup, order: npt.NDArray[np.int64], moments: Sequence[tuple[Contraction, Gram]]
     ) -> float:
         """Return the relative squared error of the outputs when channels of a group go.
 

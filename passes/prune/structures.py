@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.axes import attribute, dimensions
-from onnxslim.graph.constants import constant
-from onnxslim.graph.settings import padding, reduced, slices
+from onnxslim.model.constants import constant
+from onnxslim.ops.binding import attribute, dimensions
+from onnxslim.ops.parameters import padding, reduced, slices
 
-from .sameness import ABSORBING, Along, Numbers, Sameness, classify, run_on
+from .channel_values import ABSORBING, AxisValues, Numbers, Sameness, classify, run_on
 
 MEANS = frozenset({"ReduceMean", "ReduceMax", "ReduceMin"})
 """Reductions that keep a constant."""
@@ -28,7 +28,7 @@ ELEMENTS = 1 << 22
 def _axes(known: Sameness, value: ir.Value) -> list[tuple[int, int]]:
     """Return (axis, size) for those axes of `value` that hold channels."""
     shape = dimensions(value) or ()
-    return [(axis, size) for axis, size in enumerate(shape) if size is not None and known.wanted(value, axis)]
+    return [(axis, size) for axis, size in enumerate(shape) if size is not None and known.is_prunable(value, axis)]
 
 
 def _elementwise(known: Sameness, node: ir.Node) -> None:
@@ -38,12 +38,14 @@ def _elementwise(known: Sameness, node: ir.Node) -> None:
         said = [
             None if value is None else _aligned(known, value, axis - len(shape or ()), size) for value in node.inputs
         ]
-        known.learn(
-            result, axis, Along(_together([each for each in said if each is not None], size), _made(known, node, said))
+        known.record(
+            result,
+            axis,
+            AxisValues(_together([each for each in said if each is not None], size), _made(known, node, said)),
         )
 
 
-def _aligned(known: Sameness, value: ir.Value, from_right: int, size: int) -> Along:
+def _aligned(known: Sameness, value: ir.Value, from_right: int, size: int) -> AxisValues:
     """Return what an operand says of the places of an axis, counted from the right, that it may be broadcast along."""
     shape = dimensions(value)
     if shape is not None and len(shape) >= -from_right and shape[from_right] == size:
@@ -53,17 +55,17 @@ def _aligned(known: Sameness, value: ir.Value, from_right: int, size: int) -> Al
     same = np.zeros(size, np.int64)
     held = constant(value)
     if held is not None and held.dtype.kind in "fiub" and held.size and (held == held.ravel()[0]).all():
-        return Along(same, np.full(size, float(held.ravel()[0])))
+        return AxisValues(same, np.full(size, float(held.ravel()[0])))
     if shape is None or (len(shape) >= -from_right and shape[from_right] != 1):
-        return Along(np.arange(size), np.full(size, np.nan))
-    return Along(same, np.full(size, np.nan))
+        return AxisValues(np.arange(size), np.full(size, np.nan))
+    return AxisValues(same, np.full(size, np.nan))
 
 
-def _together(said: list[Along], size: int) -> npt.NDArray[np.int64]:
+def _together(said: list[AxisValues], size: int) -> npt.NDArray[np.int64]:
     return classify(np.stack([each.classes for each in said], axis=1)) if said else np.zeros(size, np.int64)
 
 
-def _made(known: Sameness, node: ir.Node, said: list[Along | None]) -> Numbers:
+def _made(known: Sameness, node: ir.Node, said: list[AxisValues | None]) -> Numbers:
     """Return what an elementwise op makes of constants; it tells itself."""
     there = np.stack([each.constant for each in said if each is not None])
     result = np.full(there.shape[1], np.nan)
@@ -88,7 +90,7 @@ def _mixing(known: Sameness, node: ir.Node) -> None:
     for axis, size in _axes(known, result):
         along = None if source is None or axis in mixed else known.of(source, axis)
         if along is not None and len(along.classes) == size:
-            known.learn(result, axis, Along(along.classes, np.full(size, np.nan)))
+            known.record(result, axis, AxisValues(along.classes, np.full(size, np.nan)))
 
 
 def mixed_axes(node: ir.Node, opset: int) -> set[int]:
@@ -113,7 +115,7 @@ def _transpose(known: Sameness, node: ir.Node) -> None:
 def _copy(known: Sameness, source: ir.Value, from_axis: int, result: ir.Value, axis: int) -> None:
     along = known.of(source, from_axis)
     if along is not None and len(along.classes) == (dimensions(result) or ())[axis]:
-        known.learn(result, axis, along)
+        known.record(result, axis, along)
 
 
 def _reshape(known: Sameness, node: ir.Node) -> None:
@@ -123,24 +125,24 @@ def _reshape(known: Sameness, node: ir.Node) -> None:
         return
     for (begin, end), (first, last) in _runs(left, right):
         sizes, targets = [left[at] or 0 for at in range(begin, end)], [right[at] or 0 for at in range(first, last)]
-        wanted = [at for at in range(len(targets)) if known.wanted(result, first + at)]
-        if not wanted or math.prod(sizes) > ELEMENTS:
+        is_prunable = [at for at in range(len(targets)) if known.is_prunable(result, first + at)]
+        if not is_prunable or math.prod(sizes) > ELEMENTS:
             continue
         elements = np.zeros(sizes, np.int64)
         number = np.full(sizes, np.nan)
         for at, size in enumerate(sizes):
-            along = known.of(source, begin + at) if known.wanted(source, begin + at) else None
+            along = known.of(source, begin + at) if known.is_prunable(source, begin + at) else None
             there = [size if other == at else 1 for other in range(len(sizes))]
             classes = np.arange(size) if along is None else along.classes
             elements = elements * (int(classes.max(initial=0)) + 1) + classes.reshape(there)
             if along is not None:
                 number = np.where(np.isnan(number), along.constant.reshape(there), number)
-        for at in wanted:
+        for at in is_prunable:
             rows, fixed = (
                 np.moveaxis(each.reshape(targets), at, 0).reshape(targets[at], -1) for each in (elements, number)
             )
             same = (fixed == fixed[:, :1]).all(axis=1)
-            known.learn(result, first + at, Along(classify(rows), np.where(same, fixed[:, 0], np.nan)))
+            known.record(result, first + at, AxisValues(classify(rows), np.where(same, fixed[:, 0], np.nan)))
 
 
 def _runs(left: tuple[int | None, ...], right: tuple[int | None, ...]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -165,14 +167,14 @@ def _expand(known: Sameness, node: ir.Node) -> None:
     source, result = node.inputs[0], node.outputs[0]
     assert source is not None
     for axis, size in _axes(known, result):
-        known.learn(result, axis, _aligned(known, source, axis - len(dimensions(result) or ()), size))
+        known.record(result, axis, _aligned(known, source, axis - len(dimensions(result) or ()), size))
 
 
 def _filled(known: Sameness, node: ir.Node) -> None:
     held = node.attributes.get("value")
     number = 0.0 if held is None else float(held.as_tensor().numpy().ravel()[0])
     for axis, size in _axes(known, node.outputs[0]):
-        known.learn(node.outputs[0], axis, Along(np.zeros(size, np.int64), np.full(size, number)))
+        known.record(node.outputs[0], axis, AxisValues(np.zeros(size, np.int64), np.full(size, number)))
 
 
 def _concat(known: Sameness, node: ir.Node) -> None:
@@ -188,13 +190,15 @@ def _concat(known: Sameness, node: ir.Node) -> None:
             if all(len(each.classes) == size for each in held):
                 fixed = np.stack([each.constant for each in held])
                 same = (fixed == fixed[:1]).all(axis=0)
-                known.learn(result, axis, Along(_together(held, size), np.where(same, fixed[0], np.nan)))
+                known.record(result, axis, AxisValues(_together(held, size), np.where(same, fixed[0], np.nan)))
         elif sum(len(each.classes) for each in held) == size:
             values = [value for value in node.inputs if value is not None]
             offset = 1 + max(int(each.classes.max(initial=0)) for each in held)
             # The same value twice holds the same; of different values nothing is known.
             classes = [each.classes + offset * values.index(value) for each, value in zip(held, values, strict=True)]
-            known.learn(result, axis, Along(np.concatenate(classes), np.concatenate([each.constant for each in held])))
+            known.record(
+                result, axis, AxisValues(np.concatenate(classes), np.concatenate([each.constant for each in held]))
+            )
 
 
 def _split(known: Sameness, node: ir.Node) -> None:
@@ -211,7 +215,7 @@ def _split(known: Sameness, node: ir.Node) -> None:
             if axis != along_axis % len(shape):
                 _copy(known, source, axis, result, axis)
             elif (along := known.of(source, axis)) is not None and begin + length <= len(along.classes):
-                known.learn(result, axis, along.take(np.arange(begin, begin + length)))
+                known.record(result, axis, along.take(np.arange(begin, begin + length)))
         begin += length
 
 
@@ -225,7 +229,7 @@ def _slice(known: Sameness, node: ir.Node) -> None:
             continue
         places = np.arange(len(along.classes))[slice(*taken[axis])] if axis in taken else np.arange(size)
         if len(places) == size:
-            known.learn(result, axis, along.take(places))
+            known.record(result, axis, along.take(places))
 
 
 def _gather(known: Sameness, node: ir.Node) -> None:
@@ -241,11 +245,11 @@ def _gather(known: Sameness, node: ir.Node) -> None:
         if axis <= at < axis + len(picked):
             along = known.of(source, axis)
             if places is not None and places.ndim == 1 and along is not None:
-                known.learn(result, at, along.take(places.astype(np.int64) % len(along.classes)))
+                known.record(result, at, along.take(places.astype(np.int64) % len(along.classes)))
         else:
             along = known.of(source, at if at < axis else at - len(picked) + 1)
             if along is not None and len(along.classes) == size:
-                known.learn(result, at, along)
+                known.record(result, at, along)
 
 
 def _pad(known: Sameness, node: ir.Node) -> None:
@@ -269,7 +273,7 @@ def _pad(known: Sameness, node: ir.Node) -> None:
         numbers_along = np.concatenate([np.full(before, fill), inner, np.full(after, fill)])
         outer = int(along.classes.max(initial=0)) + 1
         classes = np.concatenate([np.full(before, outer), along.classes, np.full(after, outer)])
-        known.learn(result, axis, Along(classes, numbers_along))
+        known.record(result, axis, AxisValues(classes, numbers_along))
 
 
 def _resize(known: Sameness, node: ir.Node) -> None:
@@ -282,7 +286,7 @@ def _resize(known: Sameness, node: ir.Node) -> None:
         along = known.of(source, axis)
         if along is not None and len(along.classes) == size:
             zero = np.where(along.constant == 0, 0.0, np.nan)
-            known.learn(result, axis, Along(along.classes, along.constant if smooth else zero))
+            known.record(result, axis, AxisValues(along.classes, along.constant if smooth else zero))
 
 
 def _reduce(known: Sameness, node: ir.Node) -> None:
@@ -300,7 +304,7 @@ def _reduce(known: Sameness, node: ir.Node) -> None:
         if along is not None and len(along.classes) == size:
             zero = np.where(along.constant == 0, 0.0, np.nan)
             fixed = along.constant if node.op_type in MEANS else zero if node.op_type in SUMS else np.full(size, np.nan)
-            known.learn(result, axis, Along(along.classes, fixed))
+            known.record(result, axis, AxisValues(along.classes, fixed))
 
 
 STRUCTURES: Mapping[str, Callable[[Sameness, ir.Node], None]] = {

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.axes import FactorKey, Fitted, fit
-from onnxslim.graph.coupling import Coupling, Group
-from onnxslim.graph.labels import Mask
-from onnxslim.graph.relations import Indices
-from onnxslim.runner.layer import Layer, layer_of
-from onnxslim.runner.layer_grid import LayerGrid, Table
-from onnxslim.runner.layer_latency import NOTHING, LayerTimes
+from onnxslim.analysis.coupling import ChannelGroup, Coupling
+from onnxslim.analysis.labels import Mask
+from onnxslim.ops.binding import BoundSignature, FactorKey, bind
+from onnxslim.ops.relations import Indices
+from onnxslim.runtime.layer import TimedLayer, layer_of
+from onnxslim.runtime.layer_grid import LatencyGrid, LayerGrid
+from onnxslim.runtime.layer_latency import NOTHING, LayerTimes
 
 from .allocation import Limits, blocks
 from .costs import Lengths, elements_left
@@ -45,7 +45,7 @@ class MillisecondsLeft:
         self,
         coupling: Coupling,
         sized: ir.Model,
-        groups: Sequence[Group],
+        groups: Sequence[ChannelGroup],
         limits: Limits,
         times: LayerTimes,
         whole: float,
@@ -58,7 +58,7 @@ class MillisecondsLeft:
         self._elements = elements_left(coupling, sized)
         self._times = times
         full, least = self._lengths(nothing), self._lengths(most)
-        self._nodes: list[Fitted] = []
+        self._nodes: list[BoundSignature] = []
         self._keys: list[dict[int, list[FactorKey]]] = []
         knots: list[list[tuple[int, ...]]] = []
         for fitted, keys in _multiplying(coupling, sized, self._lengths):
@@ -74,10 +74,10 @@ class MillisecondsLeft:
         every = [list(itertools.product(*own)) for own in knots]
         asked = [self._layer(at, widths) for at, each in enumerate(every) for widths in each]
         measured = self._measure(asked, progress)
-        tables: list[Table] = []
+        tables: list[LatencyGrid] = []
         for own, each in zip(knots, every, strict=True):
             shape = [len(widths) for widths in own]
-            tables.append(Table(tuple(own), np.array(measured[: len(each)]).reshape(shape)))
+            tables.append(LatencyGrid(tuple(own), np.array(measured[: len(each)]).reshape(shape)))
             measured = measured[len(each) :]
         self._grid = LayerGrid(tables)
         self.whole = whole
@@ -101,12 +101,12 @@ class MillisecondsLeft:
         total = sum(self._measure(layers, lambda done, total: None))
         return self._scale * total + self._rest * self._elements(gone)
 
-    def _measure(self, layers: Sequence[Layer], progress: Callable[[int, int], None]) -> list[float]:
+    def _measure(self, layers: Sequence[TimedLayer], progress: Callable[[int, int], None]) -> list[float]:
         """Return the milliseconds of each layer, without what a run of nothing takes; 0 for what does not run."""
         *times, idle = self._times.milliseconds([*layers, NOTHING], progress)
         return [max(0.0, (each or 0.0) - (idle or 0.0)) for each in times]
 
-    def _layer(self, at: int, widths: Sequence[int]) -> Layer:
+    def _layer(self, at: int, widths: Sequence[int]) -> TimedLayer:
         sizes = {key: width for keys, width in zip(self._keys[at].values(), widths, strict=True) for key in keys}
         layer = layer_of(self._nodes[at], sizes)
         assert layer is not None
@@ -123,12 +123,12 @@ class MillisecondsLeft:
 
 def _multiplying(
     coupling: Coupling, sized: ir.Model, lengths: Lengths
-) -> list[tuple[Fitted, dict[int, list[FactorKey]]]]:
+) -> list[tuple[BoundSignature, dict[int, list[FactorKey]]]]:
     """Return the nodes that multiply, at their sizes, and which of their factors each axis is, by columns."""
     bound_of = {node.outputs[0].name: bound for node, (_, bound) in coupling.fitted.items()}
-    result: list[tuple[Fitted, dict[int, list[FactorKey]]]] = []
+    result: list[tuple[BoundSignature, dict[int, list[FactorKey]]]] = []
     for node in sized.graph:
-        fitted = fit(node)
+        fitted = bind(node)
         if fitted is None or not fitted.signature.macs:
             continue
         keys: dict[int, list[FactorKey]] = {}

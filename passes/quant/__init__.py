@@ -10,26 +10,26 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.gemm import spread
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue
-from onnxslim.graph.constants import constant
-from onnxslim.graph.gemm import spread
-from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import FORM
-from onnxslim.nesting import nodes_within
+from onnxslim.model.constants import constant
+from onnxslim.model.nesting import nodes_within
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 
 from .account import account, count_macs
 from .bias import correction
-from .calibration import Calibrator, Settings
+from .calibration import CalibrationSettings, Calibrator
 from .insert import insert
 from .observe import Floats
 from .opset import QUANTIZATION_OPSET, upgraded
-from .plan import Plan, Site, excluded_by, matches
+from .plan import QuantPlan, QuantSite, excluded_by, matches
 from .recognise import quantized_nodes
 from .saturation import Saturation
 from .scales import Activations, Calibration, Scale
 from .sensitivity import Noise, layers_of, measure, spared
-from .table import Role, Table, load_table
+from .table import Int8Table, Role, load_table
 from .weights import QuantizedWeight, bias_floor, quantize_weight
 
 UNTOUCHED = "left alone"
@@ -103,7 +103,7 @@ class Quant(Pass):
             )
         spread(working.graph, lambda node: not excluded_by(node, self.include, self.exclude))
         samples = context.draw(self.samples, "quant: calibration")
-        settings = Settings(self.calibration, self.percentile, self.activations, self.include, self.exclude)
+        settings = CalibrationSettings(self.calibration, self.percentile, self.activations, self.include, self.exclude)
         calibrator = Calibrator(settings, working, table, context, samples)
         macs = count_macs(working, {name: np.shape(array) for name, array in samples.first().items()})
         plan = calibrator.plan()
@@ -135,7 +135,7 @@ class Quant(Pass):
     def _spared(
         self,
         model: ir.Model,
-        plan: Plan,
+        plan: QuantPlan,
         calibrator: Calibrator,
         macs: Mapping[str, int],
         context: Context,
@@ -158,7 +158,7 @@ class Quant(Pass):
         return reasons
 
     def _weights(
-        self, plan: Plan, scales: Mapping[ir.Value, Scale], means: Mapping[str, Floats], context: Context
+        self, plan: QuantPlan, scales: Mapping[ir.Value, Scale], means: Mapping[str, Floats], context: Context
     ) -> tuple[dict[ir.Node, QuantizedWeight], dict[ir.Node, Bias]]:
         """Return the weight and the bias of every site that has one."""
         saturation = self.saturation.on(context.target.int8_saturates)
@@ -202,7 +202,7 @@ class Quant(Pass):
         return weights, biases
 
 
-def _reason_against(model: ir.Model, table: Table) -> str:
+def _reason_against(model: ir.Model, table: Int8Table) -> str:
     """Return why `model` must not be quantized at all; empty where nothing speaks against it."""
     if table.reason:
         return table.reason
@@ -217,13 +217,13 @@ def _reason_against(model: ir.Model, table: Table) -> str:
     return ""
 
 
-def _adds_exactly(site: Site, weight: npt.NDArray[np.generic]) -> bool:
+def _adds_exactly(site: QuantSite, weight: npt.NDArray[np.generic]) -> bool:
     """Whether this is a depthwise convolution, and the kernel for it does not saturate."""
     group = site.node.attributes.get_int("group", 1)
     return site.row.depthwise == "exact" and group == weight.shape[0] and bool(weight.shape[1] == 1)
 
 
-def _pays(plan: Plan) -> bool:
+def _pays(plan: QuantPlan) -> bool:
     """Whether something runs in int8 that is worth it by itself."""
     return any(site.weight is not None or site.row.required for site in plan.sites)
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnxslim.graph.axes import fit
-from onnxslim.graph.sizes import at_sizes
+from onnxslim.analysis.specialize import specialize_shapes
+from onnxslim.ops.binding import bind
 from onnxslim.pipeline.interface import LayerChange, Note
 
-from .plan import Plan
+from .plan import QuantPlan
 from .table import Role
 
 FLOAT_BITS, BITS = 32, 8
@@ -24,11 +24,11 @@ def count_macs(model: ir.Model, sizes: Mapping[str, Sequence[int]]) -> dict[str,
         model: It is not changed.
         sizes: The shapes of its inputs.
     """
-    fitted = ((node, fit(node)) for node in at_sizes(model, sizes).graph)
+    fitted = ((node, bind(node)) for node in specialize_shapes(model, sizes).graph)
     return {node.outputs[0].name or "": found.macs() for node, found in fitted if found is not None and node.outputs}
 
 
-def account(plan: Plan, macs: Mapping[str, int]) -> tuple[list[Note], tuple[LayerChange, ...]]:
+def account(plan: QuantPlan, macs: Mapping[str, int]) -> tuple[list[Note], tuple[LayerChange, ...]]:
     """Return notes on what runs in int8, and the layers that do.
 
     Args:

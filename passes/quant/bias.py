@@ -17,17 +17,17 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.pipeline.interface import Context
 
-from .observe import Floats, Probe
+from .observe import Floats, ReductionGraph
 
 
-def mean_probe(model: ir.Model, axes: Mapping[str, tuple[int, int]]) -> Probe:
+def mean_probe(model: ir.Model, axes: Mapping[str, tuple[int, int]]) -> ReductionGraph:
     """Return a probe that gives ``sum<i>`` and ``count<i>``, numbers for each channel, for the i-th named tensor.
 
     Args:
         model: The model.
         axes: For each tensor its axis of channels and its rank.
     """
-    probe = Probe(model)
+    probe = ReductionGraph(model)
     for index, (name, (axis, rank)) in enumerate(axes.items()):
         others = probe.hold(
             np.array([other for other in range(rank) if other != axis], np.int64), f"axes{index}_of_mean"

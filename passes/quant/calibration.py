@@ -13,15 +13,15 @@ from typing import TypeVar
 import onnx_ir as ir
 
 from onnxslim.data import Samples
+from onnxslim.observe.finite import first_not_finite
 from onnxslim.pipeline.interface import Context, Note
-from onnxslim.train.finite import first_not_finite
 
 from .bias import observe_means
 from .observe import HISTOGRAM_OPSET, Floats, Histogram, Range, observe_histograms, observe_ranges
 from .opset import upgraded
-from .plan import Plan, make_plan
+from .plan import QuantPlan, make_plan
 from .scales import Activations, Calibration, Scale, choose_scale
-from .table import Table
+from .table import Int8Table
 from .tails import coarse_scores, joined_apart
 
 _A = TypeVar("_A")
@@ -31,7 +31,7 @@ Of = Mapping[str, _R]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class CalibrationSettings:
     """What calibration is told; the fields are options of the pass."""
 
     calibration: Calibration
@@ -52,7 +52,9 @@ class Calibrator:
         samples: To calibrate with.
     """
 
-    def __init__(self, settings: Settings, model: ir.Model, table: Table, context: Context, samples: Samples) -> None:
+    def __init__(
+        self, settings: CalibrationSettings, model: ir.Model, table: Int8Table, context: Context, samples: Samples
+    ) -> None:
         self._settings, self._model, self._table = settings, model, table
         self._context, self._samples = context, samples
         self._signed = settings.activations is Activations.INT8 or (
@@ -61,12 +63,12 @@ class Calibrator:
         self._ranges: dict[str, Range] = {}
         self._infinite: dict[str, str] = {}
         self.notes: list[Note] = []
-        self._whole: Plan | None = None
+        self._whole: QuantPlan | None = None
         """The first plan: all others leave more of it in float."""
         self.not_finite = ""
         """Where that begins which is not finite, if some tensor is; empty where all are."""
 
-    def plan(self, in_float: Mapping[ir.Node, str] | None = None) -> Plan:
+    def plan(self, in_float: Mapping[ir.Node, str] | None = None) -> QuantPlan:
         """Return what can be quantized.
 
         Args:
@@ -107,7 +109,11 @@ class Calibrator:
             )
 
     def _all(
-        self, what: str, asked: Callable[[Plan], dict[str, _A]], plan: Plan, observe: Callable[[dict[str, _A]], Of[_R]]
+        self,
+        what: str,
+        asked: Callable[[QuantPlan], dict[str, _A]],
+        plan: QuantPlan,
+        observe: Callable[[dict[str, _A]], Of[_R]],
     ) -> Of[_R]:
         """Return an observation of the tensors of `plan`: those of the whole are observed first, once for all plans."""
         known: dict[str, _R] = {}
@@ -118,7 +124,7 @@ class Calibrator:
                 known |= self._context.observed(key, functools.partial(observe, missing))
         return known
 
-    def scales(self, plan: Plan) -> dict[ir.Value, Scale]:
+    def scales(self, plan: QuantPlan) -> dict[ir.Value, Scale]:
         """Return the scale of every tensor that is quantized."""
         settings = self._settings
         histograms = self._histograms(plan) if settings.calibration is not Calibration.MINMAX else {}
@@ -130,13 +136,13 @@ class Calibrator:
             scales.update(dict.fromkeys(group.members, scale))
         return scales
 
-    def means(self, plan: Plan) -> Of[Floats]:
+    def means(self, plan: QuantPlan) -> Of[Floats]:
         """Return the mean of each channel of the tensors that are multiplied by a weight and get a bias."""
         return self._all(
             "means", _axes, plan, lambda axes: observe_means(self._model, axes, self._context, self._samples)
         )
 
-    def _histograms(self, plan: Plan) -> Of[Histogram]:
+    def _histograms(self, plan: QuantPlan) -> Of[Histogram]:
         model: ir.Model | str = self._model
         if self._model.graph.opset_imports[""] < HISTOGRAM_OPSET:
             model = upgraded(self._model)
@@ -146,7 +152,7 @@ class Calibrator:
             return {}
         opened = model
 
-        def ranges(plan: Plan) -> dict[str, Range]:
+        def ranges(plan: QuantPlan) -> dict[str, Range]:
             return {group.source.name or "": self._ranges[group.source.name or ""] for group in plan.groups}
 
         return self._all(
@@ -154,7 +160,7 @@ class Calibrator:
         )
 
 
-def _axes(plan: Plan) -> dict[str, tuple[int, int]]:
+def _axes(plan: QuantPlan) -> dict[str, tuple[int, int]]:
     """Return the axis of channels, and the rank, of the tensors whose means are asked for."""
     axes: dict[str, tuple[int, int]] = {}
     for site in plan.sites:

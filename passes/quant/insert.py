@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant
-from onnxslim.nesting import nodes_within
+from onnxslim.model.constants import constant
+from onnxslim.model.nesting import nodes_within
 
-from .plan import Plan, clamp_limits
+from .plan import QuantPlan, clamp_limits
 from .scales import Scale
 from .table import Clamp
 from .weights import QuantizedWeight, quantize_bias
@@ -100,7 +100,7 @@ class Writer:
 
 def insert(
     graph: ir.Graph,
-    plan: Plan,
+    plan: QuantPlan,
     scales: Mapping[ir.Value, Scale],
     weights: Mapping[ir.Node, QuantizedWeight],
     biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
@@ -170,7 +170,7 @@ def _signed(scales: Mapping[ir.Value, Scale]) -> bool:
 
 def _write_parameters(
     writer: Writer,
-    plan: Plan,
+    plan: QuantPlan,
     scales: Mapping[ir.Value, Scale],
     weights: Mapping[ir.Node, QuantizedWeight],
     biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],

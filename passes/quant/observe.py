@@ -52,7 +52,7 @@ class Histogram:
         return np.asarray((np.arange(len(self.counts)) - self.zero) * self.width, np.float64)
 
 
-class Probe:
+class ReductionGraph:
     """A clone of a model whose outputs are reductions. Nodes are added with `add`, results named with `give`."""
 
     def __init__(self, model: ir.Model) -> None:
@@ -98,12 +98,12 @@ class Probe:
             context.progress(what, done, samples.count)
 
 
-def range_probe(model: ir.Model, names: Sequence[str]) -> Probe:
+def range_probe(model: ir.Model, names: Sequence[str]) -> ReductionGraph:
     """Return a probe that gives ``low<i>``, ``high<i>`` and ``sum<i>``, one number each, for the i-th named tensor.
 
     Only the sum is sure to show a NaN: the smallest and the largest number leave it out on some processors.
     """
-    probe = Probe(model)
+    probe = ReductionGraph(model)
     for index, name in enumerate(names):
         value = probe.values[name]
         probe.give(probe.add("ReduceMin", value, keepdims=0), f"low{index}")
@@ -125,13 +125,13 @@ def observe_ranges(model: ir.Model, names: Sequence[str], context: Context, samp
     return {name: Range(lows[name], highs[name], finite[name]) for name in names}
 
 
-def histogram_probe(model: ir.Model, ranges: Mapping[str, Range]) -> tuple[Probe, tuple[Histogram, ...]]:
+def histogram_probe(model: ir.Model, ranges: Mapping[str, Range]) -> tuple[ReductionGraph, tuple[Histogram, ...]]:
     """Return a probe that gives ``counts<i>``, `BINS` numbers, and the empty histogram of each tensor.
 
     A value x falls into bin round(x / width) + zero. The counts are summed by ScatterElements, where one pass over the
     tensor does for all bins.
     """
-    probe = Probe(model)
+    probe = ReductionGraph(model)
     empty = tuple(_empty_histogram(seen) for seen in ranges.values())
     zeros = probe.hold(np.zeros(BINS, np.float32), "zeros_of_histogram")
     lowest = probe.hold(np.float32(0), "first_of_histogram")

@@ -7,7 +7,7 @@ import dataclasses
 import onnx.version_converter
 import onnx_ir as ir
 
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import FORM, canonicalize, weight_bytes
 
 QUANTIZATION_OPSET = 13

@@ -13,18 +13,18 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.axes import output_channel_axis
-from onnxslim.graph.constants import constant
+from onnxslim.model.constants import constant
+from onnxslim.ops.binding import output_channel_axis
 from onnxslim.pipeline import selection
 from onnxslim.pipeline.interface import Note
 
-from .table import Clamp, Role, Row, Table
+from .table import Clamp, Int8Table, Role, Row
 
 LEFT = "left in float"
 
 
 @dataclasses.dataclass(frozen=True)
-class Site:
+class QuantSite:
     """A node that can run in int8."""
 
     node: ir.Node
@@ -57,7 +57,7 @@ class Site:
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class ScaleGroup:
     """Tensors that share one scale, because between them values are only moved."""
 
     source: ir.Value
@@ -67,11 +67,11 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class QuantPlan:
     """What will be quantized."""
 
-    sites: tuple[Site, ...]
-    groups: tuple[Group, ...]
+    sites: tuple[QuantSite, ...]
+    groups: tuple[ScaleGroup, ...]
     left: tuple[Note, ...]
     """Nodes that stay float, each with the reason."""
     last: frozenset[ir.Node] = frozenset()
@@ -80,13 +80,13 @@ class Plan:
 
 def make_plan(
     model: ir.Model,
-    table: Table,
+    table: Int8Table,
     *,
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
     float_values: Mapping[str, str] | None = None,
     float_nodes: Mapping[ir.Node, str] | None = None,
-) -> Plan:
+) -> QuantPlan:
     """Return which nodes and tensors of the main graph become int8.
 
     Args:
@@ -97,12 +97,12 @@ def make_plan(
         float_values: Names of tensors that cannot be quantized, and why.
         float_nodes: Nodes that stay float, and why.
     """
-    sites: dict[ir.Node, Site] = {}
+    sites: dict[ir.Node, QuantSite] = {}
     reasons: dict[ir.Node, str] = {}
     alone: dict[ir.Value | None, bool] = {}
     for node in model.graph:
         found = (float_nodes or {}).get(node) or _site(node, table, include, exclude, float_values or {}, alone)
-        if isinstance(found, Site):
+        if isinstance(found, QuantSite):
             sites[node] = found
         else:
             reasons[node] = found
@@ -124,7 +124,7 @@ def make_plan(
     last = frozenset(
         node for node, site in sites.items() if node not in needed and site.row.role is not Role.CONTRACTION
     )
-    return Plan(chosen, _groups(chosen), left, last)
+    return QuantPlan(chosen, _groups(chosen), left, last)
 
 
 def _makes_floats(node: ir.Node) -> bool:
@@ -145,12 +145,12 @@ def excluded_by(node: ir.Node, include: Collection[str], exclude: Collection[str
 
 def _site(
     node: ir.Node,
-    table: Table,
+    table: Int8Table,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     float_values: Mapping[str, str],
     alone: dict[ir.Value | None, bool],
-) -> Site | str:
+) -> QuantSite | str:
     """Return what `node` would be in int8, or why it cannot be."""
     row = table.rows.get(node.op_type) if node.domain == "" else None
     if row is None:
@@ -172,7 +172,7 @@ def _bind(
     clamps: Mapping[str, Clamp],
     float_values: Mapping[str, str],
     alone: dict[ir.Value | None, bool],
-) -> Site | str:
+) -> QuantSite | str:
     """Tell activations, weight and bias of `node` apart; `alone` remembers which weights only such nodes read."""
     weight = axis = bias = None
     if row.weight is not None:
@@ -214,7 +214,7 @@ def _bind(
         if value is None or value.dtype != ir.DataType.FLOAT:
             return f"its input is {'unknown' if value is None or value.dtype is None else value.dtype.name}, not FLOAT"
     clamp = None if row.role is Role.MOVEMENT else _clamp_behind(node, clamps)
-    site = Site(node, row, tuple(data), tuple(constants), weight, axis, bias, clamp)
+    site = QuantSite(node, row, tuple(data), tuple(constants), weight, axis, bias, clamp)
     for value in (*site.operands(), *site.results):
         if (value.name or "") in float_values:
             return float_values[value.name or ""]
@@ -252,17 +252,17 @@ def _uses(node: ir.Node, index: int) -> tuple[tuple[ir.Node, int], ...]:
     return () if value is None else tuple((use.node, use.idx) for use in value.uses())
 
 
-def _producers(sites: Mapping[ir.Node, Site]) -> dict[ir.Value, Site]:
+def _producers(sites: Mapping[ir.Node, QuantSite]) -> dict[ir.Value, QuantSite]:
     return {value: site for site in sites.values() for value in site.results}
 
 
-def _readers(value: ir.Value, sites: Mapping[ir.Node, Site]) -> tuple[Site | None, ...]:
+def _readers(value: ir.Value, sites: Mapping[ir.Node, QuantSite]) -> tuple[QuantSite | None, ...]:
     """Return the site of each node that reads `value`, None for those that read it as floats."""
     found = ((sites.get(use.node), use.idx) for use in value.uses())
     return tuple(site if site is not None and index in site.places else None for site, index in found)
 
 
-def _lonely(sites: Mapping[ir.Node, Site]) -> dict[ir.Node, str]:
+def _lonely(sites: Mapping[ir.Node, QuantSite]) -> dict[ir.Node, str]:
     """Return the arithmetic and movement sites that would lie alone among floats, and say so."""
     producers = _producers(sites)
     forced = _forced(sites, producers)
@@ -286,18 +286,18 @@ def _lonely(sites: Mapping[ir.Node, Site]) -> dict[ir.Node, str]:
     return dropped
 
 
-def _forced(sites: Mapping[ir.Node, Site], producers: Mapping[ir.Value, Site]) -> set[ir.Node]:
+def _forced(sites: Mapping[ir.Node, QuantSite], producers: Mapping[ir.Value, QuantSite]) -> set[ir.Node]:
     """Return the sites whose inputs cannot but be int8. Sites come in topological order."""
     forced: set[ir.Node] = set()
     for node, site in sites.items():
-        origins = [producers.get(operand) for operand in site.operands()]
-        passed_on = all(origin is not None and origin.node in forced for origin in origins)
+        original_names = [producers.get(operand) for operand in site.operands()]
+        passed_on = all(origin is not None and origin.node in forced for origin in original_names)
         if site.row.required or (passed_on and site.row.role is not Role.CONTRACTION):
             forced.add(node)
     return forced
 
 
-def _needed(sites: Mapping[ir.Node, Site]) -> set[ir.Node]:
+def _needed(sites: Mapping[ir.Node, QuantSite]) -> set[ir.Node]:
     """Return the sites in front of some contraction."""
     needed: set[ir.Node] = set()
     for node, site in reversed(list(sites.items())):
@@ -307,7 +307,7 @@ def _needed(sites: Mapping[ir.Node, Site]) -> set[ir.Node]:
     return needed
 
 
-def _half_read(sites: Mapping[ir.Node, Site]) -> dict[ir.Node, str]:
+def _half_read(sites: Mapping[ir.Node, QuantSite]) -> dict[ir.Node, str]:
     """Return the contractions whose weight is shared with one that stays float: one initializer, one decision."""
     reason = "its weight is shared with a node that stays float"
     halves: dict[ir.Value | None, bool] = {}
@@ -320,7 +320,7 @@ def _half_read(sites: Mapping[ir.Node, Site]) -> dict[ir.Node, str]:
     }
 
 
-def _groups(sites: tuple[Site, ...]) -> tuple[Group, ...]:
+def _groups(sites: tuple[QuantSite, ...]) -> tuple[ScaleGroup, ...]:
     """Return the tensors that need a scale. Movement has one input, so that its tensors form trees."""
     by_node = {site.node: site for site in sites}
     sources: dict[ir.Value, ir.Value] = {}
@@ -336,4 +336,4 @@ def _groups(sites: tuple[Site, ...]) -> tuple[Group, ...]:
     members: dict[ir.Value, list[ir.Value]] = {}
     for value, source in sources.items():
         members.setdefault(source, []).append(value)
-    return tuple(Group(source, tuple(values)) for source, values in members.items())
+    return tuple(ScaleGroup(source, tuple(values)) for source, values in members.items())

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from onnxslim.nesting import nodes_within
+from onnxslim.model.nesting import nodes_within
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.observe.deviation import OutputDeviation
 from onnxslim.pipeline.interface import Context
-from onnxslim.train.deviation import Deviation
 
-from .plan import Plan, Site
+from .plan import QuantPlan, QuantSite
 from .scales import Scale
 from .table import Role
 from .weights import QuantizedWeight
@@ -42,15 +42,15 @@ class Noise:
     """The energy of the error of the outputs where nothing else is rounded, as a share of theirs."""
 
 
-def layers_of(plan: Plan) -> dict[str, list[Site]]:
+def layers_of(plan: QuantPlan) -> dict[str, list[QuantSite]]:
     """Return the sites of each layer by its key, in the order of the graph.
 
     An op between two products belongs to the last product in front of it; what nothing precedes, to the first behind.
     """
-    layers: dict[str, list[Site]] = {}
+    layers: dict[str, list[QuantSite]] = {}
     owners: dict[ir.Value, str] = {}
     places: dict[str, int] = {}
-    waiting: list[Site] = []
+    waiting: list[QuantSite] = []
     for site in plan.sites:
         if site.row.role is Role.CONTRACTION:
             key = site.node.outputs[0].name or ""
@@ -70,7 +70,7 @@ def layers_of(plan: Plan) -> dict[str, list[Site]]:
 
 def measure(
     model: ir.Model,
-    plan: Plan,
+    plan: QuantPlan,
     scales: Mapping[ir.Value, Scale],
     weights: Mapping[ir.Node, QuantizedWeight],
     macs: int,
@@ -93,7 +93,7 @@ def measure(
     least, most = SAMPLES
     count = int(min(most, max(least, PRODUCTS / max(macs * len(rounded), 1))))
     few = context.draw(count, "quant: sensitivity")
-    deviation = Deviation(context.open_session(_switched(model, rounded, scales, weights)), few)
+    deviation = OutputDeviation(context.open_session(_switched(model, rounded, scales, weights)), few)
     none = np.zeros(len(rounded), np.bool_)
     deviation.refer({SWITCHES: none})
     found: list[Noise] = []
@@ -145,10 +145,10 @@ def spared(noises: Sequence[Noise], macs: Mapping[str, int], share: float) -> di
     return chosen
 
 
-def _rounded_with(plan: Plan) -> dict[frozenset[str], list[Site | ir.Value]]:
+def _rounded_with(plan: QuantPlan) -> dict[frozenset[str], list[QuantSite | ir.Value]]:
     """Return what is rounded, weights (as their sites) and tensors, by the layers that must be float to prevent it."""
     owners = {site.node: key for key, sites in layers_of(plan).items() for site in sites}
-    found: dict[frozenset[str], list[Site | ir.Value]] = {}
+    found: dict[frozenset[str], list[QuantSite | ir.Value]] = {}
     touching: dict[ir.Value, set[str]] = {}
     for site in plan.sites:
         if site.node not in owners:
@@ -166,7 +166,7 @@ def _rounded_with(plan: Plan) -> dict[frozenset[str], list[Site | ir.Value]]:
 
 def _switched(
     model: ir.Model,
-    rounded: Mapping[frozenset[str], Sequence[Site | ir.Value]],
+    rounded: Mapping[frozenset[str], Sequence[QuantSite | ir.Value]],
     scales: Mapping[ir.Value, Scale],
     weights: Mapping[ir.Node, QuantizedWeight],
 ) -> ir.Model:

@@ -62,7 +62,7 @@ class Clamp:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class Int8Table:
     """What a provider runs in int8."""
 
     provider: str
@@ -75,15 +75,15 @@ class Table:
 
 
 @functools.cache
-def load_table(provider: str) -> Table:
+def load_table(provider: str) -> Int8Table:
     """Return the table of `provider`; one that has no file runs nothing in int8."""
     file = importlib.resources.files(__package__) / "targets" / f"{provider}.toml"
     if not file.is_file():
-        return Table(provider, f"nobody has said yet which ops {provider} runs in int8", "uint8", {}, {})
+        return Int8Table(provider, f"nobody has said yet which ops {provider} runs in int8", "uint8", {}, {})
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     rows = {op_type: _row(op_type, columns) for op_type, columns in content.get("ops", {}).items()}
     clamps = {op_type: Clamp(op_type, **columns) for op_type, columns in content.get("clamps", {}).items()}
-    return Table(provider, content.get("reason", ""), content.get("activations", "uint8"), rows, clamps)
+    return Int8Table(provider, content.get("reason", ""), content.get("activations", "uint8"), rows, clamps)
 
 
 def _row(op_type: str, columns: Mapping[str, Any]) -> Row:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from .observe import Range
-from .plan import Plan
+from .plan import QuantPlan
 from .scales import LEVELS
-from .table import Role, Table
+from .table import Int8Table, Role
 
 FEWEST_LEVELS = 32.0
 """Levels that each part of a joined tensor must have of the common scale. 32 levels of a uniform signal are 30 dB, what
@@ -23,7 +23,7 @@ COARSEST = 1 / 16
 between 0 and 1; and detectors are judged by the order of their scores."""
 
 
-def joined_apart(plan: Plan, ranges: Mapping[str, Range]) -> dict[ir.Node, str]:
+def joined_apart(plan: QuantPlan, ranges: Mapping[str, Range]) -> dict[ir.Node, str]:
     """Return the nodes that would give tensors of too different a range one scale at the end of the model, and why.
 
     Args:
@@ -51,7 +51,9 @@ def _span(*ranges: Range) -> float:
     return max(0.0, *(seen.high for seen in ranges)) - min(0.0, *(seen.low for seen in ranges))
 
 
-def coarse_scores(graph: ir.Graph, table: Table, plan: Plan, ranges: Mapping[str, Range]) -> dict[ir.Node, str]:
+def coarse_scores(
+    graph: ir.Graph, table: Int8Table, plan: QuantPlan, ranges: Mapping[str, Range]
+) -> dict[ir.Node, str]:
     """Return the nodes whose int8 results are too coarse for the scores that are made of them, and why.
 
     A Concat that joins what the scores are made of with something else goes first; then the product itself, which may
@@ -84,7 +86,7 @@ def coarse_scores(graph: ir.Graph, table: Table, plan: Plan, ranges: Mapping[str
     return found
 
 
-def _before_products(graph: ir.Graph, table: Table) -> set[ir.Node]:
+def _before_products(graph: ir.Graph, table: Int8Table) -> set[ir.Node]:
     """Return the nodes behind which there is a product, in whatever type it is computed."""
     found: set[ir.Node] = set()
     for node in reversed(graph):

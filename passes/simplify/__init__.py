@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar
 import onnx_ir as ir
 
 from onnxslim.model import OLDEST_OPSET
-from onnxslim.nesting import count_nodes
+from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.interface import Change, Context, Kind, Pass
-from onnxslim.pipeline.plan import Plan
+from onnxslim.pipeline.plan import PassPlan
 from onnxslim.rewrite.reader import load_rules
 
-from .planning import plan_of
+from .explain import plan_of
 from .rounds import Rounds
 from .siblings import merge_siblings
 
@@ -36,7 +36,7 @@ class Simplify(Pass):
         rounds.run([("siblings merged", merge_siblings)] if self.siblings else [])
         return Change(rounds.modified, rounds.notes())
 
-    def plan(self, model: ir.Model, context: Context) -> Plan:
+    def plan(self, model: ir.Model, context: Context) -> PassPlan:
         """Simplify `model`, count what was done, and look in what is left for places where rules nearly apply."""
         before = count_nodes(model)
         return plan_of(model, before, self.run(model, context), load_rules(__name__, model.opset_imports.get("", 0)))

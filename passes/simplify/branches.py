@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant
-from onnxslim.nesting import every_graph
+from onnxslim.model.constants import constant
+from onnxslim.model.nesting import every_graph
 
 from .dead import remove_node
-from .sameness import same_graph
+from .value_equality import same_graph
 
 
 def inline_constant_branches(model: ir.Model) -> int:

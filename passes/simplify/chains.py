@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.constants import fresh_name, new_initializer
-from onnxslim.graph.inference.walk import Inference
-from onnxslim.nesting import every_graph, main_graphs
+from onnxslim.analysis.inference import Inference
+from onnxslim.model.constants import fresh_name, new_initializer
+from onnxslim.model.nesting import every_graph, main_graphs
 
 from .shapes import reshape_target
 

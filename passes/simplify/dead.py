@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common
 
-from onnxslim.nesting import every_graph, main_graphs, nested_graphs
+from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
 from onnxslim.rewrite.identity import eliminate_identity
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant
-from onnxslim.graph.fold import UNFOLDED
-from onnxslim.nesting import every_graph, main_graphs, nested_graphs
+from onnxslim.analysis.fold import UNFOLDED
+from onnxslim.model.constants import constant
+from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
 from onnxslim.rewrite.match import default_of
 
 PREFIX_BYTES = 4096

@@ -9,20 +9,21 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from onnxslim.graph.fold import fold_constants
-from onnxslim.graph.gemm import fold_scales
-from onnxslim.graph.growth import Growth
-from onnxslim.graph.inference.walk import Inference
-from onnxslim.graph.shapes import forget_shapes, infer_shapes
+from onnxslim.analysis.fold import fold_constants
+from onnxslim.analysis.gemm import fold_scales
+from onnxslim.analysis.growth import Growth
+from onnxslim.analysis.inference import Inference
+from onnxslim.analysis.shapes import forget_shapes, infer_shapes
 from onnxslim.model import OLDEST_NUMPY_OPSET, release_constants, weight_bytes
-from onnxslim.nesting import every_graph
+from onnxslim.model.nesting import every_graph
 from onnxslim.pipeline.interface import Context, Goal, Note
 from onnxslim.rewrite.driver import fixpoint
-from onnxslim.rewrite.instantiate import Plan
+from onnxslim.rewrite.instantiate import Instantiation
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.prove import check_site
 from onnxslim.rewrite.reader import load_rules
 
+from .branch_by_rank import decide_by_rank
 from .branches import inline_constant_branches
 from .chains import join_concatenations, join_reshapes
 from .dead import (
@@ -32,13 +33,12 @@ from .dead import (
     remove_unused_initializers,
 )
 from .duplicates import merge_equal_initializers, merge_equal_nodes
-from .effects import drop_empty_parts, leave_to_broadcasting, pass_by_ops_without_effect
-from .naming import name_sizes_once
-from .pieces import join_pieces
-from .ranks import decide_by_rank
+from .no_ops import drop_empty_parts, leave_to_broadcasting, pass_by_ops_without_effect
+from .rnn_initial_state import leave_out_zero_states
+from .shape_cse import name_sizes_once
 from .shapes import distrust_shapes, restore_shapes, spell_out_shapes
 from .slices import join_slices
-from .states import leave_out_zero_states
+from .split_concat import join_pieces
 from .transposes import move_transposes
 
 ROUNDS = 10
@@ -191,7 +191,7 @@ class Rounds:
         self._counts.update({f"rule {name}": count for name, count in applied.counts.items()})
         return sum(applied.counts.values())
 
-    def _accept(self, match: Match, plan: Plan) -> str | None:
+    def _accept(self, match: Match, plan: Instantiation) -> str | None:
         if self._context.verify:
             check = check_site(match, plan, self._context.generator)
             self._verified["equal" if check.ran else "not run"] += check.difference is None

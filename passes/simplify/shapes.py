@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant_tensor, fresh_name, new_initializer
-from onnxslim.graph.inference.walk import Inference, dimension
-from onnxslim.graph.inference.walk import declared as declared_fact
-from onnxslim.graph.symbols import Size
-from onnxslim.nesting import every_graph, main_graphs
+from onnxslim.analysis.inference import Inference, dimension
+from onnxslim.analysis.inference import declared as declared_fact
+from onnxslim.model.constants import constant_tensor, fresh_name, new_initializer
+from onnxslim.model.nesting import every_graph, main_graphs
+from onnxslim.ops.symbols import Size
 
 TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 """Ops that read a shape, and as which input."""

@@ -15,8 +15,8 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant, fresh_name, new_initializer
-from onnxslim.nesting import main_graphs
+from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.nesting import main_graphs
 
 
 @dataclasses.dataclass(frozen=True)

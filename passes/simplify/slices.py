@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant, fresh_name, new_initializer
-from onnxslim.graph.inference.walk import Inference
-from onnxslim.nesting import main_graphs
+from onnxslim.analysis.inference import Inference
+from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.nesting import main_graphs
 
 INPUTS_SINCE = 10
 """From this opset on, starts and ends are inputs."""

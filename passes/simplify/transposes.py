@@ -14,11 +14,11 @@ from collections.abc import Callable, Hashable
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant, fresh_name, new_initializer
-from onnxslim.graph.inference.walk import Inference
-from onnxslim.nesting import main_graphs
+from onnxslim.analysis.inference import Inference
+from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.nesting import main_graphs
 
-from .effects import BROADCASTING
+from .no_ops import BROADCASTING
 
 Permutation = tuple[int, ...]
 Rewrite = Callable[[ir.Node, Permutation], "Turned | None"]

@@ -12,21 +12,21 @@ from typing import Annotated, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.linear_layer import contractions
+from onnxslim.analysis.original_names import Origin, original_names
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.errors import BadOptionValue
-from onnxslim.graph.constants import constant
-from onnxslim.graph.contraction import contractions
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.origins import Origin, origins
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.graph.sizes import at_sizes
+from onnxslim.fit.elimination import BLOCK, eliminate
+from onnxslim.model.constants import constant
+from onnxslim.model.sparse import SPARSE
+from onnxslim.observe.gram import measurable, sums
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.pipeline.selection import excluded, unmatched
-from onnxslim.report.units import in_bytes
-from onnxslim.sparse import SPARSE
-from onnxslim.train.elimination import BLOCK, eliminate
-from onnxslim.train.gram import measurable, sums
+from onnxslim.units import in_bytes
 
-from .layer import Layer, layer_of
+from .layer import WeightMatrices, layer_of
 from .selection import Pattern, least, read_pattern, shares
 
 RATIO = 0.5
@@ -122,7 +122,7 @@ class Sparsify(Pass):
         """
         infer_shapes(model)
         pattern = read_pattern(self.pattern)
-        chosen, notes = self._chosen(model, pattern, origins(model, context.original))
+        chosen, notes = self._chosen(model, pattern, original_names(model, context.original))
         if not chosen:
             return Change(False, (Note("model", "left alone", "no weight can be made sparse"), *notes))
         before = _compressed(chosen)
@@ -156,9 +156,11 @@ class Sparsify(Pass):
             done.append(Note(layer.name, f"{zeros[layer.name] / layer.matrix().size:.1%} zero by {how}"))
         return Change(True, (*done, *notes))
 
-    def _chosen(self, model: ir.Model, pattern: Pattern, known: Mapping[str, Origin]) -> tuple[list[Layer], list[Note]]:
+    def _chosen(
+        self, model: ir.Model, pattern: Pattern, known: Mapping[str, Origin]
+    ) -> tuple[list[WeightMatrices], list[Note]]:
         """Return the weights that may be made sparse, each once, and notes on the others."""
-        chosen: dict[str, Layer] = {}
+        chosen: dict[str, WeightMatrices] = {}
         notes: dict[str, Note] = {}
         every: set[str] = set()
         for contraction in contractions(model.graph):
@@ -173,7 +175,7 @@ class Sparsify(Pass):
         why = "no weight that is multiplied, and no such node, is called so"
         return list(chosen.values()), [*notes.values(), *unmatched(every, self.include, self.exclude, why)]
 
-    def _against(self, layer: Layer, pattern: Pattern) -> str:
+    def _against(self, layer: WeightMatrices, pattern: Pattern) -> str:
         """Return why a weight cannot be made sparse, or is too small for it; empty where it can."""
         size = layer.shape[0] * layer.shape[1] * layer.shape[2]
         if layer.contraction.weight.is_graph_output():
@@ -184,7 +186,9 @@ class Sparsify(Pass):
             return f"{layer.channels} input channels are no whole groups of {pattern.group}"
         return ""
 
-    def _seen(self, chosen: Sequence[Layer], context: Context, notes: list[Note]) -> tuple[list[Layer], int]:
+    def _seen(
+        self, chosen: Sequence[WeightMatrices], context: Context, notes: list[Note]
+    ) -> tuple[list[WeightMatrices], int]:
         """Return the layers that samples tell something about, and how many samples; notes say why others are not."""
         if self.method is Method.MAGNITUDE:
             return [], 0
@@ -208,7 +212,7 @@ class Sparsify(Pass):
     def _eliminate(
         self,
         model: ir.Model,
-        layers: Sequence[Layer],
+        layers: Sequence[WeightMatrices],
         ratios: dict[str, float],
         pattern: Pattern,
         count: int,
@@ -218,7 +222,7 @@ class Sparsify(Pass):
         if not layers:
             return
         sizes = {name: array.shape for name, array in context.samples.first().items()}
-        macs = measure_cost(at_sizes(model, sizes)).macs
+        macs = measure_cost(specialize_shapes(model, sizes)).macs
         runs = int(max(1, min(len(layers), BUDGET / max(macs * count, 1))))
         samples = context.draw(count, "sparsify: second moments")
         block = BLOCK - BLOCK % (pattern.group or 1)
@@ -238,7 +242,7 @@ class Sparsify(Pass):
                 context.progress("sparsify", done, len(layers))
 
 
-def _compressed(layers: Sequence[Layer]) -> int:
+def _compressed(layers: Sequence[WeightMatrices]) -> int:
     """Return how many bytes the weights take under zlib, each for itself, as gzip and wheels would compress them."""
     arrays = (constant(layer.contraction.weight) for layer in layers)
     return sum(len(zlib.compress(np.ascontiguousarray(array).tobytes(), 6)) for array in arrays if array is not None)

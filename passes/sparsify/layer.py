@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.graph.constants import constant
-from onnxslim.graph.contraction import Contraction
+from onnxslim.analysis.linear_layer import Contraction
+from onnxslim.model.constants import constant
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class WeightMatrices:
     """The weight of a contraction as matrices, one for each group."""
 
     contraction: Contraction
@@ -47,7 +47,7 @@ class Layer:
         weight.const_value = ir.tensor(expanded.reshape(array.shape).astype(array.dtype), name=weight.name)
 
 
-def layer_of(contraction: Contraction) -> Layer:
+def layer_of(contraction: Contraction) -> WeightMatrices:
     """Return the weight of a contraction as matrices."""
     signature = contraction.fitted.signature
     reaching = {
@@ -65,4 +65,4 @@ def layer_of(contraction: Contraction) -> Layer:
             places["kernel" if letter[0].isalpha() and letter[-1].isdigit() else "outputs"].append(at)
     groups, outputs, kernel, channels = (math.prod(contraction.sizes[at] for at in each) for each in places.values())
     order = tuple(at for each in places.values() for at in each)
-    return Layer(contraction, order, (groups, outputs, kernel * channels), channels)
+    return WeightMatrices(contraction, order, (groups, outputs, kernel * channels), channels)

@@ -27,8 +27,8 @@ from onnxslim import open_model
 from onnxslim.data import synthetic_samples
 from onnxslim.data.synthetic import roles_of_dimensions
 from onnxslim.errors import OnnxslimError
-from onnxslim.runner.session import Session
-from onnxslim.runner.timing import compare_latency
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.timing import compare_latency
 
 SAMPLES = 3
 OTHER_SIZES = {"batch": (2, 3), "spatial": (0.5, 1.25), "sequence": (0.5, 1.25)}

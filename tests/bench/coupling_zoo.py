@@ -30,11 +30,11 @@ def measure(path: str) -> dict[str, object]:
     from exactness import permute_groups, remove_zeroed
 
     import onnxslim
+    from onnxslim.analysis.cost import measure_cost
+    from onnxslim.analysis.coupling import couple, groups
+    from onnxslim.analysis.shapes import infer_shapes
+    from onnxslim.analysis.shared_vectors import untie_vectors
     from onnxslim.data import synthetic_samples
-    from onnxslim.graph.cost import measure_cost
-    from onnxslim.graph.coupling import couple, groups
-    from onnxslim.graph.shapes import infer_shapes
-    from onnxslim.graph.sharing import share_apart
 
     onnxruntime.set_default_logger_severity(4)
     model = onnxslim.optimize(path, "simplify", measure=False).model
@@ -45,7 +45,7 @@ def measure(path: str) -> dict[str, object]:
         if array.dtype == np.float32 and array.ndim > 1 and not array.any():
             drawn = np.random.default_rng(0).normal(scale=0.05, size=array.shape).astype(np.float32)
             value.const_value = ir.tensor(drawn, name=value.name)
-    share_apart(model)
+    untie_vectors(model)
     infer_shapes(model)
     started = time.perf_counter()
     found = groups(couple(model))

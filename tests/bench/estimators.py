@@ -24,7 +24,7 @@ from zoo_images import cifar, fashion, large, small
 
 import onnxslim
 from onnxslim.quality.expected import CHANGE, FLIPPED, GAP, LOST, MARGIN, beliefs, expected_drop, normal_below
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 Array = npt.NDArray[np.float64]
 

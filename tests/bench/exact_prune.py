@@ -17,19 +17,19 @@ import numpy as np
 import onnx_ir as ir
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from insert_dead_channels import plant_dead, plant_double
 from onnxslim.passes.prune.exact import Found, remove_exactly
 from onnxslim.passes.simplify import Simplify
-from planting import plant_dead, plant_double
 
+from onnxslim.analysis.coupling import couple, groups
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.data import Samples, synthetic_samples
-from onnxslim.graph.coupling import couple, groups
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Context
-from onnxslim.pipeline.ledger import Ledger
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import detect_target
+from onnxslim.pipeline.rewrite_gate import RewriteGate
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import detect_target
 
 
 def main() -> int:
@@ -74,7 +74,7 @@ def row(path: pathlib.Path) -> str:
 def plant(model: ir.Model) -> tuple[ir.Model, int]:
     """Return a copy with planted channels, and how many doubles there are."""
     model = model.clone()
-    share_apart(model)
+    untie_vectors(model)
     infer_shapes(model)
     coupling = couple(model)
     chosen = [group for group in groups(coupling) if len(group.roots) >= 8]
@@ -88,12 +88,12 @@ def plant(model: ir.Model) -> tuple[ir.Model, int]:
 def removed(model: ir.Model, original: ir.Model, samples: Samples) -> tuple[list[Found], float, float]:
     """Return what went, the largest error relative to the largest output, and the seconds that it took."""
     left = model.clone()
-    apart = share_apart(left)
+    apart = untie_vectors(left)
     infer_shapes(left)
     started = time.perf_counter()
-    found = remove_exactly(left, groups, Ledger())
+    found = remove_exactly(left, groups, RewriteGate())
     seconds = time.perf_counter() - started
-    share_again(left, apart)
+    retie_vectors(left, apart)
     error = 0.0
     one, other = Session.of(original), Session.of(left)
     for batch in samples.batches():

@@ -19,7 +19,7 @@ import numpy as np
 from zoo_images import fashion, large
 
 import onnxslim
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 BATCH = 100
 
@@ -104,7 +104,7 @@ def main() -> None:
                     )
 
 
-def _strength(step: onnxslim.report.model.PassRecord) -> str:
+def _strength(step: onnxslim.pipeline.records.PassRecord) -> str:
     return next(f"{form.strength:.2f}" for form in step.attempts if form.kept)
 
 

@@ -3,7 +3,7 @@
     python tests/bench/latency_alone.py [--quick] [--runs 10] [--threads N] MODEL[=SLIM] ...
 
 Each MODEL is made slim with `quant` first (SLIM says: with these passes; or it is a file that is slim already). Then,
-so many times: the speed as `onnxslim.runner.timing` measures it, and the speed of two processes, one after the other,
+so many times: the speed as `onnxslim.runtime.timing` measures it, and the speed of two processes, one after the other,
 each of which holds one model, with ONNX Runtime's own options, and runs it for two seconds. Where Linux tells that
 other processes took more than a twentieth of a core meanwhile, the run is done again, three times at most. Prints a
 Markdown table: the medians of the ratios, their range and its width relative to the median, and how far the medians
@@ -27,8 +27,8 @@ import numpy as np
 
 import onnxslim
 from onnxslim.data import synthetic_samples
-from onnxslim.runner.target import Target, detect_target
-from onnxslim.runner.timing import STARTS, compare_latency
+from onnxslim.runtime.target import Target, detect_target
+from onnxslim.runtime.timing import STARTS, compare_latency
 
 ALONE = """
 import json, sys, time

@@ -21,22 +21,22 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnxslim.passes.lowrank.allocation import Rule, Settings, Wish
-from onnxslim.passes.lowrank.candidates import Candidate, Extent, nearest, shapes
+from onnxslim.passes.lowrank.allocation import RankRule, RankTarget, SplitSettings
+from onnxslim.passes.lowrank.candidates import Positions, SplitCandidate, nearest, shapes
 from onnxslim.passes.lowrank.candidates import forms as possible
-from onnxslim.passes.lowrank.factors import Form
-from onnxslim.passes.lowrank.layer import Layer, find_layers
+from onnxslim.passes.lowrank.factors import Factorization
+from onnxslim.passes.lowrank.layer import WeightLayer, find_layers
 from onnxslim.passes.lowrank.splitting import Splitting
 
 import onnxslim
+from onnxslim.analysis.cost import measure_cost
 from onnxslim.data import open_samples
-from onnxslim.graph.cost import measure_cost
+from onnxslim.observe.observation import truncated
 from onnxslim.pipeline.interface import Context
 from onnxslim.quality.fidelity import measure_fidelity
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import detect_target
-from onnxslim.runner.timing import compare_latency
-from onnxslim.train.observation import truncated
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import detect_target
+from onnxslim.runtime.timing import compare_latency
 
 
 def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: list[str]) -> None:
@@ -47,12 +47,12 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
     target = detect_target("cpu")
     original = Session.of(base, target)
     samples, held_out = open_samples(data, original.inputs), open_samples(val, original.inputs)
-    forms = tuple(form for form in Form if form.value in kinds) or tuple(Form)
-    settings = Settings(
-        Wish(Rule.PARAMS, share), forms, 16, size=not latency, sensitivity="no-sensitivity" not in flags
+    forms = tuple(form for form in Factorization if form.value in kinds) or tuple(Factorization)
+    settings = SplitSettings(
+        RankTarget(RankRule.PARAMS, share), forms, 16, size=not latency, sensitivity="no-sensitivity" not in flags
     )
 
-    def splitting(model: ir.Model, each: Settings) -> Splitting:
+    def splitting(model: ir.Model, each: SplitSettings) -> Splitting:
         context = Context(base, samples, target, np.random.default_rng(0))
         return Splitting(each, model, find_layers(model, (), ())[0], context)
 
@@ -101,15 +101,17 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
         )
 
 
-def equal(layers: Sequence[Layer], forms: Sequence[Form], share: float) -> tuple[list[Candidate | None], list[str]]:
+def equal(
+    layers: Sequence[WeightLayer], forms: Sequence[Factorization], share: float
+) -> tuple[list[SplitCandidate | None], list[str]]:
     """Return for each layer the split that has about `1 - share` of its parameters, of the forms that it can have."""
-    chosen: list[Candidate | None] = []
+    chosen: list[SplitCandidate | None] = []
     for layer in layers:
         own = [
             each
             for form in possible(layer)
             if form in forms
-            for each in shapes(layer, form, 16, Extent(1, 1, 1), more_macs=True)
+            for each in shapes(layer, form, 16, Positions(1, 1, 1), more_macs=True)
             if each.parameters <= (1 - share) * layer.parameters
         ]
         chosen.append(nearest(own, layer.parameters) if own else None)

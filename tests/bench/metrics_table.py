@@ -22,7 +22,7 @@ from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.model import open_model
 from onnxslim.quality.choosing import Request, choose_metric
 from onnxslim.quality.measure import measure_quality
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 COUNT = 8
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXY3456789"

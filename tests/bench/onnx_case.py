@@ -228,9 +228,9 @@ class Given:
 
     @property
     def layout(self):
-        from onnxslim.data.samples import Layout
+        from onnxslim.data.samples import BatchLayout
 
-        return Layout(1)
+        return BatchLayout(1)
 
     @property
     def count(self) -> int:
@@ -262,7 +262,7 @@ def run_case(case: pathlib.Path) -> dict[str, object]:
     from onnxslim.errors import DataError, OnnxslimError
     from onnxslim.model import open_model, save_model
     from onnxslim.pipeline.interface import Progress
-    from onnxslim.pipeline.ledger import Ledger
+    from onnxslim.pipeline.rewrite_gate import RewriteGate
 
     source = model_of(case)
     model = onnx.load(source)
@@ -294,7 +294,7 @@ def run_case(case: pathlib.Path) -> dict[str, object]:
         alone = pathlib.Path(folder) / "alone.onnx"
         try:
             opened = open_model(source)
-            Simplify().run(opened, Bare(np.random.default_rng(0), Progress(), Ledger()))
+            Simplify().run(opened, Bare(np.random.default_rng(0), Progress(), RewriteGate()))
             save_model(opened, alone)
             row["alone"], row["alone_why"] = judged(case, sets, model, alone)
         except OnnxslimError as error:

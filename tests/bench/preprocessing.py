@@ -21,7 +21,7 @@ from zoo_images import CIFAR_DEVIATION, CIFAR_MEAN, FASHION_DEVIATION, FASHION_M
 from onnxslim.checks.preparation import PARTS, check_preparation
 from onnxslim.data import Batch
 from onnxslim.model import open_model
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 Images = npt.NDArray[np.float32]
 NAMED = "look as if "

@@ -18,15 +18,15 @@ from onnxslim.passes.prune.allocation import Limits, allocate, blocks
 from onnxslim.passes.prune.costs import MacsLeft
 from onnxslim.passes.simplify import Simplify
 
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.coupling import couple, groups
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.analysis.shared_vectors import untie_vectors
+from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.data import synthetic_samples
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.coupling import couple, groups
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.graph.sharing import share_apart
-from onnxslim.graph.sizes import at_sizes
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Context
-from onnxslim.runner.target import detect_target
+from onnxslim.runtime.target import detect_target
 
 
 def main() -> int:
@@ -43,9 +43,9 @@ def row(path: pathlib.Path) -> str:
     model = open_model(path)
     samples = synthetic_samples(model, 1)
     Simplify().run(model, Context(model.clone(), samples, detect_target("cpu"), np.random.default_rng(0)))
-    share_apart(model)
+    untie_vectors(model)
     infer_shapes(model)
-    sized = at_sizes(model, {name: array.shape for name, array in samples.first().items()})
+    sized = specialize_shapes(model, {name: array.shape for name, array in samples.first().items()})
     weights = measure_cost(model).weight_bytes
     seconds, peak = [], 0.0
     for traced in (False, True):  # tracing takes time: once for the clock, once for memory

@@ -20,7 +20,7 @@ import tempfile
 from quantizers import CALIBRATION, judge, read
 
 import onnxslim
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 DEFAULTS = ("l1", "fpgm", "activation", "reconstruction:sensitivity=false", "reconstruction")
 CUT_ONLY = ":compensate=false:refit=false"

@@ -25,8 +25,8 @@ from onnxslim.data import Samples, open_samples
 from onnxslim.metrics.classification import Classification
 from onnxslim.quality.measure import Quality, measure_quality
 from onnxslim.quality.metric import Recognition
-from onnxslim.runner.session import Session
-from onnxslim.runner.timing import compare_latency
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.timing import compare_latency
 
 CALIBRATION = 256
 MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])

@@ -15,7 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import onnx_ir as ir
 from canonical_form import canonical_form
-from other_orders import simplify_in_order
+from rule_order import simplify_in_order
 
 from onnxslim.model import open_model
 

@@ -185,7 +185,7 @@ def child(path: str, out: str) -> dict[str, object]:
     if pathlib.Path(path).stat().st_size < 1e8 and not list(pathlib.Path(path).parent.glob("*.data")):
         from onnxslim.data import synthetic_samples
         from onnxslim.pipeline.interface import Context
-        from onnxslim.runner.target import detect_target
+        from onnxslim.runtime.target import detect_target
 
         del result
         model = open_model(path)

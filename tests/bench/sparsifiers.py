@@ -18,8 +18,8 @@ from onnxslim.passes.sparsify import Method, Sparsify, Store
 from quantizers import CALIBRATION, judge, read
 
 import onnxslim
-from onnxslim.runner.session import Session
-from onnxslim.sparse import SPARSE
+from onnxslim.model.sparse import SPARSE
+from onnxslim.runtime.session import Session
 
 RATIOS = ("0.5", "0.7", "0.9", "2:4")
 

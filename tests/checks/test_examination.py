@@ -13,7 +13,7 @@ from onnxslim.checks.values import check_values
 from onnxslim.data import Batch, open_samples
 from onnxslim.model import open_model
 from onnxslim.report.json import to_json
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 RESNET8 = MODELS / "fashion_resnet8.onnx"
 

@@ -16,7 +16,7 @@ from onnxslim.checks.preparation import PARTS, check_preparation
 from onnxslim.data import Batch
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.model import open_model
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 RESNET8 = MODELS / "fashion_resnet8.onnx"
 MEAN, STD = 0.2860, 0.3530

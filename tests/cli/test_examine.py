@@ -11,7 +11,7 @@ from classifier import classifier
 from page_checks import check_page
 
 from onnxslim.report.benchmark import benchmark
-from onnxslim.runner.statistics import Interval, Measured
+from onnxslim.runtime.statistics import Interval, Measured
 
 
 @pytest.fixture(autouse=True)

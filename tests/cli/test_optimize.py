@@ -15,15 +15,17 @@ from onnxslim.report.json import from_json
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time little: these tests are about what is printed and written."""
-    from onnxslim.runner.latency import ColdStart, Latency, PairedLatency
-    from onnxslim.runner.statistics import Interval, Measured
+    from onnxslim.runtime.latency import ColdStart, Latency, PairedLatency
+    from onnxslim.runtime.statistics import Interval, Measured
 
     one = Latency(1.0, 1.1, 1.2, 1000.0, (0.9, 1.0, 1.3))
     paired = PairedLatency(one, one, Interval(1.0, 0.9, 1.1))
     monkeypatch.setattr("onnxslim.pipeline.judge.compare_latency", lambda *a, **o: paired)
-    monkeypatch.setattr("onnxslim.pipeline.figures.cold_figures", lambda *a, **o: (ColdStart(3.0, 2.0), None))
+    monkeypatch.setattr("onnxslim.pipeline.collect_metrics.cold_figures", lambda *a, **o: (ColdStart(3.0, 2.0), None))
     for name in ("peak_memory", "measure_energy"):
-        monkeypatch.setattr(f"onnxslim.pipeline.figures.{name}", lambda *a, **o: Measured(None, "not in this test"))
+        monkeypatch.setattr(
+            f"onnxslim.pipeline.collect_metrics.{name}", lambda *a, **o: Measured(None, "not in this test")
+        )
 
 
 def test_a_model_goes_through_and_the_table_tells(onnxslim, trim, model: Path, data: Path):

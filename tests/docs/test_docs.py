@@ -13,7 +13,7 @@ import typer
 from zoo import ROOT
 
 from onnxslim.cli.application import app
-from onnxslim.recipe import parse_passes, read_recipe
+from onnxslim.pipeline.recipe import parse_passes, read_recipe
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

@@ -34,8 +34,8 @@ from fuzz.seeds import seed_models, write_external
 
 import onnxslim
 from onnxslim.cli.entry import run
+from onnxslim.ort import onnxruntime
 from onnxslim.pipeline.discovery import find_pass, pass_names
-from onnxslim.runtime import onnxruntime
 
 SECONDS = 20.0
 MEMORY = 2 * 1024**3

@@ -14,9 +14,9 @@ from onnxslim.errors import DataError
 from onnxslim.metrics.detection import Detection
 from onnxslim.quality.boxes import Boxes, match, mean_average_precision, overlaps, suppress
 from onnxslim.quality.choosing import Request, choose_metric
-from onnxslim.quality.heads import Layout, grid
+from onnxslim.quality.heads import BoxLayout, grid
 from onnxslim.quality.measure import measure_quality
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 IMAGE = 128
 ANCHORS = 336  # 16 x 16 + 8 x 8 + 4 x 4 cells
@@ -52,35 +52,35 @@ def scored(columns: int, first: int) -> np.ndarray:
     return rows
 
 
-def encoded(layout: Layout) -> dict[str, np.ndarray]:
+def encoded(layout: BoxLayout) -> dict[str, np.ndarray]:
     """Return the outputs of a detector that sees the true boxes."""
     seen = len(TRUE)
-    if layout is Layout.YOLOV8:
+    if layout is BoxLayout.YOLOV8:
         return {"output0": scored(4 + CLASSES, 4).T[None]}
-    if layout in (Layout.YOLOV5, Layout.YOLOX):
+    if layout in (BoxLayout.YOLOV5, BoxLayout.YOLOX):
         rows = scored(5 + CLASSES, 5)
         rows[PLACES, 4] = 1.0
-        if layout is Layout.YOLOX:
+        if layout is BoxLayout.YOLOX:
             cells, strides = grid((IMAGE, IMAGE))
             rows[:, :2] = rows[:, :2] / strides[:, None] - cells
             rows[:, 2:4] = np.log(rows[:, 2:4] / strides[:, None])
         return {"output": rows[None]}
-    if layout is Layout.ROWS:
+    if layout is BoxLayout.ROWS:
         rows = np.zeros((30, 6))
         rows[:seen] = np.concatenate([TRUE.corners, TRUE.scores[:, None], TRUE.classes[:, None]], axis=1)
         return {"output": rows[None]}
-    if layout is Layout.QUERIES:
+    if layout is BoxLayout.QUERIES:
         rows = table(50, 4 + CLASSES)
         rows[:seen, :4] = centres(TRUE.corners)
         rows[np.arange(seen), 4 + TRUE.classes] = TRUE.scores
         rows[:, :4] /= IMAGE
         return {"output": rows[None]}
-    if layout is Layout.SPLIT:
+    if layout is BoxLayout.SPLIT:
         rows = scored(4 + CLASSES, 4)
         half = rows[:, 2:4] / 2
         corners = np.concatenate([rows[:, :2] - half, rows[:, :2] + half], axis=1)
         return {"boxes": corners[None], "scores": rows[None, :, 4:]}
-    if layout is Layout.DETR:
+    if layout is BoxLayout.DETR:
         logits = np.full((50, CLASSES + 1), -8.0)
         logits[:, -1] = 5.0
         logits[:seen, -1] = 0.0
@@ -96,7 +96,7 @@ def encoded(layout: Layout) -> dict[str, np.ndarray]:
     }
 
 
-def detector(layout: Layout) -> tuple[Detection, dict[str, np.ndarray]]:
+def detector(layout: BoxLayout) -> tuple[Detection, dict[str, np.ndarray]]:
     outputs = {
         name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in encoded(layout).items()
     }
@@ -106,19 +106,19 @@ def detector(layout: Layout) -> tuple[Detection, dict[str, np.ndarray]]:
     return found.metric, outputs
 
 
-@pytest.mark.parametrize("layout", Layout)
-def test_every_layout_is_recognised_and_read(layout: Layout) -> None:
+@pytest.mark.parametrize("layout", BoxLayout)
+def test_every_layout_is_recognised_and_read(layout: BoxLayout) -> None:
     metric, outputs = detector(layout)
     assert metric.head.layout is layout
     seen = metric.head.read(outputs, 0.5).above(0.25).best(10)
-    scale = IMAGE if layout in (Layout.QUERIES, Layout.DETR) else 1
+    scale = IMAGE if layout in (BoxLayout.QUERIES, BoxLayout.DETR) else 1
     np.testing.assert_allclose(seen.corners * scale, TRUE.corners, rtol=1e-4, atol=1e-2)
     np.testing.assert_allclose(seen.scores, TRUE.scores, atol=0.02)
     np.testing.assert_array_equal(seen.classes, TRUE.classes)
 
 
-@pytest.mark.parametrize("layout", Layout)
-def test_the_same_outputs_lose_nothing_and_broken_ones_everything(layout: Layout) -> None:
+@pytest.mark.parametrize("layout", BoxLayout)
+def test_the_same_outputs_lose_nothing_and_broken_ones_everything(layout: BoxLayout) -> None:
     metric, outputs = detector(layout)
     same = metric.rows(outputs, outputs, None, 1)
     assert metric.loss(same) == 0.0
@@ -134,17 +134,22 @@ def test_the_same_outputs_lose_nothing_and_broken_ones_everything(layout: Layout
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.sampled_from([Layout.YOLOV8, Layout.YOLOV5, Layout.SPLIT, Layout.QUERIES, Layout.DETR]), st.randoms())
-def test_another_order_of_the_boxes_loses_nothing(layout: Layout, random) -> None:
+@given(
+    st.sampled_from([BoxLayout.YOLOV8, BoxLayout.YOLOV5, BoxLayout.SPLIT, BoxLayout.QUERIES, BoxLayout.DETR]),
+    st.randoms(),
+)
+def test_another_order_of_the_boxes_loses_nothing(layout: BoxLayout, random) -> None:
     metric, outputs = detector(layout)
-    order = list(range(outputs[metric.head.boxes].shape[-1 if layout is Layout.YOLOV8 else 1]))
+    order = list(range(outputs[metric.head.boxes].shape[-1 if layout is BoxLayout.YOLOV8 else 1]))
     random.shuffle(order)
-    moved = {name: array[..., order] if layout is Layout.YOLOV8 else array[:, order] for name, array in outputs.items()}
+    moved = {
+        name: array[..., order] if layout is BoxLayout.YOLOV8 else array[:, order] for name, array in outputs.items()
+    }
     assert metric.loss(metric.rows(outputs, moved, None, 1)) == 0.0
 
 
 def test_what_is_lost_is_counted() -> None:
-    metric, outputs = detector(Layout.YOLOV8)
+    metric, outputs = detector(BoxLayout.YOLOV8)
     faded = outputs["output0"].copy()
     faded[0, 4 + TRUE.classes[3], PLACES[3]] = 0.1  # found no more, but still in the list
     rows = metric.rows(outputs, {"output0": faded}, None, 1)
@@ -158,7 +163,7 @@ def test_what_is_lost_is_counted() -> None:
 
 
 def test_against_labels() -> None:
-    metric, outputs = detector(Layout.YOLOV8)
+    metric, outputs = detector(BoxLayout.YOLOV8)
     truth = np.concatenate([TRUE.corners, TRUE.classes[:, None]], axis=1)
     padded = np.concatenate([truth, np.full((2, 5), -1.0)])
     faded = outputs["output0"].copy()
@@ -188,7 +193,7 @@ def test_a_dynamic_number_of_boxes() -> None:
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -3.0, 1e300])
 def test_a_number_of_boxes_that_is_none_is_no_box(number: float) -> None:
-    metric, outputs = detector(Layout.SUPPRESSED)
+    metric, outputs = detector(BoxLayout.SUPPRESSED)
     broken = {**outputs, "num_dets": np.array([[number]])}
     assert len(metric.head.read(broken, 0.5)) in (0, len(TRUE))
     assert metric.loss(metric.rows(outputs, broken, None, 1)) == 1.0
@@ -254,7 +259,7 @@ def test_a_head_with_boxes_in_pixels_and_scores_in_one_concat_is_judged_by_itsel
     )
     chosen = choose_metric(Request(), session, one, samples)
     assert isinstance(chosen.metric, Detection)
-    assert chosen.metric.head.layout is Layout.YOLOV8
+    assert chosen.metric.head.layout is BoxLayout.YOLOV8
     quality = measure_quality(chosen, session, other, samples, generator=np.random.default_rng(0))
     (output,) = quality.fidelity.outputs
     boxes, scores = output.slices

@@ -17,8 +17,8 @@ import onnxruntime
 import pytest
 from zoo import MODELS
 
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import ExternalDataError, ModelNotFound, ModelUnreadable, ModelUnsupported, OutputError
-from onnxslim.graph.shapes import infer_shapes
 from onnxslim.model import (
     canonicalize,
     external_tensors,
@@ -30,7 +30,7 @@ from onnxslim.model import (
     weight_bytes,
     weight_files,
 )
-from onnxslim.nesting import nodes_within
+from onnxslim.model.nesting import nodes_within
 
 RESNET8 = MODELS / "fashion_resnet8.onnx"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxslim.pipeline.budget import Allowance, allowance, samples_to_settle, settled, upper_bound
-from onnxslim.runner.statistics import Interval
+from onnxslim.runtime.statistics import Interval
 
 fractions = st.floats(0, 1)
 

@@ -19,9 +19,9 @@ from onnxslim.pipeline import judge as judging
 from onnxslim.pipeline.course import Stage, run_passes
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, Pass
 from onnxslim.quality.choosing import Request
-from onnxslim.runner.latency import Latency, PairedLatency
-from onnxslim.runner.session import Session
-from onnxslim.runner.statistics import Interval
+from onnxslim.runtime.latency import Latency, PairedLatency
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Interval
 
 COUNT = 2000
 MODEL = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,1] x) => (float[N,2] y)
@@ -101,7 +101,9 @@ class Tidy(Pass):
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Stage]]:
     """Return what runs passes, with latency as the models say it is."""
 
-    def latency(_: object, one: judging.Candidate, other: judging.Candidate, seconds: float = 1.0) -> PairedLatency:
+    def latency(
+        _: object, one: judging.MeasuredModel, other: judging.MeasuredModel, seconds: float = 1.0
+    ) -> PairedLatency:
         ratio = number(one.model, "time") / number(other.model, "time")
         timed = Latency(1.0, 1.0, 1.0, 1.0)
         return PairedLatency(timed, timed, Interval(ratio, 0.99 * ratio, 1.01 * ratio))
@@ -114,7 +116,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Stage]]:
         x = ((np.arange(COUNT) + 0.5) / COUNT).astype(np.float32).reshape(-1, 1)
         samples = open_samples({"x": x, "labels": np.ones(COUNT, np.int64)}, session.inputs)
         judge = judging.Judge(
-            judging.Candidate(model, lambda: session),
+            judging.MeasuredModel(model, lambda: session),
             samples,
             session.target,
             np.random.default_rng(0),

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 
-from onnxslim.pipeline.probes import Probe, draw_probes
-from onnxslim.runner.session import TensorSpec
+from onnxslim.pipeline.probes import InputProbe, draw_probes
+from onnxslim.runtime.session import TensorSpec
 
 INPUTS = (
     TensorSpec("ids", np.dtype(np.int64), ("batch", "length")),
@@ -21,7 +21,7 @@ SAMPLE = {
 }
 
 
-def probes() -> list[Probe]:
+def probes() -> list[InputProbe]:
     return list(draw_probes(INPUTS, SAMPLE, np.random.default_rng(0)))
 
 

@@ -27,15 +27,15 @@ from onnxslim.errors import (
     RecipeError,
     UsageError,
 )
-from onnxslim.pipeline import figures
+from onnxslim.pipeline import collect_metrics as figures
 from onnxslim.pipeline import judge as judging
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, Note, Pass, Progress
 from onnxslim.pipeline.request import set_aside
 from onnxslim.quality.choosing import Request
 from onnxslim.report.json import from_json, to_json
-from onnxslim.runner.latency import Latency, PairedLatency
-from onnxslim.runner.session import Session
-from onnxslim.runner.statistics import Interval, Measured
+from onnxslim.runtime.latency import Latency, PairedLatency
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Interval, Measured
 
 RESNET8 = MODELS / "fashion_resnet8.onnx"
 
@@ -418,9 +418,9 @@ def test_samples_that_another_model_was_tried_on_tell_nothing_of_this_one(factor
 
     samples = synthetic_samples(scaling(factor), 8)
     original = Session.of(scaling(2.0))
-    candidates = [judging.Candidate(scaling(by), lambda by=by: Session.of(scaling(by))) for by in (2.0, 7.0)]
+    candidates = [judging.MeasuredModel(scaling(by), lambda by=by: Session.of(scaling(by))) for by in (2.0, 7.0)]
     judge = judging.Judge(
-        judging.Candidate(scaling(2.0), lambda: original),
+        judging.MeasuredModel(scaling(2.0), lambda: original),
         samples,
         original.target,
         np.random.default_rng(0),
@@ -438,7 +438,7 @@ def test_a_session_that_was_tried_is_not_run_again() -> None:
     model = from_text("""<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) { y = Neg (x) }""")
     session = Session.of(model)
     samples = synthetic_samples(model, 8, session=session)
-    original = judging.Candidate(model, lambda: session)
+    original = judging.MeasuredModel(model, lambda: session)
     judge = judging.Judge(
         original,
         samples,

@@ -12,8 +12,8 @@ import pytest
 from onnxslim.errors import ScheduleError
 from onnxslim.pipeline import schedule as module
 from onnxslim.pipeline.interface import Change, Context, Kind, Pass
+from onnxslim.pipeline.recipe import parse_passes
 from onnxslim.pipeline.schedule import schedule
-from onnxslim.recipe import parse_passes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from sample_models import from_text
 
 import onnxslim
 from onnxslim.errors import RunError, UsageError
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y) {
     a = Relu (x)  b = Relu (a)  y = Neg (b) }"""

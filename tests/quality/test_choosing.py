@@ -18,15 +18,15 @@ from onnxslim.metrics.classification import Classification, Reading
 from onnxslim.metrics.regression import Regression
 from onnxslim.metrics.sqnr import Sqnr
 from onnxslim.model import open_model
+from onnxslim.pipeline.quality_records import quality_diagnostics
 from onnxslim.quality.choosing import Request, bind, choose_metric, recognise
 from onnxslim.quality.discovery import find_metric, metric_names
 from onnxslim.quality.evidence import gather_evidence, maker_ops
 from onnxslim.quality.fidelity import add_run, start_tallies, summarize
 from onnxslim.quality.measure import Quality, measure_quality
 from onnxslim.quality.metric import Slice
-from onnxslim.report.quality import quality_diagnostics
-from onnxslim.runner.session import Session
-from onnxslim.runner.statistics import Interval
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Interval
 
 SCORES = {"y": np.float32([[0.5, -1, 2]])}
 

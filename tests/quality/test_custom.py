@@ -14,7 +14,7 @@ from onnxslim.quality.choosing import Request, choose_metric
 from onnxslim.quality.custom import Custom, load_metric
 from onnxslim.quality.measure import Quality, measure_quality
 from onnxslim.quality.metric import Metric, Recognition
-from onnxslim.runner.session import TensorSpec
+from onnxslim.runtime.session import TensorSpec
 
 INPUT = TensorSpec("x", np.dtype(np.float32), ("N", 3))
 LOGITS = np.array([[1, 2, 3], [3, 2, 1], [1, 5, 1], [2, 1, 1]], np.float32)

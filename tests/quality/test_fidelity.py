@@ -21,7 +21,7 @@ from onnxslim.quality.fidelity import (
     summarize,
 )
 from onnxslim.quality.metric import Slice
-from onnxslim.runner.session import Session, TensorSpec
+from onnxslim.runtime.session import Session, TensorSpec
 
 INPUT = TensorSpec("x", np.dtype(np.float32), ("N", 4))
 LOGITS = np.array([[0, 1, 2, 3], [3, 2, 1, 0], [0, 5, 0, 0], [1, 1, 9, 1]], np.float32)

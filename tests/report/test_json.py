@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from report_strategies import reports, sample_report
 
 from onnxslim.errors import OutputError
+from onnxslim.pipeline.records import Budget, ModelFile, Report
 from onnxslim.report.json import dumps, from_json, to_json, write_json
-from onnxslim.report.model import Budget, ModelFile, Report
 
 
 @given(reports)

@@ -8,9 +8,9 @@ from report_strategies import sample_report
 from rich.console import Console
 
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.report.model import AttemptRecord, Budget, FidelityFigures, Figures, QualityFigures, Report
+from onnxslim.pipeline.records import AttemptRecord, Budget, FidelityFigures, Figures, QualityFigures, Report
 from onnxslim.report.terminal import print_layers, print_report
-from onnxslim.runner.statistics import Interval
+from onnxslim.runtime.statistics import Interval
 
 
 def printed(report: Report, **options) -> str:

@@ -9,7 +9,7 @@ from sample_models import from_text
 
 from onnxslim.rewrite import condition
 from onnxslim.rewrite.driver import fixpoint
-from onnxslim.rewrite.instantiate import Instance
+from onnxslim.rewrite.instantiate import BodyEvaluation
 from onnxslim.rewrite.reader import read_rules
 
 IDENTICAL = """
@@ -33,14 +33,14 @@ rewrite { y = x }
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Empty the answers; return a list of the sites at which `when` is evaluated from now on."""
     sites: list[str] = []
-    evaluate = Instance.holds
+    evaluate = BodyEvaluation.holds
 
-    def holds(self: Instance) -> bool:
+    def holds(self: BodyEvaluation) -> bool:
         sites.append(self.match.root.outputs[0].name or "")
         return evaluate(self)
 
     monkeypatch.setattr(condition, "_ANSWERS", {})
-    monkeypatch.setattr(Instance, "holds", holds)
+    monkeypatch.setattr(BodyEvaluation, "holds", holds)
     return sites
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sample_models import from_text
 
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import canonicalize
 from onnxslim.rewrite.explain import near_misses
 from onnxslim.rewrite.reader import read_rules

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sample_models import from_text
 
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import canonicalize
-from onnxslim.rewrite.instantiate import Instance
+from onnxslim.rewrite.instantiate import BodyEvaluation
 from onnxslim.rewrite.match import find_match
 from onnxslim.rewrite.program import CannotCompute, NotApplicable
 from onnxslim.rewrite.reader import read_rules
@@ -23,7 +23,7 @@ def instance(rule, body, inputs="float[2] x", opset=17, body_name="rewrite", out
     infer_shapes(model)
     (rule,) = read_rules(rule, opset)
     match = find_match(rule, model.graph.outputs[0].producer())
-    return Instance(match, getattr(rule, body_name))
+    return BodyEvaluation(match, getattr(rule, body_name))
 
 
 ONE = np.ones(1, np.float32)

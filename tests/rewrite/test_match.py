@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from sample_models import from_text
 
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import canonicalize
 from onnxslim.rewrite.match import find_match
 from onnxslim.rewrite.reader import read_rules

@@ -11,9 +11,9 @@ import onnx.helper
 import pytest
 from sample_models import from_text
 
+from onnxslim.analysis.evaluate import evaluate
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import RuleError
-from onnxslim.graph.evaluate import evaluate
-from onnxslim.graph.shapes import infer_shapes
 from onnxslim.pipeline.discovery import PACKAGE
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.prove import (

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxslim.report.model import PassRecord, Report
-from onnxslim.report.page.plots import Drawing
+from onnxslim.pipeline.records import PassRecord, Report
+from onnxslim.report.page.plots import Plot
 from onnxslim.report.page.svg import BAD, GOOD, INK, MUTED, drawing
 from onnxslim.report.page.visible import shortened
-from onnxslim.runner.statistics import Interval
+from onnxslim.runtime.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +97,7 @@ def _loss_plot(
     label: str,
     read: Callable[[Tried], float | None],
     report: Report,
-) -> Drawing | None:
+) -> Plot | None:
     points = [
         (each, each.loss, across)
         for each in tried[:MOST]
@@ -130,4 +130,4 @@ def _loss_plot(
         for each, loss, across in points
     )
     caption = "Circles were kept, crosses not; the numbers are those below. Lines: intervals of 95 %."
-    return Drawing(title, drawing(name, title, words, 250, draw), caption)
+    return Plot(title, drawing(name, title, words, 250, draw), caption)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+from onnxslim.pipeline.reproduction import versions
 from onnxslim.report.benchmark import Benchmark, benchmark_rows, missing_figures
 from onnxslim.report.figures import target_words
 from onnxslim.report.page.facts import provenance
@@ -11,8 +12,7 @@ from onnxslim.report.page.plots import latency_plot
 from onnxslim.report.page.rendering import render
 from onnxslim.report.page.tiles import Tile, latency_tiles, ratio_tile, size_tile
 from onnxslim.report.page.visible import shortened
-from onnxslim.report.reproduction import versions
-from onnxslim.report.units import in_bytes, in_milliseconds
+from onnxslim.units import in_bytes, in_milliseconds
 
 
 def benchmark_page(result: Benchmark) -> str:

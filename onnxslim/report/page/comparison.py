@@ -5,16 +5,16 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+from onnxslim.pipeline.reproduction import versions
 from onnxslim.report.comparison import Comparison, comparison_rows, output_rows
 from onnxslim.report.difference import Difference
 from onnxslim.report.figures import data_words, judgement, target_words
 from onnxslim.report.page.facts import provenance, warnings_view
 from onnxslim.report.page.layers import breakdown_view
-from onnxslim.report.page.plots import Drawing, latency_plot
+from onnxslim.report.page.plots import Plot, latency_plot
 from onnxslim.report.page.rendering import render
 from onnxslim.report.page.tiles import Tile, latency_tiles, quality_tile, size_tile
 from onnxslim.report.page.visible import shortened
-from onnxslim.report.reproduction import versions
 
 TOP_REGIONS, TOP_LINES = 60, 24
 """How many regions that differ are shown, and lines of each side."""
@@ -74,7 +74,7 @@ def _tiles(result: Comparison, labelled: bool) -> list[Tile]:
     return tiles
 
 
-def _latency(result: Comparison, names: list[str]) -> Drawing | None:
+def _latency(result: Comparison, names: list[str]) -> Plot | None:
     one, other = result.reference_latency_ms, result.candidate_latency_ms
     return None if one is None or other is None else latency_plot([(names[1], one), (names[0], other)])
 

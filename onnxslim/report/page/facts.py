@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxslim.diagnostic import Diagnostic
+from onnxslim.pipeline.reproduction import Reproduction
 from onnxslim.report.figures import target_words
 from onnxslim.report.page.visible import shortened
-from onnxslim.report.reproduction import Reproduction
-from onnxslim.runner.target import Target
+from onnxslim.runtime.target import Target
 
 TOP_WARNINGS = 40
 LONGEST = 300

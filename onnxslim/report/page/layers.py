@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from onnxslim.report.breakdown import Breakdown, LayerCost, LayerFigures, OpFigures
+from onnxslim.pipeline.breakdown import Breakdown, LayerCost, LayerFigures, OpFigures
 from onnxslim.report.page.bars import Bars, share
-from onnxslim.report.page.plots import Drawing, error_plot
+from onnxslim.report.page.plots import Plot, error_plot
 from onnxslim.report.page.visible import shortened
-from onnxslim.report.units import in_bytes, in_milliseconds, in_thousands
+from onnxslim.units import in_bytes, in_milliseconds, in_thousands
 
 TOP_LAYERS = 40
 TOP_OPS = 12
@@ -157,7 +157,7 @@ def _pair(
     return Bars(share(before or 0.0, longest), share(after or 0.0, longest), show(before), show(after))
 
 
-def _errors(layers: Sequence[LayerFigures]) -> Drawing | None:
+def _errors(layers: Sequence[LayerFigures]) -> Plot | None:
     measured = [(place, each) for place, each in enumerate(layers, 1) if each.sqnr_db is not None]
     if len(measured) < 2:
         return None

@@ -6,8 +6,8 @@ import json
 import pathlib
 from typing import Any
 
+from onnxslim.pipeline.records import PassRecord, Report
 from onnxslim.report.figures import data_words, figure_rows, judgement, target_words
-from onnxslim.report.model import PassRecord, Report
 from onnxslim.report.page.attempts import attempts_view
 from onnxslim.report.page.bars import Bars, share
 from onnxslim.report.page.facts import LONGEST, provenance, warnings_view
@@ -16,7 +16,7 @@ from onnxslim.report.page.plots import latency_plot
 from onnxslim.report.page.rendering import render
 from onnxslim.report.page.tiles import report_tiles
 from onnxslim.report.page.visible import shortened
-from onnxslim.report.units import in_thousands
+from onnxslim.units import in_thousands
 
 TOP_NOTES = 400
 """How many changes of passes are shown, in all."""

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnxslim.report.model import Percentiles
+from onnxslim.pipeline.records import Percentiles
 from onnxslim.report.page.svg import AFTER, BAD, BEFORE, INK, drawing
 from onnxslim.report.page.visible import shortened
-from onnxslim.report.units import in_milliseconds
+from onnxslim.units import in_milliseconds
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -24,7 +24,7 @@ WIDE = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawing:
+class Plot:
     """A figure with its heading, and a line below it."""
 
     title: str
@@ -32,7 +32,7 @@ class Drawing:
     caption: str = ""
 
 
-def latency_plot(models: Sequence[tuple[str, Percentiles]]) -> Drawing:
+def latency_plot(models: Sequence[tuple[str, Percentiles]]) -> Plot:
     """Return how the latencies of models are spread, and a line from the median to the slowest hundredth of the runs.
 
     Args:
@@ -63,7 +63,7 @@ def latency_plot(models: Sequence[tuple[str, Percentiles]]) -> Drawing:
         for name, each in models
     )
     svg = drawing("latency", "Latency of one inference", words, 64 + 58 * len(models), draw)
-    return Drawing(
+    return Plot(
         "Latency of one inference",
         svg,
         "Dot: the median. Hill: where the runs lie. Ticks: what 95 % and 99 % of the runs stay within.",
@@ -101,7 +101,7 @@ def milliseconds_axis(axes: Axes, times: Sequence[float]) -> None:
     axes.set_xlabel("milliseconds (logarithmic)")
 
 
-def error_plot(layers: Sequence[tuple[int, str, float]], count: int) -> Drawing:
+def error_plot(layers: Sequence[tuple[int, str, float]], count: int) -> Plot:
     """Return how the error grows from layer to layer.
 
     Args:
@@ -130,4 +130,4 @@ def error_plot(layers: Sequence[tuple[int, str, float]], count: int) -> Drawing:
     caption = (
         f"Signal to noise of the values that both models have; higher is closer. Lowest: {name}, {worst[2]:.1f} dB."
     )
-    return Drawing(title, drawing("errors", title, words, 210, draw), caption)
+    return Plot(title, drawing("errors", title, words, 210, draw), caption)

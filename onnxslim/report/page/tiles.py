@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.report.model import Budget, FidelityFigures, Percentiles, QualityFigures, Report
+from onnxslim.pipeline.records import Budget, FidelityFigures, Percentiles, QualityFigures, Report
 from onnxslim.report.page.visible import shortened
-from onnxslim.report.units import in_bytes, in_milliseconds, in_percent
-from onnxslim.runner.statistics import Interval
+from onnxslim.runtime.statistics import Interval
+from onnxslim.units import in_bytes, in_milliseconds, in_percent
 
 GOOD, BAD, NEITHER = "good", "bad", ""
 

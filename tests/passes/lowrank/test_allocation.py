@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnxslim.passes.lowrank.allocation import Rule, Wish, budget, choose, hull, why_whole
-from onnxslim.passes.lowrank.candidates import Candidate
-from onnxslim.passes.lowrank.factors import Form
+from onnxslim.passes.lowrank.allocation import RankRule, RankTarget, budget, choose, hull, why_whole
+from onnxslim.passes.lowrank.candidates import SplitCandidate
+from onnxslim.passes.lowrank.factors import Factorization
 from onnxslim.passes.lowrank.sensitivity import curves
 
 
@@ -20,8 +20,8 @@ class Whole:
     outputs: int = 16
 
 
-def candidate(parameters: int, error: float, share: float = 0.5) -> Candidate:
-    return Candidate(Form.MATRIX, (parameters,), parameters, 0.5, error, share)
+def candidate(parameters: int, error: float, share: float = 0.5) -> SplitCandidate:
+    return SplitCandidate(Factorization.MATRIX, (parameters,), parameters, 0.5, error, share)
 
 
 LAYERS = st.lists(
@@ -41,7 +41,7 @@ LAYERS = st.lists(
 
 @given(layers=LAYERS, share=st.floats(0.05, 0.9))
 @settings(max_examples=80, deadline=None)
-def test_the_budget_is_met_where_it_can_be(layers: list[tuple[int, list[Candidate]]], share: float) -> None:
+def test_the_budget_is_met_where_it_can_be(layers: list[tuple[int, list[SplitCandidate]]], share: float) -> None:
     parameters, options = [whole for whole, _ in layers], [own for _, own in layers]
     target = round(share * sum(parameters))
     chosen = budget(parameters, options, target)
@@ -84,18 +84,18 @@ def test_curves_go_through_what_was_measured() -> None:
 def test_rules_of_single_layers() -> None:
     own = [candidate(80, 0.001, 0.8), candidate(50, 0.01, 0.5), candidate(20, 0.2, 0.2)]
     layers = [Whole(100)]
-    assert choose(layers, [own], Wish(Rule.ENERGY, 0.98)) == [own[1]]
-    assert choose(layers, [own], Wish(Rule.RANK, 0.25)) == [own[2]]
-    assert choose(layers, [own], Wish(Rule.BREAK_EVEN)) == [own[0]]
-    assert choose(layers, [own], Wish(Rule.ENERGY, 0.9999)) == [None]
-    assert choose(layers, [own[1:]], Wish(Rule.RANK, 0.6)) == [own[1]]
-    assert choose(layers, [own[1:]], Wish(Rule.RANK, 0.9)) == [None]  # 0.5 loses far more than was asked for
-    assert "90.0%" in why_whole(own[1:], Wish(Rule.RANK, 0.9))
-    assert "multiple of 64" in why_whole([], Wish(Rule.RANK, 0.9), 64)
-    assert "99.9" in why_whole(own, Wish(Rule.ENERGY, 0.9999))
+    assert choose(layers, [own], RankTarget(RankRule.ENERGY, 0.98)) == [own[1]]
+    assert choose(layers, [own], RankTarget(RankRule.RANK, 0.25)) == [own[2]]
+    assert choose(layers, [own], RankTarget(RankRule.BREAK_EVEN)) == [own[0]]
+    assert choose(layers, [own], RankTarget(RankRule.ENERGY, 0.9999)) == [None]
+    assert choose(layers, [own[1:]], RankTarget(RankRule.RANK, 0.6)) == [own[1]]
+    assert choose(layers, [own[1:]], RankTarget(RankRule.RANK, 0.9)) == [None]  # 0.5 loses far more than was asked for
+    assert "90.0%" in why_whole(own[1:], RankTarget(RankRule.RANK, 0.9))
+    assert "multiple of 64" in why_whole([], RankTarget(RankRule.RANK, 0.9), 64)
+    assert "99.9" in why_whole(own, RankTarget(RankRule.ENERGY, 0.9999))
 
 
-@pytest.mark.parametrize("rule", list(Rule))
-def test_what_cannot_be_split_stays(rule: Rule) -> None:
-    assert choose([Whole(100)], [[]], Wish(rule, 0.5)) == [None]
-    assert why_whole([], Wish(rule, 0.5)) == "no split saves parameters"
+@pytest.mark.parametrize("rule", list(RankRule))
+def test_what_cannot_be_split_stays(rule: RankRule) -> None:
+    assert choose([Whole(100)], [[]], RankTarget(rule, 0.5)) == [None]
+    assert why_whole([], RankTarget(rule, 0.5)) == "no split saves parameters"

@@ -9,11 +9,11 @@ from onnxslim.passes.lowrank import Lowrank
 from onnxslim.passes.lowrank.embedding import basis, count_reads, count_rows, find_tables, split_table, write_table
 from sample_models import from_text
 
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
-from onnxslim.graph.shapes import infer_shapes
 from onnxslim.pipeline.interface import Context, Goal
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import detect_target
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import detect_target
 
 GENERATOR = np.random.default_rng(0)
 TEXT = """<ir_version: 10, opset_import: ["" : 17]> g (int64[N,L] ids, float t) => (float[N,L,48] y) {

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnxslim.passes.lowrank.factors import Form, Moments, Problem, split
+from onnxslim.passes.lowrank.factors import Factorization, LayerMoments, Problem, split
 
 FULL = {
-    Form.MATRIX: lambda inputs, kernel, outputs: (min(inputs * math.prod(kernel), outputs),),
-    Form.PIVOT: lambda inputs, kernel, outputs: (min(inputs * math.prod(kernel), outputs),),
-    Form.TUCKER: lambda inputs, kernel, outputs: (inputs, outputs - 1),
-    Form.SPATIAL: lambda inputs, kernel, outputs: (inputs * kernel[0],),
-    Form.SEPARABLE: lambda inputs, kernel, outputs: (math.prod(kernel),),
+    Factorization.MATRIX: lambda inputs, kernel, outputs: (min(inputs * math.prod(kernel), outputs),),
+    Factorization.PIVOT: lambda inputs, kernel, outputs: (min(inputs * math.prod(kernel), outputs),),
+    Factorization.TUCKER: lambda inputs, kernel, outputs: (inputs, outputs - 1),
+    Factorization.SPATIAL: lambda inputs, kernel, outputs: (inputs * kernel[0],),
+    Factorization.SEPARABLE: lambda inputs, kernel, outputs: (math.prod(kernel),),
 }
 
 
@@ -30,28 +30,28 @@ def problem(seed: int, inputs: int, kernel: tuple[int, ...], outputs: int, *, ex
     wanted = data @ weight
     got = data if exact else data + 0.3 * data.std() * generator.normal(size=data.shape)
     count = len(data)
-    moments = Moments(got.T @ got / count, got.T @ wanted / count, float((wanted**2).sum()) / count)
+    moments = LayerMoments(got.T @ got / count, got.T @ wanted / count, float((wanted**2).sum()) / count)
     return Problem(moments.damped(weight, 1e-9), kernel)
 
 
-def plain(of: Problem, weight: np.ndarray, form: Form, ranks: tuple[int, ...]) -> np.ndarray:
-    return split(Problem(Moments.plain(weight), of.kernel), form, ranks).dense
+def plain(of: Problem, weight: np.ndarray, form: Factorization, ranks: tuple[int, ...]) -> np.ndarray:
+    return split(Problem(LayerMoments.plain(weight), of.kernel), form, ranks).dense
 
 
 @pytest.mark.parametrize(
     ("form", "inputs", "kernel", "outputs"),
     [
-        (Form.MATRIX, 6, (), 9),
-        (Form.MATRIX, 9, (), 6),
-        (Form.MATRIX, 5, (3, 3), 4),
-        (Form.PIVOT, 6, (), 9),
-        (Form.PIVOT, 9, (), 6),
-        (Form.SPATIAL, 4, (3, 2), 5),
-        (Form.SEPARABLE, 3, (3, 3), 7),
-        (Form.SEPARABLE, 3, (5,), 4),
+        (Factorization.MATRIX, 6, (), 9),
+        (Factorization.MATRIX, 9, (), 6),
+        (Factorization.MATRIX, 5, (3, 3), 4),
+        (Factorization.PIVOT, 6, (), 9),
+        (Factorization.PIVOT, 9, (), 6),
+        (Factorization.SPATIAL, 4, (3, 2), 5),
+        (Factorization.SEPARABLE, 3, (3, 3), 7),
+        (Factorization.SEPARABLE, 3, (5,), 4),
     ],
 )
-def test_full_rank_is_exact(form: Form, inputs: int, kernel: tuple[int, ...], outputs: int) -> None:
+def test_full_rank_is_exact(form: Factorization, inputs: int, kernel: tuple[int, ...], outputs: int) -> None:
     of = problem(0, inputs, kernel, outputs)
     made = split(of, form, FULL[form](inputs, kernel, outputs))
     assert of.moments.loss(made.dense) < 1e-8
@@ -68,8 +68,8 @@ def test_tucker_loses_only_what_its_ranks_cannot_hold(ranks: tuple[int, int]) ->
         "ir,rto,om->itm", generator.normal(size=(4, few)), core, generator.normal(size=(narrow, 6))
     ).reshape(36, 6)
     gram = problem(2, 4, (3, 3), 6).moments.gram
-    moments = Moments(gram, gram @ weight, float(np.vdot(weight, gram @ weight)))
-    made = split(Problem(moments, (3, 3)), Form.TUCKER, ranks)
+    moments = LayerMoments(gram, gram @ weight, float(np.vdot(weight, gram @ weight)))
+    made = split(Problem(moments, (3, 3)), Factorization.TUCKER, ranks)
     assert moments.loss(made.dense) < 1e-8
     assert len(made.factors) == 1 + (few < 4) + (narrow < 6)
 
@@ -88,8 +88,8 @@ def test_whitened_never_loses_more_than_plain_on_what_was_seen(
     of = problem(seed, inputs, (), outputs, exact=exact)
     weight = np.linalg.solve(of.moments.gram, of.moments.cross) if exact else problem(seed, inputs, (), outputs).best
     ranks = (min(rank, inputs, outputs),)
-    whitened = of.moments.loss(split(of, Form.MATRIX, ranks).dense)
-    assert whitened <= of.moments.loss(plain(of, weight, Form.MATRIX, ranks)) + 1e-9
+    whitened = of.moments.loss(split(of, Factorization.MATRIX, ranks).dense)
+    assert whitened <= of.moments.loss(plain(of, weight, Factorization.MATRIX, ranks)) + 1e-9
 
 
 @given(seed=st.integers(0, 1000), rank=st.integers(1, 5))
@@ -97,7 +97,7 @@ def test_whitened_never_loses_more_than_plain_on_what_was_seen(
 def test_the_loss_of_rank_r_is_the_tail_of_the_whitened_spectrum(seed: int, rank: int) -> None:
     of = problem(seed, 7, (), 6)
     energies, _, _ = of.output_basis
-    assert of.moments.loss(split(of, Form.MATRIX, (rank,)).dense) == pytest.approx(
+    assert of.moments.loss(split(of, Factorization.MATRIX, (rank,)).dense) == pytest.approx(
         energies[rank:].sum() / energies.sum(), abs=1e-7
     )
 
@@ -115,13 +115,13 @@ def test_with_a_metric_the_loss_is_the_tail_of_its_spectrum_and_less_than_withou
     blind = problem(seed, inputs, (), 6)
     seeing = dataclasses.replace(blind, metric=metric(seed, 6))
     ranks = (min(rank, inputs),)
-    made = split(seeing, Form.MATRIX, ranks)
+    made = split(seeing, Factorization.MATRIX, ranks)
     energies = seeing.output_basis[0]
     lost = seeing.loss(made.dense)
     assert lost == pytest.approx(energies[ranks[0] :].sum() / energies.sum(), abs=1e-6)
-    assert lost <= seeing.loss(split(blind, Form.MATRIX, ranks).dense) + 1e-9
+    assert lost <= seeing.loss(split(blind, Factorization.MATRIX, ranks).dense) + 1e-9
     assert blind.loss(made.dense) == pytest.approx(blind.moments.loss(made.dense), abs=1e-6)
-    full = split(seeing, Form.MATRIX, (min(inputs, 6),))
+    full = split(seeing, Factorization.MATRIX, (min(inputs, 6),))
     np.testing.assert_allclose(full.dense, blind.best, atol=1e-5 * np.abs(blind.best).max())
 
 
@@ -129,16 +129,16 @@ def test_with_a_metric_the_loss_is_the_tail_of_its_spectrum_and_less_than_withou
 def test_tucker_is_chosen_for_the_metric_as_well(ranks: tuple[int, int]) -> None:
     blind = problem(1, 4, (3, 3), 6)
     seeing = dataclasses.replace(blind, metric=metric(1, 6))
-    made = split(seeing, Form.TUCKER, ranks)
-    assert seeing.loss(made.dense) < seeing.loss(split(blind, Form.TUCKER, ranks).dense)
+    made = split(seeing, Factorization.TUCKER, ranks)
+    assert seeing.loss(made.dense) < seeing.loss(split(blind, Factorization.TUCKER, ranks).dense)
     sums = {2: "rabs,sm->rabm", 3: "ir,rabs,sm->iabm"}[len(made.factors)]
     np.testing.assert_allclose(np.einsum(sums, *made.factors).reshape(made.dense.shape), made.dense, atol=1e-9)
 
 
-@pytest.mark.parametrize("form", [Form.TUCKER, Form.SPATIAL, Form.SEPARABLE])
-def test_windows_are_fitted_to_what_was_seen(form: Form) -> None:
+@pytest.mark.parametrize("form", [Factorization.TUCKER, Factorization.SPATIAL, Factorization.SEPARABLE])
+def test_windows_are_fitted_to_what_was_seen(form: Factorization) -> None:
     of = problem(3, 6, (3, 3), 8)
-    ranks = {Form.TUCKER: (3, 4), Form.SPATIAL: (5,), Form.SEPARABLE: (2,)}[form]
+    ranks = {Factorization.TUCKER: (3, 4), Factorization.SPATIAL: (5,), Factorization.SEPARABLE: (2,)}[form]
     whitened = of.moments.loss(split(of, form, ranks).dense)
     assert whitened < of.moments.loss(plain(of, of.best, form, ranks))
 
@@ -146,26 +146,33 @@ def test_windows_are_fitted_to_what_was_seen(form: Form) -> None:
 def test_the_pivoted_form_tells_what_outputs_lose_that_the_first_do_not_span() -> None:
     weight = np.random.default_rng(7).normal(size=(8, 10))
     weight[:, :2] = 0
-    of = Problem(Moments.plain(weight))
-    made = split(of, Form.PIVOT, (4,))
+    of = Problem(LayerMoments.plain(weight))
+    made = split(of, Factorization.PIVOT, (4,))
     assert np.isfinite(made.dense).all()
-    assert of.moments.loss(made.dense) > of.moments.loss(split(of, Form.MATRIX, (4,)).dense) + 0.01
+    assert of.moments.loss(made.dense) > of.moments.loss(split(of, Factorization.MATRIX, (4,)).dense) + 0.01
     weight = np.roll(weight, -2, axis=1)  # what is 0 comes last: the first span the others
-    of = Problem(Moments.plain(weight))
-    lost = of.moments.loss(split(of, Form.MATRIX, (4,)).dense)
-    assert of.moments.loss(split(of, Form.PIVOT, (4,)).dense) == pytest.approx(lost, rel=1e-4)
+    of = Problem(LayerMoments.plain(weight))
+    lost = of.moments.loss(split(of, Factorization.MATRIX, (4,)).dense)
+    assert of.moments.loss(split(of, Factorization.PIVOT, (4,)).dense) == pytest.approx(lost, rel=1e-4)
 
 
-@pytest.mark.parametrize("form", [Form.MATRIX, Form.TUCKER, Form.SPATIAL, Form.SEPARABLE])
-def test_factors_amount_to_the_dense_weight(form: Form) -> None:
+@pytest.mark.parametrize(
+    "form", [Factorization.MATRIX, Factorization.TUCKER, Factorization.SPATIAL, Factorization.SEPARABLE]
+)
+def test_factors_amount_to_the_dense_weight(form: Factorization) -> None:
     of = problem(4, 4, (3, 3), 5)
-    ranks = {Form.MATRIX: (3,), Form.TUCKER: (3, 4), Form.SPATIAL: (5,), Form.SEPARABLE: (2,)}[form]
+    ranks = {
+        Factorization.MATRIX: (3,),
+        Factorization.TUCKER: (3, 4),
+        Factorization.SPATIAL: (5,),
+        Factorization.SEPARABLE: (2,),
+    }[form]
     made = split(of, form, ranks)
     sums = {
-        Form.MATRIX: "ar,rm->am",
-        Form.TUCKER: "ir,rabs,sm->iabm",
-        Form.SPATIAL: "iar,rbm->iabm",
-        Form.SEPARABLE: "iabr,irm->iabm",
+        Factorization.MATRIX: "ar,rm->am",
+        Factorization.TUCKER: "ir,rabs,sm->iabm",
+        Factorization.SPATIAL: "iar,rbm->iabm",
+        Factorization.SEPARABLE: "iabr,irm->iabm",
     }
     dense = np.einsum(sums[form], *made.factors).reshape(made.dense.shape)
     np.testing.assert_allclose(dense, made.dense, atol=1e-9)
@@ -175,4 +182,4 @@ def test_a_layer_that_gets_other_inputs_makes_up_for_it() -> None:
     of = problem(5, 8, (), 6, exact=False)
     weight = problem(5, 8, (), 6).best
     assert of.moments.loss(of.best) < of.moments.loss(weight)
-    assert of.moments.loss(split(of, Form.MATRIX, (6,)).dense) == pytest.approx(of.moments.loss(of.best))
+    assert of.moments.loss(split(of, Factorization.MATRIX, (6,)).dense) == pytest.approx(of.moments.loss(of.best))

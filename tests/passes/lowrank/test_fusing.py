@@ -9,8 +9,8 @@ import pytest
 from onnxslim.passes.lowrank.fusing import fuse
 from sample_models import from_text
 
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.runner.session import Session
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.runtime.session import Session
 
 GENERATOR = np.random.default_rng(0)
 

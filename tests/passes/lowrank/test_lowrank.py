@@ -9,22 +9,22 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnxslim.passes.lowrank import Lowrank, Target
-from onnxslim.passes.lowrank.candidates import Candidate
-from onnxslim.passes.lowrank.layer import Layer
-from onnxslim.passes.lowrank.timing import Stopwatch
+from onnxslim.passes.lowrank import Lowrank, SplitGoal
+from onnxslim.passes.lowrank.candidates import SplitCandidate
+from onnxslim.passes.lowrank.layer import WeightLayer
+from onnxslim.passes.lowrank.timing import SplitTimer
 from onnxslim.passes.quant import Quant
 from sample_models import from_text
 
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.graph.sizes import at_sizes
 from onnxslim.pipeline.interface import Change, Context, Goal
 from onnxslim.pipeline.schedule import schedule
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import detect_target
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import detect_target
 
 GENERATOR = np.random.default_rng(0)
 MIXING = GENERATOR.normal(size=(64, 64)) * 0.85 ** np.arange(64)[:, None]
@@ -140,16 +140,16 @@ def test_made_up_samples_mean_plain_svd() -> None:
 
 
 def test_what_is_not_faster_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Stopwatch, "ratios", lambda self, layers, chosen: [each and 0.93 for each in chosen])
+    monkeypatch.setattr(SplitTimer, "ratios", lambda self, layers, chosen: [each and 0.93 for each in chosen])
     before = model()
     _, change = run(before, Lowrank(params=0.3, align=8), goal=Goal.LATENCY)
     assert not change.modified
     assert sum("not faster: 0.93x" in note.reason for note in change.notes) > 0
-    assert run(before, Lowrank(params=0.3, align=8, pays=Target.SIZE), goal=Goal.LATENCY)[1].modified
+    assert run(before, Lowrank(params=0.3, align=8, pays=SplitGoal.SIZE), goal=Goal.LATENCY)[1].modified
 
 
 def test_what_is_not_timed_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Stopwatch, "ratios", lambda self, layers, chosen: [None for _ in chosen])
+    monkeypatch.setattr(SplitTimer, "ratios", lambda self, layers, chosen: [None for _ in chosen])
     _, change = run(model(), Lowrank(params=0.3, align=8), goal=Goal.LATENCY)
     assert not change.modified
     assert any("cannot be timed" in note.reason for note in change.notes)
@@ -209,10 +209,12 @@ def test_outputs_without_rows_have_no_error() -> None:
 def test_a_rank_that_is_faster_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a half of the parameters is faster: break-even goes down to that."""
 
-    def ratios(self: Stopwatch, layers: Sequence[object], chosen: Sequence[Candidate | None]) -> list[float | None]:
+    def ratios(
+        self: SplitTimer, layers: Sequence[object], chosen: Sequence[SplitCandidate | None]
+    ) -> list[float | None]:
         return [each and (1.2 if each.macs < 0.5 else 0.98) for each in chosen]
 
-    monkeypatch.setattr(Stopwatch, "ratios", ratios)
+    monkeypatch.setattr(SplitTimer, "ratios", ratios)
     before = model()
     after, change = run(before, Lowrank(breakeven=True, align=8), goal=Goal.LATENCY)
     assert change.modified
@@ -220,11 +222,13 @@ def test_a_rank_that_is_faster_is_found(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_windows_that_are_faster_with_a_sixth_of_their_parameters_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ratios(self: Stopwatch, layers: Sequence[Layer], chosen: Sequence[Candidate | None]) -> list[float | None]:
+    def ratios(
+        self: SplitTimer, layers: Sequence[WeightLayer], chosen: Sequence[SplitCandidate | None]
+    ) -> list[float | None]:
         pairs = zip(layers, chosen, strict=True)
         return [each and (1.2 if each.parameters < layer.parameters / 6 else 0.98) for layer, each in pairs]
 
-    monkeypatch.setattr(Stopwatch, "ratios", ratios)
+    monkeypatch.setattr(SplitTimer, "ratios", ratios)
     text = """<ir_version: 10, opset_import: ["" : 17]>
     g (float[N,32,8,8] x, float w) => (float[N,32,8,8] y) { y = Conv <pads=[1,1,1,1]> (x, w) }"""
     core = np.einsum("oa,abkl,bi->oikl", weight(32, 8), weight(8, 8, 3, 3), weight(8, 32))
@@ -308,7 +312,7 @@ def test_macs_of_a_weight_that_works_on_several_sizes_are_all_counted() -> None:
     infer_shapes(before)
     x = {"x": GENERATOR.normal(size=(40, 16, 8, 8)).astype(np.float32)}
     after, change = run(before, Lowrank(params=0.5, align=4), open_samples(x, Session.of(before).inputs))
-    one, two = (measure_cost(at_sizes(each, {"x": (1, 16, 8, 8)})).macs for each in (before, after))
+    one, two = (measure_cost(specialize_shapes(each, {"x": (1, 16, 8, 8)})).macs for each in (before, after))
     assert {each.macs_before for each in change.layers} == {one}
     assert {each.macs_after for each in change.layers} == {two}
 
@@ -365,7 +369,7 @@ def test_products_are_split_whatever_is_added_to_them(product: str) -> None:
     }}"""
     before = from_text(text, u=weight(64, 96), v=weight(96, 64), w=weight(64, 32))
     samples = open_samples({"x": GENERATOR.normal(size=(16, 64)).astype(np.float32)}, Session.of(before).inputs)
-    _, change = run(before, Lowrank(rank=0.25, align=1, smallest=1, pays=Target.SIZE), samples)
+    _, change = run(before, Lowrank(rank=0.25, align=1, smallest=1, pays=SplitGoal.SIZE), samples)
     assert {each.layer for each in change.layers} >= {"p", "y"}
     assert len([layer for layer in change.layers if layer.after < layer.before]) == 3, change.notes
     assert len([note for note in change.notes if "bias" in note.reason or "alpha" in note.reason]) == 0

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxslim.passes.prune.allocation import OVERSHOOT, Limits, MacsLeft, allocate, blocks
 
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.coupling import Group, couple, groups
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.coupling import ChannelGroup, couple, groups
 
 CHAIN = built(
     """g (float[1,3,8,8] x) => (float[1,4,8,8] y) {
@@ -20,8 +20,8 @@ CHAIN = built(
 )  # fmt: skip
 
 
-def group(count: int, width: int = 1) -> Group:
-    return Group("w", np.arange(count), width)
+def group(count: int, width: int = 1) -> ChannelGroup:
+    return ChannelGroup("w", np.arange(count), width)
 
 
 @pytest.mark.parametrize(

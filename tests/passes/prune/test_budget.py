@@ -11,23 +11,23 @@ import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from onnxslim.passes.prune import Prune
 from onnxslim.passes.prune.allocation import Limits, allocate, allocate_evenly, blocks
-from onnxslim.passes.prune.choosing import Choosing, Units, in_one_piece
 from onnxslim.passes.prune.costs import Lengths, MacsLeft, bytes_left, elements_left, parameters_left
 from onnxslim.passes.prune.cutting import cut
+from onnxslim.passes.prune.group_filter import Choosing, Units, in_one_piece
 from onnxslim.passes.prune.timing import MillisecondsLeft
 from onnxslim.passes.quant import Quant
 
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.coupling import Coupling, couple, groups
+from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.coupling import Coupling, couple, groups
-from onnxslim.graph.sizes import at_sizes
 from onnxslim.model import open_model, save_model
 from onnxslim.pipeline.interface import Change, Context, Kind
-from onnxslim.recipe import parse_passes
-from onnxslim.runner.layer import Layer, Tensor
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import detect_target
+from onnxslim.pipeline.recipe import parse_passes
+from onnxslim.runtime.layer import Tensor, TimedLayer
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import detect_target
 
 NET = built(
     """g (float[N,3,8,8] x) => (float[N,10] y) {
@@ -203,11 +203,11 @@ class Counted:
 
     asked: int = 0
 
-    def milliseconds(self, layers: list[Layer], progress: object = None) -> list[float | None]:
+    def milliseconds(self, layers: list[TimedLayer], progress: object = None) -> list[float | None]:
         self.asked += len(layers)
         return [self._of(layer) for layer in layers]
 
-    def _of(self, layer: Layer) -> float:
+    def _of(self, layer: TimedLayer) -> float:
         tensors = [each for each in layer.steps[0].inputs if isinstance(each, Tensor) and each.constant]
         if not tensors:
             return 0.25
@@ -216,7 +216,7 @@ class Counted:
 
 
 def test_milliseconds_follow_the_layers() -> None:
-    sized = at_sizes(NET)
+    sized = specialize_shapes(NET)
     coupling = couple(NET)
     found = groups(coupling)
     times = Counted()

@@ -7,11 +7,11 @@ import pytest
 from channel_models import built
 from onnxslim.passes.prune.criterion import activation_scores, shuffled, weight_scores
 
+from onnxslim.analysis.coupling import couple, groups
+from onnxslim.analysis.linear_layer import contractions
 from onnxslim.data import open_samples
-from onnxslim.graph.contraction import contractions
-from onnxslim.graph.coupling import couple, groups
-from onnxslim.runner.session import Session
-from onnxslim.train.observation import observe, truncated
+from onnxslim.observe.observation import observe, truncated
+from onnxslim.runtime.session import Session
 
 MODEL = built(
     "g (float[N,2] x) => (float[N,1] y) { a = MatMul (x, w1) b = Relu (a) y = MatMul (b, w2) }",

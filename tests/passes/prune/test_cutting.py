@@ -11,10 +11,10 @@ from exactness import some_of_each, zeroed
 from onnxslim.passes.prune.allocation import MacsLeft
 from onnxslim.passes.prune.cutting import cut
 
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.coupling import couple
-from onnxslim.graph.shapes import forget_shapes, infer_shapes
-from onnxslim.runner.session import Session
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.coupling import couple
+from onnxslim.analysis.shapes import forget_shapes, infer_shapes
+from onnxslim.runtime.session import Session
 
 TAIL = """g (float[1,3,8,8] x) => (float[1,2,8,8] y) {
     a = Conv (x, w1) %s y = Conv (c, w2)

@@ -7,23 +7,23 @@ import itertools
 import numpy as np
 import pytest
 from channel_models import built, weight
-from onnxslim.passes.prune.elimination import Reader, eliminate
+from onnxslim.passes.prune.elimination import ChannelReader, eliminate
 from onnxslim.passes.prune.sensitivity import as_importance, probes, scaled
 
+from onnxslim.analysis.linear_layer import contractions
 from onnxslim.data import open_samples
-from onnxslim.graph.contraction import contractions
-from onnxslim.runner.session import Session
-from onnxslim.train.gram import FEW, RIDGE, WIDE, Gram, Thin, grams
+from onnxslim.observe.gram import FEW, RIDGE, WIDE, Gram, Thin, grams
+from onnxslim.runtime.session import Session
 
 
-def reader(channels: int, taps: int, outputs: int, seed: int) -> Reader:
+def reader(channels: int, taps: int, outputs: int, seed: int) -> ChannelReader:
     generator = np.random.default_rng(seed)
     rows = generator.normal(size=(200, channels * taps)) @ generator.normal(size=(channels * taps,) * 2)
     columns = [np.flatnonzero(np.arange(channels * taps) % channels == at) for at in range(channels)]
-    return Reader(rows.T @ rows / 200, generator.normal(size=(channels * taps, outputs)), columns, 2.0)
+    return ChannelReader(rows.T @ rows / 200, generator.normal(size=(channels * taps, outputs)), columns, 2.0)
 
 
-def left_over(each: Reader, gone: set[int]) -> float:
+def left_over(each: ChannelReader, gone: set[int]) -> float:
     """Return the error of the best weights that read nothing of the channels that have gone."""
     columns = np.concatenate([each.columns[at] for at in gone]) if gone else np.zeros(0, np.int64)
     kept = np.setdiff1d(np.arange(len(each.weight)), columns)
@@ -51,7 +51,7 @@ def test_a_channel_that_is_the_sum_of_others_costs_nothing() -> None:
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(300, 3))
     rows = np.concatenate([rows, rows[:, :1] + rows[:, 1:2]], axis=1)
-    one = Reader(
+    one = ChannelReader(
         rows.T @ rows / 300 + 1e-9 * np.eye(4), generator.normal(size=(4, 2)), [np.array([at]) for at in range(4)], 1.0
     )
     ranking = eliminate([one], 4)
@@ -114,7 +114,9 @@ def test_few_rows_say_the_same_as_the_moments_they_make() -> None:
     gone = channels[None] < 5
     np.testing.assert_allclose(thin.without(gone), whole.without(gone), atol=1e-3)
     columns = [np.flatnonzero(channels == at) for at in range(12)]
-    one, other = (eliminate([Reader(each.moment[0], weight, columns, each.energy)], 12) for each in (thin, whole))
+    one, other = (
+        eliminate([ChannelReader(each.moment[0], weight, columns, each.energy)], 12) for each in (thin, whole)
+    )
     np.testing.assert_array_equal(one.order, other.order)
     np.testing.assert_allclose(one.lost, other.lost, rtol=1e-3, atol=1e-6)
 

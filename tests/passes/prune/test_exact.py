@@ -10,22 +10,22 @@ import onnx
 import onnx_ir as ir
 import pytest
 from channel_models import CHANNEL_MODELS, built, weight
+from insert_dead_channels import plant_dead, plant_double
 from onnxslim.passes.prune import exact
 from onnxslim.passes.prune.exact import Found, remove_exactly
 from onnxslim.passes.simplify import Simplify
-from planting import plant_dead, plant_double
 from zoo import MODELS, zoo_file
 
 import onnxslim
+from onnxslim.analysis.coupling import couple, groups
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.data import synthetic_samples
-from onnxslim.graph.coupling import couple, groups
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.graph.sharing import share_again, share_apart
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Context
-from onnxslim.pipeline.ledger import Ledger
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import detect_target
+from onnxslim.pipeline.rewrite_gate import RewriteGate
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import detect_target
 
 
 def run(model: ir.Model, count: int = 2) -> list[np.ndarray]:
@@ -37,10 +37,10 @@ def removed(model: ir.Model) -> tuple[ir.Model, list[Found]]:
     """Return a copy that lost what it could, checked to say the same."""
     before = run(model)
     left = model.clone()
-    apart = share_apart(left)
+    apart = untie_vectors(left)
     infer_shapes(left)
-    found = remove_exactly(left, groups, Ledger())
-    share_again(left, apart)
+    found = remove_exactly(left, groups, RewriteGate())
+    retie_vectors(left, apart)
     onnx.checker.check_model(ir.to_proto(left), full_check=True)
     for one, other in zip(before, run(left), strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * (np.abs(one).max() or 1))
@@ -222,14 +222,14 @@ def test_every_planted_channel_of_the_model_that_ships_is_found() -> None:
 def check_planted(model: ir.Model) -> None:
     samples = synthetic_samples(model, 1)
     Simplify().run(model, Context(model.clone(), samples, detect_target("cpu"), np.random.default_rng(0)))
-    apart = share_apart(model)
+    apart = untie_vectors(model)
     infer_shapes(model)
     coupling = couple(model)
     found = [group for group in groups(coupling) if len(group.roots) >= 8]
     for group in found:
         plant_double(coupling, int(group.roots[0]), int(group.roots[3]))
         plant_dead(coupling, group.roots[[2, 6]])
-    share_again(model, apart)
+    retie_vectors(model, apart)
     left, went = removed(model)
     assert total(went) == (2 * len(found), 0, len(found))
     infer_shapes(left)
@@ -289,8 +289,8 @@ def test_channels_that_a_reduction_ends_stay_unless_they_add_nothing(op: str) ->
     constant_and_double = changed(model, w1=w1, b1=b1, scale=scale)
     assert not removed(constant_and_double)[1]
     scale[7] = 0
-    silent = op in ("Sum", "L1", "L2", "SumSquare")
-    assert total(removed(changed(model, w1=w1, b1=b1, scale=scale))[1]) == (int(silent), 0, 0)
+    inert = op in ("Sum", "L1", "L2", "SumSquare")
+    assert total(removed(changed(model, w1=w1, b1=b1, scale=scale))[1]) == (int(inert), 0, 0)
 
 
 def test_channels_that_a_reduction_carries_on_are_known_behind_it() -> None:
@@ -398,10 +398,10 @@ def test_channels_that_no_tuple_of_a_scatter_reaches_go() -> None:
 def test_what_is_found_wrong_is_left_out_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = exact.find_ends
 
-    def mistaken(*arguments: object) -> Iterator[exact.End]:
+    def mistaken(*arguments: object) -> Iterator[exact.Consumer]:
         for end in honest(*arguments):  # type: ignore[arg-type]
             wrong = end.read is not None and end.read.weight.name == "w2"
-            yield dataclasses.replace(end, silent=np.ones_like(end.silent)) if wrong else end
+            yield dataclasses.replace(end, inert=np.ones_like(end.inert)) if wrong else end
 
     monkeypatch.setattr(exact, "find_ends", mistaken)
     w1, w2 = weight(4, 8), weight(6, 5)

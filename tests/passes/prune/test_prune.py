@@ -15,16 +15,16 @@ from onnxslim.passes.simplify import Simplify
 from zoo import zoo_file
 
 import onnxslim
+from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.linear_layer import add_bias, contractions
+from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue, DataError
-from onnxslim.graph.contraction import add_bias, contractions
-from onnxslim.graph.cost import measure_cost
-from onnxslim.graph.sharing import share_again, share_apart
+from onnxslim.fit.refit import FEWEST, SAMPLES, enough, fits
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Change, Context
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import detect_target
-from onnxslim.train.refit import FEWEST, SAMPLES, enough, fits
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import detect_target
 
 
 def net(*channels: int, size: int = 8) -> ir.Model:
@@ -181,9 +181,9 @@ def test_tied_weights_stay_tied_and_shared_vectors_do_not() -> None:
         }""",
         w1=weight(4, 16), v=weight(16), w2=weight(16, 16), w3=weight(16, 4), k=weight(4),
     )  # fmt: skip
-    apart = share_apart(model)
+    apart = untie_vectors(model)
     assert {name: len(held) for name, held in apart.items()} == {"v": 2}
-    share_again(model, apart)
+    retie_vectors(model, apart)
     assert set(model.graph.initializers) == {"w1", "v", "w2", "w3", "k"}
     left, change = pruned(model, Prune(ratio=0.3, exclude=("w3",)), synthetic_samples(model, 2))
     assert change.modified

@@ -20,8 +20,8 @@ from sample_models import from_text
 
 from onnxslim.data import open_samples
 from onnxslim.pipeline.interface import Context
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import Target
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import Target
 
 CPU = Target("cpu", "a processor", "avx2", 1)
 

@@ -14,9 +14,9 @@ from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.quant.weights import quantize_weight
 from sample_models import from_text
 
-from onnxslim.graph.shapes import infer_shapes
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import Target
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import Target
 
 CPU = load_table("cpu")
 

@@ -10,11 +10,11 @@ import pytest
 from onnxslim.passes.quant import Quant
 from sample_models import from_text
 
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
-from onnxslim.graph.shapes import infer_shapes
 from onnxslim.pipeline.interface import Context
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import Target
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import Target
 
 VNNI = Target("cpu", "a processor", "avx512_vnni", 1)
 GENERATOR = np.random.default_rng(0)

@@ -24,8 +24,8 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.model import open_model, save_model
 from onnxslim.pipeline.discovery import find_pass
 from onnxslim.pipeline.interface import Context
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import Target
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import Target
 
 AVX2 = Target("cpu", "a processor", "avx2", 1)
 VNNI = Target("cpu", "a processor", "avx512_vnni", 1)

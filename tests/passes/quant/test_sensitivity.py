@@ -12,13 +12,13 @@ from onnxslim.passes.quant.scales import Calibration
 from onnxslim.passes.quant.sensitivity import Noise, spared
 from sample_models import from_text
 
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
 from onnxslim.errors import BadOptionValue
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.observe.deviation import OutputDeviation, parts
 from onnxslim.pipeline.interface import Context
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import Target
-from onnxslim.train.deviation import Deviation, parts
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import Target
 
 VNNI = Target("cpu", "a processor", "avx512_vnni", 1)
 
@@ -137,7 +137,7 @@ def test_the_error_is_a_share_of_the_output():
     )
     session = Session.of(model, VNNI)
     samples = open_samples({"x": np.ones((9, 4), np.float32)}, session.inputs[:1])
-    measured = Deviation(session, samples)
+    measured = OutputDeviation(session, samples)
 
     def scale(number):
         return {"s": np.full(1, number, np.float32)}

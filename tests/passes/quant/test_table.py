@@ -94,14 +94,14 @@ def between_pairs(op_type: str, signed: bool) -> ir.Model:
 
 
 def plan_alone(model: ir.Model, op_type: str):
-    from onnxslim.passes.quant.plan import Group, Plan, Site
+    from onnxslim.passes.quant.plan import QuantPlan, QuantSite, ScaleGroup
 
     node = next(node for node in model.graph if node.op_type == op_type)
     row = CPU.rows[op_type]
     data = row.data if row.data is not None else tuple(range(len(node.inputs)))
-    site = Site(node, row, data, (), None, None, None, None)
+    site = QuantSite(node, row, data, (), None, None, None, None)
     values = dict.fromkeys((*site.operands(), *site.results))
-    return Plan((site,), tuple(Group(value, (value,)) for value in values), ())
+    return QuantPlan((site,), tuple(ScaleGroup(value, (value,)) for value in values), ())
 
 
 @pytest.mark.parametrize("op_type", sorted(CPU.rows))

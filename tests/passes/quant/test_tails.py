@@ -10,11 +10,11 @@ from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.quant.tails import COARSEST, FEWEST_LEVELS
 from sample_models import from_text
 
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
-from onnxslim.graph.shapes import infer_shapes
 from onnxslim.pipeline.interface import Context
-from onnxslim.runner.session import Session
-from onnxslim.runner.target import Target
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.target import Target
 
 VNNI = Target("cpu", "a processor", "avx512_vnni", 1)
 

@@ -18,7 +18,7 @@ from onnxslim.data import Samples
 from onnxslim.model import NEWEST_OPSET, canonicalize, restored
 from onnxslim.pipeline.difference import difference
 from onnxslim.pipeline.interface import Context
-from onnxslim.runner.target import detect_target
+from onnxslim.runtime.target import detect_target
 
 FEWEST = 100
 """Every second case is taken. So many must have been compared, or the test is not what it says."""

@@ -10,7 +10,7 @@ import sys
 import onnx_ir as ir
 import pytest
 from canonical_form import canonical_form
-from other_orders import simplify_in_order
+from rule_order import simplify_in_order
 from sample_models import from_text
 from zoo import MODELS, zoo_file
 

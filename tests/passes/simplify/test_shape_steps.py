@@ -8,8 +8,8 @@ import onnxslim.passes.simplify.rounds as rounds
 import pytest
 from onnx_ir.serde import serialize_model
 
-from onnxslim.graph.inference.walk import Inference
-from onnxslim.graph.shapes import infer_shapes
+from onnxslim.analysis.inference import Inference
+from onnxslim.analysis.shapes import infer_shapes
 
 
 def ops(text: str, **weights: object) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
+from onnxslim.passes.simplify.rnn_initial_state import leave_out_zero_states
 from onnxslim.passes.simplify.siblings import merge_siblings
-from onnxslim.passes.simplify.states import leave_out_zero_states
 from sample_models import from_text
 
 from onnxslim.model import canonicalize, save_model

@@ -15,7 +15,7 @@ from zoo import zoo_file
 
 from onnxslim.model import canonicalize, open_model, restored, save_model, weight_bytes
 from onnxslim.pipeline.interface import Goal, Progress
-from onnxslim.pipeline.ledger import Ledger
+from onnxslim.pipeline.rewrite_gate import RewriteGate
 from onnxslim.rewrite.prove import SiteCheck
 
 
@@ -25,7 +25,7 @@ class Quiet:
     progress: Progress = dataclasses.field(default_factory=Progress)
     verify: bool = False
     goal: Goal = Goal.LATENCY
-    ledger: Ledger = dataclasses.field(default_factory=Ledger)
+    ledger: RewriteGate = dataclasses.field(default_factory=RewriteGate)
 
 
 def nodes_of(graph, indent=""):

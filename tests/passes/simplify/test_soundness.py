@@ -14,7 +14,7 @@ from sample_models import from_text
 
 from onnxslim.model import canonicalize
 from onnxslim.pipeline.interface import Goal, Progress
-from onnxslim.pipeline.ledger import Ledger
+from onnxslim.pipeline.rewrite_gate import RewriteGate
 
 
 @dataclasses.dataclass
@@ -23,7 +23,7 @@ class Quiet:
     progress: Progress = dataclasses.field(default_factory=Progress)
     verify: bool = False
     goal: Goal = Goal.LATENCY
-    ledger: Ledger = dataclasses.field(default_factory=Ledger)
+    ledger: RewriteGate = dataclasses.field(default_factory=RewriteGate)
 
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)

@@ -16,7 +16,7 @@ from sample_models import from_text
 
 from onnxslim.model import canonicalize
 from onnxslim.pipeline.interface import Goal, Progress
-from onnxslim.pipeline.ledger import Ledger
+from onnxslim.pipeline.rewrite_gate import RewriteGate
 
 f32 = np.float32
 
@@ -27,7 +27,7 @@ class Quiet:
     progress: Progress = dataclasses.field(default_factory=Progress)
     verify: bool = False
     goal: Goal = Goal.LATENCY
-    ledger: Ledger = dataclasses.field(default_factory=Ledger)
+    ledger: RewriteGate = dataclasses.field(default_factory=RewriteGate)
 
 
 def simplified(text, opset=17, **weights):

@@ -7,7 +7,7 @@ import pytest
 from channel_models import built, weight
 from onnxslim.passes.sparsify.layer import layer_of
 
-from onnxslim.graph.contraction import contractions
+from onnxslim.analysis.linear_layer import contractions
 
 
 @pytest.mark.parametrize(

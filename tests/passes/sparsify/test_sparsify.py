@@ -14,7 +14,7 @@ import onnxslim
 from onnxslim.data import open_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import file_bytes, open_model, save_model
-from onnxslim.runner.session import Session
+from onnxslim.runtime.session import Session
 
 NET = MODELS / "fashion_resnet8.onnx"
 

@@ -6,10 +6,10 @@ from page_checks import check_page
 from report_pages import HOSTILE
 from report_strategies import sample_report
 
-from onnxslim.report.model import AttemptRecord, Report
+from onnxslim.pipeline.records import AttemptRecord, Report
 from onnxslim.report.page.attempts import attempts_tried
 from onnxslim.report.page.document import page_of
-from onnxslim.runner.statistics import Interval
+from onnxslim.runtime.statistics import Interval
 
 
 def attempt(loss: float, size: float, speed: float, kept: bool, reason: str) -> AttemptRecord:

@@ -6,12 +6,12 @@ import numpy as np
 from page_checks import check_page
 from report_pages import HOSTILE
 
+from onnxslim.pipeline.records import Percentiles
+from onnxslim.pipeline.reproduction import Reproduction
 from onnxslim.report.benchmark import Benchmark, SpeedFigures
-from onnxslim.report.model import Percentiles
 from onnxslim.report.page.document import page_of
-from onnxslim.report.reproduction import Reproduction
-from onnxslim.runner.statistics import Interval
-from onnxslim.runner.target import Target
+from onnxslim.runtime.statistics import Interval
+from onnxslim.runtime.target import Target
 
 TIMES = tuple(np.sort(np.random.default_rng(0).lognormal(0, 0.3, 101)))
 FIRST = SpeedFigures(

@@ -6,12 +6,12 @@ from page_checks import check_page
 from report_pages import HOSTILE, hostile_report
 from report_strategies import sample_report
 
+from onnxslim.pipeline.records import OutputFigures, SliceFigures
+from onnxslim.pipeline.reproduction import Reproduction
 from onnxslim.report.comparison import Comparison
-from onnxslim.report.difference import Difference, Region
-from onnxslim.report.model import OutputFigures, SliceFigures
+from onnxslim.report.difference import Difference, RewrittenRegion
 from onnxslim.report.page.document import page_of
-from onnxslim.report.reproduction import Reproduction
-from onnxslim.runner.statistics import Interval
+from onnxslim.runtime.statistics import Interval
 
 
 def comparison() -> Comparison:
@@ -33,7 +33,7 @@ def comparison() -> Comparison:
         candidate_latency_ms=report.after.latency_ms,
         speedup=report.ratio.latency,
         reproduction=Reproduction("onnxslim compare models/a.onnx b.onnx", {"onnxslim": "0.1.0"}),
-        difference=Difference("a", "b", 12, (Region(("y = Relu (x)",), ("y = Clip (x)",), 3),)),
+        difference=Difference("a", "b", 12, (RewrittenRegion(("y = Relu (x)",), ("y = Clip (x)",), 3),)),
     )
 
 
@@ -66,7 +66,7 @@ def test_what_was_not_timed_is_not_drawn():
 
 
 def test_names_run_nothing_and_long_differences_are_cut():
-    regions = tuple(Region(HOSTILE * 30, HOSTILE * 30, 1) for _ in range(500))
+    regions = tuple(RewrittenRegion(HOSTILE * 30, HOSTILE * 30, 1) for _ in range(500))
     hostile = dataclasses.replace(
         comparison(),
         reference=HOSTILE[0],

@@ -7,7 +7,7 @@ from page_checks import check_page
 from report_pages import HOSTILE, hostile_report, long_report
 from report_strategies import reports, sample_report
 
-from onnxslim.report.model import Report
+from onnxslim.pipeline.records import Report
 from onnxslim.report.page.document import page_of
 
 

@@ -1,0 +1,356 @@
+"""Evaluates what is known before the model runs: the nodes that compute nothing but constants.
+
+What cannot be evaluated (`onnxslim.analysis.evaluate`) stays, and so does what would make the file grow.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.analysis.evaluate import divides_safely, evaluate
+from onnxslim.analysis.growth import Growth
+from onnxslim.model.constants import (
+    as_tensor,
+    constant,
+    constant_tensor,
+    fresh_name,
+    new_initializer,
+    static_bytes,
+    tensor_bytes,
+)
+from onnxslim.model.nesting import main_graphs
+from onnxslim.ops.extent import (
+    LOOKED_BYTES,
+    MOST_MACS,
+    PART_BYTES,
+    known_bytes,
+    known_macs,
+    most_bytes,
+    must_be_looked_at,
+)
+
+SHARED_BYTES = 1 << 10
+"""Constants from this size on are worth asking whether they can go."""
+
+SESSION_BYTES = 64 << 20
+"""Constants that one session is given at once: weights on disk are not all to be read into memory together."""
+
+UNFOLDED = frozenset(
+    {
+        # Random: another value in every run.
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        # Training mode is random, and inference mode is a rule.
+        "Dropout",
+        # A weight stored in few bits: unfolding it here undoes the compression.
+        "DequantizeLinear",
+        # What Identity passes on is no new value; identities are eliminated, not computed.
+        "Identity",
+        # Constant inside a function already is what it is.
+        "Constant",
+    }
+)
+
+Array = npt.NDArray[Any]
+
+
+def known_shape(node: ir.Node) -> Array | None:
+    """Return what a Shape or Size node makes, where the part of the shape that it reads is static."""
+    if node.domain or node.op_type not in ("Shape", "Size") or not node.inputs or node.inputs[0] is None:
+        return None
+    shape = node.inputs[0].shape
+    if shape is None:
+        return None
+    sizes = list(shape)
+    if node.op_type == "Shape":
+        start, end = node.attributes.get("start"), node.attributes.get("end")
+        sizes = sizes[start.as_int() if start else None : end.as_int() if end else None]
+    known = [size for size in sizes if isinstance(size, int) and size >= 0]  # exporters write -1 for an unknown one
+    if len(known) != len(sizes):
+        return None
+    return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)
+
+
+def fold_constants(model: ir.Model, growth: Growth | None = None) -> tuple[str, ...]:
+    """Replace what can be computed now by initializers, in the graph and in nested subgraphs.
+
+    Random ops, DequantizeLinear, ops with subgraphs and ops of other domains are left alone, and so is what is larger
+    than the constants that go with it, where the budget does not allow for that. Local functions hold no initializers
+    and are left alone, too.
+
+    Args:
+        model: Changed in place.
+        growth: How much larger it may become in all, and what is left of that; None: a budget for this call alone.
+
+    Returns:
+        The names of the values that became initializers.
+    """
+    names: list[str] = []
+    growth = growth or Growth()
+    for graph in main_graphs(model):
+        while folded := _fold_graph(graph, model.opset_imports, growth):
+            names += folded  # once more: a divisor that was folded can be trusted now
+    return tuple(names)
+
+
+def _fold_graph(graph: ir.Graph, opsets: Mapping[str, int], growth: Growth) -> list[str]:
+    names = [name for node in list(graph) for name in _fold_known(graph, node)]
+    blocked: set[ir.Node] = set()
+    while True:
+        components = list(_components(_region(graph, blocked)))
+        too_large = {node for part in components for node in _oversize(part, growth)}
+        if too_large:
+            blocked |= too_large
+            continue
+        failed: set[ir.Node] = set()
+        for batch in _batches(components):
+            done, wrong = _fold_batch(graph, batch, opsets, growth)
+            names += done
+            failed |= wrong
+        if not failed:
+            return names
+        blocked |= failed
+
+
+def _fold_known(graph: ir.Graph, node: ir.Node) -> Iterator[str]:
+    """Replace a node whose only output is known without running anything: a shape, or what shape inference said."""
+    if node.domain or len(node.outputs) != 1 or node.op_type in UNFOLDED:
+        return
+    array = known_shape(node)
+    if array is None and node.outputs[0].const_value is not None:
+        array = node.outputs[0].const_value.numpy()
+    if array is not None:
+        yield _replace(graph, node.outputs[0], array)
+        graph.remove(node, safe=True)
+
+
+def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
+    """Return the nodes that depend on nothing but constants, in order."""
+    region: dict[ir.Node, None] = {}
+    for node in graph:
+        if not all(v is None or v.producer() in region or constant_tensor(v) is not None for v in node.inputs):
+            continue  # most nodes: so this is asked first
+        if (
+            node.domain
+            or node.op_type in UNFOLDED
+            or node in blocked
+            or not any(o.uses() or o.is_graph_output() for o in node.outputs)
+        ):
+            continue
+        if any(
+            a.is_ref() or a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
+        ):
+            continue
+        if not divides_safely(node):
+            continue
+        if known_bytes([node]) > PART_BYTES or known_macs(node) > MOST_MACS:
+            continue
+        region[node] = None
+    return list(region)
+
+
+def _components(region: Sequence[ir.Node]) -> Iterator[list[ir.Node]]:
+    """Split a region into parts that share no edge and no large constant; each keeps its order.
+
+    A constant that several nodes read goes only where all of them are folded: they are decided on together.
+    """
+    parent = {node: node for node in region}
+
+    def root(node: ir.Node) -> ir.Node:
+        while parent[node] is not node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    readers: dict[ir.Value, ir.Node] = {}
+    for node in region:
+        for value in node.inputs:
+            maker = value.producer() if value is not None else None
+            if maker in parent:
+                parent[root(maker)] = root(node)
+            elif value is not None and tensor_bytes(value.const_value) >= SHARED_BYTES:
+                parent[root(readers.setdefault(value, node))] = root(node)
+    parts: dict[ir.Node, list[ir.Node]] = {}
+    for node in region:
+        parts.setdefault(root(node), []).append(node)
+    yield from parts.values()
+
+
+def _leaves(part: Iterable[ir.Node]) -> list[ir.Value]:
+    inside = set(part)
+    values = {v: None for node in part for v in node.inputs if v is not None and v.producer() not in inside}
+    return list(values)
+
+
+def _frontier(part: Iterable[ir.Node]) -> list[ir.Value]:
+    """Return the values of a part that somebody outside it needs."""
+    inside = set(part)
+    return [
+        output
+        for node in part
+        for output in node.outputs
+        if output.is_graph_output() or any(use.node not in inside for use in output.uses())
+    ]
+
+
+def _replaced_bytes(part: Sequence[ir.Node]) -> int:
+    """Return the size of the constants that nobody needs once `part` is folded."""
+    inside = set(part)
+    return sum(
+        tensor_bytes(leaf.const_value)
+        for leaf in _leaves(part)
+        if not leaf.is_graph_output() and all(use.node in inside for use in leaf.uses())
+    )
+
+
+def _oversize(part: Sequence[ir.Node], growth: Growth) -> set[ir.Node]:
+    """Return the node whose result makes a part too large to fold, or to evaluate, as far as its shapes tell."""
+    if known_bytes(part) > PART_BYTES:
+        return {max(part, key=lambda node: known_bytes([node]))}
+    sizes = {value: static_bytes(value) or 0 for value in _frontier(part)}
+    if growth.allows(sum(sizes.values()) - _replaced_bytes(part), len(part)):
+        return set()
+    largest = max(sizes, key=lambda value: sizes[value])
+    maker = largest.producer()
+    return {maker} if maker is not None else set()
+
+
+def _batches(components: Iterable[list[ir.Node]]) -> Iterator[list[list[ir.Node]]]:
+    batch: list[list[ir.Node]] = []
+    total = 0
+    for part in components:
+        size = sum(tensor_bytes(leaf.const_value) for leaf in _leaves(part)) + known_bytes(part)
+        if must_be_looked_at(part):
+            yield [part]
+            continue
+        if batch and total + size > SESSION_BYTES:
+            yield batch
+            batch, total = [], 0
+        batch.append(part)
+        total += size
+    if batch:
+        yield batch
+
+
+def _fold_batch(
+    graph: ir.Graph, batch: list[list[ir.Node]], opsets: Mapping[str, int], growth: Growth
+) -> tuple[list[str], set[ir.Node]]:
+    """Fold the parts of a batch in one session. Returns the names folded, and the nodes that cannot be evaluated."""
+    nodes = [node for part in batch for node in part]
+    if must_be_looked_at(nodes):  # such a part is a batch of its own
+        return _fold_looking(graph, nodes, opsets, growth)
+    results = _run(nodes, _frontier(nodes), opsets)
+    if results is None and len(batch) > 1:
+        names, failed = [], set()
+        for part in batch:
+            done, wrong = _fold_batch(graph, [part], opsets, growth)
+            names += done
+            failed |= wrong
+        return names, failed
+    if results is None:
+        return [], {_culprit(nodes, opsets)}
+    names, failed = [], set()
+    for part in batch:
+        done, wrong = _put(graph, part, {value: results[value] for value in _frontier(part)}, growth)
+        names += done
+        failed |= wrong
+    return names, failed
+
+
+def _fold_looking(
+    graph: ir.Graph, part: list[ir.Node], opsets: Mapping[str, int], growth: Growth
+) -> tuple[list[str], set[ir.Node]]:
+    """Fold a part node by node: how large a value becomes is asked when the inputs of its node are known."""
+    arrays: dict[ir.Value, Array] = {leaf: array for leaf in _leaves(part) if (array := constant(leaf)) is not None}
+    total = 0.0
+    for node in part:
+        inputs = [arrays.get(value) if value is not None else None for value in node.inputs]
+        total += most_bytes(node, inputs)
+        wanted = [output for output in node.outputs if output.name != ""]
+        results = None if total > LOOKED_BYTES else _run([node], wanted, opsets, arrays)
+        if results is None:
+            return [], {node}
+        arrays.update(results)
+    return _put(graph, part, {value: arrays[value] for value in _frontier(part)}, growth)
+
+
+def _put(
+    graph: ir.Graph, part: list[ir.Node], made: Mapping[ir.Value, Array], growth: Growth
+) -> tuple[list[str], set[ir.Node]]:
+    """Put what was made into the place of a part, where the budget allows for it. Returns as `_fold_batch` does."""
+    letters = sum(tensor_bytes(as_tensor(array)) - array.nbytes for array in made.values() if array.dtype.kind in "OSU")
+    more = growth.size(made.values()) + letters - _replaced_bytes(part)
+    if not growth.allows(more, len(part)):
+        return [], {maker for value in made if (maker := value.producer()) is not None}
+    growth.spend(more, made.values())
+    names = [_replace(graph, value, array) for value, array in made.items()]
+    graph.remove(list(reversed(part)), safe=True)
+    return names, set()
+
+
+def _run(
+    nodes: Sequence[ir.Node],
+    wanted: Sequence[ir.Value],
+    opsets: Mapping[str, int],
+    known: Mapping[ir.Value, Array] = types.MappingProxyType({}),
+) -> dict[ir.Value, Array] | None:
+    labels: dict[ir.Value, str] = {}
+    feeds: dict[str, Array] = {}
+    for leaf in _leaves(nodes):
+        array = known[leaf] if leaf in known else constant(leaf)
+        if array is None:
+            return None
+        labels[leaf] = f"v{len(labels)}"
+        feeds[labels[leaf]] = array
+    protos = []
+    for node in nodes:
+        for output in node.outputs:
+            labels[output] = f"v{len(labels)}"
+        proto = ir.to_proto(node)
+        proto.input[:] = [labels[value] if value is not None else "" for value in node.inputs]
+        proto.output[:] = [labels[value] if value.name != "" else "" for value in node.outputs]
+        protos.append(proto)
+    arrays = evaluate(protos, feeds, [labels[value] for value in wanted], {"": 1, **opsets})
+    return None if arrays is None else dict(zip(wanted, arrays, strict=True))
+
+
+def _culprit(nodes: Sequence[ir.Node], opsets: Mapping[str, int]) -> ir.Node:
+    """Return the first node that cannot be evaluated together with those before it."""
+    low, high = 0, len(nodes) - 1  # nodes[:high + 1] fails
+    while low < high:
+        middle = (low + high) // 2
+        if _run(nodes[: middle + 1], [o for o in nodes[middle].outputs if o.name != ""][:1], opsets) is None:
+            high = middle
+        else:
+            low = middle + 1
+    return nodes[low]
+
+
+def _replace(graph: ir.Graph, value: ir.Value, array: Array) -> str:
+    """Let an initializer stand where `value` stood. A graph output is passed on by an Identity, and keeps its name."""
+    name = value.name or "folded"
+    if value.is_graph_output():
+        name = fresh_name(graph, f"{name}/folded")
+    initializer = new_initializer(graph, name, array)
+    producer = value.producer()
+    if not value.is_graph_output():
+        value.replace_all_uses_with(initializer)
+        return name
+    identity = ir.Node("", "Identity", [initializer], name=f"{name}/Identity")
+    output = identity.outputs[0]
+    output.type, output.shape = initializer.type, value.shape
+    value.replace_all_uses_with(output, replace_graph_outputs=True)
+    output.name, value.name = value.name, f"{value.name}/replaced"
+    if producer is not None:
+        graph.insert_before(producer, identity)
+    return name

@@ -1,0 +1,203 @@
+"""Brings products of matrices (Gemm) to the plain form x W + b, which is what kernels, factors and rules look for.
+
+Gemm computes alpha A' B' + beta C, A and B turned where it is asked for (ONNX operators, Gemm). What is stored takes
+the factors into itself; what is computed gets nodes of its own beside the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.nesting import main_graphs
+from onnxslim.ops.binding import attribute, op_of
+
+GEMM = ("", "Gemm")
+OPTIONAL_SUMMAND_OPSET = 11
+"""C may be missing since opset 11."""
+
+Array = npt.NDArray[np.generic]
+
+
+def fold_scales(model: ir.Model) -> int:
+    """Multiply alpha into the stored factors and beta into the stored summands of all Gemms, in place.
+
+    A factor that nodes read with another alpha, or that other ops read, stays: it would be stored twice.
+
+    Returns:
+        How many attributes went.
+    """
+    gemms = [node for graph in main_graphs(model) for node in graph if op_of(node) == GEMM]
+    return sum(_fold(node, "alpha", 1) + _fold(node, "beta", 2) for node in gemms)
+
+
+def _fold(node: ir.Node, name: str, index: int) -> int:
+    if _factor(node, name) == 1.0:
+        return 0
+    if index >= len(node.inputs) or node.inputs[index] is None:
+        return _drop(node, name) if name == "beta" else 0
+    places = (index,) if name == "beta" else (1, 0)
+    for place in places:
+        value = node.inputs[place]
+        array = constant(value)
+        if value is None or array is None or not value.is_initializer() or value.is_graph_output():
+            continue
+        readers = [(use.node, use.idx) for use in value.uses()]
+        alike = all(
+            op_of(reader) == GEMM and at == place and _factor(reader, name) == _factor(node, name)
+            for reader, at in readers
+        )
+        scaled = _scaled(array, _factor(node, name)) if alike else None
+        if scaled is not None:
+            value.const_value = ir.tensor(scaled, name=value.name)
+            return sum(_drop(reader, name) for reader, _ in readers)
+    return 0
+
+
+def _factor(node: ir.Node, name: str) -> float:
+    found = attribute(node, name)
+    return float(found) if isinstance(found, (int, float)) else 1.0
+
+
+def _drop(node: ir.Node, name: str) -> int:
+    node.attributes.pop(name, None)
+    return 1
+
+
+def _scaled(array: Array, factor: float) -> Array | None:
+    """Return `array` times `factor` in its own type; None where it has no numbers with a point, or they overflow."""
+    kind = ir.DataType.from_numpy(array.dtype)
+    if not kind.is_floating_point():
+        return None
+    wide = array.astype(np.float64)
+    with np.errstate(over="ignore"):  # it is looked for below
+        scaled = (wide * factor).astype(array.dtype)
+    kept = np.isfinite(scaled.astype(np.float64)) == np.isfinite(wide)
+    return np.asarray(scaled) if kept.all() else None
+
+
+def spread(graph: ir.Graph, wanted: Callable[[ir.Node], bool]) -> int:
+    """Give what Gemms do beside x W + b nodes of their own, in place: scales, turned data, summands that are no vector.
+
+    Shapes must be known. A product of two computed matrices becomes a MatMul.
+
+    Args:
+        graph: Its nodes, not those that are nested in them.
+        wanted: Says of which Gemms.
+
+    Returns:
+        How many Gemms were changed.
+    """
+    count = 0
+    for node in list(graph):
+        if op_of(node) == GEMM and wanted(node):
+            count += _spread(graph, node)
+    return count
+
+
+def _columns(node: ir.Node) -> int | None:
+    """Return how many columns the product has, where that and the type of its numbers are known."""
+    right, output = node.inputs[1], node.outputs[0]
+    shape = output.shape if right is None or right.shape is None else right.shape
+    if output.dtype is None or not output.dtype.is_floating_point() or shape is None or len(shape) != 2:
+        return None
+    size = shape[0] if shape is not output.shape and attribute(node, "transB") else shape[1]
+    return size if isinstance(size, int) else None
+
+
+def _spread(graph: ir.Graph, node: ir.Node) -> bool:
+    columns, output = _columns(node), node.outputs[0]
+    if columns is None or output.dtype is None:
+        return False
+    numbers = output.dtype.numpy()
+    alpha, beta = _factor(node, "alpha"), _factor(node, "beta")
+    computed, turned = constant(node.inputs[1]) is None, bool(attribute(node, "transA"))
+    summand = node.inputs[2] if len(node.inputs) > 2 else None
+    stored = constant(summand)
+    row = stored is not None and (stored.size == 1 or (stored.size == columns and stored.shape[-1] == columns))
+    plain = alpha == beta == 1.0 and not (computed or turned)
+    if plain and (summand is None or (stored is not None and stored.shape == (columns,))):
+        return False
+    inside = 1.0 if computed else alpha  # the summand of a product that is scaled behind it is scaled back
+    vector: Array | None = np.zeros(columns, numbers)
+    if row and stored is not None:
+        vector = _scaled(np.broadcast_to(stored.reshape(-1), (columns,)), beta / inside) if inside else None
+        summand = None
+    if vector is None:
+        return False
+    for index, name in enumerate(("transA", "transB")[: 1 + computed]):
+        if attribute(node, name):
+            _turn(graph, node, index)
+        node.attributes.pop(name, None)
+    for name in ("alpha", "beta"):
+        node.attributes.pop(name, None)
+    last = node
+    if computed:
+        last = _as_matmul(graph, node)
+    else:
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        node.replace_input_with(2, _stored(graph, f"{output.name}_bias", vector))
+    if alpha != 1.0:
+        last = _behind(graph, last, "Mul", _stored(graph, f"{output.name}_alpha", np.asarray(alpha, numbers)))
+    if computed and vector.any():
+        last = _behind(graph, last, "Add", _stored(graph, f"{output.name}_bias", vector))
+    if summand is not None:
+        last = _behind(graph, last, "Add", summand)
+        if beta != 1.0:
+            _times(graph, last, _stored(graph, f"{output.name}_beta", np.asarray(beta, numbers)))
+    return True
+
+
+def _stored(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    return new_initializer(graph, fresh_name(graph, name), array)
+
+
+def _turn(graph: ir.Graph, node: ir.Node, index: int) -> None:
+    """Let a node read a matrix turned."""
+    value = node.inputs[index]
+    assert value is not None, "Gemm has both factors"
+    turn = ir.node("Transpose", [value], {"perm": [1, 0]}, name="")
+    turned = turn.outputs[0]
+    turned.type = value.type
+    turned.shape = None if value.shape is None else ir.Shape(list(value.shape)[::-1])
+    graph.insert_before(node, turn)
+    node.replace_input_with(index, turned)
+
+
+def _as_matmul(graph: ir.Graph, node: ir.Node) -> ir.Node:
+    """Put a MatMul in the place of a Gemm, under its name, without its summand."""
+    old = node.outputs[0]
+    result = ir.Value(type=old.type, shape=old.shape)
+    product = ir.Node("", "MatMul", node.inputs[:2], outputs=[result], name=node.name)
+    graph.insert_before(node, product)
+    old.replace_all_uses_with(result, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    result.name = old.name
+    return product
+
+
+def _behind(graph: ir.Graph, node: ir.Node, op_type: str, operand: ir.Value) -> ir.Node:
+    """Add a node behind `node` that takes over its output, and return it."""
+    old = node.outputs[0]
+    result = ir.Value(type=old.type, shape=old.shape)
+    follower = ir.Node("", op_type, [None, operand], outputs=[result], name="")
+    graph.insert_after(node, follower)
+    old.replace_all_uses_with(result, replace_graph_outputs=True)
+    follower.replace_input_with(0, old)
+    result.name, old.name = old.name, f"{old.name}/{node.op_type}"
+    return follower
+
+
+def _times(graph: ir.Graph, node: ir.Node, number: ir.Value) -> None:
+    """Let `node` read its second input times `number`."""
+    value = node.inputs[1]
+    assert value is not None, "it is the summand"
+    product = ir.node("Mul", [value, number], name="")
+    product.outputs[0].type, product.outputs[0].shape = value.type, value.shape
+    graph.insert_before(node, product)
+    node.replace_input_with(1, product.outputs[0])

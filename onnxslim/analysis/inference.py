@@ -1,0 +1,260 @@
+"""Goes through a model in order, and notes what is known of every value; a second time, only of what changed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.model.constants import as_tensor
+from onnxslim.ops.control_flow import CONTROL, call_function
+from onnxslim.ops.creation import of_tensor
+from onnxslim.ops.fact import INTEGERS, NOTHING, Element, Fact, NodeFacts, Unknowable
+from onnxslim.ops.fallback import ask_onnx
+from onnxslim.ops.shape_rules import rule_of
+from onnxslim.ops.symbols import (
+    LONGEST,
+    Expression,
+    Size,
+    TooLong,
+    is_name,
+    is_unknown,
+    named,
+    parse,
+    unknown_element,
+    unknown_size,
+)
+
+CONSTANTS: dict[ir.DataType | None, Any] = {
+    ir.DataType.INT64: np.int64,
+    ir.DataType.INT32: np.int32,
+    ir.DataType.BOOL: np.bool_,
+}
+"""Element types of values that become constants where all their elements are known, and those of numpy."""
+
+
+class Inference:
+    """What is known of the values of a model.
+
+    `run` may be called again after the model was changed: only nodes whose inputs or attributes are known to be others
+    than before, and what follows from them, are looked at.
+
+    Args:
+        model: The model.
+        at: Shapes of inputs, by name, that they shall have instead of those that the model declares. What it says of
+            the values inside is not believed then, and nothing is written into it.
+    """
+
+    def __init__(self, model: ir.Model, at: Mapping[str, Sequence[int]] | None = None) -> None:
+        self.model = model
+        self._at = at
+        self.facts: dict[ir.Value, Fact] = {}
+        self.problems: dict[str, None] = {}
+        """What went wrong, one line each."""
+        self.writing = at is None
+        """Whether what is found out is written into the model, too; not while a loop is tried out."""
+        self.scope = ""
+        self.opsets: Mapping[str, int] = model.opset_imports
+        self._done: dict[ir.Node, tuple[Sequence[Fact | None], Sequence[object], bool]] = {}
+        self._constants: dict[ir.Value, tuple[ir.TensorProtocol, Fact]] = {}
+
+    def run(self) -> None:
+        """Infer what can be known of all values, and write types and shapes into the model."""
+        self.opsets = self.model.opset_imports
+        for value in self.model.graph.inputs:
+            fact = declared(value)
+            shape = (self._at or {}).get(value.name or "")
+            if shape is not None:
+                fact = fact._replace(shape=tuple(shape))
+            if self.facts.get(value) != fact:
+                self.facts[value] = fact
+        self.walk(self.model.graph)
+
+    def walk(self, nodes: Iterable[ir.Node]) -> None:
+        """Infer the outputs of nodes, which are in topological order."""
+        for node in nodes:
+            self._visit(node)
+
+    def fact(self, value: ir.Value) -> Fact:
+        """Return what is known of a value."""
+        found = self.facts.get(value)
+        if found is not None:
+            return found
+        tensor = None if value.is_graph_input() else value.const_value
+        if tensor is None:
+            return declared(value) if value.producer() is None else NOTHING
+        known = self._constants.get(value)
+        if known is None or known[0] is not tensor:
+            known = self._constants[value] = (tensor, of_tensor(tensor))
+        return known[1]
+
+    def _visit(self, node: ir.Node) -> None:
+        facts = [None if value is None else self.fact(value) for value in node.inputs]
+        attributes = list(node.attributes.values())
+        control = CONTROL.get((node.domain, node.op_type))
+        if control is None:
+            done = self._done.get(node)
+            if done is not None and done[0] == facts and done[1] == attributes and done[2] >= self.writing:
+                if self.writing and any(output.shape is None for output in node.outputs):
+                    for output in node.outputs:
+                        self._write(output, self.facts.get(output, NOTHING))
+                return
+            self._done[node] = (facts, attributes, self.writing)
+        version = self.opsets.get(node.domain, 1)
+        site = NodeFacts(node, facts, version, self.scope)
+        found = self._infer(site, control is not None)
+        if isinstance(found, Fact):
+            found = (found,)
+        for place, output in enumerate(node.outputs):
+            if output.name == "":
+                continue
+            fact = self._settled(output, found[place] if place < len(found) else NOTHING)
+            if fact != self.facts.get(output):
+                self.facts[output] = fact
+            if self.writing:
+                self._write(output, fact)
+
+    def _infer(self, site: NodeFacts, controls: bool) -> Fact | tuple[Fact, ...]:
+        node = site.node
+        try:
+            if controls:
+                return CONTROL[node.domain, node.op_type](self, site)
+            if self.model.functions and node.op_identifier() in self.model.functions:
+                return call_function(self, site)
+            rule = rule_of(node.domain, node.op_type)
+            if rule is not None:
+                return rule(site)
+        except (Unknowable, TooLong):
+            pass
+        except Exception as error:  # of a node that is wrong: knowledge is missing then, and nothing else
+            title = node.name or (node.outputs[0].name if node.outputs else "")
+            self.problems[f"{node.op_type} {title}: {type(error).__name__}: {error}"] = None
+        try:
+            return ask_onnx(site, self.opsets)
+        except Unknowable:
+            return NOTHING
+
+    def _settled(self, output: ir.Value, fact: Fact) -> Fact:
+        """Put unknown sizes where formulas are too long, and what the file declares where that says more."""
+        name = self.scope + (output.name or "")
+        dtype, shape, elements, other = fact
+        if dtype is None and other is None:
+            kind = output.type
+            if isinstance(kind, ir.TensorType):
+                dtype = kind.dtype
+            else:
+                other = kind
+        if shape is not None:
+            for size in shape:
+                if type(size) is not int and len(size.text) > LONGEST:  # type: ignore[union-attr]  # an Expression
+                    shape = tuple(_short(size, unknown_size(name, axis)) for axis, size in enumerate(shape))
+                    break
+        if output.shape is not None and self._at is None:
+            shape = _with_declared(shape, output.shape, name)
+        if elements is not None:
+            elements = _short_elements(elements, name, dtype)
+        return Fact(dtype, shape, elements, other)
+
+    def _write(self, output: ir.Value, fact: Fact) -> None:
+        if fact.dtype is not None:
+            # What a result is declared to be is a promise, and not for inference to change.
+            if output.type is None or (output.dtype is not fact.dtype and not output.is_graph_output()):
+                output.type = ir.TensorType(fact.dtype)
+        elif fact.other is not None and output.type is None:
+            output.type = fact.other
+        if fact.shape is not None:
+            old = output.shape
+            if old is None or len(old) != len(fact.shape):
+                output.shape = ir.Shape([dimension(size) for size in fact.shape])
+            else:
+                promised = output.is_graph_output()
+                sizes = [_dimension(size, before, promised) for size, before in zip(fact.shape, old, strict=True)]
+                if sizes != list(old):
+                    output.shape = ir.Shape(sizes)
+        elements = fact.elements
+        if elements is None or output.const_value is not None or fact.dtype not in CONSTANTS or fact.shape is None:
+            return
+        if all(type(each) is int for each in elements):
+            array: npt.NDArray[Any] = np.array(elements, CONSTANTS[fact.dtype])
+            output.const_value = as_tensor(array.reshape(-1 if fact.shape else ()), output.name)
+
+
+def declared(value: ir.Value) -> Fact:
+    """Return what a value says of itself: of an input, that is all that is known."""
+    kind = value.type
+    if kind is not None and not isinstance(kind, ir.TensorType):
+        return Fact(other=kind)
+    dtype = kind.dtype if kind is not None else None
+    if value.shape is None:
+        return Fact(dtype)
+    return Fact(dtype, tuple(_declared_size(size, value.name or "", axis) for axis, size in enumerate(value.shape)))
+
+
+def _declared_size(size: int | ir.SymbolicDim, name: str, axis: int) -> Size:
+    if isinstance(size, int):
+        return size if size >= 0 else unknown_size(name, axis)  # some exporters write -1 for what they do not know
+    text = size.value
+    if text is not None and text.startswith("{"):
+        return parse(text)  # a name that is no word, as this package writes it
+    return named(text) if text and is_name(text) else unknown_size(name, axis)
+
+
+def _short(size: Size, unknown: Size) -> Size:
+    return unknown if isinstance(size, Expression) and len(size.text) > LONGEST else size
+
+
+def _short_elements(elements: tuple[Element, ...], name: str, dtype: ir.DataType | None) -> tuple[Element, ...]:
+    """Put unknown elements where an integer is not known, or its formula is too long."""
+    if all(type(each) is int for each in elements) or dtype not in INTEGERS:
+        return elements
+    return tuple(
+        unknown_element(name, place)
+        if each is None or (isinstance(each, Expression) and len(each.text) > LONGEST)
+        else each
+        for place, each in enumerate(elements)
+    )
+
+
+def _with_declared(shape: tuple[Size, ...] | None, written: ir.Shape, name: str) -> tuple[Size, ...] | None:
+    """Return an inferred shape with the numbers of the one that is written in the model."""
+    if shape is None:
+        return tuple(
+            size if isinstance(size, int) and size >= 0 else unknown_size(name, axis)
+            for axis, size in enumerate(written)
+        )
+    if len(shape) != len(written):
+        return shape
+    for size, told in zip(shape, written, strict=True):
+        if type(size) is not int and type(told) is int and told >= 0:
+            return tuple(
+                b if type(a) is not int and isinstance(b, int) and b >= 0 else a
+                for a, b in zip(shape, written, strict=True)
+            )
+    return shape
+
+
+def dimension(size: Size) -> int | ir.SymbolicDim:
+    """Return a size as the IR has it."""
+    return size if isinstance(size, int) else _symbolic(size.text)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _symbolic(text: str) -> ir.SymbolicDim:
+    return ir.SymbolicDim(text)
+
+
+def _dimension(size: Size, before: int | ir.SymbolicDim, promised: bool) -> int | ir.SymbolicDim:
+    """Return a size as it is to be written; a name stays in results, and where nothing is known that is worth more."""
+    if (
+        isinstance(size, Expression)
+        and (promised or is_unknown(size))
+        and isinstance(before, ir.SymbolicDim)
+        and before.value
+        and is_name(before.value)
+    ):
+        return before
+    return dimension(size)

@@ -1,0 +1,242 @@
+"""Solves the relations between axes: every index of every axis gets a label, and equal labels go together.
+
+An index of an axis that is a product has no label of its own: it goes where any index of its factors goes. Where an
+axis is a product in two ways that do not nest (a channel shuffle), all factors but the longest are frozen, so that
+the index again has one label. What is solved is sound in every case; only how much is frozen depends on these
+choices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.ops.relations import Freeze, Indices, Relations
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """The solution. A label is a number below `count`; `root` maps it to the one that stands for its class."""
+
+    count: int
+    start: dict[int, int]
+    """The first label of each axis that stands for others."""
+    root: Indices
+    reason: Indices
+    """For each label the freeze that holds for its class, an index into `freezes`; -1 where it may be cut."""
+    freezes: tuple[Freeze, ...]
+    derived: Mask
+    """For each root label whether it goes where others go, and never by itself."""
+    mixed: Mask
+    """For each root label whether an op mixes along one of its axes."""
+    implied: Indices
+    """Rows of (root that goes, derived root that goes with it), transitively, sorted by the second."""
+
+    def removed(self, roots: Indices) -> Mask:
+        """Return for every label whether it goes when `roots` go."""
+        gone = np.zeros(self.count, np.bool_)
+        gone[roots] = True
+        gone[self.implied[gone[self.implied[:, 0]], 1]] = True
+        return gone[self.root]
+
+    def bases(self, labels: Indices) -> tuple[Indices, Indices]:
+        """Return (places in `labels`, roots): the roots that may be cut by themselves and take that place with them."""
+        roots = self.root[labels]
+        own = np.flatnonzero((self.reason[roots] < 0) & ~self.derived[roots])
+        causes, effects = self.implied[:, 0], self.implied[:, 1]
+        begin, end = np.searchsorted(effects, roots, "left"), np.searchsorted(effects, roots, "right")
+        repeats = end - begin
+        offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        places = np.concatenate([own, np.repeat(np.arange(len(roots)), repeats)])
+        found = np.concatenate([roots[own], causes[np.repeat(begin, repeats) + offsets]])
+        alone = (self.reason[found] < 0) & ~self.derived[found]
+        return places[alone], found[alone]
+
+
+_NONE = np.iinfo(np.int64).max
+"""The reason of a label that may be cut, while solving: larger than any."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _ProductRows:
+    """A product, index by index."""
+
+    whole: Indices
+    """The labels of the axis that is a product."""
+    factors: Indices
+    """For each of them the labels of the factors, in columns."""
+    places: Indices
+    """The same as indices into the factors."""
+    sizes: tuple[int, ...]
+
+
+def solve(relations: Relations) -> Labels:
+    """Return the labels of all axes that `relations` knows."""
+    relations.refine()
+    start: dict[int, int] = {}
+    count = 0
+    for axis, size in enumerate(relations.sizes):
+        if relations.find(axis) == axis and size is not None:
+            start[axis] = count
+            count += size
+
+    def first(axis: int) -> int:
+        return start[relations.find(axis)]
+
+    def size_of(axis: int) -> int:
+        return relations.sizes[relations.find(axis)] or 0
+
+    freezes: list[Freeze] = [why for _, _, why in relations.frozen]
+    order = {index: rank for rank, index in enumerate(sorted(range(len(freezes)), key=lambda i: freezes[i].inherent))}
+    freezes = sorted(freezes, key=lambda why: why.inherent)
+    reason: Indices = np.full(count, _NONE, np.int64)
+    for index, (axis, indices, _) in enumerate(relations.frozen):
+        if relations.find(axis) in start:
+            where = first(axis) + (np.arange(size_of(axis)) if indices is None else indices)
+            reason[where] = np.minimum(reason[where], order[index])
+
+    # An axis must not run empty, so the one place of an axis of size 1 stays.
+    single = len(freezes)
+    freezes.append(Freeze("an axis of size 1", inherent=True))
+    for axis, label in start.items():
+        if relations.sizes[axis] == 1:
+            reason[label] = min(reason[label], single)
+
+    left = [first(a) + ia for a, ia, b, _ in relations.pairs if _known(relations, a, b)]
+    right = [first(b) + ib for a, _, b, ib in relations.pairs if _known(relations, a, b)]
+    root: Indices = components(np.arange(count), _joined(left), _joined(right))
+    rows = [
+        _rows(first(whole), [(first(each), size_of(each)) for each in parts]) for whole, parts in relations.products
+    ]
+    across = len(freezes)
+    freezes.append(Freeze("a Concat, Split or reshape cuts across the factors of this axis"))
+    while True:
+        reason = _spread(root, rows, reason)
+        left_labels, right_labels, frozen = _agree(root, rows, reason == _NONE)
+        joined = components(root, left_labels, right_labels)
+        reason[frozen] = np.minimum(reason[frozen], across)
+        if np.array_equal(joined, root) and not len(frozen):
+            break
+        root = joined
+    derived = np.zeros(count, np.bool_)
+    implied: list[Indices] = []
+    for each in rows:
+        alive = reason[each.factors] == _NONE
+        several = alive.sum(axis=1) > 1
+        for column in range(each.factors.shape[1]):
+            chosen = several & alive[:, column] & (root[each.factors[:, column]] != root[each.whole])
+            implied.append(np.stack([root[each.factors[chosen, column]], root[each.whole[chosen]]], axis=1))
+            derived[root[each.whole[chosen]]] = True
+    reason[reason == _NONE] = -1
+    mixed = np.zeros(count, np.bool_)
+    for axis in {relations.find(axis) for axis in relations.mixed} & start.keys():
+        mixed[root[first(axis) + np.arange(size_of(axis))]] = True
+    for each in rows:
+        mixed[root[each.factors[mixed[root[each.whole]]]]] = True
+    return Labels(count, start, root, reason, tuple(freezes), derived, mixed, _closure(_joined(implied, 2), count))
+
+
+def components(root: Indices, left: Indices, right: Indices) -> Indices:
+    """Merge `left` and `right` pairwise; `root` and the result map each label to the smallest of its class.
+
+    Hooking and pointer jumping: Shiloach and Vishkin, "An O(log n) parallel connectivity algorithm", 1982.
+    """
+    root = root.copy()
+    while len(left):
+        one, other = root[left], root[right]
+        apart = one != other
+        left, right, one, other = left[apart], right[apart], one[apart], other[apart]
+        np.minimum.at(root, np.maximum(one, other), np.minimum(one, other))
+        while not np.array_equal(root, root[root]):
+            root = root[root]
+    return root
+
+
+def _known(relations: Relations, left: int, right: int) -> bool:
+    return None not in (relations.sizes[relations.find(left)], relations.sizes[relations.find(right)])
+
+
+def _joined(parts: Sequence[Indices], columns: int = 0) -> Indices:
+    empty = np.zeros((0, columns) if columns else 0, np.int64)
+    return np.concatenate([empty, *parts])
+
+
+def _rows(whole: int, factors: Sequence[tuple[int, int]]) -> _ProductRows:
+    sizes = tuple(size for _, size in factors)
+    places = np.stack(np.unravel_index(np.arange(np.prod(sizes)), sizes), axis=1)
+    return _ProductRows(
+        whole + np.arange(len(places)), places + np.array([first for first, _ in factors]), places, sizes
+    )
+
+
+def _spread(root: Indices, rows: Sequence[_ProductRows], reason: Indices) -> Indices:
+    """Freeze whole classes, the factors of what is frozen, and what has nothing but frozen factors."""
+    while True:
+        before = reason
+        least = np.full(len(root), _NONE, np.int64)
+        np.minimum.at(least, root, reason)
+        reason = least[root]
+        for each in rows:
+            for column in range(each.factors.shape[1]):
+                np.minimum.at(reason, each.factors[:, column], reason[each.whole])
+            stuck = (reason[each.factors] != _NONE).all(axis=1)
+            least_of_factors = reason[each.factors].min(axis=1)
+            reason[each.whole[stuck]] = np.minimum(reason[each.whole[stuck]], least_of_factors[stuck])
+        if np.array_equal(before, reason):
+            return reason
+
+
+def _agree(root: Indices, rows: Sequence[_ProductRows], free: Mask) -> tuple[Indices, Indices, Indices]:
+    """Return labels to merge pairwise, and labels to freeze, so that every index is a product in one way."""
+    left, right, frozen = [], [], []
+    seen: dict[int, tuple[int, int]] = {}
+    shared = _shared_wholes(root, rows)
+    for number, each in enumerate(rows):
+        alive = free[each.factors]
+        single = alive.sum(axis=1) == 1
+        left.append(each.whole[single])
+        right.append(each.factors[single, alive[single].argmax(axis=1)])
+        for row in np.flatnonzero((alive.sum(axis=1) > 1) & shared[root[each.whole]]):
+            other_number, other_row = seen.setdefault(int(root[each.whole[row]]), (number, int(row)))
+            other = rows[other_number]
+            mine = each.factors[row, alive[row]]
+            theirs = other.factors[other_row, free[other.factors[other_row]]]
+            if set(root[mine].tolist()) == set(root[theirs].tolist()):
+                continue
+            if each.sizes == other.sizes and np.array_equal(each.places[row], other.places[other_row]):
+                left.append(each.factors[row])
+                right.append(other.factors[other_row])
+                continue
+            for odd in (each, other):
+                longest = int(np.argmax(odd.sizes))
+                frozen += [odd.factors[:, column] for column in range(len(odd.sizes)) if column != longest]
+            return _joined(left), _joined(right), _joined(frozen)
+    return _joined(left), _joined(right), _joined(frozen)
+
+
+def _shared_wholes(root: Indices, rows: Sequence[_ProductRows]) -> Mask:
+    """Return for every root whether two products, or two places of one, make it."""
+    made = np.zeros(len(root), np.int64)
+    for each in rows:
+        np.add.at(made, root[each.whole], 1)
+    return made > 1
+
+
+def _closure(implied: Indices, count: int) -> Indices:
+    """Return the pairs (a, b) and, wherever there are (a, b) and (b, c), also (a, c)."""
+    known = np.unique(implied[:, 0] * count + implied[:, 1])
+    while True:
+        first, second = known // max(count, 1), known % max(count, 1)
+        begin, end = np.searchsorted(first, second, "left"), np.searchsorted(first, second, "right")
+        repeats = end - begin
+        offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        onward = np.repeat(first, repeats) * count + second[np.repeat(begin, repeats) + offsets]
+        grown = np.union1d(known, onward)
+        if len(grown) == len(known):
+            return np.stack([first, second], axis=1)[np.argsort(second, kind="stable")]
+        known = grown

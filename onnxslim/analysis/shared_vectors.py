@@ -1,0 +1,57 @@
+"""Gives each node a vector of its own where several share one by chance, so that they can be cut apart.
+
+Exporters and simplifiers store equal biases once. Equal by chance is not tied by design: matrices that are shared
+stay so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnxslim.model.constants import fresh_name
+
+MANY = 1 << 14
+"""Longer vectors stay shared; no bias is that long."""
+
+
+def untie_vectors(model: ir.Model) -> Mapping[str, tuple[ir.Value, ...]]:
+    """Copy each vector of the main graph for all but the first of its readers.
+
+    Returns:
+        For each name that was shared the values that hold it now.
+    """
+    apart: dict[str, tuple[ir.Value, ...]] = {}
+    for value in list(model.graph.initializers.values()):
+        tensor, uses = value.const_value, list(value.uses())
+        if tensor is None or value.is_graph_input() or value.is_graph_output() or not value.name:
+            continue
+        # A scale and a vector along the channels of an image alike: one axis longer than 1.
+        vector = sum(size != 1 for size in tensor.shape) == 1 and tensor.size <= MANY
+        if not vector or len(uses) < 2 or any(use.node.graph is not model.graph for use in uses):
+            continue
+        held = [value]
+        for at, use in enumerate(uses[1:], start=1):
+            name = fresh_name(model.graph, f"{value.name}_reader_{at}")
+            # A tensor of its own: writing a model names tensors after their values, and this one may be the caller's.
+            own = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+            copy = ir.Value(name=name, type=value.type, shape=value.shape, const_value=own)
+            model.graph.register_initializer(copy)
+            use.node.replace_input_with(use.idx, copy)
+            held.append(copy)
+        apart[value.name] = tuple(held)
+    return apart
+
+
+def retie_vectors(model: ir.Model, apart: Mapping[str, tuple[ir.Value, ...]]) -> None:
+    """Merge again what `untie_vectors` copied and what is still equal."""
+    for held in apart.values():
+        kept: dict[bytes, ir.Value] = {}
+        for value in held:
+            if value.const_value is None or model.graph.initializers.get(value.name or "") is not value:
+                continue
+            first = kept.setdefault(value.const_value.tobytes(), value)
+            if first is not value and first.shape == value.shape:
+                value.replace_all_uses_with(first)
+                del model.graph.initializers[value.name or ""]

@@ -1,0 +1,78 @@
+"""Which symbolic sizes of inputs the weights fix: what goes into a convolution has as many channels as it reads.
+
+What an op says about axes stands in `ops.axes`; here the axes that are one share what any of them knows of its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxslim.analysis.coupling import relate
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.ops.relations import Relations
+
+ROUNDS = 8
+"""Rounds over what is written down about products; each tells at least one size, or ends it."""
+
+
+class SharedSizes(Relations):
+    """Relations in which a size that is known of one axis is known of all that are one with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._factors: list[tuple[int, tuple[int, ...]]] = []
+
+    def equate(self, left: int, right: int, where: str) -> None:
+        """Say that two axes are one, which have the size of either."""
+        left, right = self.find(left), self.find(right)
+        if left != right and None in (self.sizes[left], self.sizes[right]):
+            size = self.sizes[right] if self.sizes[left] is None else self.sizes[left]
+            self.sizes[left] = self.sizes[right] = size
+        super().equate(left, right, where)
+
+    def multiply(self, whole: int, factors: Sequence[int], where: str) -> None:
+        """Say that `whole` is the product of `factors`: of these sizes one follows from the others."""
+        self._factors.append((whole, tuple(factors)))
+
+    def settle(self) -> None:
+        """Work out of every product the size that follows from the others, until nothing follows any more."""
+        for _ in range(ROUNDS):
+            told = [self._follows(whole, factors) for whole, factors in self._factors]
+            if not any(told):
+                return
+
+    def _follows(self, whole: int, factors: Sequence[int]) -> bool:
+        total = self.sizes[self.find(whole)]
+        unknown = [factor for factor in factors if self.sizes[self.find(factor)] is None]
+        known = 1
+        for factor in factors:
+            known *= self.sizes[self.find(factor)] or 1
+        if total is None and not unknown:
+            self.sizes[self.find(whole)] = known
+            return True
+        if total is not None and len(unknown) == 1 and known and total % known == 0:
+            self.sizes[self.find(unknown[0])] = total // known
+            return True
+        return False
+
+
+def tied_sizes(model: ir.Model) -> Mapping[tuple[str, int], int]:
+    """Return the sizes that weights fix: (graph input, axis) -> size, for axes that are declared symbolic.
+
+    Args:
+        model: Not changed.
+    """
+    clone = model.clone()
+    infer_shapes(clone)
+    relations = SharedSizes()
+    relate(clone.graph, relations)
+    relations.settle()
+    sizes: dict[tuple[str, int], int] = {}
+    for value, copied in zip(model.graph.inputs, clone.graph.inputs, strict=True):
+        for at, (declared, axis) in enumerate(zip(value.shape or (), relations.axes(copied) or (), strict=True)):
+            size = relations.sizes[relations.find(axis)]
+            if not isinstance(declared, int) and size is not None:
+                sizes[value.name or "", at] = size
+    return sizes

@@ -1,0 +1,270 @@
+"""Fits weights in closed form to what a model gave before something was taken out of it.
+
+Layer after layer, in the order in which they run, the inputs that a layer now gets are regressed on the outputs that
+it used to give: ridge regression of the difference, towards the weights that it has. Layers are fitted one after the
+other, each on the inputs that the layers fitted before it give, so that errors do not add up. Three things make the
+most of that:
+
+- Where a layer ends a branch of a residual block, it is fitted to the sum that the block used to give without what the
+  other branch gives now: errors of the shortcut are corrected there, and do not run through the whole stage.
+- Where a rectifier follows, what is negative and shall be is right, however negative: only the rest is fitted.
+- How much the present weights count is chosen by samples that were set aside.
+
+Sources: He, Zhang, Sun, "Channel Pruning for Accelerating Very Deep Neural Networks" (arXiv 1707.06168), section 3.2,
+for the regression; Zhang et al., "Accelerating Very Deep Convolutional Networks" (arXiv 1505.06798), sections 3.2 and
+3.3, for the rectifier and the asymmetric error. The ridge towards the present weights and the sum of the block are
+ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.analysis.linear_layer import Contraction, bias_place, own_bias
+from onnxslim.data import Samples
+from onnxslim.fit.normalisation import Scaled, correct
+from onnxslim.fit.ridge import RidgeRegression, Solution, predict
+from onnxslim.model.constants import constant
+from onnxslim.observe.rows import input_rows, output_rows, place_count
+from onnxslim.observe.stream import Stream
+from onnxslim.ops.binding import dimensions
+from onnxslim.ops.relations import Indices
+from onnxslim.runtime.session import Session
+
+SAMPLES = 512
+"""Samples that are enough."""
+FEWEST = 32
+"""Fewer samples than this say too little about a layer."""
+BUDGET = 4e12
+"""Multiply-accumulates that may be spent on running the models: some minutes on two cores."""
+PRODUCTS = 2e9
+"""Multiply-accumulates that the normal equations of one layer may take before places of convolutions are left out;
+neighbours say nearly the same."""
+ROWS_PER_COLUMN = 32
+"""Rows for each unknown of a layer that are used in any case, where there are as many."""
+HELD = 2e8
+"""Bytes of rows that are held of one layer."""
+STREAMED = 1.5e9
+"""Bytes of values that are held of one model while it is fitted."""
+ROUNDING = 1e-5
+"""Of the largest output: what is missing by no more than this is rounding, and no reason to change a weight."""
+ROUNDS = 2
+"""How often a layer before a rectifier is fitted again, to what matters behind it."""
+COLUMNS = 4608
+"""Contractions with more weights per output channel are left as they are: their normal equations take over 170 MB."""
+
+SUMS = frozenset({("", "Add"), ("", "Sum")})
+"""The ops that add the branches of a residual block."""
+RECTIFIERS = frozenset({("", "Relu")})
+"""The ops that make 0 of what is negative."""
+
+Rows = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A contraction of the cut model, and which channels of its output it kept."""
+
+    contraction: Contraction
+    output_axis: int
+    kept: Indices
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """What a contraction is fitted to: a value of the model before, less a value of the model as it is now."""
+
+    name: str
+    less: str | None
+    rectified: bool
+    """Whether a rectifier alone reads it."""
+
+
+def enough(count: int, macs: int, held: int = 0) -> int:
+    """Return how many samples to use, 0 where the budget does not reach for enough of them.
+
+    Args:
+        count: Samples that there are.
+        macs: Of the model, for one sample.
+        held: Bytes of values of the model that are alive at once, for one sample.
+    """
+    most = min(SAMPLES, int(BUDGET / max(2 * macs, 1)), int(STREAMED / max(held, 1)))
+    return 0 if min(most, count) < FEWEST else most
+
+
+def fits(contraction: Contraction) -> bool:
+    """Whether `refit` can fit this contraction.
+
+    Its output is a sum over windows or rows of its data, and its weight and bias are its own. What reads a graph input
+    is right as it is.
+    """
+    if (
+        not contraction.plain
+        or not contraction.regular
+        or len(contraction.weight.uses()) != 1
+        or contraction.data.producer() is None
+    ):
+        return False
+    if bias_place(contraction) is not None and own_bias(contraction) is None:
+        return False
+    return contraction.columns <= COLUMNS and bool(contraction.weight.dtype == ir.DataType.FLOAT)
+
+
+def refit(
+    model: ir.Model,
+    before: ir.Model,
+    chosen: Sequence[Fit],
+    samples: Samples,
+    count: int,
+    generator: np.random.Generator,
+    open_session: Callable[[ir.Model], Session],
+    report: Callable[[int, int], None],
+    batch: int = 32,
+    scaled: Sequence[Scaled] = (),
+) -> None:
+    """Fit the weights of contractions of `model`, in place.
+
+    Args:
+        model: The model that something was taken out of.
+        before: The same model before; values of the same name mean the same.
+        chosen: What to fit; `fits` holds for each.
+        samples: Calibration samples; they are read once for each of the two models.
+        count: How many samples these are.
+        generator: Chooses the places of convolutions that rows are taken of.
+        open_session: Opens a model on the target.
+        report: Told (done, total) after each.
+        batch: Samples in one run, where the model takes any number.
+        scaled: Normalisations whose scale and bias are corrected as well.
+
+    Raises:
+        RunError: A model does not run on the samples.
+    """
+    now, then = (Stream(each, samples, open_session, batch) for each in (model, before))
+    place = {node: at for at, node in enumerate(now.order)}
+    made = {value.name or "": at for at, node in enumerate(then.order) for value in node.outputs}
+    steps: list[tuple[int, Fit | Scaled, _Target]] = []
+    for each in chosen:
+        at = place[each.contraction.node]
+        steps.append((at, each, _target(each, {node: where for node, where in place.items() if where < at}, made)))
+    steps += [
+        (place[norm.node] + 1, norm, _Target(norm.node.outputs[0].name or "", None, False))
+        for norm in scaled
+        if norm.node.outputs[0].name in made
+    ]
+    steps.sort(key=lambda step: step[0])
+    for done, (at, step, target) in enumerate(steps):
+        later = {other.name for _, _, other in steps[done:]}
+        now.advance(at, {target.name} if isinstance(step, Scaled) else ())
+        then.advance(made[target.name] + 1, later)
+        if isinstance(step, Scaled):
+            correct(step, now[target.name], then[target.name])
+        else:
+            data, less = now[step.contraction.data.name or ""], None if target.less is None else now[target.less]
+            _fit(model.graph, step, data, then[target.name], less, target.rectified, count, generator)
+        report(done + 1, len(steps))
+
+
+def _fit(
+    graph: ir.Graph,
+    fit: Fit,
+    data: Sequence[Rows],
+    wanted: Sequence[Rows],
+    less: Sequence[Rows] | None,
+    rectified: bool,
+    count: int,
+    generator: np.random.Generator,
+) -> None:
+    contraction, axis = fit.contraction, fit.output_axis
+    weights = contraction.blocks()
+    groups, width, outputs = weights.shape
+    intercept = bias_place(contraction) is not None
+    present = Solution(weights, _bias(contraction).reshape(groups, outputs))
+    most = max(PRODUCTS / (groups * width * width), ROWS_PER_COLUMN * width)
+    most = int(min(most, HELD / (4 * groups * (width + 2 * outputs))))
+    inputs: list[Rows] = []
+    sums: list[Rows] = []
+    offsets: list[Rows] = []
+    for at, each in enumerate(data):
+        kept = np.take(wanted[at], fit.kept, axis=axis)
+        available = place_count(contraction, each)
+        if not _correspond(contraction, each, available, kept) or (less is not None and less[at].shape != kept.shape):
+            continue  # which places there are depends on what a layer before gives: these are others
+        share = max(1, most // count if contraction.kernel else most * len(each) // max(count, 1))
+        places = np.arange(available)
+        if share < available:
+            places = np.sort(generator.choice(available, share, replace=False))
+        inputs.append(input_rows(contraction, each, places))
+        sums.append(output_rows(contraction, kept, axis, places))
+        offset = predict(inputs[-1], present)
+        offsets.append(offset if less is None else offset + output_rows(contraction, less[at], axis, places))
+    missing = [one - other for one, other in zip(sums, offsets, strict=True)]
+    # Nothing is missing either where no place corresponds to one of before.
+    size = max((float(np.abs(each).max(initial=0)) for each in sums), default=0.0)
+    if all(float(np.abs(each).max(initial=0)) <= ROUNDING * size for each in missing):
+        return
+    regression = RidgeRegression(inputs, intercept=intercept)
+    chosen = regression.strength(missing)
+    if not np.isfinite(chosen):
+        return
+    change = regression.solve(missing, chosen)
+    for _ in range(ROUNDS if rectified else 0):
+        missing = [
+            np.where(total > 0, total, np.minimum(offset + predict(piece, change), 0)) - offset
+            for piece, total, offset in zip(inputs, sums, offsets, strict=True)
+        ]
+        change = regression.solve(missing, chosen)
+    if np.isfinite(change.weights).all() and np.isfinite(change.bias).all():
+        matrix = contraction.from_blocks(present.weights + change.weights)
+        contraction.write(graph, matrix, (present.bias + change.bias).ravel())
+
+
+def _correspond(contraction: Contraction, data: Rows, places: int, result: Rows) -> bool:
+    """Whether `result` holds what was given in the places that a contraction makes of `data`."""
+    if contraction.kernel:
+        return len(data) == len(result) and places == math.prod(result.shape[2:])
+    return places * contraction.outputs == result.size
+
+
+def _target(fit: Fit, earlier: dict[ir.Node, int], made: dict[str, int]) -> _Target:
+    output = fit.contraction.node.outputs[0]
+    place = bias_place(fit.contraction)
+    if place is not None and place[0] is not fit.contraction.node:
+        output = place[0].outputs[0]
+    reader = _only_reader(output)
+    if reader is not None and (reader.domain, reader.op_type) in SUMS and len(reader.inputs) == 2:
+        other = next((value for value in reader.inputs if value is not output), None)
+        total = reader.outputs[0]
+        if other is None or constant(other) is not None or other.producer() not in {None, *earlier}:
+            return _Target(output.name or "", None, False)
+        full = len(dimensions(other) or ()) in (0, len(dimensions(output) or ()))
+        if full and total.name in made and _alike(total, output):
+            return _Target(total.name or "", other.name, _rectified(total))
+    return _Target(output.name or "", None, _rectified(output))
+
+
+def _alike(one: ir.Value | None, other: ir.Value) -> bool:
+    return one is not None and dimensions(one) is not None and dimensions(one) == dimensions(other)
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def _rectified(value: ir.Value) -> bool:
+    reader = _only_reader(value)
+    return reader is not None and (reader.domain, reader.op_type) in RECTIFIERS
+
+
+def _bias(contraction: Contraction) -> npt.NDArray[np.float64]:
+    place = bias_place(contraction)
+    held = None
+    if place is not None and place[1] < len(place[0].inputs):
+        held = constant(place[0].inputs[place[1]])
+    return np.zeros(contraction.outputs) if held is None else held.astype(np.float64).ravel()

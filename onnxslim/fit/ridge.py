@@ -1,0 +1,158 @@
+"""Ridge regression whose strength is chosen by rows that were set aside, primal or dual, whichever is smaller."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.observe.products import sum_of_products, sum_of_rows
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""What is tried: the weight of the present solution, relative to the mean energy of a column over all rows."""
+DEFAULT = 1e-2
+"""The strength where there are too few rows to set any aside."""
+SHARE = 4
+"""One piece in as many is set aside."""
+FLOOR = 1e-9
+"""Keeps columns that are always 0 from making the equations singular; relative to a column of ones."""
+
+Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """What is to be added to the present weights."""
+
+    weights: Array
+    """Shape [groups, columns, outputs]."""
+    bias: Array
+    """Shape [groups, outputs]; 0 where there is no intercept."""
+
+
+class RidgeRegression:
+    """Rows of inputs, piece by piece; products of one piece in single precision, their sums in double.
+
+    Every fourth piece may be set aside, to see how well what the others teach serves it.
+
+    Args:
+        pieces: Inputs, each of shape [groups, rows, columns].
+        intercept: Whether there is a bias.
+    """
+
+    def __init__(self, pieces: Sequence[Rows], *, intercept: bool) -> None:
+        self._pieces = pieces
+        self._intercept = intercept
+        self._width = pieces[0].shape[2]
+        self._dual = sum(piece.shape[1] for piece in pieces) < self._width
+        self._aside = [at % SHARE == SHARE - 1 for at in range(len(pieces))]
+        self._parts = [self._moments(False), self._moments(True)]
+        self._dual_parts: dict[tuple[bool, ...], tuple[Array, Array]] = {}
+
+    def strength(self, wanted: Sequence[Rows]) -> float:
+        """Return the strength that serves what was set aside best when the rest teaches; infinite where none does
+        better than no change.
+
+        Args:
+            wanted: What the inputs are to be made into, each of shape [groups, rows, outputs].
+        """
+        if not any(self._aside):
+            return DEFAULT
+        best, least = np.inf, 0.0
+        count, mean, gram = self._parts[1]
+        target, moment = self._products(wanted, True)
+        taught = [self._products(wanted, False)]
+        for each in STRENGTHS:
+            change = self._solved(wanted, each, (False,), taught)
+            weights, bias = change.weights, change.bias
+            # The squared error less that of no change, summed over all that was set aside.
+            if gram is None:
+                error = 0.0
+                for piece, other, aside in zip(self._pieces, wanted, self._aside, strict=True):
+                    if aside:
+                        left = np.square(other - predict(piece, change), dtype=np.float64)
+                        error += float((left - np.square(other, dtype=np.float64)).sum())
+            else:
+                made = gram @ weights + mean[:, :, None] * bias[:, None]
+                error = float(((made - 2 * moment) * weights).sum())
+                through = (mean[:, None] @ weights)[:, 0]
+                error += float((bias * (count * bias + through - 2 * target)).sum())
+            if error < least:
+                best, least = each, error
+        return best
+
+    def solve(self, wanted: Sequence[Rows], strength: float) -> Solution:
+        """Return what makes the inputs into `wanted`, rows of shape [groups, rows, outputs], at the least cost."""
+        folds = (False, True)
+        return self._solved(wanted, strength, folds, [self._products(wanted, fold) for fold in folds])
+
+    def _solved(
+        self, wanted: Sequence[Rows], strength: float, folds: Sequence[bool], products: Sequence[tuple[Array, Array]]
+    ) -> Solution:
+        parts = [self._parts[fold] for fold in folds]
+        count = sum(part[0] for part in parts)
+        mean = sum((part[1] for part in parts), np.zeros_like(parts[0][1])) / max(count, 1)
+        middle = sum((each[0] for each in products), np.zeros_like(products[0][0])) / max(count, 1)
+        if not self._intercept:
+            mean, middle = 0 * mean, 0 * middle
+        if self._dual:
+            inputs, gram = self._seen(tuple(folds), mean)
+            outputs = self._stacked(wanted, folds) - middle[:, None]
+            solved = np.linalg.solve(gram + self._penalty(gram, strength, count), outputs)
+            weights: Array = inputs.transpose(0, 2, 1) @ solved
+        else:
+            moments = [part[2] for part in parts if part[2] is not None]
+            gram = np.sum(moments, axis=0) - count * mean[:, :, None] * mean[:, None]
+            moment = np.sum([each[1] for each in products], axis=0) - count * mean[:, :, None] * middle[:, None]
+            weights = np.linalg.solve(gram + self._penalty(gram, strength, count), moment)
+        return Solution(weights, middle - (mean[:, None] @ weights)[:, 0])
+
+    def _seen(self, folds: tuple[bool, ...], mean: Array) -> tuple[Array, Array]:
+        """Return the inputs of some folds about their mean, and products of their rows: the same for each strength."""
+        if folds not in self._dual_parts:
+            inputs = self._stacked(self._pieces, folds) - mean[:, None]
+            self._dual_parts[folds] = inputs, inputs @ inputs.transpose(0, 2, 1)
+        return self._dual_parts[folds]
+
+    def _penalty(self, gram: Array, strength: float, count: int) -> Array:
+        scale = np.trace(gram, axis1=1, axis2=2) / self._width
+        penalty: Array = (strength * scale + FLOOR * count)[:, None, None] * np.eye(gram.shape[-1])
+        return penalty
+
+    def _stacked(self, pieces: Sequence[Rows], folds: Sequence[bool]) -> Array:
+        chosen = [piece for piece, aside in zip(pieces, self._aside, strict=True) if aside in folds]
+        return np.concatenate(chosen, axis=1).astype(np.float64)
+
+    def _moments(self, fold: bool) -> tuple[int, Array, Array | None]:
+        """Return how many rows a fold has, their sum, and the sum of their products."""
+        groups = self._pieces[0].shape[0]
+        count, total = 0, np.zeros((groups, self._width))
+        gram = None if self._dual else np.zeros((groups, self._width, self._width))
+        for piece, aside in zip(self._pieces, self._aside, strict=True):
+            if aside == fold:
+                count += piece.shape[1]
+                total += sum_of_rows(piece)
+                if gram is not None:
+                    gram += sum_of_products(piece, piece)
+        return count, total, gram
+
+    def _products(self, wanted: Sequence[Rows], fold: bool) -> tuple[Array, Array]:
+        """Return the sum of the rows of `wanted` in a fold, and the sum of their products with the inputs."""
+        groups, _, outputs = wanted[0].shape
+        total, moment = np.zeros((groups, outputs)), np.zeros((groups, self._width, outputs))
+        for piece, each, aside in zip(self._pieces, wanted, self._aside, strict=True):
+            if aside == fold:
+                total += sum_of_rows(each)
+                if not self._dual:
+                    moment += sum_of_products(piece, each)
+        return total, moment
+
+
+def predict(piece: Rows, solution: Solution) -> Rows:
+    """Return what a solution makes of a piece of the inputs."""
+    rows: Rows = piece @ solution.weights.astype(np.float32)
+    rows += solution.bias[:, None].astype(np.float32)
+    return rows

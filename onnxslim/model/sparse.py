@@ -1,0 +1,99 @@
+"""Sparse initializers: the IR does not know them, so they are dense while a model is open."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+
+from onnxslim.errors import ModelUnreadable
+
+LARGEST_BYTES = 512 << 20
+"""What a sparse tensor may take when it is dense: a few bytes in a file can claim to be any size."""
+
+SPARSE = "onnxslim.model.sparse"
+"""In the metadata of an initializer: write it as a sparse one where that takes fewer bytes."""
+
+
+def densify(graph: onnx.GraphProto, path: pathlib.Path) -> list[str]:
+    """Replace what is sparse in `graph` by what is dense: initializers and Constant nodes.
+
+    The IR does not know sparse tensors. ONNX IR spec, "SparseTensorProto".
+
+    Args:
+        graph: Changed in place.
+        path: The file that it comes from, beside which external data lies.
+
+    Returns:
+        The names of the values that were sparse.
+
+    Raises:
+        ModelUnreadable: Indices lie outside the shape, or it would not fit into memory.
+    """
+    names = [sparse.values.name for sparse in graph.sparse_initializer]
+    graph.initializer.extend(_dense(sparse, path) for sparse in graph.sparse_initializer)
+    del graph.sparse_initializer[:]
+    return names + [node.output[0] for node in graph.node if densify_constant(node, path)]
+
+
+def densify_constant(node: onnx.NodeProto, path: pathlib.Path) -> bool:
+    """Give a Constant node with a sparse value a dense one. Returns whether it was one."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return False
+    for attribute in node.attribute:
+        if attribute.name == "sparse_value" and attribute.HasField("sparse_tensor"):
+            attribute.CopyFrom(onnx.helper.make_attribute("value", _dense(attribute.sparse_tensor, path)))
+            return True
+    return False
+
+
+def _dense(sparse: onnx.SparseTensorProto, path: pathlib.Path) -> onnx.TensorProto:
+    folder = str(path.absolute().parent)
+    values = onnx.numpy_helper.to_array(sparse.values, base_dir=folder)
+    indices = onnx.numpy_helper.to_array(sparse.indices, base_dir=folder)
+    shape, count = tuple(sparse.dims), math.prod(sparse.dims)
+    reason = None
+    if min(shape, default=0) < 0 or count * values.itemsize > LARGEST_BYTES:
+        reason = f"its shape {list(shape)} takes more than {LARGEST_BYTES >> 20} MiB"
+    elif (
+        values.ndim != 1
+        or indices.dtype != np.int64
+        or indices.shape not in (values.shape, (*values.shape, len(shape)))
+    ):
+        reason = f"{values.shape} values and {indices.shape} indices do not go together"
+    elif indices.size and (indices.min() < 0 or (indices >= (count if indices.ndim == 1 else np.array(shape))).any()):
+        reason = f"an index lies outside its shape {list(shape)}"
+    if reason is not None:
+        raise ModelUnreadable(
+            f"the sparse tensor {sparse.values.name!r} cannot be read: {reason}",
+            where=path,
+            hint="export or download the model again",
+        )
+    dense = np.zeros(shape, values.dtype)
+    if indices.ndim == 1:  # linear positions, or one row of coordinates for each value
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return onnx.numpy_helper.from_array(dense, sparse.values.name)
+
+
+def sparsify(path: pathlib.Path, names: set[str]) -> None:
+    """Write initializers as sparse ones, with linear indices, where that is smaller. ONNX IR, "SparseTensorProto"."""
+    proto = onnx.load(path, format="protobuf", load_external_data=False)
+    dense = []
+    for tensor in proto.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor) if tensor.name in names else None
+        places = None if array is None else np.flatnonzero(array)
+        if array is None or places is None or places.size * (places.itemsize + array.itemsize) >= array.nbytes:
+            dense.append(tensor)
+            continue
+        values = onnx.numpy_helper.from_array(array.reshape(-1)[places], tensor.name)
+        indices = onnx.numpy_helper.from_array(places.astype(np.int64), f"{tensor.name}_indices")
+        proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, array.shape))
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(dense)
+    path.write_bytes(proto.SerializeToString())

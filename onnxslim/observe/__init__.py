@@ -1,0 +1,1 @@
+"""Looks inside running models: statistics of values, streamed over samples."""

@@ -1,0 +1,270 @@
+"""Second moments of what contractions read: Gram matrices of the rows of their inputs, summed in double precision.
+
+`sums` streams them over samples; `grams` makes of them what least squares wants. Of a contraction with more columns
+than `WIDE` `grams` holds the rows themselves, fewer of them than there are columns: all that is asked of the moments
+can be had from the products of rows, at a fraction of the time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.analysis.linear_layer import Contraction
+from onnxslim.data import Samples
+from onnxslim.observe.observation import defaults, truncated
+from onnxslim.observe.products import sum_of_products, sum_of_rows
+from onnxslim.observe.rows import input_rows, place_count
+from onnxslim.runtime.session import Session
+
+PRODUCTS = 2e9
+"""Multiply-accumulates that one Gram matrix may take; it limits the places of a sample that rows are taken of."""
+RIDGE = 1e-2
+"""What is added to the diagonal, relative to its mean: rows are a sample of what the layer will see."""
+
+WIDE = 1200
+"""Contractions with more columns have their rows held."""
+FEW = 512
+"""How many rows are held of these."""
+BATCH = 16
+"""Samples in one run, where the model takes any number."""
+SINGLE = 1000
+"""With more unknowns, equations are solved in single precision; the ridge allows it."""
+
+Array = npt.NDArray[np.float64]
+Columns = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass
+class Sums:
+    """Sums over all rows x that one contraction reads."""
+
+    products: Array
+    """Of x x', shape [groups, columns, columns]."""
+    inputs: Array
+    """Of x, shape [groups, columns]."""
+    rows: int = 0
+
+    def add(self, rows: Rows) -> None:
+        """Add rows, shape [groups, rows, columns]."""
+        self.products += sum_of_products(rows, rows)
+        self.inputs += sum_of_rows(rows)
+        self.rows += rows.shape[1]
+
+    def moments(self) -> tuple[Sequence[Array | Thin], Array]:
+        """Return the moments about the mean, and the mean; the sums are lost."""
+        rows = max(self.rows, 1)
+        moment, mean = self.products, self.inputs / rows
+        moment /= rows
+        moment -= mean[:, :, None] * mean[:, None]
+        diagonal = np.einsum("gcc->gc", moment)
+        diagonal += _ridge(rows, moment.shape[1]) * diagonal.mean(axis=1, keepdims=True) + 1e-12
+        return list(moment), mean
+
+
+@dataclasses.dataclass
+class ContractionRows:
+    """The rows that one contraction reads."""
+
+    pieces: list[Rows] = dataclasses.field(default_factory=list)
+
+    def add(self, rows: Rows) -> None:
+        """Add rows, shape [groups, rows, columns]."""
+        self.pieces.append(rows)
+
+    def moments(self) -> tuple[Sequence[Array | Thin], Array]:
+        """Return the moments about the mean, and the mean."""
+        rows = np.concatenate(self.pieces, axis=1)
+        _, count, width = rows.shape
+        mean = rows.mean(axis=1, dtype=np.float64)
+        rows = (rows - mean[:, None].astype(np.float32)) / np.float32(math.sqrt(count))
+        ridges = _ridge(count, width) * np.square(rows, dtype=np.float64).sum(axis=(1, 2)) / width + 1e-12
+        return [Thin(each, float(ridge)) for each, ridge in zip(rows, ridges, strict=True)], mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Thin:
+    """Second moments as few rows: ``rows.T @ rows`` with a ridge on the diagonal."""
+
+    rows: Rows
+    """Shape [rows, columns]: about their mean, divided by the root of their number."""
+    ridge: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Gram:
+    """What a contraction reads, about its mean: a bias makes up for that."""
+
+    moment: Sequence[Array | Thin]
+    """For each group the mean of products of columns, shape [columns, columns], with a ridge on the diagonal."""
+    weight: Array
+    """Shape [groups, columns, outputs of a group]."""
+    mean: Array
+    """Shape [groups, columns]."""
+    channels: npt.NDArray[np.int64]
+    """For each column the channel of its group that it reads."""
+
+    @functools.cached_property
+    def energy(self) -> float:
+        """What the contraction makes of it, squared and summed over all outputs, but for the ridge."""
+        return sum(_energy(*each) for each in zip(self.moment, self.weight, strict=True))
+
+    def without(self, columns: Columns) -> Array:
+        """Return the weight that reads nothing of some columns, and comes as near to the outputs as it can.
+
+        Args:
+            columns: Which go, shape [groups, columns]; as many in each group.
+        """
+        fitted = np.zeros_like(self.weight)
+        for group, gone in enumerate(columns):
+            kept, weight = ~gone, self.weight[group]
+            fitted[group, kept] = weight[kept]
+            if kept.any() and gone.any():
+                fitted[group, kept] += _made_up(self.moment[group], kept, gone, weight[gone])
+        return fitted
+
+
+def _energy(moment: Array | Thin, weight: Array) -> float:
+    if isinstance(moment, Thin):
+        made = moment.rows @ weight.astype(np.float32)
+        return float(np.square(made, dtype=np.float64).sum() + moment.ridge * np.square(weight).sum())
+    return float(((moment @ weight) * weight).sum())
+
+
+def _made_up(moment: Array | Thin, kept: Columns, gone: Columns, weight: Array) -> Array:
+    """Return what the columns that are kept must read besides to make up for the weight of those that go."""
+    if isinstance(moment, Thin):
+        rows, missing = moment.rows[:, kept], moment.rows[:, gone] @ weight.astype(np.float32)
+        inner = rows @ rows.T + np.float32(moment.ridge) * np.eye(len(rows), dtype=np.float32)
+        return (rows.T @ np.linalg.solve(inner, missing)).astype(np.float64)
+    kind = np.float32 if kept.sum() > SINGLE else np.float64
+    inner, across = moment[np.ix_(kept, kept)].astype(kind), moment[np.ix_(kept, gone)] @ weight
+    return np.linalg.solve(inner, across.astype(kind)).astype(np.float64)
+
+
+def measurable(contraction: Contraction) -> bool:
+    """Whether `sums` and `grams` know the rows of a contraction."""
+    return contraction.regular and contraction.data.shape is not None
+
+
+def held(contraction: Contraction) -> int:
+    """Return how many bytes the moments of a contraction take."""
+    return (
+        contraction.groups * contraction.columns * (4 * FEW if contraction.columns > WIDE else 8 * contraction.columns)
+    )
+
+
+def grams(
+    model: ir.Model,
+    read: Sequence[Contraction],
+    samples: Samples,
+    count: int,
+    generator: np.random.Generator,
+    open_session: Callable[[ir.Model], Session],
+) -> Iterator[Gram]:
+    """Yield the Gram matrix of each contraction over all samples; see `sums`.
+
+    Raises:
+        RunError: The model does not run on the samples.
+    """
+    found = [ContractionRows() if each.columns > WIDE else _nothing(each) for each in read]
+    _add(found, read, _seen(model, read, samples, count, generator, open_session, None, BATCH))
+    for contraction, total in zip(read, found, strict=True):
+        moment, mean = total.moments()
+        each = contraction.columns // math.prod(contraction.kernel)
+        yield Gram(moment, contraction.blocks(), mean, np.arange(contraction.columns) % each)
+
+
+def sums(
+    model: ir.Model,
+    read: Sequence[Contraction],
+    samples: Samples,
+    count: int,
+    generator: np.random.Generator,
+    open_session: Callable[[ir.Model], Session],
+    places: int | None = None,
+    batch: int = BATCH,
+) -> list[Sums]:
+    """Return for each contraction the sums over what it reads of all samples.
+
+    Args:
+        model: Any model; it is not changed.
+        read: Contractions of its main graph, `measurable` ones.
+        samples: Read once.
+        count: How many samples these are.
+        generator: Chooses places of convolutions.
+        open_session: Opens a model on the target.
+        places: Of each sample, where a convolution is seen, at most, and products are seen at all of theirs; None: as
+            many as `PRODUCTS` allows.
+        batch: Samples in one run, where the model takes any number.
+
+    Raises:
+        RunError: The model does not run on the samples.
+    """
+    result = [_nothing(each) for each in read]
+    _add(result, read, _seen(model, read, samples, count, generator, open_session, places, batch))
+    return result
+
+
+def _seen(
+    model: ir.Model,
+    read: Sequence[Contraction],
+    samples: Samples,
+    count: int,
+    generator: np.random.Generator,
+    open_session: Callable[[ir.Model], Session],
+    places: int | None,
+    batch: int,
+) -> Iterator[tuple[int, Rows]]:
+    """Yield rows, each with the place in `read` of the contraction that reads them."""
+    made = {contraction.data for contraction in read if contraction.data.producer() is not None}
+    names = sorted(value.name or "" for value in made)
+    session = open_session(truncated(model, names)) if names else None
+    given = defaults(model)
+    for piece in samples.batches(batch):
+        values = {**given, **piece.feeds, **(session.run(piece.feeds) if session is not None else {})}
+        for at, contraction in enumerate(read):
+            data = values[contraction.data.name or ""]
+            available = place_count(contraction, data)
+            share = available
+            if places is None:
+                wide = contraction.columns > WIDE
+                most = FEW if wide else int(PRODUCTS / (contraction.groups * contraction.columns**2))
+                share = max(1, most // count if contraction.kernel else most * piece.count // count)
+            elif contraction.kernel:
+                share = places
+            chosen = np.arange(available)
+            if share < available:
+                chosen = np.sort(generator.choice(available, share, replace=False))
+            yield at, input_rows(contraction, data, chosen).astype(np.float32, copy=False)
+
+
+def _add(
+    found: Sequence[Sums | ContractionRows], read: Sequence[Contraction], pieces: Iterator[tuple[int, Rows]]
+) -> None:
+    """Add rows to what they belong to, in larger pieces: the product of few is as large a matrix as that of many."""
+    waiting: dict[int, list[Rows]] = {}
+    for at, rows in pieces:
+        held = waiting.setdefault(at, [])
+        held.append(rows)
+        if sum(each.shape[1] for each in held) > read[at].columns:
+            found[at].add(np.concatenate(waiting.pop(at), axis=1))
+    for at, held in waiting.items():
+        found[at].add(np.concatenate(held, axis=1))
+
+
+def _nothing(contraction: Contraction) -> Sums:
+    groups, columns = contraction.groups, contraction.columns
+    return Sums(np.zeros((groups, columns, columns)), np.zeros((groups, columns)))
+
+
+def _ridge(rows: int, columns: int) -> float:
+    # The fewer rows there are for each unknown, the less their moments say.
+    return RIDGE * max(1.0, columns / rows)

@@ -1,0 +1,139 @@
+"""Runs a model piece by piece on all samples, and holds just the values that the rest of it reads.
+
+Whoever looks at layer after layer, and changes each before the next runs, would otherwise run the model from its
+inputs once for every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.data import Samples
+from onnxslim.model.nesting import nested_graphs, nodes_within
+from onnxslim.observe.observation import defaults
+from onnxslim.runtime.session import Session
+
+Array = npt.NDArray[Any]
+
+
+def early_order(graph: ir.Graph) -> list[ir.Node]:
+    """Return the nodes of a graph, each as early as its inputs allow: a short branch before the end of a longer one."""
+    depth: dict[ir.Value, int] = {}
+    keyed: list[tuple[int, int, ir.Node]] = []
+    for at, node in enumerate(graph):
+        level = 1 + max((depth.get(value, 0) for value in _read(node)), default=0)
+        for value in node.outputs:
+            depth[value] = level
+        keyed.append((level, at, node))
+    return [node for _, _, node in sorted(keyed, key=lambda each: each[:2])]
+
+
+class Stream:
+    """The values of a model on all samples, at a place between two of its nodes that moves on.
+
+    Args:
+        model: Weights may change ahead of the place where the stream is, and nodes may be replaced by others that make
+            values of the same names.
+        samples: Read once, and held.
+        open_session: Opens a model on the target.
+        batch: Samples in one run, where the model takes any number.
+    """
+
+    def __init__(
+        self, model: ir.Model, samples: Samples, open_session: Callable[[ir.Model], Session], batch: int
+    ) -> None:
+        self._model = model
+        self._order = early_order(model.graph)
+        self._open = open_session
+        self._at = 0
+        batches = list(samples.batches(batch))
+        given = defaults(model)
+        self._held: list[dict[str, Array]] = [{**given, **each.feeds} for each in batches]
+        self.counts = [each.count for each in batches]
+        """How many samples there are in each batch."""
+        self._last: dict[str, int] = {}
+        for at, node in enumerate(self._order):
+            for value in _read(node):
+                self._last[value.name or ""] = at
+
+    @property
+    def order(self) -> Sequence[ir.Node]:
+        """The nodes in the order in which they run."""
+        return self._order
+
+    def __getitem__(self, name: str) -> list[Array]:
+        """Return a value that is held, batch by batch."""
+        return [held[name] for held in self._held]
+
+    def ahead(self, name: str) -> Iterator[Array]:
+        """Yield a value of the model batch by batch: as it is held, or computed of what is, without moving on.
+
+        Args:
+            name: A value that is held, or of which all that it is made of is.
+
+        Raises:
+            RunError: The model does not run on the samples.
+        """
+        if name in self._held[0]:
+            yield from self[name]
+            return
+        session, names = self._segment({name})
+        for held in self._held:
+            yield session.run({each: held[each] for each in names})[name]
+
+    def advance(self, place: int, keep: Collection[str] = ()) -> None:
+        """Run the nodes before `place`, and drop what nobody reads from there on.
+
+        Args:
+            place: A place in `order`; what lies behind stays behind.
+            keep: Names of values to hold as well, once they have been computed.
+
+        Raises:
+            RunError: The model does not run on the samples.
+        """
+        nodes = self._order[self._at : place]
+
+        def wanted(name: str) -> bool:
+            return self._last.get(name, -1) >= place or name in keep
+
+        made = {value.name for node in nodes for value in node.outputs if value.name and wanted(value.name)}
+        if made:
+            session, names = self._segment(made)
+            for held in self._held:
+                held.update(session.run({name: held[name] for name in names}))
+        if nodes:
+            self._at = place
+        for held in self._held:
+            for name in [name for name in held if not wanted(name)]:
+                del held[name]
+
+    def _segment(self, made: Collection[str]) -> tuple[Session, list[str]]:
+        """Return a session that computes `made` from what is held, and what it takes."""
+        graph = self._model.graph
+        held = self._held[0]
+        starts = [value for node in graph for value in node.outputs if value.name in held]
+        starts += [value for value in graph.inputs if value.name in held]
+        ends = [value for node in graph for value in node.outputs if value.name in made]
+        inner = ir.convenience.extract(graph, starts, ends)
+        read = {value for node in nodes_within(inner) for value in node.inputs if value is not None}
+        for value in [value for value in inner.inputs if value not in read]:
+            inner.inputs.remove(value)
+        for value in inner.inputs:
+            array = held[value.name or ""]
+            value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+            value.shape = ir.Shape([None] * array.ndim)
+        model = ir.Model(inner, ir_version=self._model.ir_version, functions=list(self._model.functions.values()))
+        return self._open(model), [value.name or "" for value in inner.inputs]
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    """Return the values that a node reads, and those that its nested graphs read."""
+    read = [value for value in node.inputs if value is not None]
+    for graph in nested_graphs(node):
+        read += [value for inner in nodes_within(graph) for value in inner.inputs if value is not None]
+        read += [value for value in graph.outputs if value is not None]
+    return read

@@ -1,0 +1,208 @@
+"""Fits the axis signatures to nodes: which row holds, how long each factor is, which axis of a weight is which."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from onnxslim.ops.einsum import EINSUM, einsum_row
+from onnxslim.ops.signatures import Operand, OpName, Signature, signatures
+
+Attribute = int | float | str | Sequence[int]
+FactorKey = tuple[str, int]
+"""(factor, place): the letter and, within an ellipsis, the place from the right; 0 for a factor that is one axis."""
+Dimensions = tuple[int | None, ...]
+"""A shape, None for each dimension that is symbolic."""
+ShapeOf = Callable[[ir.Value], Dimensions | None]
+"""Says the shape of a value; None where not even the rank is known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundSignature:
+    """A node and the row of the table that holds for it."""
+
+    node: ir.Node
+    signature: Signature
+    sizes: Mapping[FactorKey, int]
+    """The sizes that are known; a symbolic dimension has none."""
+
+    def operands(self) -> Iterator[tuple[Operand, ir.Value]]:
+        """Yield every declared operand that the node has, inputs first."""
+        for side, values in ((self.signature.inputs, self.node.inputs), (self.signature.outputs, self.node.outputs)):
+            for operand, value in zip(side, values, strict=False):
+                if value is not None and value.name:
+                    yield operand, value
+
+    def size(self, factor: str) -> int:
+        """Return how long `factor` is, an ellipsis as the product of its axes; symbolic dimensions count as 1."""
+        if factor.isdigit():
+            return int(factor)
+        return math.prod(size for (letter, _), size in self.sizes.items() if letter == factor)
+
+    def macs(self) -> int:
+        """Return the multiply-accumulates of one run; symbolic dimensions count as 1."""
+        return sum(math.prod(self.size(factor) for factor in term) for term in self.signature.macs)
+
+
+def op_of(node: ir.Node) -> OpName:
+    """Return (domain, op type), with ``ai.onnx`` as the empty domain."""
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+
+
+def dimensions(value: ir.Value) -> Dimensions | None:
+    """Return the shape of `value`, None for each symbolic dimension; None where not even the rank is known."""
+    shape: ir.ShapeProtocol | None = value.shape
+    if shape is None and value.const_value is not None:
+        shape = value.const_value.shape
+    return None if shape is None else tuple(_length(size) for size in shape)
+
+
+def _length(size: int | ir.SymbolicDimProtocol) -> int | None:
+    if isinstance(size, int):
+        return size if size >= 0 else None  # some exporters write -1 for what is not known
+    # Symbolic arithmetic may end in a number: a batch of N rows of 8, over N.
+    return int(size.value) if size.value is not None and size.value.isdecimal() else None
+
+
+def attribute(node: ir.Node, name: str) -> Attribute | None:
+    """Return an attribute of `node`, its default where ONNX declares one, None where there is neither."""
+    held = node.attributes.get(name)
+    if held is not None:
+        return held.value if isinstance(held.value, (int, float, str)) else tuple(held.value)
+    return _default(op_of(node), name)
+
+
+@functools.cache
+def _default(op: OpName, name: str) -> Attribute | None:
+    domain, op_type = op
+    if not onnx.defs.has(op_type, domain=domain):
+        return None
+    declared = onnx.defs.get_schema(op_type, domain=domain).attributes.get(name)
+    if declared is None or declared.default_value.type == onnx.AttributeProto.UNDEFINED:
+        return None
+    value = onnx.helper.get_attribute_value(declared.default_value)
+    if isinstance(value, bytes):
+        return value.decode()
+    return value if isinstance(value, (int, float, str)) else tuple(value)
+
+
+def bind(node: ir.Node, shape_of: ShapeOf = dimensions) -> BoundSignature | None:
+    """Return the first row of the table that holds for `node`, or None.
+
+    A row holds where the attributes have the values that it names, no operand is left over, and every rank fits.
+
+    Args:
+        node: The node.
+        look: Says the shapes of its values; by itself, what is written in the model.
+    """
+    for signature in signatures().get(op_of(node), ()):
+        if signature.kind == EINSUM:
+            row = einsum_row(signature.op, attribute(node, "equation"), len(node.inputs))
+            if row is not None and _holds(node, row, shape_of):
+                return BoundSignature(node, row, _sizes(node, row, shape_of))
+        elif signature.kind:
+            return BoundSignature(node, signature, {})
+        elif _holds(node, signature, shape_of):
+            return BoundSignature(node, signature, _sizes(node, signature, shape_of))
+    return None
+
+
+def _holds(node: ir.Node, signature: Signature, shape_of: ShapeOf) -> bool:
+    for name, wanted in signature.where:
+        got = attribute(node, name)
+        if name == "axis" and isinstance(got, int) and node.inputs and node.inputs[0] is not None:
+            # An axis may be counted from either end; rows count from the last.
+            shape = shape_of(node.inputs[0])
+            got = got - len(shape) if shape is not None and got >= 0 else got
+        # ONNX Runtime's own ops have no schema here; what such a node leaves out is 0.
+        if (got or 0) != wanted:
+            return False
+    for side, values in ((signature.inputs, node.inputs), (signature.outputs, node.outputs)):
+        for position, held in enumerate(values):
+            if held is None or (side is signature.outputs and not held.name):
+                continue
+            shape = shape_of(held)
+            if position >= len(side) or side[position].absent:
+                return False
+            if shape is not None and not side[position].fits(len(shape)):
+                return False
+    return True
+
+
+def _sizes(node: ir.Node, signature: Signature, shape_of: ShapeOf) -> dict[FactorKey, int]:
+    sizes: dict[FactorKey, int] = {}
+    products: list[tuple[tuple[FactorKey, ...], int]] = []
+    for name, factors in signature.binds:
+        value = attribute(node, name)
+        if isinstance(value, int) and value > 0:
+            if len(factors) == 1:
+                sizes[factors[0], 0] = value
+            else:
+                products.append((tuple((factor, 0) for factor in factors), value))
+    fitted = BoundSignature(node, signature, {})
+    for operand, held in fitted.operands():
+        shape = shape_of(held)
+        if shape is None or operand.ignored:
+            continue
+        for (dimension, place), size in zip(operand.axes(len(shape)), shape, strict=True):
+            if size is None:
+                continue
+            keys = tuple((factor, place) for factor in dimension.factors)
+            if len(keys) > 1:
+                products.append((keys, size))
+            elif operand.broadcasts:
+                sizes.setdefault(keys[0], size)
+            elif dimension.ellipsis:
+                sizes[keys[0]] = max(size, sizes.get(keys[0], 1))
+            else:
+                sizes[keys[0]] = size
+    before = -1
+    while before != len(sizes):
+        before = len(sizes)
+        for keys, size in products:
+            unknown = [key for key in keys if key not in sizes and not key[0].isdigit()]
+            known = math.prod(int(key[0]) if key[0].isdigit() else sizes[key] for key in keys if key not in unknown)
+            if len(unknown) == 1 and known and size % known == 0:
+                sizes[unknown[0]] = size // known
+    return sizes
+
+
+def output_channel_axis(node: ir.Node, input_index: int) -> int | None:
+    """Return which axis of an input reaches the output: the one that a per-channel scale of a weight belongs to.
+
+    Conv: 0. ConvTranspose of one group: 1. Gemm: 0 or 1, by transB. MatMul, right-hand side: the last.
+
+    Returns:
+        The axis, or None where there is none: the op has no signature that says so, or mixes what reaches the output
+        with what is summed over on one axis (ConvTranspose of several groups).
+    """
+    fitted = bind(node)
+    if fitted is None or fitted.signature.kind or input_index >= len(fitted.signature.inputs):
+        return None
+    value = node.inputs[input_index] if input_index < len(node.inputs) else None
+    shape = None if value is None else dimensions(value)
+    if shape is None:
+        return None
+    reaching = {
+        factor
+        for operand in fitted.signature.outputs
+        for dimension in operand.dimensions
+        for factor in dimension.factors
+        if not dimension.ellipsis
+    }
+    needed: set[str] = set()
+    found: dict[int, set[str]] = {}
+    for axis, (dimension, _) in enumerate(fitted.signature.inputs[input_index].axes(len(shape))):
+        long = {factor for factor in dimension.factors if len(dimension.factors) == 1 or fitted.size(factor) != 1}
+        if not long and reaching.issuperset(dimension.factors):  # one channel in one group: still the channels' axis
+            long = set(dimension.factors)
+        needed |= long & reaching
+        if long and long <= reaching:
+            found[axis] = long
+    whole = [axis for axis, factors in found.items() if factors == needed]
+    return whole[-1] if whole else None

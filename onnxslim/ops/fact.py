@@ -1,0 +1,161 @@
+"""What is known of one value, and what an inference rule sees of the node that it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import onnx_ir as ir
+
+from onnxslim.ops.symbols import Expression, Size, unknown_element, unknown_size
+
+Element = Size | float | None
+"""An element of a small tensor; None: not known. Floats with a whole value are ints, booleans 0 and 1."""
+
+MOST_ELEMENTS = 64
+"""Larger tensors are data, and compute no shapes."""
+
+
+class Unknowable(Exception):
+    """A rule cannot say anything: the rank of an input is not known, an attribute is a function's parameter."""
+
+
+class Fact(NamedTuple):
+    """What is known of a value."""
+
+    dtype: ir.DataType | None = None
+    """The element type of a tensor."""
+    shape: tuple[Size, ...] | None = None
+    elements: tuple[Element, ...] | None = None
+    """All elements, of a tensor of rank 0 or 1 with at most `MOST_ELEMENTS`."""
+    other: ir.TypeProtocol | None = None
+    """The type of what is no tensor."""
+
+
+NOTHING = Fact()
+ShapeRule = Callable[["NodeFacts"], "Fact | tuple[Fact, ...]"]
+"""Says what a node makes: a fact for each output, or one for the only one. Raises `Unknowable` where it cannot."""
+
+
+class NodeFacts:
+    """A node, and what is known of its inputs."""
+
+    __slots__ = ("facts", "node", "scope", "version")
+
+    def __init__(self, node: ir.Node, facts: Sequence[Fact | None], version: int, scope: str = "") -> None:
+        self.node = node
+        self.facts = facts
+        self.version = version
+        """Of the node's domain."""
+        self.scope = scope
+        """Stands before the names of values in unknown sizes: which call of a local function this is in."""
+
+    def fact(self, index: int) -> Fact:
+        """Return what is known of an input; `NOTHING` where it is missing."""
+        return (self.facts[index] or NOTHING) if index < len(self.facts) else NOTHING
+
+    def has(self, index: int) -> bool:
+        """Whether the node has this input."""
+        return index < len(self.facts) and self.facts[index] is not None
+
+    def shape(self, index: int = 0) -> tuple[Size, ...]:
+        """Return the shape of an input.
+
+        Raises:
+            Unknowable: Its rank is not known, or it is missing.
+        """
+        fact = self.facts[index] if index < len(self.facts) else None
+        if fact is None or fact.shape is None:
+            raise Unknowable
+        return fact.shape
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, or `default` where the node has none.
+
+        Raises:
+            Unknowable: It is a parameter of the local function that the node is in.
+        """
+        held = self.node.attributes.get(name)
+        if held is None:
+            return default
+        if held.is_ref():
+            raise Unknowable
+        return held.value
+
+    def elements(self, index: int) -> tuple[Element, ...] | None:
+        """Return the elements of a small input; integers that nothing is known of are unknown, but the same each time.
+
+        Returns:
+            None where the input is missing, large, or not even its length is known.
+        """
+        fact = self.fact(index)
+        if fact.elements is not None or fact.shape is None or len(fact.shape) > 1:
+            return fact.elements
+        length = fact.shape[0] if fact.shape else 1
+        value = self.node.inputs[index]
+        if not isinstance(length, int) or length > MOST_ELEMENTS or value is None or fact.dtype not in INTEGERS:
+            return None
+        return tuple(unknown_element(self.scope + (value.name or ""), place) for place in range(length))
+
+    def sizes(self, index: int) -> tuple[Size, ...]:
+        """Return the elements of an input that is a vector of integers.
+
+        Raises:
+            Unknowable: Not all of them can be named.
+        """
+        found = self.elements(index)
+        if found is None or not all(isinstance(each, (int, Expression)) for each in found):
+            raise Unknowable
+        return found  # type: ignore[return-value]  # checked one line up
+
+    def integers(self, name: str, index: int) -> tuple[int, ...] | None:
+        """Return integers that are an attribute in older operator sets and the input `index` in newer ones.
+
+        Returns:
+            None where there are none.
+
+        Raises:
+            Unknowable: They are computed when the model runs.
+        """
+        held = self.attribute(name)
+        if held is not None:
+            return (held,) if isinstance(held, int) else tuple(held)
+        if not self.has(index):
+            return None
+        found = self.fact(index).elements
+        if found is None or not all(isinstance(each, int) for each in found):
+            raise Unknowable
+        return found  # type: ignore[return-value]  # checked one line up
+
+    def unknown(self, axis: int, output: int = 0) -> Expression:
+        """Return the size of an axis of an output, of which nothing is known."""
+        return unknown_size(self.scope + (self.node.outputs[output].name or ""), axis)
+
+    def unknowns(self, rank: int, output: int = 0) -> tuple[Size, ...]:
+        """Return a shape of which only the rank is known."""
+        return tuple(self.unknown(axis, output) for axis in range(rank))
+
+
+INTEGERS = frozenset(
+    {
+        ir.DataType.INT64,
+        ir.DataType.INT32,
+        ir.DataType.INT16,
+        ir.DataType.INT8,
+        ir.DataType.UINT64,
+        ir.DataType.UINT32,
+        ir.DataType.UINT16,
+        ir.DataType.UINT8,
+    }
+)
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """Return an axis counted from the front.
+
+    Raises:
+        ValueError: There is no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise ValueError(f"there is no axis {axis} in {rank}")
+    return axis % rank

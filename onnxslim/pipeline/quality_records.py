@@ -1,0 +1,86 @@
+"""Quality as the report tells it: with a reason beside everything that is null."""
+
+from __future__ import annotations
+
+from onnxslim.diagnostic import Diagnostic
+from onnxslim.pipeline.records import FidelityFigures, OutputFigures, QualityFigures, SliceFigures, TaskFigure
+from onnxslim.quality.fidelity import Fidelity, OutputFidelity
+from onnxslim.quality.measure import Quality
+from onnxslim.runtime.statistics import Interval
+
+WEAK_DB = 15.0
+"""A slice of an output with more noise than this (18 % of the amplitude) is as good as lost."""
+HIDDEN_DB = 6.0
+"""So far below the whole output a slice has twice its relative noise: larger numbers beside it hide that."""
+NO_DECISIONS = "the metric counts no decisions"
+
+
+def fidelity_figures(measured: Quality) -> FidelityFigures:
+    """Return how close a model is as a whole; agreement is of the decisions that the metric knows of."""
+    return _fidelity_figures(measured.fidelity, measured.agreement, NO_DECISIONS)
+
+
+def quality_figures(measured: Quality) -> QualityFigures:
+    """Return what was measured of a model, in its task's terms."""
+    return QualityFigures(
+        metric=measured.metric.name,
+        chosen=measured.reason,
+        lost=measured.lost,
+        loss=measured.loss,
+        figures=tuple(
+            TaskFigure(figure.name, figure.before, figure.after, figure.change, figure.unit)
+            for figure in measured.figures
+        ),
+        outputs=tuple(output_figures(output) for output in measured.fidelity.outputs),
+    )
+
+
+def quality_diagnostics(measured: Quality, *, labelled: bool) -> tuple[Diagnostic, ...]:
+    """Return what the user should know about how a model was judged.
+
+    Args:
+        measured: The quality of the result.
+        labelled: The samples carry labels.
+    """
+    found = []
+    if not measured.fits:
+        message = "no task is recognised in the outputs: they are judged by the noise against their signal (SQNR)"
+        found.append(Diagnostic("no-metric", message, "name a metric, --metric NAME, or give --metric module:function"))
+    if labelled and not measured.labelled:
+        message = f"the labels are not used: the metric {measured.metric.name} reads none"
+        found.append(Diagnostic("labels-unread", message, "name one that does: --metric NAME, or module:function"))
+    for output in measured.fidelity.outputs:
+        for part in output.slices:
+            if part.sqnr_db is None or output.sqnr_db is None:
+                continue
+            weak, whole = part.sqnr_db.value, output.sqnr_db.value
+            if weak < WEAK_DB and weak < whole - HIDDEN_DB:
+                message = f"{part.name} within {output.name} follow at {weak:.1f} dB only, the whole at {whole:.1f} dB"
+                hint = "leave the ops that join quantities of different scale as they are: exclude= of the pass"
+                found.append(Diagnostic("weak-slice", message, hint))
+    return tuple(found)
+
+
+def output_figures(measured: OutputFidelity) -> OutputFigures:
+    """Return how close one output is, and each of its slices."""
+    return OutputFigures(
+        measured.name,
+        _fidelity_figures(measured, measured.agreement, "it holds no whole numbers"),
+        tuple(SliceFigures(part.name, part.sqnr_db, part.reason) for part in measured.slices),
+    )
+
+
+def _fidelity_figures(
+    measured: Fidelity | OutputFidelity, agreement: Interval | None, undecided: str
+) -> FidelityFigures:
+    reason = measured.reason or "it does not apply to these outputs"
+    return FidelityFigures(
+        agreement=agreement,
+        sqnr_db=measured.sqnr_db,
+        cosine=measured.cosine,
+        max_abs_error=measured.max_abs_error,
+        agreement_reason=None if agreement else undecided,
+        sqnr_reason=None if measured.sqnr_db else reason,
+        cosine_reason=None if measured.cosine else reason,
+        max_abs_error_reason=None if measured.max_abs_error is not None else reason,
+    )

@@ -1,0 +1,273 @@
+"""The report of one run as frozen dataclasses. Field names are the keys of the JSON contract, one to one.
+
+What could not be measured is None, and the field that says why stands beside it: its name is the key without the unit,
+and ``_reason``: ``energy_mj`` has ``energy_reason``. Building a record that breaks this, or that holds a number which
+JSON cannot (NaN, infinity), raises ValueError: both would be bugs in onnxslim. `docs/reference/report.md` lists them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from onnxslim.data import Subset
+from onnxslim.diagnostic import Diagnostic
+from onnxslim.pipeline.breakdown import Breakdown
+from onnxslim.pipeline.interface import LayerChange, Note
+from onnxslim.pipeline.reproduction import Reproduction
+from onnxslim.runtime.statistics import Interval
+from onnxslim.runtime.target import Target
+
+UNITS = ("_per_s", "_bytes", "_ms", "_mj", "_db")
+
+
+def reason_key(key: str) -> str:
+    """Return the name of the field that says why `key` is null: without its unit, so that it reads as English."""
+    unit = next((unit for unit in UNITS if key.endswith(unit)), "")
+    return key.removesuffix(unit) + "_reason"
+
+
+def _check(record: Any) -> None:
+    fields = {field.name for field in dataclasses.fields(record)}
+    for name in sorted(fields):
+        value = getattr(record, name)
+        if name.endswith("_reason"):
+            continue
+        if value is None and reason_key(name) in fields and not getattr(record, reason_key(name)):
+            raise ValueError(f"{type(record).__name__}.{name} is None and {reason_key(name)} does not say why")
+        numbers = (value.value, value.low, value.high) if isinstance(value, Interval) else (value,)
+        for number in numbers:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{type(record).__name__}.{name} is {number}: no number that JSON can hold")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFile:
+    """A model as a file."""
+
+    path: Annotated[str | None, "where it lies; null for a model that was handed over, or kept, in memory"]
+    sha256: Annotated[str | None, "hash of the file's bytes, external data not included"]
+    path_reason: str | None = None
+    sha256_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """The samples that calibrated and measured."""
+
+    source: Annotated[str, "where the samples come from; says so where part of them was set aside to measure with"]
+    samples: Annotated[int, "how many there are to measure with"]
+    labels: Annotated[bool, "whether they carry labels, so that accuracy can be measured"]
+    synthetic: Annotated[bool, "true: random numbers that fit the inputs; they say nothing about accuracy"]
+    subsets: Annotated[tuple[Subset, ...], "which parts of the samples were used, drawn by chance, and what for"] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Percentiles:
+    """Latency of one inference, warm, as in a process that holds only this model."""
+
+    p50: Annotated[float, "the median, in milliseconds"]
+    p95: Annotated[float, "95 % of the runs took at most this many milliseconds"]
+    p99: Annotated[float, "99 % of the runs took at most this many milliseconds"]
+    quantiles: Annotated[tuple[float, ...], "the 0th to the 100th percentile, in milliseconds: the distribution"] = ()
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What one model costs, and how good it is."""
+
+    size_bytes: Annotated[int, "the file, with external data"]
+    parameters: Annotated[int, "numbers in the weights"]
+    macs: Annotated[int, "multiply-accumulates of one inference, on the sample that latency is measured on"]
+    nodes: Annotated[int, "nodes in the graph, subgraphs included"]
+    latency_ms: Annotated[Percentiles | None, "time of one inference"]
+    load_ms: Annotated[float | None, "time that a fresh process takes to load the model"]
+    first_run_ms: Annotated[float | None, "time of the first inference after that, cold"]
+    throughput_per_s: Annotated[float | None, "samples a second"]
+    peak_memory_bytes: Annotated[int | None, "most memory that a process running the model held, above an empty one"]
+    energy_mj: Annotated[float | None, "energy of one inference, in millijoules"]
+    accuracy: Annotated[float | None, "the metric's first figure on the labelled samples: top-1, mAP"]
+    accuracy_interval: Annotated[tuple[float, float] | None, "low and high end of its 95 % interval"] = None
+    latency_reason: str | None = None
+    load_reason: str | None = None
+    first_run_reason: str | None = None
+    throughput_reason: str | None = None
+    peak_memory_reason: str | None = None
+    energy_reason: str | None = None
+    accuracy_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratios:
+    """Before divided by after: 2 is half the size, or twice as fast."""
+
+    size: Annotated[float, "file sizes"]
+    parameters: Annotated[float | None, "parameters"]
+    macs: Annotated[float | None, "multiply-accumulates"]
+    latency: Annotated[Interval | None, "median of paired blocks of runs, with its 95 % interval; above 1 is faster"]
+    parameters_reason: str | None = None
+    macs_reason: str | None = None
+    latency_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class FidelityFigures:
+    """How close the outputs are to those of the original."""
+
+    agreement: Annotated[Interval | None, "share of decisions that both models make alike, as the metric counts them"]
+    sqnr_db: Annotated[Interval | None, "signal to quantization noise, in decibels; null where nothing differs"]
+    cosine: Annotated[Interval | None, "cosine of the angle between the outputs; 1 is the same direction"]
+    max_abs_error: Annotated[float | None, "largest difference of any output value"]
+    agreement_reason: str | None = None
+    sqnr_reason: str | None = None
+    cosine_reason: str | None = None
+    max_abs_error_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFigure:
+    """One figure of the task: top-1, mean IoU, mAP. Without labels what the original gives is the truth."""
+
+    name: Annotated[str, "what it is"]
+    before: Annotated[Interval, "of the original, with its 95 % interval"]
+    after: Annotated[Interval, "of the result"]
+    change: Annotated[Interval, "after minus before, paired by samples"]
+    unit: Annotated[str, "% for shares, which are given as fractions; else the unit, empty where there is none"]
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceFigures:
+    """How close a part of an output is that holds a quantity of its own."""
+
+    name: Annotated[str, "what it holds: boxes, scores"]
+    sqnr_db: Annotated[Interval | None, "signal to noise of that part alone, in decibels"]
+    sqnr_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputFigures:
+    """How close one output is to that of the reference."""
+
+    name: Annotated[str, "of the output"]
+    fidelity: Annotated[FidelityFigures, "how close it is"]
+    slices: Annotated[tuple[SliceFigures, ...], "parts of it that hold quantities of different scale"] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityFigures:
+    """How good the result is at its task, in the task's own terms."""
+
+    metric: Annotated[str | None, "the metric that it was judged by"]
+    chosen: Annotated[str, "why this metric"]
+    lost: Annotated[str, "what the loss is a loss of; the truth are the labels, or without them the original"]
+    loss: Annotated[Interval | None, "fraction that was lost, with its 95 % interval; below 0: the result is better"]
+    figures: Annotated[tuple[TaskFigure, ...], "before and after, the most telling one first"] = ()
+    outputs: Annotated[tuple[OutputFigures, ...], "each output for itself"] = ()
+    metric_reason: str | None = None
+    loss_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What might be lost, and whether the result obeys."""
+
+    max_drop: Annotated[float | None, "how much may be lost in the metric's terms, as a fraction"]
+    met: Annotated[bool, "whether what was kept obeys; true where there is no budget"]
+    samples_needed: Annotated[int | None, "samples to measure with that would settle whether the budget holds"]
+    confidence: Annotated[float | None, "how sure it had to be that the budget holds"]
+    max_drop_reason: str | None = None
+    samples_needed_reason: str | None = None
+    confidence_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttemptRecord:
+    """One form of a pass that was tried."""
+
+    options: Annotated[Mapping[str, Any], "every option with its value, defaults included"]
+    strength: Annotated[float, "how strong it is: 1 is what was asked for, or, where that is open, the most there is"]
+    loss: Annotated[Interval | None, "what is lost against the original, as a fraction, with its 95 % interval"]
+    size: Annotated[float | None, "bytes of the weights of the original divided by those that are left"]
+    latency: Annotated[Interval | None, "speed relative to before the pass, with its 95 % interval"]
+    kept: Annotated[bool, "whether this is the form that was kept"]
+    reason: Annotated[str, "why it was kept, or not"]
+    seconds: Annotated[float, "how long the try took, without timing the model"]
+    loss_reason: str | None = None
+    size_reason: str | None = None
+    latency_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class PassRecord:
+    """What became of one pass."""
+
+    name: Annotated[str, "the word after -p"]
+    options: Annotated[Mapping[str, Any], "every option with its value, defaults included, as it was kept"]
+    kind: Annotated[str, "exact: outputs stay the same but for rounding; lossy: the budget decides"]
+    kept: Annotated[bool, "false: rolled back, or nothing to do"]
+    reason: Annotated[str, "why it was kept or rolled back"]
+    seconds: Annotated[float, "how long it took, checks included"]
+    nodes: Annotated[tuple[int, int], "nodes before and after it"]
+    changes: Annotated[tuple[Note, ...], "what it did and what it left alone: subject, action, reason"] = ()
+    layers: Annotated[tuple[LayerChange, ...], "layers that got narrower, or of a lower rank"] = ()
+    asked: Annotated[Mapping[str, Any], "the options that were asked for; a milder form may have been kept"] = (
+        dataclasses.field(default_factory=dict)
+    )
+    attempts: Annotated[tuple[AttemptRecord, ...], "of a lossy pass: the forms that were tried, in this order"] = ()
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One run: what went in, what came out, and the figures that compare them."""
+
+    onnxslim: Annotated[str, "version of onnxslim"]
+    seed: Annotated[int, "seed of the one random generator"]
+    input: Annotated[ModelFile, "the model that came in"]
+    output: Annotated[ModelFile, "the model that went out"]
+    target: Annotated[Target, "what the figures were measured on"]
+    data: Annotated[DataSource, "the samples"]
+    before: Annotated[Figures, "the original"]
+    after: Annotated[Figures, "the result"]
+    ratio: Annotated[Ratios, "before / after"]
+    fidelity: Annotated[FidelityFigures, "the result against the original"]
+    quality: Annotated[QualityFigures, "how good the result is at its task"]
+    budget: Annotated[Budget, "what might be lost"]
+    passes: Annotated[tuple[PassRecord, ...], "in the order in which they ran"]
+    diagnostics: Annotated[tuple[Diagnostic, ...], "warnings: what was found that the user should know"] = ()
+    reproduction: Annotated[Reproduction | None, "how to make it again"] = None
+    breakdown: Annotated[Breakdown | None, "layer by layer and op by op; only where it was asked for"] = None

@@ -1,0 +1,155 @@
+"""Runs a pass on a clone, and finds out which of its rewrites must be left out for the model to hold.
+
+A pass that promises equal outputs and asks the context's ledger before each rewrite is not rolled back as a whole: the
+rewrites are bisected to the first after which the outputs differ, or the model does not load; it is left out, and the
+rest is done again. Guilty sites are never shipped, and the report names them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.errors import OnnxslimError, RunError, ValuesNotFinite
+from onnxslim.observe.finite import first_not_finite
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.judge import Judge, MeasuredModel
+from onnxslim.pipeline.rewrite_gate import RewriteGate, RewriteSite
+
+MAX_SITES_PER_RULE = 2
+"""A rule that is guilty at this many sites is not used at all."""
+
+MOST_GUILTY = 24
+"""After so many sites were left out the whole pass is rolled back: more than single rules are wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A pass that ran on a clone."""
+
+    model: ir.Model | None
+    """None: it is no longer needed."""
+    change: Change
+    ledger: RewriteGate
+    candidate: MeasuredModel | None
+    """None: nothing was changed, or it does not load."""
+    failure: str | None
+    """Why it does not hold, or None."""
+    error: Exception | None = None
+    """What the pass raised."""
+    left_out: tuple[RewriteSite, ...] = ()
+    """Rewrites without which it holds."""
+
+    def why_not(self) -> str:
+        """Return why nothing was changed: what speaks about the model as a whole, else the first reason there is."""
+        notes = sorted(self.change.notes, key=lambda note: note.subject != "model")
+        reasons = [note.reason for note in notes if note.reason]
+        return f"nothing to do: {reasons[0]}" if reasons else "nothing to do"
+
+
+_Run = Callable[["int | None"], Attempt]
+"""Runs the pass anew, with no more rewrites than that."""
+
+
+def attempt(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> Attempt:
+    """Run a pass on a clone of `current`, without those of its rewrites that do not hold.
+
+    Raises:
+        OnnxslimError: The pass raised it.
+        Exception: The pass raised it, and not by a rewrite that could be left out.
+    """
+    opset = current.model.opset_imports.get("", step.oldest_opset)
+    if opset < step.oldest_opset:
+        why = f"opset {opset} is older than {step.oldest_opset}, from which on elementwise ops broadcast as in numpy"
+        change = Change(False, (Note("model", "left alone", why),))
+        return Attempt(current.model, change, RewriteGate(), None, None)
+    banned: dict[RewriteSite, str] = {}
+
+    def run(limit: int | None) -> Attempt:
+        # What a pass draws must not depend on how often it ran, nor on what those before it drew.
+        context.generator = np.random.default_rng([context.seed, *step.name.encode()])
+        context.ledger = RewriteGate(limit=limit, banned=banned)
+        return _run(step, current, judge, context)
+
+    tried = run(None)
+    while (
+        tried.failure is not None and step.judged_as is Kind.EXACT and tried.ledger.sites and len(banned) < MOST_GUILTY
+    ):
+        context.progress(f"{step.name}: looking for the wrong rewrite", len(banned), None)
+        guilty = _first_guilty(tried, run)
+        if guilty is None:
+            break
+        site, why = guilty
+        _ban(banned, site, why)
+        tried = run(None)
+    if tried.error is not None:
+        raise tried.error
+    if banned:
+        left_out = tuple(Note(str(site), "left out", why) for site, why in banned.items())
+        told = {note.subject for note in left_out}
+        notes = tuple(note for note in tried.change.notes if note.subject not in told)
+        change = dataclasses.replace(tried.change, notes=(*notes, *left_out))
+        tried = dataclasses.replace(tried, change=change, left_out=tuple(banned))
+    return tried
+
+
+def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> Attempt:
+    clone = current.model.clone()
+    clone.graph.meta.update(current.model.graph.meta)
+    ledger = context.ledger
+    try:
+        change = step.run(clone, context)
+    except ValuesNotFinite as error:
+        begins = first_not_finite(context.original, context.samples, context.open_session)
+        change = Change(False, (Note("model", "left alone", error.what if begins is None else str(begins)),))
+        return Attempt(clone, change, ledger, None, None)
+    except OnnxslimError:
+        raise
+    except Exception as error:
+        return Attempt(clone, Change(False), ledger, None, f"it raised {type(error).__name__}: {error}", error)
+    if not change.modified:
+        return Attempt(clone, change, ledger, None, None)
+    candidate = MeasuredModel(clone, lambda: judge.open_session(clone))
+    try:
+        if step.judged_as is Kind.EXACT:
+            difference = judge.difference(current, candidate)
+        else:
+            difference = None
+            candidate.open()
+    except RunError as error:
+        return Attempt(clone, change, ledger, None, f"the result does not run: {error.what}")
+    except Exception as error:  # onnx_ir raises what it likes where the graph is broken
+        return Attempt(clone, change, ledger, None, f"the result is no model: {type(error).__name__}: {error}")
+    failure = None if difference is None else f"the outputs changed: {difference}"
+    return Attempt(clone, change, ledger, candidate, failure)
+
+
+def _first_guilty(failed: Attempt, run: _Run) -> tuple[RewriteSite, str] | None:
+    """Return the first rewrite after which the model does not hold, and why; None if it does not hold without any."""
+    sites = failed.ledger.sites
+    if failed.error is not None:
+        return sites[-1], failed.failure or ""
+    low, high, why = 0, len(sites), failed.failure or ""  # with `low` rewrites it holds, with `high` it does not
+    if run(0).failure is not None:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = run(middle)
+        if tried.failure is None:
+            low = middle
+        else:
+            high, why = middle, tried.failure
+    return sites[high - 1], why
+
+
+def _ban(banned: dict[RewriteSite, str], site: RewriteSite, why: str) -> None:
+    alike = [each for each in banned if each.rule == site.rule]
+    if len(alike) + 1 < MAX_SITES_PER_RULE:
+        banned[site] = why
+        return
+    for each in alike:
+        del banned[each]
+    banned[RewriteSite(site.rule, None)] = f"{why} ({len(alike) + 1} sites)"

@@ -1,0 +1,143 @@
+"""Energy of one inference, from the counters of the processor (RAPL) or the GPU (NVML)."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Measured
+from onnxslim.runtime.target import Target
+
+POWERCAP = pathlib.Path("/sys/class/powercap")
+"""Where Linux shows the RAPL counters, of Intel's and AMD's processors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Counter:
+    """A counter of consumed energy."""
+
+    source: str
+    """What it counts, for people to read."""
+    read: Callable[[], float]
+    """Millijoules since some start."""
+    wraps_at: float | None = None
+    """Millijoules after which it starts at zero again."""
+
+
+def rapl_counters(folder: pathlib.Path = POWERCAP) -> tuple[Counter, ...] | str:
+    """Return a counter for each processor package, or the reason why there is none.
+
+    Source: Linux, Documentation/power/powercap/powercap.rst: ``energy_uj`` in microjoules, wrapping at
+    ``max_energy_range_uj``. Only packages count: their cores and memory are parts of them, the platform more than them.
+    """
+    if not folder.is_dir():
+        return "no RAPL counters here"
+    counters = []
+    for zone in sorted(folder.glob("intel-rapl:*")):
+        try:
+            name = (zone / "name").read_text().strip()
+            if ":" in zone.name.partition(":")[2] or not name.startswith("package"):
+                continue
+            file = zone / "energy_uj"
+            limit = int((zone / "max_energy_range_uj").read_text()) / 1e3
+            int(file.read_text())  # only root may read it on most systems
+        except PermissionError:
+            return f"the RAPL counters may not be read: {zone / 'energy_uj'} is for root alone"
+        except (OSError, ValueError) as error:
+            return f"the RAPL counters cannot be read: {error}"
+        counters.append(Counter(f"RAPL {name}", functools.partial(_read_microjoules, file), limit))
+    return tuple(counters) or "no RAPL counters here"
+
+
+def _read_microjoules(file: pathlib.Path) -> float:
+    return int(file.read_text()) / 1e3
+
+
+def nvml_counters(load: Callable[[str], Any] = ctypes.CDLL) -> tuple[Counter, ...] | str:
+    """Return the counter of the first GPU, or the reason why there is none.
+
+    Source: NVML API reference, nvmlDeviceGetTotalEnergyConsumption: millijoules since the driver was loaded (Volta and
+    newer).
+
+    Args:
+        load: Opens a shared library by name.
+    """
+    try:
+        nvml = load("libnvidia-ml.so.1")
+    except OSError:
+        return "no NVML here: libnvidia-ml.so.1 cannot be opened"
+    device = ctypes.c_void_p()
+    if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(0), ctypes.byref(device)):
+        return "NVML finds no device"
+
+    def read() -> float:
+        total = ctypes.c_ulonglong()
+        if nvml.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(total)):
+            raise OSError("this GPU does not count its energy")
+        return float(total.value)
+
+    try:
+        read()
+    except OSError as error:
+        return str(error)
+    return (Counter("NVML device 0", read),)
+
+
+def energy_source(target: Target) -> tuple[str | None, str | None]:
+    """Return what counts energy on `target`, or None and the reason why nothing does."""
+    counters = _counters(target)
+    return (None, counters) if isinstance(counters, str) else (", ".join(each.source for each in counters), None)
+
+
+def _counters(target: Target) -> tuple[Counter, ...] | str:
+    return nvml_counters() if target.provider == "cuda" else rapl_counters()
+
+
+def measure_energy(
+    session: Session,
+    feeds: Mapping[str, Any],
+    *,
+    seconds: float = 1.0,
+    counters: tuple[Counter, ...] | str | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Measured:
+    """Return the millijoules that one inference takes: all that the processor package or the GPU used meanwhile.
+
+    The counters tick about every millisecond (RAPL) to 100 ms (NVML), hence many runs. Whatever else runs counts too.
+
+    Args:
+        session: The model, on the target whose counters are read.
+        feeds: As for `Session.run`.
+        seconds: How long to run.
+        counters: What to read, or the reason why nothing can be; None: what the target has.
+        clock: Tells the time in seconds.
+
+    Raises:
+        RunError: The model does not run on `feeds`.
+    """
+    found = _counters(session.target) if counters is None else counters
+    if isinstance(found, str):
+        return Measured(None, found)
+    call = session.prepare(feeds)
+    call()
+    runs = 0
+    try:
+        start = [counter.read() for counter in found]
+        end = clock() + seconds
+        while runs == 0 or clock() < end:
+            call()
+            runs += 1
+        used = [counter.read() - first for counter, first in zip(found, start, strict=True)]
+    except OSError as error:
+        return Measured(None, f"the energy counters failed: {error}")
+    # a counter that wraps does so after minutes: at most once in the second that this takes
+    whole = [step + (counter.wraps_at or 0.0) if step < 0 else step for counter, step in zip(found, used, strict=True)]
+    if sum(whole) <= 0:
+        return Measured(None, "the energy counters stood still")
+    return Measured(sum(whole) / runs)

@@ -1,0 +1,91 @@
+"""Peak memory of running a model once, measured in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxslim.runtime.child import module_command
+from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Measured
+from onnxslim.runtime.target import Target
+
+TIMEOUT = 300.0
+"""Seconds that the process may take for loading and running the model once."""
+
+
+def peak_memory(
+    path: pathlib.Path,
+    feeds: Mapping[str, Any],
+    target: Target,
+    *,
+    timeout: float = TIMEOUT,
+    command: str = sys.executable,
+) -> Measured:
+    """Return the most resident memory, in bytes, that loading `path` and running it once takes.
+
+    A child process loads and runs it, another does all the same but for the model; the difference of their peaks is the
+    model's. Files that are mapped count as far as they are read. It is host memory, on CUDA too.
+
+    Args:
+        path: The model file.
+        feeds: As for `Session.run`.
+        target: Where it runs.
+        timeout: Seconds that each of the two processes may take.
+        command: The Python that runs the children.
+
+    Returns:
+        The difference, or the reason why there is none: a child failed or took too long, the platform does not tell.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
+        archive = pathlib.Path(folder) / "feeds.npz"
+        arrays = {name: _plain(np.asarray(array)) for name, array in feeds.items()}
+        np.savez(archive, *arrays.values())
+        request = {
+            "model": str(path),
+            "feeds": str(archive),
+            "names": list(arrays),
+            "target": [target.provider, target.device, target.instruction_set, target.threads],
+        }
+        loaded = _child(request, timeout, command)
+        baseline = _child({**request, "model": None}, timeout, command) if loaded.value is not None else loaded
+    if loaded.value is None or baseline.value is None:
+        return Measured(None, loaded.reason or baseline.reason)
+    return Measured(max(0.0, loaded.value - baseline.value))
+
+
+def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return strings in a type of fixed length, which needs no pickle; all else as it is."""
+    return array.astype(str) if array.dtype == object else array
+
+
+def _child(request: Mapping[str, object], timeout: float, command: str) -> Measured:
+    arguments = module_command("onnxslim.runtime.memory_child", python=command)
+    try:
+        done = subprocess.run(
+            arguments, input=json.dumps(request), capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Measured(None, f"the process that measures memory took longer than {timeout:g} s")
+    except OSError as error:
+        return Measured(None, f"the process that measures memory did not start: {error}")
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return Measured(None, f"the process that measures memory failed: {said[-1]}")
+    peak = json.loads(done.stdout)["peak"]
+    return Measured(float(peak)) if peak is not None else Measured(None, "this platform does not tell a process's peak")
+
+
+def run_once(request: Mapping[str, Any]) -> None:
+    """What the child does: read the feeds and, if there is a model, load it and run it once."""
+    with np.load(request["feeds"], allow_pickle=False) as arrays:
+        feeds = {name: arrays[f"arr_{index}"] for index, name in enumerate(request["names"])}
+    if request["model"] is not None:
+        Session.of(request["model"], Target(*request["target"])).run(feeds)

@@ -1,0 +1,385 @@
+"""Runs a model: one ONNX Runtime session, silent, on one target."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.errors import ProviderUnavailable, RunError
+from onnxslim.model.nesting import main_graphs
+from onnxslim.ort import onnxruntime
+from onnxslim.runtime.ort_values import ML_DTYPES, from_runtime, to_runtime
+from onnxslim.runtime.target import PROVIDERS, Target, detect_target
+
+IN_MEMORY_LIMIT = 500_000_000
+"""Bytes of weights up to which those that have to be written are written in memory, where they lie twice for a while.
+Protobuf ends at 2 GB in any case."""
+
+SMALLEST_APART = 1024
+"""Bytes from which on a weight is handed over beside the model, and not written into it."""
+APART = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8})
+"""Element types of such weights: numpy's own, and none that shapes are made of, which ONNX Runtime asks for early."""
+
+NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(?<= : )Load model from .*? failed:")
+"""What ONNX Runtime puts in front of its messages: an error code, and the path, which `where` tells."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(string)": np.dtype(object),
+    "tensor(bool)": np.dtype(np.bool_),
+    **{f"tensor({name})": np.dtype(name) for name in ("int8", "int16", "int32", "int64")},
+    **{f"tensor(u{name})": np.dtype(f"u{name}") for name in ("int8", "int16", "int32", "int64")},
+    **{name: dtype for name, (dtype, _) in ML_DTYPES.items()},
+}
+"""ONNX Runtime's names of types, and the numpy type of the arrays that it takes and gives. Strings are objects."""
+
+
+class Threading(enum.Enum):
+    """The threads within one operator: whose they are, and what they do between two runs."""
+
+    SLEEPING = "sleeping"
+    """The session's own; they sleep as soon as a run ends, and leave the cores to others."""
+    SPINNING = "spinning"
+    """The session's own; they spin for some hundredths of a second and are fast to start again: what users have."""
+    SHARED = "shared"
+    """Those of the process (``onnxruntime.set_global_thread_pool_sizes``), which spin, too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """What a session expects of an input, or promises of an output."""
+
+    name: str
+    dtype: np.dtype[Any] | None
+    """None: not a tensor (a sequence, a map), or of a type that numpy does not have."""
+    shape: tuple[int | str | None, ...]
+    """A number, the name of a symbolic dimension, or None where nothing is known about it."""
+
+    @classmethod
+    def of(cls, argument: Any) -> TensorSpec:
+        """Read an ONNX Runtime ``NodeArg``."""
+        shape = argument.shape or ()
+        dimensions = tuple(size if isinstance(size, int) and size >= 0 else _symbol(size) for size in shape)
+        return cls(argument.name, DTYPES.get(argument.type), dimensions)
+
+
+def _symbol(size: object) -> str | None:
+    return size if isinstance(size, str) and size not in ("", "?") else None
+
+
+class Session:
+    """A loaded model, ready to run. Made by `Session.of`."""
+
+    def __init__(self, runtime: onnxruntime.InferenceSession, target: Target) -> None:
+        self._runtime = runtime
+        self._device = "cuda" if target.provider == "cuda" else "cpu"
+        self.target = target
+        self.inputs = tuple(TensorSpec.of(argument) for argument in runtime.get_inputs())
+        self.outputs = tuple(TensorSpec.of(argument) for argument in runtime.get_outputs())
+        defaults = runtime.get_overridable_initializers()
+        self._kinds = {each.name: each.type for each in (*runtime.get_inputs(), *runtime.get_outputs(), *defaults)}
+        self._defaults = frozenset(argument.name for argument in defaults)
+
+    @classmethod
+    def of(
+        cls,
+        model: ir.Model | str | pathlib.Path,
+        target: Target | None = None,
+        *,
+        optimize: bool = True,
+        pack: bool = True,
+        profile: pathlib.Path | None = None,
+        threading: Threading = Threading.SLEEPING,
+        weights_folder: str | None = None,
+    ) -> Session:
+        """Open `model` on `target`.
+
+        Args:
+            model: A path, or a model in memory. It is not changed, and its weights stay on disk where they are there.
+                Large weights in memory are handed over as they are; over 500 MB of others go through a folder.
+            target: Where to run; None: what `detect_target` finds.
+            optimize: Let ONNX Runtime rewrite the graph; False keeps every node (and TF32 off), for values that count.
+            pack: Let it pack weights and change layouts, as it does for users. False opens faster, and copies no
+                weights that lie in files of their own: for models that are run a few times, to look at what they give.
+            profile: What the names of the files begin with that tell how long each node takes (`end_profile`).
+            threading: Whose threads work, and what they do between runs; for what is timed.
+            weights_folder: Where the external weights of a file lie, if not beside it (see `write_model`).
+
+        Raises:
+            RunError: ONNX Runtime refuses the model.
+            ProviderUnavailable: The target's execution provider did not start.
+        """
+        target = target or detect_target()
+        way = SessionConfig(optimize, pack, profile, threading, weights_folder)
+        if not isinstance(model, ir.Model):
+            source = str(model) if weights_folder is None else pathlib.Path(model).read_bytes()
+            return cls(_open(source, target, way, where=str(model)), target)
+        where = model.graph.name
+        weights = _weights(model)
+        folders = _folders(weights)
+        apart = {id(value.const_value) for value in model.graph.initializers.values() if _goes_apart(value)}
+        copied = [t for t in weights if id(t) not in apart and not isinstance(t, ir.ExternalTensor)]
+        held = sum(tensor.nbytes for tensor in copied)
+        if len(folders) <= 1 and held <= IN_MEMORY_LIMIT:
+            way = dataclasses.replace(way, folder=next(iter(folders), None))
+            written, weights_apart = external_weights(model)
+            return cls(_open(written, target, way, where, weights_apart), target)
+        # ONNX Runtime has read or mapped the weights when it returns: on POSIX the files may go then
+        with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
+            path = pathlib.Path(folder) / "model.onnx"
+            ir.save(model, path, external_data="model.onnx.data")
+            return cls(_open(str(path), target, way, where), target)
+
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run once and return the outputs by name.
+
+        Tensors come back as arrays; sequences and maps (as tree ensembles give) as lists and dicts. On CUDA the inputs
+        and outputs are bound to the device, and the outputs copied back.
+
+        Args:
+            feeds: An array for every input of the session; those with defaults may be left out.
+            outputs: Which outputs to compute; None: all.
+
+        Raises:
+            RunError: An input or output is missing or unknown, or ONNX Runtime failed.
+        """
+        names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
+        self._check(feeds, names)
+        exchanges = self._exchanges(feeds, names)
+        if self._device != "cpu" and not exchanges and self._can_bind(feeds, names):
+            return self._run_bound(feeds, names, self._device)
+        try:
+            if exchanges:
+                results = self._runtime.run_with_ort_values(names, self._exchanged(feeds))
+                return {name: from_runtime(value) for name, value in zip(names, results, strict=True)}
+            return dict(zip(names, self._runtime.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise run_error(error) from error
+
+    def prepare(self, feeds: Mapping[str, Any]) -> Callable[[], None]:
+        """Return a call that runs the model on `feeds` and drops the outputs, for measurements.
+
+        On CUDA the inputs are copied to the device once, here; the outputs stay there, and the call returns when the
+        device is done.
+
+        Raises:
+            RunError: As `run` does.
+        """
+        names = [spec.name for spec in self.outputs]
+        self._check(feeds, names)
+        if self._exchanges(feeds, names):
+            values = self._exchanged(feeds)
+            return _raising_run_error(lambda: self._runtime.run_with_ort_values(names, values))
+        if self._device != "cpu" and self._can_bind(feeds, names):
+            binding = self._bind(feeds, names, self._device)
+
+            def bound() -> None:
+                self._runtime.run_with_iobinding(binding)
+                binding.synchronize_outputs()
+
+            return _raising_run_error(bound)
+        arrays = dict(feeds)
+        return _raising_run_error(lambda: self._runtime.run(names, arrays))
+
+    def end_profile(self) -> pathlib.Path:
+        """Stop telling how long each node takes, and return the file that tells (Chrome's trace format, in JSON)."""
+        return pathlib.Path(self._runtime.end_profiling())
+
+    def _check(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> None:
+        known = {spec.name for spec in self.inputs}
+        for name in feeds:
+            if name not in known and name not in self._defaults:
+                raise RunError(f"the model has no input {name!r}", hint=f"its inputs are: {', '.join(sorted(known))}")
+        missing = sorted(known - set(feeds))
+        if missing:
+            raise RunError(f"nothing was given for the input {missing[0]!r}", hint=f"missing are: {', '.join(missing)}")
+        made = {spec.name for spec in self.outputs}
+        for name in outputs:
+            if name not in made:
+                raise RunError(
+                    f"the model has no output {name!r}", hint="check the names of its outputs with: onnxslim inspect"
+                )
+
+    def _exchanges(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> bool:
+        """Whether arrays of types that numpy lacks go in or come out."""
+        return any(self._kinds.get(name) in ML_DTYPES for name in (*feeds, *outputs))
+
+    def _exchanged(self, feeds: Mapping[str, Any]) -> dict[str, onnxruntime.OrtValue]:
+        return {name: to_runtime(np.asarray(array), self._kinds.get(name, "")) for name, array in feeds.items()}
+
+    def _can_bind(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> bool:
+        """Only tensors of numbers have a place on a device."""
+        numeric = {spec.name for spec in self.outputs if spec.dtype is not None and spec.dtype != object}
+        return all(np.asarray(array).dtype.kind in "fiub" for array in feeds.values()) and set(outputs) <= numeric
+
+    def _bind(self, feeds: Mapping[str, Any], outputs: Sequence[str], device: str) -> Any:
+        try:
+            binding = self._runtime.io_binding()
+            for name, array in feeds.items():
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
+                binding.bind_ortvalue_input(name, value)
+            for name in outputs:
+                binding.bind_output(name, device, 0)
+            binding.synchronize_inputs()
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise run_error(error) from error
+        return binding
+
+    def _run_bound(self, feeds: Mapping[str, Any], outputs: Sequence[str], device: str) -> dict[str, Any]:
+        binding = self._bind(feeds, outputs, device)
+        try:
+            self._runtime.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            return {name: value.numpy() for name, value in zip(outputs, binding.get_outputs(), strict=True)}
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise run_error(error) from error
+
+
+def run_error(error: Exception, where: str | None = None) -> RunError:
+    """Return ONNX Runtime's `error` as one of ours: the first line of its message, without code and path in front."""
+    message = str(error).strip() or type(error).__name__
+    first = NOISE.sub("", message.splitlines()[0]).strip()
+    return RunError(f"ONNX Runtime says: {first}", where=where)
+
+
+def _raising_run_error(call: Callable[[], Any]) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise run_error(error) from error
+
+    return run
+
+
+def write_model(model: ir.Model, folder: pathlib.Path) -> tuple[pathlib.Path, str | None]:
+    """Write a model in memory to a file of `folder`, for another process to open.
+
+    Weights that lie on disk stay there, where they lie in one folder; what is in memory is written beside or within.
+
+    Returns:
+        The path, and the folder of the weights that were not written (None: none), as `Session.of` takes them.
+    """
+    path = folder / "model.onnx"
+    weights = _weights(model)
+    folders = _folders(weights)
+    if (
+        len(folders) <= 1
+        and sum(each.nbytes for each in weights if not isinstance(each, ir.ExternalTensor)) <= IN_MEMORY_LIMIT
+    ):
+        path.write_bytes(ir.to_proto(model).SerializeToString())
+        return path, next(iter(folders), None)
+    ir.save(model, path, external_data="model.onnx.data")
+    return path, None
+
+
+def _folders(weights: Sequence[ir.TensorProtocol]) -> set[str]:
+    """Return the folders in which weights lie that are not in memory."""
+    return {os.path.abspath(tensor.base_dir) for tensor in weights if isinstance(tensor, ir.ExternalTensor)}
+
+
+def _weights(model: ir.Model) -> list[ir.TensorProtocol]:
+    values = (value for graph in main_graphs(model) for value in graph.initializers.values())
+    return [value.const_value for value in values if value.const_value is not None]
+
+
+def _goes_apart(value: ir.Value) -> bool:
+    """Whether an initializer of the main graph is handed over beside the model."""
+    tensor = value.const_value
+    return (
+        tensor is not None
+        and not isinstance(tensor, ir.ExternalTensor)
+        and not value.is_graph_input()
+        and bool(value.uses() or value.is_graph_output())  # it drops the others, and misses them then
+        and tensor.dtype in APART
+        and tensor.nbytes >= SMALLEST_APART
+    )
+
+
+def external_weights(model: ir.Model) -> tuple[bytes, dict[str, onnxruntime.OrtValue]]:
+    """Return the model as it is written, with empty places for its large weights, and these by name.
+
+    To write weights and to read them takes longer than all the rest. ONNX Runtime copies what it is handed
+    (``AddExternalInitializers`` of its C API), so nothing here need outlive the call.
+    """
+    copy = model.clone()
+    weights: dict[str, onnxruntime.OrtValue] = {}
+    for name, value in copy.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or not _goes_apart(value):
+            continue
+        weights[name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+        shape = ir.Shape(tensor.shape.numpy())
+        value.const_value = ir.ExternalTensor("apart", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+    return ir.to_proto(copy).SerializeToString(), weights
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionConfig:
+    """How a model is opened; see `Session.of`."""
+
+    optimize: bool
+    pack: bool
+    profile: pathlib.Path | None
+    threading: Threading
+    folder: str | None = None
+    """Where the weights lie that a model in memory only points at."""
+
+    def options(self, target: Target) -> onnxruntime.SessionOptions:
+        """Return the options of a session on `target`."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong reaches us as an exception; stderr belongs to the user
+        if self.threading is not Threading.SHARED:  # it warns that they are ignored
+            options.intra_op_num_threads = target.threads
+            options.inter_op_num_threads = 1
+        if self.threading is Threading.SLEEPING:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.use_per_session_threads = self.threading is not Threading.SHARED
+        if self.folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", self.folder)
+        if self.profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self.profile)
+        if not self.pack:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if not self.optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
+
+
+def _open(
+    source: str | bytes,
+    target: Target,
+    way: SessionConfig,
+    where: str | None,
+    weights: Mapping[str, onnxruntime.OrtValue] | None = None,
+) -> onnxruntime.InferenceSession:
+    options = way.options(target)
+    if weights:
+        options.add_external_initializers(list(weights), list(weights.values()))
+    providers: list[Any] = [PROVIDERS["cpu"]]
+    if target.provider == "cuda":
+        if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+            raise ProviderUnavailable(
+                "the installed ONNX Runtime was built without CUDA", where=where, hint="use --provider cpu"
+            )
+        providers.insert(0, (PROVIDERS["cuda"], {"device_id": "0", "use_tf32": "1" if way.optimize else "0"}))
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise run_error(error, where) from error
+    if target.provider == "cuda" and PROVIDERS["cuda"] not in session.get_providers():
+        raise ProviderUnavailable("CUDA did not start", where=where, hint="check the driver, or use --provider cpu")
+    return session

@@ -1,0 +1,208 @@
+"""Where a model will run: execution provider, device, instruction set, threads."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Iterable
+
+from onnxslim.errors import BadOptionValue, ProviderUnavailable
+from onnxslim.ort import onnxruntime
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""Our name of an execution provider, and ONNX Runtime's."""
+
+MOST_THREADS = 1024
+"""ONNX Runtime starts as many as it is told to, or dies of it."""
+
+INSTRUCTION_SETS: tuple[tuple[str, frozenset[str]], ...] = (
+    ("amx", frozenset({"amx_int8"})),
+    ("avx512_vnni", frozenset({"avx512_vnni", "avx512vnni"})),
+    ("avx_vnni", frozenset({"avx_vnni"})),
+    ("avx512", frozenset({"avx512f"})),
+    ("avx2", frozenset({"avx2"})),
+    ("sse4", frozenset({"sse4_1", "sse4.1"})),
+    ("neon_dot", frozenset({"asimddp", "feat_dotprod"})),
+    ("neon", frozenset({"asimd", "neon", "advsimd", "adv_simd"})),
+)
+"""Instruction sets, the best first, and the flags that show them (Linux's names, then those of macOS)."""
+
+MACHINES = {"x86_64": "sse2", "amd64": "sse2", "i686": "sse2", "aarch64": "neon", "arm64": "neon"}
+"""What a machine certainly has, where it does not tell more."""
+
+SATURATING = frozenset({"sse2", "sse4", "avx2", "avx512"})
+"""Where products of uint8 and int8 are added in pairs as int16, and saturate there (VPMADDUBSW and its kin).
+
+VNNI, AMX and Arm's SDOT/UDOT add into int32 at once; plain NEON widens its products before it adds. Source: ONNX
+Runtime, "Quantize ONNX models", When and why do I need to try U8U8: x86-64 without VNNI saturates, Arm does not.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where a model will run."""
+
+    provider: str
+    """``cpu`` or ``cuda``."""
+    device: str
+    """The name of the processor or GPU, for people to read."""
+    instruction_set: str
+    """The best instruction set of the processor: out of `INSTRUCTION_SETS` or `MACHINES`, or the machine's name."""
+    threads: int
+    """Threads that work within one operator."""
+
+    @property
+    def int8_saturates(self) -> bool:
+        """Whether sums of two uint8 x int8 products saturate, so that weights must leave a bit free."""
+        return self.provider == "cpu" and self.instruction_set in SATURATING
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """What the operating system tells about the processor."""
+
+    name: str
+    flags: frozenset[str]
+    cores: int | None = None
+    """Physical cores, where the system tells."""
+
+
+def best_instruction_set(flags: Iterable[str], machine: str = "") -> str:
+    """Return the best instruction set that `flags` show; without any, what every `machine` of this kind has."""
+    shown = {flag.lower() for flag in flags}
+    for name, signs in INSTRUCTION_SETS:
+        if signs & shown:
+            return name
+    return MACHINES.get(machine.lower(), machine.lower() or "unknown")
+
+
+def read_cpuinfo(text: str) -> Processor:
+    """Read Linux's ``/proc/cpuinfo`` (x86: ``flags``, ``model name``; Arm: ``Features``, often no name)."""
+    name, flags = "", frozenset[str]()
+    cores: set[tuple[str, str]] = set()
+    package = "0"
+    for line in text.splitlines():
+        key, _, entry = (part.strip() for part in line.partition(":"))
+        match key.lower():
+            case "model name":
+                name = name or entry
+            case "flags" | "features":
+                flags = flags or frozenset(entry.lower().split())
+            case "physical id":
+                package = entry
+            case "core id":
+                cores.add((package, entry))
+    return Processor(name, flags, len(cores) or None)
+
+
+def read_sysctl(text: str) -> Processor:
+    """Read the output of macOS's ``sysctl -a``, of which only ``hw`` and ``machdep.cpu`` matter here."""
+    name, flags, cores = "", set[str](), None
+    for line in text.splitlines():
+        key, _, entry = (part.strip() for part in line.partition(":"))
+        if key == "machdep.cpu.brand_string":
+            name = entry
+        elif key in ("machdep.cpu.features", "machdep.cpu.leaf7_features"):
+            flags |= set(entry.lower().split())
+        elif key == "hw.physicalcpu":
+            cores = int(entry)
+        elif key.startswith("hw.optional.") and entry == "1":
+            flags.add(key.rpartition(".")[2].lower())
+    return Processor(name, frozenset(flags), cores)
+
+
+@functools.cache
+def processor() -> Processor:
+    """Ask the operating system about the processor; what it does not tell is left empty."""
+    try:
+        if platform.system() == "Linux":
+            return read_cpuinfo(pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+        if platform.system() == "Darwin":
+            answer = subprocess.run(["sysctl", "-a"], capture_output=True, text=True, timeout=10, check=False)
+            return read_sysctl(answer.stdout)
+    except (OSError, subprocess.SubprocessError):
+        pass  # a system that keeps it to itself: the machine's name has to do
+    return Processor(platform.processor(), frozenset())
+
+
+def usable_cores() -> int:
+    """Return how many physical cores this process may use, at least 1.
+
+    Two hardware threads of one core share its multipliers, so that the second slows matrix products down. ONNX Runtime
+    counts physical cores too, but does not see that a process was confined to some of them.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, processor().cores or allowed))
+
+
+@functools.cache
+def cuda_device() -> str | None:
+    """Return the name of the first CUDA device that ONNX Runtime can use, or None where there is none.
+
+    That ONNX Runtime was built for CUDA does not mean that there is a driver and a device: a session of one node tells.
+    """
+    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        return None
+    import onnx.parser  # here: only machines with CUDA need it
+
+    text = '<ir_version: 8, opset_import: ["": 17]> probe (float[1] x) => (float[1] y) { y = Relu (x) }'
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(
+            onnx.parser.parse_model(text).SerializeToString(), options, providers=[PROVIDERS["cuda"]]
+        )
+    except Exception:  # ONNX Runtime's exceptions have no common base; whichever it is, there is no usable device
+        return None
+    if PROVIDERS["cuda"] not in session.get_providers():
+        return None
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return "CUDA device 0"
+    return answer.stdout.strip() or "CUDA device 0"
+
+
+def detect_target(provider: str = "auto", threads: int | None = None) -> Target:
+    """Return what this machine offers.
+
+    Args:
+        provider: ``cpu``, ``cuda``, or ``auto``: CUDA where it is, else the CPU.
+        threads: Threads within one operator; None: one for each physical core that this process may use.
+
+    Raises:
+        BadOptionValue: There is no such provider, or `threads` is not positive.
+        ProviderUnavailable: CUDA was asked for and is not here.
+    """
+    if provider not in ("auto", *PROVIDERS):
+        raise BadOptionValue(
+            f"there is no execution provider {provider!r}",
+            where="--provider",
+            hint="the providers are: auto, cpu, cuda",
+        )
+    if threads is not None and threads < 1:
+        raise BadOptionValue(f"{threads} threads cannot run anything", where="--threads", hint="give 1 or more")
+    if threads is not None and threads > MOST_THREADS:
+        raise BadOptionValue(f"{threads:,} threads are more than any machine has", where="--threads", hint="give less")
+    found = processor()
+    instruction_set = best_instruction_set(found.flags, platform.machine())
+    count = threads or usable_cores()
+    gpu = cuda_device() if provider != "cpu" else None
+    if gpu is not None:
+        return Target("cuda", gpu, instruction_set, count)
+    if provider == "cuda":
+        built = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+        raise ProviderUnavailable(
+            "CUDA was asked for, and "
+            + ("no CUDA device can be used here" if built else "the installed ONNX Runtime was built without it"),
+            where="--provider cuda",
+            hint="check the driver with nvidia-smi, or use --provider cpu"
+            if built
+            else "install onnxruntime-gpu in place of onnxruntime, or use --provider cpu",
+        )
+    return Target("cpu", found.name or platform.processor() or platform.machine(), instruction_set, count)

@@ -1,0 +1,144 @@
+"""How much each direction of what a layer gives matters where it is compared with another value: queries with keys.
+
+Where y is rearranged into heads and multiplied by another computed value B, the error of the products is B'e for each
+head, and its energy e'Me with M = E[BB'], one block for each head. Where a softmax follows, what all keys have in
+common does not matter: B is taken about its mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.model.constants import constant
+from onnxslim.ops.binding import attribute, bind, op_of
+from onnxslim.runtime.session import Session
+
+from .layer import WeightLayer
+
+Array = npt.NDArray[np.float64]
+
+COMPARES = ("", "MatMul")
+"""What multiplies two computed values, and sums over the last axis of the left one."""
+SCALES = frozenset({("", "Add"), ("", "Mul"), ("", "Div")})
+"""What may be done to a layer's output with constants on the way."""
+MOVES = frozenset({"transpose", "reshape", "flatten"})
+"""The kinds of signatures that rearrange elements."""
+NORMALISES = ("", "Softmax")
+"""What does not see a constant that is added along its axis."""
+LONGEST = 8
+"""Nodes between a layer and the product, at most."""
+
+
+@dataclasses.dataclass
+class AttentionProduct:
+    """A product of what a layer gives and another value."""
+
+    path: ir.Model
+    """Makes of what the layer gives the factor of the product."""
+    other: str
+    """The other factor."""
+    left: bool
+    """The layer makes the left factor."""
+    centred: bool
+    """A softmax over the other factor's places follows."""
+    axis: int
+    """Which axis of the layer's output holds its channels."""
+    _session: Session | None = None
+
+    def moment(self, result: npt.NDArray[Any], other: npt.NDArray[Any], open_session: Callable[..., Session]) -> Array:
+        """Return the sum over places of M, shape [outputs, outputs].
+
+        Args:
+            result: What the layer gave.
+            other: The other factor.
+            open_session: Opens a model on the target.
+
+        Raises:
+            RunError: What lies between does not run.
+        """
+        channels, scales = self._channels(result[:1].shape, open_session)
+        factors = (other if self.left else np.swapaxes(other, -1, -2)).astype(np.float64)  # [..., k, places]
+        if self.left and self.centred:
+            factors = factors - factors.mean(axis=-1, keepdims=True)
+        total = np.zeros((result.shape[self.axis],) * 2)
+        if factors.shape[1:-1] != channels.shape or not scales.all():
+            return np.eye(len(total))  # heads share what they are compared with, or some are multiplied by nothing
+        if len(np.unique(channels)) != channels.size:
+            return np.eye(len(total))  # what is summed over is not the channels: values, and the weights of places
+        for head in np.ndindex(channels.shape[:-1]):
+            part = factors[(slice(None), *head)] * scales[head][:, None]
+            total[np.ix_(channels[head], channels[head])] += np.einsum("bip,bjp->ij", part, part, optimize=True)
+        return total
+
+    def _channels(self, shape: tuple[int, ...], open_session: Callable[..., Session]) -> tuple[npt.NDArray[Any], Array]:
+        """Return which channel each element of a head is, and what it is multiplied by; shapes [..., k]."""
+        if self._session is None:
+            self._session = open_session(self.path)
+        places = [1] * len(shape)
+        places[self.axis] = shape[self.axis]
+        numbers = np.broadcast_to(np.arange(shape[self.axis], dtype=np.float32).reshape(places), shape)
+        name = self._session.inputs[0].name
+        none, ones, both = (
+            next(iter(self._session.run({name: np.ascontiguousarray(each)}).values())).astype(np.float64)
+            for each in (np.zeros(shape, np.float32), np.ones(shape, np.float32), numbers)
+        )
+        scales = ones - none
+        channels = np.rint((both - none) / np.where(scales == 0, 1, scales)).astype(np.int64)
+        pick = (0, ..., 0, slice(None)) if self.left else (0, ..., slice(None), 0)
+        return channels[pick], scales[pick]
+
+
+def find_comparisons(graph: ir.Graph, layers: Iterable[WeightLayer]) -> dict[str, AttentionProduct]:
+    """Return for layers, by name, what they are compared with, where they are read by nothing else."""
+    found = {layer.name: _comparison(graph, layer) for layer in layers if len(layer.sites) == 1}
+    return {name: comparison for name, comparison in found.items() if comparison is not None}
+
+
+def _comparison(graph: ir.Graph, layer: WeightLayer) -> AttentionProduct | None:
+    (site,) = layer.sites
+    start = value = site.node.outputs[0]
+    if start.shape is None or start.dtype != ir.DataType.FLOAT:
+        return None
+    for _ in range(LONGEST):
+        uses = list(value.uses())
+        if len(uses) != 1 or value.is_graph_output():
+            return None
+        node, at = uses[0].node, uses[0].idx
+        others = [each for place, each in enumerate(node.inputs) if place != at and each is not None]
+        if op_of(node) == COMPARES:
+            other = others[0]
+            if constant(other) is not None or value is start or len(other.shape or ()) != len(value.shape or ()):
+                return None
+            inner = ir.convenience.extract(graph, [start], [value])
+            inner.inputs[0].shape = ir.Shape([None] * len(start.shape))
+            inner.outputs[0].shape = None
+            path = ir.Model(inner, ir_version=10)
+            return AttentionProduct(path, other.name or "", at == 0, _normalised(node.outputs[0]), site.output_axis)
+        found = bind(node)
+        moves = found is not None and found.signature.kind in MOVES
+        if not (moves or op_of(node) in SCALES) or any(constant(each) is None for each in others):
+            return None
+        value = node.outputs[0]
+    return None
+
+
+def _normalised(value: ir.Value) -> bool:
+    """Whether a softmax along the last axis reads a value, behind functions of single elements."""
+    for _ in range(LONGEST):
+        uses = list(value.uses())
+        if len(uses) != 1:
+            return False
+        node = uses[0].node
+        if op_of(node) == NORMALISES:
+            return attribute(node, "axis") in (-1, len(value.shape or ()) - 1)
+        found = bind(node)
+        if found is None or found.signature.kind != "broadcast":
+            return False
+        value = node.outputs[0]
+    return False

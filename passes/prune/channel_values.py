@@ -1,0 +1,355 @@
+"""What is known of channels without running the model: which are constant, and which hold the same as another.
+
+One walk along the nodes. What an op does to constants and to equals follows from its axis signature: a factor that
+reaches the output and is not mixed is worked on place by place, so that equal inputs make equal outputs; a product
+with zeros is zero. Only a few ops are asked what they make of a constant (`structures`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.analysis.coupling import Coupling
+from onnxslim.analysis.evaluate import evaluate
+from onnxslim.analysis.linear_layer import Contraction, contractions
+from onnxslim.model.constants import constant
+from onnxslim.ops.binding import BoundSignature, FactorKey, attribute, bind, dimensions
+from onnxslim.ops.relations import Indices
+from onnxslim.ops.signatures import Operand
+
+Numbers = npt.NDArray[np.float64]
+
+ABSORBING = frozenset({"Mul"})
+"""Elementwise ops that make 0 of 0 and whatever is finite."""
+POINTWISE = frozenset({"BatchNormalization"})
+"""Ops with a row of their own that make of a constant channel a constant, which the op itself tells."""
+POOLING = {"GlobalAveragePool": "", "GlobalMaxPool": "", "MaxPool": "", "AveragePool": "pads", "LpPool": "sums"}
+"""Ops that keep a constant channel as it is: always, where zeros that they pad with do not count, or 0 alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisValues:
+    """What is known of the places along one axis of a value."""
+
+    classes: Indices
+    """Places with the same number hold the same, whatever the input is. Numbers say nothing between two axes."""
+    constant: Numbers
+    """The number that a place holds everywhere, whatever the input is; NaN where it is not known to be one."""
+
+    def take(self, places: Indices) -> AxisValues:
+        """Return what is known of some of the places."""
+        return AxisValues(self.classes[places], self.constant[places])
+
+
+def unknown(size: int) -> AxisValues:
+    """Return that nothing is known: every place is another."""
+    return AxisValues(np.arange(size), np.full(size, np.nan))
+
+
+def classify(rows: npt.NDArray[np.generic]) -> Indices:
+    """Return for each of `rows`, shape [n, ...], the number of the first that is equal to it bit by bit."""
+    flat = np.ascontiguousarray(rows.reshape(len(rows), math.prod(rows.shape[1:])))
+    seen: dict[bytes, int] = {}
+    return np.array([seen.setdefault(row.tobytes(), at) for at, row in enumerate(flat)], np.int64)
+
+
+class Sameness:
+    """What is known of the axes of all values of the main graph that hold channels that can be cut.
+
+    Args:
+        model: The model; shapes are known as far as they can be.
+        coupling: Its coupled axes.
+        structures: For the kinds of `ops.axes` what they leave to be known.
+    """
+
+    def __init__(
+        self, model: ir.Model, coupling: Coupling, structures: Mapping[str, Callable[[Sameness, ir.Node], None]]
+    ) -> None:
+        self.coupling = coupling
+        self.opsets: Mapping[str, int] = model.graph.opset_imports
+        self.contractions: dict[ir.Node, Contraction] = {}
+        for each in contractions(model.graph):
+            self.contractions.setdefault(each.node, each)
+        self._known: dict[tuple[ir.Value, int], AxisValues] = {}
+        self._holds: dict[int, bool] = {}
+        for node in model.graph:
+            fitted = bind(node)
+            first = (*node.inputs[:1], *node.outputs[:1])
+            if fitted is None or any(dimensions(each) is None for each in first if each is not None):
+                continue  # nothing is known
+            if fitted.signature.kind:
+                rule = structures.get(fitted.signature.kind)
+                if rule is not None:
+                    rule(self, node)
+            else:
+                self._row(fitted)
+
+    def is_prunable(self, value: ir.Value, axis: int) -> bool:
+        """Whether there are channels along an axis that can be cut."""
+        axes = self.coupling.relations.values().get(value)
+        if axes is None:
+            return False
+        root = self.coupling.relations.find(axes[axis])
+        if root not in self._holds:
+            labels = self.coupling.of_axis(root)
+            self._holds[root] = labels is not None and len(self.coupling.labels.bases(labels)[1]) > 0
+        return self._holds[root]
+
+    def of(self, value: ir.Value, axis: int) -> AxisValues | None:
+        """Return what is known along an axis of `value`; None where not even its size is."""
+        key = (value, axis)
+        if key not in self._known:
+            held = constant(value)
+            if held is not None and held.dtype.kind in "fiub":
+                self._known[key] = _of_array(held, axis)
+            else:
+                labels = self.coupling.of(value, axis)
+                if labels is None:
+                    return None
+                self._known[key] = unknown(len(labels))
+        return self._known[key]
+
+    def record(self, value: ir.Value, axis: int, along: AxisValues) -> None:
+        """Take down what is known along an axis of `value`. Equal constants are equal places."""
+        fixed = ~np.isnan(along.constant)
+        if fixed.any():
+            classes = along.classes.copy()
+            numbers = classify(along.constant[fixed] + 0.0)
+            classes[fixed] = classes.max(initial=0) + 1 + numbers
+            along = AxisValues(classes, along.constant)
+        self._known[value, axis] = along
+
+    def contribution(
+        self,
+        fitted: BoundSignature,
+        operand: Operand,
+        value: ir.Value,
+        keys: Sequence[FactorKey],
+        lengths: Sequence[int],
+    ) -> list[AxisValues]:
+        """Return what one operand says of the places of a product of factors, for each of its axes that has any."""
+        result: list[AxisValues] = []
+        shape = value.shape if value.shape is not None else ()
+        for axis, (dimension, place) in enumerate(operand.axes(len(shape))):
+            own = [(factor, place) for factor in dimension.factors]
+            shared = [key for key in keys if key in own]
+            if not shared or (shape[axis] == 1 and (operand.broadcasts or dimension.ellipsis)):
+                continue
+            sizes = [int(key[0]) if key[0].isdigit() else fitted.sizes.get(key, 0) for key in own]
+            along = self.of(value, axis)
+            if along is None or math.prod(sizes) != len(along.classes):
+                result.append(unknown(math.prod(lengths)))
+                continue
+            order = [own.index(key) for key in shared] + [at for at, key in enumerate(own) if key not in shared]
+            count = math.prod(sizes[own.index(key)] for key in shared)
+            spread = [length if key in shared else 1 for key, length in zip(keys, lengths, strict=True)]
+            classes = classify(along.classes.reshape(sizes).transpose(order).reshape(count, -1))
+            numbers = _common(along.constant.reshape(sizes).transpose(order).reshape(count, -1))
+            result.append(
+                AxisValues(
+                    np.broadcast_to(classes.reshape(spread), lengths).ravel(),
+                    np.broadcast_to(numbers.reshape(spread), lengths).ravel(),
+                )
+            )
+        return result
+
+    def _row(self, fitted: BoundSignature) -> None:
+        """Follow a row of the table: places of a factor that reaches the output and is not mixed stay apart."""
+        signature, node = fitted.signature, fitted.node
+        for operand, value in zip(signature.outputs, node.outputs, strict=False):
+            if not value.name or value.shape is None:
+                continue
+            for axis, (dimension, place) in enumerate(operand.axes(len(value.shape))):
+                keys = [(factor, place) for factor in dimension.factors]
+                lengths = [fitted.sizes.get(key, 0) for key in keys]
+                letters = set(dimension.factors)
+                size = value.shape[axis]
+                if (
+                    letters & (signature.mixed | signature.fixed)
+                    or size != math.prod(lengths)
+                    or recurrent(fitted, letters)
+                    or not self.is_prunable(value, axis)
+                ):
+                    continue
+                said = [
+                    (each, along)
+                    for each, held in fitted.operands()
+                    if any(each is declared for declared in signature.inputs) and not each.ignored
+                    for along in self.contribution(fitted, each, held, keys, lengths)
+                ]
+                if said:
+                    classes = classify(np.stack([along.classes for _, along in said], axis=1))
+                    self.record(value, axis, AxisValues(classes, self._constants(fitted, axis, keys, said)))
+
+    def _constants(
+        self, fitted: BoundSignature, axis: int, keys: Sequence[FactorKey], said: Sequence[tuple[Operand, AxisValues]]
+    ) -> Numbers:
+        node = fitted.node
+        size = len(said[0][1].classes)
+        nothing = np.full(size, np.nan)
+        if node.domain or any(operand.ignored for operand, _ in fitted.operands()):
+            return nothing
+        if fitted.signature.macs:
+            return self._products(fitted, keys, said) if linear(fitted) else nothing
+        first = said[0][1].constant
+        if node.op_type in POOLING:
+            return np.where(first == 0, first, np.nan) if _counts_zeros(node) else first
+        if node.op_type in POINTWISE and len(said) == len(node.inputs):
+            return self._pointwise(node, axis, [along.constant for _, along in said])
+        return nothing
+
+    def _pointwise(self, node: ir.Node, axis: int, inputs: Sequence[Numbers]) -> Numbers:
+        """Ask the op what it makes of the constants: the data has its channels along `axis`, all else is a vector."""
+        result = np.full(len(inputs[0]), np.nan)
+        known = ~np.isnan(np.stack(inputs)).any(axis=0)
+        if known.any():
+            arrays = [each[known] for each in inputs]
+            rank = len(node.outputs[0].shape or ())
+            arrays[0] = arrays[0].reshape([-1 if at == axis else 1 for at in range(rank)])
+            made = run_on(node, arrays, self.opsets)
+            if made is not None and made.size == known.sum():
+                result[known] = made.ravel()
+        return result
+
+    def _products(
+        self, fitted: BoundSignature, keys: Sequence[FactorKey], said: Sequence[tuple[Operand, AxisValues]]
+    ) -> Numbers:
+        """Return what a sum of products is where it does not depend on the input: its bias, and what constants make."""
+        size = len(said[0][1].classes)
+        factors = set(multiplied(fitted))
+        zero = np.zeros(size, np.bool_)
+        bias = np.zeros(size)
+        for operand, value in fitted.operands():
+            if operand in fitted.signature.outputs:
+                continue
+            own = [along.constant for each, along in said if each is operand]
+            if operand in factors:
+                for numbers in own:
+                    zero |= numbers == 0
+            elif own:
+                bias = bias + own[0]
+            else:
+                held = constant(value)  # one number for all
+                bias = bias + (np.nan if held is None or held.size != 1 else float(held.ravel()[0]))
+        result = np.where(zero, bias, np.nan)
+        read = self.contractions.get(fitted.node)
+        if read is None:
+            return result
+        data = self.of(read.data, read.data_axis)
+        if data is None or np.isnan(data.constant).all():
+            return result
+        fixed = exactly_constant(read, data)
+        letters = [key[0] if not key[1] else f"{key[0]}{key[1]}" for key in keys]
+        if not set(letters) <= set(read.letters) or math.prod(
+            length for letter, length in zip(read.letters, read.sizes, strict=True) if letter in letters
+        ) != len(result):
+            return result
+        varying = contracted(read, ~fixed, letters, absolute=True) > 0
+        shift = contracted(read, np.where(fixed, data.constant, 0.0), letters)
+        return np.where(np.isnan(result) & ~varying, bias + shift, result)
+
+
+def linear(fitted: BoundSignature) -> bool:
+    """Whether the node is one sum of products and adds what is left: no scale, no activation with it."""
+    scaled = any(attribute(fitted.node, name) not in (None, 1, 1.0) for name in ("alpha", "beta"))
+    return len(fitted.signature.macs) == 1 and not scaled and "activation" not in fitted.node.attributes
+
+
+def multiplied(fitted: BoundSignature) -> list[Operand]:
+    """Return the operands that are multiplied: those with a factor that is summed over. The others are added."""
+    reaching = {
+        factor for operand in fitted.signature.outputs for each in operand.dimensions for factor in each.factors
+    }
+    counted = {factor for term in fitted.signature.macs for factor in term} - reaching
+    return [
+        operand
+        for operand in fitted.signature.inputs
+        if any(factor in counted for dimension in operand.dimensions for factor in dimension.factors)
+    ]
+
+
+def recurrent(fitted: BoundSignature, letters: set[str]) -> bool:
+    """Whether an operand has one of the factors on two axes: what comes out goes in again."""
+    return any(
+        sum(letter in dimension.factors for dimension in operand.dimensions) > 1
+        for operand in fitted.signature.inputs
+        for letter in letters
+    )
+
+
+def exactly_constant(read: Contraction, data: AxisValues) -> npt.NDArray[np.bool_]:
+    """Return for each channel whether it is constant for its reader: at borders that are padded only 0 is."""
+    padded = read.window and (
+        read.transposed
+        or any(np.ravel(attribute(read.node, "pads") or 0))
+        or attribute(read.node, "auto_pad") not in (None, "NOTSET", "VALID")
+    )
+    fixed = ~np.isnan(data.constant)
+    return np.asarray(fixed & (data.constant == 0) if padded else fixed)
+
+
+def contracted(
+    read: Contraction, data: npt.NDArray[np.generic], letters: Sequence[str], absolute: bool = False
+) -> Numbers:
+    """Return what numbers at the channels of the data make at the factors `letters` of the output, borders aside."""
+    names = {letter: chr(ord("a") + at) for at, letter in enumerate(dict.fromkeys((*read.letters, *read.over)))}
+    shape = [read.sizes[read.letters.index(letter)] for letter in read.over if letter in read.letters]
+    over = "".join(names[letter] for letter in read.over if letter in read.letters)
+    weight = np.abs(read.expanded()) if absolute else read.expanded()
+    made: Numbers = np.einsum(
+        f"{''.join(names[letter] for letter in read.letters)},{over}->{''.join(names[letter] for letter in letters)}",
+        weight,
+        data.astype(np.float64).reshape(shape),
+    )
+    return made.ravel()
+
+
+def run_on(
+    node: ir.Node, arrays: Sequence[npt.NDArray[np.generic] | None], opsets: Mapping[str, int]
+) -> Numbers | None:
+    """Return what `node` makes of arrays, in the types of its inputs; None where that is not known or not finite."""
+    proto = ir.to_proto(node)
+    feeds: dict[str, npt.NDArray[np.generic]] = {}
+    for at, (value, array) in enumerate(zip(node.inputs, arrays, strict=True)):
+        if value is None or array is None:
+            proto.input[at] = ""
+            continue
+        if value.dtype is None:
+            return None
+        proto.input[at] = f"input_{at}"
+        feeds[f"input_{at}"] = array.astype(value.dtype.numpy())
+    del proto.output[1:]
+    proto.output[0] = "output"
+    made = evaluate([proto], feeds, ["output"], opsets)
+    if made is None or made[0].dtype.kind not in "fiub" or not np.isfinite(made[0].astype(np.float64)).all():
+        return None
+    return made[0].astype(np.float64)
+
+
+def _of_array(array: npt.NDArray[np.generic], axis: int) -> AxisValues:
+    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    rows = rows + np.zeros(1, rows.dtype) if rows.dtype.kind == "f" else rows  # -0 is 0
+    return AxisValues(classify(rows), _common(rows.astype(np.float64)))
+
+
+def _common(rows: Numbers) -> Numbers:
+    """Return for each row the number that all of it is, NaN where they differ."""
+    if not rows.shape[1]:
+        return np.full(len(rows), np.nan)
+    return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)
+
+
+def _counts_zeros(node: ir.Node) -> bool:
+    """Whether a constant is no longer one after a pooling, but for 0."""
+    how = POOLING[node.op_type]
+    padded = any(np.ravel(attribute(node, "pads") or 0)) or attribute(node, "auto_pad") not in (None, "NOTSET", "VALID")
+    return how == "sums" or (
+        how == "pads"
+        and ((padded and bool(attribute(node, "count_include_pad"))) or bool(attribute(node, "ceil_mode")))
+    )

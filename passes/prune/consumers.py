@@ -1,0 +1,145 @@
+"""Where channels end: which of them a node sums up, and whether the sum is the same, or can be mended, without them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.analysis.coupling import Coupling
+from onnxslim.analysis.labels import Mask
+from onnxslim.analysis.linear_layer import Contraction, own_bias
+from onnxslim.ops.binding import BoundSignature, bind, dimensions
+from onnxslim.ops.parameters import reduced
+from onnxslim.ops.relations import Indices
+from onnxslim.ops.signatures import Operand
+
+from .channel_values import Numbers, Sameness, contracted, exactly_constant, multiplied, recurrent
+from .structures import SUMS, mixed_axes
+
+REDUCING = frozenset({"reduce", "sum"})
+"""Kinds of `ops.axes` that leave axes out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Consumer:
+    """Channels that one node sums up."""
+
+    node: ir.Node
+    labels: Indices
+    """The labels of the axis, or factor, that is summed over."""
+    inert: Mask
+    """For each of them whether the sum is the same without it: what is added is 0."""
+    absorbable: Mask
+    """For each of them whether what is added is constant, so that a bias can make up for it."""
+    read: Contraction | None = None
+    """How it is read, where a stored weight does."""
+
+
+def find_ends(model: ir.Model, coupling: Coupling, known: Sameness) -> Iterator[Consumer]:
+    """Yield where channels of the main graph end. What passes through a node, place by place, does not end there."""
+    opset = model.graph.opset_imports.get("", 13)
+    for node in model.graph:
+        fitted = bind(node)
+        if fitted is None:
+            continue  # all is frozen
+        if not fitted.signature.kind:
+            yield from _row_ends(coupling, known, fitted)
+        elif fitted.signature.kind == "mixing":
+            yield from _axis_ends(coupling, known, node, mixed_axes(node, opset), sums=False)
+        elif fitted.signature.kind in REDUCING:
+            rank = len(dimensions(node.inputs[0]) or ()) if node.inputs[0] is not None else 0
+            gone = reduced(node, rank)
+            yield from _axis_ends(
+                coupling, known, node, set(range(rank)) if gone is None else gone, sums=node.op_type in SUMS
+            )
+
+
+def _axis_ends(coupling: Coupling, known: Sameness, node: ir.Node, axes: set[int], *, sums: bool) -> Iterator[Consumer]:
+    source = node.inputs[0]
+    assert source is not None
+    for axis in axes:
+        labels = coupling.of(source, axis)
+        if labels is None or not known.is_prunable(source, axis):
+            continue
+        along = known.of(source, axis)
+        zero = np.zeros(len(labels), np.bool_) if along is None or not sums else along.constant == 0
+        yield Consumer(node, labels, zero, np.zeros(len(labels), np.bool_))
+
+
+def _row_ends(coupling: Coupling, known: Sameness, fitted: BoundSignature) -> Iterator[Consumer]:
+    signature = fitted.signature
+    bound = coupling.fitted[fitted.node][1] if fitted.node in coupling.fitted else {}
+    reaching = {factor for operand in signature.outputs for each in operand.dimensions for factor in each.factors}
+    read = known.contractions.get(fitted.node)
+    for key, axis in bound.items():
+        letter = key[0]
+        labels = coupling.of_axis(axis)
+        if letter.isdigit() or labels is None or not len(coupling.labels.bases(labels)[1]):
+            continue
+        again = recurrent(fitted, {letter})
+        if letter in reaching and letter not in signature.mixed and not again:
+            continue
+        nothing = np.zeros(len(labels), np.bool_)
+        # A sum over this factor alone, of products: a 0 on either side adds nothing.
+        simple = letter not in signature.mixed and sum(letter in term for term in signature.macs) == 1
+        if again:
+            yield Consumer(fitted.node, labels, _unread(known, fitted, letter, len(labels)), nothing)
+        elif not simple or not _floats(fitted):
+            yield Consumer(fitted.node, labels, nothing, nothing)
+        else:
+            inert = nothing.copy()
+            for operand in multiplied(fitted):
+                for value in _values(fitted, operand):
+                    for along in known.contribution(fitted, operand, value, [key], [len(labels)]):
+                        inert |= along.constant == 0
+            absorbable = nothing
+            if read is not None and letter in read.over:
+                absorbable = _mended(known, read, letter, len(labels))
+            yield Consumer(
+                fitted.node, labels, inert, absorbable, read if read is not None and letter in read.over else None
+            )
+
+
+def _unread(known: Sameness, fitted: BoundSignature, letter: str, size: int) -> Mask:
+    """Return which places of a recurrent state no weight reads. What they are fed does not matter then."""
+    unread = np.zeros(size, np.bool_)
+    for operand in fitted.signature.inputs:
+        if sum(letter in dimension.factors for dimension in operand.dimensions) > 1:
+            axis = next(at for at, dimension in enumerate(operand.dimensions) if dimension.factors == (letter,))
+            for value in _values(fitted, operand):
+                along = known.of(value, axis)
+                if along is not None and len(along.constant) == size:
+                    unread |= along.constant == 0
+    return unread
+
+
+def _mended(known: Sameness, read: Contraction, letter: str, size: int) -> Mask:
+    """Return which channels are constant for their reader, in all groups, or not read where they are not."""
+    data = known.of(read.data, read.data_axis)
+    shape = [read.sizes[read.letters.index(each)] if each in read.letters else 0 for each in read.over]
+    if data is None or 0 in shape or int(np.prod(shape)) != len(data.constant) or own_bias(read) is None:
+        return np.zeros(size, np.bool_)
+    fixed = exactly_constant(read, data).reshape(shape)
+    others = tuple(at for at, each in enumerate(read.over) if each != letter)
+    result: Mask = np.asarray(fixed.all(axis=others), np.bool_)
+    return result if len(result) == size else np.zeros(size, np.bool_)
+
+
+def shift_of(known: Sameness, read: Contraction, places: Indices) -> Numbers:
+    """Return what constant channels at `places` of the data add to each output channel."""
+    data = known.of(read.data, read.data_axis)
+    assert data is not None
+    constants = np.zeros(len(data.constant))
+    constants[places] = np.nan_to_num(np.where(exactly_constant(read, data), data.constant, 0.0))[places]
+    return contracted(read, constants, read.result)
+
+
+def _values(fitted: BoundSignature, operand: Operand) -> list[ir.Value]:
+    return [value for each, value in fitted.operands() if each is operand]
+
+
+def _floats(fitted: BoundSignature) -> bool:
+    return all(value.dtype is not None and value.dtype.is_floating_point() for _, value in fitted.operands())

@@ -1,0 +1,116 @@
+"""Which groups of channels may be cut: by name, by size, by how they lie in blocks; and why the others may not."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.analysis.coupling import ChannelGroup, Coupling, groups
+from onnxslim.analysis.original_names import Origin
+from onnxslim.pipeline.interface import Note
+from onnxslim.pipeline.selection import excluded, unmatched
+
+from .allocation import Limits, blocks
+
+QUANTIZED = frozenset(
+    {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT16, ir.DataType.UINT16}
+)
+"""Types of weights that are quantized: their scales were made for all of their channels."""
+
+
+class Units(enum.Enum):
+    """What goes at once where channels come in blocks: attention heads, groups of convolutions."""
+
+    AUTO = "auto"
+    """Whichever matters less for what it costs."""
+    WHOLE = "whole"
+    """Whole blocks: heads, with the query heads that share their keys; groups."""
+    WITHIN = "within"
+    """The same place of every block: all heads stay, and get narrower."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choosing:
+    """What the options say about groups."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    units: Units = Units.AUTO
+    limits: Limits | None = None
+    """How much must stay; None: anything may go."""
+    original_names: Mapping[str, Origin] = dataclasses.field(default_factory=dict)
+    """What nodes and weights were called in the model as it came, which is what users name."""
+
+    def __call__(self, coupling: Coupling) -> tuple[list[ChannelGroup], list[Note]]:
+        """Return the groups that may be cut, and a note for each of the others."""
+        chosen: list[ChannelGroup] = []
+        notes: list[Note] = []
+        names, quantized = _weights(coupling, self.original_names)
+        for group in groups(coupling):
+            reason = self._against(coupling, group, names.get(int(group.roots[0]), set()), quantized)
+            if reason:
+                notes.append(Note(group.name, "left alone", reason))
+            else:
+                chosen.append(group)
+        every: set[str] = set().union(*names.values())
+        notes += unmatched(every, self.include, self.exclude, "no weight or node of a group is called so")
+        return chosen, notes
+
+    def _against(self, coupling: Coupling, group: ChannelGroup, names: set[str], quantized: set[int]) -> str:
+        if reason := excluded(names, self.include, self.exclude):
+            return reason
+        if int(group.roots[0]) in quantized:
+            return "its weights are quantized: prune the float model, and quantize afterwards"
+        if self.units is not Units.AUTO and group.width > 1:
+            whole = in_one_piece(coupling, group)
+            if whole is not None and whole is not (self.units is Units.WHOLE):
+                return f"units={self.units.value}"
+        if self.limits is not None and not blocks(group, self.limits):
+            count = len(group.roots) * group.width
+            if count < 2 * self.limits.step(count):
+                return f"{count} channels are too few to spare any"
+            return f"of {count} channels minimum={self.limits.minimum} and most={self.limits.most} leave none to cut"
+        return ""
+
+
+def in_one_piece(coupling: Coupling, group: ChannelGroup) -> bool | None:
+    """Return whether what goes with one channel of a group lies side by side, as a head does; None where it is one
+    place."""
+    for value, axes in coupling.weights():
+        if value.name != group.name:
+            continue
+        for axis in axes:
+            labels = coupling.of_axis(axis)
+            if labels is None:
+                continue
+            places, roots = coupling.labels.bases(labels)
+            own = np.sort(places[roots == group.roots[0]])
+            if len(own) > 1:
+                return bool((np.diff(own) == 1).mean() > 0.5)  # packed weights hold a block for each of their parts
+    return None
+
+
+def _weights(coupling: Coupling, original_names: Mapping[str, Origin]) -> tuple[dict[int, set[str]], set[int]]:
+    """Return for each label that may be cut the names of the weights that it lies in and of the nodes that read them,
+    now and in the model as it came, and the labels that lie in quantized weights."""
+    names: dict[int, set[str]] = {}
+    quantized: set[int] = set()
+    for value, axes in coupling.weights():
+        own = {value.name or "", *(use.node.name or "" for use in value.uses())}
+        for use in value.uses():
+            for output in use.node.outputs:
+                came = original_names.get(output.name or "")
+                own |= set() if came is None else came.of_weight(len(axes))
+        stored = value.const_value is not None and value.const_value.dtype in QUANTIZED and len(axes) > 1
+        for axis in axes:
+            labels = coupling.of_axis(axis)
+            roots = set() if labels is None else set(coupling.labels.bases(labels)[1].tolist())
+            for root in roots:
+                names.setdefault(root, set()).update(own)
+            if stored:
+                quantized |= roots
+    return names, quantized

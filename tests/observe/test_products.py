@@ -1,0 +1,27 @@
+"""Sums of products of rows are right where the rows are far from zero, in single precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim.observe.products import sum_of_products, sum_of_rows
+
+GENERATOR = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3000.0])
+@pytest.mark.parametrize("shape", [(50,), (3, 50)])
+def test_what_rows_have_beside_their_mean_is_not_lost(offset: float, shape: tuple[int, ...]) -> None:
+    x, y = ((offset + 0.1 * GENERATOR.normal(size=(*shape, width))).astype(np.float32) for width in (4, 6))
+    for one, other in ((x, y), (x, x)):
+        wide, tall = one.astype(np.float64), other.astype(np.float64)
+        means = wide.sum(axis=-2)[..., :, None] * tall.sum(axis=-2)[..., None, :] / shape[-1]
+        sums = sum_of_rows(one)[..., :, None] * sum_of_rows(other)[..., None, :] / shape[-1]
+        wanted = wide.swapaxes(-1, -2) @ tall - means
+        np.testing.assert_allclose(sum_of_products(one, other) - sums, wanted, atol=1e-4)
+
+
+def test_no_rows_sum_up_to_nothing() -> None:
+    np.testing.assert_array_equal(sum_of_products(np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)), 0)
+    np.testing.assert_array_equal(sum_of_rows(np.zeros((0, 2), np.float32)), 0)

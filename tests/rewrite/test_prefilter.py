@@ -1,0 +1,67 @@
+"""What is told of a match at a glance is what reading it tells."""
+
+from __future__ import annotations
+
+import onnxslim.passes.simplify
+import pytest
+
+from onnxslim.rewrite.prefilter import outline
+from onnxslim.rewrite.reader import load_rules, rule_files
+from onnxslim.rewrite.rule import Body, Rule
+from onnxslim.rewrite.source import split_families, split_rules
+
+BOOK = onnxslim.passes.simplify.__name__
+
+
+def depth(body: Body, name: str | None) -> int:
+    if name is None or name not in body.makers or body.makers[name][0].is_constant:
+        return 0
+    return 1 + max((depth(body, each) for each in body.makers[name][0].inputs), default=0)
+
+
+def signpost(rule: Rule, name: str | None) -> str | None:
+    if name is None or name not in rule.match.makers:
+        return None
+    maker = rule.match.makers[name][0]
+    return "" if maker.is_constant else maker.op_type
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+def test_every_rule_is_outlined_as_it_reads(opset: int) -> None:
+    rules = load_rules(BOOK, opset).rules
+    assert rules
+    for rule in rules:
+        seen = rule.outline
+        assert seen.root == (rule.root.domain, rule.root.op_type), rule.name
+        assert seen.signposts == tuple(signpost(rule, name) for name in rule.root.inputs), rule.name
+        assert seen.demanded == {post for post in seen.signposts if post is not None}, rule.name
+        assert seen.depth == depth(rule.match, rule.results[0].name), rule.name
+
+
+def test_bodies_are_read_where_they_are_asked_for() -> None:
+    rules = load_rules(BOOK, 20, frozenset({"Relu", "Conv", "Add"})).rules
+    read = {rule.name for rule in rules if "match" in vars(rule)}
+    rule = next(rule for rule in rules if rule.name not in read)
+    assert rule.outline.root[1]
+    assert "match" not in vars(rule)
+    assert rule.match.nodes
+
+
+def test_what_makes_no_result_has_no_outline() -> None:
+    assert outline("{z = Relu (x)  }", "y") is None
+    assert outline("{a, y = Split <axis = 1> (x, s)  }", "y") is not None
+
+
+@pytest.mark.parametrize("ops", [{"Relu", "Conv", "Add"}, {"Transpose", "Reshape", "MatMul", "Mul"}, set()])
+def test_rules_for_the_ops_of_a_model_are_those_whose_demands_it_meets(ops: set[str]) -> None:
+    everything = [source for name, text in rule_files(BOOK) for source in split_rules(text, name)]
+    wanted = [source.name for source in everything if source.demands <= ops]
+    found = load_rules(BOOK, 20, frozenset(ops))
+    assert sorted(wanted) == sorted(each.name for each in (*found.rules, *found.skipped))
+
+
+def test_a_family_demands_what_all_of_its_rules_do() -> None:
+    for name, text in rule_files(BOOK):
+        for family in split_families(text, name):
+            for source in family.rules:
+                assert family.demands <= source.demands, source.name

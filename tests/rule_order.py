@@ -1,0 +1,34 @@
+"""Simplifies a model with the rules in another order than that of the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from unittest import mock
+
+import numpy as np
+import onnx_ir as ir
+from onnxslim.passes.simplify import Simplify, rounds
+
+from onnxslim.data import Samples
+from onnxslim.pipeline.interface import Context
+from onnxslim.rewrite.reader import RuleSet, load_rules
+from onnxslim.runtime.target import detect_target
+
+
+def simplify_in_order(model: ir.Model, order: int) -> None:
+    """Simplify `model` in place. Order 0 is that of the files; every other number is an order drawn by chance."""
+    books: list[RuleSet] = []
+
+    def loaded(package: str, opset: int, ops: frozenset[str] | None = None) -> RuleSet:
+        book = load_rules(package, opset, ops)
+        rules = list(book.rules)
+        if order:
+            random.Random(order).shuffle(rules)
+        books.append(dataclasses.replace(book, rules=tuple(rules)))
+        return books[-1]
+
+    samples = Samples(None, "none")  # type: ignore[arg-type]  # simplify draws none
+    with mock.patch.object(rounds, "load_rules", loaded):
+        Simplify().run(model, Context(model, samples, detect_target("cpu", 1), np.random.default_rng(0)))
+    assert any(book.rules for book in books), "the rules came from elsewhere, so their order was not changed"

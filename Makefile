@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ZOO    ?= ../shared/zoo
 SOURCE := pyproject.toml setup.py $(shell find onnxslim passes -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint package reference bench bench-simplify bench-scale develop fuzz clean
+.PHONY: demo test test-timing lint package reference bench bench-simplify bench-scale develop fuzz clean
 
 # A real trained model comes out smaller and faster, with the figures that prove it.
 demo: $(VENV)/installed
@@ -19,6 +19,10 @@ demo: $(VENV)/installed
 test: lint
 	rm -f .coverage .coverage.*
 	$(BIN)/pytest --cov --cov-report=term
+
+# What a clock must say, on an idle machine; no part of `make test`.
+test-timing: $(VENV)/tested
+	$(BIN)/pytest -m timing
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check

@@ -224,8 +224,14 @@ def test_everything_is_measured_where_it_can_be() -> None:
         assert end.peak_memory_bytes or end.peak_memory_reason
         assert end.energy_mj or end.energy_reason
     assert report.ratio.latency is not None
-    assert report.ratio.latency.low <= 1.5
-    assert report.ratio.latency.high >= 0.67, "the same model twice"
+
+
+@pytest.mark.timing
+def test_the_same_model_twice_is_as_fast_as_itself() -> None:
+    latency = onnxslim.optimize(RESNET8, [Scale()], data=CALIB, val=TEST).report.ratio.latency
+    assert latency is not None
+    assert latency.low <= 1.05
+    assert latency.high >= 0.95
 
 
 @dataclasses.dataclass(frozen=True)

@@ -240,6 +240,7 @@ def test_windows_that_are_faster_with_a_sixth_of_their_parameters_are_found(monk
     assert measure_cost(after).parameters < measure_cost(before).parameters / 6
 
 
+@pytest.mark.timing
 def test_a_large_layer_of_low_rank_is_faster_here() -> None:
     low = (GENERATOR.normal(size=(1024, 16)) @ GENERATOR.normal(size=(16, 1024)) / 100).astype(np.float32)
     before = from_text(

@@ -232,6 +232,7 @@ def test_milliseconds_follow_the_layers() -> None:
     assert cost.measured(one) > cost.measured(half)
 
 
+@pytest.mark.timing
 def test_latency_decides_by_layers_timed_here(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("ONNXSLIM_CACHE", str(tmp_path))
     left, change = pruned(NET, Prune(latency=0.3, refit=False))

@@ -36,6 +36,7 @@ FLOORS = {
     "onnxslim": 12,
     "onnxslim.cli": 12,
     "onnxslim.__main__": 12,
+    "onnxslim.testing": 12,
 }
 """docs/concepts/how-a-model-goes-through.md draws them. A module may import from its own floor and from those below."""
 
@@ -78,6 +79,12 @@ def test_no_module_imports_from_a_floor_above_its_own() -> None:
         if floor(imported) > floor(name)
     ]
     assert not upward
+
+
+def test_what_only_tests_use_is_imported_by_nothing_else() -> None:
+    proofs = {name for name in MODULES if name.startswith("onnxslim.testing")}
+    assert proofs
+    assert not [name for name, path in MODULES.items() if name not in proofs and imports(path) & proofs]
 
 
 def test_no_two_modules_import_each_other() -> None:

@@ -20,8 +20,8 @@ from onnxslim.pipeline.interface import Context, Goal, Note
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.instantiate import Instantiation
 from onnxslim.rewrite.match import Match
-from onnxslim.rewrite.prove import check_site
 from onnxslim.rewrite.reader import load_rules
+from onnxslim.rewrite.site_check import check_site
 
 from .branch_by_rank import decide_by_rank
 from .branches import inline_constant_branches

@@ -16,7 +16,9 @@ from zoo import zoo_file
 from onnxslim.model import canonicalize, open_model, restored, save_model, weight_bytes
 from onnxslim.pipeline.interface import Goal, Progress
 from onnxslim.pipeline.rewrite_gate import RewriteGate
-from onnxslim.rewrite.prove import SiteCheck
+from onnxslim.rewrite.driver import fixpoint
+from onnxslim.rewrite.reader import load_rules
+from onnxslim.rewrite.site_check import SiteCheck
 
 
 @dataclasses.dataclass
@@ -543,3 +545,11 @@ def test_for_the_size_nothing_is_folded_that_makes_a_file_larger(tmp_path):
         save_model(model, tmp_path / f"{goal.value}.onnx")
         sizes[goal] = (tmp_path / f"{goal.value}.onnx").stat().st_size
     assert sizes[Goal.SIZE] < 1000 < 16_000 < sizes[Goal.LATENCY]
+
+
+def test_a_scalar_has_no_softmax_which_onnx_runtime_would_refuse():
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 12]> g (float x) => (float y)
+        { a = Exp (x)  s = ReduceSum <axes = [-1]> (a)  y = Div (a, s) }"""
+    )
+    assert not fixpoint(model, load_rules("onnxslim.passes.simplify", 12).rules).counts

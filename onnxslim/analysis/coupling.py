@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.axis_relations import AxisRelations
 from onnxslim.analysis.labels import Labels, Mask, solve
 from onnxslim.model.nesting import nested_graphs, nodes_within
-from onnxslim.ops.binding import BoundSignature, FactorKey, bind, dimensions
-from onnxslim.ops.parameters import describe
-from onnxslim.ops.relations import Freeze, Indices, Relations
-from onnxslim.ops.structure import HANDLERS, UnknownShape, freeze_node
+from onnxslim.ops.binding import BoundSignature, FactorKey
+from onnxslim.ops.relations import Freeze, FreezeCode, Indices, NodeAxes
+from onnxslim.ops.structure import relations_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +39,14 @@ class ChannelGroup:
 
 
 @dataclasses.dataclass(frozen=True)
-class Frozen:
+class FrozenAxis:
     """Channels of a weight that cannot be cut."""
 
     name: str
     """The weight."""
     axis: int
-    reason: str
-    size: int = 0
+    why: Freeze
+    size: int
     """How long the axis is."""
 
 
@@ -54,7 +54,7 @@ class Frozen:
 class Coupling:
     """How the axes of all values of a model belong together."""
 
-    relations: Relations
+    relations: AxisRelations
     labels: Labels
     fitted: Mapping[ir.Node, tuple[BoundSignature, Mapping[FactorKey, int]]]
     """For each node with a row of its own: the row, and the axis that each of its factors is."""
@@ -89,16 +89,16 @@ def couple(model: ir.Model) -> Coupling:
     Graph inputs and outputs are frozen, and so is what an op without signature reads or makes, and what nested graphs
     read. Shapes must be known (`onnxslim.analysis.shapes.infer_shapes`); what is not known is frozen.
     """
-    relations = Relations()
+    relations = AxisRelations()
     for value in model.graph.inputs:
-        relations.freeze_value(value, Freeze(f"graph input {value.name}"))
+        relations.freeze_value(value, Freeze(FreezeCode.GRAPH_INPUT, detail=value.name or ""))
     fitted = relate(model.graph, relations)
     for value in model.graph.outputs:
-        relations.freeze_value(value, Freeze(f"graph output {value.name}"))
+        relations.freeze_value(value, Freeze(FreezeCode.GRAPH_OUTPUT, detail=value.name or ""))
     return Coupling(relations, solve(relations), fitted)
 
 
-def relate(graph: ir.Graph, relations: Relations) -> dict[ir.Node, tuple[BoundSignature, Mapping[FactorKey, int]]]:
+def relate(graph: ir.Graph, relations: AxisRelations) -> dict[ir.Node, tuple[BoundSignature, Mapping[FactorKey, int]]]:
     """Write down in `relations` what every node of `graph` says about axes.
 
     Returns:
@@ -106,58 +106,13 @@ def relate(graph: ir.Graph, relations: Relations) -> dict[ir.Node, tuple[BoundSi
     """
     fitted: dict[ir.Node, tuple[BoundSignature, Mapping[FactorKey, int]]] = {}
     for node in graph:
-        found = bind(node)
         for value in captured(node):
-            relations.freeze_value(value, Freeze(f"the nested graph of {describe(node)} reads it"))
-        if found is None:
-            freeze_node(relations, node, f"{describe(node)} has no axis signature that fits")
-        elif found.signature.kind:
-            try:
-                HANDLERS[found.signature.kind](relations, node)
-            except UnknownShape:
-                freeze_node(relations, node, f"{describe(node)}: a shape is not known before the model runs")
-        else:
-            fitted[node] = (found, _relate(relations, found))
+            relations.freeze_value(value, Freeze(FreezeCode.CAPTURED, node))
+        found, related = relations_of(NodeAxes(node, relations.shape))
+        factors = relations.add(node, related)
+        if found is not None and not found.signature.kind:
+            fitted[node] = (found, factors)
     return fitted
-
-
-def _relate(relations: Relations, fitted: BoundSignature) -> Mapping[FactorKey, int]:
-    """Say what a row says about the operands of its node, and return the axis of each factor."""
-    node, signature = fitted.node, fitted.signature
-    where = describe(node)
-    if any(not operand.ignored and dimensions(value) is None for operand, value in fitted.operands()):
-        freeze_node(relations, node, f"{where}: a shape is not known before the model runs")
-        return {}
-    bound: dict[FactorKey, int] = {}
-
-    def factor(key: FactorKey) -> int:
-        if key not in bound:
-            size = int(key[0]) if key[0].isdigit() else fitted.sizes.get(key)
-            bound[key] = relations.fresh(size)
-        if key[0] in signature.fixed:
-            relations.freeze(bound[key], Freeze(f"{where}: no channels, but places or gates", inherent=True))
-        return bound[key]
-
-    for operand, value in fitted.operands():
-        if operand.ignored:
-            relations.freeze_value(value, Freeze(f"{where} reads it as a whole", inherent=True))
-            continue
-        axes = relations.axes(value) or ()
-        for (dimension, place), axis in zip(operand.axes(len(axes)), axes, strict=True):
-            keys = [(letter, place) for letter in dimension.factors]
-            if relations.sizes[axis] == 1 and (operand.broadcasts or dimension.ellipsis):
-                continue
-            if len(keys) == 1:
-                if keys[0] in bound or keys[0][0] in signature.fixed:
-                    relations.equate(factor(keys[0]), axis, where)
-                else:
-                    bound[keys[0]] = axis
-            else:
-                relations.multiply(axis, [factor(key) for key in keys], where)
-    for key, axis in bound.items():
-        if key[0] in signature.mixed:
-            relations.mix(axis)
-    return bound
 
 
 def captured(node: ir.Node) -> Iterator[ir.Value]:
@@ -211,21 +166,20 @@ def groups(coupling: Coupling) -> tuple[ChannelGroup, ...]:
     )
 
 
-def frozen(coupling: Coupling) -> tuple[Frozen, ...]:
+def frozen(coupling: Coupling) -> tuple[FrozenAxis, ...]:
     """Return the channels of weights that cannot be cut for a reason worth telling, one entry for each reason."""
     labels = coupling.labels
-    result: dict[tuple[int, str], Frozen] = {}
+    result: dict[tuple[int, str], FrozenAxis] = {}
     for value, axes in coupling.weights():
-        for at, axis in enumerate(axes):
+        for index, axis in enumerate(axes):
             own = coupling.of_axis(axis)
             if own is None or len(own) < 2:
                 continue
-            why = labels.reason[labels.root[own]]
-            if (why < 0).any():
+            reasons = labels.reason[labels.root[own]]
+            if (reasons < 0).any():
                 continue
-            least = labels.freezes[int(why.min())]
-            if not least.inherent:
-                result.setdefault(
-                    (coupling.relations.find(axis), least.reason), Frozen(value.name or "", at, least.reason, len(own))
-                )
+            why = labels.freezes[int(reasons.min())]
+            if not why.inherent:
+                key = (coupling.relations.find(axis), why.reason)
+                result.setdefault(key, FrozenAxis(value.name or "", index, why, len(own)))
     return tuple(result.values())

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.ops.relations import Freeze, Indices, Relations
+from onnxslim.analysis.axis_relations import AxisRelations
+from onnxslim.ops.relations import Freeze, FreezeCode, Indices
 
 Mask = npt.NDArray[np.bool_]
 
@@ -75,7 +76,7 @@ class _ProductRows:
     sizes: tuple[int, ...]
 
 
-def solve(relations: Relations) -> Labels:
+def solve(relations: AxisRelations) -> Labels:
     """Return the labels of all axes that `relations` knows."""
     relations.refine()
     start: dict[int, int] = {}
@@ -91,18 +92,18 @@ def solve(relations: Relations) -> Labels:
     def size_of(axis: int) -> int:
         return relations.sizes[relations.find(axis)] or 0
 
-    freezes: list[Freeze] = [why for _, _, why in relations.frozen]
+    freezes: list[Freeze] = [why for _, why in relations.frozen]
     order = {index: rank for rank, index in enumerate(sorted(range(len(freezes)), key=lambda i: freezes[i].inherent))}
     freezes = sorted(freezes, key=lambda why: why.inherent)
     reason: Indices = np.full(count, _NONE, np.int64)
-    for index, (axis, indices, _) in enumerate(relations.frozen):
+    for index, (axis, _) in enumerate(relations.frozen):
         if relations.find(axis) in start:
-            where = first(axis) + (np.arange(size_of(axis)) if indices is None else indices)
+            where = first(axis) + np.arange(size_of(axis))
             reason[where] = np.minimum(reason[where], order[index])
 
     # An axis must not run empty, so the one place of an axis of size 1 stays.
     single = len(freezes)
-    freezes.append(Freeze("an axis of size 1", inherent=True))
+    freezes.append(Freeze(FreezeCode.SINGLE))
     for axis, label in start.items():
         if relations.sizes[axis] == 1:
             reason[label] = min(reason[label], single)
@@ -114,7 +115,7 @@ def solve(relations: Relations) -> Labels:
         _rows(first(whole), [(first(each), size_of(each)) for each in parts]) for whole, parts in relations.products
     ]
     across = len(freezes)
-    freezes.append(Freeze("a Concat, Split or reshape cuts across the factors of this axis"))
+    freezes.append(Freeze(FreezeCode.CUT_ACROSS))
     while True:
         reason = _spread(root, rows, reason)
         left_labels, right_labels, frozen = _agree(root, rows, reason == _NONE)
@@ -157,7 +158,7 @@ def components(root: Indices, left: Indices, right: Indices) -> Indices:
     return root
 
 
-def _known(relations: Relations, left: int, right: int) -> bool:
+def _known(relations: AxisRelations, left: int, right: int) -> bool:
     return None not in (relations.sizes[relations.find(left)], relations.sizes[relations.find(right)])
 
 

@@ -9,30 +9,36 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.analysis.axis_relations import AxisRelations
 from onnxslim.analysis.coupling import relate
 from onnxslim.analysis.shapes import infer_shapes
-from onnxslim.ops.relations import Relations
+from onnxslim.ops.binding import Dimensions
 
 ROUNDS = 8
 """Rounds over what is written down about products; each tells at least one size, or ends it."""
 
 
-class SharedSizes(Relations):
+class SharedSizes(AxisRelations):
     """Relations in which a size that is known of one axis is known of all that are one with it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._factors: list[tuple[int, tuple[int, ...]]] = []
 
-    def equate(self, left: int, right: int, where: str) -> None:
+    def shape(self, value: ir.Value) -> Dimensions | None:
+        """Return the sizes of the axes of `value`, as far as any of the axes that are one with them is known."""
+        axes = self.axes(value)
+        return None if axes is None else tuple(self.sizes[self.find(axis)] for axis in axes)
+
+    def equate(self, left: int, right: int, node: ir.Node | None) -> None:
         """Say that two axes are one, which have the size of either."""
         left, right = self.find(left), self.find(right)
         if left != right and None in (self.sizes[left], self.sizes[right]):
             size = self.sizes[right] if self.sizes[left] is None else self.sizes[left]
             self.sizes[left] = self.sizes[right] = size
-        super().equate(left, right, where)
+        super().equate(left, right, node)
 
-    def multiply(self, whole: int, factors: Sequence[int], where: str) -> None:
+    def multiply(self, whole: int, factors: Sequence[int], node: ir.Node | None) -> None:
         """Say that `whole` is the product of `factors`: of these sizes one follows from the others."""
         self._factors.append((whole, tuple(factors)))
 

@@ -1,189 +1,183 @@
-"""What ops that pick, place or repeat elements do to axes: Slice, Gather, Scatter, Pad, Resize, Tile, TopK."""
+"""What ops that pick, place or repeat elements say about axes: Slice, Gather, Scatter, Pad, Resize, Tile, TopK."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import attribute
-from onnxslim.ops.parameters import describe, numbers, padding, scales, sliced, slices
-from onnxslim.ops.relating import Handler, UnknownShape, freeze_node, freeze_settings, known_axes
-from onnxslim.ops.relations import Freeze, Relations
+from onnxslim.ops.parameters import numbers, padding, scales, sliced, slices
+from onnxslim.ops.relations import (
+    Equal,
+    Factor,
+    FreezeCode,
+    NodeAxes,
+    Pairs,
+    Product,
+    Relate,
+    Relation,
+    UnknownShape,
+)
 
 
-def _slice(relations: Relations, node: ir.Node) -> None:
-    source, result = known_axes(relations, node)
-    freeze_settings(relations, node)
-    taken = slices(node, len(source))
-    for at, (one, other) in enumerate(zip(source, result, strict=True)):
-        size = relations.sizes[one]
-        if taken is not None and at not in taken:
-            relations.equate(one, other, describe(node))
+def _slice(site: NodeAxes) -> Iterator[Relation]:
+    source, result = site.source_and_result()
+    yield from site.freeze_settings()
+    taken = slices(site.node, len(source))
+    for left, right in zip(source, result, strict=True):
+        if taken is not None and left.position not in taken:
+            yield Equal(left, right)
             continue
+        size = site.size(left)
         if taken is not None and size is not None:
-            start, end, step = taken[at]
-            indices = sliced(size, start, end, step)
-            if len(indices) == relations.sizes[other]:
-                relations.pair(one, indices, other, np.arange(len(indices)))
+            places = sliced(size, *taken[left.position])
+            if len(places) == site.size(right):
+                yield Pairs(left, places, right, np.arange(len(places)))
                 continue
-        for axis in (one, other):
-            relations.freeze(axis, Freeze(f"{describe(node)} takes places that are computed when the model runs"))
+        yield from site.freeze((left, right), FreezeCode.COMPUTED_PLACES)
 
 
-def _gather(relations: Relations, node: ir.Node) -> None:
-    source, result = known_axes(relations, node)
-    where = describe(node)
-    picks = node.inputs[1]
-    picked = None if picks is None else relations.axes(picks)
-    axis = attribute(node, "axis")
+def _gather(site: NodeAxes) -> Iterator[Relation]:
+    source, result = site.source_and_result()
+    indices = site.axes(site.node.inputs[1])
+    axis = attribute(site.node, "axis")
     assert isinstance(axis, int)
     axis %= len(source)
-    if picked is None or len(result) != len(source) - 1 + len(picked):
-        freeze_node(relations, node, f"{where}: a shape is not known before the model runs")
-        return
-    for one, other in zip(source[:axis], result[:axis], strict=True):
-        relations.equate(one, other, where)
-    for one, other in zip(source[axis + 1 :], result[axis + len(picked) :], strict=True):
-        relations.equate(one, other, where)
-    places = constant(picks)
-    size = relations.sizes[source[axis]]
+    if len(result) != len(source) - 1 + len(indices):
+        raise UnknownShape
+    for left, right in zip(source[:axis], result[:axis], strict=True):
+        yield Equal(left, right)
+    for left, right in zip(source[axis + 1 :], result[axis + len(indices) :], strict=True):
+        yield Equal(left, right)
+    places = constant(site.node.inputs[1])
+    size = site.size(source[axis])
     if places is not None and places.ndim == 1 and size is not None:
-        relations.pair(source[axis], places.astype(np.int64) % size, result[axis], np.arange(len(places)))
-        freeze_settings(relations, node)
+        yield Pairs(source[axis], places.astype(np.int64) % size, result[axis], np.arange(len(places)))
+        yield from site.freeze_settings()
         return
-    relations.freeze(source[axis], Freeze(f"{where} looks places up in it"))
-    for one, other in zip(picked, result[axis:], strict=False):
-        relations.equate(one, other, where)
+    yield from site.freeze((source[axis],), FreezeCode.LOOKED_UP)
+    for left, right in zip(indices, result[axis:], strict=False):
+        yield Equal(left, right)
 
 
-def _pad(relations: Relations, node: ir.Node) -> None:
-    source, result = known_axes(relations, node)
-    freeze_settings(relations, node)
-    pads = padding(node, len(source))
-    constant = attribute(node, "mode") == "constant"
-    for at, (one, other) in enumerate(zip(source, result, strict=True)):
-        size, padded = relations.sizes[one], relations.sizes[other]
-        before, after = (-1, -1) if pads is None else pads[at]
+def _pad(site: NodeAxes) -> Iterator[Relation]:
+    source, result = site.source_and_result()
+    yield from site.freeze_settings()
+    pads = padding(site.node, len(source))
+    fills = attribute(site.node, "mode") == "constant"
+    for left, right in zip(source, result, strict=True):
+        size = site.size(left)
+        before, after = (-1, -1) if pads is None else pads[left.position]
         if (before, after) == (0, 0):
-            relations.equate(one, other, describe(node))
-        elif constant and before >= 0 and after >= 0 and size is not None and padded == before + size + after:
-            relations.pair(one, np.arange(size), other, before + np.arange(size))
+            yield Equal(left, right)
+        elif fills and min(before, after) >= 0 and size is not None and site.size(right) == before + size + after:
+            yield Pairs(left, np.arange(size), right, before + np.arange(size))
         else:
-            for axis in (one, other):
-                relations.freeze(axis, Freeze(f"{describe(node)} pads it, and not with a constant number of constants"))
+            yield from site.freeze((left, right), FreezeCode.PADDED)
 
 
-def _resize(relations: Relations, node: ir.Node) -> None:
-    source, result = known_axes(relations, node)
-    freeze_settings(relations, node)
+def _resize(site: NodeAxes) -> Iterator[Relation]:
+    source, result = site.source_and_result()
+    yield from site.freeze_settings()
+    node = site.node
     factors = scales(node, len(source))
     cropped = attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize"
-    for at, (one, other) in enumerate(zip(source, result, strict=True)):
-        sizes = relations.sizes[one], relations.sizes[other]
-        if (factors[at] == 1 and not cropped) or (
-            sizes[0] is not None and sizes[0] == sizes[1] and constant(node.inputs[-1]) is not None and not cropped
+    for left, right in zip(source, result, strict=True):
+        size = site.size(left)
+        if not cropped and (
+            factors[left.position] == 1
+            or (size is not None and size == site.size(right) and constant(node.inputs[-1]) is not None)
         ):
-            relations.equate(one, other, describe(node))
+            yield Equal(left, right)
         else:
-            for axis in (one, other):
-                relations.freeze(axis, Freeze(f"{describe(node)} resizes it", inherent=True))
+            yield from site.freeze((left, right), FreezeCode.RESIZED)
 
 
-def _elements(relations: Relations, node: ir.Node) -> None:
+def _elements(site: NodeAxes) -> Iterator[Relation]:
     """GatherElements and ScatterElements: data and indices lie side by side, but for the axis that is picked along."""
-    axis = attribute(node, "axis")
-    known = [None if value is None else relations.axes(value) for value in (*node.inputs, node.outputs[0])]
-    if not isinstance(axis, int) or any(each is None or len(each) != len(known[0] or ()) for each in known):
+    axis = attribute(site.node, "axis")
+    operands = [site.axes(value) for value in (*site.node.inputs, site.node.outputs[0])]
+    if not isinstance(axis, int) or len({len(axes) for axes in operands}) > 1:
         raise UnknownShape
-    where = describe(node)
-    axes = [each for each in known if each is not None]
-    for at in range(len(axes[0])):
-        for each in axes:
-            if at == axis % len(axes[0]):
-                relations.freeze(each[at], Freeze(f"{where} looks places up in it"))
+    for index, first in enumerate(operands[0]):
+        for axes in operands:
+            if index == axis % len(operands[0]):
+                yield from site.freeze((axes[index],), FreezeCode.LOOKED_UP)
             else:
-                relations.equate(axes[0][at], each[at], where)
+                yield Equal(first, axes[index])
 
 
-def _gather_tuples(relations: Relations, node: ir.Node) -> None:
+def _gather_tuples(site: NodeAxes) -> Iterator[Relation]:
     """GatherND: the axes of the data that its tuples of indices do not reach follow; the others are looked up in."""
-    source, result = known_axes(relations, node)
-    picks = node.inputs[1]
-    picked = None if picks is None else relations.axes(picks)
-    batch = attribute(node, "batch_dims")
-    length = None if not picked else relations.sizes[picked[-1]]
-    if picked is None or length is None or not isinstance(batch, int):
+    source, result = site.source_and_result()
+    indices = site.axes(site.node.inputs[1])
+    batch = attribute(site.node, "batch_dims")
+    length = site.size(indices[-1]) if indices else None
+    if length is None or not isinstance(batch, int):
         raise UnknownShape
-    where = describe(node)
-    for axis in (*source[: batch + length], picked[-1]):
-        relations.freeze(axis, Freeze(f"{where} looks places up in it"))
-    for one, other in zip(picked[:-1], result, strict=False):
-        relations.equate(one, other, where)
-    for one, other in zip(source[:batch], result, strict=False):
-        relations.equate(one, other, where)
-    for one, other in zip(source[batch + length :], result[len(picked) - 1 :], strict=True):
-        relations.equate(one, other, where)
+    yield from site.freeze((*source[: batch + length], indices[-1]), FreezeCode.LOOKED_UP)
+    for left, right in zip(indices[:-1], result, strict=False):
+        yield Equal(left, right)
+    for left, right in zip(source[:batch], result, strict=False):
+        yield Equal(left, right)
+    for left, right in zip(source[batch + length :], result[len(indices) - 1 :], strict=True):
+        yield Equal(left, right)
 
 
-def _scatter_tuples(relations: Relations, node: ir.Node) -> None:
+def _scatter_tuples(site: NodeAxes) -> Iterator[Relation]:
     """ScatterND: what its tuples of indices do not reach is one in data, updates and result.
 
     Which updates there are says which places are overwritten: an update of 0 is not the same as none.
     """
-    source, result = known_axes(relations, node)
-    picked, updates = (None if value is None else relations.axes(value) for value in node.inputs[1:3])
-    length = None if not picked else relations.sizes[picked[-1]]
-    if picked is None or updates is None or length is None:
+    source, result = site.source_and_result()
+    indices, updates = site.axes(site.node.inputs[1]), site.axes(site.node.inputs[2])
+    length = site.size(indices[-1]) if indices else None
+    if length is None:
         raise UnknownShape
-    where = describe(node)
-    for one, other in zip(source, result, strict=True):
-        relations.equate(one, other, where)
-    for axis in (*source[:length], *picked, *updates[: len(picked) - 1]):
-        relations.freeze(axis, Freeze(f"{where} puts places into it"))
-    for one, other in zip(source[length:], updates[len(picked) - 1 :], strict=True):
-        relations.equate(one, other, where)
+    for left, right in zip(source, result, strict=True):
+        yield Equal(left, right)
+    frozen = (*source[:length], *indices, *updates[: len(indices) - 1])
+    yield from site.freeze(frozen, FreezeCode.SCATTERED)
+    for left, right in zip(source[length:], updates[len(indices) - 1 :], strict=True):
+        yield Equal(left, right)
 
 
-def _tile(relations: Relations, node: ir.Node) -> None:
-    source, result = known_axes(relations, node)
-    freeze_settings(relations, node)
-    where = describe(node)
-    repeats = numbers(node, "repeats", 1)
-    for at, (one, other) in enumerate(zip(source, result, strict=True)):
+def _tile(site: NodeAxes) -> Iterator[Relation]:
+    source, result = site.source_and_result()
+    yield from site.freeze_settings()
+    repeats = numbers(site.node, "repeats", 1)
+    for left, right in zip(source, result, strict=True):
         if repeats is None or len(repeats) != len(source):
-            for axis in (one, other):
-                relations.freeze(axis, Freeze(f"{where}: its repeats are computed when the model runs"))
-        elif repeats[at] == 1:
-            relations.equate(one, other, where)
-        elif repeats[at] > 1:
-            times = relations.fresh(repeats[at])
-            relations.freeze(times, Freeze(f"{where} repeats so often", inherent=True))
-            relations.multiply(other, [times, one], where)
+            yield from site.freeze((left, right), FreezeCode.COMPUTED_REPEATS)
+        elif repeats[left.position] == 1:
+            yield Equal(left, right)
+        elif repeats[left.position] > 1:
+            times = Factor("repeats", left.position, repeats[left.position])
+            yield from site.freeze((times,), FreezeCode.REPEATED)
+            yield Product(right, (times, left))
 
 
-def _ordered(relations: Relations, node: ir.Node) -> None:
+def _ordered(site: NodeAxes) -> Iterator[Relation]:
     """CumSum and TopK: along one axis places have an order; the others are one in all outputs."""
-    source, _ = known_axes(relations, node)
-    freeze_settings(relations, node)
-    where = describe(node)
+    source, _ = site.source_and_result()
+    yield from site.freeze_settings()
+    node = site.node
     held = [attribute(node, "axis")] if attribute(node, "axis") is not None else numbers(node, "axis", 1)
     if held is None or len(held) != 1 or not isinstance(held[0], int):
-        freeze_node(relations, node, f"{where}: its axis is computed when the model runs")
+        yield from site.freeze_node(FreezeCode.COMPUTED_AXIS)
         return
-    for result in node.outputs:
-        axes = relations.axes(result) if result.name else None
-        for at, (one, other) in enumerate(zip(source, axes or (), strict=False)):
-            if at == held[0] % len(source):
-                for axis in (one, other):
-                    relations.freeze(axis, Freeze(f"{where}: places along it have an order"))
+    for output in node.outputs:
+        result = site.axes(output) if output.name and site.shape_of(output) is not None else ()
+        for left, right in zip(source, result, strict=False):
+            if left.position == held[0] % len(source):
+                yield from site.freeze((left, right), FreezeCode.ORDERED)
             else:
-                relations.equate(one, other, where)
+                yield Equal(left, right)
 
 
-PICKING: Mapping[str, Handler] = {
+PICKING: Mapping[str, Relate] = {
     "slice": _slice,
     "gather": _gather,
     "elements": _elements,
@@ -194,4 +188,4 @@ PICKING: Mapping[str, Handler] = {
     "tile": _tile,
     "ordered": _ordered,
 }
-"""The kinds of `ops.axes` that pick, place or repeat, and what they do."""
+"""The kinds of `ops.axes` that pick, place or repeat, and what they say."""

@@ -28,12 +28,6 @@ def computed(node: ir.Node, index: int) -> bool:
     return index < len(node.inputs) and node.inputs[index] is not None and constant(node.inputs[index]) is None
 
 
-def describe(node: ir.Node) -> str:
-    """Return what messages call the node: its op and its name, or that of its first output."""
-    name = node.name or next((value.name for value in node.outputs if value.name), None)
-    return f"{node.op_type} {name}"
-
-
 def slices(node: ir.Node, rank: int) -> dict[int, tuple[int, int, int]] | None:
     """Return {axis: (start, end, step)} of a Slice, as written; None where it is computed when the model runs."""
     starts, ends = numbers(node, "starts", 1), numbers(node, "ends", 2)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -96,10 +94,9 @@ def group_model(path: str | os.PathLike[str], *, inline: bool = True) -> Groupin
         )
         for group, stake in zip(found, stakes(coupling, found), strict=True)
     ]
-    ops = {node.op_type for node in model.graph}
     held: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
     for each in frozen(coupling):
-        held[_without_names(each.reason, ops)].append((f"{each.name}[{each.axis}]", each.size))
+        held[each.why.kind].append((f"{each.name}[{each.axis}]", each.size))
     reasons = [
         FrozenFigures(reason, len(each), sum(size for _, size in each), tuple(name for name, _ in each[:EXAMPLES]))
         for reason, each in held.items()
@@ -111,13 +108,6 @@ def group_model(path: str | os.PathLike[str], *, inline: bool = True) -> Groupin
         groups=tuple(sorted(figures, key=lambda each: (-each.macs, -each.parameters))),
         frozen=tuple(sorted(reasons, key=lambda each: (-each.axes, -each.channels, each.reason))),
     )
-
-
-def _without_names(reason: str, ops: Iterable[str]) -> str:
-    """Return a reason without the name of the node, so that equal reasons are equal."""
-    kinds = "|".join(map(re.escape, sorted(ops)))
-    reason = re.sub(rf"\b({kinds}) \S+?(:?)(?= |$)", r"\1\2", reason) if kinds else reason
-    return re.sub(r"^(graph (?:input|output)) .*", r"\1", reason)
 
 
 def print_groups(grouping: Grouping, console: Console) -> None:

@@ -147,7 +147,7 @@ class Prune(Pass):
 
     def _by_share(self, model: ir.Model, context: Context) -> Change:
         coupling = couple(model)
-        notes = [Note(f"{each.name} axis {each.axis}", "left alone", each.reason) for each in frozen(coupling)]
+        notes = [Note(f"{each.name} axis {each.axis}", "left alone", each.why.reason) for each in frozen(coupling)]
         limits = Limits(self.align, self.most, self.minimum)
         choosing = Choosing(self.include, self.exclude, self.units, limits, original_names(model, context.original))
         found, left_alone = choosing(coupling)

@@ -25,11 +25,12 @@ from channel_models import (
 from exactness import permute_groups
 from zoo import zoo_file
 
+from onnxslim.analysis.axis_relations import AxisRelations
 from onnxslim.analysis.coupling import Coupling, couple, frozen, groups
 from onnxslim.analysis.labels import components, solve
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import open_model
-from onnxslim.ops.relations import Freeze, Relations
+from onnxslim.ops.relations import FreezeCode
 from onnxslim.runtime.session import Session
 
 
@@ -131,7 +132,7 @@ FROZEN = {
 def test_what_is_frozen_says_why(reason: str) -> None:
     body, weights = FROZEN[reason]
     model = built(f"g (float[3,4] x) => (float y) {{ {body} }}", w=weight(4, 8), **weights)
-    found = {each.name: each.reason for each in frozen(couple(model)) if each.axis == 1}
+    found = {each.name: each.why.reason for each in frozen(couple(model)) if each.axis == 1}
     assert reason in found["w"]
     assert all(group.name != "w" for group in groups(couple(model)))
 
@@ -160,22 +161,21 @@ def test_components_are_the_smallest_labels() -> None:
 
 
 def test_factors_are_refined_to_a_fixpoint() -> None:
-    relations = Relations()
+    relations = AxisRelations()
     axis, six, four, three, eight, two = (relations.fresh(size) for size in (24, 6, 4, 3, 8, 2))
-    relations.multiply(axis, [six, four], "a")
-    relations.multiply(axis, [three, eight], "b")
+    relations.multiply(axis, [six, four], None)
+    relations.multiply(axis, [three, eight], None)
     relations.refine()
     assert sorted(relations.sizes[each] for _, factors in relations.products for each in factors) == [2, 2, 3, 4, 4, 6]
-    relations.equate(two, four, "c")
-    assert [why.reason for _, _, why in relations.frozen] == ["c: a size is not known before the model runs"] * 2
-    assert Freeze("x") == Freeze("x", inherent=False)
+    relations.equate(two, four, None)
+    assert [why.code for _, why in relations.frozen] == [FreezeCode.UNKNOWN_SIZE] * 2
 
 
 def test_products_that_do_not_nest_keep_their_longest_factor() -> None:
-    relations = Relations()
+    relations = AxisRelations()
     axis, two, three, slow, fast = (relations.fresh(size) for size in (6, 2, 3, 3, 2))
-    relations.multiply(axis, [two, three], "a")
-    relations.multiply(axis, [slow, fast], "b")
+    relations.multiply(axis, [two, three], None)
+    relations.multiply(axis, [slow, fast], None)
     labels = solve(relations)
     for short in (two, fast):
         assert (labels.reason[labels.root[labels.start[short] + np.arange(2)]] >= 0).all()
@@ -184,10 +184,10 @@ def test_products_that_do_not_nest_keep_their_longest_factor() -> None:
 
 
 def test_conflicting_sizes_freeze() -> None:
-    relations = Relations()
+    relations = AxisRelations()
     whole, factor = relations.fresh(7), relations.fresh(None)
     other = relations.fresh(3)
-    relations.multiply(whole, [factor, other], "m")
+    relations.multiply(whole, [factor, other], None)
     assert len(relations.frozen) == 2
 
 
@@ -202,9 +202,9 @@ def test_groups_that_an_op_mixes_along_say_so() -> None:
 
 
 def test_many_layers_are_refined_in_few_rounds() -> None:
-    relations = Relations()
+    relations = AxisRelations()
     whole = relations.fresh(24)
     for sizes in ((2, 12), (4, 6), (8, 3), (24,)) * 50:
-        relations.multiply(whole, [relations.fresh(size) for size in sizes], "a")
+        relations.multiply(whole, [relations.fresh(size) for size in sizes], None)
     labels = solve(relations)
     assert (labels.reason[labels.start[relations.find(whole)] + np.arange(24)] < 0).all()

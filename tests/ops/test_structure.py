@@ -9,13 +9,13 @@ import pytest
 from permute_channels import permutation, permuted
 from sample_models import from_text
 
+from onnxslim.analysis.axis_relations import AxisRelations
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import solve
 from onnxslim.analysis.shapes import infer_shapes
-from onnxslim.ops.binding import bind
-from onnxslim.ops.relations import Relations
+from onnxslim.ops.relations import NodeAxes
 from onnxslim.ops.signatures import signatures
-from onnxslim.ops.structure import HANDLERS, UnknownShape, freeze_node
+from onnxslim.ops.structure import HANDLERS, relations_of
 from onnxslim.runtime.session import Session
 
 ELEMENTWISE = sorted(
@@ -47,13 +47,10 @@ def model(node: str, inputs: str, **constants: np.ndarray) -> ir.Model:
 
 
 def solved(net: ir.Model, kind: str | None = None) -> Coupling:
-    relations = Relations()
+    relations = AxisRelations()
     for node in net.graph:
-        fitted = bind(node)
-        try:
-            HANDLERS[kind or (fitted.signature.kind if fitted else "")](relations, node)
-        except UnknownShape:
-            freeze_node(relations, node, "unknown")
+        site = NodeAxes(node, relations.shape)
+        relations.add(node, relations_of(site)[1] if kind is None else HANDLERS[kind](site))
     return Coupling(relations, solve(relations), {})
 
 

@@ -14,13 +14,13 @@ from onnxslim.ops.relations import (
     AnyAxis,
     Axis,
     Equal,
+    Factored,
     Freeze,
     FreezeCode,
     Frozen,
     Indices,
     Mixes,
     Pairs,
-    Product,
     Relation,
     SameElements,
 )
@@ -109,7 +109,7 @@ class AxisRelations:
                         self.equate(number(first), number(second), node)
                 case Frozen(axis, why):
                     self.freeze(number(axis), why)
-                case Product(whole, parts):
+                case Factored(whole, parts):
                     self.multiply(number(whole), [number(part) for part in parts], node)
                 case Pairs(first, first_indices, second, second_indices):
                     self.pairs.append((number(first), first_indices, number(second), second_indices))

@@ -12,10 +12,10 @@ from onnxslim.ops.parameters import numbers, padding, scales, sliced, slices
 from onnxslim.ops.relations import (
     Equal,
     Factor,
+    Factored,
     FreezeCode,
     NodeAxes,
     Pairs,
-    Product,
     Relate,
     Relation,
     UnknownShape,
@@ -156,7 +156,7 @@ def _tile(site: NodeAxes) -> Iterator[Relation]:
         elif repeats[left.position] > 1:
             times = Factor("repeats", left.position, repeats[left.position])
             yield from site.freeze((times,), FreezeCode.REPEATED)
-            yield Product(right, (times, left))
+            yield Factored(right, (times, left))
 
 
 def _ordered(site: NodeAxes) -> Iterator[Relation]:

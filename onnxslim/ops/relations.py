@@ -152,7 +152,7 @@ class Equal:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Product:
+class Factored:
     """An axis is the product of factors, the slowest first."""
 
     whole: Axis
@@ -192,7 +192,7 @@ class Frozen:
     why: Freeze
 
 
-Relation = Union[Equal, Product, SameElements, Pairs, Mixes, Frozen]  # noqa: UP007  # evaluated, on Python 3.10 too
+Relation = Union[Equal, Factored, SameElements, Pairs, Mixes, Frozen]  # noqa: UP007  # evaluated, on Python 3.10 too
 
 
 class UnknownShape(Exception):

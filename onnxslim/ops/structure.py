@@ -15,12 +15,12 @@ from onnxslim.ops.relations import (
     Axis,
     Equal,
     Factor,
+    Factored,
     FreezeCode,
     Frozen,
     Mixes,
     NodeAxes,
     Pairs,
-    Product,
     Relate,
     Relation,
     SameElements,
@@ -66,7 +66,7 @@ def relate_row(site: NodeAxes, bound: BoundSignature) -> Iterator[Relation]:
                     if letter in signature.fixed:
                         yield from site.freeze((seen[letter, place],), FreezeCode.FIXED_FACTOR)
             factors = tuple(seen[letter, place] for letter in dimension.factors)
-            yield Equal(factors[0], axis) if len(factors) == 1 else Product(axis, factors)
+            yield Equal(factors[0], axis) if len(factors) == 1 else Factored(axis, factors)
     for (letter, _), factor in seen.items():
         if letter in signature.mixed:
             yield Mixes(factor)

@@ -2,70 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import textwrap
-
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnxslim.passes.simplify import Simplify, rounds
 from sample_models import from_text
+from story import check, make_context
 from zoo import zoo_file
 
 from onnxslim.model import canonicalize, open_model, restored, save_model, weight_bytes
-from onnxslim.pipeline.interface import Goal, Progress
-from onnxslim.pipeline.rewrite_gate import RewriteGate
+from onnxslim.pipeline.interface import Goal
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.reader import load_rules
 from onnxslim.rewrite.site_check import SiteCheck
-
-
-@dataclasses.dataclass
-class Quiet:
-    generator: np.random.Generator = dataclasses.field(default_factory=lambda: np.random.default_rng(0))
-    progress: Progress = dataclasses.field(default_factory=Progress)
-    verify: bool = False
-    goal: Goal = Goal.LATENCY
-    ledger: RewriteGate = dataclasses.field(default_factory=RewriteGate)
-
-
-def nodes_of(graph, indent=""):
-    """Return the nodes of a graph as text; constants of one element are written out."""
-    lines = []
-    for node in graph:
-        inputs = ", ".join(argument(value) for value in node.inputs)
-        attributes = [
-            f"{name} = {a.value}" for name, a in node.attributes.items() if a.type is not ir.AttributeType.GRAPH
-        ]
-        told = f" <{', '.join(attributes)}>" if attributes else ""
-        outputs = ", ".join(output.name or "_" for output in node.outputs)
-        lines.append(f"{indent}{outputs} = {node.op_type}{told} ({inputs})")
-        for name, attribute in node.attributes.items():
-            if attribute.type is ir.AttributeType.GRAPH:
-                lines += [f"{indent}  {name}:", *nodes_of(attribute.as_graph(), indent + "    ")]
-    return lines
-
-
-def argument(value):
-    if value is None:
-        return "-"
-    if value.const_value is not None and value.is_initializer():
-        array = value.const_value.numpy()
-        return str(array.tolist()) if array.size <= 4 else f"{value.name}{list(array.shape)}"
-    return value.name
-
-
-def simplified(text, opset=17, **weights):
-    model = from_text(f'<ir_version: 8, opset_import: ["" : {opset}]> g {text}', **weights)
-    canonicalize(model)
-    change = Simplify().run(model, Quiet())
-    again = Simplify().run(model, Quiet())
-    assert not again.modified, again.notes
-    assert not [note for note in change.notes if note.action == "left alone"]
-    ir.to_proto(model)
-    return "\n".join(nodes_of(model.graph))
-
 
 f32 = np.float32
 CASES = {
@@ -353,10 +303,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_before_and_after(case):
-    text, weights, after = CASES[case]
-    names = "".join(f", float[1] {name}" for name in weights)
-    text = text.replace(")", f"{names})", 1)
-    assert simplified(text, **{n: np.asarray(a) for n, a in weights.items()}) == textwrap.dedent(after)
+    before, weights, after = CASES[case]
+    check(before, after, Simplify(), **{name: np.asarray(array) for name, array in weights.items()})
 
 
 def test_declared_shapes_are_not_believed_and_come_back():
@@ -369,7 +317,7 @@ def test_declared_shapes_are_not_believed_and_come_back():
         zero=np.array([0]),
     )
     canonicalize(model)
-    Simplify().run(model, Quiet())
+    Simplify().run(model, make_context(model))
     reshape = model.graph.outputs[0].producer()
     assert reshape.inputs[1].const_value is None  # [1, M] would have been wrong
     assert str(model.graph.outputs[0].shape) == "[1,M]"
@@ -382,7 +330,7 @@ def test_a_size_of_minus_one_is_unknown():
     for value in model.graph.inputs:
         value.shape = ir.Shape([-1, 4])
     canonicalize(model)
-    Simplify().run(model, Quiet(verify=True))
+    Simplify().run(model, make_context(model, verify=True))
     assert [node.op_type for node in model.graph] == ["Add", "Shape", "Expand", "Relu"]
     assert [str(value.shape) for value in restored(model).graph.inputs] == ["[-1,4]", "[-1,4]"]
 
@@ -407,7 +355,7 @@ def test_sizes_with_different_names_may_widen_each_other(case, sizes, tmp_path):
     model = from_text(text)
     ir.save(model, tmp_path / "before.onnx")
     canonicalize(model)
-    Simplify().run(model, Quiet())
+    Simplify().run(model, make_context(model))
     save_model(model, tmp_path / "after.onnx")
     random = np.random.default_rng(0)
     feeds = {"x": random.normal(size=(sizes[0], 4)).astype(f32), "z": random.normal(size=(sizes[1], 4)).astype(f32)}
@@ -450,7 +398,7 @@ def test_a_step_that_raises_is_noted_and_left_out(monkeypatch):
         '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { a = Identity (x)  y = Relu (a) }'
     )
     canonicalize(model)
-    change = Simplify().run(model, Quiet())
+    change = Simplify().run(model, make_context(model))
     assert change.modified
     left = {note.subject: note.reason for note in change.notes if note.action == "left alone"}
     assert left == {"broken": "ValueError: of all things", "rules": "ValueError: of all things"}
@@ -459,7 +407,7 @@ def test_a_step_that_raises_is_noted_and_left_out(monkeypatch):
 def test_nothing_to_do():
     model = from_text('<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { y = Relu (x) }')
     canonicalize(model)
-    change = Simplify().run(model, Quiet())
+    change = Simplify().run(model, make_context(model))
     assert not change.modified
     assert change.notes == ()
 
@@ -470,7 +418,7 @@ def test_other_domains_and_unused_opsets():
         a = com.microsoft.Gelu (x)  b = Relu (a)  y = Relu (b) }
         <domain: "f", opset_import: ["" : 17]> unused (x) => (y) { y = Relu (x) }""")
     canonicalize(model)
-    Simplify().run(model, Quiet())
+    Simplify().run(model, make_context(model))
     assert dict(model.opset_imports) == {"": 17, "com.microsoft": 1}
     assert not model.functions
     assert [node.op_type for node in model.graph] == ["Gelu", "Relu"]
@@ -482,7 +430,7 @@ def test_verify_notes_what_differs(monkeypatch):
         '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { a = Relu (x)  y = Relu (a) }'
     )
     canonicalize(model)
-    change = Simplify().run(model, Quiet(verify=True))
+    change = Simplify().run(model, make_context(model, verify=True))
     assert [(note.subject, note.action, note.reason) for note in change.notes] == [
         ("verify", "0 sites equal on random data", ""),
         ("twice_is_once_relu at Relu", "left alone", "y differs"),
@@ -510,7 +458,7 @@ def test_real_models(parts, nodes, verify, tmp_path):
     path = zoo_file(*parts)
     model = open_model(path)
     before = len(model.graph)
-    change = Simplify().run(model, Quiet(verify=verify))
+    change = Simplify().run(model, make_context(model, verify=verify))
     assert not [note for note in change.notes if note.action == "left alone"]
     assert (before, len(model.graph)) <= nodes
     save_model(model, tmp_path / "after.onnx")
@@ -529,7 +477,7 @@ def test_a_tied_weight_is_not_stored_twice(goal):
     model = from_text(text, w=np.random.default_rng(0).random((160, 160)).astype(f32), two=np.array(2, f32))
     canonicalize(model)
     before = weight_bytes(model)
-    Simplify().run(model, Quiet(goal=goal))
+    Simplify().run(model, make_context(model, goal=goal))
     assert weight_bytes(model) <= before
 
 
@@ -541,7 +489,7 @@ def test_for_the_size_nothing_is_folded_that_makes_a_file_larger(tmp_path):
     for goal in Goal:
         model = from_text(text)
         canonicalize(model)
-        Simplify().run(model, Quiet(goal=goal))
+        Simplify().run(model, make_context(model, goal=goal))
         save_model(model, tmp_path / f"{goal.value}.onnx")
         sizes[goal] = (tmp_path / f"{goal.value}.onnx").stat().st_size
     assert sizes[Goal.SIZE] < 1000 < 16_000 < sizes[Goal.LATENCY]

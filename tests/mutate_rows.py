@@ -6,11 +6,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnxslim.passes.lowrank import Lowrank
+from story import make_context
 
 from onnxslim.data import open_samples
-from onnxslim.pipeline.interface import Context, Goal
+from onnxslim.pipeline.interface import Goal
 from onnxslim.runtime.session import Session
-from onnxslim.runtime.target import detect_target
 
 
 def lost_seeing_and_blind(
@@ -30,7 +30,7 @@ def lost_seeing_and_blind(
 
     def lost() -> float:
         after = before.clone()
-        context = Context(before, samples, detect_target("cpu"), np.random.default_rng(0), goal=Goal.SIZE)
+        context = make_context(before, samples, goal=Goal.SIZE)
         assert step.run(after, context).modified
         return float(np.square(wanted - Session.of(after).run({"x": held_out})["y"]).sum())
 

@@ -6,14 +6,12 @@ import dataclasses
 import random
 from unittest import mock
 
-import numpy as np
 import onnx_ir as ir
 from onnxslim.passes.simplify import Simplify, rounds
+from story import make_context
 
 from onnxslim.data import Samples
-from onnxslim.pipeline.interface import Context
 from onnxslim.rewrite.reader import RuleSet, load_rules
-from onnxslim.runtime.target import detect_target
 
 
 def simplify_in_order(model: ir.Model, order: int) -> None:
@@ -30,5 +28,5 @@ def simplify_in_order(model: ir.Model, order: int) -> None:
 
     samples = Samples(None, "none")  # type: ignore[arg-type]  # simplify draws none
     with mock.patch.object(rounds, "load_rules", loaded):
-        Simplify().run(model, Context(model, samples, detect_target("cpu", 1), np.random.default_rng(0)))
+        Simplify().run(model, make_context(model, samples))
     assert any(book.rules for book in books), "the rules came from elsewhere, so their order was not changed"

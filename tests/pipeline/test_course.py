@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from sample_models import from_text
+from story import make_context
 
 from onnxslim.data import open_samples
 from onnxslim.pipeline import judge as judging
@@ -126,7 +127,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Stage]]:
             goal,
             measure=True,
         )
-        context = Context(model, samples, session.target, np.random.default_rng(0), max_drop=max_drop, goal=goal)
+        context = make_context(model, samples, max_drop=max_drop, goal=goal)
         return run_passes(passes, judge, context)
 
     return go

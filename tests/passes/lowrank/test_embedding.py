@@ -8,12 +8,12 @@ import onnx_ir as ir
 from onnxslim.passes.lowrank import Lowrank
 from onnxslim.passes.lowrank.embedding import basis, count_reads, count_rows, find_tables, split_table, write_table
 from sample_models import from_text
+from story import make_context
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
 from onnxslim.pipeline.interface import Context, Goal
 from onnxslim.runtime.session import Session
-from onnxslim.runtime.target import detect_target
 
 GENERATOR = np.random.default_rng(0)
 TEXT = """<ir_version: 10, opset_import: ["" : 17]> g (int64[N,L] ids, float t) => (float[N,L,48] y) {
@@ -58,7 +58,7 @@ def test_rows_that_are_read_count_more() -> None:
 
 def context(model: ir.Model, goal: Goal) -> Context:
     samples = open_samples({"ids": GENERATOR.integers(0, 400, (32, 6))}, Session.of(model).inputs)
-    return Context(model.clone(), samples, detect_target("cpu"), np.random.default_rng(0), goal=goal)
+    return make_context(model, samples, goal=goal)
 
 
 def test_rows_that_are_never_read_keep_what_there_is_room_for() -> None:

@@ -15,16 +15,16 @@ from onnxslim.passes.lowrank.layer import WeightLayer
 from onnxslim.passes.lowrank.timing import SplitTimer
 from onnxslim.passes.quant import Quant
 from sample_models import from_text
+from story import make_context
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
-from onnxslim.pipeline.interface import Change, Context, Goal
+from onnxslim.pipeline.interface import Change, Goal
 from onnxslim.pipeline.schedule import schedule
 from onnxslim.runtime.session import Session
-from onnxslim.runtime.target import detect_target
 
 GENERATOR = np.random.default_rng(0)
 MIXING = GENERATOR.normal(size=(64, 64)) * 0.85 ** np.arange(64)[:, None]
@@ -60,7 +60,7 @@ def run(
 ) -> tuple[ir.Model, Change]:
     after = before.clone()
     samples = samples or open_samples(data(64, 1), Session.of(before).inputs)
-    change = step.run(after, Context(before, samples, detect_target("cpu"), np.random.default_rng(0), goal=goal))
+    change = step.run(after, make_context(before, samples, goal=goal))
     onnx.checker.check_model(ir.to_proto(after), full_check=True)
     return after, change
 

@@ -16,6 +16,7 @@ from onnxslim.passes.prune.cutting import cut
 from onnxslim.passes.prune.group_filter import Choosing, Units, in_one_piece
 from onnxslim.passes.prune.timing import MillisecondsLeft
 from onnxslim.passes.quant import Quant
+from story import make_context
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import Coupling, couple, groups
@@ -23,11 +24,10 @@ from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import open_model, save_model
-from onnxslim.pipeline.interface import Change, Context, Kind
+from onnxslim.pipeline.interface import Change, Kind
 from onnxslim.pipeline.recipe import parse_passes
 from onnxslim.runtime.layer import Tensor, TimedLayer
 from onnxslim.runtime.session import Session
-from onnxslim.runtime.target import detect_target
 
 NET = built(
     """g (float[N,3,8,8] x) => (float[N,10] y) {
@@ -45,7 +45,7 @@ def pruned(model: ir.Model, step: Prune) -> tuple[ir.Model, Change]:
     model = model.clone()
     images = np.random.default_rng(5).normal(size=(32, 3, 8, 8)).astype(np.float32)
     samples = open_samples({"x": images}, Session.of(model).inputs)
-    change = step.run(model, Context(model.clone(), samples, detect_target("cpu", 1), np.random.default_rng(0)))
+    change = step.run(model, make_context(model, samples))
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     return model, change
 
@@ -260,7 +260,7 @@ def test_a_pruned_model_can_be_pruned_again(tmp_path) -> None:
 def test_quantized_weights_are_left_alone_and_that_is_said() -> None:
     model = NET.clone()
     samples = synthetic_samples(model, 4)
-    context = Context(model.clone(), samples, detect_target("cpu", 1), np.random.default_rng(0))
+    context = make_context(model, samples)
     assert Quant().run(model, context).modified
     _, change = pruned(model, Prune(ratio=0.3))
     assert not change.modified

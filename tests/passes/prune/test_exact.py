@@ -14,6 +14,7 @@ from insert_dead_channels import plant_dead, plant_double
 from onnxslim.passes.prune import exact
 from onnxslim.passes.prune.exact import Found, remove_exactly
 from onnxslim.passes.simplify import Simplify
+from story import make_context
 from zoo import MODELS, zoo_file
 
 import onnxslim
@@ -22,10 +23,8 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.data import synthetic_samples
 from onnxslim.model import open_model
-from onnxslim.pipeline.interface import Context
 from onnxslim.pipeline.rewrite_gate import RewriteGate
 from onnxslim.runtime.session import Session
-from onnxslim.runtime.target import detect_target
 
 
 def run(model: ir.Model, count: int = 2) -> list[np.ndarray]:
@@ -221,7 +220,7 @@ def test_every_planted_channel_of_the_model_that_ships_is_found() -> None:
 
 def check_planted(model: ir.Model) -> None:
     samples = synthetic_samples(model, 1)
-    Simplify().run(model, Context(model.clone(), samples, detect_target("cpu"), np.random.default_rng(0)))
+    Simplify().run(model, make_context(model, samples))
     apart = untie_vectors(model)
     infer_shapes(model)
     coupling = couple(model)

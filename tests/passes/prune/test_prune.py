@@ -12,6 +12,7 @@ from channel_models import CHANNEL_MODELS, built, weight
 from onnxslim.passes.prune import Prune
 from onnxslim.passes.prune.criterion import Criterion
 from onnxslim.passes.simplify import Simplify
+from story import make_context
 from zoo import zoo_file
 
 import onnxslim
@@ -24,7 +25,6 @@ from onnxslim.fit.refit import FEWEST, SAMPLES, enough, fits
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Change, Context
 from onnxslim.runtime.session import Session
-from onnxslim.runtime.target import detect_target
 
 
 def net(*channels: int, size: int = 8) -> ir.Model:
@@ -43,7 +43,7 @@ def context(model: ir.Model, samples: Samples | None = None, seed: int = 0) -> C
     if samples is None:
         images = np.random.default_rng(5).normal(size=(64, 3, 8, 8)).astype(np.float32)
         samples = open_samples({"x": images}, Session.of(model).inputs)
-    return Context(model.clone(), samples, detect_target("cpu"), np.random.default_rng(seed))
+    return make_context(model, samples, seed=seed)
 
 
 def pruned(model: ir.Model, step: Prune, samples: Samples | None = None) -> tuple[ir.Model, Change]:

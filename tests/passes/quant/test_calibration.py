@@ -17,9 +17,9 @@ from onnxslim.passes.quant.observe import (
 from onnxslim.passes.quant.scales import Calibration, Scale, choose_scale, mse_interval, percentile_interval
 from onnxslim.passes.quant.weights import bias_floor, quantize_bias, quantize_weight
 from sample_models import from_text
+from story import make_context
 
 from onnxslim.data import open_samples
-from onnxslim.pipeline.interface import Context
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 
@@ -32,7 +32,7 @@ def model():
 
 def context_and_samples(x):
     samples = open_samples({"x": x}, Session.of(model(), CPU).inputs)
-    return Context(model(), samples, CPU, np.random.default_rng(0)), samples
+    return make_context(model(), samples, target=CPU), samples
 
 
 def histogram_of(array):

@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 from onnxslim.passes.quant import Quant
 from sample_models import from_text
+from story import make_context
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
-from onnxslim.pipeline.interface import Context
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 
@@ -29,13 +29,7 @@ def products_in_int8(model, feeds, **options):
     """Quantize, and return how many products read what was dequantized, of how many."""
     infer_shapes(model)
     wanted = Session.of(model, VNNI).run(feeds)
-    context = Context(
-        model.clone(),
-        open_samples(feeds, Session.of(model, VNNI).inputs),
-        VNNI,
-        np.random.default_rng(0),
-        open_session=lambda opened: Session.of(opened, VNNI),
-    )
+    context = make_context(model, feeds, target=VNNI)
     Quant(**options).run(model, context)
     found = Session.of(model, VNNI).run(feeds)
     for name, array in wanted.items():
@@ -94,6 +88,6 @@ def test_what_is_excluded_keeps_its_form():
     feeds = {"x": draw(8, 32), "r": draw(8, 16)}
     infer_shapes(model)
     samples = open_samples(feeds, Session.of(model, VNNI).inputs)
-    change = Quant(exclude=("Gemm",)).run(model, Context(model, samples, VNNI, np.random.default_rng(0)))
+    change = Quant(exclude=("Gemm",)).run(model, make_context(model, samples, target=VNNI))
     assert not change.modified
     assert [node.op_type for node in model.graph] == ["Gemm", "Relu"]

@@ -17,13 +17,12 @@ from onnxslim.passes.quant.saturation import Saturation
 from onnxslim.passes.quant.scales import Activations, Calibration
 from onnxslim.passes.quant.table import load_table
 from sample_models import from_text
+from story import make_context
 from zoo import zoo_file
 
-from onnxslim.data import open_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import open_model, save_model
 from onnxslim.pipeline.discovery import find_pass
-from onnxslim.pipeline.interface import Context
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 
@@ -47,14 +46,7 @@ def tiny(generator):
 
 
 def context_for(model, feeds, target=AVX2):
-    session = Session.of(model, target)
-    return Context(
-        original=model,
-        samples=open_samples(feeds, session.inputs),
-        target=target,
-        generator=np.random.default_rng(0),
-        open_session=lambda opened: Session.of(opened, target),
-    )
+    return make_context(model, feeds, target=target)
 
 
 def quantize(model, feeds, target=AVX2, **options):

@@ -11,12 +11,12 @@ from onnxslim.passes.quant import Quant
 from onnxslim.passes.quant.scales import Calibration
 from onnxslim.passes.quant.sensitivity import Noise, spared
 from sample_models import from_text
+from story import make_context
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.observe.deviation import OutputDeviation, parts
-from onnxslim.pipeline.interface import Context
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 
@@ -47,9 +47,7 @@ def quantized(model, feeds, **options):
     after = model.clone()
     infer_shapes(after)
     samples = open_samples(feeds, Session.of(model, VNNI).inputs)
-    context = Context(
-        model, samples, VNNI, np.random.default_rng(0), open_session=lambda opened: Session.of(opened, VNNI)
-    )
+    context = make_context(model, samples, target=VNNI)
     change = Quant(**options).run(after, context)
     return after, change
 
@@ -157,7 +155,7 @@ def test_what_is_observed_is_observed_once_for_all_strengths(monkeypatch):
         opened.append(probe)
         return Session.of(probe, VNNI)
 
-    context = Context(model, samples, VNNI, np.random.default_rng(0), open_session=open_session)
+    context = make_context(model, samples, target=VNNI, open_session=open_session)
     sessions, layers = [], []
     for strength in (1.0, 0.5, 0.4, 0.5):
         after = model.clone()

@@ -9,10 +9,10 @@ from onnxslim.passes.quant import Quant
 from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.quant.tails import COARSEST, FEWEST_LEVELS
 from sample_models import from_text
+from story import make_context
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
-from onnxslim.pipeline.interface import Context
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 
@@ -24,9 +24,7 @@ def quantized(model, feeds, **options):
     after = model.clone()
     infer_shapes(after)
     samples = open_samples(feeds, Session.of(model, VNNI).inputs)
-    context = Context(
-        model, samples, VNNI, np.random.default_rng(0), open_session=lambda opened: Session.of(opened, VNNI)
-    )
+    context = make_context(model, samples, target=VNNI)
     change = Quant(**options).run(after, context)
     return after, {note.subject: note.reason for note in change.notes}
 

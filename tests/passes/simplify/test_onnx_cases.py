@@ -13,12 +13,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnxslim.passes.simplify import Simplify
+from story import make_context
 
-from onnxslim.data import Samples
 from onnxslim.model import NEWEST_OPSET, canonicalize, restored
 from onnxslim.pipeline.difference import difference
-from onnxslim.pipeline.interface import Context
-from onnxslim.runtime.target import detect_target
 
 FEWEST = 100
 """Every second case is taken. So many must have been compared, or the test is not what it says."""
@@ -44,14 +42,14 @@ def test_cases_of_several_nodes_stay_what_they_are():
         cases = [case for case in collect_testcases(None) if case.model is not None and len(case.model.graph.node) > 1][
             ::2
         ]
-    target, compared, wrong = detect_target("cpu", 1), 0, {}
+    compared, wrong = 0, {}
     for case in cases:
         opset = {entry.domain: entry.version for entry in case.model.opset_import}.get("", 0)
         if opset > NEWEST_OPSET:
             continue
         model = ir.from_proto(case.model)
         canonicalize(model)
-        change = Simplify().run(model, Context(model, Samples(None, "none"), target, np.random.default_rng(0)))
+        change = Simplify().run(model, make_context(model))
         left = [note for note in change.notes if note.action == "left alone" and "Error" in note.reason]
         if left:
             wrong[case.name] = str(left)

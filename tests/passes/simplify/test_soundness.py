@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,20 +9,9 @@ import onnxruntime
 import pytest
 from onnxslim.passes.simplify import Simplify
 from sample_models import from_text
+from story import make_context
 
 from onnxslim.model import canonicalize
-from onnxslim.pipeline.interface import Goal, Progress
-from onnxslim.pipeline.rewrite_gate import RewriteGate
-
-
-@dataclasses.dataclass
-class Quiet:
-    generator: np.random.Generator = dataclasses.field(default_factory=lambda: np.random.default_rng(0))
-    progress: Progress = dataclasses.field(default_factory=Progress)
-    verify: bool = False
-    goal: Goal = Goal.LATENCY
-    ledger: RewriteGate = dataclasses.field(default_factory=RewriteGate)
-
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
 
@@ -117,7 +104,7 @@ def test_means_the_same(case: str) -> None:
     model = from_text(f'<ir_version: 8, opset_import: ["" : 17]> g {text}', **arrays)
     canonicalize(model)
     before = outputs(ir.to_proto(model), feeds)
-    Simplify().run(model, Quiet())
+    Simplify().run(model, make_context(model))
     assert [node.op_type for node in model.graph.all_nodes()] == after
     for one, other in zip(before, outputs(ir.to_proto(model), feeds), strict=True):
         np.testing.assert_array_equal(one, other)

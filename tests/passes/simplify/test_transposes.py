@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 
 import hypothesis
 import hypothesis.strategies as st
@@ -13,28 +12,18 @@ import onnxruntime
 import pytest
 from onnxslim.passes.simplify import Simplify
 from sample_models import from_text
+from story import make_context
 
 from onnxslim.model import canonicalize
-from onnxslim.pipeline.interface import Goal, Progress
-from onnxslim.pipeline.rewrite_gate import RewriteGate
 
 f32 = np.float32
-
-
-@dataclasses.dataclass
-class Quiet:
-    generator: np.random.Generator = dataclasses.field(default_factory=lambda: np.random.default_rng(0))
-    progress: Progress = dataclasses.field(default_factory=Progress)
-    verify: bool = False
-    goal: Goal = Goal.LATENCY
-    ledger: RewriteGate = dataclasses.field(default_factory=RewriteGate)
 
 
 def simplified(text, opset=17, **weights):
     model = from_text(f'<ir_version: 8, opset_import: ["" : {opset}]> g {text}', **weights)
     canonicalize(model)
     before = ir.to_proto(model).SerializeToString()
-    change = Simplify().run(model, Quiet())
+    change = Simplify().run(model, make_context(model))
     assert not [note for note in change.notes if note.reason]
     return before, model
 

@@ -18,6 +18,8 @@ FLOORS = {
     "onnxslim.errors": 0,
     "onnxslim.ort": 0,
     "onnxslim.printable": 0,
+    "onnxslim.ops.signatures": 0,
+    "onnxslim.ops.traits": 0,
     "onnxslim.model": 1,
     "onnxslim.ops": 2,
     "onnxslim.analysis": 3,

@@ -84,7 +84,7 @@ class Signature:
 _ROW = re.compile(
     r"(?P<op>[\w.]+(?:::\w+)?)(?:<(?P<attributes>[^>]*)>)?\s+(?P<inputs>.*?)\s*->\s*(?P<outputs>[^:]*?)\s*(?::\s*(?P<macs>.*))?$"
 )
-_KIND = re.compile(r"(?P<kind>[a-z]+)(?:\s+\((?P<reason>[^)]+)\))?:\s+(?P<ops>.+)$")
+KIND = re.compile(r"(?P<kind>[a-z]+)(?:\s+\((?P<reason>[^)]+)\))?:\s+(?P<ops>.+)$")
 _OPERAND = re.compile(
     r"(?P<name>\w+)(?P<open>[\[{])(?P<axes>[^\]}]*)[\]}]|(?P<ignored>_)(?!\w)|(?P<absent>-)(?!>)|(?P<junk>\S)"
 )
@@ -112,9 +112,9 @@ class SignatureTable(Mapping[OpName, tuple[Signature, ...]]):
         self._read: dict[OpName, tuple[Signature, ...]] = {}
         for number, raw in enumerate(text.splitlines(), start=1):
             line = raw.partition("#")[0].strip()
-            if not line:
+            if not line or line.startswith("trait "):
                 continue
-            kind = _KIND.match(line)
+            kind = KIND.match(line)
             for op in kind["ops"].split() if kind else re.split(r"[<\s]", line, maxsplit=1)[:1]:
                 self._lines.setdefault(op_name(op), []).append((number, line))
 
@@ -150,15 +150,20 @@ def read_signatures(text: str, where: str) -> Mapping[OpName, tuple[Signature, .
 
 
 @functools.cache
+def table_text() -> str:
+    """Return the text of `ops.axes`."""
+    return importlib.resources.files("onnxslim.ops").joinpath("ops.axes").read_text(encoding="utf-8")
+
+
+@functools.cache
 def signatures() -> Mapping[OpName, tuple[Signature, ...]]:
     """Return the table that comes with onnxslim."""
-    source = importlib.resources.files("onnxslim.ops").joinpath("ops.axes")
-    return SignatureTable(source.read_text(encoding="utf-8"), "ops.axes")
+    return SignatureTable(table_text(), "ops.axes")
 
 
 def _signature(line: str, op: OpName, where: str) -> Signature:
     try:
-        kind = _KIND.match(line)
+        kind = KIND.match(line)
         return Signature(op, kind=kind["kind"], reason=kind["reason"] or "") if kind else _row(line)
     except ValueError as error:
         raise RuleError(

@@ -1,0 +1,81 @@
+"""Traits of ops: what holds for every node of an op, whatever its shapes and attributes. Declared in `ops.axes`."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+from onnxslim.ops.signatures import KIND, OpName, op_name, table_text
+
+
+class Trait(enum.Enum):
+    """A property of an op; the value is its name in `ops.axes`. Each is proved against ONNX Runtime by a test."""
+
+    ELEMENTWISE = "elementwise"
+    """An element of the result depends on the elements at its own index alone, the operands broadcast."""
+    BROADCASTING = "broadcasting"
+    """Elementwise, and the result is as large as all operands broadcast against each other."""
+    COMMUTATIVE = "commutative"
+    """Two operands may be swapped."""
+    MOVEMENT = "movement"
+    """Each element of the results is an element of the first input."""
+    KEEPS_ZERO = "keeps zero"
+    """Zeros as first input make zeros, whatever the other inputs are."""
+    IDENTITY = "identity"
+    """The result is the input."""
+    IDENTITY_AT_EQUAL_SHAPE = "identity at equal shape"
+    """The result is the first input wherever it has the same shape, but for images that are resized by another factor
+    than 1, and cuts that go backwards."""
+    RANDOM = "random"
+    """Two runs may differ."""
+    LITERAL = "literal"
+    """The result is an attribute of the node."""
+    INTEGER_DIVISION = "integer division"
+    """Integers may end the process (SIGFPE): the smallest one by -1, and any by 0 in older versions of ONNX Runtime."""
+    QUANTIZES = "quantizes"
+    """Real numbers become integers, by a scale and a zero point that are inputs."""
+    DEQUANTIZES = "dequantizes"
+    """Integers become real numbers, by a scale and a zero point that are inputs."""
+    SIZED_BY_VALUES = "sized by values"
+    """How large the result is depends on the elements of inputs, not on their shapes alone."""
+
+    @functools.cached_property
+    def ops(self) -> frozenset[OpName]:
+        """The ops, (domain, op type), that have it."""
+        return _declared()[self.value]
+
+
+class Operation(Protocol):
+    """What has an op: a node of a model, of a file, or of a rule."""
+
+    @property
+    def domain(self) -> str:
+        """The domain; ONNX's own is empty."""
+
+    @property
+    def op_type(self) -> str:
+        """The op in its domain."""
+
+
+_LINE = re.compile(r"trait (?P<trait>[a-z ]+):\s+(?P<ops>.+)$")
+
+
+@functools.cache
+def _declared() -> Mapping[str, frozenset[OpName]]:
+    lines = [line.partition("#")[0].strip() for line in table_text().splitlines()]
+    kinds: dict[str, list[str]] = {}
+    for kind in filter(None, map(KIND.match, lines)):
+        kinds.setdefault(kind["kind"], []).extend(kind["ops"].split())
+    declared: dict[str, set[OpName]] = {}
+    for line in filter(None, map(_LINE.match, lines)):
+        for word in line["ops"].split():
+            declared.setdefault(line["trait"], set()).update(map(op_name, kinds[word] if word.islower() else [word]))
+    return {trait: frozenset(ops) for trait, ops in declared.items()}
+
+
+def has(node: Operation, trait: Trait) -> bool:
+    """Whether the op of `node` has a trait."""
+    return (node.domain, node.op_type) in trait.ops

@@ -6,7 +6,7 @@ import hashlib
 
 import onnx_ir as ir
 
-from onnxslim.rewrite.match import COMMUTATIVE
+from onnxslim.ops.traits import Trait, has
 
 
 def canonical_form(model: ir.Model) -> str:
@@ -40,7 +40,7 @@ def _of_graph(graph: ir.Graph, values: dict[ir.Value | None, str]) -> list[str]:
             else:
                 told.append(f"{name}={attribute.value}")
         inputs = [values[value] for value in node.inputs]
-        if node.op_type in COMMUTATIVE:
+        if has(node, Trait.COMMUTATIVE):
             inputs.sort()
         line = f"{node.domain}.{node.op_type} <{', '.join(told)}> ({', '.join(inputs)})"
         lines.append(line if len(line) < 400 else f"{node.op_type} {_digest(line)}")

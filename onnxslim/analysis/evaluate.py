@@ -23,11 +23,8 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from onnxslim.model.constants import as_tensor, constant
+from onnxslim.ops.traits import Trait, has
 from onnxslim.ort import onnxruntime
-
-DIVISIONS = frozenset({"Div", "Mod"})
-"""Ops that end the process (SIGFPE) where the processor refuses to divide: the smallest integer by -1, and any by 0 in
-older versions of ONNX Runtime."""
 
 KEPT_SESSIONS = 256
 KEPT_BYTES = 1 << 14
@@ -124,7 +121,7 @@ _session = functools.lru_cache(maxsize=KEPT_SESSIONS)(_open)
 
 def divides_safely(node: ir.Node) -> bool:
     """Whether `node` is no division, or one of floats, or by integers that are known to be harmless."""
-    if node.domain or node.op_type not in DIVISIONS:
+    if not has(node, Trait.INTEGER_DIVISION):
         return True
     if any(value is not None and value.dtype is not None and not value.dtype.is_integer() for value in node.inputs):
         return True
@@ -147,7 +144,7 @@ def _may_end_the_process(nodes: Sequence[onnx.NodeProto], feeds: Mapping[str, Ar
     """Whether integers might be divided in a way that nothing can catch. A computed divisor is not trusted."""
     integers = any(array.dtype.kind in "iu" for array in feeds.values())
     for node in nodes:
-        if node.domain or node.op_type not in DIVISIONS:
+        if not has(node, Trait.INTEGER_DIVISION):
             continue
         dividend, divisor = feeds.get(node.input[0]), feeds.get(node.input[1])
         if divisor is not None:

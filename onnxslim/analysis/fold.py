@@ -35,6 +35,7 @@ from onnxslim.ops.extent import (
     most_bytes,
     must_be_looked_at,
 )
+from onnxslim.ops.traits import Operation, Trait, has
 
 SHARED_BYTES = 1 << 10
 """Constants from this size on are worth asking whether they can go."""
@@ -42,44 +43,38 @@ SHARED_BYTES = 1 << 10
 SESSION_BYTES = 64 << 20
 """Constants that one session is given at once: weights on disk are not all to be read into memory together."""
 
-UNFOLDED = frozenset(
-    {
-        # Random: another value in every run.
-        "Bernoulli",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        # Training mode is random, and inference mode is a rule.
-        "Dropout",
-        # A weight stored in few bits: unfolding it here undoes the compression.
-        "DequantizeLinear",
-        # What Identity passes on is no new value; identities are eliminated, not computed.
-        "Identity",
-        # Constant inside a function already is what it is.
-        "Constant",
-    }
-)
-
 Array = npt.NDArray[Any]
 
 
+def may_evaluate(op: Operation) -> bool:
+    """Whether an op of constants may be computed ahead: ONNX's own, but for random ones and weights in few bits.
+
+    Unfolding a DequantizeLinear would undo a compression.
+    """
+    return not (op.domain or has(op, Trait.RANDOM) or has(op, Trait.DEQUANTIZES))
+
+
+def _makes_a_value(op: Operation) -> bool:
+    """Whether folding an op would make a new constant: identities are eliminated, and literals are constants."""
+    return may_evaluate(op) and not (has(op, Trait.IDENTITY) or has(op, Trait.LITERAL))
+
+
 def known_shape(node: ir.Node) -> Array | None:
-    """Return what a Shape or Size node makes, where the part of the shape that it reads is static."""
-    if node.domain or node.op_type not in ("Shape", "Size") or not node.inputs or node.inputs[0] is None:
+    """Return what a Shape or Size makes, where the part of the shape that it reads is static; None for other nodes."""
+    sizes_wanted = has(node, Trait.LISTS_SIZES)
+    if not (sizes_wanted or has(node, Trait.COUNTS_ELEMENTS)) or not node.inputs or node.inputs[0] is None:
         return None
     shape = node.inputs[0].shape
     if shape is None:
         return None
     sizes = list(shape)
-    if node.op_type == "Shape":
+    if sizes_wanted:
         start, end = node.attributes.get("start"), node.attributes.get("end")
         sizes = sizes[start.as_int() if start else None : end.as_int() if end else None]
     known = [size for size in sizes if isinstance(size, int) and size >= 0]  # exporters write -1 for an unknown one
     if len(known) != len(sizes):
         return None
-    return np.array(known if node.op_type == "Shape" else math.prod(known), np.int64)
+    return np.array(known if sizes_wanted else math.prod(known), np.int64)
 
 
 def fold_constants(model: ir.Model, growth: Growth | None = None) -> tuple[str, ...]:
@@ -125,7 +120,7 @@ def _fold_graph(graph: ir.Graph, opsets: Mapping[str, int], growth: Growth) -> l
 
 def _fold_known(graph: ir.Graph, node: ir.Node) -> Iterator[str]:
     """Replace a node whose only output is known without running anything: a shape, or what shape inference said."""
-    if node.domain or len(node.outputs) != 1 or node.op_type in UNFOLDED:
+    if len(node.outputs) != 1 or not _makes_a_value(node):
         return
     array = known_shape(node)
     if array is None and node.outputs[0].const_value is not None:
@@ -142,9 +137,8 @@ def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
         if not all(v is None or v.producer() in region or constant_tensor(v) is not None for v in node.inputs):
             continue  # most nodes: so this is asked first
         if (
-            node.domain
-            or node.op_type in UNFOLDED
-            or node in blocked
+            node in blocked
+            or not _makes_a_value(node)
             or not any(o.uses() or o.is_graph_output() for o in node.outputs)
         ):
             continue

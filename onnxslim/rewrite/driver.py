@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.growth import Growth
 from onnxslim.model.nesting import graphs_within, main_graphs
+from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.condition import holds, overflow
 from onnxslim.rewrite.identity import eliminate_identity
 from onnxslim.rewrite.instantiate import BodyEvaluation, Instantiation, build
@@ -54,7 +55,7 @@ def fixpoint(
         growth: How much larger the model may become in all, and what is left of that; None: a budget for this call.
     """
     driver = _Driver(model, rules, accept, growth or Growth(), must_pay=True)
-    reach = max((rule.outline.depth for rule in rules), default=0)
+    reach = max((rule.prefilter.depth for rule in rules), default=0)
     waiting = collections.deque(driver.nodes())
     queued = set(waiting)
     while waiting:
@@ -99,7 +100,7 @@ class _Driver:
         self.model, self.accept, self.growth, self.must_pay = model, accept, growth, must_pay
         self.index: dict[tuple[str, str], list[Rule]] = {}
         for rule in rules:
-            self.index.setdefault(rule.outline.root, []).append(rule)
+            self.index.setdefault(rule.prefilter.root, []).append(rule)
         self.shortlists: dict[tuple[str, str, frozenset[str | None]], tuple[Rule, ...]] = {}
         self.opset = rules[0].opset if rules else 0
         self.counts: dict[str, int] = {}
@@ -128,7 +129,7 @@ class _Driver:
         makers = frozenset(_maker(value) for value in node.inputs)
         key = (node.domain, node.op_type, makers)
         if key not in self.shortlists:
-            self.shortlists[key] = tuple(rule for rule in rules if rule.outline.demanded <= makers)
+            self.shortlists[key] = tuple(rule for rule in rules if rule.prefilter.required_producers <= makers)
         return self.shortlists[key]
 
     def visit(self, node: ir.Node) -> list[ir.Node]:
@@ -237,11 +238,11 @@ class _Driver:
 
 
 def _maker(value: ir.Value | None) -> str | None:
-    """Return what makes a value, in the words of `Outline.signposts`."""
+    """Return what makes a value, in the words of `Prefilter.input_producers`."""
     if value is None:
         return None
     maker = value.producer()
-    if maker is None or maker.op_type == "Constant" or value.const_value is not None:
+    if maker is None or value.const_value is not None or has(maker, Trait.LITERAL):
         return ""
     return maker.op_type
 

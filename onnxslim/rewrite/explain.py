@@ -56,7 +56,7 @@ def near_misses(model: ir.Model, rules: Sequence[Rule]) -> Iterator[Miss]:
     index: dict[tuple[str, str], list[Rule]] = {}
     for rule in rules:
         if len(rule.match.operations()) > 1:
-            index.setdefault(rule.outline.root, []).append(rule)
+            index.setdefault(rule.prefilter.root, []).append(rule)
     for graph in main_graphs(model):
         names = _descriptions(graph)
         for node in graph:

@@ -24,28 +24,12 @@ import re
 from typing import NamedTuple
 
 from onnxslim.errors import RuleError
+from onnxslim.ops.notation import LEVELS
 
 TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*(?:\.\w+)*)"
     r"|(?P<operator>\*\*|==|!=|<=|>=|[-+*/%<>&|!()\[\],=@{}])"
 )
-LEVELS: tuple[dict[str, tuple[str, bool]], ...] = (
-    {"|": ("Or", False)},
-    {"&": ("And", False)},
-    {
-        "==": ("Equal", False),
-        "!=": ("Equal", True),
-        "<": ("Less", False),
-        ">=": ("Less", True),
-        ">": ("Greater", False),
-        "<=": ("Greater", True),
-    },
-    {"+": ("Add", False), "-": ("Sub", False)},
-    {"*": ("Mul", False), "/": ("Div", False), "%": ("Mod", False)},
-    {"**": ("Pow", False)},
-)
-"""Infix operators, the weakest first: the op, and whether its answer is turned round (LessOrEqual is no old op)."""
-
 STRENGTH = {sign: level for level, signs in enumerate(LEVELS) for sign in signs}
 
 
@@ -159,9 +143,9 @@ class _Writer:
         left = self._unary()
         while (token := self._peek()) is not None and STRENGTH.get(token.text, -1) >= weakest:
             level = STRENGTH[self._next().text]
-            op, turned = LEVELS[level][token.text]
-            left = f"{op} ({self._named(left)}, {self._named(self._expression(level + 1))})"
-            if turned:
+            infix = LEVELS[level][token.text]
+            left = f"{infix.op_type} ({self._named(left)}, {self._named(self._expression(level + 1))})"
+            if infix.negated:
                 left = f"Not ({self._named(left)})"
         return left
 

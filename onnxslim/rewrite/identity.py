@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxslim.ops.traits import Trait, has
+
 
 def eliminate_identity(node: ir.Node) -> bool:
     """Let the users of an Identity use what it passes on, and remove it. Returns whether that was possible.
@@ -12,7 +14,7 @@ def eliminate_identity(node: ir.Node) -> bool:
     initializer, another output of the graph, or a value of an outer graph. (The pass of onnx_ir renames values of outer
     graphs, and values that are outputs already.)
     """
-    if node.op_type != "Identity" or node.domain or len(node.inputs) != 1 or len(node.outputs) != 1:
+    if not has(node, Trait.IDENTITY) or len(node.inputs) != 1 or len(node.outputs) != 1:
         return False
     graph, source, result = node.graph, node.inputs[0], node.outputs[0]
     if graph is None or source is None:

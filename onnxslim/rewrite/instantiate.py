@@ -16,9 +16,10 @@ import onnx
 import onnx.defs
 import onnx_ir as ir
 
-from onnxslim.analysis.fold import UNFOLDED, known_shape
+from onnxslim.analysis.fold import known_shape, may_evaluate
 from onnxslim.model.constants import as_tensor, constant, constant_tensor
 from onnxslim.ops.defaults import is_usual
+from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
 from onnxslim.rewrite.program import NotApplicable, Program, type_words
 from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule, find_schema
@@ -98,7 +99,7 @@ class BodyEvaluation:
         node, _ = self.body.makers[name]
         if node.is_constant:
             return True
-        if not self._proof and (node.domain or node.op_type in UNFOLDED - {"Identity"}):
+        if not (self._proof or may_evaluate(node)):
             return False
         if self._shape(node) is not None:
             return True
@@ -109,12 +110,13 @@ class BodyEvaluation:
 
         The Size of a Shape is a rank, which is known of shapes whose sizes are not.
         """
-        maker = self.body.makers.get(node.inputs[0] or "") if node.op_type == "Size" else None
-        if maker is not None and maker[0].op_type == "Shape" and not maker[0].attributes:
+        maker = self.body.makers.get(node.inputs[0] or "") if has(node, Trait.COUNTS_ELEMENTS) else None
+        if maker is not None and has(maker[0], Trait.LISTS_SIZES) and not maker[0].attributes:
             ranked = self.values.get(maker[0].inputs[0] or "")
             if ranked is not None and ranked.shape is not None:
                 return np.array(len(ranked.shape), np.int64)
-        if node.op_type not in ("Shape", "Size") or node.domain or self.values.get(node.inputs[0] or "") is None:
+        queries = has(node, Trait.LISTS_SIZES) or has(node, Trait.COUNTS_ELEMENTS)
+        if not queries or self.values.get(node.inputs[0] or "") is None:
             return None
         probe = ir.Node("", node.op_type, [self.values[node.inputs[0] or ""]], self._attributes(node))
         try:

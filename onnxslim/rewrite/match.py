@@ -14,13 +14,9 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant_tensor
 from onnxslim.ops.defaults import computed_default
+from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.rule import BodyNode, Reference, Rule, find_schema
 from onnxslim.rewrite.signature import Environment, fits
-
-COMMUTATIVE = frozenset(
-    {"Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor"}
-)
-"""Ops of two inputs whose order does not matter."""
 
 LITERAL_SIZE = 1 << 16
 """Known tensors with more elements than this are not compared with a literal."""
@@ -90,12 +86,12 @@ def find_match(rule: Rule, root: ir.Node, reasons: Reasons | None = None) -> Mat
 
 def _is_promising(rule: Rule, root: ir.Node) -> bool:
     """Look at what makes the inputs of the root: most sites fail there, and that costs little."""
-    given, posts = root.inputs, rule.outline.signposts
+    given, posts = root.inputs, rule.prefilter.input_producers
     if any(post is not None for post in posts[len(given) :]):
         return False
     if all(_is_made_by(value, post) for value, post in zip(given, posts, strict=False)):
         return True
-    swapped = len(given) == 2 and root.op_type in COMMUTATIVE and not root.domain
+    swapped = len(given) == 2 and has(root, Trait.COMMUTATIVE)
     return swapped and all(_is_made_by(value, post) for value, post in zip(reversed(given), posts, strict=False))
 
 
@@ -145,7 +141,7 @@ def _solve(match: Match, goals: list[Goal], reasons: Reasons | None) -> Iterator
         given: list[ir.Value | None] = list(node.inputs)
         given += [None] * (len(wanted.inputs) - len(given))
         names = [*wanted.inputs, *[None] * (len(given) - len(wanted.inputs))]
-        if wanted.op_type in COMMUTATIVE and not wanted.domain and len(given) == 2:
+        if len(given) == 2 and has(wanted, Trait.COMMUTATIVE):
             yield from _solve(match.copy(), [*goals, *zip(names, given, strict=True)], reasons)
             given.reverse()
         goals = [*goals, *zip(names, given, strict=True)]

@@ -10,33 +10,36 @@ import functools
 import re
 from collections.abc import Mapping
 
+from onnxslim.ops.signatures import OpName
+from onnxslim.ops.traits import Trait
+
 STATEMENT = re.compile(
     r"(?P<results>[\w, ]*?) = (?P<op>[\w.]+)(?: <[^>]*>)? \((?P<inputs>[^)]*)\)(?=[\s}])",
 )
 """A statement as `onnxslim.rewrite.expression` writes it."""
 
-Makers = Mapping[str, tuple[str, tuple[str, ...]]]
-"""What makes a name: the op with its domain, and the names it reads."""
+Makers = Mapping[str, tuple[OpName, tuple[str, ...]]]
+"""The op that computes a name, and the names that it reads."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Outline:
+class Prefilter:
     """The surroundings that a match asks for."""
 
     root: tuple[str, str]
     """(domain, op type) of the node that makes the first result; matching begins there."""
-    signposts: tuple[str | None, ...]
+    input_producers: tuple[str | None, ...]
     """What must make each input of the root: the name of an op; "" something known; None: whatever it is."""
     depth: int
     """How many nodes lie between the root and what is farthest from it, both counted."""
 
     @functools.cached_property
-    def demanded(self) -> frozenset[str]:
-        """The signposts that say something, whatever the order of the inputs."""
-        return frozenset(post for post in self.signposts if post is not None)
+    def required_producers(self) -> frozenset[str]:
+        """The producers that are given, whatever the order of the inputs."""
+        return frozenset(producer for producer in self.input_producers if producer is not None)
 
 
-def outline(written: str, result: str) -> Outline | None:
+def read_prefilter(written: str, result: str) -> Prefilter | None:
     """Glance at a match.
 
     Args:
@@ -46,26 +49,26 @@ def outline(written: str, result: str) -> Outline | None:
     Returns:
         What is seen; None where nothing makes the result, so that no node could be the root.
     """
-    makers: dict[str, tuple[str, tuple[str, ...]]] = {}
+    makers: dict[str, tuple[OpName, tuple[str, ...]]] = {}
     for statement in STATEMENT.finditer(written):
         reads = tuple(name.strip() for name in statement["inputs"].split(",")) if statement["inputs"].strip() else ()
         for name in statement["results"].split(","):
-            makers[name.strip()] = (statement["op"], reads)
+            domain, _, op_type = statement["op"].rpartition(".")
+            makers[name.strip()] = ((domain, op_type), reads)
     if result not in makers:
         return None
-    op, reads = makers[result]
-    domain, _, op_type = op.rpartition(".")
-    return Outline((domain, op_type), tuple(_signpost(name, makers) for name in reads), _depth(result, makers))
+    root, reads = makers[result]
+    return Prefilter(root, tuple(_input_producer(name, makers) for name in reads), _depth(result, makers))
 
 
-def _signpost(name: str, makers: Makers) -> str | None:
+def _input_producer(name: str, makers: Makers) -> str | None:
     if name not in makers:
         return None
-    op = makers[name][0]
-    return "" if op == "Constant" else op.rpartition(".")[2]
+    domain, op_type = makers[name][0]
+    return "" if (domain, op_type) in Trait.LITERAL.ops else op_type
 
 
 def _depth(name: str, makers: Makers) -> int:
-    if name not in makers or makers[name][0] == "Constant":
+    if name not in makers or makers[name][0] in Trait.LITERAL.ops:
         return 0
     return 1 + max((_depth(each, makers) for each in makers[name][1]), default=0)

@@ -6,13 +6,14 @@ import onnx_ir as ir
 
 from onnxslim.analysis.growth import Growth
 from onnxslim.model.constants import tensor_bytes
+from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.instantiate import BodyEvaluation, Instantiation
 from onnxslim.rewrite.match import Match
 
 
 def pays(match: Match, instance: BodyEvaluation) -> str | None:
     """Compare the numbers of nodes before anything is evaluated. Returns why the rewrite does not pay, or None."""
-    after = sum(node.op_type != "Identity" or bool(node.domain) for node in instance.remaining())
+    after = sum(not has(node, Trait.IDENTITY) for node in instance.remaining())
     before = len(match.nodes)
     return None if after <= before else f"{after} nodes would stand for {before}"
 
@@ -22,7 +23,7 @@ def pays_in_bytes(match: Match, plan: Instantiation, growth: Growth) -> str | No
 
     Fewer nodes may not make the file larger than the budget allows, as they would where a large weight is shared.
     """
-    after_nodes = sum(node.body.op_type != "Identity" or bool(node.body.domain) for node in plan.nodes)
+    after_nodes = sum(not has(node.body, Trait.IDENTITY) for node in plan.nodes)
     read: dict[ir.Value, int] = {}
     for node in match.nodes:
         for value in node.inputs:

@@ -12,7 +12,8 @@ import onnx.defs
 import onnx.helper
 import onnx_ir as ir
 
-from onnxslim.analysis.evaluate import DIVISIONS, evaluate
+from onnxslim.analysis.evaluate import evaluate
+from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, find_schema
 
 Array = npt.NDArray[Any]
@@ -65,7 +66,7 @@ class Program:
         if any(name in self.kinds for name in asked):
             return True
         pending = [name for name in node.inputs if name in self.kinds]
-        if node.op_type in DIVISIONS and node.inputs[1] in pending:  # never by integers that are not known
+        if has(node, Trait.INTEGER_DIVISION) and node.inputs[1] in pending:  # never by integers that are not known
             dividend = known.get(node.inputs[0] or "")
             return dividend is None or dividend.dtype.kind in "iu"
         return any(self.kinds[name or ""] is None for name in pending) and any(i in literals for i in node.inputs)

@@ -9,7 +9,7 @@ A rule is ``name <attributes> (parameters) => (results)``, then ``match``, an op
 of ONNX text:
 
 - inputs may be calls, literals and attributes, and there are infix operators: see `onnxslim.rewrite.expression`;
-- ``match { ... } or { ... }``: another spelling of the same; each is a rule of its own (``name``, ``name_2``, ...);
+- ``match { ... } or { ... }``: an alternative; each is a rule of its own (``name``, ``name_2``, ...);
 - ``name for F = Relu | Tanh (x) => (y)``: a rule for each, ``name_relu`` and ``name_tanh``, where the word F stands for
   the op; ``for F G = ReduceMin Min | ReduceMax Max`` puts words in step;
 
@@ -42,6 +42,7 @@ import onnx.parser
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
+from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.rule import (
     IMPORTED_VERSION,
     Body,
@@ -53,7 +54,7 @@ from onnxslim.rewrite.rule import (
     Skipped,
     find_schema,
 )
-from onnxslim.rewrite.source import RuleTemplate, RuleText, split_families, split_rules
+from onnxslim.rewrite.source import RuleTemplate, RuleText, split_rules, split_templates
 
 OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
 OLD_CONSTANT = 12
@@ -93,12 +94,12 @@ def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> R
     Raises:
         RuleError: A file holds what is no rule at all.
     """
-    compiled, families = _compiled(package, opset), _families(package)
+    compiled, templates = _compiled(package, opset), _templates(package)
     if ops is None:
-        sources = [source for family in families for source in family.rules]
+        sources = [source for template in templates for source in template.rules]
     else:
-        present = (family for family in families if family.demands <= ops)
-        sources = [source for family in present for source in family.rules if source.demands <= ops]
+        present = (template for template in templates if template.demands <= ops)
+        sources = [source for template in present for source in template.rules if source.demands <= ops]
     for source in sources:
         if (source.file, source.name) not in compiled:
             compiled[source.file, source.name] = _attempt(source, opset)
@@ -118,8 +119,8 @@ def _compiled(package: str, opset: int) -> dict[tuple[str, str], Rule | Skipped]
 
 
 @functools.lru_cache(maxsize=16)
-def _families(package: str) -> tuple[RuleTemplate, ...]:
-    return tuple(family for file, text in rule_files(package) for family in split_families(text, file))
+def _templates(package: str) -> tuple[RuleTemplate, ...]:
+    return tuple(template for file, text in rule_files(package) for template in split_templates(text, file))
 
 
 def _attempt(source: RuleText, opset: int) -> Rule | Skipped:
@@ -151,8 +152,8 @@ def rule_names(text: str, where: str = "<text>") -> tuple[str, ...]:
 
 
 def _compile(source: RuleText, opset: int) -> Rule:
-    """Make a rule at an opset; nothing of it is read but the outline, the bodies where they are asked for."""
-    if source.outline is None:
+    """Make a rule at an opset; only the prefilter is read here, the bodies on first use."""
+    if source.prefilter is None:
         raise RuleError(
             f"the match of {source.name} does not make {source.given.strip() or 'anything'}",
             where=source.where,
@@ -248,7 +249,7 @@ def _body(
         function.opset_import.add(domain=domain, version=version)
     function.attribute.extend(name for name in attributes if name not in function.attribute)
     known = {*attributes, *parameters, *(name for node in function.node for name in node.output)}
-    for node in sorted(function.node, key=lambda node: node.op_type == "Constant"):  # these are what others say
+    for node in sorted(function.node, key=lambda node: has(node, Trait.LITERAL)):  # these are what others say
         for attribute in node.attribute:
             if attribute.ref_attr_name and attribute.ref_attr_name not in known:
                 raise RuleError(
@@ -259,7 +260,7 @@ def _body(
             if not attribute.ref_attr_name:
                 continue
             kind = kinds.get(attribute.ref_attr_name)
-            if kind is not None and node.op_type == "Constant" and attribute.name == "value":
+            if kind is not None and has(node, Trait.LITERAL) and attribute.name == "value":
                 attribute.name = next(name for name, each in CONSTANT_TYPES.items() if each is kind)
             attribute.type = int(_attribute_type(node, attribute.name, opset, source))
             if attribute.ref_attr_name in attributes:
@@ -269,7 +270,7 @@ def _body(
 
 
 def _attribute_type(node: onnx.NodeProto, name: str, opset: int, source: RuleText) -> ir.AttributeType:
-    if node.op_type == "Constant" and not node.domain and name in CONSTANT_TYPES:
+    if has(node, Trait.LITERAL) and name in CONSTANT_TYPES:
         return CONSTANT_TYPES[name]
     schema = find_schema(node.domain, node.op_type, opset)
     if schema is None or name not in schema.attributes:
@@ -282,7 +283,7 @@ def _check(function: onnx.FunctionProto, domains: Mapping[str, int], opset: int,
     checked.CopyFrom(function)
     if opset < OLD_CONSTANT:
         for node in checked.node:
-            if node.op_type == "Constant" and not node.domain:
+            if has(node, Trait.LITERAL):
                 del node.attribute[:]
                 node.attribute.append(onnx.helper.make_attribute("value", onnx.helper.make_tensor("", 1, [], [0.0])))
     context = onnx.checker.C.CheckerContext()

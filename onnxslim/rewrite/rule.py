@@ -10,7 +10,8 @@ import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
-from onnxslim.rewrite.prefilter import Outline
+from onnxslim.ops.traits import Trait, has
+from onnxslim.rewrite.prefilter import Prefilter
 from onnxslim.rewrite.signature import Parameter
 from onnxslim.rewrite.source import RuleText
 
@@ -43,7 +44,7 @@ class BodyNode:
     @property
     def is_constant(self) -> bool:
         """Whether this is a Constant, whose value is a literal or an attribute of the rule."""
-        return self.op_type == "Constant" and not self.domain
+        return has(self, Trait.LITERAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +74,13 @@ class Rule:
     attributes: Mapping[str, ir.Attr | None]
     """Attributes of the rule, and what they are where a node lacks them (None: nothing); whole once `match` is read."""
     read_match: Callable[[], Body] = dataclasses.field(repr=False, compare=False)
-    """Reads the match, which is needed only at nodes that look like its outline."""
+    """Reads the match, which is needed only at nodes that pass its prefilter."""
     read_others: Callable[[], Mapping[str, Body]] = dataclasses.field(repr=False, compare=False)
     """Reads the bodies that are needed only where `match` matches, which most rules do nowhere."""
 
     @property
     def name(self) -> str:
-        """The name, with what tells its spellings apart."""
+        """The name, with the number of the alternative."""
         return self.source.name
 
     @property
@@ -103,11 +104,11 @@ class Rule:
         return self.source.results
 
     @property
-    def outline(self) -> Outline:
+    def prefilter(self) -> Prefilter:
         """What can be told of the match without reading it."""
-        outline = self.source.outline
-        assert outline is not None, "a rule whose match makes nothing is not read"
-        return outline
+        prefilter = self.source.prefilter
+        assert prefilter is not None, "a rule whose match makes nothing is not read"
+        return prefilter
 
     @functools.cached_property
     def match(self) -> Body:

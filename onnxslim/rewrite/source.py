@@ -1,4 +1,4 @@
-"""Cuts rule files into rules, one for each spelling. No opset is known here."""
+"""Cuts rule files into rules, one for each alternative. No opset is known here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnxslim.errors import RuleError
+from onnxslim.ops.notation import INFIX
+from onnxslim.ops.traits import Trait
 from onnxslim.rewrite.expression import write_out
-from onnxslim.rewrite.prefilter import Outline, outline
+from onnxslim.rewrite.prefilter import Prefilter, read_prefilter
 from onnxslim.rewrite.signature import Parameter, read_parameters
 
 BRACE = re.compile(r"[{}]")
@@ -19,7 +21,6 @@ HEAD = re.compile(
     r"\s*(?P<name>[A-Za-z_]\w*)\s*(?:\bfor\s+(?P<words>[A-Z]\w*(?:\s+[A-Z]\w*)*)\s*=\s*(?P<items>[\w\s|]+?)\s*)?"
     r"(?:<(?P<attributes>[^>]*)>)?\s*\((?P<parameters>[^)]*)\)\s*=>\s*\((?P<results>[^)]*)\)\s*match\s*"
 )
-INFIX = {"*": "Mul", "/": "Div", "+": "Add", "**": "Pow"}
 CALLED = re.compile(r"\b([A-Z]\w*)\s*(?:<[^<>]*>)?\s*\(")
 
 
@@ -59,7 +60,7 @@ class RuleText:
 
     @property
     def text(self) -> str:
-        """The rule as it is written, with all its spellings."""
+        """The rule as it is written, with all its alternatives."""
         return self.all_text[self.begin : self.end].strip()
 
     @functools.cached_property
@@ -89,7 +90,7 @@ class RuleText:
         return self._written_match if word == "match" else self._write(word)
 
     @functools.cached_property
-    def _written_match(self) -> str:  # the outline needs it, and the reader again
+    def _written_match(self) -> str:  # the prefilter needs it, and the reader again
         return self._write("match")
 
     def _write(self, word: str) -> str:
@@ -97,14 +98,14 @@ class RuleText:
         return write_out(text, f"{self.file}:{line + 1}")
 
     @functools.cached_property
-    def outline(self) -> Outline | None:
+    def prefilter(self) -> Prefilter | None:
         """What can be told of the match before it is read at an opset; None: it does not make the first result.
 
         Raises:
             RuleError: It does not read.
         """
         first = re.split(r",(?![^\[]*\])", self.given, maxsplit=1)[0].split()
-        return outline(self.written("match"), first[-1]) if first else None
+        return read_prefilter(self.written("match"), first[-1]) if first else None
 
     @functools.cached_property
     def demands(self) -> frozenset[str]:
@@ -114,12 +115,12 @@ class RuleText:
 
 @dataclasses.dataclass(frozen=True)
 class RuleTemplate:
-    """What stands in a file as one rule: a rule for each of its spellings, and for each op that a word stands for."""
+    """One rule of a file, which stands for one rule per alternative and per op that a word stands for."""
 
     head: RuleText
-    """The first spelling, with its words."""
-    spellings: tuple[tuple[int, str], ...]
-    """Line and text of each spelling of the match."""
+    """The first alternative, with its words."""
+    alternatives: tuple[tuple[int, str], ...]
+    """Line and text of each alternative of the match."""
     words: tuple[str, ...]
     """Words that stand for ops."""
     choices: tuple[tuple[str, ...], ...]
@@ -128,7 +129,7 @@ class RuleTemplate:
     @functools.cached_property
     def demands(self) -> frozenset[str]:
         """Ops that a graph must have if any of the rules is to match."""
-        demands = [_demands(text) for _, text in self.spellings]
+        demands = [_demands(text) for _, text in self.alternatives]
         return frozenset.intersection(*demands) - frozenset(self.words)
 
     @functools.cached_property
@@ -138,9 +139,9 @@ class RuleTemplate:
 
     def _rules(self) -> Iterator[RuleText]:
         for choice in self.choices:
-            for number, spelling in enumerate(self.spellings, 1):
+            for number, alternative in enumerate(self.alternatives, 1):
                 parts = [self.head.name, *(op.lower() for op in choice[:1]), *([str(number)] if number > 1 else [])]
-                bodies = {**self.head.bodies, "match": spelling}
+                bodies = {**self.head.bodies, "match": alternative}
                 for word, op in zip(self.words, choice, strict=True):
                     exact = re.compile(rf"\b{word}\b")
                     bodies = {key: (line, exact.sub(op, body)) for key, (line, body) in bodies.items()}
@@ -148,21 +149,21 @@ class RuleTemplate:
 
 
 def _demands(match: str) -> frozenset[str]:
-    infix = (op for sign, op in INFIX.items() if f" {sign} " in match)
-    return frozenset((*CALLED.findall(match), *infix)) - {"Constant"}
+    infix = (infix.op_type for sign, infix in INFIX.items() if f" {sign} " in match)
+    return frozenset((*CALLED.findall(match), *infix)) - {op_type for _, op_type in Trait.LITERAL.ops}
 
 
 def split_rules(text: str, file: str) -> Iterator[RuleText]:
-    """Cut a text into rules, one for each spelling and each op that a word stands for.
+    """Cut a text into rules, one for each alternative and each op that a word stands for.
 
     Raises:
         RuleError: Something in it is no rule.
     """
-    for family in split_families(text, file):
-        yield from family.rules
+    for template in split_templates(text, file):
+        yield from template.rules
 
 
-def split_families(text: str, file: str) -> Iterator[RuleTemplate]:
+def split_templates(text: str, file: str) -> Iterator[RuleTemplate]:
     """Cut a text at the braces that are not inside braces.
 
     Raises:
@@ -171,7 +172,7 @@ def split_families(text: str, file: str) -> Iterator[RuleTemplate]:
     blank = COMMENT.sub(lambda match: " " * len(match[0]), text)
     names: set[str] = set()
     current: dict[str, tuple[int, str]] = {}
-    spellings: list[tuple[int, str]] = []
+    alternatives: list[tuple[int, str]] = []
     head: re.Match[str] | None = None
     begin = cursor = 0
     ends = [match.start() for match in re.finditer("\n", text)]
@@ -201,7 +202,7 @@ def split_families(text: str, file: str) -> Iterator[RuleTemplate]:
             head["results"],
             dict(current),
         )
-        yield _family(whole, spellings, (head["words"] or "").split(), head["items"] or "")
+        yield _template(whole, alternatives, (head["words"] or "").split(), head["items"] or "")
 
     while (opening := blank.find("{", cursor)) >= 0:
         word = blank[cursor:opening].strip()
@@ -211,7 +212,7 @@ def split_families(text: str, file: str) -> Iterator[RuleTemplate]:
         if word in ("when", "rewrite") and head is not None and word not in current:
             current[word] = (line_of(opening), blank[opening : closing + 1])
         elif word == "or" and list(current) == ["match"]:
-            spellings.append((line_of(opening), blank[opening : closing + 1]))
+            alternatives.append((line_of(opening), blank[opening : closing + 1]))
         else:
             begins = HEAD.fullmatch(blank, cursor, opening)
             place = cursor + len(blank[cursor:opening]) - len(blank[cursor:opening].lstrip())
@@ -224,7 +225,7 @@ def split_families(text: str, file: str) -> Iterator[RuleTemplate]:
             yield from finish(cursor)
             head, begin = begins, place
             current = {"match": (line_of(opening), blank[opening : closing + 1])}
-            spellings = [current["match"]]
+            alternatives = [current["match"]]
         cursor = closing + 1
     if blank[cursor:].strip():
         place = cursor + len(blank[cursor:]) - len(blank[cursor:].lstrip())
@@ -232,7 +233,9 @@ def split_families(text: str, file: str) -> Iterator[RuleTemplate]:
     yield from finish(cursor)
 
 
-def _family(head: RuleText, spellings: Sequence[tuple[int, str]], words: Sequence[str], items: str) -> RuleTemplate:
+def _template(
+    head: RuleText, alternatives: Sequence[tuple[int, str]], words: Sequence[str], items: str
+) -> RuleTemplate:
     choices = [tuple(item.split()) for item in items.split("|")] if words else [()]
     for choice in choices:
         if len(choice) != len(words):
@@ -241,7 +244,7 @@ def _family(head: RuleText, spellings: Sequence[tuple[int, str]], words: Sequenc
                 where=head.where,
                 hint="as many ops as words, separated by |",
             )
-    return RuleTemplate(head, tuple(spellings), tuple(words), tuple(choices))
+    return RuleTemplate(head, tuple(alternatives), tuple(words), tuple(choices))
 
 
 def _closing(text: str, opening: int) -> int | None:

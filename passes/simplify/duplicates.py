@@ -10,16 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.analysis.fold import UNFOLDED
+from onnxslim.analysis.fold import may_evaluate
 from onnxslim.model.constants import constant
 from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
+from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.match import default_of
 
 PREFIX_BYTES = 4096
 """Read of every initializer first; whole ones are read only where that much is equal."""
-
-NEVER_MERGED = (UNFOLDED - {"Identity", "Constant"}) | {"QuantizeLinear"}
-"""Random ops; and quantization, for execution providers expect each op to have quantizers of its own."""
 
 
 def merge_equal_initializers(model: ir.Model) -> int:
@@ -109,7 +107,8 @@ def _key(node: ir.Node, opset: int) -> Hashable | None:
 
     An attribute that is written out at its default is as good as none.
     """
-    if node.domain or node.op_type in NEVER_MERGED or any(nested_graphs(node)):
+    # Execution providers expect each op to have quantizers of its own.
+    if not may_evaluate(node) or has(node, Trait.QUANTIZES) or any(nested_graphs(node)):
         return None
     attributes: list[tuple[Hashable, ...]] = []
     for name, attribute in sorted(node.attributes.items()):

@@ -1,4 +1,4 @@
-"""Algebra becomes ONNX text; several spellings and words for ops become rules."""
+"""Algebra becomes ONNX text; several alternatives and words for ops become rules."""
 
 from __future__ import annotations
 

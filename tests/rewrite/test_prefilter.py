@@ -5,10 +5,10 @@ from __future__ import annotations
 import onnxslim.passes.simplify
 import pytest
 
-from onnxslim.rewrite.prefilter import outline
+from onnxslim.rewrite.prefilter import read_prefilter
 from onnxslim.rewrite.reader import load_rules, rule_files
 from onnxslim.rewrite.rule import Body, Rule
-from onnxslim.rewrite.source import split_families, split_rules
+from onnxslim.rewrite.source import split_rules, split_templates
 
 BOOK = onnxslim.passes.simplify.__name__
 
@@ -19,7 +19,7 @@ def depth(body: Body, name: str | None) -> int:
     return 1 + max((depth(body, each) for each in body.makers[name][0].inputs), default=0)
 
 
-def signpost(rule: Rule, name: str | None) -> str | None:
+def input_producer(rule: Rule, name: str | None) -> str | None:
     if name is None or name not in rule.match.makers:
         return None
     maker = rule.match.makers[name][0]
@@ -27,29 +27,35 @@ def signpost(rule: Rule, name: str | None) -> str | None:
 
 
 @pytest.mark.parametrize("opset", [13, 21])
-def test_every_rule_is_outlined_as_it_reads(opset: int) -> None:
+def test_every_prefilter_agrees_with_the_rule(opset: int) -> None:
     rules = load_rules(BOOK, opset).rules
     assert rules
     for rule in rules:
-        seen = rule.outline
+        seen = rule.prefilter
         assert seen.root == (rule.root.domain, rule.root.op_type), rule.name
-        assert seen.signposts == tuple(signpost(rule, name) for name in rule.root.inputs), rule.name
-        assert seen.demanded == {post for post in seen.signposts if post is not None}, rule.name
+        assert seen.input_producers == tuple(input_producer(rule, name) for name in rule.root.inputs), rule.name
+        assert seen.required_producers == {post for post in seen.input_producers if post is not None}, rule.name
         assert seen.depth == depth(rule.match, rule.results[0].name), rule.name
+
+
+def test_no_rule_demands_an_op_that_its_match_lacks() -> None:
+    for rule in load_rules(BOOK, 21).rules:
+        assert rule.source.demands <= {node.op_type for node in rule.match.operations()}, rule.name
+        assert rule.source.demands
 
 
 def test_bodies_are_read_where_they_are_asked_for() -> None:
     rules = load_rules(BOOK, 20, frozenset({"Relu", "Conv", "Add"})).rules
     read = {rule.name for rule in rules if "match" in vars(rule)}
     rule = next(rule for rule in rules if rule.name not in read)
-    assert rule.outline.root[1]
+    assert rule.prefilter.root[1]
     assert "match" not in vars(rule)
     assert rule.match.nodes
 
 
-def test_what_makes_no_result_has_no_outline() -> None:
-    assert outline("{z = Relu (x)  }", "y") is None
-    assert outline("{a, y = Split <axis = 1> (x, s)  }", "y") is not None
+def test_what_makes_no_result_has_no_prefilter() -> None:
+    assert read_prefilter("{z = Relu (x)  }", "y") is None
+    assert read_prefilter("{a, y = Split <axis = 1> (x, s)  }", "y") is not None
 
 
 @pytest.mark.parametrize("ops", [{"Relu", "Conv", "Add"}, {"Transpose", "Reshape", "MatMul", "Mul"}, set()])
@@ -60,8 +66,8 @@ def test_rules_for_the_ops_of_a_model_are_those_whose_demands_it_meets(ops: set[
     assert sorted(wanted) == sorted(each.name for each in (*found.rules, *found.skipped))
 
 
-def test_a_family_demands_what_all_of_its_rules_do() -> None:
+def test_a_template_demands_what_all_of_its_rules_do() -> None:
     for name, text in rule_files(BOOK):
-        for family in split_families(text, name):
-            for source in family.rules:
-                assert family.demands <= source.demands, source.name
+        for template in split_templates(text, name):
+            for source in template.rules:
+                assert template.demands <= source.demands, source.name

@@ -21,7 +21,7 @@ def test_rule_carries_name_place_comment_and_source():
     assert (rule.name, rule.where, rule.comment) == ("relu_relu", "themes.rules:4", "Two rectifiers are one.")
     assert rule.source.text.startswith("relu_relu (x) => (y)")
     assert rule.source.text.endswith("rewrite { y = Relu (x) }")
-    assert rule.outline.depth == 2
+    assert rule.prefilter.depth == 2
     assert rule.root.op_type == "Relu"
 
 

@@ -2,7 +2,7 @@
 
 One walk along the nodes. What an op does to constants and to equals follows from its axis signature: a factor that
 reaches the output and is not mixed is worked on place by place, so that equal inputs make equal outputs; a product
-with zeros is zero. Only a few ops are asked what they make of a constant (`structures`).
+with zeros is zero. What else ops make of a constant `onnxslim.ops.constancy` says.
 """
 
 from __future__ import annotations
@@ -20,17 +20,11 @@ from onnxslim.analysis.evaluate import evaluate
 from onnxslim.analysis.linear_layer import Contraction, contractions
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import BoundSignature, FactorKey, attribute, bind, dimensions
+from onnxslim.ops.constancy import Constancy, constancy, pads
 from onnxslim.ops.relations import Indices
 from onnxslim.ops.signatures import Operand
 
 Numbers = npt.NDArray[np.float64]
-
-ABSORBING = frozenset({"Mul"})
-"""Elementwise ops that make 0 of 0 and whatever is finite."""
-POINTWISE = frozenset({"BatchNormalization"})
-"""Ops with a row of their own that make of a constant channel a constant, which the op itself tells."""
-POOLING = {"GlobalAveragePool": "", "GlobalMaxPool": "", "MaxPool": "", "AveragePool": "pads", "LpPool": "sums"}
-"""Ops that keep a constant channel as it is: always, where zeros that they pad with do not count, or 0 alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,18 +53,16 @@ def classify(rows: npt.NDArray[np.generic]) -> Indices:
     return np.array([seen.setdefault(row.tobytes(), at) for at, row in enumerate(flat)], np.int64)
 
 
-class Sameness:
+class ChannelValues:
     """What is known of the axes of all values of the main graph that hold channels that can be cut.
 
     Args:
         model: The model; shapes are known as far as they can be.
         coupling: Its coupled axes.
-        structures: For the kinds of `ops.axes` what they leave to be known.
+        follow: Records what is known of the outputs of a node without a row of its own.
     """
 
-    def __init__(
-        self, model: ir.Model, coupling: Coupling, structures: Mapping[str, Callable[[Sameness, ir.Node], None]]
-    ) -> None:
+    def __init__(self, model: ir.Model, coupling: Coupling, follow: Callable[[ChannelValues, ir.Node], None]) -> None:
         self.coupling = coupling
         self.opsets: Mapping[str, int] = model.graph.opset_imports
         self.contractions: dict[ir.Node, Contraction] = {}
@@ -84,9 +76,7 @@ class Sameness:
             if fitted is None or any(dimensions(each) is None for each in first if each is not None):
                 continue  # nothing is known
             if fitted.signature.kind:
-                rule = structures.get(fitted.signature.kind)
-                if rule is not None:
-                    rule(self, node)
+                follow(self, node)
             else:
                 self._row(fitted)
 
@@ -198,11 +188,12 @@ class Sameness:
         if fitted.signature.macs:
             return self._products(fitted, keys, said) if linear(fitted) else nothing
         first = said[0][1].constant
-        if node.op_type in POOLING:
-            return np.where(first == 0, first, np.nan) if _counts_zeros(node) else first
-        if node.op_type in POINTWISE and len(said) == len(node.inputs):
+        keeps = constancy(node)
+        if keeps is Constancy.EVALUATED and len(said) == len(node.inputs):
             return self._pointwise(node, axis, [along.constant for _, along in said])
-        return nothing
+        if keeps is Constancy.ZERO_KEPT:
+            return np.where(first == 0, first, np.nan)
+        return first if keeps is Constancy.KEPT else nothing
 
     def _pointwise(self, node: ir.Node, axis: int, inputs: Sequence[Numbers]) -> Numbers:
         """Ask the op what it makes of the constants: the data has its channels along `axis`, all else is a vector."""
@@ -285,11 +276,7 @@ def recurrent(fitted: BoundSignature, letters: set[str]) -> bool:
 
 def exactly_constant(read: Contraction, data: AxisValues) -> npt.NDArray[np.bool_]:
     """Return for each channel whether it is constant for its reader: at borders that are padded only 0 is."""
-    padded = read.window and (
-        read.transposed
-        or any(np.ravel(attribute(read.node, "pads") or 0))
-        or attribute(read.node, "auto_pad") not in (None, "NOTSET", "VALID")
-    )
+    padded = read.window and (read.transposed or pads(read.node))
     fixed = ~np.isnan(data.constant)
     return np.asarray(fixed & (data.constant == 0) if padded else fixed)
 
@@ -343,13 +330,3 @@ def _common(rows: Numbers) -> Numbers:
     if not rows.shape[1]:
         return np.full(len(rows), np.nan)
     return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)
-
-
-def _counts_zeros(node: ir.Node) -> bool:
-    """Whether a constant is no longer one after a pooling, but for 0."""
-    how = POOLING[node.op_type]
-    padded = any(np.ravel(attribute(node, "pads") or 0)) or attribute(node, "auto_pad") not in (None, "NOTSET", "VALID")
-    return how == "sums" or (
-        how == "pads"
-        and ((padded and bool(attribute(node, "count_include_pad"))) or bool(attribute(node, "ceil_mode")))
-    )

@@ -12,12 +12,13 @@ from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
 from onnxslim.analysis.linear_layer import Contraction, own_bias
 from onnxslim.ops.binding import BoundSignature, bind, dimensions
+from onnxslim.ops.constancy import Constancy, constancy
 from onnxslim.ops.parameters import reduced
-from onnxslim.ops.relations import Indices
+from onnxslim.ops.relations import Axis, Indices, Mixes, NodeAxes
 from onnxslim.ops.signatures import Operand
+from onnxslim.ops.structure import relations_of
 
-from .channel_values import Numbers, Sameness, contracted, exactly_constant, multiplied, recurrent
-from .structures import SUMS, mixed_axes
+from .channel_values import ChannelValues, Numbers, contracted, exactly_constant, multiplied, recurrent
 
 REDUCING = frozenset({"reduce", "sum"})
 """Kinds of `ops.axes` that leave axes out."""
@@ -38,9 +39,8 @@ class Consumer:
     """How it is read, where a stored weight does."""
 
 
-def find_ends(model: ir.Model, coupling: Coupling, known: Sameness) -> Iterator[Consumer]:
+def find_ends(model: ir.Model, coupling: Coupling, known: ChannelValues) -> Iterator[Consumer]:
     """Yield where channels of the main graph end. What passes through a node, place by place, does not end there."""
-    opset = model.graph.opset_imports.get("", 13)
     for node in model.graph:
         fitted = bind(node)
         if fitted is None:
@@ -48,18 +48,23 @@ def find_ends(model: ir.Model, coupling: Coupling, known: Sameness) -> Iterator[
         if not fitted.signature.kind:
             yield from _row_ends(coupling, known, fitted)
         elif fitted.signature.kind == "mixing":
-            yield from _axis_ends(coupling, known, node, mixed_axes(node, opset), sums=False)
+            relations = relations_of(NodeAxes(node))[1]
+            mixed = {
+                relation.axis.position
+                for relation in relations
+                if isinstance(relation, Mixes) and isinstance(relation.axis, Axis)
+            }
+            yield from _axis_ends(coupling, known, node, mixed)
         elif fitted.signature.kind in REDUCING:
             rank = len(dimensions(node.inputs[0]) or ()) if node.inputs[0] is not None else 0
             gone = reduced(node, rank)
-            yield from _axis_ends(
-                coupling, known, node, set(range(rank)) if gone is None else gone, sums=node.op_type in SUMS
-            )
+            yield from _axis_ends(coupling, known, node, set(range(rank)) if gone is None else gone)
 
 
-def _axis_ends(coupling: Coupling, known: Sameness, node: ir.Node, axes: set[int], *, sums: bool) -> Iterator[Consumer]:
+def _axis_ends(coupling: Coupling, known: ChannelValues, node: ir.Node, axes: set[int]) -> Iterator[Consumer]:
     source = node.inputs[0]
     assert source is not None
+    sums = constancy(node) is Constancy.ZERO_KEPT
     for axis in axes:
         labels = coupling.of(source, axis)
         if labels is None or not known.is_prunable(source, axis):
@@ -69,7 +74,7 @@ def _axis_ends(coupling: Coupling, known: Sameness, node: ir.Node, axes: set[int
         yield Consumer(node, labels, zero, np.zeros(len(labels), np.bool_))
 
 
-def _row_ends(coupling: Coupling, known: Sameness, fitted: BoundSignature) -> Iterator[Consumer]:
+def _row_ends(coupling: Coupling, known: ChannelValues, fitted: BoundSignature) -> Iterator[Consumer]:
     signature = fitted.signature
     bound = coupling.fitted[fitted.node][1] if fitted.node in coupling.fitted else {}
     reaching = {factor for operand in signature.outputs for each in operand.dimensions for factor in each.factors}
@@ -103,7 +108,7 @@ def _row_ends(coupling: Coupling, known: Sameness, fitted: BoundSignature) -> It
             )
 
 
-def _unread(known: Sameness, fitted: BoundSignature, letter: str, size: int) -> Mask:
+def _unread(known: ChannelValues, fitted: BoundSignature, letter: str, size: int) -> Mask:
     """Return which places of a recurrent state no weight reads. What they are fed does not matter then."""
     unread = np.zeros(size, np.bool_)
     for operand in fitted.signature.inputs:
@@ -116,7 +121,7 @@ def _unread(known: Sameness, fitted: BoundSignature, letter: str, size: int) -> 
     return unread
 
 
-def _mended(known: Sameness, read: Contraction, letter: str, size: int) -> Mask:
+def _mended(known: ChannelValues, read: Contraction, letter: str, size: int) -> Mask:
     """Return which channels are constant for their reader, in all groups, or not read where they are not."""
     data = known.of(read.data, read.data_axis)
     shape = [read.sizes[read.letters.index(each)] if each in read.letters else 0 for each in read.over]
@@ -128,7 +133,7 @@ def _mended(known: Sameness, read: Contraction, letter: str, size: int) -> Mask:
     return result if len(result) == size else np.zeros(size, np.bool_)
 
 
-def shift_of(known: Sameness, read: Contraction, places: Indices) -> Numbers:
+def shift_of(known: ChannelValues, read: Contraction, places: Indices) -> Numbers:
     """Return what constant channels at `places` of the data add to each output channel."""
     data = known.of(read.data, read.data_axis)
     assert data is not None

@@ -21,10 +21,10 @@ from onnxslim.ops.relations import Indices
 from onnxslim.pipeline.rewrite_gate import RewriteGate
 
 from .biases import add_to_bias
-from .channel_values import Sameness
+from .channel_values import ChannelValues
 from .consumers import Consumer, find_ends, shift_of
 from .cutting import cut
-from .structures import STRUCTURES
+from .structural_values import follow
 
 WITHOUT_TRACE, DOUBLE = "what is dead or constant", "what is double"
 """The two ways in which a group loses channels, as the ledger is asked for them."""
@@ -65,7 +65,7 @@ def remove_exactly(
         found = choose(coupling)
         if not found:
             break
-        known = Sameness(model, coupling, STRUCTURES)
+        known = ChannelValues(model, coupling, follow)
         ends = list(find_ends(model, coupling, known))
         state = (model, coupling, found, known, ends, ledger)
         step = remove_dead_and_constant(*state) or merge_duplicates(*state)
@@ -80,7 +80,7 @@ def remove_dead_and_constant(
     model: ir.Model,
     coupling: Coupling,
     found: Sequence[ChannelGroup],
-    known: Sameness,
+    known: ChannelValues,
     ends: Sequence[Consumer],
     ledger: RewriteGate,
 ) -> list[Found]:
@@ -120,7 +120,7 @@ def merge_duplicates(
     model: ir.Model,
     coupling: Coupling,
     found: Sequence[ChannelGroup],
-    known: Sameness,
+    known: ChannelValues,
     ends: Sequence[Consumer],
     ledger: RewriteGate,
 ) -> list[Found]:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import attribute, bind
+from onnxslim.ops.traits import Trait, has
 
 
 class Constancy(enum.Enum):
@@ -23,11 +24,8 @@ class Constancy(enum.Enum):
     LOST = "lost"
 
 
-MOVING = frozenset({"transpose", "reshape", "flatten", "expand", "concat", "split", "slice", "gather", "pad", "filled"})
-"""Kinds of `ops.axes` whose ops move elements, and make none but fill."""
-AVERAGES = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"})
-SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool"})
-"""Ops to which a 0 adds nothing."""
+PLACING = frozenset({"concat", "pad", "filled"})
+"""Kinds of `ops.axes` whose ops put elements of several inputs, or a constant, beside each other."""
 INTERPOLATIONS = ("nearest", "linear")
 """Whose weights add up to 1 and are never negative."""
 
@@ -36,29 +34,23 @@ def constancy(node: ir.Node) -> Constancy:
     """Return what is left of a constant channel of the first input, of all inputs of an elementwise op or a Concat."""
     bound = bind(node)
     kind = "" if bound is None else bound.signature.kind
-    if kind == "broadcast" or node.op_type == "BatchNormalization":
+    if has(node, Trait.ELEMENTWISE) or (not node.domain and node.op_type == "BatchNormalization"):
         return Constancy.EVALUATED
-    if kind in MOVING or (not node.domain and node.op_type in AVERAGES):
-        return Constancy.KEPT
-    if kind == "resize":
-        smooth = attribute(node, "mode") in INTERPOLATIONS
-        cropped = attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize"
-        return Constancy.KEPT if smooth and not cropped else Constancy.ZERO_KEPT
     if not node.domain and node.op_type == "AveragePool":
         counts_padding = bool(attribute(node, "count_include_pad")) and pads(node)
         return Constancy.ZERO_KEPT if counts_padding or attribute(node, "ceil_mode") else Constancy.KEPT
-    return Constancy.ZERO_KEPT if not node.domain and node.op_type in SUMS else Constancy.LOST
+    smooth = kind == "resize" and attribute(node, "mode") in INTERPOLATIONS
+    if kind == "resize" and attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize":
+        return Constancy.LOST  # what lies outside of the image is another number
+    if smooth or kind in PLACING or has(node, Trait.MOVEMENT) or has(node, Trait.KEEPS_CONSTANT):
+        return Constancy.KEPT
+    return Constancy.ZERO_KEPT if has(node, Trait.KEEPS_ZERO) else Constancy.LOST
 
 
 def joins(node: ir.Node) -> bool:
     """Whether the elements of all inputs are moved, and not those of the first alone."""
     bound = bind(node)
     return bound is not None and bound.signature.kind == "concat"
-
-
-def absorbs_zero(node: ir.Node) -> bool:
-    """Whether an elementwise op makes 0 of 0 and whatever is finite."""
-    return not node.domain and node.op_type == "Mul"
 
 
 def pads(node: ir.Node) -> bool:

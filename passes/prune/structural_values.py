@@ -12,9 +12,10 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import dimensions
-from onnxslim.ops.constancy import Constancy, absorbs_zero, constancy, fill, joins
-from onnxslim.ops.relations import Axis, Equal, Indices, Mixes, NodeAxes, Pairs, Relation, SameElements
+from onnxslim.ops.constancy import Constancy, constancy, fill, joins
+from onnxslim.ops.relations import Axis, Equal, Factored, Indices, Mixes, NodeAxes, Pairs, Relation, SameElements
 from onnxslim.ops.structure import relations_of
+from onnxslim.ops.traits import Trait, has
 
 from .channel_values import AxisValues, ChannelValues, Numbers, classify, run_on
 
@@ -56,6 +57,8 @@ def follow(known: ChannelValues, node: ir.Node) -> None:
 def _follow_axis(known: ChannelValues, node: ir.Node, result: Axis, relations: Sequence[Relation]) -> None:
     one = _equal_axes(result, relations)
     if any(isinstance(relation, Mixes) and relation.axis in one for relation in relations):
+        return
+    if any(isinstance(relation, Factored) and relation.whole == result for relation in relations):
         return
     size = (dimensions(result.value) or ())[result.position] or 0
     places = np.arange(size)
@@ -153,7 +156,7 @@ def _evaluated(known: ChannelValues, node: ir.Node, numbers: Mapping[ir.Value, N
         made = run_on(node, arrays, known.opsets)
         if made is not None and made.size in (1, int(fixed.sum())):
             result[fixed] = made.ravel()
-    if absorbs_zero(node):
+    if has(node, Trait.ABSORBS_ZERO):
         result[(given == 0).any(axis=0)] = 0
     return result
 

@@ -256,11 +256,45 @@ def test_elements_are_moved_and_nothing_else(op):
         assert np.isin(result, given[0]).all()
 
 
+IMAGE = np.arange(1, 19, dtype=f32).reshape(1, 2, 3, 3)
+ON_IMAGES = {
+    "Resize": (IMAGE, None, np.array([1, 1, 2, 2], f32)),
+    "Upsample": (IMAGE, np.array([1, 1, 2, 2], f32)),
+    **dict.fromkeys(("AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"), (IMAGE,)),
+}
+WINDOWS = {"kernel_shape": [2, 2], "pads": [1, 1, 1, 1]}
+
+
+def run_on_images(op: OpName, scale: float):
+    """Run an op on an image, or on what else it takes, times `scale`."""
+    given = MOVES.get(name(op)) or ON_IMAGES.get(name(op), (SMALL,))
+    settings = WINDOWS if op[1].endswith("Pool") and not op[1].startswith("Global") else {}
+    outputs = 2 if op == ("", "Split") else 1
+    opset = 9 if op[1] == "Upsample" else OPSET
+    first = np.full_like(given[0], scale)
+    return run(op, first, *given[1:], outputs=outputs, opset=opset, **settings)
+
+
 @pytest.mark.parametrize("op", params(Trait.KEEPS_ZERO.ops))
 def test_zeros_make_zeros(op):
-    given = MOVES.get(name(op), (SMALL,))
-    results = run(op, np.zeros_like(given[0]), *given[1:], outputs=2 if op == ("", "Split") else 1)
-    assert all(not result.any() for result in results)
+    assert all(not result.any() for result in run_on_images(op, 0))
+
+
+@pytest.mark.parametrize("op", params(Trait.KEEPS_CONSTANT.ops | Trait.MOVEMENT.ops))
+def test_a_constant_stays_what_it_is(op):
+    assert all((result == 3).all() for result in run_on_images(op, 3))
+
+
+@pytest.mark.parametrize("op", [pytest.param(op, id=name(op)) for op in BINARY])
+def test_only_some_ops_make_zero_of_zero_and_whatever_is_finite(op):
+    (finite,) = operands(op, [(50,)])[:1]
+    if finite.dtype.kind != "f":
+        assert op not in Trait.ABSORBS_ZERO.ops
+        return
+    finite[:3] = 0
+    zeros = np.zeros_like(finite)
+    made = [run(op, *given)[0] for given in ((finite, zeros), (zeros, finite))]
+    assert any(array.any() for array in made) == (op not in Trait.ABSORBS_ZERO.ops)
 
 
 @pytest.mark.parametrize("op", params(Trait.IDENTITY_AT_EQUAL_SHAPE.ops))

@@ -24,7 +24,7 @@ MAX_ELEMENTS = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Reading:
+class PlacesRead:
     """What a result reads of an operand, place by place along one axis of each."""
 
     value: ir.Value
@@ -62,7 +62,7 @@ def _follow_axis(known: ChannelValues, node: ir.Node, result: Axis, relations: S
         return
     size = (dimensions(result.value) or ())[result.position] or 0
     places = np.arange(size)
-    readings: list[Reading] = []
+    readings: list[PlacesRead] = []
     for axis, source, target in [
         *((axis, places, places) for axis in one if axis.value.producer() is not node),
         *_pairs(result, relations),
@@ -70,7 +70,7 @@ def _follow_axis(known: ChannelValues, node: ir.Node, result: Axis, relations: S
         values = known.of(*axis)
         if values is None or len(values.classes) <= source.max(initial=-1):
             return
-        readings.append(Reading(axis.value, values.take(source), target))
+        readings.append(PlacesRead(axis.value, values.take(source), target))
     keeps = constancy(node)
     if not readings and keeps is Constancy.LOST:
         return
@@ -121,7 +121,7 @@ def _pairs(result: Axis, relations: Iterable[Relation]) -> Iterator[tuple[Axis, 
                 yield relation.second, relation.second_indices, relation.first_indices
 
 
-def _numbers(value: ir.Value, readings: Sequence[Reading], size: int) -> Numbers:
+def _numbers(value: ir.Value, readings: Sequence[PlacesRead], size: int) -> Numbers:
     """Return the number that an operand holds for each place of a result; inf where the place reads nothing of it."""
     own = [reading for reading in readings if reading.value is value]
     if own:
@@ -162,7 +162,7 @@ def _evaluated(known: ChannelValues, node: ir.Node, numbers: Mapping[ir.Value, N
 
 
 def _filled(
-    node: ir.Node, result: Axis, relations: Sequence[Relation], readings: Sequence[Reading], number: float, size: int
+    node: ir.Node, result: Axis, relations: Sequence[Relation], readings: Sequence[PlacesRead], number: float, size: int
 ) -> Numbers:
     """Return the constants of an op that puts `number` where it reads nothing, along other axes as well."""
     constants = np.full(size, number)

@@ -15,7 +15,7 @@ from onnxslim.data import Samples, Subset
 from onnxslim.model import OLDEST_NUMPY_OPSET
 from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.observations import Observations
-from onnxslim.pipeline.plan import PassPlan, Planned, gather
+from onnxslim.pipeline.plan import Finding, PassPlan, Planned, gather
 from onnxslim.pipeline.rewrite_gate import RewriteGate
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
@@ -219,7 +219,7 @@ class Pass(abc.ABC):
                 note.subject,
                 0,
                 note.action,
-                gather([(note.reason, note.subject, note.reason)] if note.reason else []),
+                gather([Finding(note.reason, note.subject, note.reason)] if note.reason else []),
             )
             if note.action in UNDONE
             else Planned(note.subject, 1, ": ".join(filter(None, (note.action, note.reason))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +16,9 @@ class Obstacle:
     count: Annotated[int, "at how many places"]
     example: Annotated[str, "one of these places: a node, a value, a group"]
     detail: Annotated[str, "what was found at the example"]
+    code: Annotated[str, "the reason as a word that stays the same from version to version; empty: there is none"] = ""
+    nodes: Annotated[tuple[str, ...], "names of the nodes that the detail is about"] = ()
+    values: Annotated[tuple[str, ...], "names of the values that the detail is about"] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +39,28 @@ class PassPlan:
     lines: Annotated[tuple[Planned, ...], "what would be done most often first, then what is done nowhere"] = ()
 
 
-def gather(places: Iterable[tuple[str, str, str]]) -> tuple[Obstacle, ...]:
-    """Count equal reasons, the most frequent first; in the order of `places` where they are equally frequent.
+class Finding(NamedTuple):
+    """Why one place is left alone; the fields are those of `Obstacle`."""
 
-    Args:
-        places: (reason, place, detail); the first place is the example.
+    reason: str
+    place: str
+    detail: str
+    code: str = ""
+    nodes: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+
+
+def gather(findings: Iterable[Finding]) -> tuple[Obstacle, ...]:
+    """Count equal reasons, the most frequent first, the earlier where they are equally frequent.
+
+    The first finding of a reason is its example.
     """
     counts: collections.Counter[str] = collections.Counter()
-    first: dict[str, tuple[str, str]] = {}
-    for reason, place, detail in places:
-        counts[reason] += 1
-        first.setdefault(reason, (place, detail))
-    return tuple(Obstacle(reason, count, *first[reason]) for reason, count in counts.most_common())
+    first: dict[str, Finding] = {}
+    for finding in findings:
+        counts[finding.reason] += 1
+        first.setdefault(finding.reason, finding)
+    return tuple(Obstacle(reason, count, *first[reason][1:]) for reason, count in counts.most_common())
 
 
 def ordered(lines: Iterable[Planned]) -> tuple[Planned, ...]:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.rewrite.instantiate import BodyEvaluation, Instantiation
 from onnxslim.rewrite.match import Match
-from onnxslim.rewrite.program import NotApplicable
+from onnxslim.rewrite.mismatch import Mismatch, MismatchCode, NotApplicable
 from onnxslim.rewrite.rule import Body
 
 SMALL = 64
@@ -35,8 +35,8 @@ PLAIN = frozenset(
 
 Key = tuple[object, ...]
 
-_ANSWERS: dict[Key, bool | str] = {}
-"""What a `when` said; a text is why it could not say anything."""
+_ANSWERS: dict[Key, bool | Mismatch] = {}
+"""Whether a `when` holds, or why that is not known."""
 
 
 def holds(match: Match, when: Body) -> bool:
@@ -55,15 +55,15 @@ def holds(match: Match, when: Body) -> bool:
         try:
             answer = BodyEvaluation(match, when).holds()
         except NotApplicable as error:
-            answer = str(error)
+            answer = error.mismatch
         _ANSWERS[key] = answer
-    if isinstance(answer, str):
-        raise NotApplicable(answer)
+    if isinstance(answer, Mismatch):
+        raise NotApplicable(answer.code, *answer.words)
     return answer
 
 
-def overflow(match: Match, plan: Instantiation) -> str | None:
-    """Return why a rewrite makes what is not finite out of what is, or None.
+def overflow(match: Match, plan: Instantiation) -> Mismatch | None:
+    """Return a mismatch where a rewrite turns finite constants into infinities or NaN, None elsewhere.
 
     ``(x * 300) * 300`` is finite in float16 for a small x, and ``x * 90000`` never; nor is a weight divided by zero.
     """
@@ -71,7 +71,7 @@ def overflow(match: Match, plan: Instantiation) -> str | None:
         return None
     read = {value for node in match.nodes for value in node.inputs if constant_tensor(value) is not None}
     if all(_is_finite(array) for value in read if (array := constant(value)) is not None):
-        return "a constant would not be finite any more"
+        return Mismatch(MismatchCode.NOT_FINITE)
     return None
 
 

@@ -16,12 +16,11 @@ import onnx_ir as ir
 from onnxslim.analysis.growth import Growth
 from onnxslim.model.nesting import graphs_within, main_graphs
 from onnxslim.ops.traits import Trait, has
-from onnxslim.rewrite.condition import holds, overflow
 from onnxslim.rewrite.identity import eliminate_identity
-from onnxslim.rewrite.instantiate import BodyEvaluation, Instantiation, build
+from onnxslim.rewrite.instantiate import Instantiation, build
 from onnxslim.rewrite.match import Match, find_match
-from onnxslim.rewrite.profitability import added_bytes, pays, pays_in_bytes
-from onnxslim.rewrite.program import NotApplicable
+from onnxslim.rewrite.mismatch import Mismatch
+from onnxslim.rewrite.profitability import added_bytes, plan_rewrite
 from onnxslim.rewrite.rule import DoesNotCheck, Rule, Skipped
 
 Accept = Callable[[Match, Instantiation], "str | None"]
@@ -141,10 +140,10 @@ class _Driver:
                 match = find_match(rule, node)
                 if match is None:
                     continue
-                plan = self._plan(match)
+                plan = plan_rewrite(match, self.growth if self.must_pay else None)
+                if isinstance(plan, Mismatch):
+                    continue
                 why = self.accept(match, plan) if self.accept is not None else None
-            except NotApplicable:
-                continue
             except DoesNotCheck:
                 self.unreadable.add(rule.name)
                 continue
@@ -162,20 +161,6 @@ class _Driver:
             self.counts[rule.name] = self.counts.get(rule.name, 0) + 1
             return touched
         return []
-
-    def _plan(self, match: Match) -> Instantiation:
-        rule = match.rule
-        instance = BodyEvaluation(match, rule.rewrite)
-        if self.must_pay and (why := pays(match, instance)) is not None:
-            raise NotApplicable(why)
-        if rule.when is not None and not holds(match, rule.when):
-            raise NotApplicable("`when` does not hold")
-        plan = instance.plan()
-        if self.must_pay and (why := pays_in_bytes(match, plan, self.growth)) is not None:
-            raise NotApplicable(why)
-        if (why := overflow(match, plan)) is not None:
-            raise NotApplicable(why)
-        return plan
 
     def _apply(self, match: Match, plan: Instantiation) -> list[ir.Node]:
         graph = match.root.graph

@@ -21,7 +21,8 @@ from onnxslim.model.constants import as_tensor, constant, constant_tensor
 from onnxslim.ops.defaults import is_usual
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
-from onnxslim.rewrite.program import NotApplicable, Program, type_words
+from onnxslim.rewrite.mismatch import MismatchCode, NotApplicable
+from onnxslim.rewrite.program import Program, type_words
 from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule, find_schema
 
 Array = npt.NDArray[Any]
@@ -78,7 +79,7 @@ class BodyEvaluation:
         parameter = next(each for each in self.rule.parameters if each.name == name)
         sizes = [self.match.environment.get(str(size), size) for size in parameter.types[0].sizes or ()]
         if not all(isinstance(size, int) for size in sizes):
-            raise NotApplicable(f"the size of {name} is not known")
+            raise NotApplicable(MismatchCode.UNKNOWN_SIZE, name)
         kinds = (value.dtype for value in self.values.values() if value is not None and value.dtype is not None)
         return np.zeros([int(size) for size in sizes], next(kinds).numpy())
 
@@ -148,7 +149,7 @@ class BodyEvaluation:
             if name in self.values:
                 array = self._known(self.values[name])
                 if array is None:
-                    raise NotApplicable(f"{name} is not known")
+                    raise NotApplicable(MismatchCode.NOT_CONSTANT, name)
                 self._arrays[name] = array
             else:
                 self._evaluate(name)
@@ -159,7 +160,7 @@ class BodyEvaluation:
         if node.is_constant:
             attributes = self._attributes(node)
             if not attributes:
-                raise NotApplicable(f"{name} stands for an attribute that is not there")
+                raise NotApplicable(MismatchCode.NO_ATTRIBUTE, name)
             self._arrays[name] = array_of(attributes[0])
             self._literals.add(name)
             return
@@ -249,10 +250,10 @@ class BodyEvaluation:
                     attributes.append(renamed)
             else:
                 if not self.is_known(attribute.name):
-                    raise NotApplicable(f"{attribute.name} is not known")
+                    raise NotApplicable(MismatchCode.NOT_CONSTANT, attribute.name)
                 made = attribute_from(self.array(attribute.name), name, attribute.type)
                 if made is None:
-                    raise NotApplicable(f"{attribute.name} is no {attribute.type.name}")
+                    raise NotApplicable(MismatchCode.OTHER_KIND, attribute.name, attribute.type.name)
                 attributes.append(made)
         return tuple(attributes)
 
@@ -264,7 +265,7 @@ class BodyEvaluation:
         for place, name in enumerate(inputs):
             formal = schema.inputs[min(place, len(schema.inputs) - 1)]
             if not name and formal.option != onnx.defs.OpSchema.FormalParameterOption.Optional:
-                raise NotApplicable(f"{node.op_type} needs {formal.name}, which is missing")
+                raise NotApplicable(MismatchCode.REQUIRED_INPUT, node.op_type, formal.name)
 
     def plan(self) -> Instantiation:
         """Evaluate what is known, and return what is left.
@@ -315,7 +316,7 @@ class BodyEvaluation:
             NotApplicable: It reads what is not known.
         """
         if not self.is_known("ok"):
-            raise NotApplicable("what `when` reads is not known")
+            raise NotApplicable(MismatchCode.CONDITION_UNKNOWN)
         return bool(np.all(self.array("ok")))
 
 

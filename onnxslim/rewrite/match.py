@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxslim.model.constants import constant_tensor
 from onnxslim.ops.defaults import computed_default
 from onnxslim.ops.traits import Trait, has
+from onnxslim.rewrite.mismatch import Mismatch, MismatchCode
 from onnxslim.rewrite.rule import BodyNode, Reference, Rule, find_schema
 from onnxslim.rewrite.signature import Environment, fits
 
@@ -57,126 +58,126 @@ class Match:
 
 
 Goal = tuple["str | None", "ir.Value | None"]
-Reasons = list[str]
+Mismatches = list[Mismatch]
 
 
-def find_match(rule: Rule, root: ir.Node, reasons: Reasons | None = None) -> Match | None:
+def find_match(rule: Rule, root: ir.Node, mismatches: Mismatches | None = None) -> Match | None:
     """Match `rule` with the node that would make its first result.
 
     Args:
         rule: The rule.
         root: The node.
-        reasons: Filled with why each way of matching failed; costs nothing where it is None.
+        mismatches: Filled with why each way of matching failed; None where nobody wants to know.
     """
-    if reasons is None and not _is_promising(rule, root):
+    if mismatches is None and not _is_promising(rule, root):
         return None
     start = Match(rule, root)
     name = rule.results[0].name
     if rule.match.makers[name][1] >= len(root.outputs):
         return None
     goals: list[Goal] = [(name, root.outputs[rule.match.makers[name][1]])]
-    for match in _solve(start, goals, reasons):
-        why = _site_fails(match)
-        if why is None:
+    for match in _solve(start, goals, mismatches):
+        mismatch = _check_site(match)
+        if mismatch is None:
             return match
-        if reasons is not None:
-            reasons.append(why)
+        if mismatches is not None:
+            mismatches.append(mismatch)
     return None
 
 
 def _is_promising(rule: Rule, root: ir.Node) -> bool:
-    """Look at what makes the inputs of the root: most sites fail there, and that costs little."""
-    given, posts = root.inputs, rule.prefilter.input_producers
-    if any(post is not None for post in posts[len(given) :]):
+    """Compare the producers of the root's inputs with the prefilter: most nodes fail there, at little cost."""
+    inputs, producers = root.inputs, rule.prefilter.input_producers
+    if any(producer is not None for producer in producers[len(inputs) :]):
         return False
-    if all(_is_made_by(value, post) for value, post in zip(given, posts, strict=False)):
+    if all(map(_is_made_by, inputs, producers)):
         return True
-    swapped = len(given) == 2 and has(root, Trait.COMMUTATIVE)
-    return swapped and all(_is_made_by(value, post) for value, post in zip(reversed(given), posts, strict=False))
+    swapped = len(inputs) == 2 and has(root, Trait.COMMUTATIVE)
+    return swapped and all(map(_is_made_by, reversed(inputs), producers))
 
 
-def _is_made_by(value: ir.Value | None, post: str | None) -> bool:
-    if post is None:
+def _is_made_by(value: ir.Value | None, op_type: str | None) -> bool:
+    if op_type is None:
         return True
-    if not post:
+    if not op_type:
         return constant_tensor(value) is not None
     maker = value.producer() if value is not None else None
-    return maker is not None and maker.op_type == post
+    return maker is not None and maker.op_type == op_type
 
 
-def _solve(match: Match, goals: list[Goal], reasons: Reasons | None) -> Iterator[Match]:
+def _solve(match: Match, goals: list[Goal], mismatches: Mismatches | None) -> Iterator[Match]:
     """Yield each way in which all goals (a name of the pattern, a value) can be met."""
     while goals:
         name, value = goals.pop()
         if name is None:
             if value is not None:
-                return _fail(reasons, f"{value.name} is there, where the pattern has nothing")
+                return _note(mismatches, Mismatch(MismatchCode.UNEXPECTED_INPUT, value=value))
             continue
         if name in match.values:
             if match.values[name] is not value:
-                return _fail(reasons, f"{name} would be two different values")
+                return _note(mismatches, Mismatch(MismatchCode.TWO_VALUES, (name,)))
             continue
         if name not in match.rule.match.makers:
             match.values[name] = value
             continue
-        wanted, place = match.rule.match.makers[name]
+        wanted, index = match.rule.match.makers[name]
         if value is None:
-            return _fail(reasons, f"{name} is missing")
+            return _note(mismatches, Mismatch(MismatchCode.MISSING, (name,)))
         if wanted.is_constant:
-            why = _literal_differs(match, wanted, value)
-            if why is not None:
-                return _fail(reasons, f"{name} {why}")
+            mismatch = _compare_literal(match, wanted, value)
+            if mismatch is not None:
+                return _note(mismatches, mismatch)
             match.values[name] = value
             continue
         node = value.producer()
-        if node is None or value.index() != place:
-            return _fail(reasons, f"{name} is made by no {wanted.op_type}")
-        why = _node_differs(match, wanted, node)
-        if why is not None:
-            return _fail(reasons, why)
+        if node is None or value.index() != index:
+            return _note(mismatches, Mismatch(MismatchCode.OTHER_PRODUCER, (name, wanted.op_type), value=value))
+        mismatch = _compare_node(match, wanted, node)
+        if mismatch is not None:
+            return _note(mismatches, mismatch)
         match.nodes[node] = wanted
-        for each, output in zip(wanted.outputs, node.outputs, strict=False):
-            if each:
-                match.values[each] = output
-        given: list[ir.Value | None] = list(node.inputs)
-        given += [None] * (len(wanted.inputs) - len(given))
-        names = [*wanted.inputs, *[None] * (len(given) - len(wanted.inputs))]
-        if len(given) == 2 and has(wanted, Trait.COMMUTATIVE):
-            yield from _solve(match.copy(), [*goals, *zip(names, given, strict=True)], reasons)
-            given.reverse()
-        goals = [*goals, *zip(names, given, strict=True)]
+        for label, output in zip(wanted.outputs, node.outputs, strict=False):
+            if label:
+                match.values[label] = output
+        inputs: list[ir.Value | None] = list(node.inputs)
+        inputs += [None] * (len(wanted.inputs) - len(inputs))
+        labels = [*wanted.inputs, *[None] * (len(inputs) - len(wanted.inputs))]
+        if len(inputs) == 2 and has(wanted, Trait.COMMUTATIVE):
+            yield from _solve(match.copy(), [*goals, *zip(labels, inputs, strict=True)], mismatches)
+            inputs.reverse()
+        goals = [*goals, *zip(labels, inputs, strict=True)]
     yield match
 
 
-def _fail(reasons: Reasons | None, why: str) -> None:
-    if reasons is not None:
-        reasons.append(why)
+def _note(mismatches: Mismatches | None, mismatch: Mismatch) -> None:
+    if mismatches is not None:
+        mismatches.append(mismatch)
 
 
-def _node_differs(match: Match, wanted: BodyNode, node: ir.Node) -> str | None:
+def _compare_node(match: Match, wanted: BodyNode, node: ir.Node) -> Mismatch | None:
     """Compare op and attributes, and bind the attributes of the rule."""
     if node.op_type != wanted.op_type or node.domain != wanted.domain or node.overload:
-        return f"{node.name or node.op_type} is {node.op_type}, not {wanted.op_type}"
+        return Mismatch(MismatchCode.OTHER_OP, (wanted.op_type, node.op_type), node)
     if node.graph is not match.root.graph:
-        return f"{node.name} lies in another graph"
+        return Mismatch(MismatchCode.OTHER_GRAPH, (), node)
     if len(node.outputs) < len(wanted.outputs):
-        return f"{node.name} has {len(node.outputs)} outputs"
+        return Mismatch(MismatchCode.TOO_FEW_OUTPUTS, (len(node.outputs),), node)
     for name, attribute in wanted.attributes.items():
-        got = attribute_of(node, name, match.rule.opset)
+        found = attribute_of(node, name, match.rule.opset)
         if isinstance(attribute, Reference):
-            if got.attribute is None and match.rule.attributes.get(attribute.name) is not None:
-                got = Bound(match.rule.attributes[attribute.name], True)
-            known = match.attributes.setdefault(attribute.name, got)
-            if not _same_attribute(known.attribute, got.attribute):
-                return f"@{attribute.name} would have two different values"
-        elif not _same_attribute(attribute, got.attribute):
-            return f"{name} of {node.name} is another"
+            if found.attribute is None and match.rule.attributes.get(attribute.name) is not None:
+                found = Bound(match.rule.attributes[attribute.name], True)
+            known = match.attributes.setdefault(attribute.name, found)
+            if not _same_attribute(known.attribute, found.attribute):
+                return Mismatch(MismatchCode.TWO_ATTRIBUTES, (attribute.name,), node)
+        elif not _same_attribute(attribute, found.attribute):
+            return Mismatch(MismatchCode.OTHER_ATTRIBUTE, (name,), node)
     for name, attribute in node.attributes.items():
         if name in wanted.attributes:
             continue
         usual = default_of(node, name, match.rule.opset)
         if usual is None or not _same_attribute(attribute, usual):
-            return f"{node.name} has an attribute {name} that is not at its default"
+            return Mismatch(MismatchCode.EXTRA_ATTRIBUTE, (name,), node)
     return None
 
 
@@ -232,22 +233,24 @@ def _same_attribute(first: ir.Attr | None, second: ir.Attr | None) -> bool:
     return first.type is second.type and bool(a == b)
 
 
-def _literal_differs(match: Match, wanted: BodyNode, value: ir.Value) -> str | None:
+def _compare_literal(match: Match, wanted: BodyNode, value: ir.Value) -> Mismatch | None:
     """Compare a known value with a Constant of the pattern; bind ``Constant <value_float = @c>``."""
-    tensor = constant_tensor(value)
+    name, tensor = wanted.outputs[0], constant_tensor(value)
     if tensor is None:
-        return "is not known"
+        return Mismatch(MismatchCode.NOT_CONSTANT, (name,), value=value)
     if tensor.size > LITERAL_SIZE or tensor.size == 0:
-        return "is no literal"
+        return Mismatch(MismatchCode.NO_LITERAL, (name,), value=value)
     array = tensor.numpy()
     attribute = next(iter(wanted.attributes.values()))
-    if isinstance(attribute, Reference):
-        bound = attribute_from(array, attribute.name, attribute.type)
-        if bound is None:
-            return f"is no {attribute.type.name}"
-        known = match.attributes.setdefault(attribute.name, Bound(bound, True))
-        return None if _same_attribute(known.attribute, bound) else f"@{attribute.name} would have two values"
-    return None if same_literal(literal(wanted), array) else "has another value"
+    if not isinstance(attribute, Reference):
+        same = same_literal(literal(wanted), array)
+        return None if same else Mismatch(MismatchCode.OTHER_LITERAL, (name,), value=value)
+    bound = attribute_from(array, attribute.name, attribute.type)
+    if bound is None:
+        return Mismatch(MismatchCode.OTHER_KIND, (name, attribute.type.name), value=value)
+    known = match.attributes.setdefault(attribute.name, Bound(bound, True))
+    same = _same_attribute(known.attribute, bound)
+    return None if same else Mismatch(MismatchCode.TWO_ATTRIBUTES, (attribute.name,), value=value)
 
 
 def same_literal(wanted: npt.NDArray[Any], array: npt.NDArray[Any]) -> bool:
@@ -306,22 +309,22 @@ def attribute_from(array: npt.NDArray[Any], name: str, kind: ir.AttributeType) -
     return None
 
 
-def _site_fails(match: Match) -> str | None:
-    """Check what can be said only when the whole pattern is bound: who else uses what would go, and the signature."""
+def _check_site(match: Match) -> Mismatch | None:
+    """Check what needs the whole pattern: other users of values that would go, and the signature of the rule."""
     wanted = set(match.results())
     for node in match.nodes:
         for output in node.outputs:
             if output in wanted:
                 continue
             if output.is_graph_output():
-                return f"{output.name} is an output of the graph"
+                return Mismatch(MismatchCode.GRAPH_OUTPUT, value=output)
             if any(use.node not in match.nodes for use in output.uses()):
-                return f"{output.name} is needed elsewhere"
+                return Mismatch(MismatchCode.NEEDED_ELSEWHERE, value=output)
     rule = match.rule
     for parameter in rule.parameters:
         value = match.values.get(parameter.name)
         if value is not None and value.producer() in match.nodes:
-            return f"{parameter.name} is a value inside the pattern"
+            return Mismatch(MismatchCode.INNER_PARAMETER, (parameter.name,), value=value)
     for name, bound in match.attributes.items():
         if (
             bound.attribute is not None

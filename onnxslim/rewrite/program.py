@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import evaluate
 from onnxslim.ops.traits import Trait, has
+from onnxslim.rewrite.mismatch import CannotCompute, MismatchCode
 from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, find_schema
 
 Array = npt.NDArray[Any]
@@ -25,14 +26,6 @@ FIXED_TYPES = {
     "tensor(bool)": ir.DataType.BOOL,
 }
 """Types that a schema spells out, where others are a word (``T``) that stands for the type of an input."""
-
-
-class NotApplicable(Exception):  # no error: a rule that finds it has nothing to do here
-    """The rule does not apply at this site; the message says why."""
-
-
-class CannotCompute(NotApplicable):
-    """ONNX Runtime and the reference implementation cannot compute what the right side wants folded."""
 
 
 class Program:
@@ -126,7 +119,7 @@ class Program:
             arrays = evaluate(self._protos, self._feeds, made, self._opsets, reference=self._reference)
         if arrays is None:
             ops = ", ".join(proto.op_type for proto in self._protos)
-            raise CannotCompute(f"{made[-1]} (by {ops}) cannot be computed here")
+            raise CannotCompute(MismatchCode.NOT_COMPUTABLE, made[-1], ops)
         self._protos, self._feeds, self.kinds = [], {}, {}
         return dict(zip(made, arrays, strict=True))
 

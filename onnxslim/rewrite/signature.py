@@ -29,6 +29,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
+from onnxslim.rewrite.mismatch import Mismatch, MismatchCode
 
 FLOATING = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 INTEGER = (
@@ -150,7 +151,7 @@ def _type(text: str, before: str | None, where: str) -> TensorType:
 
 def fits(
     parameters: Iterable[Parameter], values: Mapping[str, ir.Value | None], environment: Environment
-) -> str | None:
+) -> Mismatch | None:
     """Compare the tensors at a site with a signature, and note in `environment` what its words stand for.
 
     Returns:
@@ -163,7 +164,7 @@ def fits(
         if value is None:
             if parameter.zero:
                 continue
-            return f"{parameter.name} is missing"
+            return Mismatch(MismatchCode.MISSING, (parameter.name,))
         shape = None if value.shape is None else tuple(value.shape)
         for kind in parameter.types:
             trial = dict(environment)
@@ -171,7 +172,7 @@ def fits(
                 environment.update(trial)
                 break
         else:
-            return f"{parameter.name} has the type {value.dtype} and the shape {value.shape}"
+            return Mismatch(MismatchCode.OTHER_TYPE, (parameter.name, value.dtype, value.shape), value=value)
     return _products(environment)
 
 
@@ -231,7 +232,7 @@ def equal_sizes(first: Any, second: Any) -> bool:
     return bool(first == second) and not (isinstance(first, int) and first < 0)
 
 
-def _products(environment: Environment) -> str | None:
+def _products(environment: Environment) -> Mismatch | None:
     """Check sizes like ``C*group`` whose factors are all known."""
     for word, size in environment.items():
         if "*" not in word or not isinstance(size, int):
@@ -242,5 +243,5 @@ def _products(environment: Environment) -> str | None:
             for factor in factors:
                 product *= int(factor or 0)
             if product != size:
-                return f"{word} is {product}, not {size}"
+                return Mismatch(MismatchCode.OTHER_SIZE, (word, product, size))
     return None

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from onnxslim.analysis.evaluate import evaluate
 from onnxslim.rewrite.instantiate import BodyEvaluation
 from onnxslim.rewrite.match import Match
-from onnxslim.rewrite.program import CannotCompute, NotApplicable
+from onnxslim.rewrite.mismatch import CannotCompute, NotApplicable
 from onnxslim.rewrite.reader import load_rules, rule_files, rule_names
 from onnxslim.rewrite.rule import Rule, find_schema
 from onnxslim.rewrite.signature import fits

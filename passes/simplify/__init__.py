@@ -32,11 +32,17 @@ class Simplify(Pass):
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Simplify `model` in place. What cannot be done is noted; nothing is raised."""
-        rounds = Rounds(model, context, __name__)
-        rounds.run([("siblings merged", merge_siblings)] if self.siblings else [])
+        rounds = self._simplify(model, context)
         return Change(rounds.modified, rounds.notes())
 
     def plan(self, model: ir.Model, context: Context) -> PassPlan:
         """Simplify `model`, count what was done, and look in what is left for places where rules nearly apply."""
         before = count_nodes(model)
-        return plan_of(model, before, self.run(model, context), load_rules(__name__, model.opset_imports.get("", 0)))
+        rounds = self._simplify(model, context)
+        rules = load_rules(__name__, model.opset_imports.get("", 0))
+        return plan_of(model, before, rounds.applied, rounds.failures, rules)
+
+    def _simplify(self, model: ir.Model, context: Context) -> Rounds:
+        rounds = Rounds(model, context, __name__)
+        rounds.run([("siblings merged", merge_siblings)] if self.siblings else [])
+        return rounds

@@ -1,23 +1,23 @@
-"""Tells a simplification as a plan: how often each rule and step applies, and why rules do not apply to the rest."""
+"""The plan of a simplification: how often each rule and step applies, and why rules do not apply to the rest."""
 
 from __future__ import annotations
 
 import collections
-import re
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model.nesting import count_nodes
-from onnxslim.pipeline.interface import Change
-from onnxslim.pipeline.plan import PassPlan, Planned, gather, ordered
-from onnxslim.rewrite.explain import Miss, near_misses
+from onnxslim.pipeline.plan import Finding, PassPlan, Planned, gather, ordered
+from onnxslim.rewrite.explain import NearMiss, near_misses
+from onnxslim.rewrite.mismatch import describe
 from onnxslim.rewrite.rule import RuleSet
 
-COUNT = re.compile(r"applied (\d+) times?")
 
-
-def plan_of(model: ir.Model, before: int, change: Change, rules: RuleSet) -> PassPlan:
+def plan_of(
+    model: ir.Model, before: int, applied: Mapping[str, int], failures: Mapping[str, str], rules: RuleSet
+) -> PassPlan:
     """Return the plan of a simplification that was made on a clone.
 
     Reasons are those of the simplified model: before that, what one rule does not match may be what another one makes.
@@ -25,29 +25,31 @@ def plan_of(model: ir.Model, before: int, change: Change, rules: RuleSet) -> Pas
     Args:
         model: The simplified clone.
         before: How many nodes it had.
-        change: What was done to it.
+        applied: How often each rule and step was applied to it.
+        failures: The rules and steps that were left out, and why.
         rules: The rules, and those that cannot be used at this opset.
     """
-    sites: dict[str, int] = {}
-    broken: dict[str, list[tuple[str, str, str]]] = {}
-    for note in change.notes:
-        if count := COUNT.fullmatch(note.action):
-            sites[note.subject] = int(count[1])
-        elif note.reason:
-            broken.setdefault(note.subject, []).append((note.reason, note.subject, note.reason))
     infer_shapes(model)
-    misses: dict[str, list[Miss]] = collections.defaultdict(list)
+    findings: dict[str, list[Finding]] = collections.defaultdict(list)
     for miss in near_misses(model, rules.rules):
-        misses[miss.rule].append(miss)
+        findings[miss.rule].append(_finding(miss))
+    for subject, reason in failures.items():
+        findings[subject].append(Finding(reason, subject, reason))
     comments = {rule.name: rule.comment for rule in rules.rules}
-    subjects = dict.fromkeys([*sites, *misses, *broken])
     lines = [
-        Planned(
-            subject,
-            sites.get(subject, 0),
-            comments.get(subject, ""),
-            gather([*((each.reason, each.node, each.detail) for each in misses[subject]), *broken.get(subject, [])]),
-        )
-        for subject in subjects
+        Planned(subject, applied.get(subject, 0), comments.get(subject, ""), gather(findings[subject]))
+        for subject in dict.fromkeys([*applied, *findings])
     ]
     return PassPlan((before, count_nodes(model)), ordered(lines))
+
+
+def _finding(miss: NearMiss) -> Finding:
+    mismatch = miss.mismatch
+    return Finding(
+        describe(mismatch, general=True),
+        miss.root.name or miss.root.outputs[0].name or "",
+        describe(mismatch),
+        mismatch.code.value,
+        () if mismatch.node is None else (mismatch.node.name or "",),
+        () if mismatch.value is None else (mismatch.value.name or "",),
+    )

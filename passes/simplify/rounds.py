@@ -199,17 +199,24 @@ class Rounds:
                 return check.difference
         return self._context.ledger.refusal(match.rule.name, match.results()[0].name or "")
 
+    @property
+    def applied(self) -> dict[str, int]:
+        """How often each rule and step was applied, without those that never were."""
+        return {name.removeprefix("rule "): count for name, count in self._counts.items() if count}
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The rules and steps that were left out, and why."""
+        old = {"rules": f"opset {self._opset} is older than {OLDEST_NUMPY_OPSET}"} if self._old else {}
+        return {**self._failures, **old}
+
     def notes(self) -> tuple[Note, ...]:
         """Return a line for each rule and step that did something, and for each that was left out."""
-        done = [
-            Note(name.removeprefix("rule "), f"applied {count} times") for name, count in self._counts.items() if count
-        ]
-        left = [Note(name, "left alone", reason) for name, reason in self._failures.items()]
-        if self._old:
-            left.append(Note("rules", "left alone", f"opset {self._opset} is older than {OLDEST_NUMPY_OPSET}"))
-        return (*done, *self._told(), *left)
+        done = [Note(name, f"applied {count} times") for name, count in self.applied.items()]
+        left = [Note(name, "left alone", reason) for name, reason in self.failures.items()]
+        return (*done, *self._describe_verified(), *left)
 
-    def _told(self) -> tuple[Note, ...]:
+    def _describe_verified(self) -> tuple[Note, ...]:
         """Return what `verify` found out about the sites that were rewritten."""
         if not self._verified:
             return ()

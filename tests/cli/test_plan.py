@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from sample_models import from_text
 
-from onnxslim.pipeline.plan import Planned, gather, ordered
+from onnxslim.pipeline.plan import Finding, Planned, gather, ordered
 from onnxslim.report.planning import plan_model
 
 CONVOLUTIONS = """
@@ -46,9 +46,10 @@ def test_a_plan_counts_sites_and_says_why_not(path: Path):
 
 
 def test_equal_reasons_are_counted_the_most_frequent_first():
-    places = [("rare", "n1", "r1"), ("often", "n2", "o2"), ("often", "n3", "o3")]
-    often, rare = gather(places)
+    findings = [Finding("rare", "n1", "r1"), Finding("often", "n2", "o2", "c", ("n2",)), Finding("often", "n3", "o3")]
+    often, rare = gather(findings)
     assert (often.reason, often.count, often.example, often.detail) == ("often", 2, "n2", "o2")
+    assert (often.code, often.nodes, often.values) == ("c", ("n2",), ())
     assert rare.count == 1
     lines = [Planned("a", 0), Planned("b", 0, "", (often,)), Planned("c", 3)]
     assert [line.subject for line in ordered(lines)] == ["c", "b", "a"]
@@ -70,7 +71,13 @@ def test_the_command_prints_tables_and_json(onnxslim, path: Path):
         assert words in out
     record = json.loads(onnxslim("inspect", path, "--plan", "-p", "simplify", "--json").out)
     assert record["passes"][0]["plan"]["nodes"] == [5, 4]
-    assert record["passes"][0]["plan"]["lines"][0]["obstacles"] is not None
+    (obstacle,) = (
+        obstacle
+        for row in record["passes"][0]["plan"]["lines"]
+        for obstacle in row["obstacles"]
+        if row["subject"] == "conv_batch_normalization"
+    )
+    assert (obstacle["code"], obstacle["nodes"], obstacle["values"]) == ("needed-elsewhere", [], ["d"])
 
 
 def test_passes_without_a_plan_are_a_mistake(onnxslim, path: Path):

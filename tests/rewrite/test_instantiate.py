@@ -10,7 +10,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import canonicalize
 from onnxslim.rewrite.instantiate import BodyEvaluation
 from onnxslim.rewrite.match import find_match
-from onnxslim.rewrite.program import CannotCompute, NotApplicable
+from onnxslim.rewrite.mismatch import CannotCompute, NotApplicable
 from onnxslim.rewrite.reader import read_rules
 
 

@@ -8,6 +8,7 @@ from sample_models import from_text
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import canonicalize
 from onnxslim.rewrite.match import find_match
+from onnxslim.rewrite.mismatch import describe
 from onnxslim.rewrite.reader import read_rules
 from onnxslim.rewrite.signature import equal_sizes
 
@@ -21,7 +22,8 @@ def site(body, rule, opset=17, inputs="float[2,3] x, float[2,3] w", outputs="flo
     (rule,) = read_rules(rule, opset)
     node = next(node for node in model.graph if node.outputs[0].name == "y")
     reasons = []
-    return find_match(rule, node, reasons), reasons
+    match = find_match(rule, node, reasons)
+    return match, [describe(reason) for reason in reasons]
 
 
 MUL_RELU = "r (x, z) => (y)\nmatch { a = Relu (x)  y = Mul (a, z) }\nrewrite { y = Mul (x, z) }"

@@ -16,16 +16,11 @@ import onnx_ir as ir
 
 from onnxslim.errors import ExternalDataError, ModelUnreadable
 from onnxslim.model.nesting import every_graph, nodes_within
+from onnxslim.ops.traits import Trait, has
 
 HINT = "export or download the model again"
 TYPES = {each.value for each in ir.DataType} - {ir.DataType.UNDEFINED.value}
 GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-CONSTANT: dict[str, int] = {
-    key: each.type.value  # type: ignore[attr-defined]  # an enumeration, which onnx's stubs do not say
-    for key, each in onnx.defs.get_schema("Constant").attributes.items()
-}
-"""The attributes that a Constant may have, and their types."""
-
 Tensors = Iterator[tuple[str, onnx.TensorProto]]
 
 
@@ -93,7 +88,7 @@ def _graph_tensors(graph: onnx.GraphProto, path: pathlib.Path) -> Tensors:
 
 def _node_tensors(nodes: Sequence[onnx.NodeProto], path: pathlib.Path) -> Tensors:
     for node in nodes:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        if has(node, Trait.LITERAL):
             _check_constant(node, path)
         for attribute in node.attribute:
             kind = attribute.type
@@ -125,7 +120,9 @@ def describe_node(name: str | None, op_type: str) -> str:
 
 def _check_constant(node: onnx.NodeProto, path: pathlib.Path) -> None:
     kinds = [(each.name, each.type) for each in node.attribute]
-    if len(kinds) != 1 or CONSTANT.get(kinds[0][0]) != kinds[0][1]:
+    declared = onnx.defs.get_schema(node.op_type).attributes
+    types = {name: formal.type.value for name, formal in declared.items()}  # type: ignore[attr-defined]  # an enumeration
+    if len(kinds) != 1 or types.get(kinds[0][0]) != kinds[0][1]:
         held = ", ".join(repr(name) for name, _ in kinds) or "none"
         raise ModelUnreadable(
             f"{describe_node(node.name, node.op_type)} holds no constant: its attributes are {held}",

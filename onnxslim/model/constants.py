@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.ops.traits import Trait, has
+
 Array = npt.NDArray[Any]
 
 
@@ -22,7 +24,7 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value.const_value is not None:
         return value.const_value
     node = value.producer()
-    if node is None or node.op_type != "Constant" or node.domain or len(node.attributes) != 1:
+    if node is None or len(node.attributes) != 1 or not has(node, Trait.LITERAL):
         return None
     attribute = next(iter(node.attributes.values()))
     if attribute.is_ref() or attribute.type in (ir.AttributeType.SPARSE_TENSOR,):

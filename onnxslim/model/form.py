@@ -32,6 +32,7 @@ from onnxslim.model.inlining import DIAGNOSTICS, inline_functions
 from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
 from onnxslim.model.sparse import SPARSE
 from onnxslim.model.weights import external_tensors
+from onnxslim.ops.traits import Trait, has
 
 FORM = "onnxslim.form"
 CONSTANT_NODE = "onnxslim.constant_node"
@@ -128,7 +129,7 @@ def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
 
 def _lift(node: ir.Node, graph: ir.Graph) -> None:
     """Make an initializer of a Constant node."""
-    if node.op_type != "Constant" or node.domain or node.outputs[0].is_graph_output():
+    if not has(node, Trait.LITERAL) or node.outputs[0].is_graph_output():
         return
     if "sparse_value" in node.attributes or len(node.attributes) != 1:
         return

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxslim.errors import ModelUnreadable
 from onnxslim.model.checking import HINT, describe_node
 from onnxslim.model.nesting import graphs_within, main_graphs
+from onnxslim.ops.traits import Trait, has
 
 UNBOUNDED = 2**31 - 1
 """The most inputs or outputs, in a schema, of an operator that takes any number."""
@@ -71,7 +72,7 @@ class _Signature:
                 return f"has the attribute {name!r} as {attribute.type.name.lower()}, and its operator takes {kind}"
         for name in sorted(self.required - node.attributes.keys()):
             return f"lacks the attribute {name!r}"
-        if node.op_type == "Constant" and not node.attributes:
+        if has(node, Trait.LITERAL) and not node.attributes:
             return "holds no constant"
         return ""
 

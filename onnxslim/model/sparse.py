@@ -11,6 +11,7 @@ import onnx.helper
 import onnx.numpy_helper
 
 from onnxslim.errors import ModelUnreadable
+from onnxslim.ops.traits import Trait, has
 
 LARGEST_BYTES = 512 << 20
 """What a sparse tensor may take when it is dense: a few bytes in a file can claim to be any size."""
@@ -42,7 +43,7 @@ def densify(graph: onnx.GraphProto, path: pathlib.Path) -> list[str]:
 
 def densify_constant(node: onnx.NodeProto, path: pathlib.Path) -> bool:
     """Give a Constant node with a sparse value a dense one. Returns whether it was one."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+    if not has(node, Trait.LITERAL):
         return False
     for attribute in node.attribute:
         if attribute.name == "sparse_value" and attribute.HasField("sparse_tensor"):

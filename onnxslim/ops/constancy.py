@@ -44,7 +44,7 @@ def constancy(node: ir.Node) -> Constancy:
         return Constancy.LOST  # what lies outside of the image is another number
     if smooth or kind in PLACING or has(node, Trait.MOVEMENT) or has(node, Trait.KEEPS_CONSTANT):
         return Constancy.KEPT
-    return Constancy.ZERO_KEPT if has(node, Trait.KEEPS_ZERO) else Constancy.LOST
+    return Constancy.ZERO_KEPT if kind == "resize" or has(node, Trait.KEEPS_ZERO) else Constancy.LOST
 
 
 def joins(node: ir.Node) -> bool:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
-from onnxslim.ops.signatures import KIND, OpName, op_name, table_text
+from onnxslim.ops.signatures import KIND, OpName, op_name, signatures, table_text
 
 
 class Trait(enum.Enum):
@@ -28,6 +28,12 @@ class Trait(enum.Enum):
     """One number everywhere in the first input is that number everywhere in the result: elements are averaged."""
     ABSORBS_ZERO = "absorbs zero"
     """A zero makes a zero, whatever finite number the other operand holds."""
+    CARRIES = "carries"
+    """Some elements of the first input are elements of the result, as numbers."""
+    CONVERTS = "converts"
+    """The elements get another type."""
+    AVERAGES = "averages"
+    """Each element of the result is a mean of elements of the input."""
     IDENTITY = "identity"
     """The result is the input."""
     IDENTITY_AT_EQUAL_SHAPE = "identity at equal shape"
@@ -86,4 +92,15 @@ def _declared() -> Mapping[str, frozenset[OpName]]:
 
 def has(node: Operation, trait: Trait) -> bool:
     """Whether the op of `node` has a trait."""
-    return (node.domain, node.op_type) in trait.ops
+    return (node.domain if node.domain != "ai.onnx" else "", node.op_type) in trait.ops
+
+
+def kind_of(node: Operation) -> str:
+    """Return the kind of the op in `ops.axes`; empty where it has rows of its own, or none."""
+    return _kind((node.domain, node.op_type))
+
+
+@functools.cache
+def _kind(op: OpName) -> str:
+    rows = signatures().get(op)
+    return rows[0].kind if rows else ""

@@ -275,6 +275,19 @@ def run_on_images(op: OpName, scale: float):
     return run(op, first, *given[1:], outputs=outputs, opset=opset, **settings)
 
 
+@pytest.mark.parametrize("op", params(Trait.CARRIES.ops | Trait.CONVERTS.ops))
+def test_some_numbers_come_through_as_they_are(op):
+    limits = {"Clip": (f32(2), f32(9)), "Pad": (np.ones(8, i64),)}
+    (result,) = run(op, SMALL, *limits.get(op[1], ()))
+    assert len(np.intersect1d(result, SMALL)) > 4
+    assert op not in Trait.CONVERTS.ops or (result.dtype != SMALL.dtype and np.array_equal(result, SMALL))
+
+
+@pytest.mark.parametrize("op", params(Trait.AVERAGES.ops))
+def test_a_mean_is_one(op):
+    np.testing.assert_allclose(run(op, SMALL), [SMALL.mean(keepdims=True)])
+
+
 @pytest.mark.parametrize("op", params(Trait.KEEPS_ZERO.ops))
 def test_zeros_make_zeros(op):
     assert all(not result.any() for result in run_on_images(op, 0))

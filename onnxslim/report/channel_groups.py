@@ -14,7 +14,7 @@ from rich.text import Text
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import couple, frozen, groups
 from onnxslim.analysis.fold import fold_constants
-from onnxslim.analysis.group_cost import stakes
+from onnxslim.analysis.group_cost import group_costs
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import untie_vectors
 from onnxslim.analysis.specialize import ROUNDS
@@ -90,9 +90,9 @@ def group_model(path: str | os.PathLike[str], *, inline: bool = True) -> Groupin
             channels=len(group.roots),
             width=group.width,
             mixed=group.mixed,
-            **dataclasses.asdict(stake),
+            **dataclasses.asdict(cost_of_group),
         )
-        for group, stake in zip(found, stakes(coupling, found), strict=True)
+        for group, cost_of_group in zip(found, group_costs(model, coupling, found), strict=True)
     ]
     held: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
     for each in frozen(coupling):

@@ -14,8 +14,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.analysis.labels import Mask
-
-from .costs import Lengths, MacsLeft, RemainingCost
+from onnxslim.analysis.remaining_cost import Lengths, MacsLeft, RemainingCost
 
 OVERSHOOT = 0.04
 """A block that would take the share of the cost this far beyond what was asked for stays."""

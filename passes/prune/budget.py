@@ -10,13 +10,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
+from onnxslim.analysis.remaining_cost import MacsLeft, RemainingCost, bytes_left, parameters_left
 from onnxslim.pipeline.interface import Context, Note
 from onnxslim.runtime.layer_latency import LayerTimes
 from onnxslim.runtime.profile import quiet_milliseconds
 from onnxslim.runtime.timing import compare_latency
 
 from .allocation import Choice, Limits
-from .costs import MacsLeft, RemainingCost, bytes_left, parameters_left
 from .timing import MillisecondsLeft
 
 TRIES = 3

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.analysis.labels import Mask
+from onnxslim.analysis.remaining_cost import Lengths, elements_left
 from onnxslim.ops.binding import BoundSignature, FactorKey, bind
 from onnxslim.ops.relations import Indices
 from onnxslim.runtime.layer import TimedLayer, layer_of
@@ -22,7 +23,6 @@ from onnxslim.runtime.layer_grid import LatencyGrid, LayerGrid
 from onnxslim.runtime.layer_latency import NOTHING, LayerTimes
 
 from .allocation import Limits, blocks
-from .costs import Lengths, elements_left
 
 KNOTS = {0: 1, 1: 5, 2: 4, 3: 3}
 """How many widths are measured of a layer that has so many that may change; 2 where there are more."""

@@ -15,11 +15,11 @@ import tracemalloc
 
 import numpy as np
 from onnxslim.passes.prune.allocation import Limits, allocate, blocks
-from onnxslim.passes.prune.costs import MacsLeft
 from onnxslim.passes.simplify import Simplify
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import couple, groups
+from onnxslim.analysis.remaining_cost import MacsLeft
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import untie_vectors
 from onnxslim.analysis.specialize import specialize_shapes

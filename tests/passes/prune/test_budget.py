@@ -11,7 +11,6 @@ import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from onnxslim.passes.prune import Prune
 from onnxslim.passes.prune.allocation import Limits, allocate, allocate_evenly, blocks
-from onnxslim.passes.prune.costs import Lengths, MacsLeft, bytes_left, elements_left, parameters_left
 from onnxslim.passes.prune.cutting import cut
 from onnxslim.passes.prune.group_filter import Choosing, Units, in_one_piece
 from onnxslim.passes.prune.timing import MillisecondsLeft
@@ -20,6 +19,7 @@ from story import make_context
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import Coupling, couple, groups
+from onnxslim.analysis.remaining_cost import Lengths, MacsLeft, bytes_left, elements_left, parameters_left
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue

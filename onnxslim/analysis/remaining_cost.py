@@ -1,7 +1,6 @@
 """What a model costs for any choice of channels that go: MACs, parameters, bytes, as sums of products of axis lengths.
 
-A cost is a call that maps the labels that go to a number; what it counts is its own affair, so that channels are
-shared out in one way for all of them (`allocation`). Milliseconds are in `timing`.
+A cost is a function of the labels that go. What it counts is its own affair, so that one allocation serves all of them.
 """
 
 from __future__ import annotations

@@ -408,7 +408,7 @@ def test_of_a_stream_each_stretch_gives_its_share() -> None:
 
 @pytest.mark.usefixtures("yielding")
 def test_a_stream_without_end_is_read_as_far_as_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MOST_YIELDED", 12)
+    monkeypatch.setattr(sources, "MAX_YIELDED", 12)
     samples = open_samples("yielding_module:endless", IMAGE)
     assert samples.count == 12
     assert sum(batch.count for batch in samples.draw(6).batches(4)) == 6

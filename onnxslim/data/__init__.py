@@ -1,4 +1,4 @@
-"""Samples: calibration and validation data, streamed from wherever they are, fitted to a model's inputs."""
+"""Samples: calibration and validation data, streamed from their source and fitted to a model's inputs."""
 
 from onnxslim.data.opening import open_samples
 from onnxslim.data.samples import Batch, Samples, Subset

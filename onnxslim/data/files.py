@@ -1,4 +1,4 @@
-"""Files of arrays, .npz and .npy, at a path or an fsspec URL: headers first, arrays when they are needed."""
+"""Array files, .npz and .npy, at a path or an fsspec URL: headers are read first, arrays when needed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from onnxslim.errors import DataError, OnnxslimError
 
 
 class FileCache:
-    """The arrays of one file at a time: those of the next file take the place of those of the last."""
+    """A cache of the arrays of one file at a time, emptied when another file is read."""
 
     def __init__(self) -> None:
         self._path: str | None = None
         self._arrays: dict[str, Array] = {}
 
     def get(self, path: str, name: str, load: Callable[[], Array]) -> Array:
-        """Return the array `name` of the file `path`, loaded once as long as no other file is asked for."""
+        """Return the array `name` of the file `path`, loaded once until another file is read."""
         if path != self._path:
             self._path, self._arrays = path, {}
         if name not in self._arrays:
@@ -34,10 +34,10 @@ class FileCache:
 
 
 def locate(spec: str) -> tuple[Any, str]:
-    """Return the fsspec file system and the path in it that `spec`, a path or a URL, points to.
+    """Return the fsspec file system of `spec`, a path or a URL, and the path in it.
 
     Raises:
-        DataError: Nobody knows the protocol, what it needs is not installed, or there is nothing at that place.
+        DataError: The protocol is unknown or needs a missing package, or the file does not exist.
     """
     try:
         filesystem, path = fsspec.core.url_to_fs(spec)
@@ -46,7 +46,7 @@ def locate(spec: str) -> tuple[Any, str]:
         raise DataError(
             str(error), where=spec, hint="the part before :// must be a protocol that fsspec knows"
         ) from error
-    except Exception as error:  # a remote file system that does not answer: each has exceptions of its own
+    except Exception as error:  # remote file systems have exceptions of their own
         raise DataError(
             f"cannot be reached: {error}",
             where=spec,
@@ -60,23 +60,23 @@ def locate(spec: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Turn what goes wrong while a file of arrays is read into a DataError."""
+    """Turn any error in the body, which reads an array file, into a DataError."""
     try:
         yield
     except OnnxslimError:
         raise
     except MemoryError as error:
         raise DataError("it does not fit into memory", where=where, hint="is its header damaged?") from error
-    except Exception as error:  # zip files and headers of arrays can be damaged in ways that raise nearly anything
+    except Exception as error:  # damaged zip files and array headers raise nearly any exception
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"cannot be read: {message}", where=where, hint="is the file damaged, or encrypted?") from error
 
 
 def check_regular(filesystem: Any, path: str) -> None:
-    """Check that `path` is no device and no pipe, which may never end, or never begin.
+    """Check that `path` is not a device or a pipe, which may block or never end.
 
     Raises:
-        DataError: It is one.
+        DataError: It is a device or a pipe.
     """
     if (
         filesystem.protocol in ("file", ("file", "local"))
@@ -89,17 +89,17 @@ def check_regular(filesystem: Any, path: str) -> None:
 
 @contextlib.contextmanager
 def opened(filesystem: Any, path: str) -> Iterator[BinaryIO]:
-    """Open a file for reading; what goes wrong in the body is a DataError that names it."""
+    """Open a file for reading; any error in the body becomes a DataError with its name."""
     check_regular(filesystem, path)
     with reading(path), filesystem.open(path, "rb") as file:
         yield cast(BinaryIO, file)
 
 
-def read_npz(filesystem: Any, path: str, held: FileCache) -> dict[str, LazyArray]:
-    """Return the members of an .npz by name. Only headers are read; each array when it is first needed.
+def read_npz(filesystem: Any, path: str, cache: FileCache) -> dict[str, LazyArray]:
+    """Return the members of an .npz by name. Only headers are read; arrays are loaded when needed.
 
     Raises:
-        DataError: It is no .npz, is truncated, or holds pickled objects.
+        DataError: The file is not an .npz, is truncated, or holds pickled objects.
     """
     with opened(filesystem, path) as file, zipfile.ZipFile(file) as archive:
         members = {}
@@ -107,33 +107,33 @@ def read_npz(filesystem: Any, path: str, held: FileCache) -> dict[str, LazyArray
             name = member.removesuffix(".npy")
 
             def load(name: str = name) -> Array:
-                with opened(filesystem, path) as again, np.load(again, allow_pickle=False) as arrays:
+                with opened(filesystem, path) as content_file, np.load(content_file, allow_pickle=False) as arrays:
                     return cast(Array, arrays[name])
 
             with archive.open(member) as content:
-                members[name] = _stored(content, functools.partial(held.get, path, name, load), f"{path}: {name}")
+                members[name] = _lazy_array(content, functools.partial(cache.get, path, name, load), f"{path}: {name}")
         return members
 
 
-def read_npy(filesystem: Any, path: str, held: FileCache) -> LazyArray:
-    """Return the array of an .npy; only its header is read, the rest when it is needed.
+def read_npy(filesystem: Any, path: str, cache: FileCache) -> LazyArray:
+    """Return the array of an .npy. Only its header is read; the array is loaded when needed.
 
     Raises:
-        DataError: It is no .npy, is truncated, or holds pickled objects.
+        DataError: The file is not an .npy, is truncated, or holds pickled objects.
     """
 
     def load() -> Array:
-        with opened(filesystem, path) as again:
-            return cast(Array, np.load(again, allow_pickle=False))
+        with opened(filesystem, path) as content_file:
+            return cast(Array, np.load(content_file, allow_pickle=False))
 
     with opened(filesystem, path) as file:
-        return _stored(file, functools.partial(held.get, path, "", load), path)
+        return _lazy_array(file, functools.partial(cache.get, path, "", load), path)
 
 
-def _stored(content: Any, load: Callable[[], Array], where: str) -> LazyArray:
+def _lazy_array(content: Any, load: Callable[[], Array], where: str) -> LazyArray:
     header: Any = np.lib.format  # numpy annotates these functions since 2.3 only
-    old = header.read_magic(content) == (1, 0)
-    read = header.read_array_header_1_0 if old else header.read_array_header_2_0
+    version_1 = header.read_magic(content) == (1, 0)
+    read = header.read_array_header_1_0 if version_1 else header.read_array_header_2_0
     shape, _, dtype = read(content)
     if dtype.hasobject:
         raise DataError(

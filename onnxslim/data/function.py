@@ -1,4 +1,4 @@
-"""Functions that the user names as ``module:function``."""
+"""Functions of the user, named as ``module:function``."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 
 
 def names_function(text: str) -> bool:
-    """Whether `text` reads ``module:function`` (a URL does not)."""
+    """Return whether `text` has the form ``module:function`` (a URL does not)."""
     return FORM.fullmatch(text) is not None
 
 
 def module_file(text: str) -> pathlib.Path | None:
-    """Return the file of the module that ``module:function`` names, where it lies in the current directory."""
+    """Return the file of the module in ``module:function`` if it is in the current directory, else None."""
     place = pathlib.Path(*text.partition(":")[0].split("."))
     files = (place.with_suffix(".py"), place / "__init__.py")
     return next((file for file in files if file.is_file()), None)
 
 
 def import_function(text: str, option: str) -> Callable[..., Any]:
-    """Return the function that ``module:function`` names; the module may lie in the current directory.
+    """Return the function named by ``module:function``; the module may be in the current directory.
 
     Args:
-        text: What the user wrote.
-        option: The option that it was written for, for messages.
+        text: The name as the user wrote it.
+        option: The option that it belongs to, for messages.
 
     Raises:
-        BadOptionValue: It does not read so, the module cannot be imported, or it has no such function.
+        BadOptionValue: The form is wrong, the module cannot be imported, or it has no such function.
     """
     if not names_function(text):
         raise BadOptionValue(
@@ -63,7 +63,7 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
         ) from error
     except BadOptionValue:
         raise
-    except Exception as error:  # a module that raises while it is imported: the user's code, any exception
+    except Exception as error:  # the user's module may raise any exception on import
         raise BadOptionValue(
             f"importing {module_name} raised {type(error).__name__}: {error}",
             where=f"{option} {text}",
@@ -82,10 +82,10 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def foreign_code(where: str) -> Iterator[None]:
-    """Run what the user wrote: what it prints goes to standard error, and it does not end the run without a word.
+    """Run code of the user in the body: its output goes to standard error, and ``sys.exit`` is an error.
 
     Raises:
-        BadOptionValue: It called ``sys.exit``.
+        BadOptionValue: The body called ``sys.exit``.
     """
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -1,4 +1,4 @@
-"""A folder of images; the names of its subfolders are their classes."""
+"""A folder of images as samples; the names of its subfolders are the classes."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images, decoded one by one when their turn comes."""
+    """Image files as samples, decoded one at a time when they are read."""
 
     filesystem: Any
     paths: tuple[str, ...]
     classes: tuple[str, ...]
-    """Names of the subfolders, sorted: the place of a name is its label. Empty: no labels."""
+    """Sorted names of the subfolders; the index of a name is its label. Empty: no labels."""
     spec: TensorSpec
     prepare: Callable[[Any], Array]
 
     @property
     def layout(self) -> BatchLayout:
-        """Images of the batch that the model fixes, if it does."""
+        """The fixed batch size of the model, if any, and whether there are classes."""
         size = self.spec.shape[0] if self.spec.shape else None
         return BatchLayout(size if isinstance(size, int) else None, labelled=bool(self.classes))
 
     @property
     def count(self) -> int:
-        """The number of images."""
+        """Number of images."""
         return len(self.paths)
 
     def pieces(self, size: int) -> Iterator[Batch]:
-        """Yield all images, one at a time: their sizes may differ."""
+        """Yield all images, one at a time, since their sizes may differ."""
         return self.read(np.arange(self.count, dtype=np.int64), size)
 
     def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
@@ -74,11 +74,11 @@ class Images:
 def open_images(
     filesystem: Any, folder: str, paths: Sequence[str], inputs: Sequence[TensorSpec], preprocess: str | None
 ) -> Images:
-    """Return the images at `paths` as samples; if all lie in subfolders of `folder`, those are their classes.
+    """Return the images at `paths` as samples; if all are in subfolders of `folder`, these are the classes.
 
     Raises:
-        DataError: The model has more than one input, Pillow is missing, or nobody said how images become inputs.
-        BadOptionValue: `preprocess` does not read.
+        DataError: The model has more than one input, Pillow is missing, or `preprocess` is None.
+        BadOptionValue: `preprocess` is invalid.
     """
     pillow()
     if len(inputs) != 1:
@@ -91,7 +91,7 @@ def open_images(
     root = str(pathlib.PurePosixPath(folder))
     grouped = all(str(pathlib.PurePosixPath(parent).parent) == root for parent in parents)
     classes: tuple[str, ...] = ()
-    if grouped:  # a class without images keeps its place, so that labels agree between folders
+    if grouped:  # a class without images keeps its index, so that labels agree between folders
         entries = filesystem.ls(folder, detail=True)
         names = {pathlib.PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "directory"}
         classes = tuple(sorted(name for name in names if not name.startswith(".")))

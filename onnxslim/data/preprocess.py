@@ -1,4 +1,4 @@
-"""How an image becomes an input: ``size=224x224:mean=0.485/0.456/0.406:...``, or a function of the user's."""
+"""Preprocessing of images: ``size=224x224:mean=0.485/0.456/0.406:...``, or a function of the user."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from onnxslim.runtime.session import TensorSpec
 
 EXAMPLE = "for example: --preprocess size=224x224:mean=0.485/0.456/0.406:std=0.229/0.224/0.225"
 COLORS = {"rgb": "RGB", "bgr": "RGB", "gray": "L"}
-"""Our name of a colour order, and Pillow's mode to read it from."""
+"""Colour order -> mode of Pillow that it is read from."""
 LAYOUTS = ("nchw", "nhwc")
 RESAMPLES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop, scale to [0, 1], normalise, lay out: value = (pixel / scale - mean) / std."""
+    """Steps of preprocessing: resize, crop, scale, normalize, lay out. value = (pixel / scale - mean) / std."""
 
     size: tuple[int, ...] = ()
-    """(height, width); one number: the length of the shorter side; empty: as the input says, or as the image is."""
+    """(height, width); one number: length of the shorter side; empty: size of the input, or of the image."""
     crop: tuple[int, ...] = ()
     """(height, width) cut from the centre after resizing; one number: a square; empty: none."""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     scale: float = 255.0
     layout: str = ""
-    """``nchw`` or ``nhwc``; empty: where the input's shape has 1 or 3 channels."""
+    """``nchw`` or ``nhwc``; empty: by the position of 1 or 3 channels in the input's shape."""
     color: str = ""
     """``rgb``, ``bgr`` or ``gray``; empty: as many channels as the input has."""
     resample: str = "bilinear"
@@ -84,14 +84,14 @@ READERS: dict[str, Callable[[str], Any]] = {
     "color": _one_of(*COLORS),
     "resample": _one_of(*RESAMPLES),
 }
-"""The keys of the text form, and how their values read."""
+"""Keys of the text form -> parsers of their values."""
 
 
 def parse_preprocess(text: str) -> Preprocess:
-    """Read ``key=value:key=value``.
+    """Parse ``key=value:key=value``.
 
     Raises:
-        BadOptionValue: A key is unknown, or its value does not read.
+        BadOptionValue: A key is unknown, or its value is invalid.
     """
     values: dict[str, Any] = {}
     for part in filter(None, text.split(":")):
@@ -119,8 +119,8 @@ def preprocessor(text: str, spec: TensorSpec) -> Callable[[Any], Array]:
     """Return the function from an image (``PIL.Image.Image``) to one sample of `spec`, without its batch axis.
 
     Raises:
-        BadOptionValue: `text` does not read, or its values do not fit each other.
-        DataError: `spec` is no image.
+        BadOptionValue: `text` is invalid, or its values do not fit together.
+        DataError: `spec` is not an image.
     """
     if names_function(text):
         function = import_function(text, "--preprocess")
@@ -158,7 +158,7 @@ def preprocessor(text: str, spec: TensorSpec) -> Callable[[Any], Array]:
 
 
 def apply_preprocess(preprocess: Preprocess, image: Any, *, floating: bool = True) -> Array:
-    """Return `image` (``PIL.Image.Image``) as an array [C, H, W] or [H, W, C], float32 (or the raw uint8 pixels)."""
+    """Return `image` (``PIL.Image.Image``) as [C, H, W] or [H, W, C], in float32 or as uint8 pixels."""
     image = image.convert(COLORS[preprocess.color or "rgb"])
     if preprocess.size:
         if len(preprocess.size) == 2:

@@ -1,4 +1,4 @@
-"""What samples are: a stream of batches that fit a model's inputs, and can be read again, drawn from and split."""
+"""Samples: a repeatable stream of batches that fit a model's inputs, with random subsets and splits."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ Array = npt.NDArray[Any]
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One run's worth of samples."""
+    """The samples of one run."""
 
     feeds: dict[str, Array]
-    """An array for every input of the model, of its type and rank."""
+    """One array per input of the model, with its type and rank."""
     labels: Array | None = None
-    """The samples' labels along the first axis, where there are any."""
+    """The labels of the samples along the first axis; None without labels."""
     count: int = 1
-    """How many samples these are."""
+    """Number of samples."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchLayout:
-    """How samples are put together into feeds."""
+    """How samples are combined into feeds."""
 
     batch: int | None
-    """The model takes exactly this many at a time; None: any number."""
+    """Number of samples that the model takes at a time; None: any number."""
     shared: frozenset[str] = frozenset()
-    """Inputs without a batch axis: they stay as they are when samples are joined."""
+    """Inputs without a batch axis, which are unchanged when samples are joined."""
     labelled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """How many of the samples were used for something. They were drawn by chance, over the whole source."""
+    """Number of samples used for one purpose, drawn at random over the whole source."""
 
     purpose: Annotated[str, "who used them, and what for: quant: calibration"]
     used: Annotated[int, "how many samples were used"]
@@ -48,15 +48,15 @@ class Subset:
 
 
 class Source(Protocol):
-    """Where samples come from, in order or at given positions, as often as asked."""
+    """A repeatable source of samples, read in order or at given positions."""
 
     @property
     def layout(self) -> BatchLayout:
-        """How its samples go together."""
+        """How its samples are combined into feeds."""
 
     @property
     def count(self) -> int:
-        """The number of samples. A stream is read to its end to find out."""
+        """Number of samples. A stream is read to its end to count them."""
 
     def pieces(self, size: int) -> Iterator[Batch]:
         """Yield all samples in order, at most `size` at a time."""
@@ -67,7 +67,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class SampleSubset:
-    """Some samples of a source."""
+    """The samples of a source at given positions."""
 
     inner: Source
     indices: npt.NDArray[np.int64]
@@ -88,8 +88,8 @@ class SampleSubset:
 
 
 @dataclasses.dataclass(frozen=True)
-class Nothing:
-    """No samples at all: for a run that never runs the model."""
+class EmptySource:
+    """A source without samples, for runs that never run the model."""
 
     layout: BatchLayout = BatchLayout(None)
     count: int = 0
@@ -103,32 +103,32 @@ class Nothing:
 
 @dataclasses.dataclass(frozen=True)
 class TrialRun:
-    """What a model made of the first sample when it was tried on it."""
+    """Outputs and duration of the first run of a model on its first sample."""
 
     session: weakref.ref[Any]
-    """What ran it: to another session, and be it of a model with the same inputs, this tells nothing."""
+    """The session of the run. The outputs hold for this session only."""
     outputs: Mapping[str, Any]
     seconds: float
 
 
 class Samples:
-    """Samples that fit a model. Made by `open_samples` and `synthetic_samples`; nothing is read before it is needed."""
+    """Samples that fit a model, made by `open_samples` and `synthetic_samples`. They are read lazily."""
 
     def __init__(self, origin: Source, source: str, *, synthetic: bool = False) -> None:
         self._origin = origin
         self.source = source
-        """Where they come from, for people to read."""
+        """Name of the source, for messages and reports."""
         self.synthetic = synthetic
-        """Whether they were made up; then they say nothing about fidelity on real data."""
+        """Whether the samples are synthetic, so that they show nothing about fidelity on real data."""
 
     def __repr__(self) -> str:
         return f"<samples from {self.source}>"
 
     @property
     def count(self) -> int:
-        """How many samples there are. A stream is read to its end, once, to find out.
+        """Number of samples. A stream is read to its end, once, to count them.
 
-        Of samples for a model whose batch is fixed at B, the last that do not fill a batch are left out.
+        If the model has a fixed batch size, the last samples that do not fill a batch are not counted.
         """
         count, batch = self._origin.count, self._origin.layout.batch
         return count if batch is None else count // batch * batch
@@ -139,38 +139,38 @@ class Samples:
         return self._origin.layout.labelled
 
     @property
-    def rehearsal(self) -> TrialRun | None:
-        """What the model gave on the first sample, where it was run to find out whether it takes it."""
-        return getattr(self._origin, "rehearsal", None)
+    def trial_run(self) -> TrialRun | None:
+        """The run of the model on the first sample, if one was made to find sizes that work."""
+        return getattr(self._origin, "trial_run", None)
 
     def batches(self, size: int | None = None) -> Iterator[Batch]:
-        """Yield all samples, `size` at a time (None: 1), the last batch may be smaller.
+        """Yield all samples, `size` at a time (None: 1); the last batch may be smaller.
 
-        A model whose batch is fixed gets just that many at a time, whatever `size` says, and what does not fill the
-        last batch is left out. Samples of different shapes never share a batch.
+        A fixed batch size of the model overrides `size`, and samples that do not fill the last batch are left out.
+        Samples of different shapes never share a batch.
 
         Raises:
             DataError: A file cannot be read, or a value does not fit the type of its input.
         """
         layout = self._origin.layout
-        wanted = layout.batch or size or 1
-        held: list[Batch] = []
-        for piece in self._origin.pieces(wanted):
-            if held and not _alike(held[-1], piece, layout.shared):
+        batch_size = layout.batch or size or 1
+        pending: list[Batch] = []
+        for piece in self._origin.pieces(batch_size):
+            if pending and not _alike(pending[-1], piece, layout.shared):
                 if layout.batch is None:
-                    yield _join(held, layout.shared)
-                held = []
-            held.append(piece)
-            total = sum(each.count for each in held)
-            if total >= wanted:
-                joined = _join(held, layout.shared)
-                yield _cut(joined, 0, wanted, layout.shared) if total > wanted else joined
-                held = [_cut(joined, wanted, total, layout.shared)] if total > wanted else []
-        if held and layout.batch is None:
-            yield _join(held, layout.shared)
+                    yield _join(pending, layout.shared)
+                pending = []
+            pending.append(piece)
+            total = sum(batch.count for batch in pending)
+            if total >= batch_size:
+                joined = _join(pending, layout.shared)
+                yield _cut(joined, 0, batch_size, layout.shared) if total > batch_size else joined
+                pending = [_cut(joined, batch_size, total, layout.shared)] if total > batch_size else []
+        if pending and layout.batch is None:
+            yield _join(pending, layout.shared)
 
     def first(self, count: int = 1) -> dict[str, Array]:
-        """Return the feeds of the first batch of `count` samples (fewer, if there are fewer or their shapes differ).
+        """Return the feeds of the first batch of at most `count` samples, fewer if their shapes differ.
 
         Raises:
             DataError: There are no samples, or they cannot be read.
@@ -180,24 +180,24 @@ class Samples:
         raise DataError("there is not a single sample", where=self.source, hint="look into what the samples come from")
 
     def number(self, index: int) -> int:
-        """Return which sample of the source, counted from 0, the `index`-th of these is."""
-        origin, at = self._origin, index
+        """Return the position in the source of sample `index`, both counted from 0."""
+        origin, position = self._origin, index
         while isinstance(origin, SampleSubset):
-            at, origin = int(origin.indices[at]), origin.inner
-        return at
+            position, origin = int(origin.indices[position]), origin.inner
+        return position
 
     def draw(self, count: int, generator: np.random.Generator | None = None) -> Samples:
-        """Return `count` samples drawn by chance over the whole source, in an order drawn by chance; all, if no more.
+        """Return `count` samples (or all), drawn at random over the whole source, in random order.
 
-        One is drawn from each of `count` equally long stretches of the source: of data that lies class by class each
-        class gives its share. The order is that of no file, so that no batch and no part of a pass sees one class.
+        One sample is drawn from each of `count` equally long stretches of the source, so every class has its share
+        even if the source is sorted by class. The random order mixes the classes within each batch.
 
         Args:
-            count: How many, rounded up to whole batches where the model fixes them.
-            generator: Where the draw comes from; None: always the same draw.
+            count: Number of samples, rounded up to whole batches if the model has a fixed batch size.
+            generator: Random generator; None: a fixed seed.
 
         Raises:
-            DataError: The samples cannot be counted: a stream breaks off.
+            DataError: The samples cannot be counted because a stream breaks off.
         """
         generator = generator or np.random.default_rng(0)
         batch = self._origin.layout.batch or 1
@@ -206,17 +206,17 @@ class Samples:
         return self._part(drawn)
 
     def split(self, fraction: float, generator: np.random.Generator | None = None) -> tuple[Samples, Samples]:
-        """Divide the samples in two: the first part holds about `fraction` of them, the second the rest.
+        """Return two parts of the samples: about `fraction` of them, and the rest, both in the order of the source.
 
-        The smaller part is drawn by chance, one sample from each of as many equally long stretches of the source, so
-        that of data that lies class by class both parts hold every class. Both keep the order of the source.
+        The smaller part is drawn at random, one sample from each of as many equally long stretches of the source, so
+        both parts contain every class even if the source is sorted by class.
 
         Args:
-            fraction: The share of the first part, between 0 and 1 exclusive.
-            generator: Where the draw comes from; None: always the same draw.
+            fraction: Share of the first part, between 0 and 1 exclusive.
+            generator: Random generator; None: a fixed seed.
 
         Raises:
-            DataError: There are fewer than two batches, so that one part would be empty.
+            DataError: There are fewer than two batches, so one part would be empty.
             ValueError: `fraction` is not between 0 and 1.
         """
         if not 0 < fraction < 1:
@@ -226,7 +226,7 @@ class Samples:
             raise DataError(
                 f"{count} samples cannot be divided in two", where=self.source, hint="give more samples, or give --val"
             )
-        units = count // batch  # whole batches go to one side, so that a fixed batch wastes nothing
+        units = count // batch  # a fixed batch size wastes no samples if whole batches go to one side
         share = min(units - 1, max(1, round(units * fraction))) * batch
         fewer = draw_positions(count, min(share, count - share), generator or np.random.default_rng(0))
         rest = np.setdiff1d(np.arange(count, dtype=np.int64), fewer, assume_unique=True)
@@ -238,30 +238,30 @@ class Samples:
 
 
 def draw_positions(total: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return `count` of `total` positions, rising: one drawn from each of `count` stretches of nearly equal length.
+    """Return `count` of `total` positions, ascending, one from each of `count` stretches of nearly equal length.
 
     Source: Cochran, "Sampling Techniques", section 8.4: stratified sampling with one unit per stratum.
 
     Args:
-        total: How many positions there are.
-        count: How many to draw, at most `total`.
-        generator: Where the draw comes from.
+        total: Number of positions.
+        count: Number of positions to draw, at most `total`.
+        generator: Random generator.
     """
     edges = np.arange(count + 1, dtype=np.int64) * total // max(count, 1)
     return generator.integers(edges[:-1], edges[1:])
 
 
 def _alike(left: Batch, right: Batch, shared: frozenset[str]) -> bool:
-    """Whether two pieces can be joined: equal shapes but for the first axis, and equal shared inputs."""
+    """Return whether two batches can be joined: equal shapes except for the first axis, and equal shared inputs."""
     for name, array in left.feeds.items():
-        other = right.feeds[name]
+        counterpart = right.feeds[name]
         if name in shared:
-            if not np.array_equal(array, other):
+            if not np.array_equal(array, counterpart):
                 return False
-        elif array.shape[1:] != other.shape[1:]:
+        elif array.shape[1:] != counterpart.shape[1:]:
             return False
-    mine, theirs = left.labels, right.labels
-    return mine is None or theirs is None or mine.shape[1:] == theirs.shape[1:]
+    first, second = left.labels, right.labels
+    return first is None or second is None or first.shape[1:] == second.shape[1:]
 
 
 def _join(pieces: Sequence[Batch], shared: frozenset[str]) -> Batch:
@@ -276,6 +276,6 @@ def _join(pieces: Sequence[Batch], shared: frozenset[str]) -> Batch:
 
 
 def _cut(batch: Batch, start: int, stop: int, shared: frozenset[str]) -> Batch:
-    """Return some samples of a batch in which every sample is one row."""
+    """Return the samples `start` to `stop` of a batch in which every sample is one row."""
     feeds = {name: array if name in shared else array[start:stop] for name, array in batch.feeds.items()}
     return Batch(feeds, None if batch.labels is None else batch.labels[start:stop], stop - start)

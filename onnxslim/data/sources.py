@@ -1,4 +1,4 @@
-"""Sources of samples: arrays in memory, files that are opened one after another, and functions that yield."""
+"""Sources of samples: arrays in memory, sequences of files, and generator functions."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from onnxslim.runtime.session import TensorSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Tables:
-    """Tables behind each other, such as the files of a folder; their arrays are read when their turn comes."""
+class TableSequence:
+    """A concatenation of tables, such as the files of a folder, whose arrays are read when needed."""
 
     tables: tuple[ArrayTable, ...]
     layout: BatchLayout
 
     @classmethod
-    def of(cls, tables: Sequence[ArrayTable]) -> Tables:
-        """Put `tables`, at least one, behind each other.
+    def of(cls, tables: Sequence[ArrayTable]) -> TableSequence:
+        """Return the concatenation of `tables`, at least one.
 
         Raises:
-            DataError: They do not hold their samples in the same way.
+            DataError: The tables have different layouts.
         """
         first = tables[0]
         for table in tables[1:]:
@@ -41,7 +41,7 @@ class Tables:
 
     @property
     def count(self) -> int:
-        """The number of samples in all tables."""
+        """Number of samples in all tables."""
         return sum(table.count for table in self.tables)
 
     def pieces(self, size: int) -> Iterator[Batch]:
@@ -49,7 +49,7 @@ class Tables:
         return self.read(np.arange(self.count, dtype=np.int64), size)
 
     def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Yield the samples at `indices`, in that order, at most `size` at a time; every file is opened once."""
+        """Yield the samples at `indices` in that order, at most `size` at a time; each file is opened once."""
         if len(self.tables) > 1 and _unsorted(indices):
             yield from reordered(indices, self._read)
         else:
@@ -75,32 +75,34 @@ def _unsorted(indices: npt.NDArray[np.int64]) -> bool:
 def reordered(
     indices: npt.NDArray[np.int64], read: Callable[[npt.NDArray[np.int64], int], Iterator[Batch]]
 ) -> Iterator[Batch]:
-    """Yield the samples at `indices`, in that order, of a source that is best read from its beginning to its end.
+    """Yield the samples at `indices` in that order, from a source that is best read in ascending order.
 
-    Samples that are not yet due are held: at most as many as there are indices.
+    Samples that are not yet due are kept in memory, at most `len(indices)`.
 
     Args:
-        indices: Positions, in any order.
-        read: Yields the samples at rising positions, so many at a time.
+        indices: Positions in any order.
+        read: Yields the samples at ascending positions, at most the given number at a time.
     """
     order = np.argsort(indices, kind="stable")
     waiting: dict[int, Batch] = {}
     due = 0
-    for place, piece in zip(order.tolist(), read(indices[order], 1), strict=False):
+    for position, piece in zip(order.tolist(), read(indices[order], 1), strict=False):
         # a copy: a row of an array keeps the whole array alive, and with it all files that were read
-        waiting[place] = dataclasses.replace(piece, feeds={name: array.copy() for name, array in piece.feeds.items()})
+        waiting[position] = dataclasses.replace(
+            piece, feeds={name: array.copy() for name, array in piece.feeds.items()}
+        )
         while due in waiting:
             yield waiting.pop(due)
             due += 1
-    yield from (waiting[place] for place in sorted(waiting))  # a stream may be shorter the next time
+    yield from (waiting[position] for position in sorted(waiting))  # a stream may be shorter the next time
 
 
-MOST_YIELDED = 50_000
-"""A function that yields more samples, or never ends, is read no further."""
+MAX_YIELDED = 50_000
+"""Limit of the samples that are read from a function, which may be endless."""
 
 
-class Yielded:
-    """What a function yields: dicts of arrays, each a batch or one sample. It is called anew for every reading."""
+class FunctionSource:
+    """Samples from a function that yields dicts of arrays, each a batch or one sample; called for every reading."""
 
     def __init__(self, function: Callable[[], Iterable[Any]], inputs: Sequence[TensorSpec], where: str) -> None:
         self._function = function
@@ -116,12 +118,12 @@ class Yielded:
 
     @property
     def layout(self) -> BatchLayout:
-        """How the first dict holds its samples; all must do the same."""
+        """Layout of the first dict, which all must have."""
         return self._layout
 
     @property
     def count(self) -> int:
-        """How many samples the function yields, `MOST_YIELDED` or a few more at most: called to its end, once."""
+        """Number of samples, not much more than `MAX_YIELDED`; the function is read to its end once."""
         if self._count is None:
             for _ in self._tables():
                 pass
@@ -129,29 +131,29 @@ class Yielded:
         return self._count
 
     def pieces(self, size: int) -> Iterator[Batch]:
-        """Call the function and yield its samples in order, at most `size` at a time."""
+        """Yield the samples of a new call of the function in order, at most `size` at a time."""
         for table in self._tables():
-            yield from Tables((table,), table.layout).pieces(size)
+            yield from TableSequence((table,), table.layout).pieces(size)
 
     def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Yield the samples at `indices`, in that order, at most `size` at a time."""
+        """Yield the samples at `indices` in that order, at most `size` at a time."""
         if _unsorted(indices):
             yield from reordered(indices, self._read)
         else:
             yield from self._read(indices, size)
 
     def _read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
-        start = done = 0
+        start = consumed = 0
         for table in self._tables():
             end = int(np.searchsorted(indices, start + table.count, side="left"))
-            if end > done:
-                yield from Tables((table,), table.layout).read(indices[done:end] - start, size)
-            start, done = start + table.count, end
-            if done == len(indices):
+            if end > consumed:
+                yield from TableSequence((table,), table.layout).read(indices[consumed:end] - start, size)
+            start, consumed = start + table.count, end
+            if consumed == len(indices):
                 return
 
     def _tables(self) -> Iterator[ArrayTable]:
-        """Yield what the function yields, as far as it is read, and note how much that is."""
+        """Yield the tables of a new call up to `MAX_YIELDED` samples, and set the count."""
         total = 0
         for table in self._fitted():
             if table.layout != self._layout:
@@ -162,7 +164,7 @@ class Yielded:
                 )
             yield table
             total += table.count
-            if total >= MOST_YIELDED:
+            if total >= MAX_YIELDED:
                 break
         self._count = total
 

@@ -1,6 +1,6 @@
-"""Samples made up from the model alone, for when nobody gives any: of types, shapes and values that make it run.
+"""Synthetic samples: random inputs of types, shapes and values on which the model runs.
 
-They tell how fast a model is and whether two models compute the same, not how well a model does on real data.
+They suffice to measure speed and to compare two models, but show nothing about quality on real data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import onnx_ir as ir
 from onnxslim.analysis.tied import tied_sizes
 from onnxslim.data.input_semantics import ONES, RATE, ZEROS, index_bound
 from onnxslim.data.room import free_bytes
-from onnxslim.data.samples import Array, Batch, BatchLayout, Nothing, Samples, TrialRun
+from onnxslim.data.samples import Array, Batch, BatchLayout, EmptySource, Samples, TrialRun
 from onnxslim.data.table import kind
 from onnxslim.errors import DataError, RunError
 from onnxslim.runtime.session import Session, TensorSpec
@@ -31,48 +31,50 @@ SIZES: Mapping[str, tuple[int, ...]] = {
     "spatial": (224, 64, 128, 256, 32, 48, 320, 512, 16, 8, 1),
     "sequence": (16, 32, 64, 128, 512, 8, 256, 224, 576, 1024, 16000, 1),
 }
-"""Sizes to try for a symbolic dimension, by what it seems to be; the first that runs is taken."""
+"""Candidate sizes of a symbolic dimension by its role; the first with which the model runs is used."""
 
 MOST_ELEMENTS = 1 << 22
-"""Elements of one input of a sample, as far as sizes are ours to choose: 64 x 64 x 64 x 16, or an image of 1182 x 1182.
-"""
+"""Limit of the elements of one input whose sizes are free: 64 x 64 x 64 x 16, or an image of 1182 x 1182."""
 
 TRIES = 250
-"""How many combinations of sizes and values are tried before giving up."""
+"""Limit of the combinations of sizes and values that are tried."""
 
 SECONDS, FEWEST_TRIES = 60.0, 10
-"""After so long there are no more tries, once there were a few: a large model may fail late, and each time."""
+"""Time limit of the search, which applies after the first `FEWEST_TRIES`: a large model may fail late each time."""
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], npt.NDArray[np.float64]]
-"""Draws the values of one input, given its shape."""
+"""Draws values for one input of a given shape."""
 
 
 def normal(generator: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Draw what normalised images, spectra and embeddings look like."""
+    """Draw from the standard normal distribution, as of normalized images, spectra and embeddings."""
     return generator.standard_normal(shape)
 
 
 def unit(generator: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Draw numbers between 0 and 1, for models that take roots or logarithms."""
+    """Draw uniformly between 0 and 1, for models that take roots or logarithms."""
     return generator.random(shape)
 
 
 def below(bound: int) -> Draw:
-    """Draw whole numbers from 0 up to `bound`, exclusive."""
+    """Return a draw of integers from 0 to `bound`, exclusive."""
     return lambda generator, shape: generator.integers(0, max(1, bound), shape).astype(np.float64)
 
 
 def always(number: float) -> Draw:
-    """Draw the same number always."""
+    """Return a draw that always gives `number`."""
     return lambda generator, shape: np.full(shape, number, np.float64)
 
 
 def candidates(spec: TensorSpec, value: ir.Value | None) -> tuple[Draw, ...]:
-    """Return ways to draw values for an input, the likeliest first.
+    """Return ways to draw values for an input, the most likely first.
 
     Args:
-        spec: What the session says about it.
-        value: The graph's input, to see what it is used for; None where only `spec` is known.
+        spec: Name, type and shape of the input in the session.
+        value: The graph's input, whose uses show its meaning; None: unknown.
+
+    Raises:
+        DataError: The input is not a tensor.
     """
     if spec.dtype is None:
         raise DataError(
@@ -80,15 +82,15 @@ def candidates(spec: TensorSpec, value: ir.Value | None) -> tuple[Draw, ...]:
             where=spec.name,
             hint="give samples with --data module:function",
         )
-    of_kind, bound = kind(spec.dtype), None if value is None else index_bound(value)
-    if of_kind == "b" or ONES.search(spec.name):
+    element_kind, bound = kind(spec.dtype), None if value is None else index_bound(value)
+    if element_kind == "b" or ONES.search(spec.name):
         return (always(1), below(2))
     if bound is not None:
         draw = below(bound)
         return (always(0), draw) if ZEROS.search(spec.name) else (draw, below(min(bound, 2)), always(0))
     if RATE.search(spec.name) and not spec.shape:
         return (always(16000), always(8000))
-    if of_kind == "f":
+    if element_kind == "f":
         return (normal, unit)
     if not spec.shape:
         return (always(1), always(16000), always(0))
@@ -99,9 +101,9 @@ def candidates(spec: TensorSpec, value: ir.Value | None) -> tuple[Draw, ...]:
 
 
 def roles_of_dimensions(inputs: Sequence[TensorSpec]) -> dict[str, str]:
-    """Return for each symbolic dimension whether it is a batch, spatial or a sequence; one that occurs twice is one.
+    """Return the role of each symbolic dimension: ``batch``, ``spatial`` or ``sequence``.
 
-    Dimensions without a name are told apart by the input and axis where they stand; sums of others are not listed.
+    A dimension without a name gets the name ``input[axis]``. Dimensions that are sums of others are left out.
     """
     roles: dict[str, str] = {}
     symbols = {size for spec in inputs for size in spec.shape if isinstance(size, str)}
@@ -117,7 +119,7 @@ def roles_of_dimensions(inputs: Sequence[TensorSpec]) -> dict[str, str]:
 
 
 def _terms(symbol: str, symbols: Collection[str]) -> list[str]:
-    """Return the terms of a dimension that is written as a sum of others, ``past_length + 1``; none if it is not."""
+    """Return the terms of a dimension that is a sum of others, such as ``past_length + 1``; else an empty list."""
     terms = [term.strip() for term in symbol.split("+")]
     return terms if len(terms) > 1 and all(term.isdigit() or term in symbols for term in terms) else []
 
@@ -129,15 +131,15 @@ def _dimension(spec: TensorSpec, axis: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class SampleRecipe:
-    """How to draw the feeds of one sample."""
+    """Inputs, draws and sizes that determine the feeds of a sample."""
 
     inputs: tuple[TensorSpec, ...]
     draws: tuple[Draw, ...]
     sizes: Mapping[str, int]
-    """A size for every symbolic dimension."""
+    """Size of each symbolic dimension."""
 
     def shape(self, spec: TensorSpec) -> tuple[int, ...]:
-        """Return the shape of an input with the sizes put in."""
+        """Return the shape of an input with all symbolic dimensions replaced by their sizes."""
         return tuple(
             size if isinstance(size, int) else self._size(_dimension(spec, axis))
             for axis, size in enumerate(spec.shape)
@@ -149,14 +151,14 @@ class SampleRecipe:
         return sum(int(term) if term.isdigit() else self.sizes[term] for term in _terms(symbol, self.sizes))
 
     def elements(self) -> int:
-        """Return how many elements the largest input has."""
+        """Return the number of elements of the largest input."""
         return max((math.prod(self.shape(spec)) for spec in self.inputs), default=0)
 
     def needed_bytes(self) -> int:
-        """Return what one sample takes while it is drawn: numbers of 8 bytes, then those of the input's own type."""
+        """Return the peak memory of drawing one sample, in bytes: float64 values, then those of the input types."""
         sizes = [0 if spec.dtype is None else spec.dtype.itemsize for spec in self.inputs]
-        own = [math.prod(self.shape(spec)) for spec in self.inputs]
-        return sum(count * size for count, size in zip(own, sizes, strict=True)) + 8 * max(own, default=0)
+        counts = [math.prod(self.shape(spec)) for spec in self.inputs]
+        return sum(count * size for count, size in zip(counts, sizes, strict=True)) + 8 * max(counts, default=0)
 
     def feeds(self, generator: np.random.Generator) -> dict[str, Array]:
         """Draw one sample."""
@@ -173,16 +175,16 @@ def _typed(values: npt.NDArray[np.float64], spec: TensorSpec) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSource:
-    """Samples that are drawn when they are read; the same index gives the same sample always."""
+    """Samples that are drawn when they are read; an index always gives the same sample."""
 
     recipe: SampleRecipe
     count: int
     seed: int
-    rehearsal: TrialRun | None = dataclasses.field(default=None, repr=False, compare=False)
+    trial_run: TrialRun | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def layout(self) -> BatchLayout:
-        """Samples can be joined where every input has a free first dimension (or is a scalar)."""
+        """Batches of any size if every input has a free first dimension (or is a scalar); else one sample."""
         firsts = [spec.shape[0] for spec in self.recipe.inputs if spec.shape]
         free = bool(firsts) and not any(isinstance(size, int) for size in firsts)
         one = all(self.recipe.shape(spec)[0] == 1 for spec in self.recipe.inputs if spec.shape)
@@ -208,23 +210,23 @@ def synthetic_samples(
     target: Target | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> Samples:
-    """Make up samples that `model` runs on.
+    """Return synthetic samples on which `model` runs.
 
-    Types and fixed dimensions are those of the inputs. A symbolic dimension gets one size wherever it occurs: 1 for a
-    batch, else the first of `SIZES` with which the model runs. Indices stay below the size of what they index, masks
-    are ones, sampling rates 16 kHz; where the graph does not tell what integers mean, small ones are tried.
+    Types and fixed dimensions are those of the inputs. A symbolic dimension has the same size wherever it occurs: 1
+    for a batch, else the first of `SIZES` with which the model runs. Indices are less than the size of the indexed
+    axis, masks are ones, sampling rates 16 kHz; integers of unknown meaning are small.
 
     Args:
         model: The model; not changed.
-        count: How many samples.
-        seed: The same seed gives the same samples.
-        session: `model` opened already, to save opening it here.
-        target: Where to try it; None: what `detect_target` finds.
-        sizes: Sizes of symbolic dimensions by name that are not to be searched.
+        count: Number of samples.
+        seed: Equal seeds give equal samples.
+        session: A session of `model`; None: it is opened here.
+        target: Target of the session opened here; None: that of `detect_target`.
+        sizes: Fixed sizes of symbolic dimensions by name.
 
     Raises:
         RunError: ONNX Runtime refuses the model.
-        DataError: The model runs on nothing that was tried, or has an input that is no tensor.
+        DataError: The model runs on no combination that was tried, or has an input that is not a tensor.
     """
     session = session or Session.of(model, target, optimize=False)
     runs: SampleRecipe | None = None
@@ -247,8 +249,8 @@ def synthetic_samples(
             continue
         runs = runs or recipe
         if _finite(outputs.values()):
-            rehearsal = TrialRun(weakref.ref(session), outputs, seconds)
-            return Samples(SyntheticSource(recipe, count, seed, rehearsal), "synthetic samples", synthetic=True)
+            trial_run = TrialRun(weakref.ref(session), outputs, seconds)
+            return Samples(SyntheticSource(recipe, count, seed, trial_run), "synthetic samples", synthetic=True)
     if runs is None:
         raise DataError(
             "no made-up sample runs" + (f"; {failure}" if failure else ""),
@@ -259,9 +261,9 @@ def synthetic_samples(
 
 
 def _recipes(model: ir.Model, inputs: tuple[TensorSpec, ...], given: Mapping[str, int]) -> Iterator[SampleRecipe]:
-    """Yield how samples may be drawn, the likeliest first.
+    """Yield possible recipes, the most likely first.
 
-    What the weights say about sizes is worked out once the first one has failed: most models run on it.
+    Sizes that weights fix are computed only after the first recipe has failed, since most models run on it.
     """
     values = {value.name: value for value in model.graph.inputs}
     draws = [candidates(spec, values.get(spec.name)) for spec in inputs]
@@ -275,15 +277,15 @@ def _with_sizes(
     known: Mapping[str, int],
     given: Mapping[str, int],
 ) -> Iterator[SampleRecipe]:
-    """Yield how samples may be drawn where some sizes are known, and some of these are given: no others will do."""
-    most = max(MOST_ELEMENTS, _least_elements(inputs))
+    """Yield possible recipes; sizes in `known` are tried first, and sizes in `given` are the only choice."""
+    limit = max(MOST_ELEMENTS, _least_elements(inputs))
     fitting = _fitting(inputs, roles_of_dimensions(inputs), known)
     choices = {name: (given[name],) if name in given else sizes for name, sizes in fitting.items()}
-    for picked in _by_rank([len(options) for options in (*draws, *choices.values())]):
-        chosen = tuple(options[index] for options, index in zip(draws, picked, strict=False))
-        indices = zip(choices.items(), picked[len(draws) :], strict=True)
-        recipe = SampleRecipe(inputs, chosen, {name: options[index] for (name, options), index in indices})
-        if recipe.elements() <= most:
+    for indices in _by_rank([len(options) for options in (*draws, *choices.values())]):
+        chosen = tuple(options[index] for options, index in zip(draws, indices, strict=False))
+        size_indices = zip(choices.items(), indices[len(draws) :], strict=True)
+        recipe = SampleRecipe(inputs, chosen, {name: options[index] for (name, options), index in size_indices})
+        if recipe.elements() <= limit:
             yield recipe
 
 
@@ -291,17 +293,17 @@ def _tied(model: ir.Model, inputs: Sequence[TensorSpec]) -> dict[str, int]:
     """Return the sizes of symbolic dimensions that the weights fix."""
     try:
         tied = tied_sizes(model)
-    except Exception:  # a model that runs, and that shape inference or a signature does not understand
+    except Exception:  # the model runs, but shape inference or a signature does not support it
         return {}
-    every = ((spec, axis) for spec in inputs for axis, size in enumerate(spec.shape) if not isinstance(size, int))
-    return {_dimension(spec, axis): tied[spec.name, axis] for spec, axis in every if (spec.name, axis) in tied}
+    symbolic = ((spec, axis) for spec in inputs for axis, size in enumerate(spec.shape) if not isinstance(size, int))
+    return {_dimension(spec, axis): tied[spec.name, axis] for spec, axis in symbolic if (spec.name, axis) in tied}
 
 
 def _fitting(
     inputs: Sequence[TensorSpec], dimensions: Mapping[str, str], known: Mapping[str, int]
 ) -> dict[str, tuple[int, ...]]:
-    """Return sizes for each symbolic dimension: what is known first, then those with which no input is too large."""
-    most: dict[str, float] = {}
+    """Return candidate sizes of each symbolic dimension: a known size first, then those that keep inputs small."""
+    limits: dict[str, float] = {}
     for spec in inputs:
         names = [_dimension(spec, axis) for axis, size in enumerate(spec.shape) if not isinstance(size, int)]
         free = [name for name in names if name not in known and dimensions.get(name) != "batch"]
@@ -309,34 +311,34 @@ def _fitting(
         fixed *= math.prod(known.get(name, 1) for name in names)
         share = (MOST_ELEMENTS / max(fixed, 1)) ** (1 / max(len(free), 1))
         for name in free:
-            most[name] = min(most.get(name, share), share)
+            limits[name] = min(limits.get(name, share), share)
     result: dict[str, tuple[int, ...]] = {}
     for name, role in dimensions.items():
-        small = tuple(size for size in SIZES[role] if size <= most.get(name, MOST_ELEMENTS) + 1e-6) or (1,)
+        small = tuple(size for size in SIZES[role] if size <= limits.get(name, MOST_ELEMENTS) + 1e-6) or (1,)
         result[name] = (known[name], *small) if name in known else small
     return result
 
 
 def _least_elements(inputs: Sequence[TensorSpec]) -> int:
-    """Return how many elements the largest input has with all symbolic dimensions at 1."""
+    """Return the number of elements of the largest input with all symbolic dimensions at 1."""
     return max((math.prod([size for size in spec.shape if isinstance(size, int)]) for spec in inputs), default=0)
 
 
 def no_samples() -> Samples:
-    """Return samples for a run that never runs the model: there are none."""
-    return Samples(Nothing(), "no samples", synthetic=True)
+    """Return an empty source of samples, for runs that never run the model."""
+    return Samples(EmptySource(), "no samples", synthetic=True)
 
 
 def _finite(outputs: Iterable[object]) -> bool:
-    arrays = (each for each in outputs if isinstance(each, np.ndarray))
+    arrays = (output for output in outputs if isinstance(output, np.ndarray))
     return all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
 
 
 def _by_rank(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield one index below each length, those with the smallest sum first, and then those that change later ones."""
-    free = [position for position, length in enumerate(lengths) if length > 1][::-1]
+    """Yield all index tuples below `lengths` by ascending sum; of equal sums, raised later indices come first."""
+    positions = [position for position, length in enumerate(lengths) if length > 1][::-1]
     for total in range(sum(length - 1 for length in lengths) + 1):
-        for raised in itertools.combinations_with_replacement(free, total):
+        for raised in itertools.combinations_with_replacement(positions, total):
             indices = [0] * len(lengths)
             for position in raised:
                 indices[position] += 1

@@ -1,4 +1,4 @@
-"""Arrays beside each other, fitted to a model's inputs: which axis holds the samples, and do the types fit."""
+"""Tables of arrays, fitted to a model's inputs: the axis of the samples, and the types."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from onnxslim.errors import DataError
 from onnxslim.runtime.session import TensorSpec
 
 LABELS = "labels"
-"""The array of this name holds labels, unless the model has an input that is called so."""
+"""Name of the array of labels, unless the model has an input of that name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LazyArray:
-    """An array that is known by its header and read when needed."""
+    """An array with a known header, loaded when needed."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -28,20 +28,20 @@ class LazyArray:
 
     @classmethod
     def of(cls, array: npt.ArrayLike) -> LazyArray:
-        """Return an array that is in memory already."""
-        held = np.asarray(array)
-        return cls(held.shape, held.dtype, lambda: held)
+        """Return an array in memory as a lazy array."""
+        loaded = np.asarray(array)
+        return cls(loaded.shape, loaded.dtype, lambda: loaded)
 
 
 class SampleAxis(enum.Enum):
-    """How an array holds the samples of one input."""
+    """The position of the samples in the array of one input."""
 
     ROWS = "rows"
-    """Rank of the input: the first axis is the input's own batch axis."""
+    """Rank of the input: the first axis is the batch axis of the input."""
     WHOLE = "whole"
-    """Rank of the input + 1: along the first axis lie whole inputs."""
+    """Rank of the input + 1: the first axis counts whole inputs."""
     SINGLE = "single"
-    """Rank of the input - 1: one sample, without its batch axis (files and dicts that hold one sample)."""
+    """Rank of the input - 1: one sample without its batch axis (files and dicts with one sample)."""
     CONSTANT = "constant"
     """A scalar for a scalar input: the same for every sample."""
 
@@ -56,23 +56,23 @@ class Column:
     scale: LazyArray | None
     offset: LazyArray | None
     stride: int = 1
-    """Rows that make one sample (`SampleAxis.ROWS` only)."""
+    """Number of rows per sample (`SampleAxis.ROWS` only)."""
 
     def rows(self) -> int | None:
-        """Return the length of the axis that holds samples."""
+        """Return the length of the axis of the samples; None for a constant."""
         if self.form is SampleAxis.CONSTANT:
             return None
         return 1 if self.form is SampleAxis.SINGLE else self.stored.shape[0]
 
     def take(self, indices: npt.NDArray[np.int64], where: str) -> Array:
-        """Return the samples at `indices` as one feed, in the type of the input."""
+        """Return the samples at `indices` as one feed with the type of the input."""
         array = self.stored.load()
         if self.form is SampleAxis.ROWS:
             rows = (indices[:, None] * self.stride + np.arange(self.stride)).ravel()
             contiguous = len(rows) > 0 and bool((np.diff(rows) == 1).all())
             array = array[rows[0] : rows[-1] + 1] if contiguous else array[rows]
         elif self.form is SampleAxis.WHOLE:
-            array = np.asarray(array[indices[0]])  # a sample of a scalar input is no array of its own
+            array = np.asarray(array[indices[0]])  # a sample of a scalar input is a numpy scalar
         elif self.form is SampleAxis.SINGLE:
             array = array[np.newaxis]
         if self.scale is not None:
@@ -83,7 +83,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class ArrayTable:
-    """Arrays that belong together: one file, one mapping, or one dict that a function yielded."""
+    """Arrays with a common sample axis: one file, one mapping, or one dict of a function."""
 
     columns: tuple[Column, ...]
     labels: LazyArray | None
@@ -92,7 +92,7 @@ class ArrayTable:
     where: str
 
     def read(self, indices: npt.NDArray[np.int64]) -> Batch:
-        """Return the samples at `indices` as one batch (one index only, where samples are whole inputs)."""
+        """Return the samples at `indices` as one batch (a single index if samples are whole inputs)."""
         feeds = {column.spec.name: column.take(indices, self.where) for column in self.columns}
         if self.labels is None:
             return Batch(feeds, None, len(indices))
@@ -105,20 +105,20 @@ class ArrayTable:
 def fit_table(
     arrays: Mapping[str, LazyArray], inputs: Sequence[TensorSpec], where: str, *, single: bool = False
 ) -> ArrayTable:
-    """Fit `arrays` to `inputs`; only names, shapes and types are looked at.
+    """Return a table of `arrays` for `inputs`; only names, shapes and types are read.
 
-    An array of the rank of its input holds samples along the first axis; one rank more, and it holds whole inputs; a
-    scalar for a scalar input is the same for every sample. ``<input>.scale`` and ``<input>.offset`` (broadcastable to
-    a sample) mean value = stored * scale + offset, in float32. A model's only input may have its array under another
-    name, if that is the only array beside the labels.
+    An array with the rank of its input holds samples along the first axis; with one rank more it holds whole inputs; a
+    scalar for a scalar input holds for every sample. ``<input>.scale`` and ``<input>.offset`` (broadcastable to a
+    sample) mean value = stored * scale + offset, in float32. For a model with one input, the only array besides the
+    labels may have any name.
 
-    Where all inputs have the same batch size, or none is fixed, every row is a sample. Else (say a state [2, N, 128]
-    beside an input [N, 512]) a sample is a whole run: each input with a fixed first dimension takes that many rows.
+    If all inputs have the same batch size, or none is fixed, every row is a sample. Otherwise (a state [2, N, 128]
+    beside an input [N, 512]) a sample is a whole run: an input with a fixed first dimension takes that many rows.
 
     Args:
-        arrays: By name.
-        inputs: What the model takes.
-        where: The file or function, for messages.
+        arrays: Arrays by name.
+        inputs: Inputs of the model.
+        where: File or function, for messages.
         single: Accept arrays of one rank less than their inputs as one sample without batch axis.
 
     Raises:
@@ -142,9 +142,9 @@ def fit_table(
         columns = _with_strides(columns, where)
     counts = {column.spec.name: rows // column.stride for column in columns if (rows := column.rows()) is not None}
     if len(set(counts.values())) > 1:
-        said = ", ".join(f"{name!r} holds {count}" for name, count in counts.items())
+        listed = ", ".join(f"{name!r} holds {count}" for name, count in counts.items())
         raise DataError(
-            f"the arrays hold different numbers of samples: {said}",
+            f"the arrays hold different numbers of samples: {listed}",
             where=where,
             hint="give as many samples in each array, along the first axis",
         )
@@ -164,18 +164,18 @@ def fit_table(
 
 
 def _renamed(arrays: Mapping[str, LazyArray], inputs: Sequence[TensorSpec]) -> dict[str, LazyArray]:
-    """Give the only array the name of the only input."""
-    found = dict(arrays)
-    if len(inputs) != 1 or inputs[0].name in found:
-        return found
-    plain = [name for name in found if name != LABELS and not name.endswith((".scale", ".offset"))]
+    """Return `arrays`, with the name of the only input for the only array."""
+    named = dict(arrays)
+    if len(inputs) != 1 or inputs[0].name in named:
+        return named
+    plain = [name for name in named if name != LABELS and not name.endswith((".scale", ".offset"))]
     if len(plain) != 1:
-        return found
+        return named
     return {
         inputs[0].name + name[len(plain[0]) :]
         if name in (plain[0], f"{plain[0]}.scale", f"{plain[0]}.offset")
-        else name: a
-        for name, a in found.items()
+        else name: array
+        for name, array in named.items()
     }
 
 
@@ -196,12 +196,12 @@ def _column(spec: TensorSpec, arrays: Mapping[str, LazyArray], where: str, singl
             hint="store the scale beside it: value = stored * scale + offset",
         )
     check_dtype(np.dtype(np.float32) if scale is not None else stored.dtype, spec, place)
-    rank, wanted = len(stored.shape), len(spec.shape)
-    if wanted == 0:  # a scalar, or an input of unknown rank: ONNX Runtime does not tell them apart
+    rank, input_rank = len(stored.shape), len(spec.shape)
+    if input_rank == 0:  # ONNX Runtime reports a scalar and an input of unknown rank alike
         form = SampleAxis.CONSTANT if rank == 0 else SampleAxis.WHOLE if rank == 1 else SampleAxis.ROWS
         return Column(spec, stored, form, scale, offset)
-    forms = {wanted: SampleAxis.ROWS, wanted + 1: SampleAxis.WHOLE} | (
-        {wanted - 1: SampleAxis.SINGLE} if single else {}
+    forms = {input_rank: SampleAxis.ROWS, input_rank + 1: SampleAxis.WHOLE} | (
+        {input_rank - 1: SampleAxis.SINGLE} if single else {}
     )
     if rank not in forms:
         raise DataError(
@@ -212,11 +212,11 @@ def _column(spec: TensorSpec, arrays: Mapping[str, LazyArray], where: str, singl
     form = forms[rank]
     expected = spec.shape if form is SampleAxis.WHOLE else spec.shape[1:]
     given = stored.shape if form is SampleAxis.SINGLE else stored.shape[1:]
-    for have, want in zip(given, expected, strict=True):
-        if isinstance(want, int) and have != want:
+    for size, expected_size in zip(given, expected, strict=True):
+        if isinstance(expected_size, int) and size != expected_size:
             raise DataError(
                 f"an array of shape {_shape(stored.shape)} does not fit an input of shape {_shape(spec.shape)}: "
-                f"{have} is not {want}",
+                f"{size} is not {expected_size}",
                 where=place,
                 hint="give samples of the size that the input declares",
             )
@@ -228,7 +228,7 @@ def _shape(shape: Sequence[object]) -> str:
 
 
 def _by_row(columns: Sequence[Column]) -> bool:
-    """Whether every row is a sample: all first dimensions are free, or all are fixed at the same number."""
+    """Return whether every row is a sample: all first dimensions are free, or all are fixed at the same size."""
     firsts = {column.spec.shape[0] for column in columns if column.spec.shape}
     fixed = {size for size in firsts if isinstance(size, int)}
     return all(column.form is not SampleAxis.WHOLE for column in columns) and (
@@ -237,7 +237,7 @@ def _by_row(columns: Sequence[Column]) -> bool:
 
 
 def _with_strides(columns: Sequence[Column], where: str) -> tuple[Column, ...]:
-    """Say how many rows of each input make one run; free dimensions share their rows out among the runs."""
+    """Return `columns` with the rows per run; rows of free dimensions are divided equally among the runs."""
     counted: list[Column] = []
     for column in columns:
         size = column.spec.shape[0] if column.spec.shape else None
@@ -264,20 +264,20 @@ def _with_strides(columns: Sequence[Column], where: str) -> tuple[Column, ...]:
 
 def kind(dtype: np.dtype[Any]) -> str:
     """Return ``f`` (floats, bfloat16 too), ``i`` (integers), ``b`` (bool), ``s`` (strings) or ``?``."""
-    if dtype.kind == "V":  # the types of ml_dtypes, which numpy knows as raw bytes
+    if dtype.kind == "V":  # types of ml_dtypes, which numpy treats as raw bytes
         return "f" if dtype.name.startswith(("bfloat", "float")) else "?"
     return {"f": "f", "i": "i", "u": "i", "b": "b", "U": "s", "O": "s"}.get(dtype.kind, "?")
 
 
 SAFE = {("f", "f"), ("i", "i"), ("b", "b"), ("b", "i"), ("s", "s")}
-"""Kinds of (stored, input) between which values survive; that they fit is checked when they are read."""
+"""Pairs of kinds (stored, input) that preserve values; the range is checked when values are read."""
 
 
 def check_dtype(dtype: np.dtype[Any], spec: TensorSpec, where: str) -> None:
     """Check that values of `dtype` may be fed to `spec`.
 
     Raises:
-        DataError: They would change their meaning.
+        DataError: The conversion would change the meaning of values.
     """
     assert spec.dtype is not None, "the caller checked that the input is a tensor"
     if (kind(dtype), kind(spec.dtype)) in SAFE:
@@ -289,10 +289,10 @@ def check_dtype(dtype: np.dtype[Any], spec: TensorSpec, where: str) -> None:
 
 
 def convert(array: Array, spec: TensorSpec, where: str) -> Array:
-    """Return `array` in the type of `spec`, contiguous.
+    """Return `array` with the type of `spec`, contiguous.
 
     Raises:
-        DataError: A value does not fit: an integer out of range, a number that becomes infinite.
+        DataError: A value does not fit: an integer is out of range, or a number becomes infinite.
     """
     assert spec.dtype is not None, "the caller checked that the input is a tensor"
     if array.dtype == spec.dtype:

@@ -1,10 +1,10 @@
-"""Loads and runs a model for the first time in a process of its own, where it might end the process that runs it.
+"""A first run in a child process, for models that could end the process that runs them.
 
-ONNX Runtime raises for nearly all that is wrong with a model. What it cannot raise for is a division of integers which
-the processor refuses: the smallest number by -1 (SIGFPE on x86), in older versions any by 0. It ends the process, while
-the model is loaded (constants are folded) or while it runs. A child costs a second and the memory of the model, so one
-is asked only where a model divides integers by what is not known to be harmless; of 13,504 corrupted models, and of the
-operator tests of ONNX, none ended a process otherwise.
+ONNX Runtime raises an error for nearly every fault of a model. The exception is an integer division that the processor
+refuses: the smallest integer by -1 (SIGFPE on x86), in older versions any integer by 0. It ends the process, either
+when the model is loaded (constants are folded) or when it runs. A child costs a second and the memory of the model, so
+it is started only if a model divides integers by a value that is not known to be safe. Of 13,504 corrupted models and
+the operator tests of ONNX, none ended a process for another reason.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 
 TIMEOUT = 120.0
-"""Seconds after which a child that is still busy is taken for harmless."""
+"""Time limit of the child in seconds; a child that is still busy then counts as safe."""
 
 
-def rehearse(
+def run_in_child(
     model: ir.Model,
     path: pathlib.Path | None,
     target: Target,
@@ -42,18 +42,18 @@ def rehearse(
     preprocess: str | None = None,
     timeout: float = TIMEOUT,
 ) -> None:
-    """Run `model` once in a process of its own, if it could end the process that runs it.
+    """Run `model` once in a child process, if it could end the process that runs it.
 
     Args:
-        model: In canonical form; not changed.
-        path: Its file; None: it is in memory only.
-        target: Where it will run.
-        data: The samples that it will get, as `open_samples` takes them; anything but a text: made-up ones.
-        preprocess: How images become inputs.
-        timeout: Seconds for the child.
+        model: The model in canonical form; not changed.
+        path: Its file; None: the model is in memory only.
+        target: Target of the later runs.
+        data: Samples of the later runs, as in `open_samples`; synthetic samples are used unless this is a path.
+        preprocess: Preprocessing of images.
+        timeout: Time limit of the child, in seconds.
 
     Raises:
-        RunError: It ended the process. All else that may be wrong comes up again where it is reported.
+        RunError: The model ended the child. Other errors are reported by the later runs.
     """
     if not may_end_a_process(model):
         return
@@ -68,7 +68,7 @@ def rehearse(
             "preprocess": preprocess,
         }
         try:
-            done = subprocess.run(
+            child = subprocess.run(
                 module_command("onnxslim.data.trial_run_child"),
                 input=json.dumps(request),
                 capture_output=True,
@@ -78,9 +78,9 @@ def rehearse(
             )
         except (subprocess.TimeoutExpired, OSError):
             return
-    if done.returncode < 0:
+    if child.returncode < 0:
         raise RunError(
-            f"running this model ends the process ({signal_name(-done.returncode)}): an integer is divided by what it "
+            f"running this model ends the process ({signal_name(-child.returncode)}): an integer is divided by what it "
             "cannot be divided by",
             where=path,
             hint="the smallest integer divided by -1, or any by 0, has no result: mend the model where it is exported",
@@ -88,23 +88,23 @@ def rehearse(
 
 
 def may_end_a_process(model: ir.Model) -> bool:
-    """Whether `model` divides integers by what is not known to be harmless."""
+    """Return whether `model` divides integers by a value that is not known to be safe."""
     suspects = [node for graph in every_graph(model) for node in graph if not divides_safely(node)]
     if not suspects:
         return False
-    dividends = [node.inputs[0] for node in suspects if node.inputs]  # one without will be refused
+    dividends = [node.inputs[0] for node in suspects if node.inputs]  # a node without inputs is refused elsewhere
     if all(value is not None and value.dtype is not None for value in dividends):
         return True
-    typed = model.clone()  # types that the file does not tell: most divisions are of floats
+    typed = model.clone()  # the file lacks types: infer them, since most divisions are of floats
     infer_shapes(typed)
     return any(not divides_safely(node) for graph in every_graph(typed) for node in graph)
 
 
 def run_once(request: Mapping[str, Any]) -> None:
-    """Do what the child does: load the model and run it on one sample.
+    """Load the model of a request and run it on one sample, in the child.
 
     Raises:
-        OnnxslimError: Something is wrong that raises.
+        OnnxslimError: The model or its samples are refused.
     """
     path = pathlib.Path(request["model"])
     session = Session.of(path, Target(*request["target"]))

@@ -1,4 +1,4 @@
-"""The process in which `onnxslim.data.trial_run` runs a model: reads a request from standard input, and survives."""
+"""The child process of `onnxslim.data.trial_run`: reads a request from standard input and runs the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnxslim.errors import OnnxslimError
 
 
 def main() -> int:
-    """Serve one request; return the exit code."""
+    """Run one request and return the exit code, 1 if the model raises an error."""
     try:
         run_once(json.load(sys.stdin))
     except OnnxslimError:

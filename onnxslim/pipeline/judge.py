@@ -255,9 +255,9 @@ class Judge:
         generator = np.random.default_rng(len(self.feeds))  # of its own: how many it draws depends on the machine
         drawn = draw_probes(self.original.session.inputs, self.feeds, generator)
         first = next(drawn)
-        session, rehearsal = self.original.session, self.samples.rehearsal
-        if rehearsal is not None and rehearsal.session() is session:
-            outputs, seconds = dict(rehearsal.outputs), rehearsal.seconds
+        session, trial_run = self.original.session, self.samples.trial_run
+        if trial_run is not None and trial_run.session() is session:
+            outputs, seconds = dict(trial_run.outputs), trial_run.seconds
         else:
             started = time.perf_counter()
             outputs = session.run(first.feeds)

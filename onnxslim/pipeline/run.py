@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.checks import examine
 from onnxslim.data import Samples, Subset, no_samples
-from onnxslim.data.trial_run import rehearse
+from onnxslim.data.trial_run import run_in_child
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import BadOptionValue, RunError, UsageError
 from onnxslim.metrics.classification import Classification
@@ -154,7 +154,7 @@ def optimize(
     original = MeasuredModel(opened, lambda: open_session(opened if path is None else path), path)
     calibration = validation = no_samples()
     if check:
-        rehearse(opened, path, target, data=val if data is None else data, preprocess=preprocess)
+        run_in_child(opened, path, target, data=val if data is None else data, preprocess=preprocess)
         needed = lossy or data is not None or val is not None or verify
         hint = None if needed else "--no-check does it without running the model"
         # no name here for the session: it would keep two large models open at once

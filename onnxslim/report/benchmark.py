@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxslim.data import open_samples, synthetic_samples
-from onnxslim.data.trial_run import rehearse
+from onnxslim.data.trial_run import run_in_child
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import file_bytes, open_model
 from onnxslim.pipeline.records import Percentiles
@@ -95,7 +95,7 @@ def benchmark(
     files = [Path(path) for path in paths]
     opened = [open_model(file) for file in files]  # its errors are clearer than those of ONNX Runtime
     for model, file in zip(opened, files, strict=True):
-        rehearse(model, file, target, data=data, preprocess=preprocess)
+        run_in_child(model, file, target, data=data, preprocess=preprocess)
     first, *_ = sessions = [Session.of(file, target) for file in files]
     if data is None:
         samples = synthetic_samples(opened[0], 1, seed)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxslim.data import open_samples, synthetic_samples
-from onnxslim.data.trial_run import rehearse
+from onnxslim.data.trial_run import run_in_child
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import RunError
 from onnxslim.model import file_bytes, open_model
@@ -101,7 +101,7 @@ def compare_models(
     asked = Request.read(metric)
     opened, changed = (open_model(path) for path in (reference, candidate))  # its errors are clearer than the runtime's
     for model, path in ((opened, reference), (changed, candidate)):
-        rehearse(model, pathlib.Path(path), target, data=data, preprocess=preprocess)
+        run_in_child(model, pathlib.Path(path), target, data=data, preprocess=preprocess)
     one, other = (Session.of(os.fspath(path), target) for path in (reference, candidate))
     if data is None:
         samples = synthetic_samples(opened, SYNTHETIC_SAMPLES, seed)

@@ -13,9 +13,8 @@ import pytest
 from sample_models import from_text
 from zoo import MODELS
 
-from onnxslim.data import trial_run as rehearsal
-from onnxslim.data import trial_run_child as rehearsal_child
-from onnxslim.data.trial_run import may_end_a_process, rehearse, run_once
+from onnxslim.data import trial_run, trial_run_child
+from onnxslim.data.trial_run import may_end_a_process, run_in_child, run_once
 from onnxslim.errors import RunError
 from onnxslim.model import canonicalize, open_model
 from onnxslim.runtime.target import Target
@@ -65,7 +64,7 @@ def test_types_that_the_file_does_not_tell_are_inferred() -> None:
 def test_a_process_that_ends_is_an_error(tmp_path: pathlib.Path) -> None:
     model = dividing(a=np.array([np.iinfo(np.int64).min]), b=np.array([-1]))
     with pytest.raises(RunError, match="SIGFPE") as caught:
-        rehearse(model, None, CPU)
+        run_in_child(model, None, CPU)
     assert caught.value.hint
 
 
@@ -76,17 +75,17 @@ def test_samples_of_the_user_are_what_it_runs_on(tmp_path: pathlib.Path) -> None
     model = from_text(f'<ir_version: 9, opset_import: ["": 17]> {text}')
     canonicalize(model)
     with pytest.raises(RunError, match="SIGFPE"):
-        rehearse(model, None, CPU, data=data)
+        run_in_child(model, None, CPU, data=data)
 
 
 def test_what_raises_or_takes_long_is_left_to_who_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    rehearse(dividing(a=np.array([5]), b=np.array([0])), None, CPU)
+    run_in_child(dividing(a=np.array([5]), b=np.array([0])), None, CPU)
 
     def slow(*_: object, **__: object) -> None:
         raise subprocess.TimeoutExpired("child", 1)
 
-    monkeypatch.setattr(rehearsal.subprocess, "run", slow)
-    rehearse(dividing(), None, CPU)
+    monkeypatch.setattr(trial_run.subprocess, "run", slow)
+    run_in_child(dividing(), None, CPU)
 
 
 def test_what_the_child_does(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +100,6 @@ def test_what_the_child_does(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyP
         }
         run_once(request)
         monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
-        assert rehearsal_child.main() == 0
+        assert trial_run_child.main() == 0
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({**request, "model": str(tmp_path / "none.onnx")})))
-    assert rehearsal_child.main() == 1
+    assert trial_run_child.main() == 1

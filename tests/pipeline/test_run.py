@@ -457,8 +457,8 @@ def test_a_session_that_was_tried_is_not_run_again() -> None:
         measure=False,
     )
     assert len(judge.probes) == 1
-    assert samples.rehearsal is not None
-    assert original.answers[0]["y"] is samples.rehearsal.outputs["y"]
+    assert samples.trial_run is not None
+    assert original.answers[0]["y"] is samples.trial_run.outputs["y"]
 
 
 def test_two_large_models_are_never_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

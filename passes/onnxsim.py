@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError
 from onnxslim.model import open_model, save_model
+from onnxslim.model.edit import become
 from onnxslim.model.nesting import main_graphs
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.runtime.child import python_command
@@ -66,7 +67,8 @@ class Onnxsim(Pass):
                     if isinstance(value.const_value, ir.ExternalTensor):
                         value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
         before = sum(1 for _ in model.graph)
-        _adopt(model, simplified)
+        simplified.graph.meta.update(model.graph.meta)  # what undoes the canonical form
+        become(model, simplified)
         return Change(modified=True, notes=(Note("nodes", f"{before} -> {sum(1 for _ in model.graph)}"),))
 
     def _simplify(self, source: pathlib.Path, target: pathlib.Path) -> str | None:
@@ -101,12 +103,3 @@ def _other_interface(model: ir.Model, simplified: ir.Model) -> str | None:
         if before != after:
             return f"onnxsim changed the {which} from {before} to {after}"
     return None
-
-
-def _adopt(model: ir.Model, other: ir.Model) -> None:
-    """Let `model` have the graph of `other`, and keep what undoes its canonical form."""
-    other.graph.meta.update(model.graph.meta)
-    model.graph = other.graph
-    model.ir_version = other.ir_version
-    model.functions.clear()
-    model.functions.update(other.functions)

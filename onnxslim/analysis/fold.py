@@ -20,11 +20,10 @@ from onnxslim.model.constants import (
     as_tensor,
     constant,
     constant_tensor,
-    fresh_name,
-    new_initializer,
     static_bytes,
     tensor_bytes,
 )
+from onnxslim.model.edit import Editor, new_initializer, take_over
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.extent import (
     LOOKED_BYTES,
@@ -92,15 +91,15 @@ def fold_constants(model: ir.Model, growth: Growth | None = None) -> tuple[str, 
         The names of the values that became initializers.
     """
     names: list[str] = []
-    growth = growth or Growth()
+    editor, growth = Editor(model), growth or Growth()
     for graph in main_graphs(model):
-        while folded := _fold_graph(graph, model.opset_imports, growth):
+        while folded := _fold_graph(editor, graph, model.opset_imports, growth):
             names += folded  # once more: a divisor that was folded can be trusted now
     return tuple(names)
 
 
-def _fold_graph(graph: ir.Graph, opsets: Mapping[str, int], growth: Growth) -> list[str]:
-    names = [name for node in list(graph) for name in _fold_known(graph, node)]
+def _fold_graph(editor: Editor, graph: ir.Graph, opsets: Mapping[str, int], growth: Growth) -> list[str]:
+    names = [name for node in list(graph) for name in _fold_known(editor, graph, node)]
     blocked: set[ir.Node] = set()
     while True:
         components = list(_components(_region(graph, blocked)))
@@ -110,7 +109,7 @@ def _fold_graph(graph: ir.Graph, opsets: Mapping[str, int], growth: Growth) -> l
             continue
         failed: set[ir.Node] = set()
         for batch in _batches(components):
-            done, wrong = _fold_batch(graph, batch, opsets, growth)
+            done, wrong = _fold_batch(editor, graph, batch, opsets, growth)
             names += done
             failed |= wrong
         if not failed:
@@ -118,7 +117,7 @@ def _fold_graph(graph: ir.Graph, opsets: Mapping[str, int], growth: Growth) -> l
         blocked |= failed
 
 
-def _fold_known(graph: ir.Graph, node: ir.Node) -> Iterator[str]:
+def _fold_known(editor: Editor, graph: ir.Graph, node: ir.Node) -> Iterator[str]:
     """Replace a node whose only output is known without running anything: a shape, or what shape inference said."""
     if len(node.outputs) != 1 or not _makes_a_value(node):
         return
@@ -126,7 +125,7 @@ def _fold_known(graph: ir.Graph, node: ir.Node) -> Iterator[str]:
     if array is None and node.outputs[0].const_value is not None:
         array = node.outputs[0].const_value.numpy()
     if array is not None:
-        yield _replace(graph, node.outputs[0], array)
+        yield _replace(editor, graph, node.outputs[0], array)
         graph.remove(node, safe=True)
 
 
@@ -237,17 +236,17 @@ def _batches(components: Iterable[list[ir.Node]]) -> Iterator[list[list[ir.Node]
 
 
 def _fold_batch(
-    graph: ir.Graph, batch: list[list[ir.Node]], opsets: Mapping[str, int], growth: Growth
+    editor: Editor, graph: ir.Graph, batch: list[list[ir.Node]], opsets: Mapping[str, int], growth: Growth
 ) -> tuple[list[str], set[ir.Node]]:
     """Fold the parts of a batch in one session. Returns the names folded, and the nodes that cannot be evaluated."""
     nodes = [node for part in batch for node in part]
     if must_be_looked_at(nodes):  # such a part is a batch of its own
-        return _fold_looking(graph, nodes, opsets, growth)
+        return _fold_looking(editor, graph, nodes, opsets, growth)
     results = _run(nodes, _frontier(nodes), opsets)
     if results is None and len(batch) > 1:
         names, failed = [], set()
         for part in batch:
-            done, wrong = _fold_batch(graph, [part], opsets, growth)
+            done, wrong = _fold_batch(editor, graph, [part], opsets, growth)
             names += done
             failed |= wrong
         return names, failed
@@ -255,14 +254,14 @@ def _fold_batch(
         return [], {_culprit(nodes, opsets)}
     names, failed = [], set()
     for part in batch:
-        done, wrong = _put(graph, part, {value: results[value] for value in _frontier(part)}, growth)
+        done, wrong = _put(editor, graph, part, {value: results[value] for value in _frontier(part)}, growth)
         names += done
         failed |= wrong
     return names, failed
 
 
 def _fold_looking(
-    graph: ir.Graph, part: list[ir.Node], opsets: Mapping[str, int], growth: Growth
+    editor: Editor, graph: ir.Graph, part: list[ir.Node], opsets: Mapping[str, int], growth: Growth
 ) -> tuple[list[str], set[ir.Node]]:
     """Fold a part node by node: how large a value becomes is asked when the inputs of its node are known."""
     arrays: dict[ir.Value, Array] = {leaf: array for leaf in _leaves(part) if (array := constant(leaf)) is not None}
@@ -275,11 +274,11 @@ def _fold_looking(
         if results is None:
             return [], {node}
         arrays.update(results)
-    return _put(graph, part, {value: arrays[value] for value in _frontier(part)}, growth)
+    return _put(editor, graph, part, {value: arrays[value] for value in _frontier(part)}, growth)
 
 
 def _put(
-    graph: ir.Graph, part: list[ir.Node], made: Mapping[ir.Value, Array], growth: Growth
+    editor: Editor, graph: ir.Graph, part: list[ir.Node], made: Mapping[ir.Value, Array], growth: Growth
 ) -> tuple[list[str], set[ir.Node]]:
     """Put what was made into the place of a part, where the budget allows for it. Returns as `_fold_batch` does."""
     letters = sum(tensor_bytes(as_tensor(array)) - array.nbytes for array in made.values() if array.dtype.kind in "OSU")
@@ -287,7 +286,7 @@ def _put(
     if not growth.allows(more, len(part)):
         return [], {maker for value in made if (maker := value.producer()) is not None}
     growth.spend(more, made.values())
-    names = [_replace(graph, value, array) for value, array in made.items()]
+    names = [_replace(editor, graph, value, array) for value, array in made.items()]
     graph.remove(list(reversed(part)), safe=True)
     return names, set()
 
@@ -330,21 +329,19 @@ def _culprit(nodes: Sequence[ir.Node], opsets: Mapping[str, int]) -> ir.Node:
     return nodes[low]
 
 
-def _replace(graph: ir.Graph, value: ir.Value, array: Array) -> str:
+def _replace(editor: Editor, graph: ir.Graph, value: ir.Value, array: Array) -> str:
     """Let an initializer stand where `value` stood. A graph output is passed on by an Identity, and keeps its name."""
     name = value.name or "folded"
     if value.is_graph_output():
-        name = fresh_name(graph, f"{name}/folded")
+        name = editor.name(f"{name}/folded")
     initializer = new_initializer(graph, name, array)
     producer = value.producer()
     if not value.is_graph_output():
         value.replace_all_uses_with(initializer)
         return name
-    identity = ir.Node("", "Identity", [initializer], name=f"{name}/Identity")
-    output = identity.outputs[0]
-    output.type, output.shape = initializer.type, value.shape
-    value.replace_all_uses_with(output, replace_graph_outputs=True)
-    output.name, value.name = value.name, f"{value.name}/replaced"
+    identity = ir.Node("", "Identity", [initializer], name=editor.name(f"{name}/Identity"))
     if producer is not None:
         graph.insert_before(producer, identity)
+    take_over(identity.outputs[0], value)
+    identity.outputs[0].type = initializer.type
     return name

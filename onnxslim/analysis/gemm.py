@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor, overwrite, take_over
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.binding import attribute, op_of
 
@@ -53,7 +54,7 @@ def _fold(node: ir.Node, name: str, index: int) -> int:
         )
         scaled = _scaled(array, _factor(node, name)) if alike else None
         if scaled is not None:
-            value.const_value = ir.tensor(scaled, name=value.name)
+            overwrite(value, scaled)
             return sum(_drop(reader, name) for reader, _ in readers)
     return 0
 
@@ -80,23 +81,20 @@ def _scaled(array: Array, factor: float) -> Array | None:
     return np.asarray(scaled) if kept.all() else None
 
 
-def spread(graph: ir.Graph, wanted: Callable[[ir.Node], bool]) -> int:
+def spread(model: ir.Model, wanted: Callable[[ir.Node], bool]) -> int:
     """Give what Gemms do beside x W + b nodes of their own, in place: scales, turned data, summands that are no vector.
 
     Shapes must be known. A product of two computed matrices becomes a MatMul.
 
     Args:
-        graph: Its nodes, not those that are nested in them.
+        model: The nodes of its main graph, not those that are nested in them.
         wanted: Says of which Gemms.
 
     Returns:
         How many Gemms were changed.
     """
-    count = 0
-    for node in list(graph):
-        if op_of(node) == GEMM and wanted(node):
-            count += _spread(graph, node)
-    return count
+    editor = Editor(model)
+    return sum(_spread(editor, node) for node in list(model.graph) if op_of(node) == GEMM and wanted(node))
 
 
 def _columns(node: ir.Node) -> int | None:
@@ -109,7 +107,7 @@ def _columns(node: ir.Node) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _spread(graph: ir.Graph, node: ir.Node) -> bool:
+def _spread(editor: Editor, node: ir.Node) -> bool:
     columns, output = _columns(node), node.outputs[0]
     if columns is None or output.dtype is None:
         return False
@@ -131,73 +129,67 @@ def _spread(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     for index, name in enumerate(("transA", "transB")[: 1 + computed]):
         if attribute(node, name):
-            _turn(graph, node, index)
+            _turn(editor, node, index)
         node.attributes.pop(name, None)
     for name in ("alpha", "beta"):
         node.attributes.pop(name, None)
     last = node
     if computed:
-        last = _as_matmul(graph, node)
+        last = _as_matmul(editor.graph, node)
     else:
         if len(node.inputs) < 3:
             node.resize_inputs(3)
-        node.replace_input_with(2, _stored(graph, f"{output.name}_bias", vector))
+        node.replace_input_with(2, editor.initializer(f"{output.name}_bias", vector))
     if alpha != 1.0:
-        last = _behind(graph, last, "Mul", _stored(graph, f"{output.name}_alpha", np.asarray(alpha, numbers)))
+        last = _behind(editor, last, "Mul", editor.initializer(f"{output.name}_alpha", np.asarray(alpha, numbers)))
     if computed and vector.any():
-        last = _behind(graph, last, "Add", _stored(graph, f"{output.name}_bias", vector))
+        last = _behind(editor, last, "Add", editor.initializer(f"{output.name}_bias", vector))
     if summand is not None:
-        last = _behind(graph, last, "Add", summand)
+        last = _behind(editor, last, "Add", summand)
         if beta != 1.0:
-            _times(graph, last, _stored(graph, f"{output.name}_beta", np.asarray(beta, numbers)))
+            _times(editor, last, editor.initializer(f"{output.name}_beta", np.asarray(beta, numbers)))
     return True
 
 
-def _stored(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    return new_initializer(graph, fresh_name(graph, name), array)
-
-
-def _turn(graph: ir.Graph, node: ir.Node, index: int) -> None:
+def _turn(editor: Editor, node: ir.Node, index: int) -> None:
     """Let a node read a matrix turned."""
     value = node.inputs[index]
     assert value is not None, "Gemm has both factors"
     turn = ir.node("Transpose", [value], {"perm": [1, 0]}, name="")
     turned = turn.outputs[0]
-    turned.type = value.type
+    turned.name, turned.type = editor.numbered("val_"), value.type
     turned.shape = None if value.shape is None else ir.Shape(list(value.shape)[::-1])
-    graph.insert_before(node, turn)
+    editor.graph.insert_before(node, turn)
     node.replace_input_with(index, turned)
 
 
 def _as_matmul(graph: ir.Graph, node: ir.Node) -> ir.Node:
     """Put a MatMul in the place of a Gemm, under its name, without its summand."""
-    old = node.outputs[0]
-    result = ir.Value(type=old.type, shape=old.shape)
-    product = ir.Node("", "MatMul", node.inputs[:2], outputs=[result], name=node.name)
+    product = ir.Node("", "MatMul", node.inputs[:2], name=node.name)
     graph.insert_before(node, product)
-    old.replace_all_uses_with(result, replace_graph_outputs=True)
+    take_over(product.outputs[0], node.outputs[0])
     graph.remove(node, safe=True)
-    result.name = old.name
     return product
 
 
-def _behind(graph: ir.Graph, node: ir.Node, op_type: str, operand: ir.Value) -> ir.Node:
+def _behind(editor: Editor, node: ir.Node, op_type: str, operand: ir.Value) -> ir.Node:
     """Add a node behind `node` that takes over its output, and return it."""
     old = node.outputs[0]
-    result = ir.Value(type=old.type, shape=old.shape)
-    follower = ir.Node("", op_type, [None, operand], outputs=[result], name="")
-    graph.insert_after(node, follower)
-    old.replace_all_uses_with(result, replace_graph_outputs=True)
+    inner = editor.name(f"{old.name}/{node.op_type}")
+    follower = ir.Node("", op_type, [None, operand], name="")
+    editor.graph.insert_after(node, follower)
+    take_over(follower.outputs[0], old)
     follower.replace_input_with(0, old)
-    result.name, old.name = old.name, f"{old.name}/{node.op_type}"
+    old.name = inner
     return follower
 
 
-def _times(graph: ir.Graph, node: ir.Node, number: ir.Value) -> None:
+def _times(editor: Editor, node: ir.Node, number: ir.Value) -> None:
     """Let `node` read its second input times `number`."""
     value = node.inputs[1]
     assert value is not None, "it is the summand"
     product = ir.node("Mul", [value, number], name="")
-    product.outputs[0].type, product.outputs[0].shape = value.type, value.shape
-    graph.insert_before(node, product)
-    node.replace_input_with(1, product.outputs[0])
+    scaled = product.outputs[0]
+    scaled.name, scaled.type, scaled.shape = editor.numbered("val_"), value.type, value.shape
+    editor.graph.insert_before(node, product)
+    node.replace_input_with(1, scaled)

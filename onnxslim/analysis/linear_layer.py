@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor, overwrite
 from onnxslim.ops.binding import BoundSignature, attribute, bind
 from onnxslim.ops.signatures import Operand
 
@@ -140,12 +141,10 @@ class Contraction:
         reaching = [at for at, letter in enumerate(self.letters) if letter in self.result]
         return [at for at in range(len(self.letters)) if at not in reaching] + reaching
 
-    def write(self, graph: ir.Graph, matrix: Array, bias: Array) -> None:
+    def write(self, editor: Editor, matrix: Array, bias: Array) -> None:
         """Replace the weight and the bias; a node without bias gets one, where its op has any."""
-        array = constant(self.weight)
-        assert array is not None
-        self.weight.const_value = ir.tensor(self.as_weight(matrix).astype(array.dtype), name=self.weight.name)
-        add_bias(graph, self, bias, replace=True)
+        overwrite(self.weight, self.as_weight(matrix))
+        add_bias(editor, self, bias, replace=True)
 
     def as_weight(self, matrix: Array) -> Array:
         """Return what `matrix` gives in the shape of the weight."""
@@ -243,7 +242,7 @@ def own_bias(contraction: Contraction) -> tuple[ir.Node, int] | None:
 
 
 def add_bias(
-    graph: ir.Graph,
+    editor: Editor,
     contraction: Contraction,
     shift: Array,
     *,
@@ -253,7 +252,7 @@ def add_bias(
     """Add `shift` to the bias of a contraction, or put it in its place.
 
     Args:
-        graph: Its graph.
+        editor: Of its model.
         contraction: The contraction.
         shift: Shape [output channels].
         replace: Put it in place of what is there.
@@ -273,12 +272,10 @@ def add_bias(
         assert weight is not None
         if len(node.inputs) <= index:
             node.resize_inputs(index + 1)
-        name = fresh_name(graph, f"{node.outputs[0].name}_bias")
-        made = shift if kept is None else shift[kept]
-        node.replace_input_with(index, new_initializer(graph, name, made.astype(weight.dtype)))
+        own = (shift if kept is None else shift[kept]).astype(weight.dtype)
+        node.replace_input_with(index, editor.initializer(f"{node.outputs[0].name}_bias", own))
         return True
-    total = shift if replace else held.astype(np.float64).ravel() + shift
-    bias.const_value = ir.tensor(total.reshape(held.shape).astype(held.dtype), name=bias.name)
+    overwrite(bias, shift if replace else held.astype(np.float64).ravel() + shift)
     return True
 
 

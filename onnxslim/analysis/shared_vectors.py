@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from onnxslim.model.constants import fresh_name
+from onnxslim.model.edit import Editor
 
 MANY = 1 << 14
 """Longer vectors stay shared; no bias is that long."""
@@ -23,6 +23,7 @@ def untie_vectors(model: ir.Model) -> Mapping[str, tuple[ir.Value, ...]]:
         For each name that was shared the values that hold it now.
     """
     apart: dict[str, tuple[ir.Value, ...]] = {}
+    editor = Editor(model)
     for value in list(model.graph.initializers.values()):
         tensor, uses = value.const_value, list(value.uses())
         if tensor is None or value.is_graph_input() or value.is_graph_output() or not value.name:
@@ -33,11 +34,8 @@ def untie_vectors(model: ir.Model) -> Mapping[str, tuple[ir.Value, ...]]:
             continue
         held = [value]
         for at, use in enumerate(uses[1:], start=1):
-            name = fresh_name(model.graph, f"{value.name}_reader_{at}")
             # A tensor of its own: writing a model names tensors after their values, and this one may be the caller's.
-            own = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
-            copy = ir.Value(name=name, type=value.type, shape=value.shape, const_value=own)
-            model.graph.register_initializer(copy)
+            copy = editor.initializer(f"{value.name}_reader_{at}", tensor.numpy())
             use.node.replace_input_with(use.idx, copy)
             held.append(copy)
         apart[value.name] = tuple(held)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant
+from onnxslim.model.edit import overwrite
 from onnxslim.ops.relations import Indices
 
 SCALED = {
@@ -80,5 +81,4 @@ def correct(scaled: Scaled, now: Sequence[Array], then: Sequence[Array]) -> None
         held = constant(value)
         assert value is not None
         assert held is not None
-        changed = held.astype(np.float64) * factor + added
-        value.const_value = ir.tensor(changed.astype(held.dtype), name=value.name)
+        overwrite(value, held.astype(np.float64) * factor + added)

@@ -31,6 +31,7 @@ from onnxslim.data import Samples
 from onnxslim.fit.normalisation import Scaled, correct
 from onnxslim.fit.ridge import RidgeRegression, Solution, predict
 from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor
 from onnxslim.observe.rows import input_rows, output_rows, place_count
 from onnxslim.observe.stream import Stream
 from onnxslim.ops.binding import dimensions
@@ -145,6 +146,7 @@ def refit(
     Raises:
         RunError: A model does not run on the samples.
     """
+    editor = Editor(model)
     now, then = (Stream(each, samples, open_session, batch) for each in (model, before))
     place = {node: at for at, node in enumerate(now.order)}
     made = {value.name or "": at for at, node in enumerate(then.order) for value in node.outputs}
@@ -166,12 +168,12 @@ def refit(
             correct(step, now[target.name], then[target.name])
         else:
             data, less = now[step.contraction.data.name or ""], None if target.less is None else now[target.less]
-            _fit(model.graph, step, data, then[target.name], less, target.rectified, count, generator)
+            _fit(editor, step, data, then[target.name], less, target.rectified, count, generator)
         report(done + 1, len(steps))
 
 
 def _fit(
-    graph: ir.Graph,
+    editor: Editor,
     fit: Fit,
     data: Sequence[Rows],
     wanted: Sequence[Rows],
@@ -221,7 +223,7 @@ def _fit(
         change = regression.solve(missing, chosen)
     if np.isfinite(change.weights).all() and np.isfinite(change.bias).all():
         matrix = contraction.from_blocks(present.weights + change.weights)
-        contraction.write(graph, matrix, (present.bias + change.bias).ravel())
+        contraction.write(editor, matrix, (present.bias + change.bias).ravel())
 
 
 def _correspond(contraction: Contraction, data: Rows, places: int, result: Rows) -> bool:

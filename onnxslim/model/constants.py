@@ -1,4 +1,4 @@
-"""What is constant: initializers as arrays, what they weigh, and new ones."""
+"""What is constant: initializers as arrays, and what they weigh."""
 
 from __future__ import annotations
 
@@ -69,20 +69,3 @@ def static_bytes(value: ir.Value) -> int | None:
             return None
         count *= size
     return count * max(1, dtype.bitwidth) // 8
-
-
-def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Add `array` to `graph` as an initializer called `name`, which must be free, and return it."""
-    tensor = as_tensor(array, name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def fresh_name(graph: ir.Graph, wanted: str) -> str:
-    """Return `wanted`, or `wanted` and a number, such that no initializer of `graph` is called so."""
-    name, number = wanted, 0
-    while name in graph.initializers:
-        number += 1
-        name = f"{wanted}_{number}"
-    return name

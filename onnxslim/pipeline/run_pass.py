@@ -98,7 +98,6 @@ def attempt(step: Pass, current: MeasuredModel, judge: Judge, context: Context) 
 
 def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> Attempt:
     clone = current.model.clone()
-    clone.graph.meta.update(current.model.graph.meta)
     ledger = context.ledger
     try:
         change = step.run(clone, context)

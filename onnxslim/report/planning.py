@@ -77,7 +77,6 @@ def plan_model(
     current = model
     for step in steps:
         clone = (current if passes is not None else model).clone()
-        clone.graph.meta.update(model.graph.meta)
         told.append(PlannedPass(step.name, option_values(step), step.judged_as.value, step.plan(clone, context)))
         current = clone
     return ModelPlan(os.fspath(Path(path)), tuple(told))

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
 from onnxslim.analysis.growth import Growth
+from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import graphs_within, main_graphs
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.identity import eliminate_identity
@@ -109,7 +110,7 @@ class _Driver:
         self.functions = [f for f in model.functions.values() if f.opset_imports.get("") == self.opset]
         self.inner = {graph for function in self.functions for graph in graphs_within(function.graph)}
         self.unsorted: dict[ir.Graph, None] = {}
-        self.taken = {name for name in _names(self._graphs()) if name}
+        self.editor = Editor(model)
 
     def _graphs(self) -> Iterator[ir.Graph]:
         if self.model.opset_imports.get("", self.opset) == self.opset:
@@ -168,7 +169,7 @@ class _Driver:
         self.growth.spend(added_bytes(match, plan, self.growth), plan.arrays.values())
         results = match.results()
         base = results[0].name or match.root.name or match.rule.name
-        nodes, initializers, made = build(plan, match, lambda name: self._fresh(f"{base}/{name}"))
+        nodes, initializers, made = build(plan, match, lambda name: self.editor.name(f"{base}/{name}"))
         makers = [output.producer() for output in made.values()]
         for place, value in enumerate(initializers):
             if graph in self.inner:  # functions have no initializers
@@ -181,16 +182,14 @@ class _Driver:
         ):
             new = made[result.name]
             if new.is_initializer() or new.producer() not in makers:
-                identity = ir.Node("", "Identity", [new], name=self._fresh(f"{base}/Identity"))
+                identity = ir.Node("", "Identity", [new], name=self.editor.name(f"{base}/Identity"))
                 nodes.append(identity)
                 new = identity.outputs[0]
-            new.type, new.shape = old.type, old.shape
             replaced.append((old, new))
         readers = [v for v in match.values.values() if v is not None and not v.is_initializer() and v.producer()]
         graph.insert_before(match.root, nodes)
         for old, new in replaced:
-            old.replace_all_uses_with(new, replace_graph_outputs=True)
-            new.name, old.name = old.name, f"{old.name}/replaced"
+            take_over(new, old)
         final = replaced[0][1].producer()
         if final is not None:
             final.name = match.root.name
@@ -203,14 +202,6 @@ class _Driver:
         for node in nodes:
             eliminate_identity(node)
         return [node for node in touched if node.graph is not None]
-
-    def _fresh(self, wanted: str) -> str:
-        name, number = wanted, 0
-        while name in self.taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self.taken.add(name)
-        return name
 
     def finish(self) -> Applied:
         for graph in self.unsorted:
@@ -241,11 +232,3 @@ def _constant_node(value: ir.Value) -> ir.Node:
     value.replace_all_uses_with(output)
     output.name = value.name
     return node
-
-
-def _names(graphs: Iterable[ir.Graph]) -> Iterator[str | None]:
-    for graph in graphs:
-        yield from (value.name for value in (*graph.inputs, *graph.initializers.values()))
-        for node in graph:
-            yield node.name
-            yield from (output.name for output in node.outputs)

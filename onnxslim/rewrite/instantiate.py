@@ -17,7 +17,8 @@ import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.analysis.fold import known_shape, may_evaluate
-from onnxslim.model.constants import as_tensor, constant, constant_tensor
+from onnxslim.model.constants import constant, constant_tensor
+from onnxslim.model.edit import constant_value
 from onnxslim.ops.defaults import is_usual
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
@@ -352,11 +353,8 @@ def build(
     made: dict[str, ir.Value] = {}
     initializers: list[ir.Value] = []
     for each, array in plan.arrays.items():
-        label = name(each)
-        tensor = as_tensor(array, label)
-        value = ir.Value(name=label, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-        made[each] = value
-        initializers.append(value)
+        made[each] = constant_value(name(each), array)
+        initializers.append(made[each])
     nodes: list[ir.Node] = []
     results = {result.name: place for place, result in enumerate(match.rule.results)}
     for planned in plan.nodes:

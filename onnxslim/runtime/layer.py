@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.model.constants import constant_tensor, new_initializer
+from onnxslim.model.constants import constant_tensor
+from onnxslim.model.edit import new_initializer
 from onnxslim.ops.binding import Attribute, BoundSignature, FactorKey, op_of
 from onnxslim.ops.signatures import OpName
 

@@ -150,7 +150,7 @@ class Lowrank(Pass):
             RunError: The model does not run on the calibration samples.
         """
         infer_shapes(model)
-        spread(model.graph, self._spreads)
+        spread(model, self._spreads)
         fused = fuse(model, self.include, self.exclude)
         if fused:
             infer_shapes(model)

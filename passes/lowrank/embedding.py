@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.fit.refit import SAMPLES
-from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.observe.observation import defaults, truncated
 from onnxslim.ops.binding import attribute, op_of
 from onnxslim.pipeline.interface import Context, LayerChange, Note
@@ -78,6 +79,7 @@ def split_tables(
         counts = count_rows(model, tables, context.draw(SAMPLES, "lowrank: rows of tables"), context.open_session)
     bases = [basis(table, counts.get(table.name)) for table in tables]
     options = [table_candidates(table, each[0], settings.align) for table, each in zip(tables, bases, strict=True)]
+    editor = Editor(model)
     done: list[Note] = []
     changes: list[LayerChange] = []
     reads = count_reads(model, tables, context) if tables else {}
@@ -87,7 +89,7 @@ def split_tables(
         if each is None:
             left.append(Note(table.name, "left alone", why_whole(own, settings.wish, settings.align)))
             continue
-        write_table(model.graph, table, split_table(table, vectors, each.ranks[0]))
+        write_table(editor, table, split_table(table, vectors, each.ranks[0]))
         kept = f"{1 - each.error:.2%} of the energy of its rows retained"
         done.append(Note(table.name, describe(table.parameters, each), kept))
         (rank,), full = each.ranks, min(table.inputs, table.outputs)
@@ -217,23 +219,20 @@ def split_table(table: EmbeddingTable, vectors: Array, rank: int) -> Split:
     return Split(Factorization.EMBEDDING, (rank,), (narrow, kept.T.copy()), narrow @ kept.T)
 
 
-def write_table(graph: ir.Graph, table: EmbeddingTable, made: Split) -> None:
+def write_table(editor: Editor, table: EmbeddingTable, made: Split) -> None:
     """Put the factors in the place of a table, in place: all nodes that read it read the narrower one."""
     held = constant(table.weight)
     assert held is not None
     narrow, wide = (
-        new_initializer(graph, fresh_name(graph, f"{table.weight.name}_factor_{number}"), factor.astype(held.dtype))
+        editor.initializer(f"{table.weight.name}_factor_{number}", factor.astype(held.dtype))
         for number, factor in enumerate(made.factors, start=1)
     )
     for node in table.nodes:
         output = node.outputs[0]
-        rows = ir.Value(name=f"{output.name}_factor_1", type=output.type)
+        rows = ir.Value(name=editor.name(f"{output.name}_factor_1"), type=output.type)
         read = ir.Node("", node.op_type, [narrow, node.inputs[1]], list(node.attributes.values()), outputs=[rows])
-        result = ir.Value(name=output.name, type=output.type, shape=output.shape)
-        product = ir.Node("", "MatMul", [rows, wide], outputs=[result])
-        graph.insert_before(node, [read, product])
-        output.replace_all_uses_with(result, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-        result.name = output.name
-    if not table.weight.uses():
-        del graph.initializers[table.weight.name or ""]
+        product = ir.Node("", "MatMul", [rows, wide])
+        editor.graph.insert_before(node, [read, product])
+        take_over(product.outputs[0], output)
+        editor.graph.remove(node, safe=True)
+    drop_unused(editor.graph, [table.weight])

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor, drop_unused, overwrite, take_over
 from onnxslim.ops.binding import Attribute, op_of
 from onnxslim.runtime.layer import DTYPES, Previous, Step, Tensor, TimedLayer
 
@@ -130,11 +131,11 @@ _OF_WINDOWS = {
 }
 
 
-def write(graph: ir.Graph, layer: WeightLayer, split: Split, biases: Sequence[Array | None]) -> None:
+def write(editor: Editor, layer: WeightLayer, split: Split, biases: Sequence[Array | None]) -> None:
     """Put the factors of `split` in the place of `layer`, in place.
 
     Args:
-        graph: The main graph.
+        editor: Of the model.
         layer: What was split; its nodes go.
         split: The factors.
         biases: For each site what its bias is to be, None where it stays as it is.
@@ -144,32 +145,28 @@ def write(graph: ir.Graph, layer: WeightLayer, split: Split, biases: Sequence[Ar
     made = parts(layer, split.form, split.ranks)
     stored = []
     for number, (part, factor) in enumerate(zip(made, split.factors, strict=True), start=1):
-        array = np.ascontiguousarray(part.arrange(factor).reshape(part.shape)).astype(held.dtype)
-        stored.append(new_initializer(graph, fresh_name(graph, f"{layer.weight.name}_factor_{number}"), array))
+        array = part.arrange(factor).reshape(part.shape).astype(held.dtype)
+        stored.append(editor.initializer(f"{layer.weight.name}_factor_{number}", array))
     for site, bias in zip(layer.sites, biases, strict=True):
         if bias is not None:
-            _set_bias(graph, site, bias, held.dtype)
-        own = _own_biases(graph, site, split, held.dtype)
-        _replace(graph, layer, site, made, stored, own, joined=split.form is Factorization.PIVOT)
-    if not layer.weight.uses():
-        del graph.initializers[layer.weight.name or ""]
+            _set_bias(editor, site, bias, held.dtype)
+        own = _own_biases(editor, site, split, held.dtype)
+        _replace(editor, layer, site, made, stored, own, joined=split.form is Factorization.PIVOT)
+    drop_unused(editor.graph, [layer.weight])
 
 
-def refit_whole(layer: WeightLayer, dense: Array, biases: Sequence[Array | None]) -> int:
+def refit_whole(editor: Editor, layer: WeightLayer, dense: Array, biases: Sequence[Array | None]) -> int:
     """Give a layer that stays whole other numbers, in place; return how many weights that were."""
     held = constant(layer.weight)
     assert held is not None
-    graph = layer.node.graph
-    assert isinstance(graph, ir.Graph)
-    array = dense.T if layer.kernel or layer.transposed else dense
-    layer.weight.const_value = ir.tensor(array.reshape(held.shape).astype(held.dtype), name=layer.weight.name)
+    overwrite(layer.weight, dense.T if layer.kernel or layer.transposed else dense)
     for site, bias in zip(layer.sites, biases, strict=True):
         if bias is not None:
-            _set_bias(graph, site, bias, held.dtype)
+            _set_bias(editor, site, bias, held.dtype)
     return 1
 
 
-def _own_biases(graph: ir.Graph, site: WeightUse, split: Split, dtype: npt.DTypeLike) -> list[list[ir.Value | None]]:
+def _own_biases(editor: Editor, site: WeightUse, split: Split, dtype: npt.DTypeLike) -> list[list[ir.Value | None]]:
     """Return what the node of each factor gets as its own bias: the last all of it, but in the pivoted form, whose
     last factor gets outputs of the first with their bias."""
     held = list(site.node.inputs[2:])
@@ -179,13 +176,12 @@ def _own_biases(graph: ir.Graph, site: WeightUse, split: Split, dtype: npt.DType
     rank, whole = split.ranks[0], np.broadcast_to(bias.ravel(), split.dense.shape[1:]).astype(np.float64)
     result: list[list[ir.Value | None]] = []
     for number, own in enumerate((whole[:rank], whole[rank:] - whole[:rank] @ split.factors[1]), start=1):
-        name = fresh_name(graph, f"{site.node.outputs[0].name}_bias_{number}")
-        result.append([new_initializer(graph, name, own.astype(dtype))])
+        result.append([editor.initializer(f"{site.node.outputs[0].name}_bias_{number}", own.astype(dtype))])
     return result
 
 
 def _replace(
-    graph: ir.Graph,
+    editor: Editor,
     layer: WeightLayer,
     site: WeightUse,
     made: Sequence[Part],
@@ -194,48 +190,42 @@ def _replace(
     *,
     joined: bool,
 ) -> None:
-    node = site.node
+    node, graph = site.node, editor.graph
     value = node.inputs[1 - layer.weight_index]
     assert value is not None
-    old = node.outputs[0]
+    old, before = node.outputs[0], node.inputs[2:]
     nodes: list[ir.Node] = []
-    unused = [each for each in node.inputs[2:] if each is not None]
     for number, (part, weight, bias) in enumerate(zip(made, stored, biases, strict=True), start=1):
         pair = [value, weight] if layer.weight_index else [weight, value]
-        last = number == len(made) and not joined
         inputs: list[ir.Value | None] = [*pair, *bias]
         attributes = [ir.convenience.convert_attribute(name, each) for name, each in part.attributes.items()]
-        name = f"{node.name or old.name}_factor_{number}"
-        output = ir.Value(name=old.name if last else name, type=old.type, shape=old.shape if last else None)
-        nodes.append(ir.Node(node.domain, node.op_type, inputs, attributes, outputs=[output], name=name))
-        value = output
+        name = editor.name(f"{node.name or old.name}_factor_{number}")
+        nodes.append(ir.Node(node.domain, node.op_type, inputs, attributes, name=name))
+        value = nodes[-1].outputs[0]
+        value.name, value.type = name, old.type
     if joined:
-        value = ir.Value(name=old.name, type=old.type, shape=old.shape)
-        axis = ir.convenience.convert_attribute("axis", site.output_axis)
-        both = [each.outputs[0] for each in nodes]
-        nodes.append(ir.Node(*JOIN, both, [axis], outputs=[value], name=f"{node.name or old.name}_factors"))
+        name = editor.name(f"{node.name or old.name}_factors")
+        both = [factor.outputs[0] for factor in nodes]
+        nodes.append(ir.Node(*JOIN, both, [ir.AttrInt64("axis", site.output_axis)], name=name))
+        value = nodes[-1].outputs[0]
     graph.insert_before(node, nodes)
-    old.replace_all_uses_with(value, replace_graph_outputs=True)
+    take_over(value, old)
     graph.remove(node, safe=True)
-    value.name = old.name
-    for each in unused:
-        if each.is_initializer() and not each.uses() and not each.is_graph_output():
-            del graph.initializers[each.name or ""]
+    drop_unused(graph, before)
 
 
-def _set_bias(graph: ir.Graph, site: WeightUse, bias: Array, dtype: npt.DTypeLike) -> None:
+def _set_bias(editor: Editor, site: WeightUse, bias: Array, dtype: npt.DTypeLike) -> None:
     place = site.bias
     assert place is not None
     held = place.node.inputs[place.index] if place.index < len(place.node.inputs) else None
     before = constant(held)
     if held is not None and before is not None and len(held.uses()) == 1 and not held.is_graph_output():
-        held.const_value = ir.tensor(bias.reshape(before.shape).astype(before.dtype), name=held.name)
+        overwrite(held, bias)
         return
     if place.index >= len(place.node.inputs):
         place.node.resize_inputs(place.index + 1)
-    name = fresh_name(graph, f"{place.node.outputs[0].name}_bias")
-    shape = bias.shape if before is None else before.shape
-    place.node.replace_input_with(place.index, new_initializer(graph, name, bias.reshape(shape).astype(dtype)))
+    own = bias.reshape(bias.shape if before is None else before.shape).astype(dtype)
+    place.node.replace_input_with(place.index, editor.initializer(f"{place.node.outputs[0].name}_bias", own))
 
 
 def timed(

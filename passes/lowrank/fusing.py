@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.ops.binding import attribute, op_of
 from onnxslim.pipeline.interface import Note
 
@@ -42,10 +43,11 @@ def fuse(model: ir.Model, include: Sequence[str] = (), exclude: Sequence[str] = 
         exclude: Factors with one of these names stay.
     """
     notes: list[Note] = []
+    editor = Editor(model)
     while (pair := _pair(model, include, exclude)) is not None:
         first, second, product = pair
         before = first.parameters + second.parameters
-        _write(model.graph, first, second, product)
+        _write(editor, first, second, product)
         notes.append(
             Note(second.name, f"multiplied out: {before} -> {product.stored.size} parameters", "its rank is full")
         )
@@ -128,27 +130,17 @@ def _bias(layer: WeightLayer) -> Array:
     return place.held(layer.outputs) if place is not None and place.own else np.zeros(layer.outputs)
 
 
-def _write(graph: ir.Graph, first: WeightLayer, second: WeightLayer, product: Product) -> None:
+def _write(editor: Editor, first: WeightLayer, second: WeightLayer, product: Product) -> None:
     held = constant(second.weight)
     assert held is not None
-    weight = new_initializer(
-        graph,
-        fresh_name(graph, f"{first.weight.name}_multiplied"),
-        np.ascontiguousarray(product.stored).astype(held.dtype),
-    )
+    weight = editor.initializer(f"{first.weight.name}_multiplied", product.stored.astype(held.dtype))
     inputs: list[ir.Value | None] = [first.node.inputs[0], weight]
     if product.bias is not None and (len(first.node.inputs) > 2 or len(second.node.inputs) > 2 or product.bias.any()):
-        name = fresh_name(graph, f"{second.node.outputs[0].name}_bias")
-        inputs.append(new_initializer(graph, name, product.bias.astype(held.dtype)))
-    host, node = product.host, second.node
-    old = node.outputs[0]
-    result = ir.Value(name=old.name, type=old.type, shape=old.shape)
-    made = ir.Node("", host.op_type, inputs, list(host.attributes.values()), outputs=[result], name=node.name)
-    unused = [value for each in (first.node, node) for value in each.inputs[1:] if value is not None]
+        inputs.append(editor.initializer(f"{second.node.outputs[0].name}_bias", product.bias.astype(held.dtype)))
+    host, node, graph = product.host, second.node, editor.graph
+    made = ir.Node("", host.op_type, inputs, list(host.attributes.values()), name=node.name)
+    before = [*first.node.inputs[1:], *node.inputs[1:]]
     graph.insert_before(node, made)
-    old.replace_all_uses_with(result, replace_graph_outputs=True)
+    take_over(made.outputs[0], node.outputs[0])
     graph.remove([node, first.node], safe=True)
-    result.name = old.name
-    for value in unused:
-        if not value.uses() and value.is_initializer() and not value.is_graph_output():
-            del graph.initializers[value.name or ""]
+    drop_unused(graph, before)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Samples
+from onnxslim.model.edit import Editor
 from onnxslim.runtime.session import Session
 
 from .emit import write
@@ -53,7 +54,7 @@ class Sensitivity:
         """Return the energy of the error of the outputs, as a share of theirs, where `layer` alone is split."""
         probe = self._model.clone()
         own = next(each for each in find_layers(probe, (), (), smallest=1)[0] if each.weight.name == layer.weight.name)
-        write(probe.graph, own, made, biases)
+        write(Editor(probe), own, made, biases)
         given = self._run(probe)
         shares = [
             float(np.square(array - given[name]).sum()) / self._energy[name]

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.fit.refit import BUDGET, FEWEST, STREAMED
+from onnxslim.model.edit import Editor
 from onnxslim.observe.finite import first_not_finite
 from onnxslim.observe.observation import truncated
 from onnxslim.pipeline.interface import Context, LayerChange, Note
@@ -299,15 +300,15 @@ class Splitting:
             ordered = watch.order(self.layers)
             first = next(at for at, layer in enumerate(ordered) if layer.name in wanted)
             work = [layer for layer in ordered[first:] if layer.name not in broken]
-        fitted = 0
+        editor, fitted = Editor(self._model), 0
         for layer, seen in _each(watch, work):
             each = wanted.get(layer.name)
             problem = self._problem(layer, seen)
             if each is None:
-                fitted += refit_whole(layer, problem.best, _biases(layer, seen, problem.best))
+                fitted += refit_whole(editor, layer, problem.best, _biases(layer, seen, problem.best))
                 continue
             made = split(problem, each.form, each.ranks)
-            write(self._model.graph, layer, made, _biases(layer, seen, made.dense))
+            write(editor, layer, made, _biases(layer, seen, made.dense))
             kept = f"{1 - problem.loss(made.dense):.2%} of its output retained"
             if seen is not None and not seen.joined().rows:
                 kept = "by its weights alone: the rows that it gets are not those that it got before"

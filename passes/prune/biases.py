@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
 from onnxslim.analysis.linear_layer import Contraction, add_bias
+from onnxslim.model.edit import Editor
 
 
 def add_to_bias(
-    graph: ir.Graph, coupling: Coupling, read: Contraction, shift: npt.NDArray[np.float64], gone: Mask
+    editor: Editor, coupling: Coupling, read: Contraction, shift: npt.NDArray[np.float64], gone: Mask
 ) -> bool:
     """Add `shift` to the bias of a contraction.
 
     Args:
-        graph: Its graph.
+        editor: Of its model.
         coupling: The coupled axes, of before the cut.
         read: The contraction.
         shift: What to add, shape [output channels], before the cut.
@@ -27,7 +27,7 @@ def add_to_bias(
         Whether there was a bias to add to, or to be made.
     """
     labels = _output_labels(coupling, read)
-    return add_bias(graph, read, shift, kept=None if labels is None else ~gone[labels])
+    return add_bias(editor, read, shift, kept=None if labels is None else ~gone[labels])
 
 
 def _output_labels(coupling: Coupling, read: Contraction) -> npt.NDArray[np.int64] | None:

@@ -17,6 +17,7 @@ from onnxslim.analysis.coupling import ChannelGroup, Coupling, couple
 from onnxslim.analysis.linear_layer import Contraction
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor, overwrite
 from onnxslim.ops.relations import Indices
 from onnxslim.pipeline.rewrite_gate import RewriteGate
 
@@ -99,12 +100,13 @@ def remove_dead_and_constant(
         if among.any() and ledger.refusal(f"removing channels of {group.name}", WITHOUT_TRACE) is not None:
             taken = taken[~among]
     gone = labels.removed(taken)
+    editor = Editor(model)
     for read in _readers(ends):
         own = coupling.of(read.data, read.data_axis)
         if own is not None and gone[own].any():
             shift = shift_of(known, read, np.flatnonzero(gone[own]))
             if shift.any():
-                add_to_bias(model.graph, coupling, read, shift, gone)
+                add_to_bias(editor, coupling, read, shift, gone)
     if len(taken):
         cut(model, coupling, gone)
     result = []
@@ -191,9 +193,8 @@ def _merge(coupling: Coupling, read: Contraction, pairs: Sequence[tuple[int, int
                 moved[to] += moved[source]
                 changed = True
         if changed:
-            merged = np.moveaxis(moved, 0, axis).astype(array.dtype)
-            read.weight.const_value = ir.tensor(np.ascontiguousarray(merged), name=read.weight.name)
-            array = merged
+            array = np.moveaxis(moved, 0, axis).astype(array.dtype)
+            overwrite(read.weight, array)
 
 
 def _readers(ends: Sequence[Consumer]) -> list[Contraction]:

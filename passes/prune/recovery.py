@@ -14,6 +14,7 @@ from onnxslim.analysis.labels import Mask
 from onnxslim.analysis.linear_layer import Contraction, contractions
 from onnxslim.fit.normalisation import Scaled, correctable
 from onnxslim.fit.refit import Fit, enough, fits, refit
+from onnxslim.model.edit import Editor
 from onnxslim.observe.observation import ChannelMoments, Place
 from onnxslim.ops.relations import Indices
 from onnxslim.pipeline.interface import Context, Note
@@ -29,12 +30,13 @@ def compensate(
     moments: Mapping[Place, ChannelMoments],
 ) -> None:
     """Add what the channels that go are on average to the biases behind them; before the cut."""
+    editor = Editor(model)
     for contraction in read:
         labels = coupling.of(contraction.data, contraction.data_axis)
         if labels is not None and gone[labels].any():
             mean = moments[contraction.data.name or "", contraction.data_axis].mean
             shift = contraction.shift(np.where(gone[labels], mean, 0.0))
-            add_to_bias(model.graph, coupling, contraction, shift, gone)
+            add_to_bias(editor, coupling, contraction, shift, gone)
 
 
 @dataclasses.dataclass(frozen=True)

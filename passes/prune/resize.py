@@ -6,18 +6,15 @@ structure of `ops.axes` that does has one function here, found by its word.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
 from onnxslim.model.constants import constant
-from onnxslim.model.nesting import nodes_within
+from onnxslim.model.edit import Editor
 from onnxslim.ops.binding import attribute, bind
 from onnxslim.ops.parameters import numbers, padding, pieces, sliced, slices
 from onnxslim.ops.relations import Indices
@@ -30,7 +27,7 @@ SPLIT_AS_INPUT = 13
 
 def rewrite_lengths(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
     """Rewrite what the nodes of the main graph hold as lengths and places, as if the labels `gone` were cut already."""
-    state = _Cut(model.graph, coupling, gone)
+    state = _Cut(Editor(model), coupling, gone)
     for node in list(model.graph):
         fitted = bind(node)
         rewrite = _REWRITES.get(fitted.signature.kind) if fitted is not None else None
@@ -39,14 +36,12 @@ def rewrite_lengths(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
 
 
 class _Cut:
-    """What is cut, and the graph that new constants go to."""
+    """What is cut, and what adds new constants."""
 
-    def __init__(self, graph: ir.Graph, coupling: Coupling, gone: Mask) -> None:
-        self.graph = graph
+    def __init__(self, editor: Editor, coupling: Coupling, gone: Mask) -> None:
+        self.editor = editor
         self.coupling = coupling
         self.gone = gone
-        self._taken = {value.name for node in nodes_within(graph) for value in node.outputs} | set(graph.initializers)
-        self._taken |= {value.name for value in graph.inputs}
 
     def stays(self, value: ir.Value | None, axis: int) -> Mask | None:
         """Return for each place along an axis whether it stays; None where its size is not known."""
@@ -71,22 +66,7 @@ class _Cut:
             return
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
-        node.replace_input_with(index, self.constant(array, f"{node.outputs[0].name}_{name}"))
-
-    def fresh(self, stem: str) -> str:
-        """Return a name that no value has, and take it."""
-        name = next(each for at in itertools.count() if (each := f"{stem}_{at}" if at else stem) not in self._taken)
-        self._taken.add(name)
-        return name
-
-    def constant(self, array: npt.NDArray[Any], stem: str) -> ir.Value:
-        """Return a new initializer."""
-        name = self.fresh(stem)
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        assert value.const_value is not None
-        value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(array.shape)
-        self.graph.register_initializer(value)
-        return value
+        node.replace_input_with(index, self.editor.initializer(f"{node.outputs[0].name}_{name}", array))
 
 
 def _shrinks(coupling: Coupling, value: ir.Value | None, gone: Mask) -> bool:
@@ -135,7 +115,7 @@ def _joined(cut: _Cut, node: ir.Node, shape: ir.Value | None, lengths: Sequence[
     stem = f"{node.outputs[0].name}_shape"
     if held is not None:
         array = np.array(lengths, held.dtype).reshape(held.shape)
-        return shape if np.array_equal(array, held) else cut.constant(array, stem)
+        return shape if np.array_equal(array, held) else cut.editor.initializer(stem, array)
     joint = shape.producer()
     entries = pieces(shape)
     if joint is None or entries is None or list(lengths) == entries:
@@ -147,9 +127,9 @@ def _joined(cut: _Cut, node: ir.Node, shape: ir.Value | None, lengths: Sequence[
         parts.append(_joined(cut, node, part, lengths[begin : begin + count]))
         begin += count
     copy = ir.Node(joint.domain, joint.op_type, parts, attributes=list(joint.attributes.values()), num_outputs=1)
-    copy.outputs[0].name = cut.fresh(stem)
+    copy.outputs[0].name = cut.editor.name(stem)
     copy.outputs[0].type, copy.outputs[0].shape = shape.type, shape.shape
-    cut.graph.insert_before(node, copy)
+    cut.editor.graph.insert_before(node, copy)
     return copy.outputs[0]
 
 
@@ -165,7 +145,7 @@ def _split(cut: _Cut, node: ir.Node) -> None:
     assert node.inputs[0].shape is not None
     axis %= len(node.inputs[0].shape)
     lengths = [cut.length(value, axis, 0) for value in node.outputs]
-    opset = cut.graph.opset_imports.get("", SPLIT_AS_INPUT)
+    opset = cut.editor.graph.opset_imports.get("", SPLIT_AS_INPUT)
     if len(node.inputs) > 1 or "split" in node.attributes or len(set(lengths)) > 1:
         node.attributes.pop("num_outputs", None)
         if opset < SPLIT_AS_INPUT:
@@ -206,16 +186,17 @@ def _slice(cut: _Cut, node: ir.Node) -> None:
         cut.write(node, "steps", 4, steps)
     for axis, moved in apart.items():
         held = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        indices = cut.constant(moved.astype(np.int64 if held is None else held.dtype), f"{result.name}_places")
+        kind = np.int64 if held is None else held.dtype
+        indices = cut.editor.initializer(f"{result.name}_places", moved.astype(kind))
         data = node.inputs[0]
         assert data is not None
         gather = ir.Node("", "Gather", [data, indices], [ir.AttrInt64("axis", axis)], num_outputs=1)
-        gather.outputs[0].name = cut.fresh(f"{result.name}_picked")
+        gather.outputs[0].name = cut.editor.name(f"{result.name}_picked")
         gather.outputs[0].type = source.type
         gather.outputs[0].shape = ir.Shape(
             len(moved) if at == axis else data.shape[at] if data.shape is not None else None for at in range(rank)
         )
-        cut.graph.insert_before(node, gather)
+        cut.editor.graph.insert_before(node, gather)
         node.replace_input_with(0, gather.outputs[0])
 
 

@@ -20,6 +20,7 @@ from onnxslim.analysis.labels import Mask
 from onnxslim.analysis.linear_layer import Contraction, own_bias
 from onnxslim.data import Samples
 from onnxslim.model.constants import constant
+from onnxslim.model.edit import overwrite
 from onnxslim.observe.gram import Gram
 from onnxslim.runtime.session import Session
 
@@ -115,10 +116,8 @@ class Prober:
         held: dict[ir.Value, ir.TensorProtocol | None] = {}
 
         def put(value: ir.Value, array: npt.NDArray[np.float64]) -> None:
-            old = constant(value)
-            assert old is not None
             held.setdefault(value, value.const_value)
-            value.const_value = ir.tensor(array.reshape(old.shape).astype(old.dtype), name=value.name)
+            overwrite(value, array)
 
         try:
             for contraction, gram in moments:

@@ -15,6 +15,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import FORM
 from onnxslim.model.constants import constant
+from onnxslim.model.edit import become
 from onnxslim.model.nesting import nodes_within
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 
@@ -101,7 +102,7 @@ class Quant(Pass):
             notes.append(
                 Note("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there")
             )
-        spread(working.graph, lambda node: not excluded_by(node, self.include, self.exclude))
+        spread(working, lambda node: not excluded_by(node, self.include, self.exclude))
         samples = context.draw(self.samples, "quant: calibration")
         settings = CalibrationSettings(self.calibration, self.percentile, self.activations, self.include, self.exclude)
         calibrator = Calibrator(settings, working, table, context, samples)
@@ -120,9 +121,9 @@ class Quant(Pass):
         scales = calibrator.scales(plan)
         means = calibrator.means(plan) if self.bias_correction else {}
         if working is not model:
-            _become(model, working)
+            become(model, working)
         weights, biases = self._weights(plan, scales, means, context)
-        insert(model.graph, plan, scales, weights, biases, table.clamps)
+        insert(model, plan, scales, weights, biases, table.clamps)
         _forget_value_info(model)
         notes += calibrator.notes
         notes += [
@@ -226,14 +227,6 @@ def _adds_exactly(site: QuantSite, weight: npt.NDArray[np.generic]) -> bool:
 def _pays(plan: QuantPlan) -> bool:
     """Whether something runs in int8 that is worth it by itself."""
     return any(site.weight is not None or site.row.required for site in plan.sites)
-
-
-def _become(model: ir.Model, other: ir.Model) -> None:
-    """Give `model` the content of `other`."""
-    model.graph = other.graph
-    model.ir_version = other.ir_version
-    model.functions.clear()
-    model.functions.update(other.functions)
 
 
 def _forget_value_info(model: ir.Model) -> None:

@@ -11,8 +11,7 @@ short, and the pairs have none.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant
-from onnxslim.model.nesting import nodes_within
+from onnxslim.model.edit import Editor, drop_unused, new_initializer, take_over
 
 from .plan import QuantPlan, clamp_limits
 from .scales import Scale
@@ -36,30 +35,21 @@ SLACK = 1e-6
 class Writer:
     """Adds nodes and constants to a graph, equal constants once, under short names that are free."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self._graph = graph
-        taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
-        for node in nodes_within(graph):
-            taken.update(value.name for value in (*node.inputs, *node.outputs) if value is not None)
-        self._names: Iterator[str] = (f"q{n}" for n in itertools.count() if f"q{n}" not in taken)
+    def __init__(self, model: ir.Model) -> None:
+        self._graph = model.graph
+        self._editor = Editor(model)
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def name(self) -> str:
         """Return a name that nothing has yet."""
-        return next(self._names)
+        return self._editor.numbered("q")
 
     def hold(self, array: npt.NDArray[Any]) -> ir.Value:
         """Return an initializer with this content; what is there already is shared."""
         key = (array.dtype.str, array.shape, array.tobytes())
-        if key in self._constants:
-            return self._constants[key]
-        tensor = ir.tensor(array, name=self.name())
-        value = ir.Value(
-            name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-        )
-        self._graph.register_initializer(value)
-        self._constants[key] = value
-        return value
+        if key not in self._constants:
+            self._constants[key] = new_initializer(self._graph, self.name(), array)
+        return self._constants[key]
 
     def rename(self, value: ir.Value, original: ir.Value) -> None:
         """Give an initializer the name of the one that it replaces, where nothing reads that any more."""
@@ -67,12 +57,6 @@ class Writer:
         if not original.uses() and not original.is_graph_output() and name in self._graph.initializers:
             del self._graph.initializers[name]
             value.name = name
-
-    def drop_unused(self) -> None:
-        """Remove the initializers that nothing reads."""
-        for name, value in tuple(self._graph.initializers.items()):
-            if not value.uses() and not value.is_graph_input() and not value.is_graph_output():
-                del self._graph.initializers[name]
 
     def add(self, op_type: str, inputs: list[ir.Value], dtype: ir.DataType, **attributes: Any) -> ir.Value:
         """Append a node without a name and return its output."""
@@ -99,7 +83,7 @@ class Writer:
 
 
 def insert(
-    graph: ir.Graph,
+    model: ir.Model,
     plan: QuantPlan,
     scales: Mapping[ir.Value, Scale],
     weights: Mapping[ir.Node, QuantizedWeight],
@@ -109,14 +93,14 @@ def insert(
     """Quantize what `plan` says, in place.
 
     Args:
-        graph: The main graph.
+        model: Its main graph is quantized.
         plan: Its sites and groups.
         scales: The scale of every tensor of every group.
         weights: The weight of every site that has one.
         biases: The bias of every site that has one.
         clamps: The target's clamps.
     """
-    writer = Writer(graph)
+    graph, writer = model.graph, Writer(model)
     quantized: dict[ir.Value, ir.Value] = {}
     _write_parameters(writer, plan, scales, weights, biases)
     for site in plan.sites:
@@ -140,7 +124,7 @@ def insert(
             _take_over_output(graph, behind, output, writer.name())
     for node, inputs in replaced.items():
         _replace_inputs(node, inputs)
-    writer.drop_unused()
+    drop_unused(graph, list(graph.initializers.values()))
     graph.sort()
 
 
@@ -150,17 +134,14 @@ def _replace_inputs(node: ir.Node, inputs: Mapping[int, ir.Value]) -> None:
         for index, value in inputs.items():
             node.replace_input_with(index, value)
         return
-    results = [ir.Value(type=old.type, shape=old.shape) for old in node.outputs]
     given = [inputs.get(index, value) for index, value in enumerate(node.inputs)]
     attributes = list(node.attributes.values())
-    made = ir.Node(node.domain, node.op_type, given, attributes, outputs=results, name=node.name)
+    made = ir.Node(node.domain, node.op_type, given, attributes, num_outputs=len(node.outputs), name=node.name)
     graph = node.graph
     assert graph is not None, "it lies in the main graph"
     graph.insert_before(node, made)
-    for old, result in zip(node.outputs, results, strict=True):
-        name = old.name
-        old.replace_all_uses_with(result, replace_graph_outputs=True)
-        old.name, result.name = None, name
+    for old, result in zip(node.outputs, made.outputs, strict=True):
+        take_over(result, old)
     graph.remove(node, safe=True)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
-from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor
 from onnxslim.model.nesting import every_graph
 
 DEMANDED: Mapping[str, int] = {"LSTM": 3, "GRU": 3, "RNN": 3, "Gemm": 2}
@@ -29,23 +30,23 @@ DEPTH = 50
 def decide_by_rank(model: ir.Model, known: Inference) -> int:
     """Make conditions constant where all branches but one give a rank that cannot be. Returns how many."""
     functions = {g for function in model.functions.values() for g in (function.graph, *function.subgraphs())}
-    count = 0
+    count, editor = 0, Editor(model)
     for graph in every_graph(model):
         for node in list(graph) if graph not in functions else ():
             demanded = DEMANDED.get(node.op_type) if not node.domain and node.inputs else None
             if demanded is not None:
-                count += _trace(graph, node.inputs[0], demanded, known)
+                count += _trace(editor, graph, node.inputs[0], demanded, known)
     return count
 
 
-def _trace(graph: ir.Graph, value: ir.Value | None, rank: int, known: Inference) -> bool:
+def _trace(editor: Editor, graph: ir.Graph, value: ir.Value | None, rank: int, known: Inference) -> bool:
     """Follow a value of which the rank is told back to an If of the same graph, which runs whenever its user does."""
     for _ in range(DEPTH):
         node = value.producer() if value is not None else None
         if node is None or node.domain or node.graph is not graph:
             return False
         if node.op_type == "If":
-            return _decide(graph, node, node.outputs.index(value), rank, known)
+            return _decide(editor, graph, node, node.outputs.index(value), rank, known)
         added = _added(node)
         if added is None:
             return False
@@ -64,7 +65,7 @@ def _added(node: ir.Node) -> int | None:
     return None if axes is None else each * axes.size
 
 
-def _decide(graph: ir.Graph, node: ir.Node, place: int, rank: int, known: Inference) -> bool:
+def _decide(editor: Editor, graph: ir.Graph, node: ir.Node, place: int, rank: int, known: Inference) -> bool:
     condition = node.inputs[0]
     if condition is None or constant(condition) is not None:
         return False
@@ -78,7 +79,7 @@ def _decide(graph: ir.Graph, node: ir.Node, place: int, rank: int, known: Infere
     shape, maker = known.fact(condition).shape, condition.producer()
     one = shape is not None and all(size == 1 for size in shape)
     told = np.full((1,) * len(shape) if one and shape is not None else (), possible[0])
-    made = new_initializer(graph, fresh_name(graph, f"{node.outputs[place].name}/condition"), told)
+    made = editor.initializer(f"{node.outputs[place].name}/condition", told, graph)
     if one and maker is not None and maker.graph is graph and not condition.is_graph_output():
         condition.replace_all_uses_with(made)  # whoever reads it runs together with this graph, or inside it
     else:

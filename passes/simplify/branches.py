@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import every_graph
 
 from .dead import remove_node
@@ -43,44 +44,23 @@ def _inline(node: ir.Node, graph: ir.Graph, model: ir.Model) -> bool:
     branch.outputs.clear()
     branch.initializers.clear()
     branch.remove(inner_nodes)
-    taken = _names(model)
+    editor = Editor(model)  # made here: what the branch holds keeps its names where nothing else has them
     for value in initializers:
-        value.name = _free(value.name, taken)
+        value.name = editor.name(value.name or "inlined")
         graph.register_initializer(value)
     for inner in inner_nodes:
-        inner.name = _free(inner.name, taken)
+        inner.name = editor.name(inner.name or "inlined")
         for output in inner.outputs:
             if output.name != "":
-                output.name = _free(output.name, taken)
+                output.name = editor.name(output.name or "inlined")
     graph.insert_before(node, inner_nodes)
     for old, new in zip(node.outputs, results, strict=True):
         if old.is_graph_output():
-            identity = ir.Node("", "Identity", [new], name=_free(f"{old.name}/Identity", taken))
-            passed = identity.outputs[0]
-            passed.type, passed.shape = old.type or new.type, old.shape
+            identity = ir.Node("", "Identity", [new], name=editor.name(f"{old.name}/Identity"))
+            old.type = old.type or new.type
             graph.insert_before(node, identity)
-            old.replace_all_uses_with(passed, replace_graph_outputs=True)
-            passed.name, old.name = old.name, f"{old.name}/replaced"
+            take_over(identity.outputs[0], old)
         else:
             old.replace_all_uses_with(new)
     remove_node(node)
     return True
-
-
-def _names(model: ir.Model) -> set[str]:
-    names: set[str] = set()
-    for graph in every_graph(model):
-        names.update(value.name or "" for value in (*graph.inputs, *graph.initializers.values()))
-        for node in graph:
-            names.update((node.name or "", *(output.name or "" for output in node.outputs)))
-    return names
-
-
-def _free(wanted: str | None, taken: set[str]) -> str:
-    """Return a name that nothing in the model has: names of the branch could be names of the graph around it."""
-    name, number = wanted or "inlined", 0
-    while name in taken:
-        number += 1
-        name = f"{wanted or 'inlined'}_{number}"
-    taken.add(name)
-    return name

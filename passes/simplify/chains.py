@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
-from onnxslim.model.constants import fresh_name, new_initializer
+from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import every_graph, main_graphs
 
 from .shapes import reshape_target
@@ -20,7 +20,7 @@ def join_reshapes(model: ir.Model, known: Inference) -> int:
 
     Rules do the same where only the second is a Reshape to a known shape. Returns how many were joined.
     """
-    count = 0
+    count, editor = 0, Editor(model)
     for graph in main_graphs(model):
         for node in list(graph):
             if node.domain or node.op_type not in RENAMING:
@@ -33,7 +33,7 @@ def join_reshapes(model: ir.Model, known: Inference) -> int:
                 continue
             sizes = reshape_target(known.fact(source).shape, shape)
             if sizes is not None:
-                _replace(graph, node, first, sizes)
+                _replace(editor, graph, node, first, sizes)
                 count += 1
     return count
 
@@ -46,15 +46,12 @@ def _only_maker(node: ir.Node, place: int) -> ir.Node | None:
     return value.producer()
 
 
-def _replace(graph: ir.Graph, node: ir.Node, first: ir.Node, sizes: list[int]) -> None:
+def _replace(editor: Editor, graph: ir.Graph, node: ir.Node, first: ir.Node, sizes: list[int]) -> None:
     old = node.outputs[0]
-    shape = new_initializer(graph, fresh_name(graph, f"{old.name}/shape"), np.array(sizes, np.int64))
+    shape = editor.initializer(f"{old.name}/shape", np.array(sizes, np.int64), graph)
     joined = ir.Node("", "Reshape", [first.inputs[0], shape], name=node.name)
-    new = joined.outputs[0]
-    new.type, new.shape = old.type, old.shape
     graph.insert_before(node, joined)
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    new.name, old.name = old.name, f"{old.name}/replaced"
+    take_over(joined.outputs[0], old)
     graph.remove([node, first], safe=True)
 
 

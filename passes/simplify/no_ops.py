@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
 from onnxslim.model.constants import constant
+from onnxslim.model.edit import take_over
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.elementwise import broadcast_shapes
 from onnxslim.rewrite.identity import eliminate_identity
@@ -116,11 +117,8 @@ def _pass_by(node: ir.Node, graph: ir.Graph) -> bool:
     if old.is_graph_output() and (node.inputs[0] is None or node.inputs[0].producer() is None):
         return False  # an Identity would have to stay, and nothing be gained
     identity = ir.Node("", "Identity", [node.inputs[0]], name=node.name)
-    new = identity.outputs[0]
-    new.type, new.shape = old.type, old.shape
     graph.insert_before(node, identity)
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    new.name, old.name = old.name, f"{old.name}/replaced"
+    take_over(identity.outputs[0], old)
     graph.remove(node, safe=True)
     eliminate_identity(identity)
     return True

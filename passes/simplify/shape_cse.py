@@ -11,6 +11,7 @@ from collections.abc import Hashable
 import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
+from onnxslim.model.edit import take_over
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.fact import Fact
 from onnxslim.ops.symbols import Expression, Size
@@ -85,9 +86,8 @@ def _read_run(graph: ir.Graph, node: ir.Node, run: Run, version: int) -> ir.Valu
     source, start, end, whole = run
     attributes = [] if whole else [ir.AttrInt64("start", start), ir.AttrInt64("end", end)]
     shape = ir.Node("", "Shape", [source], attributes, name=node.name)
-    old, new = node.outputs[0], shape.outputs[0]
-    new.type, new.shape = old.type, old.shape
     graph.insert_before(node, shape)
-    old.replace_all_uses_with(new)
-    new.name, old.name = old.name, f"{old.name}/replaced"
+    old, new = node.outputs[0], shape.outputs[0]
+    take_over(new, old)
+    old.name = f"{old.name}/replaced"  # what is dead goes later
     return new

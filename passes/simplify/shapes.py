@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference, dimension
 from onnxslim.analysis.inference import declared as declared_fact
-from onnxslim.model.constants import constant_tensor, fresh_name, new_initializer
+from onnxslim.model.constants import constant_tensor
+from onnxslim.model.edit import Editor
 from onnxslim.model.nesting import every_graph, main_graphs
 from onnxslim.ops.symbols import Size
 
@@ -65,7 +66,7 @@ def _told(size: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
 
 def spell_out_shapes(model: ir.Model, known: Inference) -> int:
     """Replace computed shapes by constants where they are known. Returns how many."""
-    count = 0
+    count, editor = 0, Editor(model)
     for graph in main_graphs(model):
         for node in list(graph):
             place = TARGETS.get(node.op_type)
@@ -75,8 +76,8 @@ def spell_out_shapes(model: ir.Model, known: Inference) -> int:
                 continue
             sizes = _sizes(node, known)
             if sizes is not None:
-                name = fresh_name(graph, f"{node.outputs[0].name}/shape")
-                node.replace_input_with(place, new_initializer(graph, name, np.array(sizes, np.int64)))
+                shape = editor.initializer(f"{node.outputs[0].name}/shape", np.array(sizes, np.int64), graph)
+                node.replace_input_with(place, shape)
                 count += 1
     return count
 

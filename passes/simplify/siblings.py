@@ -15,7 +15,8 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import main_graphs
 
 
@@ -37,10 +38,11 @@ SPLIT_SIZES_ARE_INPUT = 13
 def merge_siblings(model: ir.Model) -> int:
     """Let MatMul, Gemm and Conv that share an input, and differ only in constants, be one. Returns how many went."""
     opset = model.opset_imports.get("", 0)
-    return sum(_merge(graph, opset) for graph in main_graphs(model))
+    editor = Editor(model)
+    return sum(_merge(editor, graph, opset) for graph in main_graphs(model))
 
 
-def _merge(graph: ir.Graph, opset: int) -> int:
+def _merge(editor: Editor, graph: ir.Graph, opset: int) -> int:
     families: dict[Hashable, list[ir.Node]] = {}
     for node in graph:
         key = _key(node)
@@ -49,7 +51,7 @@ def _merge(graph: ir.Graph, opset: int) -> int:
     count = 0
     for family in families.values():
         if len(family) > 1:
-            _join(graph, family, opset)
+            _join(editor, graph, family, opset)
             count += len(family) - 1
     return count
 
@@ -89,14 +91,14 @@ def _bias(node: ir.Node) -> ir.Value | None:
     return node.inputs[2] if len(node.inputs) > 2 else None
 
 
-def _join(graph: ir.Graph, family: list[ir.Node], opset: int) -> None:
+def _join(editor: Editor, graph: ir.Graph, family: list[ir.Node], opset: int) -> None:
     first, axis = family[0], _weight_axis(family[0])
     places = [1] if _bias(first) is None else [1, 2]
     joined = []
     for place in places:
         arrays = [array for node in family if (array := constant(node.inputs[place])) is not None]
         whole = np.concatenate(arrays, axis=axis if place == 1 else 0)
-        joined.append(new_initializer(graph, fresh_name(graph, f"{first.inputs[place].name}/siblings"), whole))  # type: ignore[union-attr]  # known, or it would be no sibling
+        joined.append(editor.initializer(f"{first.inputs[place].name}/siblings", whole, graph))  # type: ignore[union-attr]  # known, or it would be no sibling
     weights = [array for node in family if (array := constant(node.inputs[1])) is not None]
     sizes = [int(array.shape[axis]) for array in weights]
     name = first.outputs[0].name
@@ -105,19 +107,16 @@ def _join(graph: ir.Graph, family: list[ir.Node], opset: int) -> None:
         first.op_type,
         [first.inputs[0], *joined],
         list(first.attributes.values()),
-        name=fresh_name(graph, f"{first.name or name}/siblings"),
+        name=editor.name(f"{first.name or name}/siblings"),
     )
-    merged.outputs[0].name = fresh_name(graph, f"{name}/siblings")
+    merged.outputs[0].name = editor.name(f"{name}/siblings")
     inputs, attributes = [merged.outputs[0]], [ir.AttrInt64("axis", KINDS[first.op_type].result)]
     if opset >= SPLIT_SIZES_ARE_INPUT:
-        inputs.append(new_initializer(graph, fresh_name(graph, f"{name}/sizes"), np.array(sizes, np.int64)))
+        inputs.append(editor.initializer(f"{name}/sizes", np.array(sizes, np.int64), graph))
     else:
         attributes.append(ir.AttrInt64s("split", sizes))
-    split = ir.Node("", "Split", inputs, attributes, num_outputs=len(family), name=f"{merged.name}/split")
+    split = ir.Node("", "Split", inputs, attributes, num_outputs=len(family), name=editor.name(f"{merged.name}/split"))
     graph.insert_before(first, [merged, split])
     for node, new in zip(family, split.outputs, strict=True):
-        old = node.outputs[0]
-        new.type, new.shape = old.type, old.shape
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
-        new.name, old.name = old.name, f"{old.name}/replaced"
+        take_over(new, node.outputs[0])
         graph.remove(node, safe=True)

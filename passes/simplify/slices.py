@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
-from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor
 from onnxslim.model.nesting import main_graphs
 
 INPUTS_SINCE = 10
@@ -24,15 +25,15 @@ def join_slices(model: ir.Model, known: Inference) -> int:
     """
     if model.opset_imports.get("", 0) < INPUTS_SINCE:
         return 0
-    count = 0
+    count, editor = 0, Editor(model)
     for graph in main_graphs(model):
         for node in list(graph):
             if node.op_type == "Slice" and not node.domain:
-                count += _pass_on(graph, node, known)
+                count += _pass_on(editor, graph, node, known)
     return count
 
 
-def _pass_on(graph: ir.Graph, first: ir.Node, known: Inference) -> bool:
+def _pass_on(editor: Editor, graph: ir.Graph, first: ir.Node, known: Inference) -> bool:
     """Let the Slices that cut what `first` makes cut what it reads; False where something else needs what it makes."""
     made, source = first.outputs[0], first.inputs[0]
     users = list(dict.fromkeys(use.node for use in made.uses()))
@@ -47,7 +48,7 @@ def _pass_on(graph: ir.Graph, first: ir.Node, known: Inference) -> bool:
         return False
     for node, settings in zip(users, joined, strict=True):
         values = [
-            new_initializer(graph, fresh_name(graph, f"{node.outputs[0].name}/{name}"), array)
+            editor.initializer(f"{node.outputs[0].name}/{name}", array, graph)
             for name, array in zip(("starts", "ends", "axes", "steps"), settings or (), strict=True)
         ]
         node.resize_inputs(5)

@@ -10,20 +10,21 @@ import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
 from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.symbols import Size
 
 
 def join_pieces(model: ir.Model, known: Inference) -> int:
     """Pass by each Concat of all that a Split makes, and each Split of a Concat at its borders. Returns how many."""
-    count = 0
+    count, editor = 0, Editor(model)
     for graph in main_graphs(model):
         for node in list(graph):
             if node.domain or node.op_type not in ("Concat", "Split"):
                 continue
             originals = _whole(node, known) if node.op_type == "Concat" else _parts(node, known)
             if originals is not None:
-                _pass_by(graph, node, originals)
+                _pass_by(editor, graph, node, originals)
                 count += 1
     return count
 
@@ -74,13 +75,11 @@ def _sizes(node: ir.Node) -> list[int] | None:
     return None if array is None else [int(size) for size in array]
 
 
-def _pass_by(graph: ir.Graph, node: ir.Node, originals: list[ir.Value]) -> None:
+def _pass_by(editor: Editor, graph: ir.Graph, node: ir.Node, originals: list[ir.Value]) -> None:
     """Let an Identity each stand for the outputs: it goes where an output of the model does not need it."""
     for old, original in zip(node.outputs, originals, strict=True):
-        identity = ir.Node("", "Identity", [original], name=f"{old.name}/same")
-        new = identity.outputs[0]
-        new.type, new.shape = old.type or original.type, old.shape
+        identity = ir.Node("", "Identity", [original], name=editor.name(f"{old.name}/same"))
+        old.type = old.type or original.type
         graph.insert_before(node, identity)
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
-        new.name, old.name = old.name, f"{old.name}/replaced"
+        take_over(identity.outputs[0], old)
     graph.remove(node, safe=True)

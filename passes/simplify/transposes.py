@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
-from onnxslim.model.constants import constant, fresh_name, new_initializer
+from onnxslim.model.constants import constant
+from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import main_graphs
 
 from .no_ops import BROADCASTING
@@ -111,9 +112,9 @@ class Turned:
 
 def move_transposes(model: ir.Model, known: Inference) -> int:
     """Compute in other layouts what leaves fewer Transposes. Returns how many are saved."""
-    opset = model.opset_imports.get("", 0)
+    editor, opset = Editor(model), model.opset_imports.get("", 0)
     return sum(
-        _Layout(graph, permutation, known, opset).apply()
+        _Layout(editor, graph, permutation, known, opset).apply()
         for graph in main_graphs(model)
         for permutation in dict.fromkeys(permutation_of(node, known) for node in graph)
         if permutation is not None and permutation != tuple(range(len(permutation)))
@@ -134,7 +135,8 @@ def permutation_of(node: ir.Node, known: Inference) -> Permutation | None:
 class _Layout:
     """One graph, and the layout before one permutation: `p[i]` is where axis `i` was."""
 
-    def __init__(self, graph: ir.Graph, permutation: Permutation, known: Inference, opset: int) -> None:
+    def __init__(self, editor: Editor, graph: ir.Graph, permutation: Permutation, known: Inference, opset: int) -> None:
+        self._editor = editor
         self._graph, self._p, self._known, self._opset = graph, permutation, known, opset
         self._back = tuple(int(each) for each in np.argsort(permutation))
         self._moved: dict[ir.Value, ir.Value] = {}
@@ -275,16 +277,14 @@ class _Layout:
         for place in turned.values:
             inputs[place] = self._before(node.inputs[place], node)
         for place, integers in turned.inputs:
-            name = fresh_name(self._graph, f"{node.outputs[0].name}/turned_{place}")
             like = constant(node.inputs[place])
-            inputs[place] = new_initializer(
-                self._graph, name, np.array(integers, np.int64 if like is None else like.dtype)
-            )
+            array = np.array(integers, np.int64 if like is None else like.dtype)
+            inputs[place] = self._editor.initializer(f"{node.outputs[0].name}/turned_{place}", array, self._graph)
         attributes = {**node.attributes, **{each.name: each for each in turned.attributes}}
         new = ir.Node("", node.op_type, inputs, attributes.values(), num_outputs=len(node.outputs), name=node.name)
         self._graph.insert_before(node, new)
         for old, other in zip(node.outputs, new.outputs, strict=True):
-            self._describe(other, old, f"{old.name}/turned", self._back)
+            self._describe(other, old, self._editor.name(f"{old.name}/turned"), self._back)
             self._moved[old] = other
             self._hand_over(old, other, node)
 
@@ -301,8 +301,7 @@ class _Layout:
             array = constant(value) if self._is_known(value) else None
             if array is not None:
                 whole = array.reshape((1,) * (len(self._p) - array.ndim) + array.shape).transpose(self._back)
-                name = fresh_name(self._graph, f"{value.name}/turned")
-                self._moved[value] = new_initializer(self._graph, name, whole)
+                self._moved[value] = self._editor.initializer(f"{value.name}/turned", whole, self._graph)
             elif maker is not None and self._is_turned(value):
                 self._moved[value] = maker.inputs[0]  # type: ignore[assignment]  # a Transpose has an input
             else:
@@ -310,6 +309,7 @@ class _Layout:
         return self._moved[value]
 
     def _transpose(self, value: ir.Value, permutation: Permutation, name: str, before: ir.Node) -> ir.Value:
+        name = self._editor.name(name)
         node = ir.Node("", "Transpose", [value], [ir.AttrInt64s("perm", permutation)], name=name)
         self._describe(node.outputs[0], value, name, permutation)
         self._graph.insert_before(before, node)
@@ -326,9 +326,7 @@ class _Layout:
         inside = [place in self._region[user].values for user, place in users if user in self._region]
         if old.is_graph_output() or len(inside) < len(users) or not all(inside):
             back = self._transpose(new, self._p, f"{old.name}/back", node)
-            back.shape = old.shape
-            old.replace_all_uses_with(back, replace_graph_outputs=True)
-            back.name, old.name = old.name, f"{old.name}/replaced"
+            take_over(back, old)
             self._moved[back] = new
 
 

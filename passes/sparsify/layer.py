@@ -10,10 +10,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import Contraction
-from onnxslim.model.constants import constant
+from onnxslim.model.edit import overwrite
 
 Array = npt.NDArray[np.float64]
 
@@ -41,10 +40,8 @@ class WeightMatrices:
 
     def write(self, matrix: Array) -> None:
         """Replace the weight, in its own layout and type."""
-        weight, array = self.contraction.weight, constant(self.contraction.weight)
-        assert array is not None
         expanded = matrix.reshape([self.contraction.sizes[at] for at in self.order]).transpose(np.argsort(self.order))
-        weight.const_value = ir.tensor(expanded.reshape(array.shape).astype(array.dtype), name=weight.name)
+        overwrite(self.contraction.weight, expanded)
 
 
 def layer_of(contraction: Contraction) -> WeightMatrices:

@@ -65,7 +65,7 @@ def test_a_plain_gemm_computes_the_same(attributes, summand, stored, ends):
     model, feeds = gemm(attributes, SUMMANDS[summand], stored=stored, ends=ends)
     wanted = Session.of(model, CPU).run(feeds)[ends]
     fold_scales(model)
-    spread(model.graph, lambda node: True)
+    spread(model, lambda node: True)
     ir.to_proto(model)
     np.testing.assert_allclose(Session.of(model, CPU).run(feeds)[ends], wanted, rtol=1e-5, atol=1e-5)
     for node in model.graph:
@@ -73,7 +73,7 @@ def test_a_plain_gemm_computes_the_same(attributes, summand, stored, ends):
             assert {"alpha", "beta", "transA"}.isdisjoint(node.attributes)
             assert stored[0], "a product of two computed matrices is a MatMul"
             assert len(node.inputs) < 3 or node.inputs[2].const_value.shape.numpy() == (COLUMNS,)
-    assert not spread(model.graph, lambda node: True), "what is plain stays"
+    assert not spread(model, lambda node: True), "what is plain stays"
 
 
 def test_scales_are_folded_into_what_is_stored():

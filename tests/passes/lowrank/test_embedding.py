@@ -12,6 +12,7 @@ from story import make_context
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
+from onnxslim.model.edit import Editor
 from onnxslim.pipeline.interface import Context, Goal
 from onnxslim.runtime.session import Session
 
@@ -36,7 +37,7 @@ def test_a_table_of_full_rank_is_split_exactly() -> None:
     before = model(GENERATOR.normal(size=(400, 48)).astype(np.float32))
     after = before.clone()
     (table,), _ = find_tables(after, (), ())
-    write_table(after.graph, table, split_table(table, basis(table, None)[1], 48))
+    write_table(Editor(after), table, split_table(table, basis(table, None)[1], 48))
     onnx.checker.check_model(ir.to_proto(after), full_check=True)
     ids = GENERATOR.integers(0, 400, (2, 5))
     one, two = (Session.of(each).run({"ids": ids})["y"] for each in (before, after))

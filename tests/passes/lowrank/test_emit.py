@@ -16,6 +16,7 @@ from sample_models import from_text
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.model.edit import Editor
 from onnxslim.runtime.session import Session
 
 GENERATOR = np.random.default_rng(0)
@@ -55,7 +56,7 @@ def spread(
     (layer,), _ = find_layers(after, (), (), smallest=1)
     matrix = layer.matrix()
     made = split(Problem(LayerMoments.plain(matrix), layer.kernel), form, ranks or full(layer, form))
-    write(after.graph, layer, made, [None] * len(layer.sites))
+    write(Editor(after), layer, made, [None] * len(layer.sites))
     onnx.checker.check_model(ir.to_proto(after), full_check=True)
     given = next(value for value in before.graph.inputs if value.name == name)
     shape = [size if isinstance(size, int) else 3 for size in given.shape or ()]
@@ -109,7 +110,7 @@ def test_the_pivoted_form_gives_what_the_product_of_that_rank_gives(name: str) -
         (layer,), _ = find_layers(after, (), (), smallest=1)
         bias = GENERATOR.normal(size=12) if layer.sites[0].bias is not None and not made else None
         bias = bias if not made else made[0][1]
-        write(after.graph, layer, split(Problem(LayerMoments.plain(layer.matrix())), form, (5,)), [bias])
+        write(Editor(after), layer, split(Problem(LayerMoments.plain(layer.matrix())), form, (5,)), [bias])
         infer_shapes(after)
         made.append((after, bias, measure_cost(after).parameters))
     data = GENERATOR.normal(size=[size if isinstance(size, int) else 3 for size in before.graph.inputs[0].shape or ()])
@@ -176,7 +177,10 @@ def test_a_weight_that_two_nodes_read_is_split_once() -> None:
     (layer,), _ = find_layers(after, (), (), smallest=1)
     assert len(layer.sites) == 2
     write(
-        after.graph, layer, split(Problem(LayerMoments.plain(layer.matrix())), Factorization.MATRIX, (3,)), [None, None]
+        Editor(after),
+        layer,
+        split(Problem(LayerMoments.plain(layer.matrix())), Factorization.MATRIX, (3,)),
+        [None, None],
     )
     assert sorted(after.graph.initializers) == ["w_factor_1", "w_factor_2"]
 
@@ -244,7 +248,7 @@ def test_a_bias_that_two_nodes_read_is_copied() -> None:
     assert held is not None
     kept = held.numpy().copy()
     made = split(Problem(LayerMoments.plain(layers[0].matrix())), Factorization.MATRIX, (3,))
-    write(before.graph, layers[0], made, [np.zeros(8)])
+    write(Editor(before), layers[0], made, [np.zeros(8)])
     np.testing.assert_array_equal(held.numpy(), kept)
     assert next(iter(before.graph)).op_type == "Gemm"
 
@@ -256,7 +260,7 @@ def test_a_bias_that_is_an_output_too_is_copied() -> None:
     assert held is not None
     kept = held.numpy().copy()
     write(
-        before.graph,
+        Editor(before),
         layer,
         split(Problem(LayerMoments.plain(layer.matrix())), Factorization.MATRIX, (3,)),
         [np.ones(8)],

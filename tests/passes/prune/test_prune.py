@@ -23,6 +23,7 @@ from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.fit.refit import FEWEST, SAMPLES, enough, fits
 from onnxslim.model import open_model
+from onnxslim.model.edit import Editor
 from onnxslim.pipeline.interface import Change, Context
 from onnxslim.runtime.session import Session
 
@@ -213,10 +214,10 @@ def test_biases_that_are_not_ours_are_left_alone() -> None:
         w=weight(4, 2), v=weight(2, 3), u=weight(3, 2), k=weight(1, 2),
     )  # fmt: skip
     first, second, third = contractions(model.graph)
-    assert not add_bias(model.graph, first, np.ones(2))
-    assert not add_bias(model.graph, second, np.ones(3))
+    assert not add_bias(Editor(model), first, np.ones(2))
+    assert not add_bias(Editor(model), second, np.ones(3))
     before = model.graph.initializers["k"].const_value.numpy()
-    assert add_bias(model.graph, third, np.ones(2))
+    assert add_bias(Editor(model), third, np.ones(2))
     np.testing.assert_allclose(model.graph.initializers["k"].const_value.numpy(), before + 1)
 
 

@@ -68,7 +68,7 @@ def quantize(model):
         for site in plan.sites
         if site.weight is not None
     }
-    insert(model.graph, plan, scales, weights, {}, CPU.clamps)
+    insert(model, plan, scales, weights, {}, CPU.clamps)
 
 
 def growth(make, sizes):

@@ -89,7 +89,7 @@ def between_pairs(op_type: str, signed: bool) -> ir.Model:
             quantized[site.node] = quantize_weight(array, 1 if op_type == "MatMul" else 0)
         if site.bias is not None:
             biases[site.node] = site.node.inputs[site.bias].const_value.numpy().astype(np.float64)
-    insert(model.graph, plan, scales, quantized, biases, CPU.clamps)
+    insert(model, plan, scales, quantized, biases, CPU.clamps)
     return model
 
 

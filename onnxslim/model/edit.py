@@ -1,0 +1,109 @@
+"""Edits graphs: names that are free, new constants, values and nodes that take the place of others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import onnx_ir as ir
+
+from .constants import Array, as_tensor
+from .nesting import every_graph
+
+
+class Editor:
+    """Adds to a model under names that nothing in it has: no value and no node, in nested graphs and functions either.
+
+    Names in use are collected when the first name is asked for. From then on names must come from this editor, or be
+    taken over from what they belonged to.
+
+    Args:
+        model: The model, changed in place.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.graph = model.graph
+        self._model = model
+        self._taken: set[str] = set()
+        self._numbers: dict[str, Iterator[int]] = {}
+
+    def name(self, wanted: str) -> str:
+        """Return `wanted`, or the first of ``wanted_1``, ``wanted_2``, ... that is free, and take it."""
+        taken = self._in_use()
+        return self._take(wanted) if wanted not in taken else self._next(f"{wanted}_", first=1)
+
+    def numbered(self, prefix: str) -> str:
+        """Return the first of ``prefix0``, ``prefix1``, ... that is free, and take it."""
+        return self._next(prefix, first=0)
+
+    def initializer(self, wanted: str, array: Array, graph: ir.Graph | None = None) -> ir.Value:
+        """Return a new initializer of the main graph, or of one nested in it, called `wanted` where that is free."""
+        return new_initializer(self.graph if graph is None else graph, self.name(wanted), array)
+
+    def _next(self, prefix: str, first: int) -> str:
+        taken = self._in_use()
+        numbers = self._numbers.setdefault(prefix, itertools.count(first))
+        return self._take(next(name for number in numbers if (name := f"{prefix}{number}") not in taken))
+
+    def _take(self, name: str) -> str:
+        self._taken.add(name)
+        return name
+
+    def _in_use(self) -> set[str]:
+        if not self._taken:
+            self._taken.update(_names(every_graph(self._model)), ("",))
+        return self._taken
+
+
+def _names(graphs: Iterable[ir.Graph]) -> Iterator[str]:
+    for graph in graphs:
+        for value in (*graph.inputs, *graph.initializers.values()):
+            yield value.name or ""
+        for node in graph:
+            yield node.name or ""
+            for value in node.outputs:
+                yield value.name or ""
+
+
+def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Add `array` to `graph` as an initializer called `name`, which must be free, and return it."""
+    value = constant_value(name, array)
+    graph.register_initializer(value)
+    return value
+
+
+def constant_value(name: str, array: Array) -> ir.Value:
+    """Return a value of no graph yet that is `array`."""
+    tensor = as_tensor(array, name)
+    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+
+
+def overwrite(value: ir.Value, array: Array) -> None:
+    """Give an initializer other numbers, as many as it has; its shape and its element type stay."""
+    held = value.const_value
+    assert held is not None
+    value.const_value = ir.tensor(array.reshape(held.shape.numpy()).astype(held.dtype.numpy()), name=value.name)
+
+
+def take_over(new: ir.Value, old: ir.Value) -> None:
+    """Let `new` have the name, the type, the shape and all readers of `old`, which must go, or be named anew."""
+    new.type, new.shape = old.type, old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.name = old.name
+
+
+def drop_unused(graph: ir.Graph, values: Iterable[ir.Value | None]) -> None:
+    """Remove those of `values` that are initializers of `graph` which nothing reads, and no output."""
+    for value in values:
+        if value is None or value.uses() or value.is_graph_input() or value.is_graph_output():
+            continue
+        if value.is_initializer():
+            graph.initializers.pop(value.name or "", None)
+
+
+def become(model: ir.Model, other: ir.Model) -> None:
+    """Give `model` the graph, the functions and the version of `other`, which is of no use afterwards."""
+    model.graph = other.graph
+    model.ir_version = other.ir_version
+    model.functions.clear()
+    model.functions.update(other.functions)

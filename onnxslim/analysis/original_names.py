@@ -1,15 +1,19 @@
 """What nodes were called in the model as it came: users name what is in their file, and fusions rename it.
 
 A node that was fused makes the value that the last of its parts made. From there the original is walked back, as far
-as values that the model still has: what lies between went into that node.
+as values that the model still has: what lies between went into that node. A node that makes no value of the original
+belongs to those that the next such values come from.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import onnx_ir as ir
+
+from onnxslim.model.edit import same_values
+from onnxslim.model.nesting import nodes_within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,35 +31,69 @@ class Origin:
         return self.nodes | (self.vectors if rank < 2 else self.matrices)
 
 
-def original_names(model: ir.Model, original: ir.Model) -> Mapping[str, Origin]:
-    """Return what went into the nodes of the main graph, by the names of the values that they make."""
-    makers: dict[str | None, ir.Node] = {value.name: node for node in original.graph for value in node.outputs}
-    present = {value.name for value in model.graph.inputs}
-    present |= {value.name for node in model.graph for value in node.outputs}
-    found: dict[str, Origin] = {}
-    for node in model.graph:
-        for output in node.outputs:
-            maker = makers.get(output.name)
-            if maker is not None and output.name:
-                found[output.name] = _origin(maker, makers, present)
-    return found
+class OriginalNames:
+    """What went into the nodes of the main graph of a model.
 
+    Args:
+        model: The model as it is now. Nodes that are made later are known by what they feed.
+        original: The model as it came.
+    """
 
-def _origin(last: ir.Node, makers: Mapping[str | None, ir.Node], present: set[str | None]) -> Origin:
-    waiting, seen = [last], {last}
-    nodes: set[str] = set()
-    vectors: set[str] = set()
-    matrices: set[str] = set()
-    while waiting:
-        node = waiting.pop()
-        nodes.add(node.name or "")
-        for value in node.inputs:
-            if value is None or value.name in present:
-                continue
-            if value.const_value is not None:
-                (vectors if value.const_value.shape.rank() < 2 else matrices).add(value.name or "")
-            maker = makers.get(value.name)
-            if maker is not None and maker not in seen:
-                seen.add(maker)
-                waiting.append(maker)
-    return Origin(frozenset(nodes), frozenset(vectors), frozenset(matrices))
+    def __init__(self, model: ir.Model, original: ir.Model) -> None:
+        self._makers = {value.name or "": node for node in nodes_within(original.graph) for value in node.outputs}
+        self._same = same_values(model.graph)
+        present = {value.name or "" for value in model.graph.inputs}
+        present |= {value.name or "" for node in model.graph for value in node.outputs}
+        self._present = present | {other for name in present for other in self._same.get(name, ())}
+        self._origins: dict[str, Origin] = {}
+
+    def of_node(self, node: ir.Node) -> Origin:
+        """Return what went into a node of the model."""
+        origins = [self._origin(name) for name in self._ends(node)]
+        return Origin(
+            frozenset().union(*(origin.nodes for origin in origins)),
+            frozenset().union(*(origin.vectors for origin in origins)),
+            frozenset().union(*(origin.matrices for origin in origins)),
+        )
+
+    def _ends(self, node: ir.Node) -> set[str]:
+        """Return the values of the original that a node makes, or else those next behind it."""
+        ends: set[str] = set()
+        waiting, seen = [node], {node}
+        while waiting:
+            current = waiting.pop()
+            made = {output.name or "" for output in current.outputs}
+            own = (made | {name for output in made for name in self._same.get(output, ())}) & self._makers.keys()
+            ends |= own
+            if not own:
+                readers = {use.node for output in current.outputs for use in output.uses()} - seen
+                seen |= readers
+                waiting += readers
+        return ends
+
+    def _origin(self, name: str) -> Origin:
+        if name not in self._origins:
+            self._origins[name] = self._walk(self._makers[name])
+        return self._origins[name]
+
+    def _walk(self, last: ir.Node) -> Origin:
+        waiting, seen = [last], {last}
+        nodes: set[str] = set()
+        vectors: set[str] = set()
+        matrices: set[str] = set()
+        while waiting:
+            node = waiting.pop()
+            nodes.add(node.name or "")
+            for value in node.inputs:
+                if value is None or value.name in self._present:
+                    continue
+                if value.const_value is not None:
+                    (vectors if value.const_value.shape.rank() < 2 else matrices).add(value.name or "")
+                makers = self._makers_of(value.name or "")
+                waiting += makers - seen
+                seen |= makers
+        return Origin(frozenset(nodes), frozenset(vectors), frozenset(matrices))
+
+    def _makers_of(self, name: str) -> set[ir.Node]:
+        names: Iterable[str] = (name, *self._same.get(name, ()))
+        return {self._makers[name] for name in names if name in self._makers}

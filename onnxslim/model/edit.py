@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 import onnx_ir as ir
 
 from .constants import Array, as_tensor
 from .nesting import every_graph
+
+SAME = "onnxslim.same"
+"""Where a graph keeps the names of values that stand for others, in any layout: (name, the name of the other)."""
 
 
 class Editor:
@@ -107,3 +110,18 @@ def become(model: ir.Model, other: ir.Model) -> None:
     model.ir_version = other.ir_version
     model.functions.clear()
     model.functions.update(other.functions)
+
+
+def note_same(graph: ir.Graph, pairs: Iterable[tuple[str, str]]) -> None:
+    """Note that values of a graph are the same as others that are in it, or that were: those go by their names too."""
+    graph.meta[SAME] = (*graph.meta.get(SAME, ()), *pairs)  # a clone has the old one
+
+
+def same_values(graph: ir.Graph) -> Mapping[str, Set[str]]:
+    """Return for each name that was given to `note_same` all names of what is the same."""
+    classes: dict[str, set[str]] = {}
+    for one, other in graph.meta.get(SAME, ()):
+        small, large = sorted((classes.get(one, {one}), classes.get(other, {other})), key=len)
+        large |= small
+        classes.update(dict.fromkeys((one, other, *small), large))
+    return classes

@@ -14,13 +14,13 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import attribute
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass
-from onnxslim.pipeline.selection import excluded
+from onnxslim.pipeline.selection import Exclude, Include, Selection
 
 from .allocation import RankRule, RankTarget, SplitSettings
 from .embedding import split_tables
 from .factors import Factorization
 from .fusing import fuse
-from .layer import SMALLEST, find_layers, names_of
+from .layer import SMALLEST, find_layers
 from .splitting import Splitting
 
 ENERGY = 0.99
@@ -64,8 +64,8 @@ class Lowrank(Pass):
     kinds: Annotated[
         tuple[str, ...], "splits that are allowed: matrix, tucker, spatial, separable, embedding (all these), pivot"
     ] = ()
-    include: Annotated[tuple[str, ...], "split only layers whose node or weight has one of these names (* and ?)"] = ()
-    exclude: Annotated[tuple[str, ...], "leave layers alone whose node or weight has one of these names"] = ()
+    include: Include = ()
+    exclude: Exclude = ()
     pays: Annotated[SplitGoal, "what a split must bring: latency, measured on the target, or size"] = SplitGoal.AUTO
     whiten: Annotated[bool, "choose factors for what the layers see on the samples, not for their weights alone"] = True
     sensitivity: Annotated[bool, "measure how much the error of each layer counts, for params"] = True
@@ -136,13 +136,6 @@ class Lowrank(Pass):
             self.wish, forms, self.align, self.whiten, self.recover, size, self.sensitivity, self.smallest
         )
 
-    def _spreads(self, node: ir.Node) -> bool:
-        """Whether a Gemm, which is not excluded, shall get nodes for what it does beside the product."""
-        weight = node.inputs[1]
-        if weight is None or constant(weight) is None or attribute(node, "transA"):
-            return False
-        return not excluded(names_of(weight, [node]), self.include, self.exclude)
-
     def run(self, model: ir.Model, context: Context) -> Change:
         """Split layers of `model` in place.
 
@@ -150,12 +143,13 @@ class Lowrank(Pass):
             RunError: The model does not run on the calibration samples.
         """
         infer_shapes(model)
-        spread(model, self._spreads)
-        fused = fuse(model, self.include, self.exclude)
+        selection = Selection(self.include, self.exclude, model, context.original)
+        spread(model, lambda node: _spreads(node) and not selection.against(node))
+        fused = fuse(model, selection)
         if fused:
             infer_shapes(model)
-        layers, left = find_layers(model, self.include, self.exclude, self.smallest)
-        notes = [*fused, *(Note(name, "left alone", reason) for name, reason in left)]
+        layers, left = find_layers(model, selection, self.smallest)
+        notes = [*selection.unmatched(), *fused, *(Note(name, "left alone", reason) for name, reason in left)]
         first: list[Note] = []
         not_finite = ""
         changes: tuple[LayerChange, ...] = ()
@@ -177,7 +171,7 @@ class Lowrank(Pass):
                 first += work.split(picked)
                 changes = tuple(work.changes)
         if Factorization.EMBEDDING in settings.forms:
-            done, whole, tables = split_tables(model, self.include, self.exclude, settings, context)
+            done, whole, tables = split_tables(model, selection, settings, context)
             first += done
             changes += tables
             notes += whole
@@ -186,3 +180,8 @@ class Lowrank(Pass):
             return Change(False, (Note("model", "left alone", reason), *notes))
         infer_shapes(model)
         return Change(True, (*first, *notes), changes)
+
+
+def _spreads(gemm: ir.Node) -> bool:
+    """Whether what a Gemm does beside the product can be done by nodes of its own, and the product be split."""
+    return constant(gemm.inputs[1]) is not None and not attribute(gemm, "transA")

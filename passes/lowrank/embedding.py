@@ -21,7 +21,7 @@ from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.observe.observation import defaults, truncated
 from onnxslim.ops.binding import attribute, op_of
 from onnxslim.pipeline.interface import Context, LayerChange, Note
-from onnxslim.pipeline.selection import excluded
+from onnxslim.pipeline.selection import EVERYTHING, Selection
 from onnxslim.runtime.session import Session
 
 from .allocation import SplitSettings, choose, describe, why_whole
@@ -58,7 +58,7 @@ class EmbeddingTable:
 
 
 def split_tables(
-    model: ir.Model, include: Sequence[str], exclude: Sequence[str], settings: SplitSettings, context: Context
+    model: ir.Model, selection: Selection, settings: SplitSettings, context: Context
 ) -> tuple[list[Note], list[Note], tuple[LayerChange, ...]]:
     """Split the tables of the main graph, in place; return what was done, what was left alone, and what became of
     those that were split.
@@ -68,7 +68,7 @@ def split_tables(
     Raises:
         RunError: The model does not run on the calibration samples.
     """
-    tables, others = find_tables(model, include, exclude, settings.smallest)
+    tables, others = find_tables(model, selection, settings.smallest)
     left = [Note(name, "left alone", reason) for name, reason in others]
     if not settings.size:
         reason = "not faster: rows are read without a product; pays=size splits it"
@@ -99,7 +99,7 @@ def split_tables(
 
 
 def find_tables(
-    model: ir.Model, include: Sequence[str], exclude: Sequence[str], smallest: int = SMALLEST
+    model: ir.Model, selection: Selection = EVERYTHING, smallest: int = SMALLEST
 ) -> tuple[list[EmbeddingTable], list[tuple[str, str]]]:
     """Return the tables of the main graph that may be split, and (name, reason) for the others."""
     found: list[EmbeddingTable] = []
@@ -109,8 +109,7 @@ def find_tables(
         readers = [use.node for use in uses if op_of(use.node) == READS and use.idx == 0]
         if tensor is None or not readers or not tensor.dtype.is_floating_point() or len(tensor.shape) != 2:
             continue
-        names = {value.name or "", *(node.name or "" for node in readers)}
-        reason = excluded(names, include, exclude)
+        reason = selection.against(*(use.node for use in uses))
         rows, columns = tensor.shape.numpy()
         if rows * columns < smallest:
             reason = reason or too_small(rows, columns, smallest)

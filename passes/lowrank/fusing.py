@@ -7,7 +7,7 @@ it comes first and has a bias, the other must not pad either, for it would pad w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.ops.binding import attribute, op_of
 from onnxslim.pipeline.interface import Note
+from onnxslim.pipeline.selection import EVERYTHING, Selection
 
 from .layer import WeightLayer, find_layers
 
@@ -34,17 +35,16 @@ class Product:
     """The node whose op and attributes the product has."""
 
 
-def fuse(model: ir.Model, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Note]:
+def fuse(model: ir.Model, selection: Selection = EVERYTHING) -> list[Note]:
     """Multiply out what can be, in place, and say what was done. The outputs stay the same but for rounding.
 
     Args:
         model: The model.
-        include: Names of nodes or weights: only factors that have one of them; none: all.
-        exclude: Factors with one of these names stay.
+        selection: Which factors.
     """
     notes: list[Note] = []
     editor = Editor(model)
-    while (pair := _pair(model, include, exclude)) is not None:
+    while (pair := _pair(model, selection)) is not None:
         first, second, product = pair
         before = first.parameters + second.parameters
         _write(editor, first, second, product)
@@ -54,10 +54,8 @@ def fuse(model: ir.Model, include: Sequence[str] = (), exclude: Sequence[str] = 
     return notes
 
 
-def _pair(
-    model: ir.Model, include: Sequence[str], exclude: Sequence[str]
-) -> tuple[WeightLayer, WeightLayer, Product] | None:
-    layers = [layer for layer in find_layers(model, include, exclude, smallest=1)[0] if len(layer.sites) == 1]
+def _pair(model: ir.Model, selection: Selection) -> tuple[WeightLayer, WeightLayer, Product] | None:
+    layers = [layer for layer in find_layers(model, selection, smallest=1)[0] if len(layer.sites) == 1]
     makers = {layer.node: layer for layer in layers}
     for second in layers:
         data = second.sites[0].data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxslim.analysis.linear_layer import Contraction, contractions
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import attribute, op_of
-from onnxslim.pipeline.selection import excluded
+from onnxslim.pipeline.selection import EVERYTHING, Selection
 
 Array = npt.NDArray[np.float64]
 
@@ -159,9 +159,15 @@ UNPACKS = {("", "DequantizeLinear"), ("", "DynamicQuantizeLinear")}
 
 
 def find_layers(
-    model: ir.Model, include: Sequence[str], exclude: Sequence[str], smallest: int = SMALLEST
+    model: ir.Model, selection: Selection = EVERYTHING, smallest: int = SMALLEST
 ) -> tuple[list[WeightLayer], list[tuple[str, str]]]:
-    """Return the layers of the main graph that may be split, in its order, and (name, reason) for the others."""
+    """Return the layers of the main graph that may be split, in its order, and (name, reason) for the others.
+
+    Args:
+        model: With shapes.
+        selection: What is asked for.
+        smallest: Weights with fewer numbers are left alone.
+    """
     found: dict[ir.Value, list[tuple[Contraction, Shape]]] = {}
     left: list[tuple[str, str]] = [(label(node), "its weight is quantized") for node in _quantized(model.graph)]
     reasons: dict[ir.Value, tuple[str, str]] = {}
@@ -174,7 +180,11 @@ def find_layers(
             found.setdefault(contraction.weight, []).append((contraction, shape))
     layers: list[WeightLayer] = []
     for weight, held in found.items():
-        reason = _reason(weight, held, include, exclude) or _small(held[0][1], smallest)
+        reason = (
+            selection.against(*(use.node for use in weight.uses()))
+            or _reason(weight, held)
+            or _small(held[0][1], smallest)
+        )
         if reason and weight not in reasons:
             reasons[weight] = label(held[0][0].node), reason
         if weight not in reasons:
@@ -188,18 +198,9 @@ def label(node: ir.Node) -> str:
     return node.name or node.outputs[0].name or node.op_type
 
 
-def names_of(weight: ir.Value, nodes: Iterable[ir.Node]) -> set[str]:
-    """Return what include and exclude may call the layer of a weight: its name, and those of its readers."""
-    return {weight.name or "", *(node.name or "" for node in nodes)}
-
-
-def _reason(
-    weight: ir.Value, held: list[tuple[Contraction, Shape]], include: Sequence[str], exclude: Sequence[str]
-) -> str:
+def _reason(weight: ir.Value, held: list[tuple[Contraction, Shape]]) -> str:
     first, (_, _, _, outputs) = held[0]
     columns = math.prod(first.sizes) // max(outputs, 1)
-    if reason := excluded(names_of(weight, (each.node for each, _ in held)), include, exclude):
-        return reason
     if len(weight.uses()) != len(held):
         return "its weight is shared with a node of another kind"
     if weight.is_graph_output():

@@ -53,7 +53,7 @@ class Sensitivity:
     def __call__(self, layer: WeightLayer, made: Split, biases: list[Array | None]) -> float:
         """Return the energy of the error of the outputs, as a share of theirs, where `layer` alone is split."""
         probe = self._model.clone()
-        own = next(each for each in find_layers(probe, (), (), smallest=1)[0] if each.weight.name == layer.weight.name)
+        own = next(each for each in find_layers(probe, smallest=1)[0] if each.weight.name == layer.weight.name)
         write(Editor(probe), own, made, biases)
         given = self._run(probe)
         shares = [

@@ -11,13 +11,13 @@ import onnx_ir as ir
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import couple, frozen
 from onnxslim.analysis.linear_layer import contractions
-from onnxslim.analysis.original_names import original_names
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.observe.observation import ChannelMoments, Place, observe
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.selection import Exclude, Include, Selection
 
 from .allocation import Choice, Limits, allocate, allocate_evenly, blocks
 from .budget import CutBudget, Share
@@ -59,8 +59,8 @@ class Prune(Pass):
     units: Annotated[Units, "what goes where channels come in blocks, as heads do: whole blocks, or places in all"] = (
         Units.AUTO
     )
-    include: Annotated[tuple[str, ...], "prune only groups with a weight or node of these names (* and ? match)"] = ()
-    exclude: Annotated[tuple[str, ...], "leave groups alone that have a weight or node of these names"] = ()
+    include: Include = ()
+    exclude: Exclude = ()
     compensate: Annotated[bool, "add what removed channels are on average to the biases that follow"] = True
     refit: Annotated[bool, "fit the weights that read fewer channels to the outputs of before, in closed form"] = True
 
@@ -126,14 +126,13 @@ class Prune(Pass):
             {name: array.shape for name, array in context.samples.first().items()} if context.samples.count != 0 else {}
         )
         before = specialize_shapes(model, sizes)
-        choosing = Choosing(
-            self.include, self.exclude, self.units, original_names=original_names(model, context.original)
-        )
+        selection = Selection(self.include, self.exclude, model, context.original)
+        choosing = Choosing(selection, self.units)
         found = remove_exactly(model, lambda coupling: choosing(coupling)[0], context.ledger)
         if not found:
             reason = "no channel is dead, constant, or the same as another"
             return Change(False, (Note("model", "left alone", reason), *choosing(couple(model))[1]))
-        notes: list[Note] = []
+        notes = selection.unmatched()
         for what, reason in (
             ("dead", "the outputs do not depend on them"),
             ("constant", "the biases that follow stand for them now"),
@@ -149,8 +148,8 @@ class Prune(Pass):
         coupling = couple(model)
         notes = [Note(f"{each.name} axis {each.axis}", "left alone", each.why.reason) for each in frozen(coupling)]
         limits = Limits(self.align, self.most, self.minimum)
-        choosing = Choosing(self.include, self.exclude, self.units, limits, original_names(model, context.original))
-        found, left_alone = choosing(coupling)
+        selection = Selection(self.include, self.exclude, model, context.original)
+        found, left_alone = Choosing(selection, self.units, limits)(coupling)
         notes += left_alone
         if not found:
             return Change(False, (Note("model", "left alone", "no group of channels can be cut"), *notes))

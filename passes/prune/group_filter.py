@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling, groups
-from onnxslim.analysis.original_names import Origin
 from onnxslim.pipeline.interface import Note
-from onnxslim.pipeline.selection import excluded, unmatched
+from onnxslim.pipeline.selection import EVERYTHING, Selection
 
 from .allocation import Limits, blocks
 
@@ -37,31 +36,28 @@ class Units(enum.Enum):
 class Choosing:
     """What the options say about groups."""
 
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    selection: Selection = EVERYTHING
     units: Units = Units.AUTO
     limits: Limits | None = None
     """How much must stay; None: anything may go."""
-    original_names: Mapping[str, Origin] = dataclasses.field(default_factory=dict)
-    """What nodes and weights were called in the model as it came, which is what users name."""
 
     def __call__(self, coupling: Coupling) -> tuple[list[ChannelGroup], list[Note]]:
         """Return the groups that may be cut, and a note for each of the others."""
         chosen: list[ChannelGroup] = []
         notes: list[Note] = []
-        names, quantized = _weights(coupling, self.original_names)
+        weights, quantized = _weights(coupling)
         for group in groups(coupling):
-            reason = self._against(coupling, group, names.get(int(group.roots[0]), set()), quantized)
+            reason = self._against(coupling, group, weights.get(int(group.roots[0]), {}), quantized)
             if reason:
                 notes.append(Note(group.name, "left alone", reason))
             else:
                 chosen.append(group)
-        every: set[str] = set().union(*names.values())
-        notes += unmatched(every, self.include, self.exclude, "no weight or node of a group is called so")
-        return chosen, notes
+        return chosen, [*self.selection.unmatched(), *notes]
 
-    def _against(self, coupling: Coupling, group: ChannelGroup, names: set[str], quantized: set[int]) -> str:
-        if reason := excluded(names, self.include, self.exclude):
+    def _against(
+        self, coupling: Coupling, group: ChannelGroup, weights: Iterable[ir.Value], quantized: set[int]
+    ) -> str:
+        if reason := self.selection.against(*weights):
             return reason
         if int(group.roots[0]) in quantized:
             return "its weights are quantized: prune the float model, and quantize afterwards"
@@ -94,23 +90,17 @@ def in_one_piece(coupling: Coupling, group: ChannelGroup) -> bool | None:
     return None
 
 
-def _weights(coupling: Coupling, original_names: Mapping[str, Origin]) -> tuple[dict[int, set[str]], set[int]]:
-    """Return for each label that may be cut the names of the weights that it lies in and of the nodes that read them,
-    now and in the model as it came, and the labels that lie in quantized weights."""
-    names: dict[int, set[str]] = {}
+def _weights(coupling: Coupling) -> tuple[dict[int, dict[ir.Value, None]], set[int]]:
+    """Return for each label that may be cut the weights that it lies in, and the labels that lie in quantized ones."""
+    weights: dict[int, dict[ir.Value, None]] = {}
     quantized: set[int] = set()
     for value, axes in coupling.weights():
-        own = {value.name or "", *(use.node.name or "" for use in value.uses())}
-        for use in value.uses():
-            for output in use.node.outputs:
-                came = original_names.get(output.name or "")
-                own |= set() if came is None else came.of_weight(len(axes))
         stored = value.const_value is not None and value.const_value.dtype in QUANTIZED and len(axes) > 1
         for axis in axes:
             labels = coupling.of_axis(axis)
             roots = set() if labels is None else set(coupling.labels.bases(labels)[1].tolist())
             for root in roots:
-                names.setdefault(root, set()).update(own)
+                weights.setdefault(root, {})[value] = None
             if stored:
                 quantized |= roots
-    return names, quantized
+    return weights, quantized

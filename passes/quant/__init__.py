@@ -16,8 +16,8 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.model import FORM
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import become
-from onnxslim.model.nesting import nodes_within
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.selection import Exclude, Include, Selection
 
 from .account import account, count_macs
 from .bias import correction
@@ -25,7 +25,7 @@ from .calibration import CalibrationSettings, Calibrator
 from .insert import insert
 from .observe import Floats
 from .opset import QUANTIZATION_OPSET, upgraded
-from .plan import QuantPlan, QuantSite, excluded_by, matches
+from .plan import QuantPlan, QuantSite
 from .recognise import quantized_nodes
 from .saturation import Saturation
 from .scales import Activations, Calibration, Scale
@@ -57,8 +57,8 @@ class Quant(Pass):
         Saturation.AUTO
     )
     bias_correction: Annotated[bool, "let biases take back the mean error of rounded weights"] = True
-    include: Annotated[tuple[str, ...], "quantize only nodes whose name or op type matches one of these patterns"] = ()
-    exclude: Annotated[tuple[str, ...], "leave nodes whose name or op type matches one of these in float"] = ()
+    include: Include = ()
+    exclude: Exclude = ()
     samples: Annotated[int, "how many calibration samples are used at most"] = 256
     error: Annotated[
         float,
@@ -102,9 +102,11 @@ class Quant(Pass):
             notes.append(
                 Note("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there")
             )
-        spread(working, lambda node: not excluded_by(node, self.include, self.exclude))
+        selection = Selection(self.include, self.exclude, working, context.original)
+        notes += selection.unmatched()
+        spread(working, lambda node: not selection.against(node))
         samples = context.draw(self.samples, "quant: calibration")
-        settings = CalibrationSettings(self.calibration, self.percentile, self.activations, self.include, self.exclude)
+        settings = CalibrationSettings(self.calibration, self.percentile, self.activations, selection)
         calibrator = Calibrator(settings, working, table, context, samples)
         macs = count_macs(working, {name: np.shape(array) for name, array in samples.first().items()})
         plan = calibrator.plan()
@@ -116,7 +118,7 @@ class Quant(Pass):
                 reason = "no layer is left that costs the outputs little enough"
             if calibrator.not_finite:
                 reason += f": {calibrator.not_finite}"
-            return Change(False, (Note("model", UNTOUCHED, reason), *plan.left))
+            return Change(False, (Note("model", UNTOUCHED, reason), *selection.unmatched(), *plan.left))
         told, layers = account(plan, macs)
         scales = calibrator.scales(plan)
         means = calibrator.means(plan) if self.bias_correction else {}
@@ -126,11 +128,6 @@ class Quant(Pass):
         insert(model, plan, scales, weights, biases, table.clamps)
         _forget_value_info(model)
         notes += calibrator.notes
-        notes += [
-            Note(pattern, "ignored", "no node has such a name or op type")
-            for pattern in (*self.include, *self.exclude)
-            if not any(matches(node, (pattern,)) for node in nodes_within(model.graph))
-        ]
         return Change(True, (*notes, *told, *plan.left), layers)
 
     def _spared(

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.observe.finite import first_not_finite
 from onnxslim.pipeline.interface import Context, Note
+from onnxslim.pipeline.selection import Selection
 
 from .bias import observe_means
 from .observe import HISTOGRAM_OPSET, Floats, Histogram, Range, observe_histograms, observe_ranges
@@ -37,8 +38,8 @@ class CalibrationSettings:
     calibration: Calibration
     percentile: float
     activations: Activations
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
+    selection: Selection
+    """Which nodes."""
 
 
 class Calibrator:
@@ -79,8 +80,7 @@ class Calibrator:
             plan = make_plan(
                 self._model,
                 self._table,
-                include=self._settings.include,
-                exclude=self._settings.exclude,
+                selection=self._settings.selection,
                 float_values=self._infinite,
                 float_nodes=left,
             )

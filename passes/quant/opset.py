@@ -32,6 +32,7 @@ def upgraded(model: ir.Model) -> ir.Model | str:
         reason = str(error).strip().partition("\n")[0]
         return f"it has opset {model.opset_imports.get('')}, and onnx cannot convert it: {reason}"
     canonicalize(result)
+    result.graph.meta.update(model.graph.meta)
     form = model.graph.meta.get(FORM)
     if form is not None:
         result.graph.meta[FORM] = dataclasses.replace(form, ir_version=max(form.ir_version, result.ir_version))

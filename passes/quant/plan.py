@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import output_channel_axis
-from onnxslim.pipeline import selection
 from onnxslim.pipeline.interface import Note
+from onnxslim.pipeline.selection import EVERYTHING, Selection
 
 from .table import Clamp, Int8Table, Role, Row
 
@@ -82,8 +82,7 @@ def make_plan(
     model: ir.Model,
     table: Int8Table,
     *,
-    include: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
+    selection: Selection = EVERYTHING,
     float_values: Mapping[str, str] | None = None,
     float_nodes: Mapping[ir.Node, str] | None = None,
 ) -> QuantPlan:
@@ -92,8 +91,7 @@ def make_plan(
     Args:
         model: In canonical form, with the types of its values known.
         table: What the target runs in int8.
-        include: Patterns of node names or op types; only these are quantized. Empty: all.
-        exclude: Patterns of node names or op types that stay float.
+        selection: Which nodes.
         float_values: Names of tensors that cannot be quantized, and why.
         float_nodes: Nodes that stay float, and why.
     """
@@ -101,7 +99,7 @@ def make_plan(
     reasons: dict[ir.Node, str] = {}
     alone: dict[ir.Value | None, bool] = {}
     for node in model.graph:
-        found = (float_nodes or {}).get(node) or _site(node, table, include, exclude, float_values or {}, alone)
+        found = (float_nodes or {}).get(node) or _site(node, table, selection, float_values or {}, alone)
         if isinstance(found, QuantSite):
             sites[node] = found
         else:
@@ -133,21 +131,10 @@ def _makes_floats(node: ir.Node) -> bool:
     return any(value.dtype in floats for value in node.outputs)
 
 
-def matches(node: ir.Node, patterns: Collection[str]) -> bool:
-    """Say whether the name or the op type of `node` matches one of `patterns` (``*`` and ``?``)."""
-    return selection.matches((node.name or "", node.op_type), patterns)
-
-
-def excluded_by(node: ir.Node, include: Collection[str], exclude: Collection[str]) -> bool:
-    """Say whether the options leave `node` in float."""
-    return matches(node, exclude) or bool(include and not matches(node, include))
-
-
 def _site(
     node: ir.Node,
     table: Int8Table,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
+    selection: Selection,
     float_values: Mapping[str, str],
     alone: dict[ir.Value | None, bool],
 ) -> QuantSite | str:
@@ -155,8 +142,8 @@ def _site(
     row = table.rows.get(node.op_type) if node.domain == "" else None
     if row is None:
         return f"{node.op_type} has no int8 kernel on {table.provider}"
-    if excluded_by(node, include, exclude):
-        return "excluded by the options"
+    if reason := selection.against(node):
+        return reason
     for name, wanted in row.attributes.items():
         attribute = node.attributes.get(name)
         if attribute is not None and not np.all(np.asarray(attribute.value) == wanted):

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.fold import may_evaluate
 from onnxslim.model.constants import constant
+from onnxslim.model.edit import note_same
 from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.match import default_of
@@ -83,6 +84,7 @@ def merge_equal_nodes(model: ir.Model) -> int:
 
 def _merge_nodes(graph: ir.Graph, opset: int) -> int:
     seen: dict[Hashable, ir.Node] = {}
+    merged: list[tuple[str, str]] = []
     count = 0
     for node in list(graph):
         key = _key(node, opset)
@@ -95,10 +97,12 @@ def _merge_nodes(graph: ir.Graph, opset: int) -> int:
             continue  # it gives an output its name: nothing would be saved but a copy
         for old, new in zip(node.outputs, first.outputs, strict=True):
             old.replace_all_uses_with(new)
+            merged.append((old.name or "", new.name or ""))
             new.type = new.type or old.type
             new.shape = new.shape or old.shape
         graph.remove(node, safe=True)
         count += 1
+    note_same(graph, merged)
     return count
 
 

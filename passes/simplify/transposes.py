@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
 from onnxslim.model.constants import constant
-from onnxslim.model.edit import Editor, take_over
+from onnxslim.model.edit import Editor, note_same, take_over
 from onnxslim.model.nesting import main_graphs
 
 from .no_ops import BROADCASTING
@@ -140,6 +140,7 @@ class _Layout:
         self._graph, self._p, self._known, self._opset = graph, permutation, known, opset
         self._back = tuple(int(each) for each in np.argsort(permutation))
         self._moved: dict[ir.Value, ir.Value] = {}
+        self._same: list[tuple[str, str]] = []
         self._region: dict[ir.Node, Turned] = {}
 
     def apply(self) -> int:
@@ -149,6 +150,7 @@ class _Layout:
         for node, turned in self._region.items():
             self._rewrite(node, turned)
         self._graph.remove(self._region, safe=True)
+        note_same(self._graph, self._same)
         return saved
 
     def _rank(self, value: ir.Value) -> int | None:
@@ -285,6 +287,7 @@ class _Layout:
         self._graph.insert_before(node, new)
         for old, other in zip(node.outputs, new.outputs, strict=True):
             self._describe(other, old, self._editor.name(f"{old.name}/turned"), self._back)
+            self._same.append((other.name or "", old.name or ""))
             self._moved[old] = other
             self._hand_over(old, other, node)
 

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -14,7 +14,6 @@ import onnx_ir as ir
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.linear_layer import contractions
-from onnxslim.analysis.original_names import Origin, original_names
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.errors import BadOptionValue
@@ -23,7 +22,7 @@ from onnxslim.model.constants import constant
 from onnxslim.model.sparse import SPARSE
 from onnxslim.observe.gram import measurable, sums
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
-from onnxslim.pipeline.selection import excluded, unmatched
+from onnxslim.pipeline.selection import Exclude, Include, Selection
 from onnxslim.units import in_bytes
 
 from .layer import WeightMatrices, layer_of
@@ -87,8 +86,8 @@ class Sparsify(Pass):
     method: Annotated[Method, "how weights are chosen; obs needs samples, and fits the weights that stay"] = Method.OBS
     scope: Annotated[Scope, "the share is that of each layer, or of all layers together"] = Scope.GLOBAL
     smallest: Annotated[int, "leave weights with fewer elements alone"] = 256
-    include: Annotated[tuple[str, ...], "only weights or nodes of these names (* and ? match)"] = ()
-    exclude: Annotated[tuple[str, ...], "leave weights and nodes of these names alone"] = ()
+    include: Include = ()
+    exclude: Exclude = ()
     store: Annotated[
         Store,
         "sparse writes sparse initializers where they make the file smaller; not for weights in an external file",
@@ -122,7 +121,7 @@ class Sparsify(Pass):
         """
         infer_shapes(model)
         pattern = read_pattern(self.pattern)
-        chosen, notes = self._chosen(model, pattern, original_names(model, context.original))
+        chosen, notes = self._chosen(model, pattern, Selection(self.include, self.exclude, model, context.original))
         if not chosen:
             return Change(False, (Note("model", "left alone", "no weight can be made sparse"), *notes))
         before = _compressed(chosen)
@@ -157,23 +156,19 @@ class Sparsify(Pass):
         return Change(True, (*done, *notes))
 
     def _chosen(
-        self, model: ir.Model, pattern: Pattern, known: Mapping[str, Origin]
+        self, model: ir.Model, pattern: Pattern, selection: Selection
     ) -> tuple[list[WeightMatrices], list[Note]]:
         """Return the weights that may be made sparse, each once, and notes on the others."""
         chosen: dict[str, WeightMatrices] = {}
         notes: dict[str, Note] = {}
-        every: set[str] = set()
         for contraction in contractions(model.graph):
             layer = layer_of(contraction)
-            came = known.get(contraction.node.outputs[0].name or "", Origin())
-            names = {layer.name, contraction.node.name or "", *came.of_weight(len(layer.shape))}
-            every |= names
-            if reason := excluded(names, self.include, self.exclude) or self._against(layer, pattern):
+            readers = (use.node for use in contraction.weight.uses())
+            if reason := selection.against(*readers) or self._against(layer, pattern):
                 notes.setdefault(layer.name, Note(layer.name, "left alone", reason))
             else:
                 chosen.setdefault(layer.name, layer)
-        why = "no weight that is multiplied, and no such node, is called so"
-        return list(chosen.values()), [*notes.values(), *unmatched(every, self.include, self.exclude, why)]
+        return list(chosen.values()), [*selection.unmatched(), *notes.values()]
 
     def _against(self, layer: WeightMatrices, pattern: Pattern) -> str:
         """Return why a weight cannot be made sparse, or is too small for it; empty where it can."""

@@ -43,7 +43,7 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
     latency = "latency" in flags
     base = onnxslim.optimize(path, "simplify", measure=False).model
     if "features" in flags:
-        base = truncated(base, [find_layers(base, (), ())[0][-1].sites[0].data.name or ""])
+        base = truncated(base, [find_layers(base)[0][-1].sites[0].data.name or ""])
     target = detect_target("cpu")
     original = Session.of(base, target)
     samples, held_out = open_samples(data, original.inputs), open_samples(val, original.inputs)
@@ -54,9 +54,9 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
 
     def splitting(model: ir.Model, each: SplitSettings) -> Splitting:
         context = Context(base, samples, target, np.random.default_rng(0))
-        return Splitting(each, model, find_layers(model, (), ())[0], context)
+        return Splitting(each, model, find_layers(model)[0], context)
 
-    layers = find_layers(base, (), ())[0]
+    layers = find_layers(base)[0]
     work = splitting(base.clone(), settings)
     print(f"chosen on {work.count} samples;", end=" ")
     chosen, reasons = equal(layers, forms, share) if "equal" in flags else work.choose(work.options())

@@ -39,7 +39,7 @@ def attention(text: str = ATTENTION) -> ir.Model:
 
 
 def comparisons(of: ir.Model) -> dict[str, AttentionProduct]:
-    return find_comparisons(of.graph, find_layers(of, (), (), smallest=1)[0])
+    return find_comparisons(of.graph, find_layers(of, smallest=1)[0])
 
 
 def test_each_is_weighed_by_the_other() -> None:

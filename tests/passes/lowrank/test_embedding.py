@@ -36,7 +36,7 @@ def low(rank: int, rows: int = 400) -> np.ndarray:
 def test_a_table_of_full_rank_is_split_exactly() -> None:
     before = model(GENERATOR.normal(size=(400, 48)).astype(np.float32))
     after = before.clone()
-    (table,), _ = find_tables(after, (), ())
+    (table,), _ = find_tables(after)
     write_table(Editor(after), table, split_table(table, basis(table, None)[1], 48))
     onnx.checker.check_model(ir.to_proto(after), full_check=True)
     ids = GENERATOR.integers(0, 400, (2, 5))
@@ -46,7 +46,7 @@ def test_a_table_of_full_rank_is_split_exactly() -> None:
 
 def test_rows_that_are_read_count_more() -> None:
     before = model(GENERATOR.normal(size=(400, 48)).astype(np.float32))
-    (table,), _ = find_tables(before, (), ())
+    (table,), _ = find_tables(before)
     counts = np.zeros(400)
     counts[:20] = 1
     dense = before.graph.initializers["t"].const_value.numpy()  # type: ignore[union-attr]
@@ -64,7 +64,7 @@ def context(model: ir.Model, goal: Goal) -> Context:
 
 def test_rows_that_are_never_read_keep_what_there_is_room_for() -> None:
     before = model(low(10))
-    (table,), _ = find_tables(before, (), ())
+    (table,), _ = find_tables(before)
     counts = np.zeros(400)
     counts[0] = 1000
     dense = before.graph.initializers["t"].const_value.numpy()  # type: ignore[union-attr]
@@ -73,7 +73,7 @@ def test_rows_that_are_never_read_keep_what_there_is_room_for() -> None:
 
 def test_rows_are_counted_from_the_end_as_well() -> None:
     before = model(low(10))
-    (table,), _ = find_tables(before, (), ())
+    (table,), _ = find_tables(before)
     samples = open_samples({"ids": np.array([[-1, 3], [399, 3]])}, Session.of(before).inputs)
     counts = count_rows(before, [table], samples, Session.of)[table.name]
     assert (counts[399], counts[3], counts.sum()) == (2, 2, 4)
@@ -104,7 +104,7 @@ def test_an_index_that_has_a_value_of_its_own_is_counted() -> None:
     before = from_text(text, t=low(10), more=np.array([3, 3]))
     before.graph.inputs.append(before.graph.initializers["more"])
     infer_shapes(before)
-    (table,), _ = find_tables(before, (), ())
+    (table,), _ = find_tables(before)
     held = context(before, Goal.SIZE)
     assert count_reads(before, [table], held) == {table.name: 6 + 2}
     assert Lowrank(align=2).run(before, held).modified
@@ -112,6 +112,6 @@ def test_an_index_that_has_a_value_of_its_own_is_counted() -> None:
 
 def test_a_table_that_a_product_reads_too_is_left_alone() -> None:
     text = TEXT.replace("y = Relu (a)", "u = Transpose (t) y = Relu (a) z = MatMul (a, u)")
-    tables, left = find_tables(model(low(10), text), (), ())
+    tables, left = find_tables(model(low(10), text))
     assert not tables
     assert "shared" in left[0][1]

@@ -53,7 +53,7 @@ def spread(
     """Split the only layer; return the largest difference to the original, and what is expected of the dense weight."""
     after = before.clone()
     infer_shapes(after)
-    (layer,), _ = find_layers(after, (), (), smallest=1)
+    (layer,), _ = find_layers(after, smallest=1)
     matrix = layer.matrix()
     made = split(Problem(LayerMoments.plain(matrix), layer.kernel), form, ranks or full(layer, form))
     write(Editor(after), layer, made, [None] * len(layer.sites))
@@ -107,7 +107,7 @@ def test_the_pivoted_form_gives_what_the_product_of_that_rank_gives(name: str) -
     made = []
     for form in (Factorization.MATRIX, Factorization.PIVOT):
         after = before.clone()
-        (layer,), _ = find_layers(after, (), (), smallest=1)
+        (layer,), _ = find_layers(after, smallest=1)
         bias = GENERATOR.normal(size=12) if layer.sites[0].bias is not None and not made else None
         bias = bias if not made else made[0][1]
         write(Editor(after), layer, split(Problem(LayerMoments.plain(layer.matrix())), form, (5,)), [bias])
@@ -174,7 +174,7 @@ def test_a_weight_that_two_nodes_read_is_split_once() -> None:
     )
     assert spread(before, Factorization.MATRIX)[0] < 1e-5
     after = before.clone()
-    (layer,), _ = find_layers(after, (), (), smallest=1)
+    (layer,), _ = find_layers(after, smallest=1)
     assert len(layer.sites) == 2
     write(
         Editor(after),
@@ -230,9 +230,7 @@ def test_a_weight_that_two_nodes_read_is_split_once() -> None:
     ],
 )
 def test_what_is_left_alone_has_a_reason(text: str, shapes: dict[str, tuple[int, ...]], reason: str) -> None:
-    layers, left = find_layers(
-        model(text, **{key: weight(*shape) for key, shape in shapes.items()}), (), (), smallest=1
-    )
+    layers, left = find_layers(model(text, **{key: weight(*shape) for key, shape in shapes.items()}), smallest=1)
     assert not layers
     assert len(left) == 1
     assert reason in left[0][1]
@@ -243,7 +241,7 @@ def test_a_bias_that_two_nodes_read_is_copied() -> None:
         "g (float[N,8] x) => (float[N,8] y) { a = Gemm (x, w, b) y = Gemm (a, v, b) }",
         w=weight(8, 8), v=weight(8, 8), b=weight(8),
     )  # fmt: skip
-    layers, _ = find_layers(before, (), (), smallest=1)
+    layers, _ = find_layers(before, smallest=1)
     held = before.graph.initializers["b"].const_value
     assert held is not None
     kept = held.numpy().copy()
@@ -255,7 +253,7 @@ def test_a_bias_that_two_nodes_read_is_copied() -> None:
 
 def test_a_bias_that_is_an_output_too_is_copied() -> None:
     before = model("g (float[N,8] x) => (float[N,8] y, float[8] b) { y = Gemm (x, w, b) }", w=weight(8, 8), b=weight(8))
-    (layer,), _ = find_layers(before, (), (), smallest=1)
+    (layer,), _ = find_layers(before, smallest=1)
     held = before.graph.initializers["b"].const_value
     assert held is not None
     kept = held.numpy().copy()
@@ -275,7 +273,7 @@ def test_quantized_weights_are_left_alone() -> None:
         "g (float[N,8] x) => (float[N,8] y) <float s = {0.1}> { d = DequantizeLinear (w, s) y = MatMul (x, d) }",
         w=np.ones((8, 8), np.int8),
     )
-    layers, left = find_layers(before, (), (), smallest=1)
+    layers, left = find_layers(before, smallest=1)
     assert not layers
     assert [reason for _, reason in left] == ["its weight is quantized"]
 
@@ -285,7 +283,7 @@ def test_what_is_counted_is_what_is_written() -> None:
         "g (float[N,32,9,9] x) => (float[N,48,P,Q] y) { y = Conv <strides=[2,2], pads=[1,1,1,1]> (x, w) }",
         w=weight(48, 32, 3, 3),
     )
-    (layer,), _ = find_layers(before, (), ())
+    (layer,), _ = find_layers(before)
     extent = Positions(81, 25, 5 * 9)
     for form in forms(layer):
         ranks = {Factorization.TUCKER: (16, 16), Factorization.SPATIAL: (16,), Factorization.SEPARABLE: (2,)}[form]
@@ -307,7 +305,7 @@ def test_what_is_counted_of_matrices_is_what_is_written(form: Factorization, tex
     before = model(
         f"g (float[64,64] x) => (float[64,64] y) {{ y = {text} }}", **{"v" if "v" in text else "w": weight(64, 64)}
     )
-    (layer,), _ = find_layers(before, (), (), smallest=1)
+    (layer,), _ = find_layers(before, smallest=1)
     assert form in forms(layer)
     written = sum(int(np.prod(part.shape)) for part in parts(layer, form, (16,)))
     assert parameters(layer, form, (16,)) == written == 16 * (128 - 16 * (form is Factorization.PIVOT))
@@ -321,5 +319,5 @@ def test_what_is_counted_of_matrices_is_what_is_written(form: Factorization, tex
 
 def test_half_precision_has_no_pivoted_form() -> None:
     text = "g (float16[N,5,8] x) => (float16[N,5,12] y) { y = MatMul (x, w) }"
-    (layer,), _ = find_layers(model(text, w=weight(8, 12, dtype="float16")), (), (), smallest=1)
+    (layer,), _ = find_layers(model(text, w=weight(8, 12, dtype="float16")), smallest=1)
     assert forms(layer) == (Factorization.MATRIX,)

@@ -10,6 +10,7 @@ from onnxslim.passes.lowrank.fusing import fuse
 from sample_models import from_text
 
 from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.pipeline.selection import Selection
 from onnxslim.runtime.session import Session
 
 GENERATOR = np.random.default_rng(0)
@@ -117,6 +118,8 @@ def test_a_chain_of_three_becomes_one() -> None:
 def test_names_choose_factors() -> None:
     text, shapes = FUSED["two products"]
     for name in shapes:
-        assert not fuse(model(text, shapes), exclude=(name,))
-        assert not fuse(model(text, shapes), include=(name,))
-    assert fuse(model(text, shapes), include=("u", "v"))
+        for patterns in ({"exclude": (name,)}, {"include": (name,)}):
+            before = model(text, shapes)
+            assert not fuse(before, Selection(**patterns, model=before, original=before))
+    before = model(text, shapes)
+    assert fuse(before, Selection(("u", "v"), (), before, before))

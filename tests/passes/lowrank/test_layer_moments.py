@@ -41,7 +41,7 @@ CASES = {
 def test_rows_times_the_weight_are_what_the_layer_gave(name: str, most: int) -> None:
     text, shape = CASES[name]
     whole = model(text, w=shape)
-    (layer,), _ = find_layers(whole, (), (), smallest=1)
+    (layer,), _ = find_layers(whole, smallest=1)
     sizes = [size if isinstance(size, int) else 3 for size in whole.graph.inputs[0].shape or ()]
     data = GENERATOR.normal(size=sizes).astype(np.float32)
     result = Session.of(whole).run({"x": data})["y"]
@@ -56,7 +56,7 @@ def test_rows_times_the_weight_are_what_the_layer_gave(name: str, most: int) -> 
 def test_moments_are_about_the_mean_where_a_bias_makes_up_for_it(bias: bool) -> None:
     body = "p = MatMul (x, w) y = Add (p, b)" if bias else "y = MatMul (x, w)"
     whole = model(f"g (float[N,5,4] x) => (float[N,5,3] y) {{ {body} }}", w=(4, 3), **({"b": (3,)} if bias else {}))
-    (layer,), _ = find_layers(whole, (), (), smallest=1)
+    (layer,), _ = find_layers(whole, smallest=1)
     data = (5 + GENERATOR.normal(size=(16, 5, 4))).astype(np.float32)
     seen = _seen(whole, layer, data)
     x = data.reshape(-1, 4).astype(np.float64)

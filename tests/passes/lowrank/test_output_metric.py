@@ -32,7 +32,7 @@ def model(text: str, **weights: np.ndarray) -> ir.Model:
 
 
 def readers(of: ir.Model) -> dict[str, OutputReader]:
-    return find_readers(of.graph, find_layers(of, (), (), smallest=1)[0])
+    return find_readers(of.graph, find_layers(of, smallest=1)[0])
 
 
 def opened(of: ir.Model) -> Session:

@@ -22,14 +22,15 @@ import typer
 
 from onnxslim import errors
 from onnxslim.cli.application import app
+from onnxslim.commands.bench import Benchmark
+from onnxslim.commands.catalogue import PassEntry, all_passes
+from onnxslim.commands.channel_groups import Grouping
+from onnxslim.commands.compare import Comparison
+from onnxslim.commands.doctor import Machine
+from onnxslim.commands.inspect import Inspection
 from onnxslim.pipeline.recipe import RECIPE_KEYS
 from onnxslim.pipeline.records import Report
-from onnxslim.report.benchmark import Benchmark
-from onnxslim.report.catalogue import PassEntry, all_passes, shown
-from onnxslim.report.channel_groups import Grouping
-from onnxslim.report.comparison import Comparison
-from onnxslim.report.inspection import Inspection
-from onnxslim.report.machine import Machine
+from onnxslim.report.catalogue import shown
 from onnxslim.runtime.statistics import Interval
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "reference"

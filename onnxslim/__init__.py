@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from onnxslim.errors import OnnxslimError
 
 if TYPE_CHECKING:
+    from onnxslim.api import optimize
+    from onnxslim.commands.optimize import Result
     from onnxslim.model import open_model, save_model
-    from onnxslim.pipeline.run import Result, optimize
     from onnxslim.report.destination import save_report
 
     __version__: str
@@ -27,8 +28,8 @@ if not (pathlib.Path(__file__).parent / "passes").is_dir():
 __all__ = ["OnnxslimError", "Result", "__version__", "open_model", "optimize", "save_model", "save_report"]
 
 HOMES = {
-    "Result": "onnxslim.pipeline.run",
-    "optimize": "onnxslim.pipeline.run",
+    "Result": "onnxslim.commands.optimize",
+    "optimize": "onnxslim.api",
     "open_model": "onnxslim.model",
     "save_model": "onnxslim.model",
     "save_report": "onnxslim.report.destination",

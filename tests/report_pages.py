@@ -7,10 +7,8 @@ import dataclasses
 from report_strategies import sample_report
 
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.pipeline.breakdown import Breakdown, LayerCost, LayerFigures, OpFigures
 from onnxslim.pipeline.interface import LayerChange, Note
-from onnxslim.pipeline.records import ModelFile, Report
-from onnxslim.pipeline.reproduction import Reproduction
+from onnxslim.pipeline.records import Breakdown, LayerCost, LayerFigures, ModelFile, OpFigures, Report, Reproduction
 
 HOSTILE = (
     "<script>document.title = 'ran'</script>",

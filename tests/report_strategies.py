@@ -21,11 +21,11 @@ from onnxslim.pipeline.records import (
     QualityFigures,
     Ratios,
     Report,
+    Reproduction,
     SliceFigures,
     TaskFigure,
     reason_key,
 )
-from onnxslim.pipeline.reproduction import Reproduction
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target
 

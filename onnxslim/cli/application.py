@@ -21,7 +21,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from onnxslim.pipeline.provenance import version
+        from onnxslim.installation import version
 
         typer.echo(f"onnxslim {version()}")
         raise typer.Exit

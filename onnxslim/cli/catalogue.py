@@ -25,7 +25,8 @@ def passes(
     onnxslim passes prune
     """
     from onnxslim.cli.output import print_json, stdout
-    from onnxslim.report.catalogue import all_passes, describe_pass, print_catalogue, print_pass
+    from onnxslim.commands.catalogue import all_passes, describe_pass
+    from onnxslim.report.catalogue import print_catalogue, print_pass
 
     if json:
         print_json(all_passes() if name is None else describe_pass(name))
@@ -43,7 +44,8 @@ def doctor(json: Json = False) -> None:
     onnxslim doctor
     """
     from onnxslim.cli.output import print_json, stdout
-    from onnxslim.report.machine import examine_machine, print_machine
+    from onnxslim.commands.doctor import examine_machine
+    from onnxslim.report.machine import print_machine
 
     machine = examine_machine()
     if json:

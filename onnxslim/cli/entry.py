@@ -25,9 +25,9 @@ from rich.text import Text
 
 from onnxslim.cli.application import app
 from onnxslim.errors import OnnxslimError
+from onnxslim.installation import NAMESAKE_HINT, namesake_version
 from onnxslim.pipeline.gc_pause import patient_collector
 from onnxslim.printable import printable
-from onnxslim.report.namesake import HINT, namesake_version
 
 PROGRAM = "onnxslim"
 TRACEBACK = "ONNXSLIM_TRACEBACK"
@@ -168,6 +168,6 @@ def _warn_of_namesake() -> None:
     if version is not None:
         Console(stderr=True, soft_wrap=True, highlight=False).print(
             f"warning: the distribution onnxslim {version}, another project, is installed in the same environment and "
-            f"has the same import name\n\nhint: {HINT}",
+            f"has the same import name\n\nhint: {NAMESAKE_HINT}",
             style="yellow",
         )

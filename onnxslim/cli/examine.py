@@ -64,11 +64,14 @@ def inspect(
     onnxslim inspect model.onnx --groups
     """
     from onnxslim.cli.output import print_json, stdout
+    from onnxslim.commands.channel_groups import group_model
+    from onnxslim.commands.inspect import inspect_model
+    from onnxslim.commands.plan import plan_model
     from onnxslim.errors import UsageError
     from onnxslim.printable import printable_record
-    from onnxslim.report.channel_groups import group_model, print_groups
-    from onnxslim.report.inspection import inspect_model, print_inspection
-    from onnxslim.report.planning import plan_model, print_plan
+    from onnxslim.report.channel_groups import print_groups
+    from onnxslim.report.inspection import print_inspection
+    from onnxslim.report.plan import print_plan
 
     if passes is not None and not plan:
         raise UsageError("passes are named, but no plan is asked for", where="-p", hint="add --plan, or use optimize")
@@ -120,8 +123,9 @@ def bench(
     onnxslim bench model.onnx model.slim.onnx --provider cpu --threads 1
     """
     from onnxslim.cli.output import print_json, stdout
+    from onnxslim.commands.bench import benchmark
     from onnxslim.printable import printable_record
-    from onnxslim.report.benchmark import benchmark, print_benchmark
+    from onnxslim.report.benchmark import print_benchmark
     from onnxslim.report.destination import check_reports, save_report
     from onnxslim.report.terminal import print_places
 
@@ -161,8 +165,9 @@ def compare(
     onnxslim compare model.onnx model.slim.onnx --data test.npz
     """
     from onnxslim.cli.output import print_json, stderr, stdout
+    from onnxslim.commands.compare import compare_models
     from onnxslim.printable import printable_record
-    from onnxslim.report.comparison import compare_models, print_comparison
+    from onnxslim.report.comparison import print_comparison
     from onnxslim.report.destination import check_reports, save_report
     from onnxslim.report.difference import print_difference
     from onnxslim.report.terminal import print_places

@@ -141,17 +141,18 @@ def optimize(
 
     onnxslim optimize model.onnx -p prune:ratio=0.5,quant --data photos/ --preprocess size=224x224 -o small.onnx
     """
-    import onnxslim
+    from onnxslim import api
     from onnxslim.cli.output import print_json, stderr, stdout
     from onnxslim.cli.progress import progress_bar
+    from onnxslim.commands.difference import compare_graphs
     from onnxslim.model import open_model
     from onnxslim.printable import printable_record
-    from onnxslim.report.difference import compare_graphs, print_difference
+    from onnxslim.report.difference import print_difference
     from onnxslim.report.terminal import print_report
 
     target = output or model.with_name(f"{model.stem}.slim.onnx")
     with progress_bar() as progress:
-        result = onnxslim.optimize(
+        result = api.optimize(
             model,
             passes=",".join(passes) if passes else None,
             data=data,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import onnx_ir as ir
 
@@ -17,6 +17,7 @@ from onnxslim.errors import OnnxslimError
 from onnxslim.model.nesting import nested_graphs, nodes_within
 from onnxslim.observe.inner_values import ValueDeviation, compare_values
 from onnxslim.pipeline.interface import LayerChange
+from onnxslim.pipeline.records import Breakdown, LayerCost, LayerFigures, OpFigures
 from onnxslim.runtime.kernels import first_value, kernel_milliseconds
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
@@ -26,50 +27,6 @@ SAMPLES = 8
 ADDED = "added by ONNX Runtime"
 """Where the time of its kernels goes that belong to no node: changes of layout, copies."""
 NOT_TIMED = "not measured: asked not to"
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerCost:
-    """What a layer costs."""
-
-    nodes: Annotated[int, "nodes that belong to it; 0 where there is nothing of it"]
-    macs: Annotated[int, "multiply-accumulates of one inference"]
-    weight_bytes: Annotated[int, "its weights; those that several layers share are counted at the first"]
-    weight_type: Annotated[str | None, "element type of most of its weights"]
-    time_ms: Annotated[float | None, "time that ONNX Runtime spends in it; what it fused counts where the MACs are"]
-    weight_type_reason: str | None = None
-    time_reason: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerFigures:
-    """One layer: what lies between two values that both models have by name."""
-
-    name: Annotated[str, "its node with the most MACs, as the file that came in calls it"]
-    op: Annotated[str, "the op type of that node"]
-    value: Annotated[str, "the value that it makes in both models; empty where only one has it"]
-    before: Annotated[LayerCost, "in the original"]
-    after: Annotated[LayerCost, "in the result"]
-    changes: Annotated[tuple[LayerChange, ...], "what the passes that were kept made of its widths and ranks"]
-    sqnr_db: Annotated[float | None, "its value in the result against that in the original, in decibels"]
-    sqnr_reason: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class OpFigures:
-    """All nodes of one op type."""
-
-    op: Annotated[str, "the op type, with its domain where that is not ONNX's own"]
-    before: Annotated[LayerCost, "in the original"]
-    after: Annotated[LayerCost, "in the result"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Breakdown:
-    """Where size, work, time and error lie."""
-
-    layers: Annotated[tuple[LayerFigures, ...], "in the order of the original"]
-    ops: Annotated[tuple[OpFigures, ...], "those with the most time, work and weights first"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
-import tempfile
-from collections.abc import Iterator, Sequence
-
-import onnx_ir as ir
+from collections.abc import Sequence
 
 from onnxslim.analysis.cost import count_macs, count_parameters
 from onnxslim.data import Subset
 from onnxslim.errors import BudgetMissed, RunError
-from onnxslim.model import file_bytes, save_model
+from onnxslim.installation import version
+from onnxslim.model import file_bytes
 from onnxslim.model.nesting import count_nodes
-from onnxslim.pipeline.breakdown import Breakdown, break_down
+from onnxslim.pipeline.breakdown import break_down
 from onnxslim.pipeline.budget import allowance, samples_to_settle, settled
-from onnxslim.pipeline.interface import Progress
-from onnxslim.pipeline.judge import Judge, MeasuredModel
-from onnxslim.pipeline.provenance import version
+from onnxslim.pipeline.judge import Judge
+from onnxslim.pipeline.measured import MeasuredModel
 from onnxslim.pipeline.quality_records import fidelity_figures, quality_diagnostics, quality_figures
-from onnxslim.pipeline.recipe import Recipe
 from onnxslim.pipeline.records import (
+    Breakdown,
     Budget,
     DataSource,
     FidelityFigures,
@@ -33,10 +29,8 @@ from onnxslim.pipeline.records import (
     Ratios,
     Report,
 )
-from onnxslim.pipeline.speed import cold_figures, percentiles
-from onnxslim.runtime.energy import measure_energy
+from onnxslim.pipeline.resources import percentiles, resource_figures, unmeasured_resources
 from onnxslim.runtime.latency import Latency, PairedLatency
-from onnxslim.runtime.memory import peak_memory
 from onnxslim.runtime.timing import STARTS
 
 NOT_ASKED = "not measured: asked not to"
@@ -52,10 +46,10 @@ class Timed:
     @classmethod
     def of(cls, judge: Judge, result: MeasuredModel, seconds: float = 3.0) -> Timed:
         """Time the result against the original, unless nothing is to be timed."""
-        if not judge.measure:
+        if not judge.request.timed:
             return cls(None, NOT_ASKED)
         try:
-            return cls(judge.latency(judge.original, result, seconds, STARTS), None)
+            return cls(judge.latency(judge.run.original, result, seconds, STARTS), None)
         except RunError as error:
             return cls(None, f"not measured: {error.what}")
 
@@ -69,42 +63,36 @@ def model_figures(
     model = candidate.model
     quality = judge.measure_quality(candidate)
     accuracy = quality.figures[0].after if quality is not None and quality.labelled else None
-    unlabelled = "the samples are synthetic" if judge.samples.synthetic else "the samples have no labels"
-    if quality is not None and judge.samples.labelled:
+    unlabelled = "the samples are synthetic" if judge.run.validation.synthetic else "the samples have no labels"
+    if quality is not None and judge.run.validation.labelled:
         unlabelled = f"the metric {quality.metric.name} reads no labels"
-    if not judge.check:
+    if not judge.request.check:
         unlabelled = NOT_ASKED
-    memory = peak_memory(path, judge.feeds, judge.target) if judge.measure else None
-    energy = measure_energy(candidate.session, judge.feeds) if judge.measure else None
-    cold, uncold = cold_figures(latency, path, judge.feeds, judge.target) if judge.measure else (None, NOT_ASKED)
+    if judge.request.timed:
+        resources = resource_figures(path, candidate.session, judge.feeds, latency)
+    else:
+        resources = unmeasured_resources(NOT_ASKED)
     return Figures(
         size_bytes=size_bytes,
         parameters=count_parameters(model),
         macs=count_macs(model, shapes or None),
         nodes=count_nodes(model),
         latency_ms=percentiles(latency) if latency else None,
-        load_ms=cold.load_ms if cold else None,
-        first_run_ms=cold.first_run_ms if cold else None,
         throughput_per_s=latency.throughput_per_s if latency else None,
-        peak_memory_bytes=None if memory is None or memory.value is None else round(memory.value),
-        energy_mj=energy.value if energy else None,
         accuracy=None if accuracy is None else accuracy.value,
         accuracy_interval=None if accuracy is None else (accuracy.low, accuracy.high),
         latency_reason=timed.reason,
-        load_reason=uncold,
-        first_run_reason=uncold,
         throughput_reason=timed.reason,
-        peak_memory_reason=memory.reason if memory else NOT_ASKED,
-        energy_reason=energy.reason if energy else NOT_ASKED,
         accuracy_reason=None if accuracy else unlabelled,
+        **resources,
     )
 
 
 def ratios(before: Figures, after: Figures, timed: Timed) -> Ratios:
     """Return before / after."""
 
-    def ratio(one: int, other: int) -> float | None:
-        return one / other if other else None
+    def ratio(original: int, result: int) -> float | None:
+        return original / result if result else None
 
     return Ratios(
         size=before.size_bytes / after.size_bytes,
@@ -130,101 +118,92 @@ def closeness(candidate: MeasuredModel, judge: Judge) -> tuple[FidelityFigures, 
 def measure_layers(judge: Judge, result: MeasuredModel, records: Sequence[PassRecord]) -> Breakdown:
     """Return where size, work, time and error lie in the original and in the result."""
     return break_down(
-        judge.original.model,
+        judge.run.original.model,
         result.model,
         judge.feeds,
-        judge.target,
-        judge.samples if judge.check else None,
+        judge.request.target,
+        judge.run.validation if judge.request.check else None,
         changes=[change for record in records if record.kept for change in record.layers],
-        timed=judge.measure,
+        timed=judge.request.timed,
     )
 
 
-@contextlib.contextmanager
-def _lying_at(model: ir.Model, path: pathlib.Path | None) -> Iterator[pathlib.Path]:
-    """Yield the file of a model; one that was handed over in memory gets one for a while."""
-    if path is not None:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
-        save_model(model, pathlib.Path(folder) / "before.onnx")
-        yield pathlib.Path(folder) / "before.onnx"
-
-
-def check_budget(request: Recipe, judge: Judge, result: MeasuredModel) -> Budget:
+def check_budget(judge: Judge, result: MeasuredModel) -> Budget:
     """Return whether what was lost in all is within the budget, and how many samples would make sure of it.
 
     Raises:
         BudgetMissed: It is more than may be lost.
     """
-    sure, unsure = request.confidence, None if request.confidence is not None else "the estimate decides"
+    max_drop, confidence = judge.request.max_drop, judge.request.confidence
+    unsure = None if confidence is not None else "the estimate decides"
 
     def budget(needed: int | None, reason: str | None) -> Budget:
-        none = None if request.max_drop is not None else "no budget was given"
-        return Budget(request.max_drop, True, needed, sure, none, reason, unsure)
+        none = None if max_drop is not None else "no budget was given"
+        return Budget(max_drop, True, needed, confidence, none, reason, unsure)
 
-    if request.max_drop is None:
+    if max_drop is None:
         return budget(None, "no budget was given")
-    loss = None if judge.samples.synthetic or not judge.check else judge.loss(result)
+    loss = judge.loss(result) if judge.run.comparable else None
     if loss is None:
         return budget(None, judge.nothing_claimed())
-    allowed = allowance(request.max_drop, 0.0, 0, request.confidence)
+    allowed = allowance(max_drop, 0.0, 0, confidence)
     if not allowed.holds(loss):
         raise BudgetMissed(
-            f"{allowed.bound(loss):.2%} is lost in all, where {request.max_drop:.2%} may be",
+            f"{allowed.bound(loss):.2%} is lost in all, where {max_drop:.2%} may be",
             where="--max-drop",
             hint="allow more, or give more samples to measure with",
         )
-    if settled(loss, request.max_drop):
+    if settled(loss, max_drop):
         return budget(None, "the interval of the loss lies within the budget")
-    if judge.samples.count is None:
+    if judge.run.validation.count is None:
         return budget(None, "the samples are streamed")
-    needed = samples_to_settle(loss, request.max_drop, judge.samples.count)
+    needed = samples_to_settle(loss, max_drop, judge.run.validation.count)
     return budget(needed, None if needed is not None else "what is lost is just what may be")
 
 
 def make_report(
-    request: Recipe,
     judge: Judge,
     result: MeasuredModel,
     records: Sequence[PassRecord],
-    path: pathlib.Path | None,
+    files: tuple[pathlib.Path, pathlib.Path],
     digest: str | None,
-    file: pathlib.Path,
-    progress: Progress,
     subsets: Sequence[Subset] = (),
 ) -> Report:
-    """Measure both ends and put the report together; the result lies at `file`, alone in its folder but for weights."""
-    progress("measuring", 0, None)
-    original = judge.original
-    budget = check_budget(request, judge, result)
+    """Measure both ends and put the report together.
+
+    Args:
+        judge: Compares the result with the original.
+        result: The model as it stands after the last pass.
+        records: What became of the passes.
+        files: Where the original lies, and the result; this one alone in its folder but for weights.
+        digest: The hash of the file that came in; None where the model came in memory.
+        subsets: Which parts of the samples were used.
+
+    Raises:
+        BudgetMissed: More is lost than may be.
+    """
+    request, original, samples = judge.request, judge.run.original, judge.run.validation
+    request.progress("measuring", 0, None)
+    budget = check_budget(judge, result)
     timed = Timed.of(judge, result)
     paired = timed.paired
-    after_bytes = sum(each.stat().st_size for each in file.parent.iterdir())
+    came_from, file = files
+    after_bytes = sum(part.stat().st_size for part in file.parent.iterdir())
     after = model_figures(result, file, after_bytes, paired.after if paired else None, timed, judge)
-    with _lying_at(original.model, path) as came_from:
-        before_bytes = file_bytes(came_from, original.model)
-        latency = paired.before if paired else None
-        before = model_figures(original, came_from, before_bytes, latency, timed, judge)
-    samples = judge.samples
+    before_bytes = file_bytes(came_from, original.model)
+    before = model_figures(original, came_from, before_bytes, paired.before if paired else None, timed, judge)
     fidelity, quality = closeness(result, judge)
     judged = judge.measure_quality(result)
     diagnostics = () if judged is None else quality_diagnostics(judged, labelled=samples.labelled)
-    memory = None if path is not None else "the model is in memory"
-    unsaved = "the model is in memory"
+    path, in_memory = original.path, "the model is in memory"
+    memory = None if path is not None else in_memory
     return Report(
         onnxslim=version(),
-        seed=request.seed or 0,
+        seed=request.seed,
         input=ModelFile(None if path is None else str(path), digest, path_reason=memory, sha256_reason=memory),
-        output=ModelFile(None, None, path_reason=unsaved, sha256_reason=unsaved),
-        target=judge.target,
-        data=DataSource(
-            samples.source,
-            samples.count,
-            samples.labelled,
-            samples.synthetic,
-            subsets=tuple(subsets),
-        ),
+        output=ModelFile(None, None, path_reason=in_memory, sha256_reason=in_memory),
+        target=request.target,
+        data=DataSource(samples.source, samples.count, samples.labelled, samples.synthetic, subsets=tuple(subsets)),
         before=before,
         after=after,
         ratio=ratios(before, after, timed),

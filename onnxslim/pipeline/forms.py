@@ -10,7 +10,8 @@ from onnxslim.errors import RunError
 from onnxslim.model import weight_bytes
 from onnxslim.pipeline.budget import Allowance
 from onnxslim.pipeline.interface import Context, Kind, Pass
-from onnxslim.pipeline.judge import Judge, MeasuredModel, Verdict
+from onnxslim.pipeline.judge import Judge, Verdict
+from onnxslim.pipeline.measured import MeasuredModel
 from onnxslim.pipeline.observations import Observations
 from onnxslim.pipeline.recipe import option_values
 from onnxslim.pipeline.records import AttemptRecord
@@ -121,18 +122,17 @@ def run_pass(
     if allowed is not None and (before := judge.loss(current)) is not None:
         spent = max(0.0, before.value)
 
+    observations = Observations() if known is None else known.observations
+    context = dataclasses.replace(context, observations=observations)
+
     def run(form: Pass, strength: float) -> StrengthTrial:
         return _run(form, strength, allowed, spent, current, judge, context)
 
-    context.observations = observations = Observations() if known is None else known.observations
-    try:
-        if allowed is None or fixed is not None or step.milder(1.0) is None:
-            forms = [run(step, 1.0 if fixed is None else fixed)]
-        else:
-            tried = [] if known is None else [form.judged_again(allowed, judge) for form in known.forms]
-            forms = _search(step, tried, spent, allowed.limit, run, context)
-    finally:
-        context.observations = Observations()
+    if allowed is None or fixed is not None or step.milder(1.0) is None:
+        forms = [run(step, 1.0 if fixed is None else fixed)]
+    else:
+        tried = [] if known is None else [form.judged_again(allowed, judge) for form in known.forms]
+        forms = _search(step, tried, spent, allowed.limit, run, context)
     best = strongest([form.trial for form in forms])
     chosen = next((form for form in forms if form.trial == best), min(forms, key=lambda form: form.strength))
     verdict = _verdict(chosen, forms, current, judge)
@@ -168,7 +168,7 @@ def _search(
         if incomparable:
             return forms
         best = strongest([form.trial for form in forms])
-        forms = [each if each is form or each.trial == best else each.without_model() for each in forms]
+        forms = [tried if tried is form or tried.trial == best else tried.without_model() for tried in forms]
 
 
 def _run(
@@ -189,7 +189,7 @@ def _run(
     if tried.candidate is None or tried.model is None:
         charged = None if against else spent
     else:
-        size = weight_bytes(judge.original.model) / max(weight_bytes(tried.model), 1)
+        size = weight_bytes(judge.run.original.model) / max(weight_bytes(tried.model), 1)
     if tried.candidate is not None and not against and step.judged_as is Kind.LOSSY:
         try:
             loss = judge.loss(tried.candidate)

@@ -92,9 +92,9 @@ class Progress:
         """Report that `done` of `total` steps of `what` are finished (total None: not known)."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Context:
-    """What the passes of one run share. A pass never loads, saves, prints or benchmarks: it asks the context."""
+    """What a pass is given beside the model. A pass never loads, saves, prints or benchmarks: it asks the context."""
 
     original: ir.Model
     """The model as it was opened: the teacher. Never modified."""
@@ -103,7 +103,7 @@ class Context:
     target: Target
     """Where the result will run: execution provider, instruction set, threads."""
     generator: np.random.Generator
-    """The one source of random numbers; each pass gets one of its own, made of the seed and its name."""
+    """The one source of random numbers, made of the seed and the name of the pass, anew for each try."""
     seed: int = 0
     """What decides which samples are drawn, and what each pass draws."""
     max_drop: float | None = None
@@ -115,10 +115,10 @@ class Context:
     progress: Progress = dataclasses.field(default_factory=Progress)
     open_session: Callable[[ir.Model], Session] = dataclasses.field(default=Session.of)
     """Opens a model on the target, for passes that must look at its values."""
-    ledger: RewriteGate = dataclasses.field(default_factory=RewriteGate)
+    gate: RewriteGate = dataclasses.field(default_factory=RewriteGate)
     """Asked before each rewrite by passes whose rewrites can be left out one by one."""
     subsets: list[Subset] = dataclasses.field(default_factory=list)
-    """Which parts of the samples were used, and what for; for the report."""
+    """Which parts of the samples were used, and what for; `draw` adds to it, for the report."""
     observations: Observations = dataclasses.field(default_factory=Observations)
     """What a pass found out about the model that it is given, for its next try at another strength."""
 
@@ -133,7 +133,7 @@ class Context:
             key: Names the observation, and what it depends on beside the model: a method that was fallen back to.
             observe: Makes it. The result must not be changed afterwards, nor refer to the clone that the pass changes.
         """
-        return self.observations.recall(key, observe, self)
+        return self.observations.recall(key, observe, self.generator)
 
     def draw(self, count: int, purpose: str) -> Samples:
         """Return `count` of the calibration samples, drawn over the whole source as `Samples.draw` does; all, if fewer.

@@ -6,27 +6,22 @@ import copy
 import dataclasses
 import functools
 import math
-import pathlib
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxslim.data import Samples
 from onnxslim.errors import RunError
 from onnxslim.pipeline.budget import Allowance, samples_to_settle
 from onnxslim.pipeline.difference import difference, distance, shapes_of
 from onnxslim.pipeline.interface import Goal, Kind, Pass
+from onnxslim.pipeline.measured import MeasuredModel, Run
 from onnxslim.pipeline.probes import InputProbe, draw_probes, rounded_otherwise
-from onnxslim.quality.choosing import Request, choose_metric
+from onnxslim.quality.choosing import choose_metric
 from onnxslim.quality.measure import Quality, measure_quality
 from onnxslim.quality.metric import Recognition
 from onnxslim.runtime.latency import PairedLatency
-from onnxslim.runtime.session import Session
 from onnxslim.runtime.statistics import Interval
-from onnxslim.runtime.target import Target
 from onnxslim.runtime.timing import Source, compare_latency
 
 BATCH, BATCH_ELEMENTS = 32, 4_000_000
@@ -48,83 +43,29 @@ class Verdict:
     """How many times as fast as before, where that was measured."""
 
 
-class MeasuredModel:
-    """A model as it stands between two passes, with a session on it and what was measured of it so far."""
-
-    def __init__(self, model: ir.Model, open_session: Callable[[], Session], path: pathlib.Path | None = None) -> None:
-        self.model = model
-        self.path = path
-        """The file that it was read from, if it is the model of a file."""
-        self._open = open_session
-        self._session: Session | None = None
-        self.answers: dict[int, dict[str, Any] | None] = {}
-        """What it made of each probe, by its number; None where it did not run."""
-        self.quality: Quality | None = None
-
-    @property
-    def session(self) -> Session:
-        """A session on the model, opened when it is first asked for."""
-        return self.open()
-
-    def open(self) -> Session:
-        """Open the model, if it is not open.
-
-        Raises:
-            RunError: ONNX Runtime refuses the model.
-        """
-        if self._session is None:
-            self._session = self._open()
-        return self._session
-
-    def close(self) -> None:
-        """Give the memory of the session back; it is opened anew where it is asked for again."""
-        self._session = None
-
-    @functools.cached_property
-    def plain_session(self) -> Session:
-        """A session that runs the nodes as they are written: it rounds otherwise."""
-        return Session.of(self.model, self.session.target, optimize=False)
-
-
-@dataclasses.dataclass
 class Judge:
     """Compares what came out of a pass with what went in, and with the original."""
 
-    original: MeasuredModel
-    samples: Samples
-    """Validation samples: no pass sees them."""
-    target: Target
-    generator: np.random.Generator
-    open_session: Callable[[ir.Model], Session]
-    """Opens a model on the target."""
-    metric: Request
-    """What the user asked to be judged by."""
-    max_drop: float | None
-    goal: Goal
-    measure: bool
-    """False: outputs are compared, nothing is timed."""
-    sparing: bool = False
-    """Never hold two models open at once only to compare them: their weights fill the memory."""
-    check: bool = True
-    """False: no model is opened, and what an EXACT pass promises is believed."""
-    confidence: float | None = None
-    """How sure it must be that no more than `max_drop` is lost; None: the estimate decides."""
+    def __init__(self, run: Run, generator: np.random.Generator) -> None:
+        """Judge the passes of a run; `generator` orders what is timed, and draws the bootstraps."""
+        self.run, self.request = run, run.request
+        self.generator = generator
 
     @functools.cached_property
     def feeds(self) -> dict[str, np.ndarray[Any, Any]]:
         """The one sample that latency is measured on; none where nothing is run."""
-        return dict(self.samples.first()) if self.check else {}
+        return dict(self.run.validation.first()) if self.request.check else {}
 
     @functools.cached_property
     def batch(self) -> int:
         """How many samples run at once: several where the original takes them and gives each an output of its own."""
         elements = sum(getattr(array, "size", 1) for array in self.feeds.values())  # a sequence is a list
         several = min(BATCH, max(1, BATCH_ELEMENTS // max(1, elements)))
-        first = next(self.samples.batches(several), None)
+        first = next(self.run.validation.batches(several), None)
         if first is None or first.count < 2:
             return 1
         try:
-            outputs = self.original.session.run(first.feeds)
+            outputs = self.run.original.session.run(first.feeds)
         except RunError:
             return 1
         return several if all(np.shape(output)[:1] == (first.count,) for output in outputs.values()) else 1
@@ -132,16 +73,18 @@ class Judge:
     @functools.cached_property
     def recognition(self) -> Recognition:
         """The metric that the original is judged by, and why."""
-        return choose_metric(self.metric, self.original.session, self.original.model, self.samples)
+        return choose_metric(
+            self.request.metric, self.run.original.session, self.run.original.model, self.run.validation
+        )
 
     def measure_quality(self, candidate: MeasuredModel) -> Quality | None:
         """Return the quality against the original, measured once for each candidate; None on synthetic samples."""
-        if candidate.quality is None and not self.samples.synthetic:
+        if candidate.quality is None and not self.run.validation.synthetic:
             candidate.quality = measure_quality(
                 self.recognition,
-                self.original.session,
+                self.run.original.session,
                 candidate.session,
-                self.samples,
+                self.run.validation,
                 generator=copy.deepcopy(self._drawing),
                 size=self.batch,
             )
@@ -161,7 +104,7 @@ class Judge:
     def of_what(self) -> str:
         """What a loss is a loss of."""
         metric = self.recognition.metric
-        return metric.lost(self.samples.labelled and metric.reads_labels)
+        return metric.lost(self.run.validation.labelled and metric.reads_labels)
 
     def against(self, loss: Interval | None, allowed: Allowance) -> str:
         """Return why a model with that loss does not hold, an empty text where it does."""
@@ -184,7 +127,7 @@ class Judge:
         the budget, of `loss`.
         """
         kept = self._unchanged() if step.judged_as is Kind.EXACT else self._within(loss)
-        if not self.measure:
+        if not self.request.timed:
             return Verdict(True, kept)
         try:
             ratio = self.latency(before, after).ratio
@@ -193,34 +136,34 @@ class Judge:
         figures = f"{ratio.value:.2f}x the speed of before ({ratio.low:.2f} to {ratio.high:.2f})"
         if (
             ratio.high < (1.0 if step.speeds_up else CLEARLY_SLOWER)
-            and self.goal is Goal.LATENCY
+            and self.request.goal is Goal.LATENCY
             and step.judged_as is Kind.LOSSY
         ):
             return Verdict(False, f"slower here: {figures}; --goal size keeps it", ratio)
         return Verdict(True, f"{kept}; {figures}", ratio)
 
     def _unchanged(self) -> str:
-        return "outputs unchanged" if self.check else "outputs not compared: asked not to"
+        return "outputs unchanged" if self.request.check else "outputs not compared: asked not to"
 
     def _within(self, loss: Interval | None) -> str:
-        if self.samples.synthetic:
+        if self.run.validation.synthetic:
             return "fidelity not claimed: the samples are synthetic"
-        if self.max_drop is None:
+        if self.request.max_drop is None:
             return "no budget given"
         if loss is None:
             return "within the budget"
         lost = f"within the budget: {loss.value:.2%} lost in all"
-        if loss.high <= self.max_drop or self.samples.count is None:
+        if loss.high <= self.request.max_drop or self.run.validation.count is None:
             return lost
-        more = samples_to_settle(loss, self.max_drop, self.samples.count)
+        more = samples_to_settle(loss, self.request.max_drop, self.run.validation.count)
         settling = f", and about {more:,} samples would settle it" if more is not None else ""
         return f"{lost} ({loss.low:.2%} to {loss.high:.2%}: that reaches past it{settling})"
 
     def nothing_claimed(self) -> str:
         """Return why nothing is said about the quality of a result."""
-        if not self.check:
+        if not self.request.check:
             return "not measured: asked not to"
-        if self.samples.synthetic:
+        if self.run.validation.synthetic:
             return "not claimed: the samples are synthetic"
         return "no output can be compared"
 
@@ -230,22 +173,21 @@ class Judge:
         """Return the paired latency of two candidates on one sample.
 
         Args:
-            before: The one.
-            after: The other.
+            before: What the ratio of the two is relative to.
+            after: What is compared with it.
             seconds: About how long to measure.
             starts: How often to start the processes anew meanwhile.
 
         Raises:
             RunError: One of them does not run.
         """
-        one, other = self._source(before), self._source(after)
-        return compare_latency(
-            one, other, self.feeds, self.target, generator=self.generator, seconds=seconds, starts=starts
-        )
+        sources = self._source(before), self._source(after)
+        target = self.request.target
+        return compare_latency(*sources, self.feeds, target, generator=self.generator, seconds=seconds, starts=starts)
 
     def _source(self, candidate: MeasuredModel) -> Source:
         """Return what is timed: on CUDA the session that is open already, for a device's memory is small."""
-        if self.target.provider == "cuda":
+        if self.request.target.provider == "cuda":
             return candidate.session
         return candidate.model if candidate.path is None else candidate.path
 
@@ -253,16 +195,16 @@ class Judge:
     def probes(self) -> tuple[InputProbe, ...]:
         """The inputs on which EXACT passes are checked: those that the original runs on, as many as time allows."""
         generator = np.random.default_rng(len(self.feeds))  # of its own: how many it draws depends on the machine
-        drawn = draw_probes(self.original.session.inputs, self.feeds, generator)
+        drawn = draw_probes(self.run.original.session.inputs, self.feeds, generator)
         first = next(drawn)
-        session, trial_run = self.original.session, self.samples.trial_run
+        session, trial_run = self.run.original.session, self.run.validation.trial_run
         if trial_run is not None and trial_run.session() is session:
             outputs, seconds = dict(trial_run.outputs), trial_run.seconds
         else:
             started = time.perf_counter()
             outputs = session.run(first.feeds)
             seconds = time.perf_counter() - started
-        self.original.answers[0] = outputs
+        self.run.original.probe_outputs[0] = outputs
         least, most = PROBE_RUNS
         left = min(most, max(least, PROBE_SECONDS / max(seconds, 1e-6))) - first.cost
         chosen, seen = [first], set[str]()
@@ -270,11 +212,11 @@ class Judge:
             symbol = probe.at.partition(" = ")[0]
             if symbol in seen and probe.cost > left:
                 continue
-            answer = _answer(self.original, probe)
-            if answer is not None:
+            known = _run_probe(self.run.original, probe)
+            if known is not None:
                 left -= probe.cost
                 seen.add(symbol)
-                self.original.answers[len(chosen)] = answer
+                self.run.original.probe_outputs[len(chosen)] = known
                 chosen.append(probe)
         return tuple(chosen)
 
@@ -286,45 +228,45 @@ class Judge:
         Raises:
             RunError: `before` does not run on the sample.
         """
-        if not self.check:
+        if not self.request.check:
             return None
         for number, probe in enumerate(self.probes):
-            if number not in before.answers:
-                before.answers[number] = _answer(before, probe) if number else before.session.run(probe.feeds)
-        if self.sparing:
+            if number not in before.probe_outputs:
+                before.probe_outputs[number] = _run_probe(before, probe) if number else before.session.run(probe.feeds)
+        if self.run.low_memory:
             before.close()
         for number, probe in enumerate(self.probes):
-            wanted = before.answers[number]
-            if wanted is None:
+            references = before.probe_outputs[number]
+            if references is None:
                 continue
-            at = f" (at {probe.at})" if probe.at else ""
+            size = f" (at {probe.at})" if probe.at else ""
             try:
-                got = after.session.run(probe.feeds)
+                outputs = after.session.run(probe.feeds)
             except RunError as error:
-                return f"it does not run any more{at}: {error.what}"
-            after.answers[number] = got
-            for name, reference in wanted.items():
-                why = difference(reference, got[name])
-                if why is not None and (why := self._beyond_noise(before, probe, name, reference, got[name])):
-                    return f"{name}: {why}{at}"
-        if self.sparing:
+                return f"it does not run any more{size}: {error.what}"
+            after.probe_outputs[number] = outputs
+            for name, reference in references.items():
+                why = difference(reference, outputs[name])
+                if why is not None and (why := self._beyond_noise(before, probe, name, reference, outputs[name])):
+                    return f"{name}: {why}{size}"
+        if self.run.low_memory:
             after.close()
         return None
 
     def _beyond_noise(
-        self, before: MeasuredModel, probe: InputProbe, name: str, reference: Any, got: Any
+        self, before: MeasuredModel, probe: InputProbe, name: str, reference: Any, output: Any
     ) -> str | None:
         """Ask once more, knowing how much an output depends on rounding: of the inputs, or else within the model."""
         again = before.session.run(probe.feeds, [name])[name]
-        if difference(reference, again) is not None and shapes_of(reference) == shapes_of(got):
+        if difference(reference, again) is not None and shapes_of(reference) == shapes_of(output):
             return None  # it is random
         rounded = rounded_otherwise(probe, np.random.default_rng(0))
         session = before.session if rounded is not None else before.plain_session
         noise = distance(reference, session.run(probe.feeds if rounded is None else rounded, [name])[name])
-        return difference(reference, got, noise if math.isfinite(noise) else 0.0)
+        return difference(reference, output, noise if math.isfinite(noise) else 0.0)
 
 
-def _answer(candidate: MeasuredModel, probe: InputProbe) -> dict[str, Any] | None:
+def _run_probe(candidate: MeasuredModel, probe: InputProbe) -> dict[str, Any] | None:
     try:
         return candidate.session.run(probe.feeds)
     except RunError:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, Hashable
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 T = TypeVar("T")
 
 
-class HasGenerator(Protocol):
-    """What holds the one source of random numbers."""
-
-    generator: np.random.Generator
-
-
 @dataclasses.dataclass(frozen=True)
 class _Recalled:
     result: Any
-    after: np.random.Generator
-    """The generator as it was left."""
+    state: Mapping[str, Any]
+    """The state of the generator when the observation was made."""
+    spawned: int
+    """How many generators it had spawned by then."""
 
 
 class Observations:
@@ -31,11 +26,14 @@ class Observations:
     def __init__(self) -> None:
         self._known: dict[Hashable, _Recalled] = {}
 
-    def recall(self, key: Hashable, observe: Callable[[], T], drawing: HasGenerator) -> T:
-        """Return what `observe` returned when `key` was asked for first, and leave the generator as it did then."""
-        if key in self._known:
-            drawing.generator = copy.deepcopy(self._known[key].after)
-            return cast(T, self._known[key].result)
-        result = observe()
-        self._known[key] = _Recalled(result, copy.deepcopy(drawing.generator))
-        return result
+    def recall(self, key: Hashable, observe: Callable[[], T], generator: np.random.Generator) -> T:
+        """Return what `observe` returned when `key` was asked for first, and leave `generator` as it did then."""
+        bits = generator.bit_generator
+        seeds = cast(np.random.SeedSequence, bits.seed_seq)
+        if key not in self._known:
+            result = observe()
+            self._known[key] = _Recalled(result, bits.state, seeds.n_children_spawned)
+        known = self._known[key]
+        bits.state = known.state
+        seeds.spawn(max(0, known.spawned - seeds.n_children_spawned))
+        return cast(T, known.result)

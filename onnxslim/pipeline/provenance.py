@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.metadata
 import os
 import pathlib
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import onnx_ir as ir
 
-DISTRIBUTION = "onnxslim-compiler"
+from onnxslim.installation import version
+
 PREFIX = "onnxslim."
-
-
-@functools.cache
-def version() -> str:
-    """Return the version of onnxslim that is installed."""
-    return importlib.metadata.version(DISTRIBUTION)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -14,9 +14,7 @@ from typing import Annotated, Any
 
 from onnxslim.data import Subset
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.pipeline.breakdown import Breakdown
 from onnxslim.pipeline.interface import LayerChange, Note
-from onnxslim.pipeline.reproduction import Reproduction
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target
 
@@ -249,6 +247,60 @@ class PassRecord:
 
     def __post_init__(self) -> None:
         _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+    """What a layer costs."""
+
+    nodes: Annotated[int, "nodes that belong to it; 0 where there is nothing of it"]
+    macs: Annotated[int, "multiply-accumulates of one inference"]
+    weight_bytes: Annotated[int, "its weights; those that several layers share are counted at the first"]
+    weight_type: Annotated[str | None, "element type of most of its weights"]
+    time_ms: Annotated[float | None, "time that ONNX Runtime spends in it; what it fused counts where the MACs are"]
+    weight_type_reason: str | None = None
+    time_reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerFigures:
+    """One layer: what lies between two values that both models have by name."""
+
+    name: Annotated[str, "its node with the most MACs, as the file that came in calls it"]
+    op: Annotated[str, "the op type of that node"]
+    value: Annotated[str, "the value that it makes in both models; empty where only one has it"]
+    before: Annotated[LayerCost, "in the original"]
+    after: Annotated[LayerCost, "in the result"]
+    changes: Annotated[tuple[LayerChange, ...], "what the passes that were kept made of its widths and ranks"]
+    sqnr_db: Annotated[float | None, "its value in the result against that in the original, in decibels"]
+    sqnr_reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OpFigures:
+    """All nodes of one op type."""
+
+    op: Annotated[str, "the op type, with its domain where that is not ONNX's own"]
+    before: Annotated[LayerCost, "in the original"]
+    after: Annotated[LayerCost, "in the result"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Breakdown:
+    """Where size, work, time and error lie."""
+
+    layers: Annotated[tuple[LayerFigures, ...], "in the order of the original"]
+    ops: Annotated[tuple[OpFigures, ...], "those with the most time, work and weights first"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """What does the same again."""
+
+    command: Annotated[str | None, "the command line, as a POSIX shell takes it; null where something was in memory"]
+    versions: Annotated[Mapping[str, str], "of onnxslim, Python and the packages that decide what comes out"]
+    recipe: Annotated[str | None, "passes with all their options, budget and seed as TOML, for --recipe"] = None
+    command_reason: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

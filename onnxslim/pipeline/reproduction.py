@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.metadata
 import os
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+
+from onnxslim.installation import installed, version
+from onnxslim.pipeline.records import Reproduction
 
 PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
 """Distributions whose versions decide what comes out, and how fast."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reproduction:
-    """What does the same again."""
-
-    command: Annotated[str | None, "the command line, as a POSIX shell takes it; null where something was in memory"]
-    versions: Annotated[Mapping[str, str], "of onnxslim, Python and the packages that decide what comes out"]
-    recipe: Annotated[str | None, "passes with all their options, budget and seed as TOML, for --recipe"] = None
-    command_reason: str | None = None
 
 
 def reproduction(
@@ -53,17 +43,9 @@ def reproduction(
 
 def versions() -> dict[str, str]:
     """Return the versions of onnxslim, Python and the packages that decide what comes out."""
-    found = {"onnxslim": installed("onnxslim-compiler"), "python": platform.python_version()}
+    found: dict[str, str | None] = {"onnxslim": version(), "python": platform.python_version()}
     found |= {name: installed(name) for name in PACKAGES}
-    return {name: version for name, version in found.items() if version is not None}
-
-
-def installed(distribution: str) -> str | None:
-    """Return the version of a distribution, or None where it is not installed."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def _is_text(value: object) -> bool:

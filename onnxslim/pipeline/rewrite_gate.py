@@ -36,7 +36,7 @@ class RewriteGate:
         self.sites: list[RewriteSite] = []
         """The rewrites that were allowed, in their order."""
 
-    def refusal(self, rule: str, place: str) -> str | None:
+    def check(self, rule: str, place: str) -> str | None:
         """Ask whether a rewrite may happen: None lets it, a text is the reason why not.
 
         A rewrite that was let happen must be made at once: the last one is taken to be what raised, if the pass does.

@@ -1,316 +1,245 @@
-"""Runs passes over a model: after each one check, compare, time; keep it, or roll it back with the reason."""
+"""Runs all passes, one after the other, and looks back once: what does not pay in the end, and what is left to use."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
-import tempfile
 import time
 from collections.abc import Sequence
 
-import numpy as np
-import onnx
-import onnx_ir as ir
-
-from onnxslim.checks import examine
-from onnxslim.data import Samples, Subset, no_samples
-from onnxslim.data.trial_run import run_in_child
-from onnxslim.diagnostic import Diagnostic
-from onnxslim.errors import BadOptionValue, RunError, UsageError
-from onnxslim.metrics.classification import Classification
-from onnxslim.model import canonicalize, open_model, placing, save_model, stage_model, weight_bytes
-from onnxslim.model.inlining import DIAGNOSTICS
+from onnxslim.errors import OnnxslimError, PassFailed
+from onnxslim.model import weight_bytes
 from onnxslim.model.nesting import count_nodes
-from onnxslim.pipeline.collect_metrics import make_report, measure_layers
-from onnxslim.pipeline.course import run_passes
-from onnxslim.pipeline.gc_pause import patient_collector
-from onnxslim.pipeline.harm import harm
-from onnxslim.pipeline.interface import Context, Goal, Kind, Pass, Progress
-from onnxslim.pipeline.judge import Judge, MeasuredModel
-from onnxslim.pipeline.output_paths import check_places, places_read, places_written
-from onnxslim.pipeline.provenance import hashing, sign
-from onnxslim.pipeline.recipe import Recipe, format_passes, to_toml
-from onnxslim.pipeline.records import ModelFile, PassRecord, Report
-from onnxslim.pipeline.reproduction import reproduction
-from onnxslim.pipeline.request import Data, read_request, share_samples
-from onnxslim.quality.choosing import Request
-from onnxslim.report.destination import check_destinations, save_report
-from onnxslim.runtime.session import IN_MEMORY_LIMIT, Session
-from onnxslim.runtime.target import detect_target
+from onnxslim.pipeline.budget import Allowance, allowance
+from onnxslim.pipeline.forms import Outcome, run_pass
+from onnxslim.pipeline.interface import Context, Goal, Kind, Pass
+from onnxslim.pipeline.judge import Judge
+from onnxslim.pipeline.measured import MeasuredModel
+from onnxslim.pipeline.recipe import option_values
+from onnxslim.pipeline.records import PassRecord
 
-MOST_REWRITTEN = 20_000
-"""Models of more nodes are compared as they are written: ONNX Runtime's own rewriting takes it 227 s for a chain of
-100,000 nodes, and to open that chain without takes it 7 s."""
+SAFE = 2.0
+"""A pass that made the model so many times as fast by itself is not asked again whether it pays."""
+GAIN = 1.05
+"""Without a pass the result must be so many times as fast for the pass to be left out in the end."""
+LEFT = 0.3
+"""Where so much of the budget is left in the end, the first pass that could be stronger is."""
+GIVEN = 0.5
+"""The part of what is left that it may use."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """What `optimize` returns."""
+class Stage:
+    """A pass that was run."""
 
-    model: ir.Model = dataclasses.field(repr=False)
-    """The optimised model, in canonical form (`onnxslim.model`)."""
-    report: Report
-    """What was done, and the figures before and after."""
+    asked: Pass
+    before: MeasuredModel
+    outcome: Outcome
+    seconds: float
+    left_out: str = ""
+    """Why it was kept at first and is not in the end."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to `path`, whole or not at all.
+    @property
+    def kept(self) -> bool:
+        """Whether the result has it."""
+        return self.outcome.verdict.kept and not self.left_out
 
-        Raises:
-            OutputError: It cannot be written there, or it is the file that the model came from.
-        """
-        source = self.report.input.path
-        read = places_read(self.model, None if source is None else pathlib.Path(source))
-        check_places(read, places_written(pathlib.Path(path)))
-        save_model(self.model, path)
+    @property
+    def slow(self) -> bool:
+        """Whether it holds, and was rolled back because it made the model slower."""
+        outcome = self.outcome
+        return (
+            self.lossy and not outcome.verdict.kept and outcome.verdict.speed is not None and not outcome.form.against
+        )
+
+    @property
+    def lossy(self) -> bool:
+        """Whether it was held to the budget."""
+        return self.asked.judged_as is Kind.LOSSY
+
+    @property
+    def after(self) -> MeasuredModel:
+        """The model behind it."""
+        made = self.outcome.form.attempt.candidate
+        return made if self.kept and made is not None else self.before
+
+    def record(self) -> PassRecord:
+        """Return what the report holds of it."""
+        tried = self.outcome.form.attempt
+        nodes = count_nodes(self.before.model)
+        reason = f"{self.outcome.verdict.reason}; {self.left_out}" if self.left_out else self.outcome.verdict.reason
+        attempts = self.outcome.attempts
+        if self.left_out:
+            attempts = tuple(
+                dataclasses.replace(each, kept=False, reason=self.left_out if each.kept else each.reason)
+                for each in attempts
+            )
+        return PassRecord(
+            name=self.asked.name,
+            options=option_values(self.outcome.form.step if self.kept else self.asked),
+            kind=self.asked.judged_as.value,
+            kept=self.kept,
+            reason=reason,
+            seconds=self.seconds,
+            nodes=(nodes, nodes if tried.model is None else count_nodes(tried.model)),
+            changes=tried.change.notes,
+            layers=tried.change.layers,
+            asked=option_values(self.asked),
+            attempts=attempts,
+        )
 
 
-@patient_collector()
-def optimize(
-    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
-    passes: str | Sequence[Pass | str] | None = None,
-    *,
-    data: Data | None = None,
-    val: Data | None = None,
-    output: str | os.PathLike[str] | None = None,
-    report: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
-    max_drop: float | None = None,
-    confidence: float | None = None,
-    recipe: str | os.PathLike[str] | None = None,
-    provider: str = "auto",
-    seed: int | None = None,
-    threads: int | None = None,
-    verify: bool = False,
-    metric: str | None = None,
-    preprocess: str | None = None,
-    goal: str = "latency",
-    as_written: bool = False,
-    measure: bool = True,
-    check: bool = True,
-    inline: bool = True,
-    breakdown: bool = False,
-    progress: Progress | None = None,
-) -> Result:
-    """Make a model smaller and faster, and measure that it still does its job.
+def run_passes(passes: Sequence[Pass], judge: Judge, context: Context) -> list[Stage]:
+    """Run every pass on what the last kept one left.
 
-    Args:
-        model: An ONNX file, or a model in memory. Never changed.
-        passes: What to do, as ``-p`` takes it (``"quant,prune:ratio=0.5"``), or a sequence of pass objects and such
-            texts; None: what the recipe says, or ``"simplify"``.
-        data: Samples that calibrate and fit; see `onnxslim.data.open_samples`. None: synthetic ones.
-        val: Samples that measure. None: a quarter of `data` is set aside; up to half, where few must carry a budget.
-        output: Where to write the result; None: nowhere.
-        report: Where to write the report, as JSON (.json) or as a page (.html); several places, if need be. Result and
-            reports are written together.
-        max_drop: How much may be lost in the metric's terms, as a fraction: of accuracy, which is estimated where there
-            are no labels. Lossy passes are then kept in the strongest form that holds, and share it.
-        confidence: How sure it must be that no more is lost: 0.95 demands that the bound on what is lost be within the
-            budget. None: the estimate decides.
-        recipe: A TOML file with passes, budget and seed; arguments given here win.
-        provider: ``auto``, ``cpu`` or ``cuda``.
-        seed: Seed of the one random generator; None: the recipe's, or 0.
-        threads: Threads within one operator; None: as many as there are cores.
-        verify: Check every rewrite where it is made, on random data.
-        metric: What the result is judged by: the name of a metric (`onnxslim.metrics`), or ``module:function``, which
-            scores outputs against labels; None: the one that fits the outputs.
-        preprocess: How images become inputs; see `onnxslim.data`.
-        goal: ``latency`` rolls back lossy passes that make the model slower here, ``size`` keeps them.
-        as_written: Run the passes in the order given.
-        measure: False times nothing; latency, memory and energy are then null in the report.
-        check: False runs no model at all: what exact passes promise is believed, not compared, and nothing is timed.
-            Only for exact passes without data. The rules are proved by tests, your model is not.
-        inline: Inline local functions; False leaves them alone, as calls.
-        breakdown: Measure the layers as well: size, work, time and error of each, before and after. It is done in any
-            case where a report is written.
-        progress: Told how far the run is.
+    Passes are judged one by one, in their order. Then the result is looked at as a whole, once: a pass that paid when
+    it ran, and does not with those behind it, or keeps them from paying (factors of low rank are faster in float, and
+    often not in int8), is left out; and where much of the budget is left, the first pass that could be stronger is
+    tried so. Either is done only where the result gets better by it.
 
     Raises:
-        OnnxslimError: One of its subclasses, as `onnxslim.errors` lists them. Nothing is written then.
+        OnnxslimError: A pass raised it.
+        PassFailed: A pass raised something else: a bug.
     """
+    stages: list[Stage] = []
+    current = judge.run.original
+    for number, step in enumerate(passes):
+        context.progress(f"{step.name}", number, len(passes))
+        later = sum(following.judged_as is Kind.LOSSY for following in passes[number + 1 :])
+        stage = _stage(step, current, judge, context, _allowed(step, current, judge, later), done=stages)
+        stages.append(stage)
+        current = stage.after
+    stages = _without_what_does_not_pay(stages, judge, context)
+    return _with_what_is_left(stages, judge, context)
+
+
+def _allowed(step: Pass, current: MeasuredModel, judge: Judge, later: int) -> Allowance | None:
+    if judge.request.max_drop is None or step.judged_as is Kind.EXACT:
+        return None
+    lost = judge.loss(current)
+    return allowance(judge.request.max_drop, 0.0 if lost is None else lost.value, later, judge.request.confidence)
+
+
+def _stage(
+    step: Pass,
+    current: MeasuredModel,
+    judge: Judge,
+    context: Context,
+    allowed: Allowance | None,
+    *,
+    known: Outcome | None = None,
+    fixed: float | None = None,
+    done: Sequence[Stage] = (),
+) -> Stage:
     started = time.perf_counter()
-    request = read_request(passes, recipe, max_drop, seed, as_written, confidence)
-    if goal not in [each.value for each in Goal]:
-        raise BadOptionValue(f"the goal cannot be {goal!r}", where="--goal", hint="latency or size")
-    lossy = [step.name for step in request.passes if step.judged_as is Kind.LOSSY]
-    if not check:
-        _refuse_unchecked(lossy, data, val, verify)
-        measure = False
-    target = detect_target(provider, threads)
-    asked = Request.read(metric)
-    opened, path = _open(model, inline)
-    reports = [pathlib.Path(each) for each in ((report,) if isinstance(report, str | os.PathLike) else report)]
-    read = places_read(opened, path, data=data, val=val, recipe=recipe, metric=metric, preprocess=preprocess)
-    check_places(read, places_written(None if output is None else pathlib.Path(output), reports))
-    check_destinations(reports)
-    digested = None if path is None else hashing(path)
-    generator = np.random.default_rng(request.seed)
-    # Where nothing is timed and nothing is lost, models are run a few times to see that they give the same.
-    pack = measure or bool(lossy)
-    rewritten = pack or count_nodes(opened) <= MOST_REWRITTEN
-
-    def open_session(each: ir.Model | pathlib.Path) -> Session:
-        return Session.of(each, target, pack=pack, optimize=rewritten)
-
-    original = MeasuredModel(opened, lambda: open_session(opened if path is None else path), path)
-    calibration = validation = no_samples()
-    if check:
-        run_in_child(opened, path, target, data=val if data is None else data, preprocess=preprocess)
-        needed = lossy or data is not None or val is not None or verify
-        hint = None if needed else "--no-check does it without running the model"
-        # no name here for the session: it would keep two large models open at once
-        calibration, validation = share_samples(
-            data, val, opened, _session(original, hint), preprocess, request, generator
-        )
-    # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
-    (measuring,) = generator.spawn(1)
-    judge = Judge(
-        original,
-        validation,
-        target,
-        measuring,
-        open_session,
-        asked,
-        request.max_drop,
-        Goal(goal),
-        measure,
-        sparing=not pack and weight_bytes(opened) > IN_MEMORY_LIMIT,
-        check=check,
-        confidence=request.confidence,
-    )
-    context = Context(
-        original=opened,
-        samples=calibration,
-        target=target,
-        generator=generator,
-        seed=request.seed or 0,
-        max_drop=request.max_drop,
-        goal=Goal(goal),
-        verify=verify,
-        progress=progress or Progress(),
-        open_session=lambda each: Session.of(each, target),
-        subsets=[] if calibration.synthetic else _shares(calibration, validation, data is None or val is None),
-    )
-    warnings: tuple[Diagnostic, ...] = ()
-    if check and not calibration.synthetic:
-        context.progress("checking the samples", 0, None)
-        warnings = examine(
-            opened,
-            original.session,
-            calibration,
-            None if data is None or val is None else validation,
-            context.open_session,
-            request.seed or 0,
-            lossy=lossy,
-            classes=_classes(judge) if lossy else None,
-        )
-    again = reproduction(
-        "optimize",
-        [model],
-        {
-            "--passes": format_passes(request.passes),
-            "--data": data,
-            "--val": val,
-            "--preprocess": preprocess,
-            "--max-drop": request.max_drop,
-            "--confidence": request.confidence,
-            "--goal": goal,
-            "--metric": metric,
-            "--provider": target.provider,
-            "--threads": target.threads,
-            "--seed": request.seed or 0,
-            "--as-written": as_written,
-            "--verify": verify,
-            "--no-measure": check and not measure,
-            "--no-check": not check,
-            "--no-inline": not inline,
-            "--output": output,
-        },
-        recipe=to_toml(request),
-    )
-    stages = run_passes(request.passes, judge, context)
-    current, records = stages[-1].after, [stage.record() for stage in stages]
-    kept = [stage.outcome.form.step for stage in stages if stage.kept]
-    digest = None if digested is None else digested.result()
-    if kept:
-        sign(
-            current.model,
-            passes=format_passes(kept),
-            seed=request.seed or 0,
-            max_drop=request.max_drop,
-            input_sha256=digest,
-        )
-    with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder, placing() as placement:
-        target_file = pathlib.Path(folder) / "after.onnx" if output is None else pathlib.Path(output)
-        file = stage_model(current.model, target_file, placement, source=None if kept else path)
-        if check and not measure and output is not None:
-            open_session(file)  # what is timed is opened in any case
-        written = None if output is None else hashing(file)
-        if written is not None and measure:
-            written.result()  # nothing else may run while something is timed
-        made = make_report(request, judge, current, records, path, digest, file, context.progress, context.subsets)
-        kept_calls = opened.graph.meta.get(DIAGNOSTICS, ())
-        made = dataclasses.replace(
-            made, diagnostics=(*kept_calls, *warnings, *_harm(request, judge, records), *made.diagnostics)
-        )
-        if written is not None:
-            made = dataclasses.replace(made, output=ModelFile(str(output), written.result()))
-        layers = None
-        if reports or breakdown:
-            context.progress("measuring layers", 0, None)
-            layers = measure_layers(judge, current, records)
-        made = dataclasses.replace(made, reproduction=again, breakdown=layers)
-        save_report(made, *reports, placement=placement)
-    context.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
-    return Result(current.model, made)
-
-
-def _classes(judge: Judge) -> str | None:
-    """Return the output that holds a score for each class, where the task is to choose one."""
-    metric = judge.recognition.metric
-    return metric.output if isinstance(metric, Classification) and metric.axis == -1 else None
-
-
-def _harm(request: Recipe, judge: Judge, records: Sequence[PassRecord]) -> tuple[Diagnostic, ...]:
-    """Return warnings about passes that did harm: within a budget there is none."""
-    if request.max_drop is not None or judge.samples.synthetic or not judge.check:
-        return ()
-    return tuple(harm(request.passes, records, judge.of_what, judge.recognition.metric.harmful))
-
-
-def _shares(calibration: Samples, validation: Samples, divided: bool) -> list[Subset]:
-    """Return which samples calibrate and which measure; `divided`: both are parts of one source."""
-    used = {"calibrating": calibration.count, "measuring": validation.count}
-    total = sum(used.values())
-    return [Subset(purpose, count, total if divided else count) for purpose, count in used.items()]
-
-
-def _refuse_unchecked(lossy: Sequence[str], data: Data | None, val: Data | None, verify: bool) -> None:
-    """Refuse to leave out the check where something asks for it."""
-    if lossy:
-        raise UsageError(f"{lossy[0]} changes the outputs, which must be compared", where="--no-check", hint="drop it")
-    if data is not None or val is not None or verify:
-        asked = "--verify" if verify else "samples"
-        raise UsageError(f"{asked} without a check are of no use", where="--no-check", hint=f"drop it, or {asked}")
-
-
-def _session(original: MeasuredModel, hint: str | None) -> Session:
-    """Open the model that came in; where ONNX Runtime refuses it, give `hint`."""
     try:
-        return original.open()
-    except RunError as error:
-        raise RunError(error.what, where=error.where, hint=hint) from error
+        outcome = run_pass(step, current, judge, context, allowed, known, fixed)
+    except OnnxslimError:
+        raise
+    except MemoryError as error:
+        raise OnnxslimError(
+            "out of memory",
+            where=f"the pass {step.name}",
+            hint="close other programs, use a machine with more memory, or leave the pass out with -p",
+        ) from error
+    except Exception as error:
+        before = ", ".join(stage.asked.name for stage in done) or "no other pass"
+        raise PassFailed(
+            f"raised {type(error).__name__}: {error}",
+            where=f"the pass {step.name} (after {before})",
+            hint="this is a bug in onnxslim; leave the pass out with -p, and please report it",
+        ) from error
+    return Stage(step, current, outcome, time.perf_counter() - started)
 
 
-def _open(
-    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto, inline: bool
-) -> tuple[ir.Model, pathlib.Path | None]:
-    if isinstance(model, onnx.ModelProto):
-        own = onnx.ModelProto()  # tensors are views of it, and writing the result names them
-        own.CopyFrom(model)
-        copy = ir.from_proto(own)
-    elif isinstance(model, ir.Model):
-        copy = model.clone()
-    else:
-        return open_model(model, inline=inline), pathlib.Path(model)
-    canonicalize(copy, inline=inline)
-    return copy, None
+def _without_what_does_not_pay(stages: list[Stage], judge: Judge, context: Context) -> list[Stage]:
+    """Leave out the pass that brought least speed, if without it the result is faster.
+
+    Passes behind it that were rolled back because they made the model slower get another chance: it may have been the
+    pass in front that made them so.
+    """
+    if judge.request.goal is not Goal.LATENCY or not judge.request.timed:
+        return stages
+    faster = [
+        at for at, stage in enumerate(stages) if (stage.kept or stage.slow) and stage.lossy and stage.asked.speeds_up
+    ]
+    speeds = {
+        at: speed.value
+        for at in faster[:-1]
+        if stages[at].kept and (speed := stages[at].outcome.verdict.speed) is not None
+    }
+    if not speeds or min(speeds.values()) >= SAFE:
+        return stages
+    at = min(speeds, key=lambda each: speeds[each])
+    context.progress(f"without {stages[at].asked.name}", 0, None)
+    tail = _again(stages[at + 1 :], stages[at].before, judge, context, with_slow=True)
+    if tail is None:
+        return stages
+    ratio = judge.latency(stages[-1].after, tail[-1].after).ratio
+    if ratio.low < GAIN:
+        return stages
+    figures = f"{ratio.value:.2f}x as fast ({ratio.low:.2f} to {ratio.high:.2f})"
+    why = f"left out in the end: without it the result is {figures}"
+    return [*stages[:at], dataclasses.replace(stages[at], left_out=why), *tail]
+
+
+def _with_what_is_left(stages: list[Stage], judge: Judge, context: Context) -> list[Stage]:
+    """Try the first pass that could be stronger with half of what is left of the budget."""
+    budget = judge.request.max_drop
+    lost = None if budget is None else judge.loss(stages[-1].after)
+    if budget is None or lost is None:
+        return stages
+    left = budget - max(0.0, lost.value)
+    able = (at for at, stage in enumerate(stages) if stage.kept and stage.lossy and stage.outcome.form.strength < 1)
+    at = next(able, None)
+    if at is None or left < LEFT * budget:
+        return stages
+    stage = stages[at]
+    here = judge.loss(stage.after)
+    used = 0.0 if here is None else max(0.0, here.value)
+    allowed = Allowance(min(budget, used + GIVEN * left), budget, judge.request.confidence)
+    again = _stage(stage.asked, stage.before, judge, context, allowed, known=stage.outcome)
+    if not again.kept or again.outcome.form.strength == stage.outcome.form.strength:
+        return stages
+    again = dataclasses.replace(again, seconds=again.seconds + stage.seconds)
+    tail = _again(stages[at + 1 :], again.after, judge, context)
+    if tail is None:
+        return stages
+    stronger = [*stages[:at], again, *tail]
+    return stronger if _is_better(stages[-1].after, stronger[-1].after, judge) else stages
+
+
+def _again(
+    stages: Sequence[Stage], current: MeasuredModel, judge: Judge, context: Context, *, with_slow: bool = False
+) -> list[Stage] | None:
+    """Run passes once more on another model, in the forms in which they were kept; None where one does not hold.
+
+    Args:
+        stages: The passes, as they ran.
+        current: The other model.
+        judge: As in `run_passes`.
+        context: As in `run_passes`.
+        with_slow: Run those, too, that were rolled back because they made the model slower.
+    """
+    found: list[Stage] = []
+    for stage in stages:
+        if not (stage.kept or (with_slow and stage.slow)):
+            found.append(dataclasses.replace(stage, before=current))
+            continue
+        form = stage.outcome.form
+        allowed = None
+        if stage.lossy and judge.request.max_drop is not None:
+            allowed = Allowance(judge.request.max_drop, judge.request.max_drop, judge.request.confidence)
+        again = _stage(form.step, current, judge, context, allowed, fixed=form.strength)
+        if stage.kept and stage.lossy and not again.kept:
+            return None
+        found.append(dataclasses.replace(again, asked=stage.asked, seconds=again.seconds + stage.seconds))
+        current = found[-1].after
+    return found
+
+
+def _is_better(one: MeasuredModel, other: MeasuredModel, judge: Judge) -> bool:
+    smaller = weight_bytes(other.model) < weight_bytes(one.model)
+    if judge.request.goal is Goal.SIZE or not judge.request.timed:
+        return smaller
+    ratio = judge.latency(one, other).ratio
+    return ratio.low > 1 or (smaller and ratio.high >= 1)

@@ -1,6 +1,6 @@
 """Runs a pass on a clone, and finds out which of its rewrites must be left out for the model to hold.
 
-A pass that promises equal outputs and asks the context's ledger before each rewrite is not rolled back as a whole: the
+A pass that promises equal outputs and asks the context's gate before each rewrite is not rolled back as a whole: the
 rewrites are bisected to the first after which the outputs differ, or the model does not load; it is left out, and the
 rest is done again. Guilty sites are never shipped, and the report names them.
 """
@@ -16,7 +16,8 @@ import onnx_ir as ir
 from onnxslim.errors import OnnxslimError, RunError, ValuesNotFinite
 from onnxslim.observe.finite import first_not_finite
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
-from onnxslim.pipeline.judge import Judge, MeasuredModel
+from onnxslim.pipeline.judge import Judge
+from onnxslim.pipeline.measured import MeasuredModel
 from onnxslim.pipeline.rewrite_gate import RewriteGate, RewriteSite
 
 MAX_SITES_PER_RULE = 2
@@ -33,7 +34,7 @@ class Attempt:
     model: ir.Model | None
     """None: it is no longer needed."""
     change: Change
-    ledger: RewriteGate
+    gate: RewriteGate
     candidate: MeasuredModel | None
     """None: nothing was changed, or it does not load."""
     failure: str | None
@@ -70,14 +71,12 @@ def attempt(step: Pass, current: MeasuredModel, judge: Judge, context: Context) 
 
     def run(limit: int | None) -> Attempt:
         # What a pass draws must not depend on how often it ran, nor on what those before it drew.
-        context.generator = np.random.default_rng([context.seed, *step.name.encode()])
-        context.ledger = RewriteGate(limit=limit, banned=banned)
-        return _run(step, current, judge, context)
+        generator = np.random.default_rng([context.seed, *step.name.encode()])
+        gate = RewriteGate(limit=limit, banned=banned)
+        return _run(step, current, judge, dataclasses.replace(context, generator=generator, gate=gate))
 
     tried = run(None)
-    while (
-        tried.failure is not None and step.judged_as is Kind.EXACT and tried.ledger.sites and len(banned) < MOST_GUILTY
-    ):
+    while tried.failure is not None and step.judged_as is Kind.EXACT and tried.gate.sites and len(banned) < MOST_GUILTY:
         context.progress(f"{step.name}: looking for the wrong rewrite", len(banned), None)
         guilty = _first_guilty(tried, run)
         if guilty is None:
@@ -89,8 +88,8 @@ def attempt(step: Pass, current: MeasuredModel, judge: Judge, context: Context) 
         raise tried.error
     if banned:
         left_out = tuple(Note(str(site), "left out", why) for site, why in banned.items())
-        told = {note.subject for note in left_out}
-        notes = tuple(note for note in tried.change.notes if note.subject not in told)
+        subjects = {note.subject for note in left_out}
+        notes = tuple(note for note in tried.change.notes if note.subject not in subjects)
         change = dataclasses.replace(tried.change, notes=(*notes, *left_out))
         tried = dataclasses.replace(tried, change=change, left_out=tuple(banned))
     return tried
@@ -98,20 +97,20 @@ def attempt(step: Pass, current: MeasuredModel, judge: Judge, context: Context) 
 
 def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> Attempt:
     clone = current.model.clone()
-    ledger = context.ledger
+    gate = context.gate
     try:
         change = step.run(clone, context)
     except ValuesNotFinite as error:
         begins = first_not_finite(context.original, context.samples, context.open_session)
         change = Change(False, (Note("model", "left alone", error.what if begins is None else str(begins)),))
-        return Attempt(clone, change, ledger, None, None)
+        return Attempt(clone, change, gate, None, None)
     except OnnxslimError:
         raise
     except Exception as error:
-        return Attempt(clone, Change(False), ledger, None, f"it raised {type(error).__name__}: {error}", error)
+        return Attempt(clone, Change(False), gate, None, f"it raised {type(error).__name__}: {error}", error)
     if not change.modified:
-        return Attempt(clone, change, ledger, None, None)
-    candidate = MeasuredModel(clone, lambda: judge.open_session(clone))
+        return Attempt(clone, change, gate, None, None)
+    candidate = MeasuredModel(clone, lambda: judge.run.open_session(clone))
     try:
         if step.judged_as is Kind.EXACT:
             difference = judge.difference(current, candidate)
@@ -119,16 +118,16 @@ def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> 
             difference = None
             candidate.open()
     except RunError as error:
-        return Attempt(clone, change, ledger, None, f"the result does not run: {error.what}")
+        return Attempt(clone, change, gate, None, f"the result does not run: {error.what}")
     except Exception as error:  # onnx_ir raises what it likes where the graph is broken
-        return Attempt(clone, change, ledger, None, f"the result is no model: {type(error).__name__}: {error}")
+        return Attempt(clone, change, gate, None, f"the result is no model: {type(error).__name__}: {error}")
     failure = None if difference is None else f"the outputs changed: {difference}"
-    return Attempt(clone, change, ledger, candidate, failure)
+    return Attempt(clone, change, gate, candidate, failure)
 
 
 def _first_guilty(failed: Attempt, run: _Run) -> tuple[RewriteSite, str] | None:
     """Return the first rewrite after which the model does not hold, and why; None if it does not hold without any."""
-    sites = failed.ledger.sites
+    sites = failed.gate.sites
     if failed.error is not None:
         return sites[-1], failed.failure or ""
     low, high, why = 0, len(sites), failed.failure or ""  # with `low` rewrites it holds, with `high` it does not
@@ -145,10 +144,10 @@ def _first_guilty(failed: Attempt, run: _Run) -> tuple[RewriteSite, str] | None:
 
 
 def _ban(banned: dict[RewriteSite, str], site: RewriteSite, why: str) -> None:
-    alike = [each for each in banned if each.rule == site.rule]
-    if len(alike) + 1 < MAX_SITES_PER_RULE:
+    same_rule = [known for known in banned if known.rule == site.rule]
+    if len(same_rule) + 1 < MAX_SITES_PER_RULE:
         banned[site] = why
         return
-    for each in alike:
-        del banned[each]
-    banned[RewriteSite(site.rule, None)] = f"{why} ({len(alike) + 1} sites)"
+    for known in same_rule:
+        del banned[known]
+    banned[RewriteSite(site.rule, None)] = f"{why} ({len(same_rule) + 1} sites)"

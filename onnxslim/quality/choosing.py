@@ -17,7 +17,7 @@ from onnxslim.runtime.session import Session
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class MetricRequest:
     """Which metric the user asks for; checked before anything is run."""
 
     text: str | None = None
@@ -26,7 +26,7 @@ class Request:
     """The metric that this names: a class that has yet to be bound, or a function as a metric; None: none is named."""
 
     @classmethod
-    def read(cls, text: str | None) -> Request:
+    def read(cls, text: str | None) -> MetricRequest:
         """Read what stands behind ``--metric``: a name, or ``module:function``.
 
         Raises:
@@ -37,7 +37,7 @@ class Request:
         return cls(text, load_metric(text) if names_function(text) else find_metric(text))
 
 
-def choose_metric(request: Request, session: Session, model: ir.Model, samples: Samples) -> Recognition:
+def choose_metric(request: MetricRequest, session: Session, model: ir.Model, samples: Samples) -> Recognition:
     """Return the metric to judge a model by, bound to its outputs, and why.
 
     Args:

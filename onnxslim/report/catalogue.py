@@ -1,61 +1,13 @@
-"""The passes that are installed, with their options, read off their declarations."""
+"""The passes that are installed, as tables."""
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from typing import Annotated, Any
+from typing import Any
 
 from rich.console import Console
 
-from onnxslim.pipeline.discovery import find_pass, pass_names
-from onnxslim.pipeline.recipe import options_of
+from onnxslim.commands.catalogue import PassEntry
 from onnxslim.report.terminal import line, plain_table
-
-
-@dataclasses.dataclass(frozen=True)
-class OptionEntry:
-    """One option of a pass."""
-
-    name: Annotated[str, "what stands before the equals sign"]
-    type: Annotated[str, "what its value is, in words"]
-    default: Annotated[Any, "the value without the option"]
-    help: Annotated[str, "what it means"]
-    choices: Annotated[tuple[str, ...], "the values that there are, where they can be listed"]
-
-
-@dataclasses.dataclass(frozen=True)
-class PassEntry:
-    """One pass."""
-
-    name: Annotated[str, "the word after -p"]
-    kind: Annotated[str, "exact: outputs stay the same but for rounding; lossy: fidelity and budget decide"]
-    summary: Annotated[str, "what it does, in one sentence"]
-    description: Annotated[str, "the rest of what it says about itself"]
-    needs: Annotated[tuple[str, ...], "passes that are added before it"]
-    after: Annotated[tuple[str, ...], "passes that run before it where both are asked for"]
-    options: Annotated[tuple[OptionEntry, ...], "in the order in which they are declared"]
-
-
-def describe_pass(name: str) -> PassEntry:
-    """Return what the pass `name` declares.
-
-    Raises:
-        UnknownPass: Nothing of that name is installed.
-    """
-    found = find_pass(name)
-    summary, _, description = inspect.cleandoc(found.__doc__ or "").partition("\n\n")
-    options = tuple(
-        OptionEntry(option.name, option.type_name, option.default, option.help, option.choices)
-        for option in options_of(found)
-    )
-    summary = " ".join(summary.split())
-    return PassEntry(found.name, found.kind.value, summary, description.strip(), found.needs, found.after, options)
-
-
-def all_passes() -> tuple[PassEntry, ...]:
-    """Return every pass that is installed, by name."""
-    return tuple(describe_pass(name) for name in pass_names())
 
 
 def shown(default: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,13 +52,12 @@ def check_reports(paths: Sequence[Path], models: Sequence[Path], **sources: obje
     check_destinations(paths)
 
 
-def save_report(record: Any, *paths: str | os.PathLike[str], placement: Placement | None = None) -> None:
+def save_report(record: Any, *paths: str | os.PathLike[str]) -> None:
     """Write a report as JSON (.json) or as a page (.html), all of them or none.
 
     Args:
         record: A `Report` (of `optimize`), a `Benchmark` or a `Comparison`.
         paths: Where to.
-        placement: What renames the files into place; None: they are in place when this returns.
 
     Raises:
         UsageError: A suffix is neither .json nor .html.
@@ -67,12 +65,20 @@ def save_report(record: Any, *paths: str | os.PathLike[str], placement: Placemen
     """
     places = [Path(path) for path in paths]
     check_destinations(places)
-    with contextlib.ExitStack() as stack:
-        chosen = placement or stack.enter_context(placing())
-        for place in places:
-            text = page_of(record) if is_page(place) else dumps(record)
-            with writing(place, chosen) as file:
-                file.write_text(text, encoding="utf-8")
+    with placing() as placement:
+        stage_reports(record, places, placement)
+
+
+def stage_reports(record: Any, paths: Sequence[Path], placement: Placement) -> None:
+    """Write a report as JSON or as a page, for `placement` to rename into place.
+
+    Raises:
+        OutputError: Nothing can be written there.
+    """
+    for path in paths:
+        text = page_of(record) if is_page(path) else dumps(record)
+        with writing(path, placement) as file:
+            file.write_text(text, encoding="utf-8")
 
 
 def is_page(path: Path) -> bool:

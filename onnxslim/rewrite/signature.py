@@ -54,7 +54,7 @@ ONNX_TYPES = {str(kind.name).lower(): kind for kind in ir.DataType if kind != ir
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class DimensionRun:
     """A part of a shape that may have any number of sizes."""
 
     name: str | None = None
@@ -66,7 +66,7 @@ class TensorType:
     """One alternative of a parameter: an element type, and sizes (None: any)."""
 
     element: str
-    sizes: tuple[int | str | Run, ...] | None
+    sizes: tuple[int | str | DimensionRun, ...] | None
     leading_one: bool = False
     """Begins with ``1?``, which is no member of `sizes`."""
 
@@ -131,7 +131,7 @@ def _type(text: str, before: str | None, where: str) -> TensorType:
         raise RuleError(f"there is no element type {element!r}", where=where, hint=f"the element types are {known}")
     if match["sizes"] is None:
         return TensorType(element, None)
-    sizes: list[int | str | Run] = []
+    sizes: list[int | str | DimensionRun] = []
     pieces = [piece.strip() for piece in match["sizes"].split(",")] if match["sizes"].strip() else []
     leading = bool(pieces) and pieces[0] == "1?"
     for piece in pieces[leading:]:
@@ -141,10 +141,10 @@ def _type(text: str, before: str | None, where: str) -> TensorType:
                 f"{piece!r} is no size", where=where, hint="a size is 3, N, C*group, ..., ...S, 1...S or 1?"
             )
         if "..." in piece:
-            sizes.append(Run(size["run"], bool(size["one"])))
+            sizes.append(DimensionRun(size["run"], bool(size["one"])))
         else:
             sizes.append(int(piece) if size["size"] else size["name"])
-    if sum(isinstance(size, Run) for size in sizes) > 1:
+    if sum(isinstance(size, DimensionRun) for size in sizes) > 1:
         raise RuleError(f"{text!r} has more than one run of sizes", where=where, hint="which size belongs to which?")
     return TensorType(element, tuple(sizes), leading)
 
@@ -193,8 +193,8 @@ def _fits(kind: TensorType, dtype: ir.DataType | None, shape: Sequence[Any] | No
     return _sizes_fit(kind.sizes, shape, environment)
 
 
-def _sizes_fit(wanted: Sequence[int | str | Run], shape: Sequence[Any], environment: Environment) -> bool:
-    place = next((i for i, size in enumerate(wanted) if isinstance(size, Run)), None)
+def _sizes_fit(wanted: Sequence[int | str | DimensionRun], shape: Sequence[Any], environment: Environment) -> bool:
+    place = next((i for i, size in enumerate(wanted) if isinstance(size, DimensionRun)), None)
     if place is None:
         return len(wanted) == len(shape) and all(_same(w, s, environment) for w, s in zip(wanted, shape, strict=True))
     after = len(wanted) - place - 1
@@ -203,11 +203,13 @@ def _sizes_fit(wanted: Sequence[int | str | Run], shape: Sequence[Any], environm
     run, middle = wanted[place], tuple(shape[place : len(shape) - after])
     ends = zip([*wanted[:place], *wanted[place + 1 :]], [*shape[:place], *shape[len(shape) - after :]], strict=True)
     return (
-        isinstance(run, Run) and _run_fits(run, middle, environment) and all(_same(w, s, environment) for w, s in ends)
+        isinstance(run, DimensionRun)
+        and _run_fits(run, middle, environment)
+        and all(_same(w, s, environment) for w, s in ends)
     )
 
 
-def _run_fits(run: Run, sizes: tuple[Any, ...], environment: Environment) -> bool:
+def _run_fits(run: DimensionRun, sizes: tuple[Any, ...], environment: Environment) -> bool:
     if run.ones:
         return all(size == 1 for size in sizes) and (
             run.name is None or len(environment.get(f"...{run.name}", ())) == len(sizes)
@@ -218,7 +220,7 @@ def _run_fits(run: Run, sizes: tuple[Any, ...], environment: Environment) -> boo
     return len(known) == len(sizes) and all(equal_sizes(a, b) for a, b in zip(known, sizes, strict=True))
 
 
-def _same(wanted: int | str | Run, size: Any, environment: Environment) -> bool:
+def _same(wanted: int | str | DimensionRun, size: Any, environment: Environment) -> bool:
     if isinstance(wanted, int):
         return bool(size == wanted)
     known = environment.setdefault(str(wanted), size)

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from onnxslim.analysis.evaluate import evaluate
 from onnxslim.rewrite.match import Bound, literal
 from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, Reference, Rule, find_schema
-from onnxslim.rewrite.signature import Parameter, Run, TensorType
+from onnxslim.rewrite.signature import DimensionRun, Parameter, TensorType
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
@@ -189,13 +189,13 @@ class Sampler:
             return self._shape_like_base()
         shape: list[int] = [1] if kind.leading_one and self.draw.choice((True, False)) else []
         for size in kind.sizes:
-            if isinstance(size, Run):
+            if isinstance(size, DimensionRun):
                 shape += self._run_of(size)
             else:
                 shape.append(size if isinstance(size, int) else self._size(size))
         return tuple(shape)
 
-    def _run_of(self, run: Run) -> tuple[int, ...]:
+    def _run_of(self, run: DimensionRun) -> tuple[int, ...]:
         if run.ones:
             length = len(self.runs[run.name]) if run.name in self.runs else self.draw.integer(0, 2)
             return (1,) * length

@@ -128,7 +128,7 @@ class Prune(Pass):
         before = specialize_shapes(model, sizes)
         selection = Selection(self.include, self.exclude, model, context.original)
         choosing = Choosing(selection, self.units)
-        found = remove_exactly(model, lambda coupling: choosing(coupling)[0], context.ledger)
+        found = remove_exactly(model, lambda coupling: choosing(coupling)[0], context.gate)
         if not found:
             reason = "no channel is dead, constant, or the same as another"
             return Change(False, (Note("model", "left alone", reason), *choosing(couple(model))[1]))

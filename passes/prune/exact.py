@@ -28,7 +28,7 @@ from .cutting import cut
 from .structural_values import follow
 
 WITHOUT_TRACE, DOUBLE = "what is dead or constant", "what is double"
-"""The two ways in which a group loses channels, as the ledger is asked for them."""
+"""The two ways in which a group loses channels, as the gate is asked for them."""
 
 ROUNDS = 50
 """Rounds at most; each finds something, so that this many mean a chain of as many layers."""
@@ -48,14 +48,14 @@ class Found:
 
 
 def remove_exactly(
-    model: ir.Model, choose: Callable[[Coupling], Sequence[ChannelGroup]], ledger: RewriteGate
+    model: ir.Model, choose: Callable[[Coupling], Sequence[ChannelGroup]], gate: RewriteGate
 ) -> list[Found]:
     """Remove channels that the outputs do not depend on, in place.
 
     Args:
         model: Shapes are known; vectors that several nodes share by chance are apart (`untie_vectors`).
         choose: Names the groups that may lose channels.
-        ledger: Asked before each group loses any, so that a wrong one can be found out and left out by itself.
+        gate: Asked before each group loses any, so that a wrong one can be found out and left out by itself.
 
     Returns:
         One entry for each group and round that lost any.
@@ -68,7 +68,7 @@ def remove_exactly(
             break
         known = ChannelValues(model, coupling, follow)
         ends = list(find_ends(model, coupling, known))
-        state = (model, coupling, found, known, ends, ledger)
+        state = (model, coupling, found, known, ends, gate)
         step = remove_dead_and_constant(*state) or merge_duplicates(*state)
         if not step:
             break
@@ -83,7 +83,7 @@ def remove_dead_and_constant(
     found: Sequence[ChannelGroup],
     known: ChannelValues,
     ends: Sequence[Consumer],
-    ledger: RewriteGate,
+    gate: RewriteGate,
 ) -> list[Found]:
     """Remove the channels that add nothing, or a constant, wherever they end."""
     labels = coupling.labels
@@ -97,7 +97,7 @@ def remove_dead_and_constant(
     taken = _not_empty(coupling, roots[~stays[roots]])
     for group in found:
         among = np.isin(taken, group.roots)
-        if among.any() and ledger.refusal(f"removing channels of {group.name}", WITHOUT_TRACE) is not None:
+        if among.any() and gate.check(f"removing channels of {group.name}", WITHOUT_TRACE) is not None:
             taken = taken[~among]
     gone = labels.removed(taken)
     editor = Editor(model)
@@ -124,7 +124,7 @@ def merge_duplicates(
     found: Sequence[ChannelGroup],
     known: ChannelValues,
     ends: Sequence[Consumer],
-    ledger: RewriteGate,
+    gate: RewriteGate,
 ) -> list[Found]:
     """Remove the channels that hold the same as another wherever they end, and add their weights to those of it."""
     labels = coupling.labels
@@ -157,7 +157,7 @@ def merge_duplicates(
                 pairs += [(other, root)] if other != root else []
         if len(pairs) == before:
             continue
-        if ledger.refusal(f"removing channels of {group.name}", DOUBLE) is not None:
+        if gate.check(f"removing channels of {group.name}", DOUBLE) is not None:
             del pairs[before:]
         else:
             result.append(Found(group.name, double=(len(pairs) - before) * group.width))

@@ -101,7 +101,7 @@ class Rounds:
 
     Args:
         model: The model, changed in place.
-        context: Its ledger is asked before each rewrite; with `verify`, each is checked where it is made.
+        context: Its gate is asked before each rewrite; with `verify`, each is checked where it is made.
         package: Where the rules lie.
     """
 
@@ -154,7 +154,7 @@ class Rounds:
         return len(fold_constants(model, self._growth))
 
     def _attempt(self, name: str, step: Step, place: str) -> int:
-        why = self._context.ledger.refusal(name, place)
+        why = self._context.gate.check(name, place)
         if why is not None:
             self._failures[f"{name} at {place}"] = why
             return 0
@@ -197,7 +197,7 @@ class Rounds:
             self._verified["equal" if check.ran else "not run"] += check.difference is None
             if check.difference is not None:
                 return check.difference
-        return self._context.ledger.refusal(match.rule.name, match.results()[0].name or "")
+        return self._context.gate.check(match.rule.name, match.results()[0].name or "")
 
     @property
     def applied(self) -> dict[str, int]:

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.model import open_model
-from onnxslim.quality.choosing import Request, choose_metric
+from onnxslim.quality.choosing import MetricRequest, choose_metric
 from onnxslim.quality.measure import measure_quality
 from onnxslim.runtime.session import Session
 
@@ -100,7 +100,7 @@ def main(*folders: str) -> None:
     for path in sorted(path for folder in folders for path in pathlib.Path(folder).glob("*.onnx")):
         session = Session.of(path)
         samples = samples_for(path.stem, session, path)
-        chosen = choose_metric(Request(), session, open_model(path), samples)
+        chosen = choose_metric(MetricRequest(), session, open_model(path), samples)
         quality = measure_quality(chosen, session, session, samples.draw(2), generator=np.random.default_rng(0))
         assert quality.loss.value == 0, f"{path.stem}: a model lost {quality.loss.value} against itself"
         outputs = ", ".join(f"`{each.name}` {list(each.shape)}" for each in session.outputs).replace("|", r"\|")

@@ -248,7 +248,7 @@ class Bare:
 
     generator: object
     progress: object
-    ledger: object
+    gate: object
     verify: bool = False
 
 

@@ -160,9 +160,9 @@ def anonymous() -> int:
 def child(path: str, out: str) -> dict[str, object]:
     """Simplify one model here; return seconds and memory."""
     import onnxslim
+    from onnxslim.commands.plan import plan_model  # brings everything in that is imported late
     from onnxslim.model import open_model
     from onnxslim.pipeline.discovery import find_pass
-    from onnxslim.report.planning import plan_model  # brings everything in that is imported late
 
     del plan_model
     start, peak, stop = anonymous(), [0], threading.Event()

@@ -29,7 +29,7 @@ def ours() -> Work:
     import onnxslim.passes.simplify  # what the first call would import
 
     import onnxslim
-    import onnxslim.pipeline.run
+    import onnxslim.api
 
     return lambda source, out: onnxslim.optimize(source, passes="simplify", output=out, measure=False)
 
@@ -38,7 +38,7 @@ def unchecked() -> Work:
     import onnxslim.passes.simplify
 
     import onnxslim
-    import onnxslim.pipeline.run
+    import onnxslim.api
 
     return lambda source, out: onnxslim.optimize(source, passes="simplify", output=out, check=False)
 

@@ -50,8 +50,8 @@ def test_doctor_says_what_there_is(onnxslim, monkeypatch: pytest.MonkeyPatch):
     for words in ("onnxruntime", "Providers", "Instruction set", "int8 sums", "Energy", "--install-completion"):
         assert words in answer.out
     assert "another project" not in answer.out
-    monkeypatch.setattr("onnxslim.report.machine.namesake_version", lambda: "0.1.98")
-    monkeypatch.setattr("onnxslim.report.machine.energy_source", lambda target: ("package-0", None))
+    monkeypatch.setattr("onnxslim.commands.doctor.namesake_version", lambda: "0.1.98")
+    monkeypatch.setattr("onnxslim.commands.doctor.energy_source", lambda target: ("package-0", None))
     assert "onnxslim 0.1.98, another project" in onnxslim("doctor").out
     machine = json.loads(onnxslim("doctor", "--json").out)
     assert machine["namesake"] == "0.1.98"

@@ -46,7 +46,7 @@ def raising(monkeypatch, error):
     def command(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("onnxslim.report.machine.examine_machine", command)
+    monkeypatch.setattr("onnxslim.commands.doctor.examine_machine", command)
 
 
 def test_an_error_of_ours_is_place_what_and_hint(onnxslim, monkeypatch):

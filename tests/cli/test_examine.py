@@ -10,13 +10,13 @@ from channel_models import RESIDUAL
 from classifier import classifier
 from page_checks import check_page
 
-from onnxslim.report.benchmark import benchmark
+from onnxslim.commands.bench import benchmark
 from onnxslim.runtime.statistics import Interval, Measured
 
 
 @pytest.fixture(autouse=True)
 def _no_child_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxslim.report.benchmark.peak_memory", lambda *a, **o: Measured(4e6))
+    monkeypatch.setattr("onnxslim.pipeline.resources.peak_memory", lambda *a, **o: Measured(4e6))
 
 
 def test_inspect_shows_what_a_model_is(onnxslim, trim, model: Path):
@@ -94,7 +94,7 @@ def test_bench_compares_each_model_with_the_first(onnxslim, model: Path):
 
 
 def test_bench_prints_a_column_a_model_and_why_something_is_missing(onnxslim, model: Path, data: Path, monkeypatch):
-    monkeypatch.setattr("onnxslim.report.benchmark.measure_energy", lambda *a, **o: Measured(None, "no counters"))
+    monkeypatch.setattr("onnxslim.pipeline.resources.measure_energy", lambda *a, **o: Measured(None, "no counters"))
     answer = onnxslim("bench", model, model, "--data", data, "--seconds", "0.1", "--threads", "1")
     assert answer.code == 0, answer.err
     for words in ("model.onnx", "Latency, median", "95 % within", "Against the first", "No energy: no counters"):
@@ -193,7 +193,7 @@ def test_compare_tells_how_large_and_how_fast_both_are(onnxslim, model: Path, da
 
 
 def test_compare_times_nothing_where_it_is_told_so(onnxslim, model: Path, monkeypatch):
-    monkeypatch.setattr("onnxslim.report.comparison.compare_latency", None)
+    monkeypatch.setattr("onnxslim.commands.compare.compare_latency", None)
     answer = onnxslim("compare", model, model, "--no-measure", "--json")
     result = json.loads(answer.out)
     assert result["speedup"] is None

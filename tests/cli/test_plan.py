@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 from sample_models import from_text
 
+from onnxslim.commands.plan import plan_model
 from onnxslim.pipeline.plan import Finding, Planned, gather, ordered
-from onnxslim.report.planning import plan_model
 
 CONVOLUTIONS = """
 <ir_version: 8, opset_import: ["" : 17]>

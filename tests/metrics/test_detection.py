@@ -13,7 +13,7 @@ from onnxslim.data import open_samples
 from onnxslim.errors import DataError
 from onnxslim.metrics.detection import Detection
 from onnxslim.quality.boxes import Boxes, match, mean_average_precision, overlaps, suppress
-from onnxslim.quality.choosing import Request, choose_metric
+from onnxslim.quality.choosing import MetricRequest, choose_metric
 from onnxslim.quality.heads import BoxLayout, grid
 from onnxslim.quality.measure import measure_quality
 from onnxslim.runtime.session import Session
@@ -257,7 +257,7 @@ def test_a_head_with_boxes_in_pixels_and_scores_in_one_concat_is_judged_by_itsel
     samples = open_samples(
         {"image": np.random.default_rng(1).normal(size=(4, 3, 128, 128)).astype(np.float32)}, session.inputs
     )
-    chosen = choose_metric(Request(), session, one, samples)
+    chosen = choose_metric(MetricRequest(), session, one, samples)
     assert isinstance(chosen.metric, Detection)
     assert chosen.metric.head.layout is BoxLayout.YOLOV8
     quality = measure_quality(chosen, session, other, samples, generator=np.random.default_rng(0))

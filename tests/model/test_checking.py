@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxslim.commands.inspect import inspect_model
 from onnxslim.errors import ExternalDataError, ModelUnreadable, OutputError
 from onnxslim.model import open_model, save_model
-from onnxslim.report.inspection import inspect_model
 
 
 def saved(tmp_path: pathlib.Path) -> tuple[onnx.ModelProto, pathlib.Path]:

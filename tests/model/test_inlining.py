@@ -16,10 +16,10 @@ import onnxruntime
 import pytest
 
 import onnxslim
+from onnxslim.commands.inspect import inspect_model
 from onnxslim.errors import ModelUnreadable
 from onnxslim.model import open_model, save_model
 from onnxslim.model.inlining import DIAGNOSTICS, MOST_NODES, _means_the_same
-from onnxslim.report.inspection import inspect_model
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17, "local" : 1]>'
 X = np.array([-2.0, 0.5, 3.0], np.float32)

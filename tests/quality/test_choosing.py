@@ -19,7 +19,7 @@ from onnxslim.metrics.regression import Regression
 from onnxslim.metrics.sqnr import Sqnr
 from onnxslim.model import open_model
 from onnxslim.pipeline.quality_records import quality_diagnostics
-from onnxslim.quality.choosing import Request, bind, choose_metric, recognise
+from onnxslim.quality.choosing import MetricRequest, bind, choose_metric, recognise
 from onnxslim.quality.discovery import find_metric, metric_names
 from onnxslim.quality.evidence import gather_evidence, maker_ops
 from onnxslim.quality.fidelity import add_run, start_tallies, summarize
@@ -32,12 +32,12 @@ SCORES = {"y": np.float32([[0.5, -1, 2]])}
 
 
 def test_a_request_is_read_before_anything_runs() -> None:
-    assert Request.read(None).given is None
-    assert Request.read("classification").given is Classification
+    assert MetricRequest.read(None).given is None
+    assert MetricRequest.read("classification").given is Classification
     with pytest.raises(BadOptionValue, match="no metric named"):
-        Request.read("accuracy")
+        MetricRequest.read("accuracy")
     with pytest.raises(BadOptionValue, match="no module"):
-        Request.read("nosuchmodule:f")
+        MetricRequest.read("nosuchmodule:f")
 
 
 def test_labels_that_a_metric_does_not_understand_rule_it_out() -> None:
@@ -117,13 +117,13 @@ def test_where_no_task_is_recognised_the_user_is_told() -> None:
     session = Session.of(model)
     values = np.random.default_rng(0).normal(size=(4, 5, 7, 3)).astype(np.float32)
     samples = open_samples({"x": values, "labels": np.arange(4)}, session.inputs)
-    chosen = choose_metric(Request(), session, model, samples)
+    chosen = choose_metric(MetricRequest(), session, model, samples)
     assert chosen.metric.name == "sqnr"
     quality = measure_quality(chosen, session, session, samples, generator=np.random.default_rng(0))
     assert not quality.labelled
     codes = [diagnostic.code for diagnostic in quality_diagnostics(quality, labelled=True)]
     assert codes == ["no-metric", "labels-unread"]
-    named = choose_metric(Request.read("sqnr"), session, model, samples)
+    named = choose_metric(MetricRequest.read("sqnr"), session, model, samples)
     quality = measure_quality(named, session, session, samples, generator=np.random.default_rng(0))
     assert [diagnostic.code for diagnostic in quality_diagnostics(quality, labelled=False)] == []
 
@@ -159,7 +159,7 @@ def test_figures_come_with_intervals_that_hold_them() -> None:
         open_samples({"x": values}, session.inputs),
         open_samples({"x": values, "labels": labels}, session.inputs),
     ):
-        chosen = choose_metric(Request(), session, model, samples)
+        chosen = choose_metric(MetricRequest(), session, model, samples)
         assert chosen.metric == Classification("y", Reading.SCORES, -1, 3)
         quality = measure_quality(chosen, session, candidate, samples, generator=np.random.default_rng(0), size=32)
         assert len(quality.rows) == 200
@@ -180,7 +180,7 @@ def test_figures_come_with_intervals_that_hold_them() -> None:
 def test_trained_classifiers_are_classifiers(path: str) -> None:
     model = open_model(zoo_file(*path.split("/")))
     session = Session.of(model)
-    chosen = choose_metric(Request(), session, model, synthetic_samples(model, 4, session=session))
+    chosen = choose_metric(MetricRequest(), session, model, synthetic_samples(model, 4, session=session))
     assert chosen.metric == Classification("logits", classes=10)
 
 

@@ -10,7 +10,7 @@ import pytest
 from onnxslim.data import Samples, open_samples
 from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.metrics.classification import Classification
-from onnxslim.quality.choosing import Request, choose_metric
+from onnxslim.quality.choosing import MetricRequest, choose_metric
 from onnxslim.quality.custom import Custom, load_metric
 from onnxslim.quality.measure import Quality, measure_quality
 from onnxslim.quality.metric import Metric, Recognition
@@ -120,7 +120,7 @@ def test_without_labels_a_function_gives_way_to_what_fits() -> None:
     from sample_models import from_text
 
     text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] x) => (float[N,3] y) { y = Identity (x) }'
-    request = Request("m:f", Custom(lambda outputs, labels: np.ones(1), "m:f"))
+    request = MetricRequest("m:f", Custom(lambda outputs, labels: np.ones(1), "m:f"))
     chosen = choose_metric(request, Echo(), from_text(text), samples(None))
     assert isinstance(chosen.metric, Classification)
     assert "--metric m:f needs labels" in chosen.reason

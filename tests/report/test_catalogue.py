@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from onnxslim.report.catalogue import OptionEntry, PassEntry, print_pass, shown
+from onnxslim.commands.catalogue import OptionEntry, PassEntry
+from onnxslim.report.catalogue import print_pass, shown
 
 
 @pytest.mark.parametrize(

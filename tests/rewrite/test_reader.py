@@ -5,7 +5,7 @@ import pytest
 from onnxslim.errors import RuleError
 from onnxslim.rewrite.reader import load_rules, read_rules, rule_names
 from onnxslim.rewrite.rule import Reference
-from onnxslim.rewrite.signature import Run, read_parameters
+from onnxslim.rewrite.signature import DimensionRun, read_parameters
 
 RELU = """
 # Two rectifiers
@@ -114,10 +114,10 @@ def test_errors_name_file_and_line(text, message, line):
 
 def test_parameters():
     x, b, c = read_parameters("T[N,C*group,...S] x, floating[M] b = 0, float[1?,M,1...S] | [] c", "here")
-    assert x.types[0].sizes == ("N", "C*group", Run("S"))
+    assert x.types[0].sizes == ("N", "C*group", DimensionRun("S"))
     assert b.zero
     assert c.types[0].leading_one
-    assert c.types[0].sizes == ("M", Run("S", ones=True))
+    assert c.types[0].sizes == ("M", DimensionRun("S", ones=True))
     assert c.types[1].sizes == ()
     assert c.types[1].element == "float"
     assert read_parameters("  ", "here") == ()

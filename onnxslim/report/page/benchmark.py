@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pathlib
 
-from onnxslim.pipeline.reproduction import versions
-from onnxslim.report.benchmark import Benchmark, benchmark_rows, missing_figures
+from onnxslim.commands.bench import Benchmark
+from onnxslim.installation import version
+from onnxslim.report.benchmark import benchmark_rows, missing_figures
 from onnxslim.report.figures import target_words
 from onnxslim.report.page.facts import provenance
 from onnxslim.report.page.plots import latency_plot
@@ -21,7 +22,7 @@ def benchmark_page(result: Benchmark) -> str:
     return render(
         "benchmark.html",
         {
-            "version": versions()["onnxslim"],
+            "version": version(),
             "title": " against ".join([names[-1], names[0]]) if len(names) > 1 else names[0],
             "names": names,
             "summary": f"One sample of: {result.source}. Measured on {target_words(result.target)}.",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from onnxslim.pipeline.reproduction import versions
-from onnxslim.report.comparison import Comparison, comparison_rows, output_rows
-from onnxslim.report.difference import Difference
+from onnxslim.commands.compare import Comparison
+from onnxslim.commands.difference import Difference
+from onnxslim.installation import version
+from onnxslim.report.comparison import comparison_rows, output_rows
 from onnxslim.report.figures import data_words, judgement, target_words
 from onnxslim.report.page.facts import provenance, warnings_view
 from onnxslim.report.page.layers import breakdown_view
@@ -27,7 +28,7 @@ def comparison_page(result: Comparison) -> str:
     return render(
         "comparison.html",
         {
-            "version": versions()["onnxslim"],
+            "version": version(),
             "title": f"{names[0]} against {names[1]}",
             "names": names,
             "summary": f"{data_words(result.data)}. Run on {target_words(result.target)}.",

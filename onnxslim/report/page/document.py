@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from onnxslim.commands.bench import Benchmark
+from onnxslim.commands.compare import Comparison
 from onnxslim.pipeline.records import Report
-from onnxslim.report.benchmark import Benchmark
-from onnxslim.report.comparison import Comparison
 from onnxslim.report.page.benchmark import benchmark_page
 from onnxslim.report.page.comparison import comparison_page
 from onnxslim.report.page.optimization import optimization_page

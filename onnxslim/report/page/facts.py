@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.pipeline.reproduction import Reproduction
+from onnxslim.pipeline.records import Reproduction
 from onnxslim.report.figures import target_words
 from onnxslim.report.page.visible import shortened
 from onnxslim.runtime.target import Target

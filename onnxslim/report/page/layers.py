@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from onnxslim.pipeline.breakdown import Breakdown, LayerCost, LayerFigures, OpFigures
+from onnxslim.pipeline.records import Breakdown, LayerCost, LayerFigures, OpFigures
 from onnxslim.report.page.bars import Bars, share
 from onnxslim.report.page.plots import Plot, error_plot
 from onnxslim.report.page.visible import shortened

@@ -6,9 +6,8 @@ import numpy as np
 from page_checks import check_page
 from report_pages import HOSTILE
 
-from onnxslim.pipeline.records import Percentiles
-from onnxslim.pipeline.reproduction import Reproduction
-from onnxslim.report.benchmark import Benchmark, SpeedFigures
+from onnxslim.commands.bench import Benchmark, SpeedFigures
+from onnxslim.pipeline.records import Percentiles, Reproduction
 from onnxslim.report.page.document import page_of
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target

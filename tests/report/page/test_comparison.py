@@ -6,10 +6,9 @@ from page_checks import check_page
 from report_pages import HOSTILE, hostile_report
 from report_strategies import sample_report
 
-from onnxslim.pipeline.records import OutputFigures, SliceFigures
-from onnxslim.pipeline.reproduction import Reproduction
-from onnxslim.report.comparison import Comparison
-from onnxslim.report.difference import Difference, RewrittenRegion
+from onnxslim.commands.compare import Comparison
+from onnxslim.commands.difference import Difference, RewrittenRegion
+from onnxslim.pipeline.records import OutputFigures, Reproduction, SliceFigures
 from onnxslim.report.page.document import page_of
 from onnxslim.runtime.statistics import Interval
 

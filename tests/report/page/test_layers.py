@@ -6,7 +6,7 @@ from page_checks import check_page
 from report_pages import cost, layer
 from report_strategies import sample_report
 
-from onnxslim.pipeline.breakdown import Breakdown, LayerCost, LayerFigures, OpFigures
+from onnxslim.pipeline.records import Breakdown, LayerCost, LayerFigures, OpFigures
 from onnxslim.report.page.document import page_of
 from onnxslim.report.page.layers import short_time
 

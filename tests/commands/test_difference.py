@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 from sample_models import from_text
 
+from onnxslim.commands.difference import compare_graphs
+from onnxslim.commands.onnx_text import node_text
 from onnxslim.model import canonicalize
-from onnxslim.report.difference import compare_graphs, print_difference
-from onnxslim.report.onnx_text import node_text
+from onnxslim.report.difference import print_difference
 
 
 def graph(body, outputs="float[N,4] y", **weights):

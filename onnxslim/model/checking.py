@@ -1,6 +1,6 @@
-"""What a file says about its tensors and names, checked before anybody believes it.
+"""Checks of the tensors, names and order of a file, before anything relies on them.
 
-A broken file is called broken here, with the node, the name and the reason; what comes after need not look again.
+A broken file is refused here, with node, name and reason, so later code need not check again.
 Source: ONNX IR specification (docs/IR.md), sections "Graphs", "External Tensor Data"; onnx.proto, "TensorProto".
 """
 
@@ -19,17 +19,18 @@ from onnxslim.model.nesting import every_graph, nodes_within
 from onnxslim.ops.traits import Trait, has
 
 HINT = "export or download the model again"
-TYPES = {each.value for each in ir.DataType} - {ir.DataType.UNDEFINED.value}
+TYPES = {dtype.value for dtype in ir.DataType} - {ir.DataType.UNDEFINED.value}
 GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 Tensors = Iterator[tuple[str, onnx.TensorProto]]
 
 
 def check_tensors(proto: onnx.ModelProto, path: pathlib.Path) -> None:
-    """Check that each tensor of a file has a type, a shape, and as many bytes as these take.
+    """Check that every tensor of a file has a type, a shape, and the number of bytes that they require.
 
     Raises:
-        ModelUnreadable: One has not; a Constant holds no constant; a name is no text; an attribute refers to nothing.
-        ExternalDataError: Its bytes are missing, cut short, or outside the model's folder.
+        ModelUnreadable: A tensor has not; a Constant has no value; a name is not UTF-8; an attribute outside of a
+            function refers to one of a function.
+        ExternalDataError: The bytes of a tensor are missing, truncated, or outside the model's folder.
     """
     for value in proto.graph.input:
         if not _has_known_type(value):
@@ -45,15 +46,15 @@ def check_tensors(proto: onnx.ModelProto, path: pathlib.Path) -> None:
 
 
 def _check_references(graph: onnx.GraphProto, path: pathlib.Path) -> None:
-    """Check that names are texts, and that no attribute outside of functions refers to one of a function.
+    """Check that names are UTF-8, and that no attribute outside of a function refers to one of a function.
 
-    What declares a type that ONNX does not know declares none from then on.
+    Types that ONNX does not know are removed from the values that declare them.
     """
     for value in (*graph.input, *graph.output, *graph.value_info):
         if not _has_known_type(value):
             value.ClearField("type")
     for node in graph.node:
-        # what is no UTF-8 protobuf hands over as bytes
+        # protobuf returns text that is not UTF-8 as bytes
         if not isinstance(node.doc_string, str):
             node.ClearField("doc_string")  # nothing depends on it
         texts = (node.op_type, node.domain, node.name, *node.input, *node.output)
@@ -93,7 +94,7 @@ def _node_tensors(nodes: Sequence[onnx.NodeProto], path: pathlib.Path) -> Tensor
         for attribute in node.attribute:
             kind = attribute.type
             if kind in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT, onnx.AttributeProto.INTS):
-                continue  # nearly all of them
+                continue  # the usual types
             place = f"the attribute {attribute.name!r} of {describe_node(node.name, node.op_type)}"
             if attribute.HasField("t"):
                 yield place, attribute.t
@@ -114,18 +115,18 @@ def _parts(place: str, sparse: onnx.SparseTensorProto) -> Tensors:
 
 
 def describe_node(name: str | None, op_type: str) -> str:
-    """Return what an error calls a node."""
+    """Return the description of a node in error messages."""
     return f"the node {name!r} ({op_type})" if name else f"a node without a name ({op_type})"
 
 
 def _check_constant(node: onnx.NodeProto, path: pathlib.Path) -> None:
-    kinds = [(each.name, each.type) for each in node.attribute]
+    kinds = [(attribute.name, attribute.type) for attribute in node.attribute]
     declared = onnx.defs.get_schema(node.op_type).attributes
     types = {name: formal.type.value for name, formal in declared.items()}  # type: ignore[attr-defined]  # an enumeration
     if len(kinds) != 1 or types.get(kinds[0][0]) != kinds[0][1]:
-        held = ", ".join(repr(name) for name, _ in kinds) or "none"
+        names = ", ".join(repr(name) for name, _ in kinds) or "none"
         raise ModelUnreadable(
-            f"{describe_node(node.name, node.op_type)} holds no constant: its attributes are {held}",
+            f"{describe_node(node.name, node.op_type)} holds no constant: its attributes are {names}",
             where=path,
             hint=HINT,
         )
@@ -140,11 +141,11 @@ def _check_tensor(place: str, tensor: onnx.TensorProto, path: pathlib.Path) -> N
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         _check_external(place, tensor, path)
     elif tensor.HasField("raw_data"):
-        wanted, found = 0 if kind is ir.DataType.STRING else math.ceil(count * kind.bitwidth / 8), len(tensor.raw_data)
-        if wanted != found:
+        expected = 0 if kind is ir.DataType.STRING else math.ceil(count * kind.bitwidth / 8)
+        if expected != (found := len(tensor.raw_data)):
             raise ModelUnreadable(
                 f"{place} has {found:,} bytes, and its shape {list(tensor.dims)} and type {kind.name.lower()} take "
-                f"{wanted:,}",
+                f"{expected:,}",
                 where=path,
                 hint=HINT,
             )
@@ -155,7 +156,7 @@ def _check_tensor(place: str, tensor: onnx.TensorProto, path: pathlib.Path) -> N
 
 
 def _numbers(tensor: onnx.TensorProto, kind: ir.DataType) -> int:
-    """Return how many entries the field has that is meant for `kind`."""
+    """Return the number of entries in the field of `tensor` for elements of `kind`."""
     match kind.name:
         case "FLOAT" | "COMPLEX64":
             return len(tensor.float_data)
@@ -171,7 +172,7 @@ def _numbers(tensor: onnx.TensorProto, kind: ir.DataType) -> int:
 
 
 def _possible(kind: ir.DataType, count: int) -> tuple[int, ...]:
-    """Return how many entries `count` elements may take: complex ones take two, those of few bits share one."""
+    """Return the possible numbers of entries of `count` elements: two per complex element, fewer if bits are packed."""
     if kind.name.startswith("COMPLEX"):
         return (2 * count,)
     if kind is not ir.DataType.STRING and kind.bitwidth < 8:
@@ -201,18 +202,20 @@ def _check_external(place: str, tensor: onnx.TensorProto, path: pathlib.Path) ->
             f"its weights are missing: {location}", where=path, hint="copy that file beside the model"
         )
     if file.stat().st_nlink > 1:
-        # onnx and onnx_ir refuse such files when they are read: another name may lie outside of the folder
+        # onnx and onnx_ir refuse such files on reading: the other name may be outside of the folder
         raise ExternalDataError(
             f"its weights have a second name, which may lie elsewhere (a hard link): {location}",
             where=path,
             hint="make that file a copy of its own",
         )
-    wanted = math.ceil(math.prod(tensor.dims) * kind.bitwidth / 8)
-    if length and length != wanted:
+    expected = math.ceil(math.prod(tensor.dims) * kind.bitwidth / 8)
+    if length and length != expected:
         raise ExternalDataError(
-            f"{place} has {length:,} bytes in {location}, and its shape and type take {wanted:,}", where=path, hint=HINT
+            f"{place} has {length:,} bytes in {location}, and its shape and type take {expected:,}",
+            where=path,
+            hint=HINT,
         )
-    if offset + wanted > file.stat().st_size:
+    if offset + expected > file.stat().st_size:
         raise ExternalDataError(
             f"its weights are cut short: {location} ends before {place} does",
             where=path,
@@ -221,25 +224,25 @@ def _check_external(place: str, tensor: onnx.TensorProto, path: pathlib.Path) ->
 
 
 def check_names(model: ir.Model, path: pathlib.Path) -> None:
-    """Check that all that is read is made, and that the versions of all operator sets in use are said.
+    """Check that every value that is read has a producer, and that operator sets in use have a version.
 
     Raises:
-        ModelUnreadable: A node or an output reads what nothing makes; a value has two makers; a version is missing;
-            there is no output.
+        ModelUnreadable: A node or an output reads a value without a producer; the version of ONNX's own operator set
+            is missing; the graph has no output.
     """
     if not model.graph.outputs:
         raise ModelUnreadable("the graph has no outputs", where=path, hint="name what it is to compute, and export it")
     for graph in every_graph(model):
         for node in graph:
             for value in node.inputs:
-                if value is not None and _is_made_by_nothing(value):
+                if value is not None and _has_no_producer(value):
                     raise ModelUnreadable(
                         f"{describe_node(node.name, node.op_type)} reads {value.name!r}, which nothing makes",
                         where=path,
                         hint=HINT,
                     )
         for value in graph.outputs:
-            if _is_made_by_nothing(value):
+            if _has_no_producer(value):
                 raise ModelUnreadable(f"the output {value.name!r} is made by nothing", where=path, hint=HINT)
     if {"", "ai.onnx"} & model.opset_imports.keys():
         return
@@ -253,22 +256,22 @@ def check_names(model: ir.Model, path: pathlib.Path) -> None:
             )
 
 
-def _is_made_by_nothing(value: ir.Value) -> bool:
+def _has_no_producer(value: ir.Value) -> bool:
     return value.producer() is None and not value.is_graph_input() and not value.is_initializer()
 
 
 def check_order(graph: ir.Graph, path: pathlib.Path) -> None:
-    """Check that no node of `graph` depends on itself. What lies in subgraphs reads for the node that holds them.
+    """Check that the nodes of `graph` form no cycle. A node reads the values that its subgraphs read.
 
     Raises:
-        ModelUnreadable: One does.
+        ModelUnreadable: They form a cycle.
     """
-    waiting = {node: {maker for maker in _makers(node) if maker.graph is graph} for node in graph}
+    waiting = {node: {producer for producer in _producers(node) if producer.graph is graph} for node in graph}
     readers: dict[ir.Node, list[ir.Node]] = {}
-    for node, makers in waiting.items():
-        for maker in makers:
-            readers.setdefault(maker, []).append(node)
-    ready = [node for node, makers in waiting.items() if not makers]
+    for node, producers in waiting.items():
+        for producer in producers:
+            readers.setdefault(producer, []).append(node)
+    ready = [node for node, producers in waiting.items() if not producers]
     while ready:
         done = ready.pop()
         del waiting[done]
@@ -279,12 +282,12 @@ def check_order(graph: ir.Graph, path: pathlib.Path) -> None:
     if not waiting:
         return
     node, seen = next(iter(waiting)), set()
-    while node not in seen:  # from reader to maker, until one comes again: that one lies on a circle
+    while node not in seen:  # follow producers until a node repeats: it is on a cycle
         seen.add(node)
         node = next(iter(waiting[node]))
-    maker = next(iter(waiting[node]))
+    producer = next(iter(waiting[node]))
     names = {value.name for inner in _with_nested(node) for value in inner.inputs if value is not None}
-    read = next(output.name for output in maker.outputs if output.name in names)
+    read = next(output.name for output in producer.outputs if output.name in names)
     raise ModelUnreadable(
         f"{describe_node(node.name, node.op_type)} reads {read!r}, which is made from what that node makes: a circle",
         where=path,
@@ -292,12 +295,12 @@ def check_order(graph: ir.Graph, path: pathlib.Path) -> None:
     )
 
 
-def _makers(node: ir.Node) -> Iterator[ir.Node]:
+def _producers(node: ir.Node) -> Iterator[ir.Node]:
     for inner in _with_nested(node):
         for value in inner.inputs:
-            maker = value.producer() if value is not None else None
-            if maker is not None:
-                yield maker
+            producer = value.producer() if value is not None else None
+            if producer is not None:
+                yield producer
 
 
 def _with_nested(node: ir.Node) -> Iterator[ir.Node]:

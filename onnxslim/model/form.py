@@ -1,20 +1,20 @@
-"""Canonical form: what every pass may rely on, made when a model is opened and undone when it is saved.
+"""The canonical form of models, established when a model is opened and undone when it is saved.
 
-It holds in every model that a pass is given:
+Passes may rely on it:
 
 - nodes are topologically sorted;
-- the default operator domain is written ``""``, never ``"ai.onnx"``;
-- constants are initializers: a ``Constant`` node becomes one, in subgraphs too;
-- local functions are inlined (`onnxslim.model.inlining`), unless the caller wants them kept;
-- a sparse initializer is a dense one, and a Constant with a sparse value is one of those;
-- a dimension of -1, as some exporters write, is an unknown one;
+- the default operator domain is ``""``, never ``"ai.onnx"``;
+- constants are initializers: a ``Constant`` node becomes one, in subgraphs as well;
+- local functions are inlined (`onnxslim.model.inlining`), unless the caller keeps them;
+- sparse initializers, and Constant nodes with a sparse value, are dense initializers;
+- a dimension of -1, as some exporters write it, is unknown;
 - outputs that are maps, or sequences of maps, have no type;
-- no initializer is a graph input in models older than IR version 4, where each had to be; these are of IR version 4
-  from then on, in the file that is written too. Since IR version 4 an initializer that is also an input is a default
-  that the caller may override; it stays an input, and is no constant.
+- initializers are not graph inputs in models older than IR version 4, where all of them had to be. Such models become
+  models of IR version 4, in the written file as well. Since IR version 4 an initializer that is also an input is a
+  default that the caller may override; it stays an input, and is not a constant.
 
-`restored` undoes this on a copy: what was a Constant node and is still there becomes one again. Nested subgraphs,
-nodes of other domains, metadata, names and dynamic dimensions pass through untouched.
+`restored` undoes the form on a copy: initializers that were Constant nodes become Constant nodes again. Nested
+subgraphs, nodes of other domains, metadata, names and dynamic dimensions are unchanged.
 
 Source: ONNX IR specification (docs/IR.md), sections "Graphs" and "Optional Inputs".
 """
@@ -41,29 +41,29 @@ DEFAULT_DOMAINS = ("ai.onnx",)
 
 @dataclasses.dataclass(frozen=True)
 class OriginalForm:
-    """What `restored` must know of the file that a model came from."""
+    """Properties of the opened file that `restored` needs."""
 
     ir_version: int
     interface: dict[str, ir.Shape | None]
-    """The shapes of inputs and outputs as declared: inference may learn more, the interface stays."""
+    """Declared shapes of inputs and outputs, which are restored even if inference refines them."""
     external: frozenset[pathlib.Path]
-    """The files of their own in which weights lay, links resolved."""
+    """Files of external weights, with links resolved."""
     value_info: bool
-    """The file told the shapes of the values inside it."""
+    """Whether the file had types and shapes of inner values."""
     mode: int | None = None
-    """The permissions of the file; None for a model that was handed over in memory."""
+    """Permissions of the file; None: the model was given in memory."""
 
 
 def canonicalize(model: ir.Model, *, inline: bool = True, mode: int | None = None) -> None:
-    """Bring `model` into canonical form, in place. What undoes it is kept in the metadata of its graph.
+    """Bring `model` into canonical form in place, and keep its original form in the metadata of the graph.
 
     Args:
         model: The model.
-        inline: Inline local functions; False keeps them, as calls.
-        mode: The permissions of the file that it comes from, if from one.
+        inline: Inline local functions; False keeps their calls.
+        mode: Permissions of its file, if any.
 
     Raises:
-        ModelUnreadable: Its local functions call each other in a circle.
+        ModelUnreadable: Local functions are recursive.
     """
     model.graph.meta[FORM] = OriginalForm(
         ir_version=model.ir_version,
@@ -92,7 +92,7 @@ def canonicalize(model: ir.Model, *, inline: bool = True, mode: int | None = Non
             node.domain = ""
     if inline:
         model.graph.meta[DIAGNOSTICS] = inline_functions(model)
-    for function in model.functions.values():  # those that stay calls
+    for function in model.functions.values():  # functions that are not inlined
         if not is_sorted(function.graph):
             function.graph.sort()
     for graph in main_graphs(model):
@@ -103,10 +103,10 @@ def canonicalize(model: ir.Model, *, inline: bool = True, mode: int | None = Non
 
 
 def is_sorted(graph: ir.Graph) -> bool:
-    """Whether what reads comes after what it reads, as in most files; False, too, where graphs are nested in it."""
+    """Return whether nodes follow their producers, as in most files; False if the graph has nested graphs."""
     seen: set[ir.Node | None] = {None}
     for node in graph:
-        if any(nested_graphs(node)) or not all(v is None or v.producer() in seen for v in node.inputs):
+        if any(nested_graphs(node)) or not all(value is None or value.producer() in seen for value in node.inputs):
             return False
         seen.add(node)
     return True
@@ -121,21 +121,21 @@ def _copied(shape: ir.Shape | None) -> ir.Shape | None:
 
 
 def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
-    """Yield what is neither input nor output of a graph: what nodes make, and constants."""
+    """Yield the outputs of nodes and the initializers that are neither inputs nor outputs of a graph."""
     for graph in main_graphs(model):
-        every = (*graph.initializers.values(), *(output for node in graph for output in node.outputs))
-        yield from (value for value in every if not (value.is_graph_input() or value.is_graph_output()))
+        values = (*graph.initializers.values(), *(output for node in graph for output in node.outputs))
+        yield from (value for value in values if not (value.is_graph_input() or value.is_graph_output()))
 
 
 def _lift(node: ir.Node, graph: ir.Graph) -> None:
-    """Make an initializer of a Constant node."""
+    """Replace a Constant node by an initializer."""
     if not has(node, Trait.LITERAL) or node.outputs[0].is_graph_output():
         return
     if "sparse_value" in node.attributes or len(node.attributes) != 1:
         return
     output = node.outputs[0]
-    held = node.attributes.get("value")  # most of them; what asks onnx_ir takes ten times as long
-    tensor = held.value if held is not None else ir.convenience.get_const_tensor(output)
+    attribute = node.attributes.get("value")  # the usual one; get_const_tensor takes ten times as long
+    tensor = attribute.value if attribute is not None else ir.convenience.get_const_tensor(output)
     if tensor is None:
         return
     value = ir.Value(
@@ -148,13 +148,13 @@ def _lift(node: ir.Node, graph: ir.Graph) -> None:
 
 
 def mark_sparse(value: ir.Value) -> None:
-    """Let an initializer be written as a sparse one, even where it was a Constant node."""
+    """Mark an initializer to be written as sparse, even if it was a Constant node."""
     value.meta[SPARSE] = True
     value.meta.pop(CONSTANT_NODE, None)
 
 
 def release_constants(model: ir.Model) -> int:
-    """Forget which initializers were Constant nodes, so that they stay initializers. Returns how many there were."""
+    """Keep former Constant nodes as initializers when the model is saved, and return their number."""
     marked = [
         value
         for graph in main_graphs(model)
@@ -165,24 +165,24 @@ def release_constants(model: ir.Model) -> int:
 
 
 def restored(model: ir.Model) -> ir.Model:
-    """Return a copy of `model` with the canonical form undone. Weights are shared, not copied."""
+    """Return a copy of `model` in its original form. Weights are shared."""
     result = model.clone()
     form: OriginalForm | None = model.graph.meta.get(FORM)
     for graph in main_graphs(result):
-        for value in reversed([v for v in graph.initializers.values() if CONSTANT_NODE in v.meta]):
+        for value in reversed([value for value in graph.initializers.values() if CONSTANT_NODE in value.meta]):
             _lower(value, graph)
     if form is None:
         return result
     for value in _interface(result):
         value.shape = _copied(form.interface.get(value.name or "", value.shape))
     for value in _inner_values(result):
-        if value.const_value is not None or not form.value_info:  # a constant says its own type and shape
+        if value.const_value is not None or not form.value_info:  # a constant has its own type and shape
             value.type = value.shape = None
     return result
 
 
 def _lower(value: ir.Value, graph: ir.Graph) -> None:
-    """Make a Constant node of an initializer, in front of all nodes."""
+    """Replace an initializer by a Constant node before all other nodes."""
     tensor = value.const_value
     if tensor is None or value.is_graph_input() or value.is_graph_output() or isinstance(tensor, ir.ExternalTensor):
         return

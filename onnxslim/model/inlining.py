@@ -1,4 +1,4 @@
-"""Puts the bodies of local functions in the place of their calls, so that everything else sees plain nodes.
+"""Inlines local functions, so that passes see plain nodes only.
 
 Names stay readable: a value ``h`` of a function ``Block`` becomes ``Block/h``, in the second call ``Block/h_2``.
 """
@@ -17,22 +17,22 @@ from onnxslim.errors import ModelUnreadable
 from onnxslim.model.nesting import HOLDERS, every_graph, graphs_within, nodes_within
 
 MOST_NODES = 200_000
-"""Functions that call functions double with each level: a file of a kilobyte may stand for billions of nodes."""
+"""Limit of the inlined nodes: nested calls grow exponentially, so a kilobyte may stand for billions of nodes."""
 
 DIAGNOSTICS = "onnxslim.inlining"
-"""In the metadata of a graph: what was left a call, and why."""
+"""Key of the metadata of a graph with the functions that were not inlined, and the reasons."""
 
 
 def inline_functions(model: ir.Model) -> tuple[Diagnostic, ...]:
-    """Inline every call of a local function, in nested graphs too, in place; functions that nobody calls go.
+    """Inline all calls of local functions in place, in nested graphs as well, and remove unused functions.
 
-    A function of another operator set is inlined where its ops mean the same in that of the model.
+    A function of another operator set is inlined if its ops have the same meaning in that of the model.
 
     Returns:
-        What was left a call, and why.
+        The functions that were not inlined, with the reasons.
 
     Raises:
-        ModelUnreadable: Functions call each other in a circle, which ONNX forbids.
+        ModelUnreadable: Functions are recursive, which ONNX forbids.
     """
     if not model.functions:
         return ()
@@ -43,7 +43,7 @@ def inline_functions(model: ir.Model) -> tuple[Diagnostic, ...]:
         _prepare(model)
         inliner = InlinePass(lambda function: function.identifier() not in obstacles)
         try:
-            inliner(model.clone())  # where it raises, it leaves half of a model
+            inliner(model.clone())  # a trial on a copy, since an error leaves the model half inlined
             inliner(model)
         except Exception as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
@@ -83,7 +83,7 @@ def _callees_first(model: ir.Model) -> list[ir.OperatorIdentifier]:
 
 
 def _obstacles(model: ir.Model, callees_first: Iterable[ir.OperatorIdentifier]) -> dict[ir.OperatorIdentifier, str]:
-    """Return the functions that cannot be inlined, and why."""
+    """Return the functions that cannot be inlined, with the reasons."""
     obstacles: dict[ir.OperatorIdentifier, str] = {}
     nodes: dict[ir.OperatorIdentifier, int] = {}
     for name in callees_first:
@@ -114,24 +114,24 @@ def _obstacles(model: ir.Model, callees_first: Iterable[ir.OperatorIdentifier]) 
 
 
 def _differing_op(model: ir.Model, function: ir.Function) -> str | None:
-    """Return why the body of a function does not mean the same among the operator sets of the model, or None."""
+    """Return why the body of a function has another meaning in the operator sets of the model, or None."""
     for domain, version in function.opset_imports.items():
         own = model.opset_imports.get(domain, version)
         if own == version or any(name[0] == domain for name in model.functions):
             continue
         for node in nodes_within(function.graph):
-            if node.domain == domain and not _means_the_same(node, version, own):
+            if node.domain == domain and not _is_equivalent(node, version, own):
                 known = domain or "ai.onnx"
                 return f"{node.op_type} is another op in {known} {version}, its own, than in {known} {own}, the model's"
     return None
 
 
-def _means_the_same(node: ir.Node, version: int, other: int) -> bool:
-    """Whether an op has one schema in two operator sets, or two that differ in the types they take and no more.
+def _is_equivalent(node: ir.Node, version: int, model_version: int) -> bool:
+    """Return whether an op has the same schema in two operator sets, except for the types that it takes.
 
-    Where ONNX gave an op another meaning it changed an attribute, a default or the inputs, too: Softmax, Split.
+    Every change of meaning in ONNX came with a change of an attribute, a default or the inputs (Softmax, Split).
     """
-    first, second = (_signature(node, each) for each in (version, other))
+    first, second = (_signature(node, opset) for opset in (version, model_version))
     return first is not None and first == second
 
 
@@ -139,33 +139,37 @@ def _signature(node: ir.Node, version: int) -> tuple[object, ...] | None:
     if not onnx.defs.has(node.op_type, max_inclusive_version=version, domain=node.domain):
         return None
     schema = onnx.defs.get_schema(node.op_type, version, node.domain)
-    operands = [[(each.name, each.option) for each in side] for side in (schema.inputs, schema.outputs)]
+    operands = [[(formal.name, formal.option) for formal in side] for side in (schema.inputs, schema.outputs)]
     attributes = {
-        name: (each.type, each.required, each.default_value.SerializeToString())
-        for name, each in schema.attributes.items()
+        name: (formal.type, formal.required, formal.default_value.SerializeToString())
+        for name, formal in schema.attributes.items()
     }
     return operands, attributes
 
 
 def _prepare(model: ir.Model) -> None:
-    """Bring functions and calls into the form that the inliner takes.
+    """Bring functions and calls into the form that the inliner requires.
 
-    What a function passes on goes through an Identity, calls name every output, and no name within a function is
-    one of the graph.
+    Inputs that are outputs pass through an Identity, calls name every output, and names within a function differ from
+    those of the graph.
     """
     taken = set(_names(every_graph(model)))
     for (_, name, _), function in model.functions.items():
-        passed = [place for place, output in enumerate(function.outputs) if _stands_elsewhere(function, place, output)]
-        for place in passed:
-            identity = ir.Node("", "Identity", [function.outputs[place]])
-            identity.outputs[0].name = f"output_{place}"
+        passed = [index for index, output in enumerate(function.outputs) if _is_repeated(function, index, output)]
+        for index in passed:
+            identity = ir.Node("", "Identity", [function.outputs[index]])
+            identity.outputs[0].name = f"output_{index}"
             function.append(identity)
-            function.outputs[place] = identity.outputs[0]
+            function.outputs[index] = identity.outputs[0]
         prefix = name
-        while any(held.startswith(f"{prefix}/") for held in taken):
+        while any(used.startswith(f"{prefix}/") for used in taken):
             prefix += "_"
         for graph in graphs_within(function.graph):
-            values = [*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)]
+            values = [
+                *graph.inputs,
+                *graph.initializers.values(),
+                *(output for node in graph for output in node.outputs),
+            ]
             for value in dict.fromkeys(values):
                 if value.name:
                     value.name = f"{prefix}/{value.name}"
@@ -184,9 +188,9 @@ def _prepare(model: ir.Model) -> None:
                     output.name = f"{node.op_type}/unused_{count}"
 
 
-def _stands_elsewhere(function: ir.Function, place: int, output: ir.Value) -> bool:
-    """Whether an output of a function is an input too, or another output."""
-    return output.producer() is None or output in function.outputs[:place]
+def _is_repeated(function: ir.Function, index: int, output: ir.Value) -> bool:
+    """Return whether an output of a function is also an input, or an earlier output."""
+    return output.producer() is None or output in function.outputs[:index]
 
 
 def _names(graphs: Iterable[ir.Graph]) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Maps a file of weights once, however many tensors lie in it.
+"""Maps a file of weights into memory once for all of its tensors.
 
-The IR maps the whole file for each tensor, so that the address space that a model takes is the product of its size and
-the number of its tensors: 2.4 GB with some hundred tensors do not fit into the 14 GB that a container may allow.
+The IR maps the whole file for every tensor, so a model needs its size times the number of its tensors of address space:
+2.4 GB with some hundred tensors exceed the 14 GB that a container may allow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnxslim.model.nesting import every_graph
 
 
 class MappedFile:
-    """A file that is mapped when it is first read, and as long as a tensor of it is there."""
+    """A file that is mapped at the first read, and stays mapped while one of its tensors exists."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
@@ -28,7 +28,7 @@ class MappedFile:
         """Return the bytes of the file.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         if self._map is None:
             with self.path.open("rb") as file:
@@ -37,7 +37,7 @@ class MappedFile:
 
 
 class MappedTensor(ir.ExternalTensor):
-    """A tensor in a file of weights that other tensors lie in as well."""
+    """An external tensor that shares the map of its file with other tensors."""
 
     def __init__(self, tensor: ir.ExternalTensor, file: MappedFile) -> None:
         super().__init__(
@@ -54,21 +54,21 @@ class MappedTensor(ir.ExternalTensor):
         self._file = file
 
     def numpy(self) -> npt.NDArray[Any]:
-        """Return the numbers, a read-only view of the file."""
+        """Return the values as a read-only view of the file."""
         if self.dtype.bitwidth < 8 or not self.size:
-            return super().numpy()  # they are packed, or none
-        kind = np.dtype(self.dtype.numpy()).newbyteorder("<")
-        flat = np.frombuffer(self._file.content(), dtype=kind, offset=self.offset or 0, count=self.size)
+            return super().numpy()  # packed or empty
+        dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
+        flat = np.frombuffer(self._file.content(), dtype=dtype, offset=self.offset or 0, count=self.size)
         return flat.reshape(self.shape.numpy())
 
     def tobytes(self) -> bytes:
-        """Return the bytes as they lie in the file."""
+        """Return the bytes of the tensor in the file."""
         start = self.offset or 0
         return self._file.content()[start : start + (self.length or self.nbytes)] if self.size else b""
 
 
 def share_maps(model: ir.Model) -> None:
-    """Let the initializers that lie in one file share its map. `base_dir` of the tensors must be right."""
+    """Replace external initializers by tensors that share the map of their file; `base_dir` must be set."""
     files: dict[pathlib.Path, MappedFile] = {}
     for graph in every_graph(model):
         for value in graph.initializers.values():

@@ -1,4 +1,4 @@
-"""Outputs that are maps: the IR has no word for their types, so they are set aside while a model is open."""
+"""Types of outputs that are maps, which the IR cannot represent: removed on opening, restored on saving."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import onnx
 MAP_TYPES = "onnxslim.map_types"
 
 
-def set_map_types_aside(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+def remove_map_types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
     """Clear the types of outputs that are maps, or sequences of maps, and return them by name.
 
-    Classifiers of ai.onnx.ml end in such outputs. The IR has no word for these types, ONNX Runtime infers them.
+    Classifiers of ai.onnx.ml have such outputs. The IR cannot represent these types; ONNX Runtime infers them.
     """
-    aside = {}
+    removed = {}
     for value in graph.output:
         kind = value.type.sequence_type.elem_type if value.type.HasField("sequence_type") else value.type
         if kind.HasField("map_type"):
-            aside[value.name] = onnx.TypeProto.FromString(value.type.SerializeToString())
+            removed[value.name] = onnx.TypeProto.FromString(value.type.SerializeToString())
             value.ClearField("type")
-    return aside
+    return removed
 
 
-def put_map_types_back(path: pathlib.Path, types: dict[str, onnx.TypeProto]) -> None:
-    """Give the outputs of the file at `path` the types that `set_map_types_aside` took from them."""
+def restore_map_types(path: pathlib.Path, types: dict[str, onnx.TypeProto]) -> None:
+    """Give the outputs of the file at `path` the types that `remove_map_types` returned."""
     proto = onnx.load(path, format="protobuf", load_external_data=False)
     for value in proto.graph.output:
         if value.name in types:

@@ -1,4 +1,4 @@
-"""Opens a file, looks at whether it is a model and whole, and brings it into canonical form."""
+"""Opens a model file: reads it, checks that it is complete and valid, and brings it into canonical form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnxslim.errors import ModelNotFound, ModelUnreadable, ModelUnsupported, On
 from onnxslim.model.checking import check_names, check_order, check_tensors
 from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize, is_sorted, mark_sparse
 from onnxslim.model.mapped import share_maps
-from onnxslim.model.maps import MAP_TYPES, set_map_types_aside
+from onnxslim.model.maps import MAP_TYPES, remove_map_types
 from onnxslim.model.nesting import every_graph
 from onnxslim.model.schemas import check_signatures
 from onnxslim.model.sparse import densify, densify_constant
@@ -25,29 +25,29 @@ from onnxslim.model.writing import is_utf8
 
 OLDEST_OPSET = 1
 OLDEST_NUMPY_OPSET = 7
-"""Older operator sets define Add, Mul and Gemm with other broadcasting rules: what passes know does not hold there, so
-models of them are opened and saved, and little is done to them (`onnxslim.pipeline.interface.Pass.oldest_opset`)."""
+"""Older operator sets define Add, Mul and Gemm with other broadcasting rules, which passes do not support: such models
+are opened and saved, and most passes skip them (`onnxslim.pipeline.interface.Pass.oldest_opset`)."""
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
 
 def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model:
-    """Open an ONNX file and return it in canonical form.
+    """Return the model of an ONNX file in canonical form.
 
-    Weights in external files are memory-mapped, and read where they are needed.
+    Weights in external files are memory-mapped, and read when needed.
 
     Args:
         path: The file.
-        inline: Inline local functions; False keeps them, as calls.
+        inline: Inline local functions; False keeps their calls.
 
     Raises:
-        ModelNotFound: There is no such file.
-        ModelUnreadable: It is empty, truncated, or no ONNX model.
-        ModelUnsupported: Its opset or IR version is outside the range that we handle.
+        ModelNotFound: The file does not exist.
+        ModelUnreadable: The file is empty, truncated, or not a valid ONNX model.
+        ModelUnsupported: The opset or IR version is out of range, or the model has training graphs.
         ExternalDataError: A file of weights is missing, too short, or outside the model's folder.
     """
     path = pathlib.Path(path)
     proto = _read(path)
-    with _naming(path):
+    with _file_errors(path):
         _check_versions(proto, path)
         check_tensors(proto, path)
         sparse = {name for inner in _graphs(proto.graph) for name in densify(inner, path)}
@@ -55,8 +55,8 @@ def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model
             densify_constant(node, path)
             for inner in _graphs_in(node):
                 densify(inner, path)
-        _say_types_once(proto.graph)
-        map_types = set_map_types_aside(proto.graph)
+        _unify_types(proto.graph)
+        map_types = remove_map_types(proto.graph)
         model = ir.from_proto(proto)
         for tensor in external_tensors(model):
             tensor.base_dir = str(path.absolute().parent)
@@ -74,27 +74,27 @@ def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model
 
 
 @contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Turn whatever a file makes the parts of opening raise into one error that tells the innermost cause."""
+def _file_errors(path: pathlib.Path) -> Iterator[None]:
+    """Turn any exception in the body into one error with the file and the innermost cause."""
     try:
         yield
     except (OnnxslimError, MemoryError):
         raise
-    except Exception as error:  # a file can be wrong in more ways than onnx and onnx_ir have exceptions for
+    except Exception as error:  # onnx and onnx_ir raise any exception for an invalid file
         raise ModelUnreadable(
             f"this is no valid ONNX model: {innermost(error)}", where=path, hint="check it with onnx.checker"
         ) from error
 
 
 def innermost(error: BaseException) -> str:
-    """Return the first line of what was raised first, before it was wrapped."""
+    """Return the type and the first line of the innermost exception in a chain of causes."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def _say_types_once(graph: onnx.GraphProto) -> None:
-    """Let an output that is an input have the type of that input, as it has in ONNX Runtime: a value has one type."""
+def _unify_types(graph: onnx.GraphProto) -> None:
+    """Give an output that is also an input the type of the input, as ONNX Runtime does: a value has one type."""
     inputs = {value.name: value for value in graph.input}
     for value in graph.output:
         if value.name in inputs:
@@ -118,7 +118,7 @@ def _read(path: pathlib.Path) -> onnx.ModelProto:
         raise ModelUnreadable(
             f"cannot be read: {error.strerror or error}", where=path, hint="check the file"
         ) from error
-    except ValueError as error:  # a path with a zero byte
+    except ValueError as error:  # the path contains a zero byte
         raise ModelNotFound(f"no such file: {error}", where=path, hint="check the path") from error
     except google.protobuf.message.DecodeError as error:
         raise ModelUnreadable(
@@ -158,12 +158,14 @@ def _graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def file_bytes(path: str | os.PathLike[str], model: ir.Model | None = None) -> int:
-    """Return the bytes of a model on disk, its external data included.
+    """Return the bytes of a model on disk, including external data.
 
     Args:
         path: The file.
-        model: What was opened from it, to save opening it here.
+        model: The model of this file; None: it is opened here.
     """
     path = pathlib.Path(path)
     tensors = external_tensors(open_model(path) if model is None else model)
-    return path.stat().st_size + sum(file.stat().st_size for file in {path.parent / each.location for each in tensors})
+    return path.stat().st_size + sum(
+        file.stat().st_size for file in {path.parent / tensor.location for tensor in tensors}
+    )

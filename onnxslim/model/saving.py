@@ -1,7 +1,7 @@
-"""Saves a model, whole or not at all.
+"""Saves a model atomically.
 
-Weights in a file of their own lie under a name that carries their hash: the old model goes on finding the old weights
-until the one rename that puts the new model into its place, and what nobody reads any more is removed after that.
+A separate file of weights has their hash in its name: the old model refers to the old weights until the one rename
+that replaces it, and weights that are no longer referred to are removed afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError, OutputError
 from onnxslim.model.form import FORM, OriginalForm, restored
-from onnxslim.model.maps import MAP_TYPES, put_map_types_back
+from onnxslim.model.maps import MAP_TYPES, restore_map_types
 from onnxslim.model.nesting import every_graph
 from onnxslim.model.opening import open_model
 from onnxslim.model.sparse import SPARSE, sparsify
@@ -26,26 +26,25 @@ from onnxslim.model.weights import weight_bytes
 from onnxslim.model.writing import Placement, followed, placing
 
 SINGLE_FILE_LIMIT = 1_900_000_000
-"""Bytes of weights above which external data is written: protobuf ends at 2 GiB, and names and nodes need room."""
+"""Bytes of weights above which external data is written: protobuf is limited to 2 GiB, including names and nodes."""
 
-SMALLEST_APART = 256
-"""Bytes of the largest weight that stays in the file where others lie in a file of their own."""
+INLINE_BYTES = 256
+"""Bytes up to which a weight stays in the model file when external data is written."""
 
 DIGITS = 12
-"""Of the hash in the name of a file of weights."""
+"""Number of hexadecimal digits of the hash in the name of a file of weights."""
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
-    """Undo the canonical form on a copy and write it to `path`, whole or not at all.
+    """Undo the canonical form on a copy, and write it atomically to `path`.
 
-    Weights go to ``<name>.<hash>.data`` beside it where they lay in files of their own before, or where one file cannot
-    hold them. Files are written into a hidden folder beside the target, opened again, and renamed into place. A link is
-    followed, and the permissions of the file that is replaced are kept; a new file gets those of the file that `model`
-    came from.
+    Weights go to ``<name>.<hash>.data`` beside it if they were external before, or do not fit into one file. Files are
+    written into a hidden folder beside the target, opened again, and renamed into place. Links are followed, and the
+    permissions of a replaced file are kept; a new file has those of the file that `model` was opened from.
 
     Raises:
-        OutputError: The folder is missing or read-only, the disk is full, the target is no file, or what was written
-            does not open.
+        OutputError: The folder is missing or read-only, the disk is full, the target is not a file, or the written
+            model does not open.
     """
     with placing() as placement:
         stage_model(model, path, placement)
@@ -54,19 +53,19 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
 def stage_model(
     model: ir.Model, path: str | os.PathLike[str], placement: Placement, *, source: pathlib.Path | None = None
 ) -> pathlib.Path:
-    """Do what `save_model` does, and let `placement` put it into its place together with what else belongs to it.
+    """Write a model like `save_model`, but leave the renaming to `placement`, together with its other files.
 
     Args:
-        model: What to write.
-        path: Where it shall lie.
-        placement: Renames it.
-        source: A file that holds `model` already: its bytes are copied, where they lie in that file alone.
+        model: The model to write.
+        path: Final path of the model.
+        placement: The files that are renamed together.
+        source: A file of the same model, whose bytes are copied if there is no external data.
 
     Returns:
-        The file, in a hidden folder, which holds nothing but it and its weights.
+        The written file, in a hidden folder that holds only the model and its weights.
 
     Raises:
-        OutputError: As `save_model` does.
+        OutputError: As in `save_model`.
     """
     path = pathlib.Path(path)
     form: OriginalForm | None = model.graph.meta.get(FORM)
@@ -87,7 +86,7 @@ def stage_model(
         else:
             data = _write(restored(model), file, target.name if external else None)
             if model.graph.meta.get(MAP_TYPES):
-                put_map_types_back(file, model.graph.meta[MAP_TYPES])
+                restore_map_types(file, model.graph.meta[MAP_TYPES])
             sparse = {name for name, value in model.graph.initializers.items() if SPARSE in value.meta}
             if sparse and not external:
                 sparsify(file, sparse)
@@ -97,22 +96,22 @@ def stage_model(
             where=path,
             hint="is there room on the disk?",
         ) from error
-    _open_again(file, path)
+    _check_written(file, path)
     mode = None if form is None else form.mode
     if data is not None:
         placement.place(data, target.with_name(data.name), mode=mode)
     placement.place(file, path, mode=mode)
-    read = frozenset() if form is None else form.external
+    input_files = frozenset() if form is None else form.external
     kept = None if data is None else data.name
-    placement.after.append(lambda: _remove_unread(target, kept, read))
+    placement.after.append(lambda: _remove_unused(target, kept, input_files))
     return file
 
 
 def _write(model: ir.Model, file: pathlib.Path, name: str | None) -> pathlib.Path | None:
-    """Write `model` to `file`; where `name` is the name that the file will have, its weights beside it.
+    """Write `model` to `file`, with external weights if the final `name` of the model file is given.
 
     Returns:
-        The file of the weights, if there is one.
+        The file of the weights, if any.
     """
     data = None if name is None else _externalize(model, file.parent, name)
     ir.save(model, file, format="protobuf")
@@ -120,9 +119,9 @@ def _write(model: ir.Model, file: pathlib.Path, name: str | None) -> pathlib.Pat
 
 
 def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Move the weights of `model` into a file in `folder`, those that local functions and attributes hold, too."""
+    """Move the weights of `model`, including local functions and attributes, into a file in `folder`."""
     values = [value for graph in every_graph(model) for value in graph.initializers.values()]
-    held = [value for value in values if value.const_value is not None and _goes_apart(value.const_value)]
+    moved = [value for value in values if value.const_value is not None and _is_external(value.const_value)]
     attributes = [
         (node, key, attribute)
         for graph in every_graph(model)
@@ -130,23 +129,23 @@ def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Pa
         for key, attribute in node.attributes.items()
         if any(isinstance(tensor, ir.ExternalTensor) for tensor in _tensors(attribute))
     ]
-    tensors = [value.const_value for value in held if value.const_value is not None]
+    tensors = [value.const_value for value in moved if value.const_value is not None]
     tensors += [tensor for _, _, attribute in attributes for tensor in _tensors(attribute)]
     for value in values:
-        if isinstance(value.const_value, ir.ExternalTensor) and not _goes_apart(value.const_value):
+        if isinstance(value.const_value, ir.ExternalTensor) and not _is_external(value.const_value):
             value.const_value = _in_memory(value.const_value)
     if not tensors:
         return None
     written = ir.external_data.convert_tensors_to_external(tensors, folder, "weights")
     data = folder / f"{name}.{_digest(folder / 'weights')}.data"
     os.rename(folder / "weights", data)
-    apart = iter([_named(tensor, data) for tensor in written])
-    for value in held:
-        value.const_value = next(apart)
+    external = iter([_located(tensor, data) for tensor in written])
+    for value in moved:
+        value.const_value = next(external)
     for node, key, attribute in attributes:
-        moved = [next(apart) for _ in _tensors(attribute)]
+        replaced = [next(external) for _ in _tensors(attribute)]
         single = attribute.type is ir.AttributeType.TENSOR
-        node.attributes[key] = ir.AttrTensor(key, moved[0]) if single else ir.AttrTensors(key, moved)
+        node.attributes[key] = ir.AttrTensor(key, replaced[0]) if single else ir.AttrTensors(key, replaced)
     return data
 
 
@@ -158,8 +157,8 @@ def _tensors(attribute: ir.Attr) -> list[ir.TensorProtocol]:
     return list(attribute.as_tensors()) if attribute.type is ir.AttributeType.TENSORS else []
 
 
-def _goes_apart(tensor: ir.TensorProtocol) -> bool:
-    return tensor.dtype is not ir.DataType.STRING and tensor.nbytes > SMALLEST_APART
+def _is_external(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype is not ir.DataType.STRING and tensor.nbytes > INLINE_BYTES
 
 
 def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
@@ -167,8 +166,8 @@ def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
     return loaded
 
 
-def _named(tensor: ir.ExternalTensor, data: pathlib.Path) -> ir.ExternalTensor:
-    """Return `tensor` as one whose bytes lie in `data`."""
+def _located(tensor: ir.ExternalTensor, data: pathlib.Path) -> ir.ExternalTensor:
+    """Return `tensor` with the location `data`."""
     return ir.ExternalTensor(
         data.name,
         tensor.offset,
@@ -188,8 +187,8 @@ def _digest(path: pathlib.Path) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
-def _open_again(file: pathlib.Path, path: pathlib.Path) -> None:
-    """Check that what was written is a whole model, its names and its weights included."""
+def _check_written(file: pathlib.Path, path: pathlib.Path) -> None:
+    """Check that the written file is a valid model with all its weights."""
     try:
         open_model(file)
     except OnnxslimError as error:
@@ -201,15 +200,15 @@ def _open_again(file: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def weight_files(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield the files beside `path` that have the names which files of its weights have."""
+    """Yield the files beside `path` whose names are those of its files of weights."""
     name = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{{DIGITS}}}\.data")
     with contextlib.suppress(OSError):
         yield from (file for file in path.parent.iterdir() if name.fullmatch(file.name) and file.is_file())
 
 
-def _remove_unread(path: pathlib.Path, kept: str | None, read: frozenset[pathlib.Path]) -> None:
-    """Remove weights that earlier models at `path` had; not those that the input reads."""
+def _remove_unused(path: pathlib.Path, kept: str | None, input_files: frozenset[pathlib.Path]) -> None:
+    """Remove the weights of earlier models at `path`, except `kept` and those of the input model (`input_files`)."""
     for file in weight_files(path):
-        if file.name != kept and file.resolve() not in read:
+        if file.name != kept and file.resolve() not in input_files:
             with contextlib.suppress(OSError):
                 file.unlink()

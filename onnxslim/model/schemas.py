@@ -1,4 +1,4 @@
-"""Whether nodes are as the schemas of their operators say, checked when a model is opened."""
+"""Checks nodes against the schemas of their operators when a model is opened."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from onnxslim.model.nesting import graphs_within, main_graphs
 from onnxslim.ops.traits import Trait, has
 
 UNBOUNDED = 2**31 - 1
-"""The most inputs or outputs, in a schema, of an operator that takes any number."""
+"""Maximum of inputs or outputs in the schema of an operator that takes any number."""
 
 
 def check_signatures(model: ir.Model, path: pathlib.Path) -> None:
-    """Check that each node has the inputs, outputs and attributes that its operator takes.
+    """Check that every node has the inputs, outputs and attributes of its operator.
 
-    Source: ONNX operator schemas (docs/Operators.md). Operators that have no schema are passed over. Functions should
-    have been inlined: what a call does not give its function may be what a node cannot do without.
+    Operators without a schema are skipped. Functions should be inlined first: an attribute that a call omits may be
+    one that a node in the body requires. Source: ONNX operator schemas (docs/Operators.md).
 
     Raises:
-        ModelUnreadable: One has more inputs or outputs, or fewer, lacks an attribute, or has one of another type; its
-            operator is not yet in the set that the model names.
+        ModelUnreadable: A node has too many or too few inputs or outputs, lacks an attribute, or has one of another
+            type; or its operator is newer than the opset of the model.
     """
     parts = [(model.opset_imports, graph) for graph in main_graphs(model)]
     for function in model.functions.values():
@@ -46,29 +46,31 @@ def check_signatures(model: ir.Model, path: pathlib.Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Signature:
-    """What an operator takes, in one version of its set."""
+    """Inputs, outputs and attributes of an operator in one version of its operator set."""
 
     inputs: tuple[int, int]
-    """The fewest and the most."""
+    """(minimum, maximum) of their number."""
     outputs: tuple[int, int]
     attributes: Mapping[str, int]
-    """Their types, as numbers of `onnx.AttributeProto.AttributeType`."""
+    """Name -> type, a number of `onnx.AttributeProto.AttributeType`."""
     required: frozenset[str]
-    """Those that must be there."""
+    """Names of the required attributes."""
 
     def against(self, node: ir.Node) -> str:
-        """Return what is wrong with a node; empty where nothing is."""
-        for kind, found, (least, most) in (
+        """Return the first violation of a node, as text; empty if there is none."""
+        for kind, found, (minimum, maximum) in (
             ("inputs", len(node.inputs), self.inputs),
             ("outputs", len(node.outputs), self.outputs),
         ):
-            if not least <= found <= most:
-                takes = f"{least} or more" if most == UNBOUNDED else " to ".join(map(str, sorted({least, most})))
+            if not minimum <= found <= maximum:
+                takes = (
+                    f"{minimum} or more" if maximum == UNBOUNDED else " to ".join(map(str, sorted({minimum, maximum})))
+                )
                 return f"has {found} {kind}, and its operator takes {takes}"
         for name, attribute in node.attributes.items():
-            wanted = self.attributes.get(name, attribute.type.value)
-            if attribute.type.value != wanted:
-                kind = ir.AttributeType(wanted).name.lower()
+            expected = self.attributes.get(name, attribute.type.value)
+            if attribute.type.value != expected:
+                kind = ir.AttributeType(expected).name.lower()
                 return f"has the attribute {name!r} as {attribute.type.name.lower()}, and its operator takes {kind}"
         for name in sorted(self.required - node.attributes.keys()):
             return f"lacks the attribute {name!r}"
@@ -78,7 +80,7 @@ class _Signature:
 
 
 def _too_new(domain: str, op_type: str, version: int | None) -> str:
-    """Return what is wrong where an operator only came with a later version of its set; empty where it did not."""
+    """Return the violation if an operator is newer than `version` of its operator set; else empty."""
     if version is None or not onnx.defs.has(op_type, domain=domain):
         return ""
     return f"is no operator of opset {version}, which the model names"
@@ -90,6 +92,6 @@ def _signature(domain: str, op_type: str, version: int) -> _Signature | None:
         schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return None
-    types = {name: each.type.value for name, each in schema.attributes.items()}  # type: ignore[attr-defined]
-    required = frozenset(name for name, each in schema.attributes.items() if each.required)
+    types = {name: formal.type.value for name, formal in schema.attributes.items()}  # type: ignore[attr-defined]
+    required = frozenset(name for name, formal in schema.attributes.items() if formal.required)
     return _Signature((schema.min_input, schema.max_input), (schema.min_output, schema.max_output), types, required)

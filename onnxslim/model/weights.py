@@ -1,4 +1,4 @@
-"""Where the bytes of a model lie: its weights, in the file or in files of their own, and how many they are."""
+"""The weights of a model: external tensors, and the number of bytes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from onnxslim.model.nesting import every_graph, main_graphs
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """Yield every tensor of the model whose bytes lie in a file of their own."""
+    """Yield all tensors of the model with external data."""
     for graph in every_graph(model):
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 yield value.const_value
         for node in graph:
             for attribute in node.attributes.data.values():
-                held = attribute.value if attribute.type is ir.AttributeType.TENSORS else (attribute.value,)
-                yield from (tensor for tensor in held or () if isinstance(tensor, ir.ExternalTensor))
+                tensors = attribute.value if attribute.type is ir.AttributeType.TENSORS else (attribute.value,)
+                yield from (tensor for tensor in tensors or () if isinstance(tensor, ir.ExternalTensor))
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Return the bytes of all initializers, of subgraphs too; strings, whose bytes are not known, count as none."""
+    """Return the bytes of all initializers, including subgraphs; strings, of unknown size, are not counted."""
     return sum(
         value.const_value.nbytes
         for graph in main_graphs(model)

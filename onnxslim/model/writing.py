@@ -1,8 +1,8 @@
-"""Writes files whole or not at all: in hidden folders beside their targets, then all of them renamed into place.
+"""Writes files atomically: into hidden folders beside their targets, from which they are renamed into place together.
 
-A rename replaces a file in one step (POSIX, rename(2)): whoever looks finds the old file or the new one, after a kill
-or a power cut as well: what is renamed was flushed to the disk before. Hidden folders are locked while they are in use;
-those of runs that were killed are not, and the next run that writes the same file removes them.
+A rename replaces a file in one step (POSIX, rename(2)), and files are flushed to disk first, so after a kill or a power
+cut there is either the old or the new file. Hidden folders are locked while in use. Those of killed runs are not, and
+the next run that writes the same file removes them.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from onnxslim.errors import OutputError
 
 try:
     import fcntl
-except ImportError:  # Windows has no advisory locks: nothing is swept there
+except ImportError:  # Windows has no advisory locks: hidden folders of killed runs stay there
     fcntl = None  # type: ignore[assignment]
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""What may stop a run; held back while files are renamed."""
+"""Signals that stop a run, which are deferred while files are renamed."""
 
 
 @dataclasses.dataclass
 class Placement:
-    """Files that take their places together, once all of them are written. Made by `placing`."""
+    """Files that are renamed into place together, once all of them are written. Made by `placing`."""
 
     stack: contextlib.ExitStack
     folders: dict[pathlib.Path, pathlib.Path] = dataclasses.field(default_factory=dict)
     """The hidden folder of each target."""
     pairs: list[tuple[pathlib.Path, pathlib.Path]] = dataclasses.field(default_factory=list)
-    """What was written, and where it shall lie, in the order of the renames."""
+    """(written file, final path) in the order of the renames."""
     after: list[Callable[[], None]] = dataclasses.field(default_factory=list)
-    """What is to be done when all of them have their places."""
+    """Called after all renames."""
 
     def folder(self, path: pathlib.Path) -> pathlib.Path:
-        """Return the hidden folder beside `path`, which is removed in any case.
+        """Return the hidden folder beside `path`, which is removed at the end in any case.
 
         Raises:
-            OutputError: `path` is no file, or nothing can be written there.
+            OutputError: `path` is not a file, or is not writable.
         """
         target = followed(path)
         if target not in self.folders:
@@ -55,18 +55,18 @@ class Placement:
         return self.folders[target]
 
     def place(self, file: pathlib.Path, path: pathlib.Path, *, mode: int | None = None) -> None:
-        """Let `file` lie at `path` when all is written; its bytes are flushed to the disk here.
+        """Flush `file` to disk, and schedule its rename to `path`.
 
         Args:
-            file: In a hidden folder.
-            path: Its place. Where that is a link, what the link points to.
-            mode: Permissions of a file that is new; one that is replaced hands its own on.
+            file: A file in a hidden folder.
+            path: The final path; links are followed.
+            mode: Permissions of a new file; those of a replaced file are kept.
 
         Raises:
             OutputError: The disk is full.
         """
         target = followed(path)
-        with _naming(path):
+        with _os_errors(path):
             mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else mode
             if mode is not None:
                 file.chmod(mode)
@@ -76,7 +76,7 @@ class Placement:
 
 @contextlib.contextmanager
 def placing() -> Iterator[Placement]:
-    """Yield a placement; what it was given is renamed into place at the end, and nothing is where the body raises.
+    """Yield a placement, whose files are renamed at the end; if the body raises, none is.
 
     Raises:
         OutputError: A file could not be renamed.
@@ -84,9 +84,9 @@ def placing() -> Iterator[Placement]:
     with contextlib.ExitStack() as stack:
         placement = Placement(stack)
         yield placement
-        with signals_held_back():
+        with signals_deferred():
             for file, target in placement.pairs:
-                with _naming(target):
+                with _os_errors(target):
                     os.replace(file, target)
             for folder in {target.parent for _, target in placement.pairs}:
                 flush(folder)
@@ -96,15 +96,15 @@ def placing() -> Iterator[Placement]:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path, placement: Placement | None = None) -> Iterator[pathlib.Path]:
-    """Yield a file to write, which is renamed to `path` at the end, or together with all that `placement` holds.
+    """Yield a file to write, which is renamed to `path` at the end, or together with the files of `placement`.
 
     Raises:
-        OutputError: Nothing can be written there.
+        OutputError: The path is not writable.
     """
     with contextlib.ExitStack() as stack:
         chosen = placement or stack.enter_context(placing())
         file = chosen.folder(path) / f"written{path.suffix[:16]}"
-        with _naming(path):
+        with _os_errors(path):
             yield file
         chosen.place(file, path)
 
@@ -113,14 +113,14 @@ def check_place(path: pathlib.Path) -> None:
     """Check that a file can be written at `path`.
 
     Raises:
-        OutputError: It is a folder, a device or a pipe, or nothing can be written there.
+        OutputError: `path` is a folder, a device or a pipe, or is not writable.
     """
     with _hidden_folder(followed(path)):
         pass
 
 
 def is_utf8(path: pathlib.Path) -> bool:
-    """Whether a path can be written in a model, and be opened by ONNX Runtime."""
+    """Return whether a path is valid UTF-8, as models and ONNX Runtime require."""
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError:
@@ -129,10 +129,10 @@ def is_utf8(path: pathlib.Path) -> bool:
 
 
 def followed(path: pathlib.Path) -> pathlib.Path:
-    """Return what a link points to in the end, whether it is there or not; all else as it is, absolute.
+    """Return the final target of a link, which need not exist; any other path is returned as absolute.
 
     Raises:
-        OutputError: It is a folder, a device or a pipe, links point at each other, or its path is no UTF-8.
+        OutputError: The target is a folder, a device or a pipe, links form a cycle, or the path is not UTF-8.
     """
     if not is_utf8(path):
         raise OutputError("its path is no UTF-8, and ONNX takes no other", where=path, hint="choose another name")
@@ -142,8 +142,8 @@ def followed(path: pathlib.Path) -> pathlib.Path:
     except FileNotFoundError:
         return target
     except NotADirectoryError:
-        return target  # making the hidden folder says so
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle; ValueError: a zero byte
+        return target  # reported when the hidden folder is made
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links form a cycle; ValueError: a zero byte
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise OutputError(f"cannot be written: {reason}", where=path, hint="choose another name") from error
     if stat.S_ISDIR(kind):
@@ -154,17 +154,17 @@ def followed(path: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Deliver Ctrl-C and requests to stop when the body is through. Only the main thread can be asked to."""
+def signals_deferred() -> Iterator[None]:
+    """Defer Ctrl-C and other stop signals to the end of the body. Has an effect in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
 
-    def note(number: int, _: FrameType | None) -> None:
+    def record(number: int, _: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, record) for number in SIGNALS}
     try:
         yield
     finally:
@@ -175,7 +175,7 @@ def signals_held_back() -> Iterator[None]:
 
 
 def flush(path: pathlib.Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; file systems that cannot say so are believed."""
+    """Flush a file, or the names in a folder, to disk, if the file system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -186,7 +186,7 @@ def flush(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _hidden_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a hidden folder beside `path`, locked; it is removed in any case, and so are those of killed runs."""
+    """Yield a locked hidden folder beside `path`, removed at the end in any case; remove those of killed runs."""
     if not path.parent.is_dir():
         raise OutputError(
             f"cannot be written: there is no folder {path.parent}", where=path, hint="make it first, or choose another"
@@ -194,7 +194,7 @@ def _hidden_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     prefix = f".onnxslim-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
     folder = lock = None
     try:
-        with _naming(path):
+        with _os_errors(path):
             folder, lock = _locked_folder(path.parent, prefix)
             _sweep(path.parent, prefix)
         yield folder
@@ -206,7 +206,7 @@ def _hidden_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _locked_folder(parent: pathlib.Path, prefix: str) -> tuple[pathlib.Path, int | None]:
-    """Make a folder and lock it; between the two another run may take it for one that was left, and remove it."""
+    """Return a new folder and its lock; retry if another run removes the folder before it is locked."""
     while True:
         folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         if fcntl is None:
@@ -221,7 +221,7 @@ def _locked_folder(parent: pathlib.Path, prefix: str) -> tuple[pathlib.Path, int
 
 
 def _lock(handle: int) -> bool | None:
-    """Lock a folder. False: somebody else has; None: the file system has no locks."""
+    """Lock a folder and return True; False: another process holds the lock; None: the file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -232,7 +232,7 @@ def _lock(handle: int) -> bool | None:
 
 
 def _sweep(parent: pathlib.Path, prefix: str) -> None:
-    """Remove the folders that runs which were killed have left."""
+    """Remove the unlocked hidden folders, left by killed runs."""
     if fcntl is None:
         return
     for folder in parent.glob(f"{prefix}*"):
@@ -246,8 +246,8 @@ def _sweep(parent: pathlib.Path, prefix: str) -> None:
 
 
 @contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Turn what the system says into an error that names the file."""
+def _os_errors(path: pathlib.Path) -> Iterator[None]:
+    """Turn an OSError in the body into an OutputError with the path."""
     try:
         yield
     except OSError as error:

@@ -19,7 +19,7 @@ import onnxslim
 from onnxslim.commands.inspect import inspect_model
 from onnxslim.errors import ModelUnreadable
 from onnxslim.model import open_model, save_model
-from onnxslim.model.inlining import DIAGNOSTICS, MOST_NODES, _means_the_same
+from onnxslim.model.inlining import DIAGNOSTICS, MOST_NODES, _is_equivalent
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17, "local" : 1]>'
 X = np.array([-2.0, 0.5, 3.0], np.float32)
@@ -219,9 +219,9 @@ def test_a_function_whose_ops_mean_another_thing_stays_and_the_report_says_so(tm
 )
 def test_ops_mean_the_same_where_only_their_types_were_widened(op: str, same: bool) -> None:
     node = ir.Node("", op, [None])
-    assert _means_the_same(node, 12, 17) is same
-    assert _means_the_same(node, 17, 17)
-    assert not _means_the_same(ir.Node("", "Nobody", [None]), 12, 17)
+    assert _is_equivalent(node, 12, 17) is same
+    assert _is_equivalent(node, 17, 17)
+    assert not _is_equivalent(ir.Node("", "Nobody", [None]), 12, 17)
 
 
 def test_functions_that_double_with_each_level_stay_calls(tmp_path: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from onnxslim.errors import OutputError
 from onnxslim.model import check_place, open_model, placing, save_model, stage_model, weight_files, writing
-from onnxslim.model.writing import SIGNALS, _hidden_folder, signals_held_back
+from onnxslim.model.writing import SIGNALS, _hidden_folder, signals_deferred
 
 TEXT = """
 <ir_version: 9, opset_import: ["": 17, "my": 1]>
@@ -112,13 +112,13 @@ def test_signals_wait_until_all_files_have_their_places() -> None:
     for number in SIGNALS:
         before = signal.signal(number, lambda *_: seen.append("handled"))
         try:
-            with signals_held_back():
+            with signals_deferred():
                 signal.raise_signal(number)
                 seen.append("renamed")
         finally:
             signal.signal(number, before)
     assert seen == ["renamed", "handled"] * len(SIGNALS)
-    thread = threading.Thread(target=lambda: signals_held_back().__enter__())
+    thread = threading.Thread(target=lambda: signals_deferred().__enter__())
     thread.start()
     thread.join()
 

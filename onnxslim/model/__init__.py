@@ -1,7 +1,4 @@
-"""Opens a model, brings it into canonical form, and saves it whole or not at all.
-
-Each step is a file: `opening`, `form`, `weights`, `saving`, `writing`. What other packages use is named here.
-"""
+"""Opens models, brings them into canonical form, and saves them atomically: the names that other packages use."""
 
 from onnxslim.model.form import FORM, OriginalForm, canonicalize, release_constants, restored
 from onnxslim.model.opening import NEWEST_OPSET, OLDEST_NUMPY_OPSET, OLDEST_OPSET, file_bytes, open_model

@@ -1,4 +1,4 @@
-"""Sparse initializers: the IR does not know them, so they are dense while a model is open."""
+"""Sparse initializers, which the IR does not support: they are dense while a model is open."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from onnxslim.errors import ModelUnreadable
 from onnxslim.ops.traits import Trait, has
 
 LARGEST_BYTES = 512 << 20
-"""What a sparse tensor may take when it is dense: a few bytes in a file can claim to be any size."""
+"""Limit of the dense size of a sparse tensor, since a few bytes in a file can claim any size."""
 
 SPARSE = "onnxslim.model.sparse"
-"""In the metadata of an initializer: write it as a sparse one where that takes fewer bytes."""
+"""Key of the metadata of an initializer that is written as sparse if that takes fewer bytes."""
 
 
 def densify(graph: onnx.GraphProto, path: pathlib.Path) -> list[str]:
-    """Replace what is sparse in `graph` by what is dense: initializers and Constant nodes.
+    """Replace the sparse initializers and Constant nodes of `graph` by dense ones.
 
-    The IR does not know sparse tensors. ONNX IR spec, "SparseTensorProto".
+    Source: ONNX IR specification, "SparseTensorProto".
 
     Args:
-        graph: Changed in place.
-        path: The file that it comes from, beside which external data lies.
+        graph: The graph, changed in place.
+        path: Its file, in whose folder external data is.
 
     Returns:
         The names of the values that were sparse.
 
     Raises:
-        ModelUnreadable: Indices lie outside the shape, or it would not fit into memory.
+        ModelUnreadable: Indices are outside the shape, or the dense tensor exceeds `LARGEST_BYTES`.
     """
     names = [sparse.values.name for sparse in graph.sparse_initializer]
     graph.initializer.extend(_dense(sparse, path) for sparse in graph.sparse_initializer)
@@ -42,7 +42,7 @@ def densify(graph: onnx.GraphProto, path: pathlib.Path) -> list[str]:
 
 
 def densify_constant(node: onnx.NodeProto, path: pathlib.Path) -> bool:
-    """Give a Constant node with a sparse value a dense one. Returns whether it was one."""
+    """Replace the sparse value of a Constant node by a dense one; return whether it had one."""
     if not has(node, Trait.LITERAL):
         return False
     for attribute in node.attribute:
@@ -75,7 +75,7 @@ def _dense(sparse: onnx.SparseTensorProto, path: pathlib.Path) -> onnx.TensorPro
             hint="export or download the model again",
         )
     dense = np.zeros(shape, values.dtype)
-    if indices.ndim == 1:  # linear positions, or one row of coordinates for each value
+    if indices.ndim == 1:  # linear positions; otherwise one row of coordinates per value
         dense.reshape(-1)[indices] = values
     else:
         dense[tuple(indices.T)] = values
@@ -83,17 +83,17 @@ def _dense(sparse: onnx.SparseTensorProto, path: pathlib.Path) -> onnx.TensorPro
 
 
 def sparsify(path: pathlib.Path, names: set[str]) -> None:
-    """Write initializers as sparse ones, with linear indices, where that is smaller. ONNX IR, "SparseTensorProto"."""
+    """Write initializers as sparse, with linear indices, if that is smaller. Source: ONNX IR, "SparseTensorProto"."""
     proto = onnx.load(path, format="protobuf", load_external_data=False)
     dense = []
     for tensor in proto.graph.initializer:
         array = onnx.numpy_helper.to_array(tensor) if tensor.name in names else None
-        places = None if array is None else np.flatnonzero(array)
-        if array is None or places is None or places.size * (places.itemsize + array.itemsize) >= array.nbytes:
+        positions = None if array is None else np.flatnonzero(array)
+        if array is None or positions is None or positions.size * (positions.itemsize + array.itemsize) >= array.nbytes:
             dense.append(tensor)
             continue
-        values = onnx.numpy_helper.from_array(array.reshape(-1)[places], tensor.name)
-        indices = onnx.numpy_helper.from_array(places.astype(np.int64), f"{tensor.name}_indices")
+        values = onnx.numpy_helper.from_array(array.reshape(-1)[positions], tensor.name)
+        indices = onnx.numpy_helper.from_array(positions.astype(np.int64), f"{tensor.name}_indices")
         proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, array.shape))
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(dense)

@@ -18,7 +18,8 @@ import onnx_ir as ir
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import Batch
 from onnxslim.model.constants import constant
-from onnxslim.observe.observation import Observer, Place, truncated
+from onnxslim.observe.probe import truncated
+from onnxslim.observe.statistics import ChannelAxis, Observer, Query, Statistic
 from onnxslim.observe.stream import early_order
 from onnxslim.ops.binding import attribute, dimensions, op_of
 from onnxslim.runtime.session import Session
@@ -39,7 +40,7 @@ DEAD = 1e-6
 class StoredStatistics:
     """What one BatchNormalization stored of the channels that it normalises; shape [channels]."""
 
-    place: Place
+    channels: ChannelAxis
     mean: Floats
     variance: Floats
     """With the epsilon that it adds."""
@@ -72,15 +73,19 @@ class Gauge:
     def __init__(self, model: ir.Model, open_session: Callable[[ir.Model], Session], layers: int = LAYERS) -> None:
         self.stored: tuple[StoredStatistics, ...] = ()
         found = find_stored(model)[:layers]
-        names = list(dict.fromkeys(each.place[0] for each in found))
+        names = list(dict.fromkeys(stored.channels[0] for stored in found))
         made = {value.name for node in model.graph for value in node.outputs}
         beginning = truncated(model, names)
         if any(name in made for name in names):
             infer_shapes(beginning)
         ranked = {value.name for value in beginning.graph.outputs if dimensions(value) is not None}
-        self.stored = tuple(each for each in found if each.place[0] in ranked)
+        self.stored = tuple(stored for stored in found if stored.channels[0] in ranked)
+        self._means, self._squares = (
+            [Query(name, statistic, axis) for name, axis in (stored.channels for stored in self.stored)]
+            for statistic in (Statistic.MEAN, Statistic.MEAN_SQUARE)
+        )
         if self.stored:
-            self._observer = Observer(beginning, [each.place for each in self.stored], open_session)
+            self._observer = Observer(beginning, [*self._means, *self._squares], open_session)
 
     def __call__(self, batches: Sequence[Batch]) -> Given:
         """Return what batches give, each a part.
@@ -89,11 +94,10 @@ class Gauge:
             RunError: The model does not run on them.
         """
         parts = [self._observer(batch) for batch in batches]
-        places = [each.place for each in self.stored]
         return Given(
             np.array([batch.count for batch in batches], np.float64),
-            tuple(np.stack([part[place].mean for part in parts]) for place in places),
-            tuple(np.stack([part[place].square for part in parts]) for place in places),
+            tuple(np.stack([part[query] for part in parts]) for query in self._means),
+            tuple(np.stack([part[query] for part in parts]) for query in self._squares),
         )
 
     def distances(self, given: Given, weights: Floats | None = None) -> Floats:

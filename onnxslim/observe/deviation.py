@@ -1,120 +1,109 @@
-"""Measures how far the outputs of a model are off on few samples when something in it is changed, in one number.
-
-Outputs count alike, and so do parts of an output whose values differ by more than a power of ten in magnitude: where
-boxes in pixels and scores lie in one tensor, the scores would otherwise count for nothing.
-"""
+"""Measures how far values of a model are from what they were: the energy of the difference against their own."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import onnx_ir as ir
 
+from onnxslim.analysis.cost import value_bytes
 from onnxslim.data import Samples
+from onnxslim.observe.probe import truncated
 from onnxslim.runtime.session import Session
 
-BATCH = 8
-"""Samples that run at once, where the model takes any number."""
-LARGEST = 1e6
-"""The relative error that stands for outputs that are not finite."""
-APART = 10.0
-"""Parts of an axis whose largest magnitudes differ by this factor are quantities of different scale."""
-LONGEST = 4096
-"""Axes longer than this are not taken apart: they are places, and not quantities."""
-
-Floats = npt.NDArray[np.float64]
-Feeds = Mapping[str, npt.NDArray[Any]]
-Part = tuple[int, npt.NDArray[np.bool_]] | None
-"""An axis and a mask along it; None: the whole."""
+MOST_BYTES = 200_000_000
+"""Bytes of values that one run returns."""
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 
 
-class OutputDeviation:
-    """The error of the outputs of a model that is changed by some of its inputs.
+@dataclasses.dataclass
+class Deviation:
+    """How far one value is from its reference, over all runs."""
+
+    signal: float = 0.0
+    """Energy of the reference."""
+    noise: float = 0.0
+    """Energy of the difference."""
+    reason: str | None = None
+    """Why the two cannot be compared."""
+
+    @property
+    def relative(self) -> float | None:
+        """The noise as a share of the signal; None where there is no signal, or where the two cannot be compared."""
+        return self.noise / self.signal if self.reason is None and self.signal else None
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Signal to noise in decibels; None where nothing differs, or where the two cannot be compared."""
+        return -10 * math.log10(self.relative) if self.relative else None
+
+    def add(self, reference: Any, given: Any) -> None:
+        """Add the value of one run."""
+        if np.shape(reference) != np.shape(given):
+            self.reason = f"another shape: {list(np.shape(given))}, which was {list(np.shape(reference))}"
+            return
+        signal = np.asarray(reference, np.float64)
+        noise = signal - np.asarray(given, np.float64)
+        if not (np.isfinite(signal).all() and np.isfinite(noise).all()):
+            self.reason = "it is not finite"
+            return
+        self.signal += float(np.vdot(signal, signal))
+        self.noise += float(np.vdot(noise, noise))
+
+
+def compare_values(
+    before: ir.Model,
+    after: ir.Model,
+    names: Sequence[str],
+    samples: Samples,
+    open_session: Callable[[ir.Model], Session],
+) -> dict[str, Deviation]:
+    """Return how far the values `names` of `after` are from those of `before`; those that are no floats are left out.
+
+    Both models compute all of them, so that ONNX Runtime fuses less than it does for users: the numbers are those of
+    the nodes as they are written.
 
     Args:
-        session: The model.
-        samples: Read once, and held.
+        before: The one model; its values must have types (`infer_shapes`). Not changed.
+        after: The other. Not changed.
+        names: Values of both main graphs.
+        samples: Run one by one.
+        open_session: Opens a model.
 
     Raises:
-        RunError: The model does not run on the samples.
+        RunError: A model does not run on the samples.
+        DataError: The samples cannot be read.
     """
-
-    def __init__(self, session: Session, samples: Samples) -> None:
-        self._session = session
-        used = {spec.name for spec in session.inputs}
-        self._feeds = [
-            {name: array for name, array in batch.feeds.items() if name in used} for batch in samples.batches(BATCH)
-        ]
-        self._wanted: list[dict[str, Floats]] = []
-        self._parts: dict[str, list[Part]] = {}
-
-    def refer(self, settings: Feeds) -> None:
-        """Take the outputs with these inputs for what is right."""
-        self._wanted = self._run(settings)
-        names = self._wanted[0] if self._wanted else {}
-        self._parts = {name: parts([outputs[name] for outputs in self._wanted]) for name in names}
-
-    def __call__(self, settings: Feeds) -> float:
-        """Return the energy of the error with these inputs, as a share of that of the outputs: the mean over parts."""
-        made = self._run(settings)
-        shares: list[float] = []
-        for name, own in self._parts.items():
-            pairs = [(one[name], two[name]) for one, two in zip(self._wanted, made, strict=True)]
-            for part in own:
-                energy = error = 0.0
-                for wanted, found in pairs:
-                    right = _cut(wanted, part)
-                    energy += float(np.square(right).sum())
-                    error += float(np.square(right - _cut(found, part)).sum())
-                if energy > 0:
-                    shares.append(error / energy)
-        mean = float(np.mean(shares)) if shares else 0.0
-        return mean if np.isfinite(mean) else LARGEST
-
-    def _run(self, settings: Feeds) -> list[dict[str, Floats]]:
-        made = []
-        for feeds in self._feeds:
-            results = {name: np.asarray(array) for name, array in self._session.run({**feeds, **settings}).items()}
-            made.append(
-                {
-                    name: np.atleast_1d(array.astype(np.float64))
-                    for name, array in results.items()
-                    if array.dtype.kind == "f"
-                }
-            )
-        return made
-
-
-def _cut(array: Floats, part: Part) -> Floats:
-    return array if part is None else np.compress(part[1], array, part[0])
-
-
-def parts(outputs: list[Floats]) -> list[Part]:
-    """Return the parts of an output that hold quantities of different scale.
-
-    The axis behind the first that counts is the one along which magnitudes lie furthest apart; it is cut wherever the
-    next larger magnitude is more than `APART` times as large.
-
-    Args:
-        outputs: The output for each run.
-    """
-    shapes = {output.shape[1:] for output in outputs}
-    if len(shapes) != 1 or not all(output.size for output in outputs):
-        return [None]
-    widest, found = APART, list[Part]([None])
-    rank = outputs[0].ndim
-    for axis in range(1, rank):
-        if not 2 <= outputs[0].shape[axis] <= LONGEST:
-            continue
-        others = tuple(other for other in range(rank) if other != axis)
-        magnitudes = np.max([np.abs(output).max(axis=others) for output in outputs], axis=0)
-        ordered = np.sort(magnitudes[magnitudes > 0])
-        gaps = ordered[1:] / ordered[:-1]
-        if gaps.max(initial=0.0) > widest:
-            widest = float(gaps.max())
-            borders = [0.0, *ordered[1:][gaps > APART], np.inf]
-            found = [(axis, (magnitudes >= low) & (magnitudes < high)) for low, high in itertools.pairwise(borders)]
+    made = {output.name: output for node in before.graph for output in node.outputs if output.name}
+    values = [made[name] for name in names if name in made and made[name].dtype in FLOATS]
+    if not values:
+        return {}
+    probes = [truncated(model, [str(value.name) for value in values]) for model in (before, after)]
+    for output, value in zip(probes[1].graph.outputs, values, strict=True):
+        output.type = output.type or value.type
+    sessions = [open_session(probe) for probe in probes]
+    found = {str(value.name): Deviation() for value in values}
+    for batch in samples.batches():
+        for part in _parts(values):
+            reference, given = (session.run(batch.feeds, part) for session in sessions)
+            for name in part:
+                found[name].add(reference[name], given[name])
     return found
+
+
+def _parts(values: Sequence[ir.Value]) -> Iterator[list[str]]:
+    """Yield names of values that together are small enough for one run."""
+    part: list[str] = []
+    size = 0
+    for value in values:
+        if part and size + value_bytes(value) > MOST_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(str(value.name))
+        size += value_bytes(value)
+    if part:
+        yield part

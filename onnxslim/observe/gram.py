@@ -18,7 +18,8 @@ import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import Contraction
 from onnxslim.data import Samples
-from onnxslim.observe.observation import defaults, truncated
+from onnxslim.observe.batches import batch_size
+from onnxslim.observe.probe import stream_values
 from onnxslim.observe.products import sum_of_products, sum_of_rows
 from onnxslim.observe.rows import input_rows, place_count
 from onnxslim.runtime.session import Session
@@ -32,8 +33,6 @@ WIDE = 1200
 """Contractions with more columns have their rows held."""
 FEW = 512
 """How many rows are held of these."""
-BATCH = 16
-"""Samples in one run, where the model takes any number."""
 SINGLE = 1000
 """With more unknowns, equations are solved in single precision; the ridge allows it."""
 
@@ -175,7 +174,7 @@ def grams(
         RunError: The model does not run on the samples.
     """
     found = [ContractionRows() if each.columns > WIDE else _nothing(each) for each in read]
-    _add(found, read, _seen(model, read, samples, count, generator, open_session, None, BATCH))
+    _add(found, read, _seen(model, read, samples, count, generator, open_session, None))
     for contraction, total in zip(read, found, strict=True):
         moment, mean = total.moments()
         each = contraction.columns // math.prod(contraction.kernel)
@@ -190,7 +189,6 @@ def sums(
     generator: np.random.Generator,
     open_session: Callable[[ir.Model], Session],
     places: int | None = None,
-    batch: int = BATCH,
 ) -> list[Sums]:
     """Return for each contraction the sums over what it reads of all samples.
 
@@ -203,13 +201,12 @@ def sums(
         open_session: Opens a model on the target.
         places: Of each sample, where a convolution is seen, at most, and products are seen at all of theirs; None: as
             many as `PRODUCTS` allows.
-        batch: Samples in one run, where the model takes any number.
 
     Raises:
         RunError: The model does not run on the samples.
     """
     result = [_nothing(each) for each in read]
-    _add(result, read, _seen(model, read, samples, count, generator, open_session, places, batch))
+    _add(result, read, _seen(model, read, samples, count, generator, open_session, places))
     return result
 
 
@@ -221,15 +218,11 @@ def _seen(
     generator: np.random.Generator,
     open_session: Callable[[ir.Model], Session],
     places: int | None,
-    batch: int,
 ) -> Iterator[tuple[int, Rows]]:
     """Yield rows, each with the place in `read` of the contraction that reads them."""
-    made = {contraction.data for contraction in read if contraction.data.producer() is not None}
-    names = sorted(value.name or "" for value in made)
-    session = open_session(truncated(model, names)) if names else None
-    given = defaults(model)
-    for piece in samples.batches(batch):
-        values = {**given, **piece.feeds, **(session.run(piece.feeds) if session is not None else {})}
+    names = {contraction.data.name or "" for contraction in read}
+    batches = samples.batches(batch_size(model, samples))
+    for batch, values in stream_values(model, names, batches, open_session):
         for at, contraction in enumerate(read):
             data = values[contraction.data.name or ""]
             available = place_count(contraction, data)
@@ -237,7 +230,7 @@ def _seen(
             if places is None:
                 wide = contraction.columns > WIDE
                 most = FEW if wide else int(PRODUCTS / (contraction.groups * contraction.columns**2))
-                share = max(1, most // count if contraction.kernel else most * piece.count // count)
+                share = max(1, most // count if contraction.kernel else most * batch.count // count)
             elif contraction.kernel:
                 share = places
             chosen = np.arange(available)

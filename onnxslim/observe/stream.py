@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.model.nesting import nested_graphs, nodes_within
-from onnxslim.observe.observation import defaults
+from onnxslim.observe.probe import defaults
 from onnxslim.runtime.session import Session
 
 Array = npt.NDArray[Any]

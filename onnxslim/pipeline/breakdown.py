@@ -15,7 +15,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import Samples
 from onnxslim.errors import OnnxslimError
 from onnxslim.model.nesting import nested_graphs, nodes_within
-from onnxslim.observe.inner_values import ValueDeviation, compare_values
+from onnxslim.observe.deviation import Deviation, compare_values
 from onnxslim.pipeline.interface import LayerChange
 from onnxslim.pipeline.records import Breakdown, LayerCost, LayerFigures, OpFigures
 from onnxslim.runtime.kernels import first_value, kernel_milliseconds
@@ -149,7 +149,7 @@ def _inside(node: ir.Node) -> Iterable[ir.Node]:
 
 def _errors(
     before: ir.Model, after: ir.Model, names: Sequence[str], target: Target, samples: Samples | None
-) -> tuple[dict[str, ValueDeviation], str]:
+) -> tuple[dict[str, Deviation], str]:
     """Return the errors of values by name, and why a value may have none."""
     if samples is None:
         return {}, NOT_TIMED
@@ -167,7 +167,7 @@ def _errors(
 def _layer(
     region: Region,
     sides: Sequence[_ModelSide],
-    errors: Mapping[str, ValueDeviation],
+    errors: Mapping[str, Deviation],
     unmeasured: str,
     changes: Mapping[str, Sequence[LayerChange]],
 ) -> LayerFigures:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError, RunError, ValuesNotFinite
-from onnxslim.observe.finite import first_not_finite
+from onnxslim.observe.not_finite import first_not_finite
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.measured import MeasuredModel

@@ -7,18 +7,18 @@ With p the share of each row and T the table, the split keeps the directions in 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.data import Samples
+from onnxslim.data import Batch, Samples
 from onnxslim.fit.refit import SAMPLES
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, take_over
-from onnxslim.observe.observation import defaults, truncated
+from onnxslim.observe.batches import batch_size
+from onnxslim.observe.probe import stream_values
 from onnxslim.ops.binding import attribute, op_of
 from onnxslim.pipeline.interface import Context, LayerChange, Note
 from onnxslim.pipeline.selection import EVERYTHING, Selection
@@ -35,8 +35,6 @@ READS = ("", "Gather")
 """The op that reads a table."""
 UNREAD = 0.25
 """The share of the weight that all rows share alike, whatever was read."""
-BATCH = 16
-"""Samples in one run, where the model takes any number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +131,7 @@ def count_rows(
         RunError: The model does not run on the samples.
     """
     counts = {table.name: np.zeros(table.inputs) for table in tables}
-    feeds = (batch.feeds for batch in samples.batches(BATCH))
-    for table, read in _read(model, tables, feeds, open_session):
+    for table, read in _read(model, tables, samples.batches(batch_size(model, samples)), open_session):
         counts[table.name] += np.bincount(read.ravel() % table.inputs, minlength=table.inputs)
     return counts
 
@@ -146,7 +143,7 @@ def count_reads(model: ir.Model, tables: Sequence[EmbeddingTable], context: Cont
         RunError: The model does not run on it.
     """
     reads = dict.fromkeys((table.name for table in tables), 0)
-    for table, read in _read(model, tables, [context.samples.first()], context.open_session):
+    for table, read in _read(model, tables, [Batch(context.samples.first())], context.open_session):
         reads[table.name] += read.size
     return reads
 
@@ -154,21 +151,14 @@ def count_reads(model: ir.Model, tables: Sequence[EmbeddingTable], context: Cont
 def _read(
     model: ir.Model,
     tables: Sequence[EmbeddingTable],
-    feeds: Iterable[Mapping[str, Any]],
+    batches: Iterable[Batch],
     open_session: Callable[[ir.Model], Session],
 ) -> Iterator[tuple[EmbeddingTable, npt.NDArray[np.int64]]]:
     """Yield the numbers of the rows that each node reads of a table, run by run."""
     places = {value.name or "": value for table in tables for node in table.nodes if (value := node.inputs[1])}
     fixed = {name: array for name, value in places.items() if (array := constant(value)) is not None}
-    fixed |= defaults(model)
-    given = {value.name for value in model.graph.inputs}
-    made = sorted(name for name in places if name not in given and name not in fixed)
-    session = open_session(truncated(model, made)) if made else None
-    for each in feeds:
-        values: dict[str, Any] = {**fixed, **each}
-        if session is not None:
-            used = {spec.name for spec in session.inputs}
-            values.update(session.run({name: array for name, array in each.items() if name in used}))
+    for _, found in stream_values(model, places.keys() - fixed.keys(), batches, open_session):
+        values = {**found, **fixed}
         for table in tables:
             for node in table.nodes:
                 value = node.inputs[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,8 @@ import onnx_ir as ir
 
 from onnxslim.data import Samples
 from onnxslim.model.edit import Editor
+from onnxslim.observe.batches import batch_size
+from onnxslim.observe.sensitivity import OutputError
 from onnxslim.runtime.session import Session
 
 from .emit import write
@@ -29,12 +30,12 @@ LEAST = 1e-3
 """No layer counts less than this share of what the average layer counts: few samples measured it."""
 
 
-class Sensitivity:
-    """Compares outputs of a model with those that it has when one layer is split.
+class SplitError:
+    """Measures the error of the outputs of a model in which one layer is split.
 
     Args:
         model: The model, whole; it is not changed.
-        samples: Few of them.
+        samples: Few of them; read once, and held.
         open_session: Opens a model on the target.
 
     Raises:
@@ -43,41 +44,15 @@ class Sensitivity:
 
     def __init__(self, model: ir.Model, samples: Samples, open_session: Callable[[ir.Model], Session]) -> None:
         self._model, self._open = model, open_session
-        self._feeds = [dict(each.feeds) for each in samples.batches(8)]
-        self._wanted = self._run(model)
-        self._energy = {
-            name: max(float(np.square(array - array.mean(axis=0)).sum()), float(np.finfo(np.float32).tiny))
-            for name, array in self._wanted.items()
-        }
+        runs = [batch.feeds for batch in samples.batches(batch_size(model, samples))]
+        self._error = OutputError(open_session(model).run, runs)
 
     def __call__(self, layer: WeightLayer, made: Split, biases: list[Array | None]) -> float:
         """Return the energy of the error of the outputs, as a share of theirs, where `layer` alone is split."""
         probe = self._model.clone()
-        own = next(each for each in find_layers(probe, smallest=1)[0] if each.weight.name == layer.weight.name)
+        own = next(found for found in find_layers(probe, smallest=1)[0] if found.weight.name == layer.weight.name)
         write(Editor(probe), own, made, biases)
-        given = self._run(probe)
-        shares = [
-            float(np.square(array - given[name]).sum()) / self._energy[name]
-            for name, array in self._wanted.items()
-            if name in given and given[name].shape == array.shape
-        ]
-        finite = [share for share in shares if np.isfinite(share)]
-        return float(np.mean(finite)) if finite else 1.0
-
-    def _run(self, model: ir.Model) -> Mapping[str, Any]:
-        session = self._open(model)
-        pieces: dict[str, list[Any]] = {}
-        for feeds in self._feeds:
-            for name, array in session.run(feeds).items():
-                if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.ndim:
-                    pieces.setdefault(name, []).append(
-                        array.astype(np.float64).reshape(len(array), math.prod(array.shape[1:]))
-                    )
-        return {
-            name: np.concatenate(arrays)
-            for name, arrays in pieces.items()
-            if len({array.shape[1] for array in arrays}) == 1 and any(array.size for array in arrays)
-        }
+        return self._error(self._open(probe).run)
 
 
 @dataclasses.dataclass(frozen=True)

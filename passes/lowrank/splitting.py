@@ -12,10 +12,11 @@ import onnx_ir as ir
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.specialize import specialize_shapes
+from onnxslim.data import Batch
 from onnxslim.fit.refit import BUDGET, FEWEST, STREAMED
 from onnxslim.model.edit import Editor
-from onnxslim.observe.finite import first_not_finite
-from onnxslim.observe.observation import truncated
+from onnxslim.observe.not_finite import first_not_finite
+from onnxslim.observe.probe import stream_values
 from onnxslim.pipeline.interface import Context, LayerChange, Note
 
 from .allocation import ErrorCost, RankRule, SplitSettings, choose, describe, why_whole
@@ -27,7 +28,7 @@ from .layer import WeightLayer, WeightUse
 from .layer_moments import CollectedMoments, Downstream, MomentCollector, enough_rows
 from .output_metric import find_readers
 from .residual import find_terms
-from .sensitivity import ENOUGH, Sensitivity, curves
+from .sensitivity import ENOUGH, SplitError, curves
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
 from .timing import SplitTimer
 
@@ -99,11 +100,8 @@ class Splitting:
         sized = specialize_shapes(model, self._shapes)
         cost = measure_cost(sized)
         self._macs = cost.macs
-        inner = sorted(names - set(first))
-        session = context.open_session(truncated(model, inner))
-        used = {spec.name for spec in session.inputs}
-        values = session.run({name: array for name, array in first.items() if name in used})
-        self._shapes.update({name: array.shape for name, array in values.items()})
+        _, values = next(stream_values(model, names, [Batch(first)], context.open_session))
+        self._shapes.update({name: np.shape(array) for name, array in values.items()})
         self._behind = Downstream()
         if self._learns:
             graph = model.graph
@@ -238,14 +236,14 @@ class Splitting:
         share = HOPELESS_OF_WINDOWS if math.prod(layer.kernel) > 1 else MIN_SHARE
         return abs(each.parameters - share * layer.parameters)
 
-    def _sensitivity(self) -> Sensitivity | None:
+    def _sensitivity(self) -> SplitError | None:
         """Return what measures how much the error of a layer counts, where one budget is shared and time allows it."""
         affordable = int(BUDGET / max(len(PROBED) * len(self.layers) * self._macs, 1))
         wanted = self._settings.sensitivity and self._settings.wish.rule is RankRule.PARAMS
         if not self._learns or not wanted or affordable < FEWEST_TO_COMPARE:
             return None
         few = self._context.draw(min(ENOUGH, affordable), "lowrank: sensitivity")
-        return Sensitivity(self._model, few, self._context.open_session)
+        return SplitError(self._model, few, self._context.open_session)
 
     def choose(self, options: Sequence[Sequence[SplitCandidate]]) -> tuple[list[SplitCandidate | None], list[str]]:
         """Return the split of each layer, and why it has none."""

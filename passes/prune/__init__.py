@@ -15,7 +15,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.errors import BadOptionValue
-from onnxslim.observe.observation import ChannelMoments, Place, observe
+from onnxslim.observe.statistics import ChannelAxis, ChannelMoments, channel_moments
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 
@@ -163,12 +163,12 @@ class Prune(Pass):
         if criterion in OBSERVING and not learns:
             criterion = Criterion.MAGNITUDE
             notes.append(Note("criterion", "magnitude", "samples that were made up say nothing about activations"))
-        moments: dict[Place, ChannelMoments] = {}
+        moments: dict[ChannelAxis, ChannelMoments] = {}
         if learns and (self.compensate or criterion in OBSERVING):
             places = sorted({(contraction.data.name or "", contraction.data_axis) for contraction in read})
             zeros = criterion is Criterion.APOZ
             moments = context.observed(
-                "moments", lambda: observe(model, places, context.samples, context.open_session, zeros=zeros)
+                "moments", lambda: channel_moments(model, places, context.samples, context.open_session, zeros=zeros)
             )
         steps = [np.cumsum(blocks(group, limits)).tolist() for group in found]
         recovers = learns and (self.compensate or self.refit)

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.analysis.linear_layer import Contraction
 from onnxslim.model.constants import constant
-from onnxslim.observe.observation import ChannelMoments, Place
+from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 
 Scores = npt.NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def weight_scores(coupling: Coupling, read: Sequence[Contraction], power: int) -
 
 
 def activation_scores(
-    coupling: Coupling, read: Sequence[Contraction], moments: Mapping[Place, ChannelMoments], *, compensated: bool
+    coupling: Coupling, read: Sequence[Contraction], moments: Mapping[ChannelAxis, ChannelMoments], *, compensated: bool
 ) -> Scores:
     """Return for each label its share of the energy that its readers make of their inputs.
 
@@ -167,7 +167,7 @@ BATCHNORM = frozenset({("", "BatchNormalization")})
 
 
 def average_scores(
-    coupling: Coupling, read: Sequence[Contraction], moments: Mapping[Place, ChannelMoments], *, zeros: bool
+    coupling: Coupling, read: Sequence[Contraction], moments: Mapping[ChannelAxis, ChannelMoments], *, zeros: bool
 ) -> Scores:
     """Return for each label its share of the mean magnitude of what its readers read, or of how seldom that is zero."""
     total = np.zeros(coupling.labels.count)
@@ -176,7 +176,7 @@ def average_scores(
         moment, labels = moments.get((name or "", axis)), coupling.of(value, axis)
         if moment is None or labels is None:
             continue
-        sizes = moment.absolute if not zeros or moment.zero is None else 1 - moment.zero
+        sizes = moment.magnitude if not zeros or moment.zeros is None else 1 - moment.zeros
         places, roots = coupling.labels.bases(labels)
         np.add.at(total, roots, sizes[places] / (float(sizes.sum()) or 1.0))
     return total

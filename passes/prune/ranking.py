@@ -14,7 +14,7 @@ from onnxslim.analysis.cost import Cost
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.analysis.linear_layer import Contraction
 from onnxslim.observe.gram import Gram, grams, held, measurable
-from onnxslim.observe.observation import ChannelMoments, Place
+from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.pipeline.interface import Context, Note
 
 from .criterion import (
@@ -52,7 +52,7 @@ class Ranker:
     steps: Sequence[Sequence[int]]
     """For each group how many channels may be gone, rising, without 0."""
     read: Sequence[Contraction]
-    moments: Mapping[Place, ChannelMoments]
+    moments: Mapping[ChannelAxis, ChannelMoments]
     cost: Cost
     context: Context
     recovers: bool

@@ -15,7 +15,7 @@ from onnxslim.analysis.linear_layer import Contraction, contractions
 from onnxslim.fit.normalisation import Scaled, correctable
 from onnxslim.fit.refit import Fit, enough, fits, refit
 from onnxslim.model.edit import Editor
-from onnxslim.observe.observation import ChannelMoments, Place
+from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.ops.relations import Indices
 from onnxslim.pipeline.interface import Context, Note
 
@@ -27,7 +27,7 @@ def compensate(
     coupling: Coupling,
     gone: Mask,
     read: Sequence[Contraction],
-    moments: Mapping[Place, ChannelMoments],
+    moments: Mapping[ChannelAxis, ChannelMoments],
 ) -> None:
     """Add what the channels that go are on average to the biases behind them; before the cut."""
     editor = Editor(model)

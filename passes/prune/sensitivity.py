@@ -21,7 +21,9 @@ from onnxslim.analysis.linear_layer import Contraction, own_bias
 from onnxslim.data import Samples
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import overwrite
+from onnxslim.observe.batches import batch_size
 from onnxslim.observe.gram import Gram
+from onnxslim.observe.sensitivity import OutputError
 from onnxslim.runtime.session import Session
 
 from .elimination import Ranking
@@ -34,11 +36,6 @@ SAMPLES = 128
 """Samples that are enough."""
 FEWEST = 8
 """Fewer samples say too little."""
-BATCH = 32
-LARGEST = 1e6
-"""The relative error that stands for outputs that are not finite."""
-
-Outputs = list[dict[str, npt.NDArray[np.float64]]]
 
 
 def probes(steps: Sequence[int], count: int) -> list[int]:
@@ -76,9 +73,8 @@ class Prober:
         self._model = model
         self._coupling = coupling
         self._open = open_session
-        self._feeds = [piece.feeds for piece in samples.batches(BATCH)]
-        self._wanted = self._run()
-        self._energy = _spread(self._wanted)
+        runs = [batch.feeds for batch in samples.batches(batch_size(model, samples))]
+        self._error = OutputError(open_session(model).run, runs)
 
     def __call__(
         self, group: ChannelGroup, order: npt.NDArray[np.int64], moments: Sequence[tuple[Contraction, Gram]]
@@ -92,23 +88,7 @@ class Prober:
         """
         gone = self._coupling.labels.removed(group.roots[order])
         with self._cut(gone, moments):
-            made = self._run()
-        errors = dict.fromkeys(self._energy, 0.0)
-        for one, other in zip(made, self._wanted, strict=True):
-            for name in errors:
-                same = one[name].shape == other[name].shape
-                errors[name] += float(((one[name] - other[name]) ** 2).sum()) if same else np.inf
-        relative = [error / self._energy[name] for name, error in errors.items() if self._energy[name] > 0]
-        mean = float(np.mean(relative)) if relative else 0.0
-        return mean if np.isfinite(mean) else LARGEST
-
-    def _run(self) -> Outputs:
-        session = self._open(self._model)
-        made = []
-        for feeds in self._feeds:
-            results = {name: np.asarray(array) for name, array in session.run(feeds).items()}
-            made.append({name: each.astype(np.float64) for name, each in results.items() if each.dtype.kind == "f"})
-        return made
+            return self._error(self._open(self._model).run)
 
     @contextlib.contextmanager
     def _cut(self, gone: Mask, moments: Sequence[tuple[Contraction, Gram]]) -> Iterator[None]:
@@ -151,15 +131,6 @@ class Prober:
         finally:
             for value, tensor in held.items():
                 value.const_value = tensor
-
-
-def _spread(outputs: Outputs) -> dict[str, float]:
-    """Return for each output its squared distance from its mean, over all samples."""
-    energies = {}
-    for name in outputs[0] if outputs else ():
-        mean = np.mean([each[name].mean() for each in outputs])
-        energies[name] = float(sum(((each[name] - mean) ** 2).sum() for each in outputs))
-    return energies
 
 
 def scaled(ranking: Ranking, measured: Mapping[int, float]) -> Ranking:

@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.cost import macs_by_value
 from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import FORM
-from onnxslim.model.constants import constant
 from onnxslim.model.edit import become
-from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.interface import Change, Context, Kind, LayerChange, Note, Pass
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 
-from .account import account, count_macs
-from .bias import correction
 from .calibration import CalibrationSettings, Calibrator
 from .insert import insert
-from .observe import Floats
 from .opset import QUANTIZATION_OPSET, upgraded
-from .plan import QuantPlan, QuantSite
+from .parameters import WeightSettings, quantize_parameters
+from .plan import QuantPlan
 from .recognise import quantized_nodes
 from .saturation import Saturation
-from .scales import Activations, Calibration, Scale
+from .scales import Activations, Calibration
 from .sensitivity import Noise, layers_of, measure, spared
 from .table import Int8Table, Role, load_table
-from .weights import QuantizedWeight, bias_floor, quantize_weight
 
 UNTOUCHED = "left alone"
-
-Bias = npt.NDArray[np.float64]
+FLOAT_BITS, BITS = 32, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +102,11 @@ class Quant(Pass):
         notes += selection.unmatched()
         spread(working, lambda node: not selection.against(node))
         samples = context.draw(self.samples, "quant: calibration")
-        settings = CalibrationSettings(self.calibration, self.percentile, self.activations, selection)
+        settings = CalibrationSettings(
+            self.calibration, self.percentile, self.activations, self.bias_correction, selection
+        )
         calibrator = Calibrator(settings, working, table, context, samples)
-        macs = count_macs(working, {name: np.shape(array) for name, array in samples.first().items()})
+        macs = macs_by_value(working, {name: np.shape(array) for name, array in samples.first().items()})
         plan = calibrator.plan()
         if self.error < 1 and _pays(plan):
             plan = calibrator.plan(self._spared(working, plan, calibrator, macs, context))
@@ -119,16 +117,15 @@ class Quant(Pass):
             if calibrator.not_finite:
                 reason += f": {calibrator.not_finite}"
             return Change(False, (Note("model", UNTOUCHED, reason), *selection.unmatched(), *plan.left))
-        told, layers = account(plan, macs)
+        summary, layers = _summary(plan, macs)
         scales = calibrator.scales(plan)
-        means = calibrator.means(plan) if self.bias_correction else {}
         if working is not model:
             become(model, working)
-        weights, biases = self._weights(plan, scales, means, context)
+        weights, biases = quantize_parameters(plan, scales, calibrator.means, self._weight_settings(context), context)
         insert(model, plan, scales, weights, biases, table.clamps)
         _forget_value_info(model)
         notes += calibrator.notes
-        return Change(True, (*notes, *told, *plan.left), layers)
+        return Change(True, (*notes, *summary, *plan.left), layers)
 
     def _spared(
         self,
@@ -142,7 +139,7 @@ class Quant(Pass):
 
         def observe() -> tuple[Noise, ...]:
             scales = calibrator.scales(plan)
-            weights, _ = self._weights(plan, scales, {}, context)
+            weights, _ = quantize_parameters(plan, scales, {}, self._weight_settings(context), context)
             return measure(model, plan, scales, weights, sum(macs.values()), context)
 
         noises = context.observed("what int8 costs", observe)
@@ -155,49 +152,31 @@ class Quant(Pass):
                 reasons[site.node] = reason if product else f"it belongs to the layer {key}, which stays in float"
         return reasons
 
-    def _weights(
-        self, plan: QuantPlan, scales: Mapping[ir.Value, Scale], means: Mapping[str, Floats], context: Context
-    ) -> tuple[dict[ir.Node, QuantizedWeight], dict[ir.Node, Bias]]:
-        """Return the weight and the bias of every site that has one."""
+    def _weight_settings(self, context: Context) -> WeightSettings:
         saturation = self.saturation.on(context.target.int8_saturates)
-        biases: dict[ir.Node, Bias] = {}
-        floors: dict[ir.Value, Bias] = {}
-        for site in plan.sites:
-            if site.weight is None or site.bias is None:
-                continue
-            bias = constant(site.node.inputs[site.bias])
-            weight = site.node.inputs[site.weight]
-            if bias is None or weight is None:
-                raise AssertionError("the plan has seen both")
-            biases[site.node] = bias.astype(np.float64)
-            floor = bias_floor(bias, scales[site.operands()[0]].scale)
-            floors[weight] = np.maximum(floors.get(weight, np.zeros(1)), floor)
-        done: dict[tuple[ir.Value, int], QuantizedWeight] = {}
-        weights: dict[ir.Node, QuantizedWeight] = {}
-        for index, site in enumerate(plan.sites):
-            if site.weight is None or site.axis is None:
-                continue
-            value = site.node.inputs[site.weight]
-            axis = site.axis
-            array = constant(value)
-            if value is None or array is None:
-                raise AssertionError("the plan has seen it")
-            if (value, axis) not in done:
-                done[value, axis] = quantize_weight(
-                    array.astype(np.float32, copy=False),
-                    axis,
-                    packing=site.row.packing,
-                    saturation=Saturation.IGNORE if _adds_exactly(site, array) else saturation,
-                    per_channel=self.per_channel,
-                    search=self.calibration is Calibration.MSE,
-                    floor=floors.get(value, 0.0),
-                )
-            weights[site.node] = done[value, axis]
-            mean = means.get(site.operands()[0].name or "")
-            if mean is not None and site.node in biases:
-                biases[site.node] += correction(array, done[value, axis].dequantized(), axis, mean)
-            context.progress("quantizing weights", index + 1, len(plan.sites))
-        return weights, biases
+        return WeightSettings(saturation, self.per_channel, self.calibration is Calibration.MSE)
+
+
+def _summary(plan: QuantPlan, macs: Mapping[str, int]) -> tuple[list[Note], tuple[LayerChange, ...]]:
+    """Return notes on what runs in int8, and the layers that do.
+
+    Args:
+        plan: Its nodes are those of the float model.
+        macs: The multiply-accumulates of its nodes, by the names of their first outputs.
+    """
+    counts = Counter(site.node.op_type for site in plan.sites)
+    notes = [Note(op_type, f"{count} in int8") for op_type, count in counts.most_common()]
+    layers = []
+    for site in plan.sites:
+        if site.row.role is Role.CONTRACTION:
+            name = site.node.outputs[0].name or ""
+            own = macs.get(name, 0)
+            layers.append(LayerChange(site.node.name or name, site.node.op_type, "bits", FLOAT_BITS, BITS, own, own))
+    total = sum(macs.values())
+    if total:
+        share = sum(layer.macs_after for layer in layers) / total
+        notes.insert(0, Note("model", f"{share:.1%} of the multiply-accumulates in int8"))
+    return notes, tuple(layers)
 
 
 def _reason_against(model: ir.Model, table: Int8Table) -> str:
@@ -213,12 +192,6 @@ def _reason_against(model: ir.Model, table: Int8Table) -> str:
     if "" not in model.graph.opset_imports:
         return "it uses no operators of ONNX itself"
     return ""
-
-
-def _adds_exactly(site: QuantSite, weight: npt.NDArray[np.generic]) -> bool:
-    """Whether this is a depthwise convolution, and the kernel for it does not saturate."""
-    group = site.node.attributes.get_int("group", 1)
-    return site.row.depthwise == "exact" and group == weight.shape[0] and bool(weight.shape[1] == 1)
 
 
 def _pays(plan: QuantPlan) -> bool:

@@ -1,56 +1,64 @@
-"""Finds a plan all of whose tensors have finite ranges and bearable scales, and what calibration has to say of them.
+"""Finds a plan all of whose tensors have finite ranges and bearable scales, and the scales and means of its tensors.
 
-What is observed does not depend on which layers stay in float, and is asked for once, however often the pass is tried.
+The samples are streamed once for ranges and means, and once more where a calibration wants histograms. A plan that
+leaves more nodes in float has no tensor that the first one has not, so that what was observed serves all of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Samples
-from onnxslim.observe.finite import first_not_finite
+from onnxslim.observe.not_finite import first_not_finite
+from onnxslim.observe.statistics import (
+    HISTOGRAM_OPSET,
+    Grid,
+    Query,
+    Range,
+    Statistic,
+    observe,
+    range_queries,
+    ranges,
+)
 from onnxslim.pipeline.interface import Context, Note
 from onnxslim.pipeline.selection import Selection
 
-from .bias import observe_means
-from .observe import HISTOGRAM_OPSET, Floats, Histogram, Range, observe_histograms, observe_ranges
 from .opset import upgraded
-from .plan import QuantPlan, make_plan
-from .scales import Activations, Calibration, Scale, choose_scale
+from .plan import QuantPlan, QuantSite, make_plan
+from .scales import Activations, Calibration, Histogram, Scale, choose_scale
 from .table import Int8Table
 from .tails import coarse_scores, joined_apart
 
-_A = TypeVar("_A")
-_R = TypeVar("_R")
-Of = Mapping[str, _R]
-"""By the names of tensors."""
+Floats = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationSettings:
-    """What calibration is told; the fields are options of the pass."""
+    """The options of the pass that concern calibration."""
 
     calibration: Calibration
     percentile: float
     activations: Activations
+    means: bool
+    """Observe the means of channels as well, to correct biases with."""
     selection: Selection
-    """Which nodes."""
 
 
 class Calibrator:
     """Calibrates one model.
 
     Args:
-        settings: What is asked for.
+        settings: Options of the pass.
         model: With the types of its values known; it is not changed.
-        table: What the target runs in int8.
-        context: Where to run.
-        samples: To calibrate with.
+        table: The ops that the target runs in int8.
+        context: The target, and what was observed when the pass was tried before.
+        samples: The calibration samples.
     """
 
     def __init__(
@@ -63,14 +71,14 @@ class Calibrator:
         )
         self._ranges: dict[str, Range] = {}
         self._infinite: dict[str, str] = {}
+        self.means: dict[str, Floats] = {}
+        """The mean of each channel of the tensors that are multiplied by a weight and get a bias, by name."""
         self.notes: list[Note] = []
-        self._whole: QuantPlan | None = None
-        """The first plan: all others leave more of it in float."""
         self.not_finite = ""
-        """Where that begins which is not finite, if some tensor is; empty where all are."""
+        """Where values that are not finite begin; empty where all are finite."""
 
     def plan(self, in_float: Mapping[ir.Node, str] | None = None) -> QuantPlan:
-        """Return what can be quantized.
+        """Return which nodes and tensors can be quantized.
 
         Args:
             in_float: Nodes that stay float in any case, and why.
@@ -84,65 +92,62 @@ class Calibrator:
                 float_values=self._infinite,
                 float_nodes=left,
             )
+            self._observe(plan)
             sources = [group.source.name or "" for group in plan.groups]
-            self._observe([name for name in sources if name not in self._ranges])
-            bad = [name for name in sources if not self._ranges[name].finite]
-            apart: dict[ir.Node, str] = {}
-            if not bad:
-                apart = joined_apart(plan, self._ranges)
-                apart |= coarse_scores(self._model.graph, self._table, plan, self._ranges)
-            if not bad and not apart:
-                self._whole = self._whole or plan
-                return plan
-            left.update(apart)
-            if bad:
-                begins = first_not_finite(self._model, self._samples, self._context.open_session, bad)
+            infinite = [name for name in sources if not self._ranges[name].finite]
+            if infinite:
+                begins = first_not_finite(self._model, self._samples, self._context.open_session, infinite)
                 reason = "its range is not finite" + (f": {begins}" if begins is not None else "")
-                self._infinite.update(dict.fromkeys(bad, reason))
+                self._infinite.update(dict.fromkeys(infinite, reason))
                 self.not_finite = self.not_finite or reason
+                continue
+            coarse = joined_apart(plan, self._ranges)
+            coarse |= coarse_scores(self._model.graph, self._table, plan, self._ranges)
+            if not coarse:
+                return plan
+            left.update(coarse)
 
-    def _observe(self, names: list[str]) -> None:
-        if names:
-            key = ("ranges", tuple(names))
-            self._ranges |= self._context.observed(
-                key, lambda: observe_ranges(self._model, names, self._context, self._samples)
-            )
+    def _observe(self, plan: QuantPlan) -> None:
+        """Observe the ranges of all tensors of a plan that are not known yet, and the means of channels."""
+        names = [name for name in _names(plan) if name not in self._ranges]
+        if not names:
+            return
+        sites = filter(_is_corrected, plan.sites if self._settings.means else ())
+        means = {site.operands()[0].name or "": None for site in sites}
+        queries = [*range_queries(names), *(Query(name, Statistic.MEAN, CHANNELS) for name in means)]
+        answers = self._answers(self._model, queries, "calibration: ranges")
+        self._ranges |= ranges(answers, names)
+        self.means |= {name: answers[Query(name, Statistic.MEAN, CHANNELS)] for name in means}
 
-    def _all(
-        self,
-        what: str,
-        asked: Callable[[QuantPlan], dict[str, _A]],
-        plan: QuantPlan,
-        observe: Callable[[dict[str, _A]], Of[_R]],
-    ) -> Of[_R]:
-        """Return an observation of the tensors of `plan`: those of the whole are observed first, once for all plans."""
-        known: dict[str, _R] = {}
-        for each in (self._whole or plan, plan):
-            missing = {name: wanted for name, wanted in asked(each).items() if name not in known}
-            if missing:
-                key = (what, tuple(missing))
-                known |= self._context.observed(key, functools.partial(observe, missing))
-        return known
+    def _answers(self, model: ir.Model, queries: list[Query], purpose: str) -> Mapping[Query, Floats]:
+        context = self._context
+        return context.observed(
+            tuple(queries),
+            lambda: observe(
+                model,
+                queries,
+                self._samples,
+                context.open_session,
+                lambda done, total: context.progress(purpose, done, total),
+            ),
+        )
 
     def scales(self, plan: QuantPlan) -> dict[ir.Value, Scale]:
         """Return the scale of every tensor that is quantized."""
         settings = self._settings
-        histograms = self._histograms(plan) if settings.calibration is not Calibration.MINMAX else {}
+        histograms = self._histograms if settings.calibration is not Calibration.MINMAX else {}
         scales: dict[ir.Value, Scale] = {}
         for group in plan.groups:
             name = group.source.name or ""
-            seen = self._ranges[name]
-            scale = choose_scale(seen, histograms.get(name), settings.calibration, settings.percentile, self._signed)
+            scale = choose_scale(
+                self._ranges[name], histograms.get(name), settings.calibration, settings.percentile, self._signed
+            )
             scales.update(dict.fromkeys(group.members, scale))
         return scales
 
-    def means(self, plan: QuantPlan) -> Of[Floats]:
-        """Return the mean of each channel of the tensors that are multiplied by a weight and get a bias."""
-        return self._all(
-            "means", _axes, plan, lambda axes: observe_means(self._model, axes, self._context, self._samples)
-        )
-
-    def _histograms(self, plan: QuantPlan) -> Of[Histogram]:
+    @functools.cached_property
+    def _histograms(self) -> Mapping[str, Histogram]:
+        """Return the histograms of all tensors whose ranges are known and finite."""
         model: ir.Model | str = self._model
         if self._model.graph.opset_imports[""] < HISTOGRAM_OPSET:
             model = upgraded(self._model)
@@ -150,21 +155,20 @@ class Calibrator:
             wanted = self._settings.calibration.value
             self.notes.append(Note("calibration", f"minmax, not {wanted}", f"histograms need opset {HISTOGRAM_OPSET}"))
             return {}
-        opened = model
-
-        def ranges(plan: QuantPlan) -> dict[str, Range]:
-            return {group.source.name or "": self._ranges[group.source.name or ""] for group in plan.groups}
-
-        return self._all(
-            "histograms", ranges, plan, lambda seen: observe_histograms(opened, seen, self._context, self._samples)
-        )
+        grids = {name: Grid.covering(seen.low, seen.high) for name, seen in self._ranges.items() if seen.finite}
+        queries = [Query(name, grid) for name, grid in grids.items()]
+        answers = self._answers(model, queries, "calibration: histograms")
+        return {name: Histogram(answers[Query(name, grid)], grid) for name, grid in grids.items()}
 
 
-def _axes(plan: QuantPlan) -> dict[str, tuple[int, int]]:
-    """Return the axis of channels, and the rank, of the tensors whose means are asked for."""
-    axes: dict[str, tuple[int, int]] = {}
-    for site in plan.sites:
-        operand = site.operands()[0]
-        if site.weight is not None and site.bias is not None and operand.shape is not None:
-            axes[operand.name or ""] = (1, operand.shape.rank())
-    return axes
+CHANNELS = 1
+"""The axis of channels of the tensors that are multiplied by a weight and get a bias."""
+
+
+def _names(plan: QuantPlan) -> list[str]:
+    return [value.name or "" for group in plan.groups for value in group.members]
+
+
+def _is_corrected(site: QuantSite) -> bool:
+    """Whether the bias of a site can take back the mean error of its weight."""
+    return site.weight is not None and site.bias is not None and site.operands()[0].shape is not None

@@ -21,10 +21,11 @@ import onnx_ir as ir
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, new_initializer, take_over
 
+from .parameters import quantize_bias
 from .plan import QuantPlan, clamp_limits
 from .scales import Scale
 from .table import Clamp
-from .weights import QuantizedWeight, quantize_bias
+from .weights import QuantizedWeight
 
 MANY = 64
 """Inputs of a node that are replaced one by one."""

@@ -14,7 +14,7 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
-from .observe import Histogram, Range
+from onnxslim.observe.statistics import BINS, Grid, Range
 
 LEVELS = 255
 """Steps between the lowest and the highest of 256 levels."""
@@ -74,6 +74,19 @@ class Scale:
         info = np.iinfo(self.dtype)
         levels = np.clip(np.rint(array / self.scale) + self.zero_point, info.min, info.max)
         return np.asarray(levels, self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram:
+    """How many elements of a tensor are nearest to each multiple of a grid."""
+
+    counts: npt.NDArray[np.float64]
+    grid: Grid
+
+    @property
+    def centers(self) -> npt.NDArray[np.float64]:
+        """The multiples."""
+        return np.asarray((np.arange(BINS) - self.grid.zero) * self.grid.width, np.float64)
 
 
 def percentile_interval(histogram: Histogram, percentile: float) -> tuple[float, float]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.observe.deviation import OutputDeviation
+from onnxslim.observe.batches import batch_size
+from onnxslim.observe.probe import Probe, run_on
+from onnxslim.observe.sensitivity import OutputError, Run
 from onnxslim.pipeline.interface import Context
 
 from .plan import QuantPlan, QuantSite
@@ -24,8 +24,6 @@ from .scales import Scale
 from .table import Role
 from .weights import QuantizedWeight
 
-SWITCHES = "switches_of_quant"
-"""The input that says which layers are quantized."""
 PRODUCTS = 1e12
 """Multiply-accumulates that running the model may take: half a minute on two cores."""
 SAMPLES = (1, 16)
@@ -93,14 +91,17 @@ def measure(
     least, most = SAMPLES
     count = int(min(most, max(least, PRODUCTS / max(macs * len(rounded), 1))))
     few = context.draw(count, "quant: sensitivity")
-    deviation = OutputDeviation(context.open_session(_switched(model, rounded, scales, weights)), few)
-    none = np.zeros(len(rounded), np.bool_)
-    deviation.refer({SWITCHES: none})
+    switched = _switched(model, rounded, scales, weights)
+    session, name = context.open_session(switched), switched.graph.inputs[-1].name
+
+    def rounding(*indices: int) -> Run:
+        switches = np.isin(np.arange(len(rounded)), indices)
+        return lambda feeds: run_on(session, {**feeds, str(name): switches})
+
+    error = OutputError(rounding(), [batch.feeds for batch in few.batches(batch_size(model, few))])
     found: list[Noise] = []
     for index, layers in enumerate(rounded):
-        switches = none.copy()
-        switches[index] = True
-        found.append(Noise(layers, deviation({SWITCHES: switches})))
+        found.append(Noise(layers, error(rounding(index))))
         context.progress("quant: sensitivity", index + 1, len(rounded))
     return tuple(found)
 
@@ -170,70 +171,39 @@ def _switched(
     scales: Mapping[ir.Value, Scale],
     weights: Mapping[ir.Node, QuantizedWeight],
 ) -> ir.Model:
-    """Return a copy of the model with an input of switches, bool[rounded]."""
-    copy = model.clone()
-    graph = copy.graph
-    nodes = dict(zip(model.graph, graph, strict=True))
-    values = dict(zip(model.graph.inputs, graph.inputs, strict=True))
-    values |= {old: new for node, own in nodes.items() for old, new in zip(node.outputs, own.outputs, strict=True)}
-    writer = Switches(graph, len(rounded))
+    """Return a copy of the model whose last input switches what is rounded on, bool[rounded]."""
+    probe = Probe(model)
+    graph = probe.model.graph
+    name = probe.editor.name("switches")
+    switches = ir.Value(name=name, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape((len(rounded),)))
+    graph.inputs.append(switches)
     for index, things in enumerate(rounded.values()):
+        switch = probe.add("Gather", switches, probe.constant(np.asarray(index, np.int64)))
         for thing in things:
             if isinstance(thing, ir.Value):
-                writer.round(values[thing], scales[thing], index)
+                _round(probe, probe.values[thing.name or ""], scales[thing], switch)
                 continue
-            node, place = nodes[thing.node], thing.weight
-            assert place is not None, "it has a weight"
-            weight = node.inputs[place]
-            assert weight is not None, "its weight is a constant"
-            stored = writer.hold(weights[thing.node].dequantized())
-            node.replace_input_with(place, writer.choose(index, stored, weight))
+            node = probe.values[thing.node.outputs[0].name or ""].producer()
+            assert node is not None
+            assert thing.weight is not None
+            weight = node.inputs[thing.weight]
+            assert weight is not None
+            stored = probe.constant(weights[thing.node].dequantized())
+            node.replace_input_with(thing.weight, probe.add("Where", switch, stored, weight))
     graph.sort()
-    return copy
+    return probe.model
 
 
-class Switches:
-    """Adds switched quantizations to a graph."""
-
-    def __init__(self, graph: ir.Graph, count: int) -> None:
-        self._graph = graph
-        self._number = 0
-        self._switches = ir.Value(name=SWITCHES, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape((count,)))
-        graph.inputs.append(self._switches)
-        self._chosen: dict[int, ir.Value] = {}
-
-    def hold(self, array: npt.NDArray[Any]) -> ir.Value:
-        """Add a constant."""
-        self._number += 1
-        name = f"constant{self._number}_of_quant"
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-        self._graph.register_initializer(value)
-        return value
-
-    def _add(self, op_type: str, *inputs: ir.Value) -> ir.Value:
-        node = ir.node(op_type, inputs)
-        self._graph.append(node)
-        self._number += 1
-        node.outputs[0].name = f"value{self._number}_of_quant"
-        return node.outputs[0]
-
-    def choose(self, switch: int, on: ir.Value, off: ir.Value) -> ir.Value:
-        """Return `on` where a switch is set, else `off`."""
-        if switch not in self._chosen:
-            self._chosen[switch] = self._add("Gather", self._switches, self.hold(np.asarray(switch, np.int64)))
-        return self._add("Where", self._chosen[switch], on, off)
-
-    def round(self, value: ir.Value, scale: Scale, switch: int) -> None:
-        """Let all that reads `value` read it in int8 where a switch is set."""
-        readers = [(use.node, use.idx) for use in value.uses()]
-        parameters = self.hold(np.asarray(scale.scale)), self.hold(np.asarray(scale.zero_point, scale.dtype))
-        levels = self._add("QuantizeLinear", value, *parameters)
-        chosen = self.choose(switch, self._add("DequantizeLinear", levels, *parameters), value)
-        for node, place in readers:
-            node.replace_input_with(place, chosen)
-        for place, output in enumerate(self._graph.outputs):
-            if output is value:
-                chosen.name, value.name = value.name, f"{value.name}/float"
-                chosen.type, chosen.shape = value.type, value.shape
-                self._graph.outputs[place] = chosen
+def _round(probe: Probe, value: ir.Value, scale: Scale, switch: ir.Value) -> None:
+    """Let all that reads `value` read it in int8 where a switch is set."""
+    readers = [(use.node, use.idx) for use in value.uses()]
+    parameters = probe.constant(scale.scale), probe.constant(np.asarray(scale.zero_point, scale.dtype))
+    levels = probe.add("QuantizeLinear", value, *parameters)
+    chosen = probe.add("Where", switch, probe.add("DequantizeLinear", levels, *parameters), value)
+    for node, index in readers:
+        node.replace_input_with(index, chosen)
+    for index, output in enumerate(probe.model.graph.outputs):
+        if output is value:
+            chosen.name, value.name = value.name, f"{value.name}/float"
+            chosen.type, chosen.shape = value.type, value.shape
+            probe.model.graph.outputs[index] = chosen

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from .observe import Range
+from onnxslim.observe.statistics import Range
+
 from .plan import QuantPlan
 from .scales import LEVELS
 from .table import Int8Table, Role

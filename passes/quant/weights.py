@@ -130,16 +130,3 @@ def _best_scales(rows: Floats, limit: int, pairs: bool, per_channel: bool, searc
             better = error < least
             least[better], best[better] = error[better], scales[better]
     return np.asarray(best, np.float32)
-
-
-def quantize_bias(bias: Any, input_scale: np.float32, weight: QuantizedWeight) -> tuple[npt.NDArray[np.int32], Floats]:
-    """Return a bias as int32, and its scale: what one product of input and weight counts for."""
-    scale = (input_scale * weight.scale).astype(np.float32)
-    info = np.iinfo(np.int32)
-    levels = np.clip(np.rint(np.asarray(bias, np.float64) / scale), info.min, info.max)
-    return levels.astype(np.int32), scale
-
-
-def bias_floor(bias: Any, input_scale: np.float32) -> npt.NDArray[np.float64]:
-    """Return the smallest weight scales with which `bias` stays below 2**30 in int32, room for sums included."""
-    return np.abs(np.asarray(bias, np.float64)) / (float(input_scale) * 2**30)

@@ -31,7 +31,7 @@ from onnxslim.passes.lowrank.splitting import Splitting
 import onnxslim
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.data import open_samples
-from onnxslim.observe.observation import truncated
+from onnxslim.observe.probe import truncated
 from onnxslim.pipeline.interface import Context
 from onnxslim.quality.fidelity import measure_fidelity
 from onnxslim.runtime.session import Session

@@ -10,7 +10,7 @@ from onnxslim.passes.prune.criterion import activation_scores, shuffled, weight_
 from onnxslim.analysis.coupling import couple, groups
 from onnxslim.analysis.linear_layer import contractions
 from onnxslim.data import open_samples
-from onnxslim.observe.observation import observe, truncated
+from onnxslim.observe.statistics import channel_moments
 from onnxslim.runtime.session import Session
 
 MODEL = built(
@@ -31,33 +31,13 @@ def test_a_weight_is_shared_out_among_its_channels() -> None:
     np.testing.assert_allclose(sums, [2 / 8 + 3 / 4, 2 / 8 + 1 / 4, 4 / 8])
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("opset", [17, 21])
-def test_moments_are_those_of_all_samples(batch: int, opset: int) -> None:
-    model = MODEL.clone()
-    model.opset_imports[""] = opset
-    samples = open_samples({"x": DATA}, Session.of(model).inputs)
-    moments = observe(model, [("b", 1), ("x", -1)], samples, Session.of, batch)
-    hidden = np.maximum(DATA @ MODEL.graph.initializers["w1"].const_value.numpy(), 0)
-    for place, values in ((("b", 1), hidden), (("x", -1), DATA)):
-        np.testing.assert_allclose(moments[place].mean, values.mean(0), rtol=1e-6)
-        np.testing.assert_allclose(moments[place].absolute, np.abs(values).mean(0), rtol=1e-6)
-        np.testing.assert_allclose(moments[place].variance, values.var(0), rtol=1e-5)
-
-
-def test_a_vector_without_other_axes_is_its_own_mean() -> None:
-    model = built("g (float[3] x) => (float[3] y) { a = Relu (x) y = Neg (a) }")
-    samples = open_samples({"x": np.array([[1, -2, 3]], np.float32)}, Session.of(model).inputs)
-    np.testing.assert_allclose(observe(model, [("a", 0)], samples, Session.of)["a", 0].mean, [1, 0, 3])
-
-
 @pytest.mark.parametrize("compensated", [True, False])
 def test_readers_share_out_the_energy_of_their_inputs(compensated: bool) -> None:
     coupling = couple(MODEL)
     (group,) = groups(coupling)
     read = list(contractions(MODEL.graph))
     samples = open_samples({"x": DATA}, Session.of(MODEL).inputs)
-    moments = observe(MODEL, [(each.data.name, each.data_axis) for each in read], samples, Session.of)
+    moments = channel_moments(MODEL, [(each.data.name, each.data_axis) for each in read], samples, Session.of)
     scores = activation_scores(coupling, read, moments, compensated=compensated)[group.roots]
     hidden = np.maximum(DATA @ MODEL.graph.initializers["w1"].const_value.numpy(), 0)
     energy = (hidden.var(0) if compensated else (hidden**2).mean(0)) * np.array([9, 1, 0])
@@ -72,10 +52,3 @@ def test_chance_moves_scores_within_groups_alone() -> None:
     assert sorted(other[found[0].roots]) == sorted(scores[found[0].roots])
     outside = np.setdiff1d(np.arange(len(scores)), found[0].roots)
     assert (other[outside] == scores[outside]).all()
-
-
-def test_a_truncated_model_computes_nothing_else() -> None:
-    short = truncated(MODEL, ["a"])
-    assert [node.op_type for node in short.graph] == ["MatMul"]
-    assert [value.name for value in short.graph.outputs] == ["a"]
-    assert len(list(MODEL.graph)) == 3

@@ -1,79 +1,56 @@
-"""What leaves the model is small, and each calibration finds the interval that it promises."""
+"""Each calibration finds the interval that it promises, and reads the samples once or twice."""
 
 from __future__ import annotations
 
+import detector
 import numpy as np
 import pytest
-from onnxslim.passes.quant.bias import correction, observe_means
-from onnxslim.passes.quant.observe import (
-    BINS,
-    Histogram,
-    Range,
-    histogram_probe,
-    observe_histograms,
-    observe_ranges,
-    range_probe,
-)
-from onnxslim.passes.quant.scales import Calibration, Scale, choose_scale, mse_interval, percentile_interval
-from onnxslim.passes.quant.weights import bias_floor, quantize_bias, quantize_weight
+from counted_samples import counted_samples
+from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.parameters import bias_correction, bias_floor, quantize_bias
+from onnxslim.passes.quant.scales import Calibration, Histogram, Scale, choose_scale, mse_interval, percentile_interval
+from onnxslim.passes.quant.weights import quantize_weight
 from sample_models import from_text
 from story import make_context
 
-from onnxslim.data import open_samples
-from onnxslim.runtime.session import Session
+from onnxslim.observe.statistics import BINS, Grid, Range
 from onnxslim.runtime.target import Target
 
-CPU = Target("cpu", "a processor", "avx2", 1)
+CPU = Target("cpu", "a processor", "avx512_vnni", 1)
+BOTTLENECK = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,16,16] x) => (float[N,5] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, u, b)  r = Relu (a)  m = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
+    c = Conv <pads = [1, 1, 1, 1]> (m, v)  s = Add (c, m)  p = GlobalAveragePool (s)  f = Flatten (p)
+    y = Gemm (f, w, d) }"""
 
 
-def model():
-    return from_text('<ir_version: 9, opset_import: ["" : 17]> g (float[N,M] x) => (float[N,M] y) { y = Relu (x) }')
+def bottleneck():
+    generator = np.random.default_rng(0)
+    sizes = {"u": (8, 3, 3, 3), "b": (8,), "v": (8, 8, 3, 3), "w": (8, 5), "d": (5,)}
+    weights = {name: generator.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    return from_text(BOTTLENECK, **weights), [
+        {"x": generator.normal(size=(1, 3, 16, 16)).astype(np.float32)} for _ in range(40)
+    ]
 
 
-def context_and_samples(x):
-    samples = open_samples({"x": x}, Session.of(model(), CPU).inputs)
-    return make_context(model(), samples, target=CPU), samples
+@pytest.mark.parametrize("calibration", list(Calibration))
+@pytest.mark.parametrize("error", [1.0, 0.5])
+@pytest.mark.parametrize("case", ["layers", "a detector whose tail stays float"])
+def test_samples_are_streamed_once_and_once_more_for_histograms(case, error, calibration):
+    model, feeds = bottleneck()
+    if case != "layers":
+        model, feeds = detector.detector(), [{"images": image[None]} for image in detector.photos(40)]
+    samples, streams = counted_samples(feeds)
+    context = make_context(model, samples, target=CPU)
+    assert Quant(calibration=calibration, error=error).run(model, context).modified
+    sensitivity = streams.pop(16, 0)
+    assert sensitivity == (error < 1), "few samples tell what layers cost"
+    assert streams == {40: 1 if calibration is Calibration.MINMAX else 2}
 
 
 def histogram_of(array):
-    width = (max(array.max(), 0) - min(array.min(), 0)) / (BINS - 2)
-    zero = round(-min(array.min(), 0) / width)
-    bins = np.clip(np.rint(array / width) + zero, 0, BINS - 1).astype(int)
-    return Histogram(np.bincount(bins.reshape(-1), minlength=BINS).astype(float), width, zero)
-
-
-def test_ranges_and_histograms_are_those_of_all_samples():
-    x = np.random.default_rng(0).normal(size=(7, 100)).astype(np.float32)
-    context, samples = context_and_samples(x)
-    ranges = observe_ranges(model(), ["x", "y"], context, samples)
-    assert ranges == {"x": Range(float(x.min()), float(x.max())), "y": Range(0.0, float(x.max()))}
-    found = observe_histograms(model(), ranges, context, samples)
-    assert found["x"].counts.sum() == x.size
-    assert found["y"].counts[found["y"].zero] >= (x <= 0).sum()
-    expected = histogram_of(x).counts
-    # float32 in the graph, float64 here: a value on the border may fall next door
-    assert np.abs(found["x"].counts - expected).sum() <= 4
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_seen(bad):
-    context, samples = context_and_samples(np.array([[1, bad, 2]], np.float32))
-    assert not observe_ranges(model(), ["x"], context, samples)["x"].finite
-
-
-@pytest.mark.parametrize("size", [10, 100_000])
-def test_results_do_not_grow_with_the_tensors(size):
-    x = np.ones((1, size), np.float32)
-    ranges = {"x": Range(-1.0, 1.0), "y": Range(0.0, 1.0)}
-    for probe in (range_probe(model(), ["x", "y"]), histogram_probe(model(), ranges)[0]):
-        found = Session.of(probe.model, CPU).run({"x": x})
-        assert sum(array.nbytes for array in found.values()) <= 2 * 4 * BINS
-
-
-def test_means_are_those_of_all_samples():
-    x = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
-    context, samples = context_and_samples(x)
-    np.testing.assert_allclose(observe_means(model(), {"x": (1, 2)}, context, samples)["x"], x.mean(0), rtol=1e-5)
+    grid = Grid.covering(array.min(), array.max())
+    bins = np.clip(np.rint(array / grid.width) + grid.zero, 0, BINS - 1).astype(int)
+    return Histogram(np.bincount(bins.reshape(-1), minlength=BINS).astype(float), grid)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -84,7 +61,7 @@ def test_correction_takes_back_the_mean_error(groups):
     means = generator.normal(size=3 * groups)
     x = np.broadcast_to(means[:, None, None], (3 * groups, 2, 2)).reshape(groups, 3, 2, 2)
     lost = np.einsum("gcij,gocij->go", x, (weight - rounded).reshape(groups, -1, 3, 2, 2)).reshape(-1)
-    np.testing.assert_allclose(correction(weight, rounded, 0, means), lost, rtol=1e-6)
+    np.testing.assert_allclose(bias_correction(weight, rounded, 0, means), lost, rtol=1e-6)
 
 
 def test_minmax_covers_everything():
@@ -124,7 +101,7 @@ def test_mse_of_one_side_and_of_nothing():
     low, high = mse_interval(histogram_of(np.linspace(0, 2, 1000)))
     assert low == 0
     assert high == pytest.approx(2, abs=0.01)
-    assert mse_interval(Histogram(np.zeros(BINS), 1.0, 0)) == (0.0, 0.0)
+    assert mse_interval(Histogram(np.zeros(BINS), Grid(1.0, 0))) == (0.0, 0.0)
 
 
 def test_zeros_alone_have_a_scale():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import detector
 import numpy as np
 import pytest
 from onnxslim.passes.quant import Quant
@@ -16,7 +15,6 @@ from story import make_context
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
 from onnxslim.errors import BadOptionValue
-from onnxslim.observe.deviation import OutputDeviation, parts
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 
@@ -117,33 +115,6 @@ def test_a_tensor_between_layers_is_spared_with_all_of_them():
 def test_a_share_that_is_none_is_refused(number):
     with pytest.raises(BadOptionValue, match="error"):
         Quant(error=number)
-
-
-def test_boxes_and_scores_count_alike():
-    model = detector.detector()
-    output = Session.of(model, VNNI).run({"images": detector.photos(4)})["output"].astype(np.float64)
-    found = parts([output])
-    assert sorted(tuple(np.flatnonzero(part[1])) for part in found) == [(0, 1, 2, 3), (4, 5)]
-    assert {part[0] for part in found} == {2}
-    assert parts([np.ones((3, 10))]) == [None]
-    assert parts([np.ones((3, 10)), np.ones((3, 11))]) == [None]
-
-
-def test_the_error_is_a_share_of_the_output():
-    model = from_text(
-        """<ir_version: 9, opset_import: ["" : 17]> g (float[N,4] x, float[1] s) => (float[N,4] y) { y = Mul (x, s) }"""
-    )
-    session = Session.of(model, VNNI)
-    samples = open_samples({"x": np.ones((9, 4), np.float32)}, session.inputs[:1])
-    measured = OutputDeviation(session, samples)
-
-    def scale(number):
-        return {"s": np.full(1, number, np.float32)}
-
-    measured.refer(scale(2))
-    assert measured(scale(3)) == pytest.approx(0.25)
-    assert measured(scale(2)) == 0
-    assert measured(scale(np.inf)) > 1e3, "what is not finite is worse than all that is"
 
 
 def test_what_is_observed_is_observed_once_for_all_strengths(monkeypatch):

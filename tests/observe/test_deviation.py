@@ -9,8 +9,8 @@ from sample_models import from_text
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import synthetic_samples
-from onnxslim.observe import inner_values
-from onnxslim.observe.inner_values import ValueDeviation, compare_values
+from onnxslim.observe import deviation
+from onnxslim.observe.deviation import Deviation, compare_values
 from onnxslim.runtime.session import Session
 
 VALUES = ["hidden", "same", "positive", "logits"]
@@ -32,7 +32,7 @@ def scaled(by: float):
 
 @pytest.mark.parametrize("most", [1, 10**9])
 def test_the_error_is_that_of_the_values(monkeypatch, most: int):
-    monkeypatch.setattr(inner_values, "MOST_BYTES", most)
+    monkeypatch.setattr(deviation, "MOST_BYTES", most)
     before = classifier()
     infer_shapes(before)
     found = compare_values(before, scaled(1.1), VALUES, synthetic_samples(before, 4, 0), Session.of)
@@ -42,10 +42,10 @@ def test_the_error_is_that_of_the_values(monkeypatch, most: int):
 
 
 def test_what_cannot_be_compared_says_why():
-    deviation = ValueDeviation()
+    deviation = Deviation()
     deviation.add(np.zeros((1, 3)), np.zeros((1, 2)))
     assert deviation.reason == "another shape: [1, 2], which was [1, 3]"
-    other = ValueDeviation()
+    other = Deviation()
     other.add(np.ones(2), np.array([1.0, math.nan]))
     assert (other.reason, other.sqnr_db) == ("it is not finite", None)
 

@@ -10,7 +10,7 @@ from sample_models import from_text
 
 import onnxslim
 from onnxslim.data import open_samples
-from onnxslim.observe.finite import first_not_finite
+from onnxslim.observe.not_finite import first_not_finite
 from onnxslim.report.json import to_json
 from onnxslim.runtime.session import Session
 

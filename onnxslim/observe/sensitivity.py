@@ -1,0 +1,118 @@
+"""Measures how far the outputs of a model are off on few samples when something in it is changed, in one number.
+
+Outputs count alike, and so do parts of an output whose values differ by more than a power of ten in magnitude: where
+boxes in pixels and scores lie in one tensor, the scores would otherwise count for nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.observe.deviation import Deviation
+from onnxslim.observe.probe import Feeds
+
+NOT_FINITE = 1e6
+"""The relative error that stands for an output that is not finite."""
+ANOTHER_SHAPE = 1.0
+"""The relative error of an output whose shape has changed: that of one that is lost."""
+APART = 10.0
+"""Parts of an axis whose largest magnitudes differ by this factor are quantities of different scale."""
+LONGEST = 4096
+"""Axes longer than this are not taken apart: they are positions, and not quantities."""
+
+Floats = npt.NDArray[np.float64]
+Run = Callable[[Feeds], Mapping[str, Any]]
+"""Returns the outputs of a model by name."""
+Part = tuple[int, npt.NDArray[np.bool_]] | None
+"""An axis and a mask along it; None: the whole."""
+
+
+class OutputError:
+    """The error of the outputs of changed versions of a model, beside those of the model as it is.
+
+    Args:
+        reference: Runs the model as it is.
+        runs: The inputs of each run.
+
+    Raises:
+        RunError: The model does not run.
+    """
+
+    def __init__(self, reference: Run, runs: Sequence[Feeds]) -> None:
+        self._runs = runs
+        self._reference = self._outputs(reference)
+        names = self._reference[0] if self._reference else {}
+        outputs = {name: [made[name] for made in self._reference] for name in names}
+        self._parts = {
+            name: parts(arrays) for name, arrays in outputs.items() if all(np.isfinite(array).all() for array in arrays)
+        }
+
+    def __call__(self, changed: Run) -> float:
+        """Return the energy of the error where `changed` runs the model, as a share of that of the outputs: the mean
+        over their parts.
+
+        Raises:
+            RunError: The changed model does not run.
+        """
+        outputs = self._outputs(changed)
+        errors: list[float] = []
+        for name, own in self._parts.items():
+            pairs = [(wanted[name], given.get(name)) for wanted, given in zip(self._reference, outputs, strict=True)]
+            for part in own:
+                deviation = Deviation()
+                for reference, array in pairs:
+                    if array is None or array.shape != reference.shape:
+                        errors.append(ANOTHER_SHAPE)
+                        break
+                    deviation.add(_cut(reference, part), _cut(array, part))
+                else:
+                    if deviation.reason is not None:
+                        errors.append(NOT_FINITE)
+                    elif deviation.relative is not None:
+                        errors.append(deviation.relative)
+        return float(np.mean(errors)) if errors else 0.0
+
+    def _outputs(self, run: Run) -> list[dict[str, Floats]]:
+        """Return the outputs of floats for each run, of rank 1 or more."""
+        results = ({name: np.asarray(array) for name, array in run(feeds).items()} for feeds in self._runs)
+        return [
+            {name: np.atleast_1d(array.astype(np.float64)) for name, array in arrays.items() if array.dtype.kind == "f"}
+            for arrays in results
+        ]
+
+
+def _cut(array: Floats, part: Part) -> Floats:
+    return array if part is None else np.compress(part[1], array, part[0])
+
+
+def parts(outputs: Sequence[Floats]) -> list[Part]:
+    """Return the parts of an output that hold quantities of different scale.
+
+    The axis behind the first that counts is the one along which magnitudes lie furthest apart; it is cut wherever the
+    next larger magnitude is more than `APART` times as large.
+
+    Args:
+        outputs: The output for each run.
+    """
+    shapes = {output.shape[1:] for output in outputs}
+    if len(shapes) != 1 or not all(output.size for output in outputs):
+        return [None]
+    widest, found = APART, list[Part]([None])
+    rank = outputs[0].ndim
+    for axis in range(1, rank):
+        if not 2 <= outputs[0].shape[axis] <= LONGEST:
+            continue
+        reduced = tuple(index for index in range(rank) if index != axis)
+        magnitudes = np.max([np.abs(output).max(axis=reduced) for output in outputs], axis=0)
+        ordered = np.sort(magnitudes[magnitudes > 0])
+        gaps = ordered[1:] / ordered[:-1]
+        if gaps.max(initial=0.0) > widest:
+            widest = float(gaps.max())
+            borders = [0.0, *ordered[1:][gaps > APART], np.inf]
+            found = [(axis, (magnitudes >= low) & (magnitudes < high)) for low, high in itertools.pairwise(borders)]
+    return found

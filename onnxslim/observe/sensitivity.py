@@ -32,7 +32,7 @@ Part = tuple[int, npt.NDArray[np.bool_]] | None
 """An axis and a mask along it; None: the whole."""
 
 
-class OutputError:
+class OutputDeviation:
     """The error of the outputs of changed versions of a model, beside those of the model as it is.
 
     Args:

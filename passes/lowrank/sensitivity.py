@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.model.edit import Editor
 from onnxslim.observe.batches import batch_size
-from onnxslim.observe.sensitivity import OutputError
+from onnxslim.observe.sensitivity import OutputDeviation
 from onnxslim.runtime.session import Session
 
 from .emit import write
@@ -45,7 +45,7 @@ class SplitError:
     def __init__(self, model: ir.Model, samples: Samples, open_session: Callable[[ir.Model], Session]) -> None:
         self._model, self._open = model, open_session
         runs = [batch.feeds for batch in samples.batches(batch_size(model, samples))]
-        self._error = OutputError(open_session(model).run, runs)
+        self._error = OutputDeviation(open_session(model).run, runs)
 
     def __call__(self, layer: WeightLayer, made: Split, biases: list[Array | None]) -> float:
         """Return the energy of the error of the outputs, as a share of theirs, where `layer` alone is split."""

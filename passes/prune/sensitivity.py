@@ -23,7 +23,7 @@ from onnxslim.model.constants import constant
 from onnxslim.model.edit import overwrite
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.gram import Gram
-from onnxslim.observe.sensitivity import OutputError
+from onnxslim.observe.sensitivity import OutputDeviation
 from onnxslim.runtime.session import Session
 
 from .elimination import Ranking
@@ -74,7 +74,7 @@ class Prober:
         self._coupling = coupling
         self._open = open_session
         runs = [batch.feeds for batch in samples.batches(batch_size(model, samples))]
-        self._error = OutputError(open_session(model).run, runs)
+        self._error = OutputDeviation(open_session(model).run, runs)
 
     def __call__(
         self, group: ChannelGroup, order: npt.NDArray[np.int64], moments: Sequence[tuple[Contraction, Gram]]

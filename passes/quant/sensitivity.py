@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import Probe, run_on
-from onnxslim.observe.sensitivity import OutputError, Run
+from onnxslim.observe.sensitivity import OutputDeviation, Run
 from onnxslim.pipeline.interface import Context
 
 from .plan import QuantPlan, QuantSite
@@ -98,7 +98,7 @@ def measure(
         switches = np.isin(np.arange(len(rounded)), indices)
         return lambda feeds: run_on(session, {**feeds, str(name): switches})
 
-    error = OutputError(rounding(), [batch.feeds for batch in few.batches(batch_size(model, few))])
+    error = OutputDeviation(rounding(), [batch.feeds for batch in few.batches(batch_size(model, few))])
     found: list[Noise] = []
     for index, layers in enumerate(rounded):
         found.append(Noise(layers, error(rounding(index))))

@@ -6,7 +6,7 @@ import detector
 import numpy as np
 import pytest
 
-from onnxslim.observe.sensitivity import OutputError, parts
+from onnxslim.observe.sensitivity import OutputDeviation, parts
 from onnxslim.runtime.session import Session
 
 
@@ -18,26 +18,26 @@ RUNS = [{"x": np.ones((count, 4), np.float32)} for count in (8, 1)]
 
 
 def test_the_error_is_a_share_of_the_output() -> None:
-    error = OutputError(run(2), RUNS)
+    error = OutputDeviation(run(2), RUNS)
     assert error(run(3)) == pytest.approx(0.25)
     assert error(run(2)) == 0
 
 
 def test_what_is_not_finite_is_worse_than_all_that_is() -> None:
-    assert OutputError(run(2), RUNS)(run(np.inf)) > 1e3
-    assert OutputError(run(np.nan), RUNS)(run(2)) == 0, "there is nothing to compare with"
+    assert OutputDeviation(run(2), RUNS)(run(np.inf)) > 1e3
+    assert OutputDeviation(run(np.nan), RUNS)(run(2)) == 0, "there is nothing to compare with"
 
 
 def test_an_output_of_another_shape_is_lost() -> None:
-    assert OutputError(run(2), RUNS)(lambda feeds: {"y": feeds["x"][:, :2]}) == 1
-    assert OutputError(run(2), RUNS)(lambda feeds: {}) == 1
+    assert OutputDeviation(run(2), RUNS)(lambda feeds: {"y": feeds["x"][:, :2]}) == 1
+    assert OutputDeviation(run(2), RUNS)(lambda feeds: {}) == 1
 
 
 def test_outputs_count_alike_however_large_they_are() -> None:
     def both(large, small):
         return lambda feeds: {"large": 1e4 * large * feeds["x"], "small": small * feeds["x"], "zero": 0 * feeds["x"]}
 
-    error = OutputError(both(1, 1), RUNS)
+    error = OutputDeviation(both(1, 1), RUNS)
     assert error(both(2, 1)) == pytest.approx(error(both(1, 2)))
 
 

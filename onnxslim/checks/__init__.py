@@ -1,4 +1,4 @@
-"""Checks of samples against the model that they are for. What is found is a warning: a diagnostic with its reason."""
+"""Checks of samples against their model; problems are warnings, diagnostics with a reason."""
 
 from onnxslim.checks.examination import examine
 

@@ -1,4 +1,4 @@
-"""Looks at some of the samples before anything is made of them, and says what is wrong with them."""
+"""Checks some of the samples before they are used, and returns their problems as warnings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.cost import count_macs
-from onnxslim.checks.answers import check_answers
+from onnxslim.checks.outputs import check_outputs
 from onnxslim.checks.preparation import PARTS, check_preparation
 from onnxslim.checks.values import SHARE, check_values, digests
 from onnxslim.data import Batch, Samples
@@ -19,13 +19,13 @@ from onnxslim.errors import RunError
 from onnxslim.fit.refit import FEWEST
 from onnxslim.runtime.session import Session
 
-LOOKED_AT = 256
-"""Samples that are looked at, at most: the order of colours shows on so many."""
-HELD = 2.5e8
-"""Bytes of them that are held."""
-RUNS = 5e10
-"""Multiply-accumulates that running them may take: a few seconds on two cores."""
-FEWEST_RUN = 32
+MAX_SAMPLES = 256
+"""Maximum of samples that are checked, enough to detect a wrong order of colours."""
+MAX_BYTES = 2.5e8
+"""Limit of the bytes of these samples."""
+MAX_MACS = 5e10
+"""Limit of the multiply-accumulates of running them: a few seconds on two cores."""
+MIN_RUN = 32
 
 
 def examine(
@@ -39,17 +39,17 @@ def examine(
     lossy: Sequence[str] = (),
     classes: str | None = None,
 ) -> tuple[Diagnostic, ...]:
-    """Return what is wrong with the samples, as warnings. Those that are looked at are drawn with the seed.
+    """Return the problems of the samples as warnings. The checked samples are drawn with the seed.
 
     Args:
-        model: The original, as it was opened; not changed.
-        session: The original, opened.
+        model: The original in canonical form; not changed.
+        session: Session of the original.
         calibration: Samples that calibrate.
-        validation: Samples of another source that measure; None: they are part of the same.
+        validation: Samples of another source that measure; None: they come from the same source.
         open_session: Opens a model on the target.
-        seed: Of the draw.
-        lossy: Names of the passes that will learn from the samples.
-        classes: The output that holds a score for each class; None: there is none.
+        seed: Seed of the draw.
+        lossy: Names of the passes that learn from the samples.
+        classes: Name of the output with a score per class; None: there is none.
 
     Raises:
         DataError: The samples cannot be read.
@@ -59,13 +59,13 @@ def examine(
     if validation is not None:
         found += _shared(batches, _drawn(validation, seed))
     shapes = {name: array.shape for name, array in batches[0].feeds.items() if hasattr(array, "shape")}
-    affordable = max(FEWEST_RUN, int(RUNS * batches[0].count / max(count_macs(model, shapes), 1)))
+    affordable = max(MIN_RUN, int(MAX_MACS * batches[0].count / max(count_macs(model, shapes), 1)))
     totals = itertools.accumulate(batch.count for batch in batches)
     run = [batch for batch, total in zip(batches, totals, strict=True) if total <= affordable] or batches[:1]
-    # Several samples at once, or pieces of the model, may not run: then nothing is told.
+    # several samples at once, or parts of the model, may not run: these checks are skipped then
     if lossy:
         with contextlib.suppress(RunError):
-            found += check_answers(session, run, classes)
+            found += check_outputs(session, run, classes)
     with contextlib.suppress(RunError):
         found += check_preparation(model, run, open_session, seed)
     return tuple(found)
@@ -74,22 +74,22 @@ def examine(
 def _drawn(samples: Samples, seed: int) -> list[Batch]:
     first = samples.first()
     size = sum(getattr(array, "nbytes", 8) for array in first.values())
-    drawn = samples.draw(int(min(LOOKED_AT, max(FEWEST_RUN, HELD / max(size, 1)))), np.random.default_rng(seed))
+    drawn = samples.draw(int(min(MAX_SAMPLES, max(MIN_RUN, MAX_BYTES / max(size, 1)))), np.random.default_rng(seed))
     return list(drawn.batches(max(1, drawn.count // PARTS)))
 
 
 def _few(count: int, lossy: Sequence[str]) -> list[Diagnostic]:
     if not lossy or count >= FEWEST:
         return []
-    many = f"{count} sample{'s' * (count != 1)} for {', '.join(dict.fromkeys(lossy))}"
-    why = f"weights are fitted on {FEWEST} and more only, and fewer tell ranges badly"
-    return [Diagnostic("few-samples", f"{many}: {why}", f"give at least {FEWEST}, better 256")]
+    samples = f"{count} sample{'s' * (count != 1)} for {', '.join(dict.fromkeys(lossy))}"
+    reason = f"weights are fitted on {FEWEST} and more only, and fewer tell ranges badly"
+    return [Diagnostic("few-samples", f"{samples}: {reason}", f"give at least {FEWEST}, better 256")]
 
 
-def _shared(one: Sequence[Batch], other: Sequence[Batch]) -> list[Diagnostic]:
-    known = set(digests(one))
-    same = sum(digest in known for digest in digests(other))
-    count = sum(batch.count for batch in other)
+def _shared(calibration: Sequence[Batch], validation: Sequence[Batch]) -> list[Diagnostic]:
+    known = set(digests(calibration))
+    same = sum(digest in known for digest in digests(validation))
+    count = sum(batch.count for batch in validation)
     if same <= SHARE * count:
         return []
     return [

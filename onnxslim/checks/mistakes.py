@@ -1,4 +1,4 @@
-"""The mistakes that are made when images become inputs, each with the correction that undoes it."""
+"""Common mistakes in the preprocessing of images, with the corrections that undo them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """A mean and a standard deviation for pixels of 0 to 1, by the name under which people know it."""
+    """A named mean and standard deviation for pixels of 0 to 1."""
 
     name: str
     mean: tuple[float, ...]
@@ -29,36 +29,36 @@ NORMALISATIONS = (
     Normalisation("MNIST's", (0.1307,), (0.3081,)),
     Normalisation("Fashion-MNIST's", (0.2860,), (0.3530,)),
 )
-"""Those that training code in public uses most."""
+"""The most common ones in public training code."""
 CAFFE = (103.939, 116.779, 123.68)
-"""The mean of ImageNet's pixels of 0 to 255, blue first, as models of Caffe and Keras want them; std 1."""
+"""Mean of ImageNet's pixels of 0 to 255 in BGR order, as for models of Caffe and Keras; std 1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """One way in which inputs are prepared wrongly: what they should be is reversed(input) * scale + shift."""
+    """A mistake in preprocessing; the correct input is reversed(input) * scale + shift."""
 
     found: str
-    """What is wrong, as in "the inputs look as if <found>"."""
+    """Description, as in "the inputs look as if <found>"."""
     remedy: str
-    """What to do about it."""
+    """Instruction to correct it."""
     scale: tuple[float, ...] = (1.0,)
-    """For each channel, or one for all."""
+    """One value per channel, or one for all."""
     shift: tuple[float, ...] = (0.0,)
     reversed: bool = False
-    """The channels are in the other order: blue first where red was wanted, or the other way round."""
+    """The channels are in reverse order: BGR for RGB, or RGB for BGR."""
     folded: bool = False
-    """Channels-last pixels were reshaped to channels-first where they should have been transposed."""
+    """Channels-last pixels were reshaped to channels-first instead of transposed."""
 
     def correct(self, images: Array) -> Array:
-        """Return images of shape [N, C, H, W] as they should have been, in their type."""
+        """Return corrected images of shape [N, C, H, W], with the same type."""
         result = images
         if self.folded:
             count, channels, height, width = images.shape
             result = images.reshape(count, height, width, channels).transpose(0, 3, 1, 2)
         if self.reversed:
             result = result[:, ::-1]
-        scale, shift = (np.asarray(each, np.float32).reshape(1, -1, 1, 1) for each in (self.scale, self.shift))
+        scale, shift = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (self.scale, self.shift))
         return np.ascontiguousarray((result.astype(np.float32) * scale + shift).astype(images.dtype))
 
 
@@ -68,22 +68,22 @@ FOLDED = "channels-last pixels were reshaped where they should have been transpo
 
 
 def exchanged_channels() -> Iterator[Mistake]:
-    """Yield the mistakes that only exchange channels, after normalising or before it."""
+    """Yield the mistakes that only exchange channels, after normalization or before it."""
     yield Mistake(REVERSED, REVERSE, reversed=True)
-    usual = NORMALISATIONS[0]  # others with a mean of each colour are too near to it to be told apart
+    usual = NORMALISATIONS[0]  # other means per colour are too similar to distinguish
     scale, shift = _between(usual, usual, exchange=True)
     yield Mistake(REVERSED, f"{REVERSE} before {usual.name} mean and std are applied", scale, shift, reversed=True)
 
 
 def wrong_ranges(channels: int) -> Iterator[Mistake]:
-    """Yield mistakes that shift and scale values, the likeliest first."""
+    """Yield the mistakes that shift and scale values, the most likely first."""
     yield from _wrong_ranges(channels)
     if channels == 3:
         yield Mistake(FOLDED, "transpose them: NHWC to NCHW", folded=True)
 
 
 def exchanged_as_well(mistake: Mistake) -> Mistake:
-    """Return a mistake with the channels in the other order besides."""
+    """Return a mistake combined with exchanged channels."""
     return dataclasses.replace(
         mistake,
         found=f"{mistake.found}, and {REVERSED}",
@@ -95,14 +95,14 @@ def exchanged_as_well(mistake: Mistake) -> Mistake:
 def _wrong_ranges(channels: int) -> Iterator[Mistake]:
     yield _mistake("they are pixels of 0 to 255 where 0 to 1 is wanted", "divide them by 255", 1 / 255, 0.0)
     yield _mistake("they are pixels of 0 to 1 where 0 to 255 is wanted", "multiply them by 255", 255.0, 0.0)
-    fitting = [each for each in NORMALISATIONS if channels == 3 or len(each.mean) == 1]
-    for each in fitting:
-        yield from _not_normalised(each)
-    for one in fitting:
-        for other in fitting:
-            if one is not other:
-                scale, shift = _between(one, other)
-                yield Mistake(f"{one.name} mean and std were used", f"use {other.name} mean and std", scale, shift)
+    fitting = [known for known in NORMALISATIONS if channels == 3 or len(known.mean) == 1]
+    for correct in fitting:
+        yield from _not_normalised(correct)
+    for used in fitting:
+        for correct in fitting:
+            if used is not correct:
+                scale, shift = _between(used, correct)
+                yield Mistake(f"{used.name} mean and std were used", f"use {correct.name} mean and std", scale, shift)
     if channels == 3:
         subtract, mean = "subtract 103.939, 116.779, 123.68", np.array(CAFFE)
         yield _mistake("they are pixels of 0 to 255 whose mean was not subtracted", subtract, 1.0, -mean)
@@ -110,9 +110,9 @@ def _wrong_ranges(channels: int) -> Iterator[Mistake]:
         yield _mistake(found, f"multiply by 255, and {subtract}", 255.0, -mean)
 
 
-def _not_normalised(wanted: Normalisation) -> Iterator[Mistake]:
-    """Yield the ways to apply a mean and a standard deviation not at all, by half, twice, or to the wrong range."""
-    name, mean, std = wanted.name, np.array(wanted.mean), np.array(wanted.std)
+def _not_normalised(correct: Normalisation) -> Iterator[Mistake]:
+    """Yield the mistakes of not applying a normalization, applying it partly, twice, or to the wrong range."""
+    name, mean, std = correct.name, np.array(correct.mean), np.array(correct.std)
     found = "they are pixels of 0 to 255 where 0 to 1, normalised, is wanted"
     yield _mistake(found, f"divide by 255, and normalise with {name} mean and std", 1 / 255 / std, -mean / std)
     found = "they are pixels of 0 to 1 that were not normalised"
@@ -133,13 +133,19 @@ def _mistake(found: str, remedy: str, scale: Any, shift: Any) -> Mistake:
 
 
 def _between(
-    one: Normalisation, other: Normalisation, *, exchange: bool = False
+    used: Normalisation, correct: Normalisation, *, exchange: bool = False
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the scale and shift from values that `one` made, exchanged afterwards, to those that `other` makes."""
+    """Return the scale and shift from values normalized with `used` to values normalized with `correct`.
+
+    Args:
+        used: The normalization that was applied.
+        correct: The normalization that the model expects.
+        exchange: The channels were exchanged after `used` was applied.
+    """
     step = -1 if exchange else 1
-    mean, std = np.array(one.mean)[::step], np.array(one.std)[::step]
-    wanted, spread = np.array(other.mean), np.array(other.std)
-    return _numbers(std / spread), _numbers((mean - wanted) / spread)
+    mean, std = np.array(used.mean)[::step], np.array(used.std)[::step]
+    correct_mean, correct_std = np.array(correct.mean), np.array(correct.std)
+    return _numbers(std / correct_std), _numbers((mean - correct_mean) / correct_std)
 
 
 def _numbers(values: Any) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Finds out whether inputs were prepared as in training, and which mistake explains it where they were not."""
+"""Checks that inputs are preprocessed as in training, and finds the mistake that explains it if they are not."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from onnxslim.diagnostic import Diagnostic
 from onnxslim.runtime.session import Session
 
 PARTS = 16
-"""Parts of the samples that are weighed anew to see how much chance there is in a distance."""
+"""Number of parts of the samples that are resampled for the standard error of a distance."""
 EARLY = 3
-"""BatchNormalizations by which ranges are judged: behind the first layer, and little more."""
+"""Number of BatchNormalizations that decide about ranges: the first ones only."""
 MISFIT, OF_FEW = 0.1, 0.6
-"""A distance, and what is added to it divided by the number of samples, beyond which inputs do not fit. With 64
-samples right inputs were at most 0.01 off on two nets of Fashion-MNIST and 0.07 on two of CIFAR-10, whose images went
-through JPEG once more, with 8 samples 0.06 and 0.14; those whose mean was not subtracted 0.19 and more."""
+"""Inputs do not fit beyond a distance of MISFIT + OF_FEW / samples. With 64 samples correct inputs had a distance of at
+most 0.01 on two networks of Fashion-MNIST and 0.07 on two of CIFAR-10, whose images were encoded as JPEG again, with 8
+samples 0.06 and 0.14; inputs without subtraction of the mean 0.19 and more."""
 EXPLAINS = 0.4
-"""A mistake explains a misfit where undoing it leaves no more of the distance than this."""
+"""A mistake explains a misfit if its correction leaves at most this share of the distance."""
 UNEXPLAINED = 1.0
-"""A distance that is told though no mistake explains it: on average every channel is a standard deviation off."""
+"""Distance reported without an explanation: on average every channel is off by a standard deviation."""
 AS_GOOD = (1.3, 0.03)
-"""A likelier mistake is named before one that is nearer by no more than this factor and this much."""
+"""(factor, difference) of distance within which a more likely mistake is preferred to a nearer one."""
 DRAWS = 400
 SURE = 2.0
-"""Standard errors by which exchanged channels must fit better than the order that is there."""
+"""Standard errors by which exchanged channels must fit better than the given order."""
 GAIN = 0.04
-"""The share of the distance that exchanging them must take away."""
+"""Share of the distance by which exchanging them must reduce it."""
 FEWEST = 32
-"""Fewer samples tell nothing about the order of channels."""
+"""Minimum of samples to decide about the order of channels."""
 GLANCE = 16
-"""Samples on which mistakes are compared; the likeliest is then looked at on all."""
+"""Number of samples on which mistakes are compared; the best is then measured on all."""
 BEST = 4
-"""Of the nearest mistakes so many are tried with exchanged channels besides."""
+"""Number of nearest mistakes that are also tried with exchanged channels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Samples at the first BatchNormalizations, with the image input that is corrected."""
+    """Samples, the image input that is corrected, and the gauge of their statistics."""
 
     gauge: Gauge
     batches: Sequence[Batch]
     name: str
 
     def after(self, mistake: Mistake | None, parts: int | None = None) -> Given:
-        """Return what the samples give when a mistake is undone."""
+        """Return the statistics of the samples after the correction of a mistake, of the first `parts` batches."""
         batches = self.batches[:parts]
         if mistake is not None:
             batches = [
-                dataclasses.replace(each, feeds={**each.feeds, self.name: mistake.correct(each.feeds[self.name])})
-                for each in batches
+                dataclasses.replace(batch, feeds={**batch.feeds, self.name: mistake.correct(batch.feeds[self.name])})
+                for batch in batches
             ]
         return self.gauge(batches)
 
@@ -63,16 +63,16 @@ class Prepared:
 def check_preparation(
     model: ir.Model, batches: Sequence[Batch], open_session: Callable[[ir.Model], Session], seed: int
 ) -> list[Diagnostic]:
-    """Return a warning where the inputs do not fit what the BatchNormalizations of `model` stored, with what does.
+    """Return a warning if the inputs do not fit the statistics in the BatchNormalizations of `model`.
 
     Args:
-        model: The original; without BatchNormalizations nothing can be said.
-        batches: Samples, in an order drawn by chance.
+        model: The original; without BatchNormalizations there is no warning.
+        batches: Samples in random order.
         open_session: Opens a model on the target.
-        seed: For the draws that tell chance from evidence.
+        seed: Seed of the resampling.
 
     Raises:
-        RunError: The model does not run on them.
+        RunError: The model does not run on the samples.
     """
     gauge = Gauge(model, open_session)
     if not gauge.stored or not batches:
@@ -105,7 +105,7 @@ def _early(gauge: Gauge, given: Given) -> float:
 
 def _explain(prepared: Prepared, given: Given, distance: float, count: int) -> list[Diagnostic]:
     best = _likeliest(prepared)
-    said = (
+    message = (
         f"the statistics of {count} samples at the model's first BatchNormalizations are {distance:.2g} off those that "
         "were stored in training (0: the same; 0.1: as far as right ones may be)"
     )
@@ -115,19 +115,21 @@ def _explain(prepared: Prepared, given: Given, distance: float, count: int) -> l
             return [
                 Diagnostic(
                     "inputs-do-not-fit",
-                    f"{said}: the inputs look as if {mistake.found}; without that they are {left:.2g} off",
+                    f"{message}: the inputs look as if {mistake.found}; without that they are {left:.2g} off",
                     mistake.remedy,
                 )
             ]
     if distance > UNEXPLAINED:
         return [
-            Diagnostic("inputs-do-not-fit", said, "prepare the samples as in training: scale, mean, std, channel order")
+            Diagnostic(
+                "inputs-do-not-fit", message, "prepare the samples as in training: scale, mean, std, channel order"
+            )
         ]
     return []
 
 
 def _likeliest(prepared: Prepared) -> tuple[Mistake, float] | None:
-    """Return the mistake that leaves the least distance when it is undone, and that distance."""
+    """Return the mistake whose correction leaves the least distance, and that distance; None without images."""
     if not prepared.name:
         return None
     channels = prepared.batches[0].feeds[prepared.name].shape[1]
@@ -138,32 +140,32 @@ def _likeliest(prepared: Prepared) -> tuple[Mistake, float] | None:
 
     tried = [(left(mistake), mistake) for mistake in wrong_ranges(channels)]
     if channels == 3:
-        nearest = sorted(tried, key=lambda each: each[0])[:BEST]
+        nearest = sorted(tried, key=lambda attempt: attempt[0])[:BEST]
         both = [exchanged_as_well(mistake) for _, mistake in nearest if not mistake.folded]
         tried += [(left(mistake), mistake) for mistake in both]
     least = min(distance for distance, _ in tried)
-    factor, more = AS_GOOD
-    likeliest = next(mistake for distance, mistake in tried if distance <= factor * least + more)
+    factor, difference = AS_GOOD
+    likeliest = next(mistake for distance, mistake in tried if distance <= factor * least + difference)
     return likeliest, _early(prepared.gauge, prepared.after(likeliest))
 
 
 def _exchanged(prepared: Prepared, given: Given, generator: np.random.Generator) -> Mistake | None:
-    """Return the exchange of channels that fits clearly better than the order that is there."""
+    """Return the exchange of channels that fits significantly better than the given order, if any."""
     parts = len(given.counts)
     weights = generator.multinomial(parts, np.full(parts, 1 / parts), DRAWS).astype(np.float64)
     now = prepared.gauge.distances(given, weights).mean(-1)
     found: list[tuple[float, Mistake]] = []
     for mistake in exchanged_channels():
-        other = prepared.after(mistake)
-        gained = now - prepared.gauge.distances(other, weights).mean(-1)
+        corrected = prepared.after(mistake)
+        gained = now - prepared.gauge.distances(corrected, weights).mean(-1)
         mean, error = float(gained.mean()), float(gained.std())
         if mean > max(SURE * error, GAIN * float(now.mean())):
             found.append((mean, mistake))
-    return max(found, key=lambda each: each[0])[1] if found else None
+    return max(found, key=lambda candidate: candidate[0])[1] if found else None
 
 
 def _image_input(batch: Batch) -> str | None:
-    """Return the only input that holds images, channels first: [N, C, H, W] of floats with 1 or 3 channels."""
+    """Return the only input of images, [N, C, H, W] of floats with 1 or 3 channels; None if there is not just one."""
     images = [
         name
         for name, array in batch.feeds.items()
@@ -173,4 +175,4 @@ def _image_input(batch: Batch) -> str | None:
 
 
 def _grey(batches: Iterable[Batch], name: str) -> bool:
-    return all(np.array_equal(each.feeds[name][:, 0], each.feeds[name][:, -1]) for each in batches)
+    return all(np.array_equal(batch.feeds[name][:, 0], batch.feeds[name][:, -1]) for batch in batches)

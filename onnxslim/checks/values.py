@@ -1,4 +1,4 @@
-"""Looks at the samples themselves: those that hold nothing, noise, or the same as others."""
+"""Checks of the values of samples: constants, noise, and duplicates."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from onnxslim.diagnostic import Diagnostic
 Array = npt.NDArray[Any]
 
 SMALLEST = 16
-"""Elements from which on a sample can be told from others."""
+"""Minimum of elements of a sample for these checks."""
 SHARE = 0.05
-"""Copies or empty samples beyond this share are told: one blank page among many is none of our business."""
+"""Share of duplicated or constant samples beyond which there is a warning: a single blank page is normal."""
 NOISE = 0.1
-"""Neighbouring pixels of photographs, drawings and spectrograms correlate by 0.5 and more, those of noise by nothing:
-by chance about 0.13 in an image of 8 by 8, the mean over many images much less."""
+"""Correlation of neighbouring pixels below which images are noise. It is 0.5 and more in photographs, drawings and
+spectrograms; in noise about 0.13 by chance in an image of 8 x 8, and the mean over many images is much less."""
 EDGE = 8
-"""Pixels along an edge from which on an input is taken for an image."""
+"""Minimum of pixels along an edge of an image."""
 
 Digest = bytes
 
 
 def rows(batches: Sequence[Batch]) -> Iterator[dict[str, Array]]:
-    """Yield the samples one by one; a run that is a sample as a whole stays whole."""
+    """Yield the samples one at a time; a batch that is a single sample is yielded as it is."""
     for batch in batches:
         if batch.count == 1:
             yield batch.feeds
             continue
-        for at in range(batch.count):
-            yield {name: array[at : at + 1] if array.ndim else array for name, array in batch.feeds.items()}
+        for index in range(batch.count):
+            yield {name: array[index : index + 1] if array.ndim else array for name, array in batch.feeds.items()}
 
 
 def digests(batches: Sequence[Batch]) -> list[Digest]:
@@ -51,7 +51,7 @@ def digests(batches: Sequence[Batch]) -> list[Digest]:
 
 
 def check_values(batches: Sequence[Batch]) -> list[Diagnostic]:
-    """Return warnings about samples that are copies of others, hold a single value, or look like noise."""
+    """Return warnings about samples that are duplicated, constant, or noise."""
     found: list[Diagnostic] = []
     count = sum(batch.count for batch in batches)
     if not count or sum(array.size for array in batches[0].feeds.values()) < SMALLEST * batches[0].count:
@@ -87,12 +87,12 @@ def check_values(batches: Sequence[Batch]) -> list[Diagnostic]:
 
 
 def _constant(sample: Mapping[str, Array]) -> bool:
-    """Whether all that a sample holds is one value for each input. States and masks may be, beside what is not."""
+    """Return whether every input of a sample has a single value; states and masks alone may."""
     return all(array.dtype.kind in "fiub" and bool((array == array.reshape(-1)[:1]).all()) for array in sample.values())
 
 
 def _noise(arrays: Sequence[Array]) -> bool:
-    """Whether an input holds images of which each pixel has nothing to do with its neighbours."""
+    """Return whether an input is an image whose pixels are unrelated to their neighbours."""
     first = arrays[0]
     if first.ndim != 4 or first.dtype.kind not in "fu":
         return False
@@ -109,7 +109,7 @@ def _noise(arrays: Sequence[Array]) -> bool:
 
 
 def _correlation(images: Array, axis: int) -> npt.NDArray[np.float64]:
-    """Return for each image the correlation of pixels with their neighbours along an axis; 1 for constant ones."""
+    """Return the correlation of neighbouring pixels along an axis, [N]; 1 for constant images."""
     values = images.astype(np.float64)
     values = values - values.mean(axis=(1, 2, 3), keepdims=True)
     length = values.shape[axis]

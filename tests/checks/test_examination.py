@@ -8,7 +8,7 @@ from zoo import MODELS
 
 import onnxslim
 from onnxslim.checks import examine
-from onnxslim.checks.answers import check_answers
+from onnxslim.checks.outputs import check_outputs
 from onnxslim.checks.values import check_values
 from onnxslim.data import Batch, open_samples
 from onnxslim.model import open_model
@@ -59,14 +59,14 @@ def test_one_class_and_outputs_that_never_change_are_told() -> None:
     (output,) = session.outputs
     right = images(64)
     batches = [Batch({"image": right[at : at + 8]}, None, 8) for at in range(0, 64, 8)]
-    assert check_answers(session, batches, output.name) == []
+    assert check_outputs(session, batches, output.name) == []
     best = np.concatenate([session.run(each.feeds)[output.name].argmax(1) for each in batches])
     alike = np.repeat(right[best == best[0]], 16, axis=0)[:32]
     same = [Batch({"image": alike[at : at + 8]}, None, 8) for at in range(0, 32, 8)]
-    assert [each.code for each in check_answers(session, same, output.name)] == ["one-class"]
-    assert check_answers(session, same[:1], output.name) == [], "of few samples chance may do that"
+    assert [each.code for each in check_outputs(session, same, output.name)] == ["one-class"]
+    assert check_outputs(session, same[:1], output.name) == [], "of few samples chance may do that"
     equal = [Batch({"image": np.repeat(right[:1], 8, axis=0)}, None, 8)] * 2
-    assert [each.code for each in check_answers(session, equal, None)] == ["constant-outputs"]
+    assert [each.code for each in check_outputs(session, equal, None)] == ["constant-outputs"]
 
 
 @pytest.mark.parametrize(("count", "expected"), [(31, ["few-samples"]), (32, [])])

@@ -1,1 +1,1 @@
-"""Runs models, and measures them while they run."""
+"""Runs models in ONNX Runtime, and measures latency, memory and energy."""

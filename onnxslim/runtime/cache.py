@@ -1,4 +1,4 @@
-"""Figures that took time to measure, kept on disk for the next run on the same machine: small JSON files."""
+"""A cache of measured numbers on disk, in small JSON files."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import tempfile
 from collections.abc import Mapping
 
 FOLDER_VARIABLE = "ONNXSLIM_CACHE"
-"""The environment variable that names the folder."""
+"""Environment variable with the folder."""
 
 
 def cache_folder() -> pathlib.Path:
     """Return the folder of the cache: ``$ONNXSLIM_CACHE``, else ``onnxslim`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
-    Source: XDG Base Directory Specification; a variable that is empty counts as not set.
+    An empty variable counts as not set. Source: XDG Base Directory Specification.
     """
-    own = os.environ.get(FOLDER_VARIABLE)
-    if own:
-        return pathlib.Path(own)
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder:
+        return pathlib.Path(folder)
     shared = os.environ.get("XDG_CACHE_HOME")
     try:
         return (pathlib.Path(shared) if shared else pathlib.Path.home() / ".cache") / "onnxslim"
-    except RuntimeError:  # nobody has a home here: nothing is kept
+    except RuntimeError:  # there is no home folder: nothing is cached
         return pathlib.Path(os.devnull) / "onnxslim"
 
 
 class Cache:
     """Numbers by name that hold under certain circumstances.
 
-    Whatever goes wrong with the file is as if it were not there: it is read as far as it makes sense, and what cannot
-    be written is measured again next time.
+    A file that is missing, damaged or not writable is no error: invalid numbers are ignored, and numbers that cannot be
+    written are measured again.
 
     Args:
-        what: What the numbers are, as part of the file's name.
-        circumstances: What they depend on: another value of any of these is another file.
-        folder: Where the file lies; None: `cache_folder`.
+        what: Kind of the numbers, as part of the file name.
+        circumstances: Properties that the numbers depend on; other values give another file.
+        folder: Folder of the file; None: `cache_folder`.
     """
 
     def __init__(self, what: str, circumstances: Mapping[str, str | int], folder: pathlib.Path | None = None) -> None:
@@ -48,11 +48,11 @@ class Cache:
         self._numbers = self._read()
 
     def get(self, name: str) -> float | None:
-        """Return the number called `name`, or None."""
+        """Return the number `name`, or None."""
         return self._numbers.get(name)
 
     def update(self, numbers: Mapping[str, float]) -> None:
-        """Keep `numbers`, here and on disk; those that another process wrote meanwhile stay."""
+        """Add `numbers` to the cache and its file, and keep numbers that other processes have written."""
         self._numbers = {**self._read(), **self._numbers, **numbers}
         text = json.dumps({"circumstances": self._circumstances, "numbers": self._numbers}, indent=1)
         name = None
@@ -70,14 +70,14 @@ class Cache:
 
     def _read(self) -> dict[str, float]:
         try:
-            if not self.path.is_file():  # reading a pipe never ends
+            if not self.path.is_file():  # a pipe would block
                 return {}
-            held = json.loads(self.path.read_text(encoding="utf-8"))
-            if held["circumstances"] != self._circumstances:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if content["circumstances"] != self._circumstances:
                 return {}
             return {
                 str(name): float(number)
-                for name, number in held["numbers"].items()
+                for name, number in content["numbers"].items()
                 if isinstance(number, int | float) and math.isfinite(number) and number > 0
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):

@@ -1,4 +1,4 @@
-"""Starts Python processes of our own, and sees to it that none imports from the current folder or is left behind."""
+"""Child processes of onnxslim, which import nothing from the current folder and never outlive their parent."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from typing import Any
 from onnxslim.errors import RunError
 
 SAFE_PATH = "import sys\nif sys.path and not sys.path[0]: del sys.path[0]\n"
-"""What ``python -P`` does, which Python 3.10 lacks: ``-c`` puts the current folder first, where anybody's files lie."""
+"""Removes the current folder, which ``-c`` puts first, from the path, as ``python -P`` does since Python 3.11."""
 RUN_MODULE = "import runpy\nsys.path.append(sys.argv.pop(1))\nrunpy.run_module(sys.argv[1], run_name='__main__')\n"
-"""Run a module of ours, wherever our package lies; ``-m`` would look into the current folder first."""
+"""Runs a module of onnxslim; ``-m`` would search the current folder first."""
 GRACE = 2.0
-"""Seconds that a child which closed its standard output has to end by itself, and so to say why."""
+"""Seconds that a child which closed its standard output has to end by itself, with an exit code."""
 
 
 def python_command(code: str, *arguments: str, python: str = sys.executable) -> list[str]:
-    """Return the command that runs `code` in a Python process which imports nothing from the current folder."""
+    """Return the command of a Python process that runs `code` and imports nothing from the current folder."""
     return [python, "-c", SAFE_PATH + code, *arguments]
 
 
 def module_command(module: str, *, python: str = sys.executable) -> list[str]:
-    """Return the command that runs a module of onnxslim in such a process, as ``python -m`` does."""
+    """Return the command of such a process that runs a module of onnxslim, as ``python -m`` does."""
     return python_command(RUN_MODULE, str(pathlib.Path(__file__).resolve().parents[2]), module, python=python)
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, and what mostly sends it."""
+    """Return the name of a signal, with its usual cause."""
     try:
         name = signal.Signals(number).name
     except ValueError:
@@ -45,14 +45,14 @@ def signal_name(number: int) -> str:
 
 
 class Child:
-    """A process that answers requests: a JSON object per line on its standard input, one per line on its output.
+    """A process that handles requests: one JSON object per line on its standard input, one per line on its output.
 
-    A context manager: at its end, an exception or Ctrl-C included, the process is gone. Should this process be killed,
-    the child finds its standard input closed, and ends as well.
+    It is a context manager: the process is killed at the end, also on an exception or Ctrl-C. If the parent is killed,
+    the standard input of the child is closed, and the child ends as well.
 
     Args:
-        command: What to run (see `module_command`).
-        role: What the process is, for messages: "the process that times the model".
+        command: Command of the process (see `module_command`).
+        role: Name of the process in messages: "the process that times the model".
 
     Raises:
         RunError: The process does not start.
@@ -76,14 +76,14 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """Process id."""
         return self._process.pid
 
     def send(self, request: Mapping[str, Any]) -> None:
-        """Hand the child a request.
+        """Send a request to the child.
 
         Raises:
-            RunError: It does not live any more.
+            RunError: The child has ended.
         """
         assert self._process.stdin is not None
         try:
@@ -93,13 +93,13 @@ class Child:
             raise self._death() from error
 
     def receive(self, timeout: float) -> dict[str, Any]:
-        """Return the answer to the request sent before.
+        """Return the response to the last request.
 
         Args:
             timeout: Seconds to wait.
 
         Raises:
-            RunError: The child died, did not answer in time (it is killed then), or answered with an error of its own.
+            RunError: The child ended, did not respond in time (it is killed then), or responded with an error.
         """
         try:
             line = self._lines.get(timeout=timeout)
@@ -109,19 +109,19 @@ class Child:
         if not line:
             raise self._death()
         try:
-            answer = json.loads(line)
+            response = json.loads(line)
         except ValueError as error:
             self.close()
             raise RunError(
                 f"{self.role} answered what is no JSON: {line[:80]!r}",
                 hint="does something in this environment print when Python starts?",
             ) from error
-        if "error" in answer:
-            raise RunError(str(answer["error"]), hint=answer.get("hint"))
-        return dict(answer)
+        if "error" in response:
+            raise RunError(str(response["error"]), hint=response.get("hint"))
+        return dict(response)
 
     def close(self) -> None:
-        """End the process; it has nothing that it must save."""
+        """Kill the process, which has no state to save."""
         if self._errors.closed:
             return
         assert self._process.stdin is not None
@@ -129,7 +129,7 @@ class Child:
         self._process.kill()
         self._process.wait()
         self._reader.join()
-        with contextlib.suppress(OSError):  # what was not read yet
+        with contextlib.suppress(OSError):  # unread input
             self._process.stdin.close()
         self._process.stdout.close()
         self._errors.close()
@@ -150,13 +150,13 @@ class Child:
         self._lines.put(b"")
 
     def _death(self) -> RunError:
-        """Return how the process ended: its last words, or the signal."""
+        """Return an error with the last line that the process printed, or its signal or exit code."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
         code = self._process.poll()
         self._errors.seek(0)
-        words = self._errors.read().decode(errors="replace").strip().splitlines()
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
         self.close()
         if code is not None and code < 0:
             return RunError(f"{self.role} was ended by {signal_name(-code)}")
-        return RunError(f"{self.role} failed: {words[-1] if words else f'exit code {code}'}")
+        return RunError(f"{self.role} failed: {lines[-1] if lines else f'exit code {code}'}")

@@ -1,4 +1,4 @@
-"""Energy of one inference, from the counters of the processor (RAPL) or the GPU (NVML)."""
+"""Energy per inference, from the counters of the processor (RAPL) or the GPU (NVML)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxslim.runtime.statistics import Measured
 from onnxslim.runtime.target import Target
 
 POWERCAP = pathlib.Path("/sys/class/powercap")
-"""Where Linux shows the RAPL counters, of Intel's and AMD's processors."""
+"""Folder of the RAPL counters of Intel and AMD processors in Linux."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,18 +23,19 @@ class Counter:
     """A counter of consumed energy."""
 
     source: str
-    """What it counts, for people to read."""
+    """Name of the counter, for reports."""
     read: Callable[[], float]
-    """Millijoules since some start."""
+    """Returns millijoules since an arbitrary start."""
     wraps_at: float | None = None
-    """Millijoules after which it starts at zero again."""
+    """Millijoules after which the counter wraps to zero; None: never."""
 
 
 def rapl_counters(folder: pathlib.Path = POWERCAP) -> tuple[Counter, ...] | str:
-    """Return a counter for each processor package, or the reason why there is none.
+    """Return one counter per processor package, or the reason why there is none.
 
-    Source: Linux, Documentation/power/powercap/powercap.rst: ``energy_uj`` in microjoules, wrapping at
-    ``max_energy_range_uj``. Only packages count: their cores and memory are parts of them, the platform more than them.
+    Zones other than packages are skipped: cores and memory are parts of packages, and the platform includes them.
+    Source: Linux, Documentation/power/powercap/powercap.rst: ``energy_uj`` in microjoules, wraps at
+    ``max_energy_range_uj``.
     """
     if not folder.is_dir():
         return "no RAPL counters here"
@@ -46,7 +47,7 @@ def rapl_counters(folder: pathlib.Path = POWERCAP) -> tuple[Counter, ...] | str:
                 continue
             file = zone / "energy_uj"
             limit = int((zone / "max_energy_range_uj").read_text()) / 1e3
-            int(file.read_text())  # only root may read it on most systems
+            int(file.read_text())  # readable by root only on most systems
         except PermissionError:
             return f"the RAPL counters may not be read: {zone / 'energy_uj'} is for root alone"
         except (OSError, ValueError) as error:
@@ -62,11 +63,11 @@ def _read_microjoules(file: pathlib.Path) -> float:
 def nvml_counters(load: Callable[[str], Any] = ctypes.CDLL) -> tuple[Counter, ...] | str:
     """Return the counter of the first GPU, or the reason why there is none.
 
-    Source: NVML API reference, nvmlDeviceGetTotalEnergyConsumption: millijoules since the driver was loaded (Volta and
-    newer).
-
     Args:
         load: Opens a shared library by name.
+
+    Source: NVML API reference, nvmlDeviceGetTotalEnergyConsumption: millijoules since the driver was loaded (Volta and
+    newer).
     """
     try:
         nvml = load("libnvidia-ml.so.1")
@@ -90,9 +91,9 @@ def nvml_counters(load: Callable[[str], Any] = ctypes.CDLL) -> tuple[Counter, ..
 
 
 def energy_source(target: Target) -> tuple[str | None, str | None]:
-    """Return what counts energy on `target`, or None and the reason why nothing does."""
+    """Return (names of the energy counters of `target`, None), or (None, reason) if there are none."""
     counters = _counters(target)
-    return (None, counters) if isinstance(counters, str) else (", ".join(each.source for each in counters), None)
+    return (None, counters) if isinstance(counters, str) else (", ".join(counter.source for counter in counters), None)
 
 
 def _counters(target: Target) -> tuple[Counter, ...] | str:
@@ -107,37 +108,40 @@ def measure_energy(
     counters: tuple[Counter, ...] | str | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Measured:
-    """Return the millijoules that one inference takes: all that the processor package or the GPU used meanwhile.
+    """Return the millijoules per inference: the energy of the processor packages or the GPU during many runs.
 
-    The counters tick about every millisecond (RAPL) to 100 ms (NVML), hence many runs. Whatever else runs counts too.
+    Counters are updated every millisecond (RAPL) to 100 ms (NVML), so many runs are needed. Other load on the machine
+    is included.
 
     Args:
-        session: The model, on the target whose counters are read.
+        session: A session of the model on the target whose counters are read.
         feeds: As for `Session.run`.
-        seconds: How long to run.
-        counters: What to read, or the reason why nothing can be; None: what the target has.
-        clock: Tells the time in seconds.
+        seconds: Duration of the measurement.
+        counters: The counters, or the reason why there are none; None: those of the target.
+        clock: Returns the time in seconds.
 
     Raises:
         RunError: The model does not run on `feeds`.
     """
-    found = _counters(session.target) if counters is None else counters
-    if isinstance(found, str):
-        return Measured(None, found)
+    available = _counters(session.target) if counters is None else counters
+    if isinstance(available, str):
+        return Measured(None, available)
     call = session.prepare(feeds)
     call()
     runs = 0
     try:
-        start = [counter.read() for counter in found]
+        start = [counter.read() for counter in available]
         end = clock() + seconds
         while runs == 0 or clock() < end:
             call()
             runs += 1
-        used = [counter.read() - first for counter, first in zip(found, start, strict=True)]
+        used = [counter.read() - first for counter, first in zip(available, start, strict=True)]
     except OSError as error:
         return Measured(None, f"the energy counters failed: {error}")
-    # a counter that wraps does so after minutes: at most once in the second that this takes
-    whole = [step + (counter.wraps_at or 0.0) if step < 0 else step for counter, step in zip(found, used, strict=True)]
-    if sum(whole) <= 0:
+    # counters wrap after minutes, so at most once during the measurement
+    spent = [
+        step + (counter.wraps_at or 0.0) if step < 0 else step for counter, step in zip(available, used, strict=True)
+    ]
+    if sum(spent) <= 0:
         return Measured(None, "the energy counters stood still")
-    return Measured(sum(whole) / runs)
+    return Measured(sum(spent) / runs)

@@ -1,4 +1,4 @@
-"""How long layers take by themselves on the target: measured in turns, and remembered for the next run."""
+"""Times of single layers on the target, measured in turns and cached."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ from onnxslim.runtime.target import Target
 from onnxslim.runtime.timing import time_layers
 
 TimeLayers = Callable[[Sequence[tuple[ir.Model, Mapping[str, Any]]], Target], list[float | None]]
-"""Measures small models with their feeds on a target; see `onnxslim.runtime.timing.time_layers`."""
+"""Times small models with their feeds on a target; see `onnxslim.runtime.timing.time_layers`."""
 
 FORMAT = 3
-"""Goes up when times are measured in another way, so that those of before are not taken for the same."""
+"""Version of the method of measurement; times of other versions are not used."""
 
 TOGETHER, TOGETHER_BYTES = 64, 512_000_000
-"""Layers, and bytes of their weights, that take turns at once."""
-
+"""Limits of the layers, and of the bytes of their weights, that are timed together."""
 
 NOTHING = TimedLayer((Step(("", "Identity"), (Tensor((1,)),)),))
-"""A layer that does nothing: what a run costs in any case."""
+"""A layer without computation, for the overhead of a run."""
 
 
 class LayerTimes:
-    """Measures layers, each once for one machine.
+    """Times of layers, which are measured once per machine.
 
-    What is measured is kept in memory and in the user's cache folder (`onnxslim.runtime.cache`), under the version of
-    ONNX Runtime, the execution provider, the device, its instruction set and the threads.
+    Times are cached in memory and in the user's cache folder (`onnxslim.runtime.cache`), by the version of ONNX
+    Runtime, the execution provider, the device, its instruction set and the number of threads.
 
     Args:
-        target: Where the layers run.
-        time_layers: Measures models and their feeds, in milliseconds; None for one that does not run.
-        folder: Where to keep times; None: the user's cache folder.
+        target: Target of the layers.
+        time_layers: Times models with their feeds, in milliseconds; None for a model that does not run.
+        folder: Folder of the cache; None: the user's cache folder.
     """
 
     def __init__(
@@ -59,31 +58,31 @@ class LayerTimes:
         self._target, self._time_layers = target, time_layers
         self._refused: set[str] = set()
         self.measured = 0
-        """Layers that were measured and not remembered."""
+        """Number of layers that were measured instead of found in the cache."""
 
     def milliseconds(
         self, layers: Sequence[TimedLayer], progress: Callable[[int, int], None] = lambda done, total: None
     ) -> list[float | None]:
-        """Return how long one run of each layer takes, in milliseconds; None for one that does not run by itself.
+        """Return the milliseconds of one run of each layer; None for a layer that does not run by itself.
 
-        Layers that are not known yet are measured in turns, so that whatever else the machine does hits all of them.
-        Give all that are to be compared at once.
+        Layers that are not in the cache are timed in turns, so that other load affects all of them. Pass all layers
+        that are compared in one call.
 
         Args:
-            layers: What to time; equal layers are measured once.
-            progress: Told how many of how many layers that are not known yet are done.
+            layers: The layers; equal layers are measured once.
+            progress: Called with the number of measured layers, and of all layers to measure.
         """
         keys = [layer.key() for layer in layers]
-        wanted = {
+        missing = {
             key: layer
             for key, layer in zip(keys, layers, strict=True)
             if self._cache.get(key) is None and key not in self._refused
         }
         done = 0
-        for part in _parts(wanted):
+        for part in _parts(missing):
             self._cache.update(self._measure(part))
             done += len(part)
-            progress(done, len(wanted))
+            progress(done, len(missing))
         return [self._cache.get(key) for key in keys]
 
     def _measure(self, layers: dict[str, TimedLayer]) -> dict[str, float]:
@@ -95,11 +94,11 @@ class LayerTimes:
 
 
 def _parts(layers: dict[str, TimedLayer]) -> Iterator[dict[str, TimedLayer]]:
-    """Share the layers out into parts that fit into memory."""
+    """Yield parts of the layers that fit into memory."""
     part: dict[str, TimedLayer] = {}
     for key, layer in layers.items():
         if part and (
-            len(part) == TOGETHER or sum(each.nbytes for each in part.values()) + layer.nbytes > TOGETHER_BYTES
+            len(part) == TOGETHER or sum(member.nbytes for member in part.values()) + layer.nbytes > TOGETHER_BYTES
         ):
             yield part
             part = {}

@@ -1,4 +1,4 @@
-"""Peak memory of running a model once, measured in a process of its own."""
+"""Peak memory of one run of a model, measured in child processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxslim.runtime.statistics import Measured
 from onnxslim.runtime.target import Target
 
 TIMEOUT = 300.0
-"""Seconds that the process may take for loading and running the model once."""
+"""Time limit for loading and running the model once, in seconds."""
 
 
 def peak_memory(
@@ -29,20 +29,21 @@ def peak_memory(
     timeout: float = TIMEOUT,
     command: str = sys.executable,
 ) -> Measured:
-    """Return the most resident memory, in bytes, that loading `path` and running it once takes.
+    """Return the peak resident memory, in bytes, of loading `path` and running it once.
 
-    A child process loads and runs it, another does all the same but for the model; the difference of their peaks is the
-    model's. Files that are mapped count as far as they are read. It is host memory, on CUDA too.
+    One child process loads and runs the model, another does the same without the model; the result is the difference of
+    their peaks. Memory-mapped files count as far as they are read. On CUDA, too, it is host memory.
 
     Args:
         path: The model file.
         feeds: As for `Session.run`.
-        target: Where it runs.
-        timeout: Seconds that each of the two processes may take.
-        command: The Python that runs the children.
+        target: Target of the run.
+        timeout: Time limit of each of the two processes, in seconds.
+        command: Python interpreter of the children.
 
     Returns:
-        The difference, or the reason why there is none: a child failed or took too long, the platform does not tell.
+        The difference, or the reason why there is none: a child failed or took too long, or the platform does not
+        report peak memory.
     """
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
         archive = pathlib.Path(folder) / "feeds.npz"
@@ -62,29 +63,29 @@ def peak_memory(
 
 
 def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return strings in a type of fixed length, which needs no pickle; all else as it is."""
+    """Return strings with a fixed-length type, which needs no pickle; other arrays unchanged."""
     return array.astype(str) if array.dtype == object else array
 
 
 def _child(request: Mapping[str, object], timeout: float, command: str) -> Measured:
     arguments = module_command("onnxslim.runtime.memory_child", python=command)
     try:
-        done = subprocess.run(
+        child = subprocess.run(
             arguments, input=json.dumps(request), capture_output=True, text=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:
         return Measured(None, f"the process that measures memory took longer than {timeout:g} s")
     except OSError as error:
         return Measured(None, f"the process that measures memory did not start: {error}")
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return Measured(None, f"the process that measures memory failed: {said[-1]}")
-    peak = json.loads(done.stdout)["peak"]
+    if child.returncode:
+        lines = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
+        return Measured(None, f"the process that measures memory failed: {lines[-1]}")
+    peak = json.loads(child.stdout)["peak"]
     return Measured(float(peak)) if peak is not None else Measured(None, "this platform does not tell a process's peak")
 
 
 def run_once(request: Mapping[str, Any]) -> None:
-    """What the child does: read the feeds and, if there is a model, load it and run it once."""
+    """Read the feeds of a request and, if it has a model, load it and run it once, in the child."""
     with np.load(request["feeds"], allow_pickle=False) as arrays:
         feeds = {name: arrays[f"arr_{index}"] for index, name in enumerate(request["names"])}
     if request["model"] is not None:

@@ -1,4 +1,4 @@
-"""The process in which `onnxslim.runtime.memory` runs a model: reads a request from standard input, prints its peak."""
+"""The child process of `onnxslim.runtime.memory`: runs the model of a request, and prints its peak memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from onnxslim.runtime.memory import run_once
 
 
 def peak_resident_bytes(status: pathlib.Path = pathlib.Path("/proc/self/status")) -> int | None:
-    """Return the most memory that this process ever held, None where the platform does not tell.
+    """Return the peak resident memory of this process in bytes; None if the platform does not report it.
 
-    On Linux from VmHWM: `ru_maxrss` is inherited from the parent there, when that forks. macOS counts afresh, in bytes.
+    Linux reports it in VmHWM, since a forked child inherits `ru_maxrss` from its parent. On macOS `ru_maxrss` is in
+    bytes and starts anew.
     """
     if status.exists():
         for line in status.read_text().splitlines():
@@ -27,7 +28,7 @@ def peak_resident_bytes(status: pathlib.Path = pathlib.Path("/proc/self/status")
 
 
 def main() -> int:
-    """Serve one request; return the exit code."""
+    """Run one request, print its peak memory as JSON, and return the exit code."""
     try:
         run_once(json.load(sys.stdin))
     except OnnxslimError as error:

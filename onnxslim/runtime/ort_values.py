@@ -1,7 +1,7 @@
-"""Element types that numpy lacks: how arrays of them go into ONNX Runtime, and come back.
+"""Conversion between ONNX Runtime and arrays of element types that numpy lacks.
 
-ONNX Runtime's Python interface takes and gives arrays of numpy's own types. For the others (bfloat16, float8, int4;
-numpy knows them by ``ml_dtypes``) it makes an ``OrtValue`` over raw bytes, and tells where the bytes of one lie.
+ONNX Runtime's Python interface supports arrays of numpy's own types only. For bfloat16, float8 and int4, which numpy
+has from ``ml_dtypes``, an ``OrtValue`` is made from raw bytes, and read from its address.
 """
 
 from __future__ import annotations
@@ -31,46 +31,46 @@ ML_DTYPES: Mapping[str, tuple[np.dtype[Any], ir.DataType]] = {
         "uint4": ml_dtypes.uint4,
     }.items()
 }
-"""By ONNX Runtime's name: the type of the arrays, and ONNX's word for it."""
+"""Type name of ONNX Runtime -> (type of arrays, ONNX type)."""
 
 PACKED = frozenset({ir.DataType.INT4, ir.DataType.UINT4})
-"""Types of which two elements share a byte, the first in its lower half (ONNX spec, "TensorProto.DataType")."""
+"""Types with two elements per byte, the first in the lower half (ONNX specification, "TensorProto.DataType")."""
 
 
 def to_runtime(array: Array, kind: str) -> onnxruntime.OrtValue:
-    """Return an array as ONNX Runtime takes it.
+    """Return an array as an ``OrtValue``.
 
     Args:
-        array: Of a type in `ML_DTYPES`, or one of numpy's own.
-        kind: ONNX Runtime's name of the type.
+        array: An array of a type in `ML_DTYPES`, or of a numpy type.
+        kind: Type name of ONNX Runtime.
     """
-    array = np.ascontiguousarray(array).reshape(np.shape(array))  # it makes vectors of scalars
+    array = np.ascontiguousarray(array).reshape(np.shape(array))  # ascontiguousarray turns scalars into vectors
     if kind not in ML_DTYPES:
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
-    dtype, word = ML_DTYPES[kind]
-    held = array.astype(dtype, copy=False).view(np.uint16 if dtype.itemsize == 2 else np.uint8)
-    if word in PACKED:
-        flat = np.append(held.reshape(-1), np.zeros(held.size % 2, np.uint8)) & 15
-        packed = np.zeros(held.shape, np.uint8)  # ONNX Runtime takes the shape from here, and reads half of the bytes
+    dtype, onnx_type = ML_DTYPES[kind]
+    data = array.astype(dtype, copy=False).view(np.uint16 if dtype.itemsize == 2 else np.uint8)
+    if onnx_type in PACKED:
+        flat = np.append(data.reshape(-1), np.zeros(data.size % 2, np.uint8)) & 15
+        packed = np.zeros(data.shape, np.uint8)  # gives the shape; ONNX Runtime reads half of the bytes
         packed.reshape(-1)[: flat.size // 2] = flat[::2] | flat[1::2] << 4
-        held = packed
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(held, int(word))
+        data = packed
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(data, int(onnx_type))
 
 
 def from_runtime(value: onnxruntime.OrtValue) -> Any:
-    """Return the tensor that ONNX Runtime gave as an array; it raises where that is no tensor."""
+    """Return an ``OrtValue`` as an array; ONNX Runtime raises an error if it is not a tensor."""
     kind = value.data_type()
     if kind not in ML_DTYPES:
         return value.numpy()
-    dtype, word = ML_DTYPES[kind]
+    dtype, onnx_type = ML_DTYPES[kind]
     shape = tuple(value.shape())
     size = value.tensor_size_in_bytes()
     if not size:
         return np.zeros(shape, dtype)
     data = np.array(np.ctypeslib.as_array(ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_uint8)), (size,)))
-    if word in PACKED:
+    if onnx_type in PACKED:
         data = np.stack([data & 15, data >> 4], axis=1).reshape(-1)[: int(np.prod(shape, dtype=np.int64))]
-        if word is ir.DataType.INT4:
+        if onnx_type is ir.DataType.INT4:
             data = (data ^ 8).view(np.int8) - np.int8(8)
         return data.astype(dtype).reshape(shape)
     return data.view(dtype).reshape(shape)

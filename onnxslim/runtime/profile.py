@@ -1,4 +1,4 @@
-"""How long each node takes while the whole model runs, as ONNX Runtime tells."""
+"""Times of single nodes within a run of the whole model, from ONNX Runtime's profile."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from onnxslim.runtime.timing import time_nodes
 from onnxslim.runtime.turns import profile_nodes, time_in_turns
 
 RUNS = 30
-"""Runs that are looked at."""
+"""Number of runs."""
 
 
 def node_milliseconds(model: ir.Model, feeds: Mapping[str, Any], target: Target, runs: int = RUNS) -> dict[str, float]:
-    """Return the milliseconds of each node of `model`, as ONNX Runtime rewrote it.
+    """Return the milliseconds of each node of `model` after ONNX Runtime's optimizations.
 
-    Their sum is what a run takes where nothing comes in between. A whole run is seldom that lucky on a busy machine;
-    each node is, in some runs. The model runs in a process of its own, on CUDA in this one.
+    Their sum is the time of an undisturbed run. On a busy machine whole runs are rarely undisturbed, but every node is
+    in some of the runs. The model runs in a child process, on CUDA in this process.
 
     Args:
         model: The model.
         feeds: As for `Session.run`.
-        target: Where it runs. On CUDA the nodes only hand over their work, and the times say little.
-        runs: How often to run it.
+        target: Target of the run. On CUDA nodes only enqueue their work, so their times mean little.
+        runs: Number of runs.
 
     Raises:
         RunError: The model does not run on `feeds`.
@@ -37,7 +37,7 @@ def node_milliseconds(model: ir.Model, feeds: Mapping[str, Any], target: Target,
 
 
 def quiet_milliseconds(model: ir.Model, feeds: Mapping[str, Any], target: Target) -> float:
-    """Return how long a run takes where nothing else runs: the sum of its nodes, on CUDA the run as a whole.
+    """Return the milliseconds of an undisturbed run: the sum of its nodes, on CUDA the whole run.
 
     Raises:
         RunError: The model does not run on `feeds`.

@@ -1,4 +1,4 @@
-"""Numbers that say how sure they are: values with intervals, and values that could not be measured."""
+"""Estimates with confidence intervals, and values that could not be measured."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 NORMAL_QUANTILE = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution: all intervals here are 95 % ones."""
+"""The 97.5 % quantile of the normal distribution, for 95 % intervals."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % interval, all in the unit of the value."""
+    """An estimate with its 95 % interval, in the unit of the value."""
 
     value: float
     low: float
@@ -24,7 +24,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A figure, or the reason why there is none (`reason` is None exactly where `value` is not)."""
+    """A measured value, or the reason why there is none (exactly one of the two is None)."""
 
     value: float | None
     reason: str | None = None
@@ -33,13 +33,13 @@ class Measured:
 def wilson(successes: float, trials: int) -> Interval:
     """Return the share `successes / trials` with its Wilson score interval.
 
-    It stays within [0, 1] and is not empty at 0 or 1, which the normal approximation is. `successes` may be fractional:
-    a sample of several decisions counts the share of them that succeeded, and so weighs no more than one trial.
+    It stays within [0, 1] and, unlike the normal approximation, is not empty at 0 or 1. `successes` may be fractional:
+    a sample with several decisions counts as one trial, by its share of successful decisions.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
 
     Raises:
-        ValueError: There were no trials, or not `0 <= successes <= trials`.
+        ValueError: `trials` is less than 1, or `successes` is outside [0, trials].
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes in {trials} trials")
@@ -60,11 +60,11 @@ def bootstrap(
     """Return `statistic(rows)` with its 95 % percentile bootstrap interval.
 
     Args:
-        rows: The observations along the first axis, shape [n, ...], n >= 1. They are drawn whole: what is paired
-            within a row stays paired.
-        statistic: Maps an array of the shape of `rows` to one number.
-        generator: Where the draws come from.
-        resamples: How many times to draw n rows with replacement.
+        rows: The observations along the first axis, shape [n, ...], n >= 1. Rows are drawn as a whole, so values
+            paired within a row stay paired.
+        statistic: Maps an array of the shape of `rows` to a number.
+        generator: Random generator.
+        resamples: Number of resamples, each of n rows drawn with replacement.
 
     Source: B. Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 7 (1979).
 
@@ -83,12 +83,12 @@ def bootstrap(
 def paired_difference(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> Interval:
     """Return the fall of a share, ``mean(before) - mean(after)``, with its 95 % interval.
 
-    Only samples on which the two differ widen it, so it is far narrower than two unpaired intervals let it seem; and it
-    is not empty where no sample differs, which a bootstrap is.
+    Only samples that differ widen the interval, so it is far narrower than two unpaired intervals suggest; unlike a
+    bootstrap, it is not empty if no sample differs.
 
     Args:
-        before: Shares of what was right, from 0 to 1, one a sample, shape [n].
-        after: The same samples afterwards, shape [n].
+        before: Share of correct decisions of each sample, from 0 to 1, shape [n].
+        after: The same for the second model, shape [n].
 
     Source: A. Agresti, Y. Min, Simple improved confidence intervals for comparing matched proportions, Statistics in
     Medicine 24 (2005): Wald's interval, half an observation added to each cell.

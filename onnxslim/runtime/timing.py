@@ -1,9 +1,9 @@
-"""Times models in processes of their own, each as a user's process that holds nothing but that model.
+"""Times models in child processes, each like a user's process with a single model.
 
-A process opens one model with ONNX Runtime's own options, so that its threads spin between runs as they do for users.
-It runs a block when it is asked to, and answers when its threads have gone to sleep: two such processes take turns
-without disturbing each other. On CUDA the models are timed in this process: blocks are all that is needed there, and a
-device's memory should not hold a model twice.
+A child opens one model with ONNX Runtime's default options, so its threads spin between runs as they do for users. It
+runs a block on request, and responds when its threads sleep, so two such processes alternate without disturbing each
+other. On CUDA models are timed in this process: blocks suffice there, and a model should not occupy the device's memory
+twice.
 """
 
 from __future__ import annotations
@@ -42,27 +42,26 @@ from onnxslim.runtime.target import Target
 from onnxslim.runtime.turns import time_in_turns
 
 Source = ir.Model | pathlib.Path | Session
-"""What can be timed: a model in memory, a file, or a session, which is timed in this process."""
+"""A model in memory, a file, or a session, which is timed in this process."""
 
 ROLE = "the process that times the model"
-START, OPEN, ANSWER = 120.0, 600.0, 60.0
-"""Seconds that a process may take to start, to load the model and run it once, and to answer beyond its work."""
+START, OPEN, RESPONSE = 120.0, 600.0, 60.0
+"""Time limits in seconds: to start a child, to load the model and run it once, and to respond beyond the work."""
 STARTS = 3
-"""How often to start the processes of a pair, for a figure that goes into a report: from one start to the next a model
-is a little faster or slower."""
+"""Number of starts of the processes of a pair for figures of reports, since the speed differs a little from start to
+start."""
 SLACK = 20.0
-"""How many times as long as was reckoned a block may take, on a machine that others use, before it is given up."""
+"""Factor by which a block may exceed its predicted time on a busy machine before it is given up."""
 
 
 class TimedProcess:
-    """A model in a process of its own, to be timed in blocks. A context manager: at its end the process is gone.
+    """A model in a child process, timed in blocks. It is a context manager, which ends the process.
 
     Args:
-        model: A model in memory, which is written to a temporary folder (weights on disk stay where they are), or a
-            file.
+        model: A file, or a model in memory, which is written to a temporary folder (external weights stay in place).
         feeds: As for `Session.run`.
-        target: Where it runs.
-        command: What the process runs.
+        target: Target of the runs.
+        command: Command of the process; None: `timing_child`.
 
     Raises:
         RunError: The process does not start.
@@ -85,10 +84,10 @@ class TimedProcess:
         self._run_seconds = 0.0
 
     def wait(self) -> None:
-        """Wait until the process has started: what it imports must not disturb another that loads a model.
+        """Wait until the process has started, so that its imports do not disturb another process.
 
         Raises:
-            RunError: It died, or takes too long.
+            RunError: The process ended, or takes too long.
         """
         self._child.receive(START)
 
@@ -96,23 +95,23 @@ class TimedProcess:
         """Load the model and run it once.
 
         Raises:
-            RunError: The model does not run, or the process died, or takes too long.
+            RunError: The model does not run, or the process ended or takes too long.
         """
         self._child.send({"do": "open", **self._request})
-        answer = self._child.receive(OPEN)
+        response = self._child.receive(OPEN)
         self._folder.cleanup()
-        self._run_seconds = float(answer["first_run_ms"]) / 1e3
-        return ColdStart(float(answer["load_ms"]), float(answer["first_run_ms"]))
+        self._run_seconds = float(response["first_run_ms"]) / 1e3
+        return ColdStart(float(response["load_ms"]), float(response["first_run_ms"]))
 
     def block(self, seconds: float) -> list[float]:
-        """Run for about `seconds`; return how long single runs took, in seconds, the first ones left out.
+        """Run for about `seconds`, and return the times of single runs without warm-up, in seconds.
 
         Raises:
-            RunError: The model does not run any more, or the process died, or takes too long.
+            RunError: The model no longer runs, or the process ended or takes too long.
         """
         self._child.send({"do": "block", "seconds": seconds})
         work = max(seconds, (WARM_UP_RUNS + TIMED_RUNS) * self._run_seconds)
-        return [float(each) for each in self._child.receive(ANSWER + SLACK * work)["times"]]
+        return [float(time) for time in self._child.receive(RESPONSE + SLACK * work)["times"]]
 
     def close(self) -> None:
         """End the process."""
@@ -130,13 +129,13 @@ class TimedProcess:
 
 @dataclasses.dataclass(frozen=True)
 class TimedSession:
-    """A session of this process, to be timed in blocks."""
+    """A session of this process, timed in blocks."""
 
     session: Session
     feeds: Mapping[str, Any]
 
     def block(self, seconds: float) -> list[float]:
-        """Run for about `seconds`; return how long single runs took, in seconds, the first ones left out.
+        """Run for about `seconds`, and return the times of single runs without warm-up, in seconds.
 
         Raises:
             RunError: The model does not run.
@@ -147,7 +146,7 @@ class TimedSession:
 def written_request(
     model: ir.Model | pathlib.Path, feeds: Mapping[str, Any], target: Target, folder: pathlib.Path
 ) -> dict[str, Any]:
-    """Write what a child needs into `folder`, and return where it lies (see `onnxslim.runtime.timing_child`)."""
+    """Write model and feeds into `folder`, and return the request for `onnxslim.runtime.timing_child`."""
     path, weights = (model.absolute(), None) if isinstance(model, pathlib.Path) else write_model(model, folder)
     with (folder / "feeds").open("wb") as file:
         pickle.dump(dict(feeds), file)
@@ -169,16 +168,16 @@ def compare_latency(
     seconds: float = 2.0,
     starts: int = 1,
 ) -> PairedLatency:
-    """Measure two models in turns, block by block, on the same feeds.
+    """Return the paired latency of two models, measured in alternating blocks on the same feeds.
 
     Args:
-        before: The one model.
-        after: The other; it takes the same inputs.
+        before: The first model.
+        after: The second model, with the same inputs.
         feeds: As for `Session.run`.
-        target: Where they run.
-        generator: For the bootstrap of the ratio.
-        seconds: About how long to measure both together; starting processes and loading come on top.
-        starts: How often to start the processes anew meanwhile; where models run in this process, once.
+        target: Target of the runs.
+        generator: Random generator for the bootstrap of the ratio.
+        seconds: Approximate duration for both together, without starting processes and loading.
+        starts: Number of starts of the processes; models that run in this process are started once.
 
     Raises:
         RunError: A model does not run, or the process that runs it failed.
@@ -189,12 +188,12 @@ def compare_latency(
         with opened((before, after), feeds, target) as (timers, measured):
             groups.append(time_pairs(*timers, seconds=seconds / starts))
             cold.append(measured)
-    one, other = (_median_start(column) for column in zip(*cold, strict=True))
-    return compare_pairs(groups, generator, batch_size(feeds), (one, other))
+    first, second = (_median_start(column) for column in zip(*cold, strict=True))
+    return compare_pairs(groups, generator, batch_size(feeds), (first, second))
 
 
 def measure_latency(model: Source, feeds: Mapping[str, Any], target: Target, *, seconds: float = 1.0) -> Latency:
-    """Measure one model alone; see `compare_latency`.
+    """Return the latency of a single model; see `compare_latency`.
 
     Raises:
         RunError: The model does not run, or the process that runs it failed.
@@ -204,9 +203,9 @@ def measure_latency(model: Source, feeds: Mapping[str, Any], target: Target, *, 
 
 
 def cold_start(model: ir.Model | pathlib.Path, feeds: Mapping[str, Any], target: Target) -> ColdStart:
-    """Return what a fresh process takes to load a model and to run it once.
+    """Return the time of a fresh process to load a model and to run it once.
 
-    Python and ONNX Runtime were loaded, and the file was read, before.
+    Python and ONNX Runtime are loaded, and the file is in the page cache.
 
     Raises:
         RunError: The model does not run, or the process that runs it failed.
@@ -230,20 +229,20 @@ def _in_processes(sources: Sequence[Source], target: Target) -> bool:
 
 
 def time_layers(layers: Sequence[tuple[ir.Model, Mapping[str, Any]]], target: Target) -> list[float | None]:
-    """Return how long one run of each of several small models takes within a larger one, in milliseconds.
+    """Return the milliseconds of small models as parts of a larger one.
 
-    They take turns in one process with one pool of threads, which spin from one to the next as they do from layer to
-    layer of a model; see `onnxslim.runtime.turns.time_in_turns`. On CUDA they run in this process.
+    They take turns in one process with one pool of threads, which spin from model to model as from layer to layer of a
+    larger model; see `onnxslim.runtime.turns.time_in_turns`. On CUDA they run in this process.
 
     Args:
         layers: Models with their feeds.
-        target: Where they run.
+        target: Target of the runs.
 
     Returns:
-        A time for each; None for one that does not run.
+        Milliseconds of one run of each model; None for a model that does not run.
 
     Raises:
-        RunError: The process that runs them failed.
+        RunError: The child process failed.
     """
     if target.provider == "cuda":
         calls: dict[int, Callable[[], None]] = {}
@@ -257,27 +256,29 @@ def time_layers(layers: Sequence[tuple[ir.Model, Mapping[str, Any]]], target: Ta
     with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
         requests = []
         for index, (model, feeds) in enumerate(layers):
-            place = pathlib.Path(folder) / str(index)
-            place.mkdir()
-            requests.append(written_request(model, feeds, target, place))
-        answer = _ask({"do": "layers", "layers": requests, "threads": target.threads}, OPEN + ANSWER * len(layers))
-    return [None if time is None else float(time) for time in answer["times"]]
+            subfolder = pathlib.Path(folder) / str(index)
+            subfolder.mkdir()
+            requests.append(written_request(model, feeds, target, subfolder))
+        response = _request_once(
+            {"do": "layers", "layers": requests, "threads": target.threads}, OPEN + RESPONSE * len(layers)
+        )
+    return [None if time is None else float(time) for time in response["times"]]
 
 
 def time_nodes(model: ir.Model, feeds: Mapping[str, Any], target: Target, runs: int) -> dict[str, float]:
-    """Return the milliseconds of each node of a model that runs alone in a process; see `turns.profile_nodes`.
+    """Return the milliseconds of each node of a model that runs alone in a child process; see `profile_nodes`.
 
     Raises:
         RunError: The model does not run, or the process that runs it failed.
     """
     with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
         request = written_request(model, feeds, target, pathlib.Path(folder))
-        answer = _ask({"do": "nodes", "runs": runs, **request}, OPEN + ANSWER * runs)
-    return {str(name): float(time) for name, time in answer["times"].items()}
+        response = _request_once({"do": "nodes", "runs": runs, **request}, OPEN + RESPONSE * runs)
+    return {str(name): float(time) for name, time in response["times"].items()}
 
 
-def _ask(request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    """Start a process, ask it once, and end it."""
+def _request_once(request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """Return the response of a child process to a single request."""
     with Child(module_command("onnxslim.runtime.timing_child"), ROLE) as child:
         child.receive(START)
         child.send(request)
@@ -288,10 +289,10 @@ def _ask(request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
 def opened(
     sources: Sequence[Source], feeds: Mapping[str, Any], target: Target
 ) -> Iterator[tuple[tuple[BlockTimer, ...], tuple[ColdStart | None, ...]]]:
-    """Open models for timing, each alone in a process; on CUDA, and for sessions, in this one.
+    """Open models for timing, each in a child process; on CUDA, and for sessions, in this process.
 
     Yields:
-        The models, and the cold starts of those that got a process.
+        The models, and the cold starts of those in child processes.
 
     Raises:
         RunError: A model does not run, or the process that runs it failed.

@@ -1,4 +1,4 @@
-"""The process in which `onnxslim.runtime.timing` runs models: one in blocks, or layers in turns, or node by node."""
+"""The child process of `onnxslim.runtime.timing`: times a model in blocks, layers in turns, or single nodes."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from onnxslim.runtime.target import Target
 from onnxslim.runtime.turns import profile_nodes, time_in_turns
 
 MOST_TIMES = 2000
-"""Times of single runs that are sent of one block: evenly picked where there were more."""
+"""Maximum of the times that are returned for a block; more are thinned out evenly."""
 NAP = 0.002 if os.name == "posix" else 0.032
-"""Seconds after which to look whether threads still spin; Windows counts the time of a process in ticks of 1/64 s."""
+"""Interval in seconds at which CPU time is read; Windows updates it every 1/64 s."""
 BUSY = 0.05
-"""Share of one core that is no silence yet."""
+"""Share of one core from which the process counts as busy."""
 LONGEST_SPIN = 1.0
-"""Seconds after which to stop waiting for silence: something else works in this process."""
+"""Limit of the wait for idle threads, in seconds."""
 
 
 class Server:
-    """Answers requests about a model, or about layers."""
+    """Handles timing requests for a model or for layers."""
 
     def __init__(self) -> None:
         self._call: Callable[[], None] | None = None
 
-    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Do what is asked, wait until this process is silent, and return the answer.
+    def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Handle a request, wait until all threads of this process are idle, and return the response.
 
         Raises:
             OnnxslimError: The model does not run.
         """
         kinds = {"open": self._open, "block": self._block, "layers": self._layers, "nodes": self._nodes}
-        answer = kinds[request["do"]](request)
-        wait_for_silence()
-        return answer
+        response = kinds[request["do"]](request)
+        wait_until_idle()
+        return response
 
     def _open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         feeds = _feeds(request)
@@ -63,7 +63,7 @@ class Server:
         return {"times": times[::step]}
 
     def _layers(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Time layers in turns. They share their threads, which spin from one to the next as within a model."""
+        """Time layers in turns, with one pool of threads, which spin from layer to layer as within a model."""
         threading = Threading.SLEEPING
         if hasattr(onnxruntime, "set_global_thread_pool_sizes"):  # since 1.23
             onnxruntime.set_global_thread_pool_sizes(int(request["threads"]), 1)
@@ -87,7 +87,7 @@ class Server:
 
 
 def _feeds(request: Mapping[str, Any]) -> dict[str, Any]:
-    # Written by our parent into a folder that only this user may write to.
+    # written by the parent process into a folder that only this user may write to
     return dict(pickle.loads(pathlib.Path(request["feeds"]).read_bytes()))
 
 
@@ -101,46 +101,46 @@ def _session(request: Mapping[str, Any], threading: Threading, profile: pathlib.
     )
 
 
-def wait_for_silence(
+def wait_until_idle(
     work: Callable[[], float] = time.process_time,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until the threads of this process sleep: until it was silent twice in a row.
+    """Wait until the threads of this process sleep: until it was idle twice in a row.
 
     Args:
-        work: Tells the seconds that all threads of this process have worked.
-        clock: Tells the time in seconds.
-        sleep: Waits so many seconds.
+        work: Returns the CPU time of all threads of this process, in seconds.
+        clock: Returns the time in seconds.
+        sleep: Sleeps for the given seconds.
     """
     end = clock() + LONGEST_SPIN
-    silent = 0
-    while silent < 2 and clock() < end:
+    idle = 0
+    while idle < 2 and clock() < end:
         before = work()
         sleep(NAP)
-        silent = silent + 1 if work() - before < BUSY * NAP else 0
+        idle = idle + 1 if work() - before < BUSY * NAP else 0
 
 
-def serve(requests: TextIO, answers: TextIO) -> None:
-    """Answer requests, a JSON object per line, until there are no more."""
+def serve(requests: TextIO, responses: TextIO) -> None:
+    """Handle requests, one JSON object per line, until the end of the input."""
     server = Server()
-    answers.write(json.dumps({"ready": True}) + "\n")
-    answers.flush()
+    responses.write(json.dumps({"ready": True}) + "\n")
+    responses.flush()
     for line in requests:
         try:
-            answer = server.answer(json.loads(line))
+            response = server.handle(json.loads(line))
         except OnnxslimError as error:
-            answer = {"error": error.what}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+            response = {"error": error.what}
+        responses.write(json.dumps(response) + "\n")
+        responses.flush()
 
 
 def main() -> None:
-    """Serve on standard input and output; what libraries print goes to standard error."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches us, too: end without a traceback
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Serve on standard input and output; output of libraries goes to standard error."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C also reaches the child: end without a traceback
+    responses = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    serve(sys.stdin, answers)
+    serve(sys.stdin, responses)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Times several calls of one process in turns, and the nodes of a model by ONNX Runtime's own profile."""
+"""Times several calls of one process in turns, and the nodes of a model by ONNX Runtime's profile."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from onnxslim.runtime.latency import Clock
 from onnxslim.runtime.session import Session
 
 ROUNDS, FEWEST = 40, 5
-"""Runs of each call, and of one that is slow."""
+"""Number of runs of a call, and the minimum for slow calls."""
 LONGEST = 0.5
-"""Seconds after which a call is slow."""
+"""Total seconds after which a call is slow."""
 LOWER = 0.25
-"""The quantile of the times that counts. What else the machine does only ever adds; the very least is luck."""
+"""Quantile of the times that counts: other load only adds time, and the minimum depends on chance."""
 WARM_UP = 5
-"""Runs of a model that are not looked at."""
+"""Number of runs of a model before the measurement."""
 
 
 def time_in_turns(calls: Sequence[Callable[[], None]], clock: Clock = time.perf_counter) -> list[float]:
-    """Return how long each of several calls takes, in milliseconds: the lower quartile of single runs, in turns.
+    """Return the milliseconds of each call: the lower quartile of single runs, in turns.
 
-    In turns, so that what else the machine does hits all of them, and so that each finds the caches as within a model:
-    full of what others have read. Repeated at once, a layer of 10 MB of weights runs up to twice as fast as it ever
-    will.
+    Calls take turns so that other load affects all of them, and so that caches are in the state as within a model, full
+    of the data of other layers. Repeated in a row, a layer with 10 MB of weights runs up to twice as fast as it ever
+    does within a model.
 
     Raises:
         RunError: A call fails.
@@ -38,13 +38,13 @@ def time_in_turns(calls: Sequence[Callable[[], None]], clock: Clock = time.perf_
         call()
     times: list[list[float]] = [[] for _ in calls]
     for turn in range(ROUNDS):
-        # Forwards and backwards, so that none always runs after the same one.
-        for at in range(len(calls)) if turn % 2 == 0 else reversed(range(len(calls))):
-            if turn < FEWEST or sum(times[at]) < LONGEST:
+        # forwards and backwards, so that a call does not always follow the same one
+        for index in range(len(calls)) if turn % 2 == 0 else reversed(range(len(calls))):
+            if turn < FEWEST or sum(times[index]) < LONGEST:
                 start = clock()
-                calls[at]()
-                times[at].append(clock() - start)
-    return [float(np.quantile(each, LOWER)) * 1e3 for each in times]
+                calls[index]()
+                times[index].append(clock() - start)
+    return [float(np.quantile(runs, LOWER)) * 1e3 for runs in times]
 
 
 def profile_nodes(
@@ -53,9 +53,9 @@ def profile_nodes(
     """Return the milliseconds of each node of a model: the lower quartile over its runs.
 
     Args:
-        open_session: Opens the model; it is told what the names of the files of its profile begin with.
+        open_session: Opens the model with the given prefix of profile files.
         feeds: As for `Session.run`.
-        runs: How often to run it, after those that warm up.
+        runs: Number of runs after the warm-up.
 
     Raises:
         RunError: The model does not run on `feeds`.
@@ -71,9 +71,10 @@ def profile_nodes(
         if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
             times.setdefault(str(event["name"]).removesuffix("_kernel_time"), []).append(float(event["dur"]))
     result: dict[str, float] = {}
-    for name, each in times.items():
-        # Nodes of one name, and those of a loop, run several times in a run: what counts is their sum.
-        repeats = max(1, len(each) // (WARM_UP + runs))
-        rows = np.array(each[WARM_UP * repeats :]) if len(each) > WARM_UP * repeats else np.array(each)
+    for name, durations in times.items():
+        # nodes of the same name, and nodes of a loop, execute several times per run: their sum counts
+        repeats = max(1, len(durations) // (WARM_UP + runs))
+        timed = len(durations) > WARM_UP * repeats
+        rows = np.array(durations[WARM_UP * repeats :]) if timed else np.array(durations)
         result[name] = float(np.quantile(rows, LOWER)) * repeats / 1e3
     return result

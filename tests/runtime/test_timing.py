@@ -32,7 +32,7 @@ from onnxslim.runtime.timing import (
     time_layers,
     time_nodes,
 )
-from onnxslim.runtime.timing_child import serve, wait_for_silence
+from onnxslim.runtime.timing_child import serve, wait_until_idle
 
 CPU = Target("cpu", "test", "avx2", 1)
 FEEDS = {"x": np.zeros((4, 3), np.float32)}
@@ -163,7 +163,7 @@ OPENED += 'print(\'{"load_ms": 1, "first_run_ms": 1}\', flush=True)\nsys.stdin.r
 def test_a_process_that_dies_or_hangs_is_an_error_and_gone(
     code: str, message: str, temporary: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("START", "OPEN", "ANSWER"):
+    for name in ("START", "OPEN", "RESPONSE"):
         monkeypatch.setattr(timing, name, 5.0 if "sleep" not in code else 1.0)
     monkeypatch.setattr(timing, "SLACK", 1.0)
     monkeypatch.setattr(timing, "module_command", lambda module: python_command(code))
@@ -206,7 +206,7 @@ class Threads:
 @pytest.mark.parametrize(("spin", "waits"), [(0.0, 0.0), (0.04, 0.04), (1e9, timing_child.LONGEST_SPIN)])
 def test_silence_is_waited_for(spin: float, waits: float) -> None:
     threads = Threads(spin)
-    wait_for_silence(threads.work, lambda: threads.now, threads.sleep)
+    wait_until_idle(threads.work, lambda: threads.now, threads.sleep)
     assert waits <= threads.now <= waits + 4 * timing_child.NAP
 
 

@@ -14,6 +14,7 @@ from onnxslim.ops.relations import (
     AnyAxis,
     Axis,
     Equal,
+    Factor,
     Factored,
     Freeze,
     FreezeCode,
@@ -66,13 +67,16 @@ class AxisRelations:
 
     def axes(self, value: ir.Value) -> tuple[int, ...] | None:
         """Return the axes of `value`, None where its rank is not known."""
-        if value not in self._of_value:
+        found = self._of_value.get(value)
+        if found is None:
             shape = dimensions(value)
             if shape is None:
                 return None
-            self._of_value[value] = numbers = tuple(self.fresh(size) for size in shape)
-            self._shapes[value] = tuple(self.sizes[number] for number in numbers)
-        return self._of_value[value]
+            known = self._shapes[value] = tuple(None if size is not None and size > LONGEST else size for size in shape)
+            found = self._of_value[value] = tuple(range(len(self.sizes), len(self.sizes) + len(shape)))
+            self._parent += found
+            self.sizes += known
+        return found
 
     def values(self) -> dict[ir.Value, tuple[int, ...]]:
         """Return all values that have been asked for, with their axes."""
@@ -92,31 +96,31 @@ class AxisRelations:
 
         def number(axis: AnyAxis) -> int:
             if isinstance(axis, Axis):
-                axes = self.axes(axis.value)
-                assert axes is not None
-                return axes[axis.position]
-            key = (axis.letter, axis.place)
+                return self._of_value[axis.value][axis.position]
+            key = axis[:2]
             if key not in factors:
                 factors[key] = self.fresh(axis.size)
             return factors[key]
 
         for relation in relations:
-            match relation:
-                case Equal(first, second):
-                    if not isinstance(first, Axis) and (first.letter, first.place) not in factors:
-                        factors[first.letter, first.place] = number(second)
-                    else:
-                        self.equate(number(first), number(second), node)
-                case Frozen(axis, why):
-                    self.freeze(number(axis), why)
-                case Factored(whole, parts):
-                    self.multiply(number(whole), [number(part) for part in parts], node)
-                case Pairs(first, first_indices, second, second_indices):
-                    self.pairs.append((number(first), first_indices, number(second), second_indices))
-                case SameElements(left, right):
-                    self.align([number(axis) for axis in left], [number(axis) for axis in right], node)
-                case Mixes(axis):
-                    self.mixed.append(number(axis))
+            if isinstance(relation, Equal):
+                first = relation.first
+                if isinstance(first, Factor) and first[:2] not in factors:
+                    factors[first[:2]] = number(relation.second)
+                else:
+                    self.equate(number(first), number(relation.second), node)
+            elif isinstance(relation, Frozen):
+                self.freeze(number(relation.axis), relation.why)
+            elif isinstance(relation, Factored):
+                self.multiply(number(relation.whole), [number(part) for part in relation.factors], node)
+            elif isinstance(relation, Pairs):
+                left, right = number(relation.first), number(relation.second)
+                self.pairs.append((left, relation.first_indices, right, relation.second_indices))
+            elif isinstance(relation, SameElements):
+                runs = [[number(axis) for axis in axes] for axes in (relation.first, relation.second)]
+                self.align(runs[0], runs[1], node)
+            elif isinstance(relation, Mixes):
+                self.mixed.append(number(relation.axis))
         return factors
 
     def freeze(self, axis: int, why: Freeze) -> None:

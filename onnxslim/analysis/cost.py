@@ -13,9 +13,11 @@ import onnx_ir as ir
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import ShapeView, infer_at, specialize_shapes
 from onnxslim.model.nesting import main_graphs, nested_graphs, nodes_within
-from onnxslim.ops.binding import bind, dimensions, op_of
+from onnxslim.ops.binding import bind, dimensions
 from onnxslim.ops.einsum import EINSUM
+from onnxslim.ops.parameters import op_of
 from onnxslim.ops.signatures import OpName, signatures
+from onnxslim.ops.table import find_op
 
 _NO_PARAMETERS = frozenset({ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.UNDEFINED})
 """Element types of shapes, indices, masks and words: such constants are no parameters of the model."""
@@ -70,7 +72,7 @@ def measure_cost(model: ir.Model) -> Cost:
     activation_bytes = 0
     for node in nodes_within(model.graph):
         fitted = bind(node)
-        if fitted is None and not any(nested_graphs(node)):
+        if fitted is None and find_op(op_of(node)).relate is None and not any(nested_graphs(node)):
             uncounted[node.op_type] += 1
         per_node.append(
             NodeCost(

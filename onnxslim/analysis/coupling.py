@@ -21,7 +21,7 @@ from onnxslim.analysis.labels import Labels, Mask, solve
 from onnxslim.model.nesting import nested_graphs, nodes_within
 from onnxslim.ops.binding import BoundSignature, FactorKey
 from onnxslim.ops.relations import Freeze, FreezeCode, Indices, NodeAxes
-from onnxslim.ops.structure import relations_of
+from onnxslim.ops.table import relations_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ def relate(graph: ir.Graph, relations: AxisRelations) -> dict[ir.Node, tuple[Bou
             relations.freeze_value(value, Freeze(FreezeCode.CAPTURED, node))
         found, related = relations_of(NodeAxes(node, relations.shape))
         factors = relations.add(node, related)
-        if found is not None and not found.signature.kind:
+        if found is not None:
             fitted[node] = (found, factors)
     return fitted
 

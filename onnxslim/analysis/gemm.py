@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, overwrite, take_over
 from onnxslim.model.nesting import main_graphs
-from onnxslim.ops.binding import attribute, op_of
+from onnxslim.ops.parameters import attribute, op_of
 
 GEMM = ("", "Gemm")
 OPTIONAL_SUMMAND_OPSET = 11

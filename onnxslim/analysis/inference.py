@@ -11,11 +11,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.model.constants import as_tensor
-from onnxslim.ops.control_flow import CONTROL, call_function
-from onnxslim.ops.creation import of_tensor
-from onnxslim.ops.fact import INTEGERS, NOTHING, Element, Fact, NodeFacts, Unknowable
+from onnxslim.ops.fact import INTEGERS, NOTHING, Element, Fact, NodeFacts, Unknowable, of_tensor
 from onnxslim.ops.fallback import ask_onnx
-from onnxslim.ops.shape_rules import rule_of
+from onnxslim.ops.families.control_flow import CONTROL, call_function
 from onnxslim.ops.symbols import (
     LONGEST,
     Expression,
@@ -28,6 +26,7 @@ from onnxslim.ops.symbols import (
     unknown_element,
     unknown_size,
 )
+from onnxslim.ops.table import find_op
 
 CONSTANTS: dict[ir.DataType | None, Any] = {
     ir.DataType.INT64: np.int64,
@@ -125,7 +124,7 @@ class Inference:
                 return CONTROL[node.domain, node.op_type](self, site)
             if self.model.functions and node.op_identifier() in self.model.functions:
                 return call_function(self, site)
-            rule = rule_of(node.domain, node.op_type)
+            rule = find_op((node.domain, node.op_type)).infer
             if rule is not None:
                 return rule(site)
         except (Unknowable, TooLong):

@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, overwrite
-from onnxslim.ops.binding import BoundSignature, attribute, bind
+from onnxslim.ops.binding import BoundSignature, bind
+from onnxslim.ops.parameters import attribute
 from onnxslim.ops.signatures import Operand
 
 Array = npt.NDArray[np.float64]
@@ -104,12 +105,7 @@ class Contraction:
     def regular(self) -> bool:
         """Whether each output is a sum over channels, and over a window of the data where there is one: not where the
         weight is several, one behind the other."""
-        outputs = {
-            factor
-            for operand in self.fitted.signature.outputs
-            for dimension in operand.dimensions
-            for factor in dimension.factors
-        }
+        outputs = self.fitted.signature.reaching
         windows = [letter for letter in self.letters if letter not in self.over and letter not in self.result]
         several = any(letter[0] in outputs or letter.isdigit() for letter in windows)
         return not self.transposed and bool(self.result) and not several
@@ -207,8 +203,7 @@ def bias_place(contraction: Contraction) -> tuple[ir.Node, int] | None:
     if len(uses) != 1 or output.is_graph_output() or not contraction.result:
         return None
     reader = uses[0].node
-    found = bind(reader)
-    if found is None or found.signature.kind != "broadcast" or (reader.domain, reader.op_type) not in _ADDITIONS:
+    if (reader.domain, reader.op_type) not in _ADDITIONS:
         return None
     other = reader.inputs[1 - uses[0].idx]
     held = constant(other)
@@ -286,7 +281,6 @@ def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
         if fitted is None or not fitted.signature.macs:
             continue
         signature = fitted.signature
-        reaching = {letter for operand in signature.outputs for letter in _letters(operand)}
         present = [
             (at, operand, value)
             for at, (operand, value) in enumerate(zip(signature.inputs, node.inputs, strict=False))
@@ -297,7 +291,7 @@ def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
                 continue
             for at, weight_operand, weight in present:
                 array = weight.const_value if weight.is_initializer() and not weight.is_graph_input() else None
-                summed = _letters(data_operand) & _letters(weight_operand) - reaching
+                summed = _letters(data_operand) & _letters(weight_operand) - signature.channels
                 if array is None or len(array.shape) < 2 or len(summed) != 1 or not array.dtype.is_floating_point():
                     continue
                 assert data.shape is not None
@@ -336,9 +330,8 @@ def _expand(
 
 def _bias(fitted: BoundSignature, weight_letters: set[str]) -> tuple[tuple[str, ...], int | None]:
     """Return the factors and the place of the operand that is added: it has only axes that reach the output."""
-    reaching = {letter for operand in fitted.signature.outputs for letter in _letters(operand)}
     for at, operand in enumerate(fitted.signature.inputs):
-        if operand.ignored or not operand.dimensions or not _letters(operand) <= reaching:
+        if operand.ignored or not operand.dimensions or not _letters(operand) <= fitted.signature.channels:
             continue
         last = operand.dimensions[-1]
         if set(last.factors) <= weight_letters and (len(operand.dimensions) == 1 or operand.broadcasts):

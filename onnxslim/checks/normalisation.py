@@ -21,7 +21,8 @@ from onnxslim.model.constants import constant
 from onnxslim.observe.probe import truncated
 from onnxslim.observe.statistics import ChannelAxis, Observer, Query, Statistic
 from onnxslim.observe.stream import early_order
-from onnxslim.ops.binding import attribute, dimensions, op_of
+from onnxslim.ops.binding import dimensions
+from onnxslim.ops.parameters import attribute, op_of
 from onnxslim.runtime.session import Session
 
 Floats = npt.NDArray[np.float64]

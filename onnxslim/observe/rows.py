@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import Contraction
 from onnxslim.observe.finite import check_finite
-from onnxslim.ops.binding import attribute
+from onnxslim.ops.parameters import attribute
 from onnxslim.ops.relations import Indices
 
 Rows = npt.NDArray[np.float32]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from onnxslim.ops.symbols import Expression, Size, atom_of, call, exact_quotient, expression, parse, terms_of
 
@@ -206,6 +206,20 @@ def broadcast(*sizes: Size) -> Size:
     if fixed:
         return min(fixed, key=lambda size: (len(str(size)), str(size)))
     return atom_of(f"broadcast({', '.join(sorted(parts))})")
+
+
+def broadcast_shapes(shapes: Sequence[tuple[Size, ...]]) -> tuple[Size, ...]:
+    """Return the shape that shapes broadcast to, aligned at the right (ONNX, Broadcasting)."""
+    first = shapes[0]
+    if len(shapes) == 1 or (len(shapes) == 2 and (first == shapes[1] or not shapes[1])):
+        return first
+    rank = max(map(len, shapes))
+    result: list[Size] = []
+    for place in range(-rank, 0):
+        sizes = [shape[place] for shape in shapes if -place <= len(shape)]
+        one = sizes[0]
+        result.append(one if all(size == one for size in sizes) else broadcast(*sizes))
+    return tuple(result)
 
 
 def _is_cut(size: Size, whole: Size) -> bool:

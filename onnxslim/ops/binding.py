@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
-import onnx
 import onnx_ir as ir
 
+from onnxslim.ops.arithmetic import broadcast
 from onnxslim.ops.einsum import EINSUM, einsum_row
-from onnxslim.ops.signatures import Operand, OpName, Signature, signatures
+from onnxslim.ops.parameters import attribute, op_of
+from onnxslim.ops.signatures import Operand, Signature, signatures
+from onnxslim.ops.symbols import Size, exact_quotient, product
 
-Attribute = int | float | str | Sequence[int]
 FactorKey = tuple[str, int]
 """(factor, place): the letter and, within an ellipsis, the place from the right; 0 for a factor that is one axis."""
 Dimensions = tuple[int | None, ...]
 """A shape, None for each dimension that is symbolic."""
 ShapeOf = Callable[[ir.Value], Dimensions | None]
 """Says the shape of a value; None where not even the rank is known."""
+SizesOf = Callable[[ir.Value], Sequence[Size | None] | None]
+"""The same, where sizes may be formulas."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +52,14 @@ class BoundSignature:
         return sum(math.prod(self.size(factor) for factor in term) for term in self.signature.macs)
 
 
-def op_of(node: ir.Node) -> OpName:
-    """Return (domain, op type), with ``ai.onnx`` as the empty domain."""
-    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
-
-
 def dimensions(value: ir.Value) -> Dimensions | None:
     """Return the shape of `value`, None for each symbolic dimension; None where not even the rank is known."""
     shape: ir.ShapeProtocol | None = value.shape
     if shape is None and value.const_value is not None:
         shape = value.const_value.shape
-    return None if shape is None else tuple(_length(size) for size in shape)
+    if shape is None:
+        return None
+    return tuple(size if type(size) is int and size >= 0 else _length(size) for size in shape)
 
 
 def _length(size: int | ir.SymbolicDimProtocol) -> int | None:
@@ -69,50 +69,28 @@ def _length(size: int | ir.SymbolicDimProtocol) -> int | None:
     return int(size.value) if size.value is not None and size.value.isdecimal() else None
 
 
-def attribute(node: ir.Node, name: str) -> Attribute | None:
-    """Return an attribute of `node`, its default where ONNX declares one, None where there is neither."""
-    held = node.attributes.get(name)
-    if held is not None:
-        return held.value if isinstance(held.value, (int, float, str)) else tuple(held.value)
-    return _default(op_of(node), name)
-
-
-@functools.cache
-def _default(op: OpName, name: str) -> Attribute | None:
-    domain, op_type = op
-    if not onnx.defs.has(op_type, domain=domain):
-        return None
-    declared = onnx.defs.get_schema(op_type, domain=domain).attributes.get(name)
-    if declared is None or declared.default_value.type == onnx.AttributeProto.UNDEFINED:
-        return None
-    value = onnx.helper.get_attribute_value(declared.default_value)
-    if isinstance(value, bytes):
-        return value.decode()
-    return value if isinstance(value, (int, float, str)) else tuple(value)
-
-
-def bind(node: ir.Node, shape_of: ShapeOf = dimensions) -> BoundSignature | None:
-    """Return the first row of the table that holds for `node`, or None.
+def bind(node: ir.Node, shape_of: SizesOf = dimensions) -> BoundSignature | None:
+    """Return the first row of the table that holds for `node`, or None; ops of a kind have no row.
 
     A row holds where the attributes have the values that it names, no operand is left over, and every rank fits.
 
     Args:
         node: The node.
-        look: Says the shapes of its values; by itself, what is written in the model.
+        shape_of: Says the shapes of its values; by itself, what is written in the model. The sizes of factors are
+            formulas where those of shapes are.
     """
     for signature in signatures().get(op_of(node), ()):
+        row: Signature | None = signature
         if signature.kind == EINSUM:
             row = einsum_row(signature.op, attribute(node, "equation"), len(node.inputs))
-            if row is not None and _holds(node, row, shape_of):
-                return BoundSignature(node, row, _sizes(node, row, shape_of))
         elif signature.kind:
-            return BoundSignature(node, signature, {})
-        elif _holds(node, signature, shape_of):
-            return BoundSignature(node, signature, _sizes(node, signature, shape_of))
+            return None
+        if row is not None and _holds(node, row, shape_of):
+            return BoundSignature(node, row, cast(dict[FactorKey, int], _sizes(node, row, shape_of)))
     return None
 
 
-def _holds(node: ir.Node, signature: Signature, shape_of: ShapeOf) -> bool:
+def _holds(node: ir.Node, signature: Signature, shape_of: SizesOf) -> bool:
     for name, wanted in signature.where:
         got = attribute(node, name)
         if name == "axis" and isinstance(got, int) and node.inputs and node.inputs[0] is not None:
@@ -123,52 +101,54 @@ def _holds(node: ir.Node, signature: Signature, shape_of: ShapeOf) -> bool:
         if (got or 0) != wanted:
             return False
     for side, values in ((signature.inputs, node.inputs), (signature.outputs, node.outputs)):
-        for position, held in enumerate(values):
-            if held is None or (side is signature.outputs and not held.name):
+        for position, value in enumerate(values):
+            if value is None or (side is signature.outputs and not value.name):
                 continue
-            shape = shape_of(held)
             if position >= len(side) or side[position].absent:
                 return False
+            shape = shape_of(value)
             if shape is not None and not side[position].fits(len(shape)):
                 return False
     return True
 
 
-def _sizes(node: ir.Node, signature: Signature, shape_of: ShapeOf) -> dict[FactorKey, int]:
-    sizes: dict[FactorKey, int] = {}
-    products: list[tuple[tuple[FactorKey, ...], int]] = []
+def _sizes(node: ir.Node, signature: Signature, shape_of: SizesOf) -> dict[FactorKey, Size]:
+    sizes: dict[FactorKey, Size] = {}
+    products: list[tuple[tuple[FactorKey, ...], Size]] = []
     for name, factors in signature.binds:
-        value = attribute(node, name)
-        if isinstance(value, int) and value > 0:
+        length = attribute(node, name)
+        if isinstance(length, int) and length > 0:
             if len(factors) == 1:
-                sizes[factors[0], 0] = value
+                sizes[factors[0], 0] = length
             else:
-                products.append((tuple((factor, 0) for factor in factors), value))
-    fitted = BoundSignature(node, signature, {})
-    for operand, held in fitted.operands():
-        shape = shape_of(held)
-        if shape is None or operand.ignored:
+                products.append((tuple((factor, 0) for factor in factors), length))
+    for operand, value in BoundSignature(node, signature, {}).operands():
+        shape = None if operand.ignored else shape_of(value)
+        if shape is None:
             continue
         for (dimension, place), size in zip(operand.axes(len(shape)), shape, strict=True):
-            if size is None:
+            if size is None or (size == 1 and operand.broadcasts):
                 continue
             keys = tuple((factor, place) for factor in dimension.factors)
+            known = sizes.get(keys[0])
             if len(keys) > 1:
                 products.append((keys, size))
-            elif operand.broadcasts:
-                sizes.setdefault(keys[0], size)
+            elif known is None:
+                sizes[keys[0]] = size
             elif dimension.ellipsis:
-                sizes[keys[0]] = max(size, sizes.get(keys[0], 1))
-            else:
+                sizes[keys[0]] = max(known, size) if type(known) is type(size) is int else broadcast(known, size)
+            elif isinstance(size, int) and not operand.broadcasts:
                 sizes[keys[0]] = size
     before = -1
-    while before != len(sizes):
+    while products and before != len(sizes):
         before = len(sizes)
         for keys, size in products:
             unknown = [key for key in keys if key not in sizes and not key[0].isdigit()]
-            known = math.prod(int(key[0]) if key[0].isdigit() else sizes[key] for key in keys if key not in unknown)
-            if len(unknown) == 1 and known and size % known == 0:
-                sizes[unknown[0]] = size // known
+            if len(unknown) == 1:
+                rest = product([sizes[key] if key in sizes else int(key[0]) for key in keys if key not in unknown])
+                quotient = exact_quotient(size, rest) if rest != 0 else None
+                if quotient is not None:
+                    sizes[unknown[0]] = quotient
     return sizes
 
 
@@ -182,19 +162,13 @@ def output_channel_axis(node: ir.Node, input_index: int) -> int | None:
         with what is summed over on one axis (ConvTranspose of several groups).
     """
     fitted = bind(node)
-    if fitted is None or fitted.signature.kind or input_index >= len(fitted.signature.inputs):
+    if fitted is None or input_index >= len(fitted.signature.inputs):
         return None
     value = node.inputs[input_index] if input_index < len(node.inputs) else None
     shape = None if value is None else dimensions(value)
     if shape is None:
         return None
-    reaching = {
-        factor
-        for operand in fitted.signature.outputs
-        for dimension in operand.dimensions
-        for factor in dimension.factors
-        if not dimension.ellipsis
-    }
+    reaching = fitted.signature.channels
     needed: set[str] = set()
     found: dict[int, set[str]] = {}
     for axis, (dimension, _) in enumerate(fitted.signature.inputs[input_index].axes(len(shape))):

@@ -13,7 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.model.constants import static_bytes
+from onnxslim.model.constants import as_tensor, static_bytes
+from onnxslim.ops.binding import bind, dimensions
+from onnxslim.ops.fact import Fact, NodeFacts, Unknowable, of_tensor
+from onnxslim.ops.parameters import op_of, opset_of
+from onnxslim.ops.table import find_op
 
 PART_BYTES = 1 << 30
 """What all values of a part that is evaluated at once may take together."""
@@ -23,20 +27,6 @@ LOOKED_BYTES = 16 << 20
 
 MOST_MACS = 10**10
 """Multiply-accumulates of a node that is evaluated: a second or so."""
-
-CONTRACTIONS = frozenset(
-    {
-        "Conv",
-        "ConvInteger",
-        "ConvTranspose",
-        "Einsum",
-        "Gemm",
-        "MatMul",
-        "MatMulInteger",
-        "QLinearConv",
-        "QLinearMatMul",
-    }
-)
 
 BY_VALUES = frozenset(
     {"Compress", "ConstantOfShape", "Expand", "EyeLike", "NonZero", "OneHot", "Pad", "Range", "Resize", "Tile"}
@@ -52,16 +42,11 @@ def known_bytes(nodes: Sequence[ir.Node]) -> int:
 
 
 def known_macs(node: ir.Node) -> int:
-    """Return about how many multiply-accumulates a node takes, 0 where it has none or shapes are not known.
-
-    A product of matrices of M x K and K x N takes M K N, the root of the product of the sizes of the three matrices.
-    """
-    if node.domain or node.op_type not in CONTRACTIONS or len(node.inputs) < 2:
-        return 0
-    values = (*node.inputs[:2], node.outputs[0])
-    bits = [(value, value.dtype.bitwidth if value.dtype else 0) for value in values if value is not None]
-    sizes = [(static_bytes(value) or 0) * 8 // width for value, width in bits if width]
-    return math.isqrt(math.prod(sizes)) if len(sizes) == 3 else 0
+    """Return the multiply-accumulates of a node, 0 where it has none or shapes are not known."""
+    bound = bind(node)
+    shapes = [dimensions(value) for value in (*node.inputs, *node.outputs) if value is not None and value.name]
+    known = not any(shape is None or None in shape for shape in shapes)
+    return bound.macs() if bound is not None and known else 0
 
 
 def must_be_looked_at(nodes: Sequence[ir.Node]) -> bool:
@@ -81,7 +66,7 @@ def most_bytes(node: ir.Node, inputs: Sequence[Array | None]) -> float:
     if any(array.dtype.kind in "OSU" for array in given):
         width = sum(_width(array) for array in given)
     try:
-        return max(_elements(node.op_type, given), 0.0) * width
+        return max(_elements(node, inputs, given), 0.0) * width
     except (ValueError, IndexError, ZeroDivisionError, OverflowError):
         return math.inf
 
@@ -93,36 +78,21 @@ def _width(array: Array) -> int:
     return array.dtype.itemsize
 
 
-def _elements(op_type: str, given: Sequence[Array]) -> float:
-    match op_type:
-        case "ConstantOfShape":
-            return _product(given[0])
-        case "Expand":
-            return math.prod(map(float, np.broadcast_shapes(given[0].shape, tuple(map(int, given[1])))))
-        case "Tile":
-            return given[0].size * _product(given[1])
-        case "Range":
-            start, limit, delta = (float(array.reshape(-1)[0]) for array in given)
-            return math.ceil((limit - start) / delta)
-        case "OneHot":
-            return given[0].size * float(given[1].reshape(-1)[0])
-        case "NonZero":
-            return float(given[0].size * max(1, given[0].ndim))
-        case "Pad" | "Resize" | "Upsample":
-            return _padded_or_scaled(op_type, given)
+def _elements(node: ir.Node, inputs: Sequence[Array | None], given: Sequence[Array]) -> float:
+    op = find_op(op_of(node))
+    if op.largest is not None:
+        return op.largest(given)
+    if op.infer is not None and node.op_type in BY_VALUES:
+        facts = [None if array is None else of_tensor(as_tensor(array)) for array in inputs]
+        try:
+            found = op.infer(NodeFacts(node, facts, opset_of(node)))
+        except Unknowable:
+            return math.inf
+        fact = found if isinstance(found, Fact) else found[0]
+        if fact.shape is None or not all(isinstance(size, int) for size in fact.shape):
+            return math.inf
+        return math.prod(float(size) for size in fact.shape if isinstance(size, int))
     try:
         return float(math.prod(np.broadcast_shapes(*(array.shape for array in given))))
     except ValueError:
         return math.prod(float(max(1, array.size)) for array in given)
-
-
-def _padded_or_scaled(op_type: str, given: Sequence[Array]) -> float:
-    shape, told = given[0].shape, given[-1].reshape(-1) if op_type != "Pad" else given[1].reshape(-1)
-    if op_type == "Pad":
-        pads = np.maximum(told.astype(np.float64), 0)
-        return math.prod(float(size) + 2 * float(pads.max(initial=0)) for size in shape)
-    return _product(told) if told.dtype.kind == "i" else given[0].size * _product(told)
-
-
-def _product(array: Array) -> float:
-    return math.prod(map(float, array.reshape(-1).tolist()))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.ops.symbols import Expression, Size, unknown_element, unknown_size
@@ -69,19 +72,6 @@ class NodeFacts:
             raise Unknowable
         return fact.shape
 
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """Return an attribute, or `default` where the node has none.
-
-        Raises:
-            Unknowable: It is a parameter of the local function that the node is in.
-        """
-        held = self.node.attributes.get(name)
-        if held is None:
-            return default
-        if held.is_ref():
-            raise Unknowable
-        return held.value
-
     def elements(self, index: int) -> tuple[Element, ...] | None:
         """Return the elements of a small input; integers that nothing is known of are unknown, but the same each time.
 
@@ -108,25 +98,6 @@ class NodeFacts:
             raise Unknowable
         return found  # type: ignore[return-value]  # checked one line up
 
-    def integers(self, name: str, index: int) -> tuple[int, ...] | None:
-        """Return integers that are an attribute in older operator sets and the input `index` in newer ones.
-
-        Returns:
-            None where there are none.
-
-        Raises:
-            Unknowable: They are computed when the model runs.
-        """
-        held = self.attribute(name)
-        if held is not None:
-            return (held,) if isinstance(held, int) else tuple(held)
-        if not self.has(index):
-            return None
-        found = self.fact(index).elements
-        if found is None or not all(isinstance(each, int) for each in found):
-            raise Unknowable
-        return found  # type: ignore[return-value]  # checked one line up
-
     def unknown(self, axis: int, output: int = 0) -> Expression:
         """Return the size of an axis of an output, of which nothing is known."""
         return unknown_size(self.scope + (self.node.outputs[output].name or ""), axis)
@@ -148,6 +119,32 @@ INTEGERS = frozenset(
         ir.DataType.UINT8,
     }
 )
+
+
+EXACT_FLOATS = 1 << 24
+"""Whole floats up to here are exact in float32."""
+
+
+def of_tensor(tensor: ir.TensorProtocol | None) -> Fact:
+    """Return what is known of a constant."""
+    if tensor is None:
+        return Fact()
+    sizes = tuple(int(each) for each in tensor.shape)  # type: ignore[arg-type]  # tensors have no symbolic sizes
+    elements = None
+    if len(sizes) < 2 and math.prod(sizes) <= MOST_ELEMENTS and tensor.dtype in READ:
+        elements = elements_of(tensor.numpy())
+    return Fact(tensor.dtype, sizes, elements)
+
+
+READ = INTEGERS | {ir.DataType.BOOL, ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16}
+
+
+def elements_of(array: npt.NDArray[np.generic]) -> tuple[Element, ...]:
+    """Return the elements of an array; whole floats and booleans are ints."""
+    items = array.ravel().tolist()
+    if array.dtype.kind != "f":
+        return tuple(int(item) for item in items)
+    return tuple(int(x) if abs(x) <= EXACT_FLOATS and x == int(x) else x if math.isfinite(x) else None for x in items)
 
 
 def axis_of(axis: int, rank: int) -> int:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from onnxslim.ops.signatures import OpName
-from onnxslim.ops.traits import Trait, has, kind_of
+from onnxslim.ops.traits import Trait, has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,6 @@ def carried_inputs(node: ir.Node) -> Collection[int]:
 
 def moved_inputs(node: ir.Node) -> Collection[int]:
     """Return the inputs that the elements of the results are elements of; none where the node computes new ones."""
-    if kind_of(node) == "concat":
+    if has(node, Trait.JOINING):
         return range(len(node.inputs))
     return (0,) if has(node, Trait.MOVEMENT) else ()

@@ -1,107 +1,150 @@
-"""What ops are told besides their data: lengths, places and axes, as attributes in old ops and as inputs in newer."""
+"""The parameters of an op: attributes with the defaults of their operator set, and inputs that are no data."""
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import onnx
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant
-from onnxslim.ops.binding import attribute, bind, dimensions
+from onnxslim.ops.fact import Element, Unknowable, elements_of
+from onnxslim.ops.signatures import OpName
+
+Attribute = int | float | str | Sequence[int]
 
 
-def numbers(node: ir.Node, name: str, index: int) -> list[int] | None:
+class NodeReader(Protocol):
+    """A node whose parameters are read; of an input, what is known before the model runs."""
+
+    @property
+    def node(self) -> ir.Node:
+        """The node."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """The operator set of the node's domain."""
+        ...
+
+    def has(self, index: int) -> bool:
+        """Whether the node has this input."""
+        ...
+
+    def elements(self, index: int) -> tuple[Element, ...] | None:
+        """Return the elements of an input, None for each that is not known; None where not even their number is."""
+        ...
+
+
+def read(site: NodeReader, name: str, default: Any = None) -> Any:
+    """Return an attribute of a node, or what its operator set takes for it, or `default`.
+
+    Raises:
+        Unknowable: It is a parameter of the local function that the node is in.
+    """
+    held = site.node.attributes.get(name)
+    if held is None:
+        return schema_default(op_of(site.node), name, site.version) if default is None else default
+    if held.is_ref():
+        raise Unknowable
+    return held.value
+
+
+def entries(site: NodeReader, name: str, index: int) -> tuple[Element, ...] | None:
+    """Return numbers that are an attribute in older operator sets and the input `index` in newer ones.
+
+    Returns:
+        None for each that is not known; None where there are none, or not even their number is known.
+
+    Raises:
+        Unknowable: The attribute is a parameter of the local function that the node is in.
+    """
+    if name in site.node.attributes:
+        held = read(site, name)
+        return (held,) if isinstance(held, (int, float)) else tuple(held)
+    return site.elements(index) if site.has(index) else None
+
+
+def integers(site: NodeReader, name: str, index: int) -> tuple[int, ...] | None:
     """Return integers that are an attribute in older operator sets and the input `index` in newer ones.
 
     Returns:
-        The integers; None where there are none, or where they are computed when the model runs.
+        None where there are none.
+
+    Raises:
+        Unknowable: They are computed when the model runs.
     """
-    if name in node.attributes:
-        value = attribute(node, name)
-        return None if value is None else [int(each) for each in np.ravel(value)]
-    array = constant(node.inputs[index]) if index < len(node.inputs) else None
-    return None if array is None else [int(each) for each in array.ravel()]
-
-
-def computed(node: ir.Node, index: int) -> bool:
-    """Whether the input `index` is there and is computed when the model runs."""
-    return index < len(node.inputs) and node.inputs[index] is not None and constant(node.inputs[index]) is None
-
-
-def slices(node: ir.Node, rank: int) -> dict[int, tuple[int, int, int]] | None:
-    """Return {axis: (start, end, step)} of a Slice, as written; None where it is computed when the model runs."""
-    starts, ends = numbers(node, "starts", 1), numbers(node, "ends", 2)
-    if starts is None or ends is None or computed(node, 3) or computed(node, 4):
+    found = entries(site, name, index)
+    if found is None and not site.has(index):
         return None
-    axes = numbers(node, "axes", 3) or list(range(len(starts)))
-    steps = numbers(node, "steps", 4) or [1] * len(starts)
-    return {axis % rank: each for axis, *each in zip(axes, starts, ends, steps, strict=True)}  # type: ignore[misc]
+    if found is None or not all(isinstance(element, int) for element in found):
+        raise Unknowable
+    return found  # type: ignore[return-value]  # checked one line up
 
 
-def sliced(size: int, start: int, end: int, step: int) -> npt.NDArray[np.int64]:
-    """Return the places that a Slice takes of an axis of this size; its numbers are clamped, not wrapped twice."""
-    if step > 0:
-        return np.arange(size)[slice(start, end, step)]
-    # Backwards, a negative end counts from the right, and anything below that means: through to the first.
-    first = min(start + size if start < 0 else start, size - 1)
-    last = -1 if end < -size else end + size if end < 0 else min(end, size - 1)
-    return np.arange(first, last, step)
+def attribute(node: ir.Node, name: str) -> Attribute | None:
+    """Return an attribute of `node`, the default of its operator set, None where there is neither."""
+    held = node.attributes.get(name)
+    if held is not None:
+        return held.value if isinstance(held.value, (int, float, str)) else tuple(held.value)
+    return schema_default(op_of(node), name, opset_of(node))
 
 
-def padding(node: ir.Node, rank: int) -> list[tuple[int, int]] | None:
-    """Return (before, after) for each axis of a Pad; None where it is computed when the model runs."""
-    pads = numbers(node, "pads", 1)
-    if pads is None or computed(node, 3):
+def op_of(node: ir.Node) -> OpName:
+    """Return (domain, op type), with ``ai.onnx`` as the empty domain."""
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+
+
+def opset_of(node: ir.Node) -> int:
+    """Return the operator set of a node's domain; the newest where its graph does not say."""
+    domain = op_of(node)[0]
+    found = node.graph.opset_imports.get(domain) if node.graph is not None else None
+    return found or (1 if domain else onnx.defs.onnx_opset_version())
+
+
+def find_schema(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | None:
+    """Return the schema of an op at an opset, or None where there is none."""
+    try:
+        return onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:
         return None
-    axes = [axis % rank for axis in numbers(node, "axes", 3) or range(rank)]
-    result = [(0, 0)] * rank
-    for at, axis in enumerate(axes):
-        result[axis] = (pads[at], pads[at + len(axes)])
-    return result
 
 
-def scales(node: ir.Node, rank: int) -> list[float]:
-    """Return the scales of a Resize or Upsample for each axis, 0 where they are not known."""
-    result = [0.0] * rank
-    held = attribute(node, "scales")
-    # Upsample and the first Resize: (x, scales); later (x, region of interest, scales, sizes).
-    index = 2 if len(node.inputs) > 2 else 1
-    array = np.asarray(held) if held is not None else constant(node.inputs[index]) if index < len(node.inputs) else None
-    if array is not None and array.size:
-        axes = numbers(node, "axes", len(node.inputs)) or list(range(rank))
-        for axis, scale in zip(axes, array.ravel(), strict=False):
-            result[axis] = float(scale)
-    return result
-
-
-def reduced(node: ir.Node, rank: int) -> set[int] | None:
-    """Return the axes that a reduction sums over; None where they are computed when the model runs."""
-    axis = attribute(node, "axis")
-    if isinstance(axis, int):
-        return {axis % rank}
-    axes = numbers(node, "axes", 1)
-    if axes is None and computed(node, 1):
+@functools.cache
+def schema_default(op: OpName, name: str, opset: int) -> Attribute | None:
+    """Return the default that the schema of an op gives to an attribute, or None."""
+    schema = find_schema(*op, opset)
+    declared = schema.attributes.get(name) if schema is not None else None
+    if declared is None or declared.default_value.type == onnx.AttributeProto.UNDEFINED:
         return None
-    if not axes:
-        return set() if attribute(node, "noop_with_empty_axes") else set(range(rank))
-    return {each % rank for each in axes}
+    value = onnx.helper.get_attribute_value(declared.default_value)
+    if isinstance(value, bytes):
+        return value.decode()
+    return value if isinstance(value, (int, float, str)) else tuple(value)
 
 
-def pieces(value: ir.Value | None) -> list[int | None] | None:
-    """Return what is known of the elements of a vector of integers that is computed out of constants and others.
+def known_elements(value: ir.Value | None) -> tuple[Element, ...] | None:
+    """Return what is known of the elements of a vector of numbers that is computed out of constants and others.
 
     Returns:
         None for each element that is not known; None where not even their number is.
     """
     array = constant(value)
     if array is not None:
-        return [int(each) for each in array.ravel()]
+        return elements_of(array) if array.dtype.kind in "iufb" else (None,) * array.size
     if value is None:
         return None
     node = value.producer()
-    fitted = None if node is None else bind(node)
-    if node is not None and fitted is not None and fitted.signature.kind == "concat":
-        parts = [pieces(each) for each in node.inputs]
-        return None if None in parts else [each for part in parts for each in part or ()]
-    shape = dimensions(value)
-    return None if shape is None or len(shape) != 1 or shape[0] is None else [None] * shape[0]
+    if node is not None and op_of(node) == ("", "Concat"):
+        parts = [known_elements(part) for part in node.inputs]
+        return None if None in parts else tuple(element for part in parts for element in part or ())
+    size = value.shape[0] if value.shape is not None and len(value.shape) == 1 else None
+    return (None,) * size if isinstance(size, int) and size >= 0 else None
+
+
+def describe(node: ir.Node) -> str:
+    """Return what messages call the node: its op and its name, or that of its first output."""
+    name = node.name or next((value.name for value in node.outputs if value.name), None)
+    return f"{node.op_type} {name}"

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.ops.binding import Dimensions, ShapeOf, dimensions
+from onnxslim.ops.fact import Element, Unknowable
+from onnxslim.ops.parameters import describe, known_elements, opset_of
 
 Indices = npt.NDArray[np.int64]
 
@@ -35,38 +37,38 @@ class Factor(NamedTuple):
 AnyAxis = Union[Axis, Factor]  # noqa: UP007  # evaluated, on Python 3.10 too
 
 
-class FreezeCode(str, enum.Enum):
-    """Why an axis, or some of its indices, must stay as they are."""
+class FreezeCode(enum.Enum):
+    """Why an axis must stay as it is; the value says so in words, with the node, and a detail, put in."""
 
-    UNKNOWN_SHAPE = "unknown-shape"
-    UNKNOWN_SIZE = "unknown-size"
-    NO_COMMON_FACTORS = "no-common-factors"
-    NO_SIGNATURE = "no-signature"
-    UNFOLLOWED = "unfollowed"
-    GRAPH_INPUT = "graph-input"
-    GRAPH_OUTPUT = "graph-output"
-    CAPTURED = "captured"
-    COMPUTED_SHAPE = "computed-shape"
-    COMPUTED_SIZES = "computed-sizes"
-    COMPUTED_AXES = "computed-axes"
-    COMPUTED_AXIS = "computed-axis"
-    COMPUTED_REPEATS = "computed-repeats"
-    COMPUTED_PLACES = "computed-places"
-    LOOKED_UP = "looked-up"
-    SCATTERED = "scattered"
-    PADDED = "padded"
-    ORDERED = "ordered"
-    BLOCKS = "blocks"
-    ANSWERED = "answered"
-    SIZE_READ = "size-read"
-    PLACES_IN_SHAPE = "places-in-shape"
-    SETTINGS = "settings"
-    RESIZED = "resized"
-    REPEATED = "repeated"
-    FIXED_FACTOR = "fixed-factor"
-    READ_AS_WHOLE = "read-as-whole"
-    SINGLE = "single"
-    CUT_ACROSS = "cut-across"
+    UNKNOWN_SHAPE = "{node}: a shape is not known before the model runs"
+    UNKNOWN_SIZE = "{node}: a size is not known before the model runs"
+    NO_COMMON_FACTORS = "{node}: axes of {detail}"
+    NO_SIGNATURE = "{node} has no axis signature that fits"
+    UNFOLLOWED = "{node}: {detail}"
+    GRAPH_INPUT = "graph input {detail}"
+    GRAPH_OUTPUT = "graph output {detail}"
+    CAPTURED = "the nested graph of {node} reads it"
+    COMPUTED_SHAPE = "{node}: its shape is computed when the model runs"
+    COMPUTED_SIZES = "{node}: its sizes are computed when the model runs"
+    COMPUTED_AXES = "{node}: its axes are computed when the model runs"
+    COMPUTED_AXIS = "{node}: its axis is computed when the model runs"
+    COMPUTED_REPEATS = "{node}: its repeats are computed when the model runs"
+    COMPUTED_PLACES = "{node} takes places that are computed when the model runs"
+    LOOKED_UP = "{node} looks places up in it"
+    SCATTERED = "{node} puts places into it"
+    PADDED = "{node} pads it, and not with a constant number of constants"
+    ORDERED = "{node}: places along it have an order"
+    BLOCKS = "{node} scales blocks"
+    ANSWERED = "{node} answers with places in it"
+    SIZE_READ = "{node}: its size is read when the model runs"
+    PLACES_IN_SHAPE = "{node}: places in a shape"
+    SETTINGS = "{node} reads it as places or lengths"
+    RESIZED = "{node} resizes it"
+    REPEATED = "{node} repeats so often"
+    FIXED_FACTOR = "{node}: no channels, but places or gates"
+    READ_AS_WHOLE = "{node} reads it as a whole"
+    SINGLE = "an axis of size 1"
+    CUT_ACROSS = "a Concat, Split or reshape cuts across the factors of this axis"
 
 
 INHERENT = frozenset(
@@ -81,39 +83,6 @@ INHERENT = frozenset(
     }
 )
 """Codes of axes that could be cut in no model: a window, a number of gates, a place in a shape."""
-
-TEXTS = {
-    FreezeCode.UNKNOWN_SHAPE: "{node}: a shape is not known before the model runs",
-    FreezeCode.UNKNOWN_SIZE: "{node}: a size is not known before the model runs",
-    FreezeCode.NO_COMMON_FACTORS: "{node}: axes of {detail}",
-    FreezeCode.NO_SIGNATURE: "{node} has no axis signature that fits",
-    FreezeCode.UNFOLLOWED: "{node}: {detail}",
-    FreezeCode.GRAPH_INPUT: "graph input {detail}",
-    FreezeCode.GRAPH_OUTPUT: "graph output {detail}",
-    FreezeCode.CAPTURED: "the nested graph of {node} reads it",
-    FreezeCode.COMPUTED_SHAPE: "{node}: its shape is computed when the model runs",
-    FreezeCode.COMPUTED_SIZES: "{node}: its sizes are computed when the model runs",
-    FreezeCode.COMPUTED_AXES: "{node}: its axes are computed when the model runs",
-    FreezeCode.COMPUTED_AXIS: "{node}: its axis is computed when the model runs",
-    FreezeCode.COMPUTED_REPEATS: "{node}: its repeats are computed when the model runs",
-    FreezeCode.COMPUTED_PLACES: "{node} takes places that are computed when the model runs",
-    FreezeCode.LOOKED_UP: "{node} looks places up in it",
-    FreezeCode.SCATTERED: "{node} puts places into it",
-    FreezeCode.PADDED: "{node} pads it, and not with a constant number of constants",
-    FreezeCode.ORDERED: "{node}: places along it have an order",
-    FreezeCode.BLOCKS: "{node} scales blocks",
-    FreezeCode.ANSWERED: "{node} answers with places in it",
-    FreezeCode.SIZE_READ: "{node}: its size is read when the model runs",
-    FreezeCode.PLACES_IN_SHAPE: "{node}: places in a shape",
-    FreezeCode.SETTINGS: "{node} reads it as places or lengths",
-    FreezeCode.RESIZED: "{node} resizes it",
-    FreezeCode.REPEATED: "{node} repeats so often",
-    FreezeCode.FIXED_FACTOR: "{node}: no channels, but places or gates",
-    FreezeCode.READ_AS_WHOLE: "{node} reads it as a whole",
-    FreezeCode.SINGLE: "an axis of size 1",
-    FreezeCode.CUT_ACROSS: "a Concat, Split or reshape cuts across the factors of this axis",
-}
-"""What each code says; ``{node}`` is the node, ``{detail}`` a name, or what the signature says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +102,14 @@ class Freeze:
     def reason(self) -> str:
         """The reason in words, with the names of the node or value concerned."""
         node = "" if self.node is None else describe(self.node)
-        return TEXTS[self.code].format(node=node, detail=self.detail)
+        return self.code.value.format(node=node, detail=self.detail)
 
     @property
     def kind(self) -> str:
         """The reason in words that name nothing of this model but the op."""
         node = "" if self.node is None else self.node.op_type
         named = self.code in (FreezeCode.GRAPH_INPUT, FreezeCode.GRAPH_OUTPUT)
-        return TEXTS[self.code].format(node=node, detail="" if named else self.detail).rstrip()
+        return self.code.value.format(node=node, detail="" if named else self.detail).rstrip()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -185,6 +154,13 @@ class Mixes:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class AddsUp:
+    """The op adds up along an axis: places that hold 0 add nothing."""
+
+    axis: Axis
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Frozen:
     """An axis must stay as it is."""
 
@@ -192,11 +168,7 @@ class Frozen:
     why: Freeze
 
 
-Relation = Union[Equal, Factored, SameElements, Pairs, Mixes, Frozen]  # noqa: UP007  # evaluated, on Python 3.10 too
-
-
-class UnknownShape(Exception):
-    """A relation needs a shape that is not known."""
+Relation = Union[Equal, Factored, SameElements, Pairs, Mixes, AddsUp, Frozen]  # noqa: UP007  # evaluated, on Python 3.10 too
 
 
 class NodeAxes:
@@ -213,22 +185,35 @@ class NodeAxes:
         self.node = node
         self.shape_of = shape_of
 
+    @property
+    def version(self) -> int:
+        """The operator set of the node's domain."""
+        return opset_of(self.node)
+
+    def has(self, index: int) -> bool:
+        """Whether the node has this input."""
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def elements(self, index: int) -> tuple[Element, ...] | None:
+        """Return the elements of an input, None for each that is not known; None where not even their number is."""
+        return known_elements(self.node.inputs[index]) if self.has(index) else None
+
     def shape(self, value: ir.Value | None) -> Dimensions:
         """Return the shape of a value.
 
         Raises:
-            UnknownShape: It is missing, or its rank is not known.
+            Unknowable: It is missing, or its rank is not known.
         """
         shape = None if value is None else self.shape_of(value)
         if shape is None:
-            raise UnknownShape
+            raise Unknowable
         return shape
 
     def axes(self, value: ir.Value | None) -> tuple[Axis, ...]:
         """Return the axes of a value.
 
         Raises:
-            UnknownShape: It is missing, or its rank is not known.
+            Unknowable: It is missing, or its rank is not known.
         """
         rank = len(self.shape(value))
         assert value is not None
@@ -238,7 +223,7 @@ class NodeAxes:
         """Return the axes of the first input and of the first output.
 
         Raises:
-            UnknownShape: The rank of one of them is not known.
+            Unknowable: The rank of one of them is not known.
         """
         return self.axes(self.node.inputs[0]), self.axes(self.node.outputs[0])
 
@@ -269,10 +254,4 @@ class NodeAxes:
 
 
 Relate = Callable[[NodeAxes], Iterator[Relation]]
-"""Yields the relations between the axes of a node's operands; raises `UnknownShape` where it needs one."""
-
-
-def describe(node: ir.Node) -> str:
-    """Return what messages call the node: its op and its name, or that of its first output."""
-    name = node.name or next((value.name for value in node.outputs if value.name), None)
-    return f"{node.op_type} {name}"
+"""Yields the relations between the axes of a node's operands; raises `Unknowable` where a shape is missing."""

@@ -80,6 +80,34 @@ class Signature:
     fixed: frozenset[str] = frozenset()
     """Factors that are never cut: those marked ``!``, numbers, and those that stand in one place only."""
 
+    @functools.cached_property
+    def reaching(self) -> frozenset[str]:
+        """Factors of the outputs; the op sums over all others."""
+        return _factors(self.outputs)
+
+    @functools.cached_property
+    def channels(self) -> frozenset[str]:
+        """Factors of the outputs that lie on an axis of their own, not in an ellipsis."""
+        return _factors(self.outputs, ellipsis=False)
+
+    @functools.cached_property
+    def invents_axes(self) -> bool:
+        """Whether an output has a run of axes that no input has: the row does not say how many there are."""
+        known = {axis.factors for operand in self.inputs for axis in operand.dimensions}
+        return any(
+            axis.ellipsis and axis.factors not in known for operand in self.outputs for axis in operand.dimensions
+        )
+
+
+def _factors(operands: Iterable[Operand], ellipsis: bool = True) -> frozenset[str]:
+    return frozenset(
+        factor
+        for operand in operands
+        for dimension in operand.dimensions
+        if ellipsis or not dimension.ellipsis
+        for factor in dimension.factors
+    )
+
 
 _ROW = re.compile(
     r"(?P<op>[\w.]+(?:::\w+)?)(?:<(?P<attributes>[^>]*)>)?\s+(?P<inputs>.*?)\s*->\s*(?P<outputs>[^:]*?)\s*(?::\s*(?P<macs>.*))?$"

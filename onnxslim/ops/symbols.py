@@ -263,6 +263,8 @@ def exact_quotient(dividend: Size, divisor: Size) -> Size | None:
     """Return the size that, times `divisor`, is `dividend`; None where there is no such polynomial."""
     if divisor == 1 or dividend == 0:
         return dividend
+    if isinstance(dividend, int) and isinstance(divisor, int):
+        return dividend // divisor if divisor and dividend % divisor == 0 else None
     leading = next(iter(terms_of(divisor)), None)
     if leading is None:
         return None

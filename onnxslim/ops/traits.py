@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
-from onnxslim.ops.signatures import KIND, OpName, op_name, signatures, table_text
+from onnxslim.ops.signatures import KIND, OpName, op_name, table_text
 
 
 class Trait(enum.Enum):
@@ -22,6 +22,10 @@ class Trait(enum.Enum):
     """Two operands may be swapped."""
     MOVEMENT = "movement"
     """Each element of the results is an element of the first input."""
+    REARRANGEMENT = "rearrangement"
+    """Each element of the first input is one element of the result."""
+    JOINING = "joining"
+    """Each element of the result is an element of an input, whichever."""
     KEEPS_ZERO = "keeps zero"
     """Zeros as first input make zeros, whatever the other inputs are."""
     KEEPS_CONSTANT = "keeps constant"
@@ -93,14 +97,3 @@ def _declared() -> Mapping[str, frozenset[OpName]]:
 def has(node: Operation, trait: Trait) -> bool:
     """Whether the op of `node` has a trait."""
     return (node.domain if node.domain != "ai.onnx" else "", node.op_type) in trait.ops
-
-
-def kind_of(node: Operation) -> str:
-    """Return the kind of the op in `ops.axes`; empty where it has rows of its own, or none."""
-    return _kind((node.domain, node.op_type))
-
-
-@functools.cache
-def _kind(op: OpName) -> str:
-    rows = signatures().get(op)
-    return rows[0].kind if rows else ""

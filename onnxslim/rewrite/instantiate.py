@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnxslim.analysis.fold import known_shape, may_evaluate
 from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.model.edit import constant_value
-from onnxslim.ops.defaults import is_usual
+from onnxslim.ops.table import is_usual
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
 from onnxslim.rewrite.mismatch import MismatchCode, NotApplicable

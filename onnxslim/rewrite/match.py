@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant_tensor
-from onnxslim.ops.defaults import computed_default
+from onnxslim.ops.table import computed_default
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.mismatch import Mismatch, MismatchCode
 from onnxslim.rewrite.rule import BodyNode, Reference, Rule, find_schema

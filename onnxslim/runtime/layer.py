@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant_tensor
 from onnxslim.model.edit import new_initializer
-from onnxslim.ops.binding import Attribute, BoundSignature, FactorKey, op_of
+from onnxslim.ops.binding import BoundSignature, FactorKey
+from onnxslim.ops.parameters import Attribute, op_of
 from onnxslim.ops.signatures import OpName
 
 DTYPES = {ir.DataType.FLOAT16: "float16", ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}

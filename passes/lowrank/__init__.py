@@ -12,7 +12,7 @@ from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.model.constants import constant
-from onnxslim.ops.binding import attribute
+from onnxslim.ops.parameters import attribute
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant
-from onnxslim.ops.binding import attribute, bind, op_of
+from onnxslim.ops.parameters import attribute, op_of
+from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import Session
 
 from .layer import WeightLayer
@@ -27,8 +28,6 @@ COMPARES = ("", "MatMul")
 """What multiplies two computed values, and sums over the last axis of the left one."""
 SCALES = frozenset({("", "Add"), ("", "Mul"), ("", "Div")})
 """What may be done to a layer's output with constants on the way."""
-MOVES = frozenset({"transpose", "reshape", "flatten"})
-"""The kinds of signatures that rearrange elements."""
 NORMALISES = ("", "Softmax")
 """What does not see a constant that is added along its axis."""
 LONGEST = 8
@@ -120,9 +119,9 @@ def _comparison(graph: ir.Graph, layer: WeightLayer) -> AttentionProduct | None:
             inner.outputs[0].shape = None
             path = ir.Model(inner, ir_version=10)
             return AttentionProduct(path, other.name or "", at == 0, _normalised(node.outputs[0]), site.output_axis)
-        found = bind(node)
-        moves = found is not None and found.signature.kind in MOVES
-        if not (moves or op_of(node) in SCALES) or any(constant(each) is None for each in others):
+        if not (has(node, Trait.REARRANGEMENT) or op_of(node) in SCALES) or any(
+            constant(each) is None for each in others
+        ):
             return None
         value = node.outputs[0]
     return None
@@ -137,8 +136,7 @@ def _normalised(value: ir.Value) -> bool:
         node = uses[0].node
         if op_of(node) == NORMALISES:
             return attribute(node, "axis") in (-1, len(value.shape or ()) - 1)
-        found = bind(node)
-        if found is None or found.signature.kind != "broadcast":
+        if not has(node, Trait.ELEMENTWISE):
             return False
         value = node.outputs[0]
     return False

@@ -19,7 +19,7 @@ from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import stream_values
-from onnxslim.ops.binding import attribute, op_of
+from onnxslim.ops.parameters import attribute, op_of
 from onnxslim.pipeline.interface import Context, LayerChange, Note
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 from onnxslim.runtime.session import Session

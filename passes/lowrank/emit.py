@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, overwrite, take_over
-from onnxslim.ops.binding import Attribute, op_of
+from onnxslim.ops.parameters import Attribute, op_of
 from onnxslim.runtime.layer import DTYPES, Previous, Step, Tensor, TimedLayer
 
 from .factors import PAIRS, Factorization, Split, pair_outputs

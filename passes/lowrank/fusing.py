@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, take_over
-from onnxslim.ops.binding import attribute, op_of
+from onnxslim.ops.parameters import attribute, op_of
 from onnxslim.pipeline.interface import Note
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import Contraction, contractions
 from onnxslim.model.constants import constant
-from onnxslim.ops.binding import attribute, op_of
+from onnxslim.ops.parameters import attribute, op_of
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 
 Array = npt.NDArray[np.float64]

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import Contraction, contractions
 from onnxslim.model.constants import constant
-from onnxslim.ops.binding import bind
+from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import Session
 
 from .layer import WeightLayer
@@ -130,8 +130,7 @@ def _reader(
 
 
 def _by_elements(node: ir.Node) -> bool:
-    found = bind(node)
-    return found is not None and found.signature.kind == "broadcast" and len(node.outputs) == 1
+    return has(node, Trait.ELEMENTWISE) and len(node.outputs) == 1
 
 
 def _along(value: ir.Value, rank: int, axis: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant
-from onnxslim.ops.binding import op_of
+from onnxslim.ops.parameters import op_of
 
 from .layer import WeightLayer
 

@@ -19,8 +19,11 @@ from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.evaluate import evaluate
 from onnxslim.analysis.linear_layer import Contraction, contractions
 from onnxslim.model.constants import constant
-from onnxslim.ops.binding import BoundSignature, FactorKey, attribute, bind, dimensions
-from onnxslim.ops.constancy import Constancy, constancy, pads
+from onnxslim.ops.binding import BoundSignature, FactorKey, bind, dimensions
+from onnxslim.ops.constancy import constancy
+from onnxslim.ops.families.window import pads
+from onnxslim.ops.op import Constancy
+from onnxslim.ops.parameters import attribute
 from onnxslim.ops.relations import Indices
 from onnxslim.ops.signatures import Operand
 
@@ -73,12 +76,12 @@ class ChannelValues:
         for node in model.graph:
             fitted = bind(node)
             first = (*node.inputs[:1], *node.outputs[:1])
-            if fitted is None or any(dimensions(each) is None for each in first if each is not None):
+            if any(dimensions(value) is None for value in first if value is not None):
                 continue  # nothing is known
-            if fitted.signature.kind:
-                follow(self, node)
-            else:
+            if fitted is not None:
                 self._row(fitted)
+            else:
+                follow(self, node)
 
     def is_prunable(self, value: ir.Value, axis: int) -> bool:
         """Whether there are channels along an axis that can be cut."""
@@ -254,10 +257,7 @@ def linear(fitted: BoundSignature) -> bool:
 
 def multiplied(fitted: BoundSignature) -> list[Operand]:
     """Return the operands that are multiplied: those with a factor that is summed over. The others are added."""
-    reaching = {
-        factor for operand in fitted.signature.outputs for each in operand.dimensions for factor in each.factors
-    }
-    counted = {factor for term in fitted.signature.macs for factor in term} - reaching
+    counted = {factor for term in fitted.signature.macs for factor in term} - fitted.signature.reaching
     return [
         operand
         for operand in fitted.signature.inputs

@@ -11,17 +11,12 @@ import onnx_ir as ir
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
 from onnxslim.analysis.linear_layer import Contraction, own_bias
-from onnxslim.ops.binding import BoundSignature, bind, dimensions
-from onnxslim.ops.constancy import Constancy, constancy
-from onnxslim.ops.parameters import reduced
-from onnxslim.ops.relations import Axis, Indices, Mixes, NodeAxes
+from onnxslim.ops.binding import BoundSignature, bind
+from onnxslim.ops.relations import AddsUp, Axis, Indices, Mixes, NodeAxes
 from onnxslim.ops.signatures import Operand
-from onnxslim.ops.structure import relations_of
+from onnxslim.ops.table import relations_of
 
 from .channel_values import ChannelValues, Numbers, contracted, exactly_constant, multiplied, recurrent
-
-REDUCING = frozenset({"reduce", "sum"})
-"""Kinds of `ops.axes` that leave axes out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,33 +38,18 @@ def find_ends(model: ir.Model, coupling: Coupling, known: ChannelValues) -> Iter
     """Yield where channels of the main graph end. What passes through a node, place by place, does not end there."""
     for node in model.graph:
         fitted = bind(node)
-        if fitted is None:
-            continue  # all is frozen
-        if not fitted.signature.kind:
+        if fitted is not None:
             yield from _row_ends(coupling, known, fitted)
-        elif fitted.signature.kind == "mixing":
-            relations = relations_of(NodeAxes(node))[1]
-            mixed = {
-                relation.axis.position
-                for relation in relations
-                if isinstance(relation, Mixes) and isinstance(relation.axis, Axis)
-            }
-            yield from _axis_ends(coupling, known, node, mixed)
-        elif fitted.signature.kind in REDUCING:
-            rank = len(dimensions(node.inputs[0]) or ()) if node.inputs[0] is not None else 0
-            gone = reduced(node, rank)
-            yield from _axis_ends(coupling, known, node, set(range(rank)) if gone is None else gone)
-
-
-def _axis_ends(coupling: Coupling, known: ChannelValues, node: ir.Node, axes: set[int]) -> Iterator[Consumer]:
-    source = node.inputs[0]
-    assert source is not None
-    sums = constancy(node) is Constancy.ZERO_KEPT
-    for axis in axes:
-        labels = coupling.of(source, axis)
-        if labels is None or not known.is_prunable(source, axis):
             continue
-        along = known.of(source, axis)
+        for relation in relations_of(NodeAxes(node))[1]:
+            if isinstance(relation, (Mixes, AddsUp)) and isinstance(relation.axis, Axis):
+                yield from _axis_end(coupling, known, node, relation.axis, sums=isinstance(relation, AddsUp))
+
+
+def _axis_end(coupling: Coupling, known: ChannelValues, node: ir.Node, axis: Axis, *, sums: bool) -> Iterator[Consumer]:
+    labels = coupling.of(*axis)
+    if labels is not None and known.is_prunable(*axis):
+        along = known.of(*axis)
         zero = np.zeros(len(labels), np.bool_) if along is None or not sums else along.constant == 0
         yield Consumer(node, labels, zero, np.zeros(len(labels), np.bool_))
 
@@ -77,7 +57,6 @@ def _axis_ends(coupling: Coupling, known: ChannelValues, node: ir.Node, axes: se
 def _row_ends(coupling: Coupling, known: ChannelValues, fitted: BoundSignature) -> Iterator[Consumer]:
     signature = fitted.signature
     bound = coupling.fitted[fitted.node][1] if fitted.node in coupling.fitted else {}
-    reaching = {factor for operand in signature.outputs for each in operand.dimensions for factor in each.factors}
     read = known.contractions.get(fitted.node)
     for key, axis in bound.items():
         letter = key[0]
@@ -85,7 +64,7 @@ def _row_ends(coupling: Coupling, known: ChannelValues, fitted: BoundSignature) 
         if letter.isdigit() or labels is None or not len(coupling.labels.bases(labels)[1]):
             continue
         again = recurrent(fitted, {letter})
-        if letter in reaching and letter not in signature.mixed and not again:
+        if letter in signature.reaching and letter not in signature.mixed and not again:
             continue
         nothing = np.zeros(len(labels), np.bool_)
         # A sum over this factor alone, of products: a 0 on either side adds nothing.

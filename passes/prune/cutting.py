@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
 from onnxslim.model.nesting import nodes_within
-from onnxslim.ops.binding import attribute
+from onnxslim.ops.parameters import attribute
 
 from .resize import rewrite_lengths
 

@@ -12,9 +12,10 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import dimensions
-from onnxslim.ops.constancy import Constancy, constancy, fill, joins
+from onnxslim.ops.constancy import constancy, fill
+from onnxslim.ops.op import Constancy
 from onnxslim.ops.relations import Axis, Equal, Factored, Indices, Mixes, NodeAxes, Pairs, Relation, SameElements
-from onnxslim.ops.structure import relations_of
+from onnxslim.ops.table import relations_of
 from onnxslim.ops.traits import Trait, has
 
 from .channel_values import AxisValues, ChannelValues, Numbers, classify, run_on
@@ -89,7 +90,7 @@ def _follow_axis(known: ChannelValues, node: ir.Node, result: Axis, relations: S
     elif filled is not None:
         constants = _filled(node, result, relations, readings, filled, size)
     else:
-        data = node.inputs if joins(node) else node.inputs[:1]
+        data = node.inputs if has(node, Trait.JOINING) else node.inputs[:1]
         constants = _agreed([numbers[value] for value in data if value is not None], size)
         if keeps is Constancy.ZERO_KEPT:
             constants = np.where(constants == 0, 0.0, np.nan)

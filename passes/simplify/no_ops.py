@@ -8,7 +8,7 @@ from onnxslim.analysis.inference import Inference
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import take_over
 from onnxslim.model.nesting import main_graphs
-from onnxslim.ops.elementwise import broadcast_shapes
+from onnxslim.ops.arithmetic import broadcast_shapes
 from onnxslim.rewrite.identity import eliminate_identity
 
 SAME_SHAPE_SAME_VALUE = frozenset(

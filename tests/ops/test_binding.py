@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 from sample_models import from_text
 
-from onnxslim.ops.binding import attribute, bind, dimensions, output_channel_axis
+from onnxslim.ops.binding import bind, dimensions, output_channel_axis
+from onnxslim.ops.parameters import attribute
 
 
 def node(text: str, inputs: str, opset: int = 21) -> ir.Node:

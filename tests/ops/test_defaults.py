@@ -9,7 +9,8 @@ import onnxruntime
 import pytest
 from sample_models import from_text
 
-from onnxslim.ops.defaults import COMPUTED, REPEATED, computed_default, is_usual
+from onnxslim.ops.op import Repeated
+from onnxslim.ops.table import computed_default, is_usual, ops
 
 BODIES: dict[str, tuple[int, str, str]] = {
     "Transpose": (17, "float[2,3,4] x", "y = Transpose (x)"),
@@ -62,7 +63,9 @@ def run(model: ir.Model) -> np.ndarray:
     return session.run(None, feeds)[0]
 
 
-@pytest.mark.parametrize(("op", "name"), sorted(COMPUTED))
+@pytest.mark.parametrize(
+    ("op", "name"), sorted((op, name) for (_, op), entry in ops().items() for name in entry.defaults)
+)
 def test_what_is_declared_is_what_the_runtime_takes(op: str, name: str) -> None:
     model, node = node_of(op)
     schema = onnx.defs.get_schema(op, BODIES[op][0], "")
@@ -96,7 +99,14 @@ def test_an_op_that_pads_by_itself_has_no_default_for_pads() -> None:
 
 
 def test_a_number_that_is_repeated_may_be_left_out_at_any_rank() -> None:
-    for (op, name), number in REPEATED.items():
+    repeated = [
+        (op, name, default.number)
+        for (_, op), entry in ops().items()
+        for name, default in entry.defaults.items()
+        if isinstance(default, Repeated)
+    ]
+    assert ("Conv", "strides", 1) in repeated
+    for op, name, number in repeated:
         assert is_usual("", op, name, [number] * 6)
         assert not is_usual("", op, name, [number, number + 1])
         assert not is_usual("com.microsoft", op, name, [number] * 6)

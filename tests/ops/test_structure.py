@@ -15,7 +15,7 @@ from onnxslim.analysis.labels import solve
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.ops.relations import NodeAxes
 from onnxslim.ops.signatures import signatures
-from onnxslim.ops.structure import HANDLERS, relations_of
+from onnxslim.ops.table import kinds, relations_of
 from onnxslim.runtime.session import Session
 
 ELEMENTWISE = sorted(
@@ -50,7 +50,7 @@ def solved(net: ir.Model, kind: str | None = None) -> Coupling:
     relations = AxisRelations()
     for node in net.graph:
         site = NodeAxes(node, relations.shape)
-        relations.add(node, relations_of(site)[1] if kind is None else HANDLERS[kind](site))
+        relations.add(node, relations_of(site)[1] if kind is None else kinds()[kind].relate(site))
     return Coupling(relations, solve(relations), {})
 
 

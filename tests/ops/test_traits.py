@@ -31,6 +31,7 @@ ATTRIBUTES = {
     "Resize": {"mode": "linear"},
     "Mod": {"fmod": 1},
     "Constant": {"value_ints": [1, 2]},
+    "Concat": {"axis": 1},
 }
 SCALES = (f32(0.1), u8(3))
 OPERANDS: dict[str, tuple[object, ...]] = {
@@ -254,6 +255,17 @@ def test_elements_are_moved_and_nothing_else(op):
     for result in results:
         assert result.size
         assert np.isin(result, given[0]).all()
+
+
+@pytest.mark.parametrize("op", params(Trait.REARRANGEMENT.ops))
+def test_elements_are_rearranged_and_none_is_lost(op):
+    assert np.array_equal(np.sort(run(op, *MOVES[name(op)])[0].ravel()), SMALL.ravel())
+
+
+@pytest.mark.parametrize("op", params(Trait.JOINING.ops))
+def test_what_is_joined_are_the_elements_of_all_inputs(op):
+    (result,) = run(op, SMALL, SMALL + 24)
+    assert np.array_equal(np.sort(result.ravel()), np.arange(48))
 
 
 IMAGE = np.arange(1, 19, dtype=f32).reshape(1, 2, 3, 3)

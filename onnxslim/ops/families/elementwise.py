@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 
 from onnxslim.ops.arithmetic import (
-    broadcast,
+    broadcast_shapes,
     is_nonnegative,
     is_positive,
     maximum,
@@ -16,7 +17,10 @@ from onnxslim.ops.arithmetic import (
     never_equal,
     truncdiv,
 )
-from onnxslim.ops.fact import INTEGERS, Element, Fact, NodeFacts, ShapeRule, Unknowable
+from onnxslim.ops.fact import INTEGERS, Element, Fact, NodeFacts
+from onnxslim.ops.op import Op
+from onnxslim.ops.parameters import read
+from onnxslim.ops.relations import Axis, Equal, FreezeCode, NodeAxes, Relation
 from onnxslim.ops.symbols import Expression, Size, exact_quotient
 
 OneResult = Callable[[NodeFacts], Fact]
@@ -32,20 +36,6 @@ LIMITS: dict[ir.DataType | None, int] = {
     ir.DataType.DOUBLE: 1 << 53,
 }
 """The element types that sizes are computed in, and up to where integers are exact; sizes are taken to lie below."""
-
-
-def broadcast_shapes(shapes: Sequence[tuple[Size, ...]]) -> tuple[Size, ...]:
-    """Return the shape that shapes broadcast to, aligned at the right (ONNX, Broadcasting)."""
-    first = shapes[0]
-    if len(shapes) == 1 or (len(shapes) == 2 and (first == shapes[1] or not shapes[1])):
-        return first
-    rank = max(map(len, shapes))
-    result: list[Size] = []
-    for place in range(-rank, 0):
-        sizes = [shape[place] for shape in shapes if -place <= len(shape)]
-        one = sizes[0]
-        result.append(one if all(size == one for size in sizes) else broadcast(*sizes))
-    return tuple(result)
 
 
 def elementwise(compute: Compute | None = None, dtype: ir.DataType | None = None, typed_like: int = 0) -> OneResult:
@@ -108,22 +98,39 @@ def unary(dtype: ir.DataType | None = None, compute: Callable[[Size], Element] |
     return rule
 
 
+# What they say about axes
+
+
+def aligned(site: NodeAxes, source: ir.Value, result: ir.Value) -> Iterator[Relation]:
+    """Yield that `source` broadcasts to `result`: axes aligned at the right are one, but for those of size 1."""
+    left, right = site.shape_of(source), site.shape_of(result)
+    if left is None or right is None or len(left) > len(right):
+        yield from site.freeze_values((source, result), FreezeCode.UNKNOWN_SHAPE)
+        return
+    for place in range(1, len(left) + 1):
+        if left[-place] != 1:
+            yield Equal(Axis(source, len(left) - place), Axis(result, len(right) - place))
+
+
+def relate_all(site: NodeAxes) -> Iterator[Relation]:
+    """Yield that all inputs broadcast to all outputs."""
+    node = site.node
+    for result in node.outputs:
+        for source in node.inputs:
+            if source is not None and result.name and (result is node.outputs[0] or site.shape_of(result)):
+                yield from aligned(site, source, result)
+
+
+def relate_first(site: NodeAxes) -> Iterator[Relation]:
+    """Yield that the first input broadcasts to all outputs; the others have no part in it."""
+    source = site.node.inputs[0]
+    assert source is not None
+    for result in site.node.outputs:
+        if result.name:
+            yield from aligned(site, source, result)
+
+
 # What elements become
-
-
-def add(first: Size, second: Size) -> Element:
-    """Return a sum."""
-    return first + second
-
-
-def subtract(first: Size, second: Size) -> Element:
-    """Return a difference."""
-    return first - second
-
-
-def multiply(first: Size, second: Size) -> Element:
-    """Return a product."""
-    return first * second
 
 
 def equal(first: Size, second: Size) -> Element:
@@ -176,7 +183,7 @@ def _float_quotient(first: Size, second: Size) -> Element:
 
 def remainder(site: NodeFacts) -> Fact:
     """Mod: the sign of the divisor, or of the dividend with fmod."""
-    if site.attribute("fmod", 0) or site.fact(0).dtype not in INTEGERS:
+    if read(site, "fmod") or site.fact(0).dtype not in INTEGERS:
         return elementwise()(site)
     return elementwise(lambda first, second: None if second == 0 else mod(first, second))(site)
 
@@ -215,7 +222,7 @@ def where(site: NodeFacts) -> Fact:
 
 def cast(site: NodeFacts) -> Fact:
     """Cast: whole numbers stay what they are; what a float loses is not known."""
-    kind = ir.DataType(site.attribute("to"))
+    kind = ir.DataType(read(site, "to"))
     first = site.fact(0)
     elements = first.elements
     if elements is not None:
@@ -264,87 +271,50 @@ def dropout(site: NodeFacts) -> tuple[Fact, ...]:
     return (Fact(first.dtype, first.shape), Fact(mask, first.shape))
 
 
-def batch_normalization(site: NodeFacts) -> tuple[Fact, ...]:
-    """BatchNormalization: the data keep their shape, the statistics theirs."""
-    first, mean = site.fact(0), site.fact(3)
-    return (Fact(first.dtype, first.shape), *[Fact(mean.dtype, mean.shape)] * (len(site.node.outputs) - 1))
-
-
 def like_identity(site: NodeFacts) -> Fact:
     """Identity: whatever it is, it stays that."""
     return site.fact(0)
 
 
-def quantize(site: NodeFacts) -> Fact:
-    """QuantizeLinear: the type of the zero point, or what output_dtype says, or uint8."""
-    told = site.attribute("output_dtype", 0)
-    kind = ir.DataType(told) if told else (site.fact(2).dtype if site.has(2) else ir.DataType.UINT8)
-    return Fact(kind, site.fact(0).shape)
-
-
-def dequantize(site: NodeFacts) -> Fact:
-    """DequantizeLinear: the type of the scale."""
-    told = site.attribute("output_dtype", 0)
-    return Fact(ir.DataType(told) if told else site.fact(1).dtype, site.fact(0).shape)
-
-
-def quantize_dynamically(site: NodeFacts) -> tuple[Fact, ...]:
-    """DynamicQuantizeLinear: data of bytes, a scale and a zero point."""
-    scale = Fact(ir.DataType.FLOAT, ())
-    return (Fact(ir.DataType.UINT8, site.fact(0).shape), scale, Fact(ir.DataType.UINT8, ()))
-
-
-def quantized_broadcast(site: NodeFacts) -> Fact:
-    """Return what an op of ONNX Runtime on (data, scale, zero point) twice makes: the data broadcast."""
-    if len(site.facts) < 4:
-        raise Unknowable
-    return Fact(site.fact(0).dtype, broadcast_shapes([site.shape(0), site.shape(3)]))
-
+BOOL = ir.DataType.BOOL
 
 BOOL = ir.DataType.BOOL
 
-RULES: dict[tuple[str, str], ShapeRule] = {
-    ("", "Add"): elementwise(add),
-    ("", "Sub"): elementwise(subtract),
-    ("", "Mul"): elementwise(multiply),
-    ("", "Div"): divide,
-    ("", "Mod"): remainder,
-    ("", "Pow"): power,
-    ("", "Max"): elementwise(_fold(maximum)),
-    ("", "Min"): elementwise(_fold(minimum)),
-    ("", "Sum"): elementwise(_fold(lambda first, second: first + second)),
-    ("", "Equal"): elementwise(equal, BOOL),
-    ("", "Greater"): elementwise(greater, BOOL),
-    ("", "GreaterOrEqual"): elementwise(greater_or_equal, BOOL),
-    ("", "Less"): elementwise(lambda first, second: greater(second, first), BOOL),
-    ("", "LessOrEqual"): elementwise(lambda first, second: greater_or_equal(second, first), BOOL),
-    ("", "And"): elementwise(both, BOOL),
-    ("", "Or"): elementwise(either, BOOL),
-    ("", "Xor"): elementwise(None, BOOL),
-    ("", "Not"): unary(BOOL, lambda element: 1 - element),
-    ("", "Neg"): unary(None, lambda element: -element),
-    ("", "Abs"): unary(None, lambda element: element if is_nonnegative(element) else None),
-    ("", "Ceil"): unary(None, lambda element: element),
-    ("", "Floor"): unary(None, lambda element: element),
-    ("", "Round"): unary(None, lambda element: element),
-    ("", "IsNaN"): unary(BOOL),
-    ("", "IsInf"): unary(BOOL),
-    ("", "Where"): where,
-    ("", "Cast"): cast,
-    ("", "CastLike"): lambda site: Fact(site.fact(1).dtype, site.fact(0).shape),
-    ("", "Clip"): clip,
-    ("", "PRelu"): unary(),
-    ("", "Dropout"): dropout,
-    ("", "Identity"): like_identity,
-    ("", "BatchNormalization"): batch_normalization,
-    ("", "QuantizeLinear"): quantize,
-    ("", "DequantizeLinear"): dequantize,
-    ("", "DynamicQuantizeLinear"): quantize_dynamically,
-    ("com.microsoft", "QuantizeLinear"): quantize,
-    ("com.microsoft", "DequantizeLinear"): dequantize,
-    ("com.microsoft", "QLinearAdd"): quantized_broadcast,
-    ("com.microsoft", "QLinearMul"): quantized_broadcast,
-    ("com.microsoft", "QLinearSigmoid"): unary(),
-    ("com.microsoft", "QLinearLeakyRelu"): unary(),
+KINDS = {"broadcast": Op(elementwise(), relate_all)}
+"""Ops of the kind broadcast all their inputs; their result has the type of the first."""
+
+OPS = {
+    ("", "Add"): Op(elementwise(operator.add)),
+    ("", "Sub"): Op(elementwise(operator.sub)),
+    ("", "Mul"): Op(elementwise(operator.mul)),
+    ("", "Div"): Op(divide),
+    ("", "Mod"): Op(remainder),
+    ("", "Pow"): Op(power),
+    ("", "Max"): Op(elementwise(_fold(maximum))),
+    ("", "Min"): Op(elementwise(_fold(minimum))),
+    ("", "Sum"): Op(elementwise(_fold(operator.add))),
+    ("", "Equal"): Op(elementwise(equal, BOOL)),
+    ("", "Greater"): Op(elementwise(greater, BOOL)),
+    ("", "GreaterOrEqual"): Op(elementwise(greater_or_equal, BOOL)),
+    ("", "Less"): Op(elementwise(lambda first, second: greater(second, first), BOOL)),
+    ("", "LessOrEqual"): Op(elementwise(lambda first, second: greater_or_equal(second, first), BOOL)),
+    ("", "And"): Op(elementwise(both, BOOL)),
+    ("", "Or"): Op(elementwise(either, BOOL)),
+    ("", "Xor"): Op(elementwise(None, BOOL)),
+    ("", "Not"): Op(unary(BOOL, lambda element: 1 - element)),
+    ("", "Neg"): Op(unary(None, operator.neg)),
+    ("", "Abs"): Op(unary(None, lambda element: element if is_nonnegative(element) else None)),
+    ("", "Ceil"): Op(unary(None, lambda element: element)),
+    ("", "Floor"): Op(unary(None, lambda element: element)),
+    ("", "Round"): Op(unary(None, lambda element: element)),
+    ("", "IsNaN"): Op(unary(BOOL)),
+    ("", "IsInf"): Op(unary(BOOL)),
+    ("", "Where"): Op(where),
+    ("", "Cast"): Op(cast),
+    ("", "CastLike"): Op(lambda site: Fact(site.fact(1).dtype, site.fact(0).shape), relate_first),
+    ("", "Clip"): Op(clip),
+    ("", "PRelu"): Op(unary()),
+    ("", "Dropout"): Op(dropout),
+    ("", "Identity"): Op(like_identity),
 }
-"""Other ops that ops.axes calls broadcast or mixing broadcast all their inputs, and have the type of the first."""
+"""Ops whose rule is not that of their kind."""

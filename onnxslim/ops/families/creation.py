@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.model.constants import constant as constant_value
 from onnxslim.ops.arithmetic import floordiv, maximum
-from onnxslim.ops.fact import INTEGERS, MOST_ELEMENTS, Element, Fact, NodeFacts, ShapeRule, Unknowable
+from onnxslim.ops.cut import Cut
+from onnxslim.ops.fact import (
+    INTEGERS,
+    MOST_ELEMENTS,
+    READ,
+    Element,
+    Fact,
+    NodeFacts,
+    Unknowable,
+    elements_of,
+    of_tensor,
+)
+from onnxslim.ops.families.indexing import known_slices, sliced_places
+from onnxslim.ops.families.movement import freeze_computed
+from onnxslim.ops.op import Constancy, Op
+from onnxslim.ops.parameters import op_of, read
+from onnxslim.ops.relations import Axis, FreezeCode, NodeAxes, Relation
 from onnxslim.ops.symbols import Expression, Size, product
-
-EXACT_FLOATS = 1 << 24
-"""Whole floats up to here are exact in float32."""
 
 
 def shape(site: NodeFacts) -> Fact:
@@ -20,36 +36,41 @@ def shape(site: NodeFacts) -> Fact:
     fact = site.fact(0)
     if fact.shape is None:
         return Fact(ir.DataType.INT64, (site.unknown(0),))
-    sizes = fact.shape[site.attribute("start", 0) : site.attribute("end")]
+    sizes = fact.shape[read(site, "start", 0) : read(site, "end")]
     return Fact(ir.DataType.INT64, (len(sizes),), sizes)
+
+
+def relate_shape(site: NodeAxes) -> Iterator[Relation]:
+    """Yield which sizes are read: one that flows into arithmetic must stay what it was."""
+    node = site.node
+    source, result = node.inputs[0], node.outputs[0]
+    yield from site.freeze_values((result,), FreezeCode.PLACES_IN_SHAPE)
+    shape = None if source is None else site.shape_of(source)
+    if source is None or shape is None:
+        return
+    entries = range(len(shape))[read(site, "start") : read(site, "end")]
+    read_entries: set[int] = set(range(len(shape))) if result.is_graph_output() else set()
+    for use in result.uses():
+        read_entries |= _entries_read(use.node, use.idx, entries)
+    yield from site.freeze((Axis(source, index) for index in read_entries), FreezeCode.SIZE_READ)
+
+
+def _entries_read(node: ir.Node, index: int, entries: range) -> set[int]:
+    if op_of(node) == ("", "Gather") and index == 0:
+        places = constant_value(node.inputs[1])
+        if places is not None:
+            return {entries[int(place)] for place in places.ravel()}
+    if op_of(node) == ("", "Slice") and index == 0:
+        taken = known_slices(NodeAxes(node), 1)
+        if taken is not None:
+            return {entries[place] for place in sliced_places(len(entries), *taken[0])} if taken else set(entries)
+    return set(entries)
 
 
 def size(site: NodeFacts) -> Fact:
     """Size: the number of elements."""
     fact = site.fact(0)
     return Fact(ir.DataType.INT64, (), None if fact.shape is None else (product(fact.shape),))
-
-
-def of_tensor(tensor: ir.TensorProtocol | None) -> Fact:
-    """Return what is known of a constant."""
-    if tensor is None:
-        return Fact()
-    sizes = tuple(int(each) for each in tensor.shape)  # type: ignore[arg-type]  # tensors have no symbolic sizes
-    elements = None
-    if len(sizes) < 2 and math.prod(sizes) <= MOST_ELEMENTS and tensor.dtype in READ:
-        elements = elements_of(tensor.numpy())
-    return Fact(tensor.dtype, sizes, elements)
-
-
-READ = INTEGERS | {ir.DataType.BOOL, ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16}
-
-
-def elements_of(array: np.typing.NDArray[np.generic]) -> tuple[Element, ...]:
-    """Return the elements of an array; whole floats and booleans are ints."""
-    items = array.ravel().tolist()
-    if array.dtype.kind != "f":
-        return tuple(int(item) for item in items)
-    return tuple(int(x) if abs(x) <= EXACT_FLOATS and x == int(x) else x if math.isfinite(x) else None for x in items)
 
 
 def constant(site: NodeFacts) -> Fact:
@@ -62,7 +83,7 @@ def constant(site: NodeFacts) -> Fact:
 
 def constant_of_shape(site: NodeFacts) -> Fact:
     """ConstantOfShape: as large as told."""
-    value = site.attribute("value")
+    value = read(site, "value")
     kind = ir.DataType.FLOAT if value is None else value.dtype
     told = site.elements(0)
     if told is None:
@@ -76,6 +97,23 @@ def constant_of_shape(site: NodeFacts) -> Fact:
         one = (0,) if value is None else elements_of(value.numpy()) if kind in READ else (None,)
         elements = one * int(product(sizes))  # type: ignore[arg-type]  # of ints
     return Fact(kind, sizes, elements)
+
+
+def relate_filled(site: NodeAxes) -> Iterator[Relation]:
+    """Yield which lengths are computed."""
+    yield from site.freeze_settings(0)
+    yield from freeze_computed(site, "shape", 0)
+
+
+def fill_of(node: ir.Node) -> float:
+    """Return the number that a ConstantOfShape puts everywhere."""
+    value = read(NodeAxes(node), "value")
+    return 0.0 if value is None else float(value.numpy().ravel()[0])
+
+
+def resize_filled(cut: Cut, node: ir.Node) -> None:
+    """Write the new lengths."""
+    cut.write_shape(node, "shape", 0)
 
 
 def range_(site: NodeFacts) -> Fact:
@@ -99,12 +137,12 @@ def range_(site: NodeFacts) -> Fact:
 
 def random(site: NodeFacts) -> Fact:
     """RandomNormal, RandomUniform: shape and type are attributes."""
-    return Fact(ir.DataType(site.attribute("dtype", 1)), tuple(site.attribute("shape")))
+    return Fact(ir.DataType(read(site, "dtype", 1)), tuple(read(site, "shape")))
 
 
 def random_like(site: NodeFacts) -> Fact:
     """RandomNormalLike, EyeLike and others: shaped like the input, and typed like it unless told otherwise."""
-    told = site.attribute("dtype")
+    told = read(site, "dtype")
     return Fact(site.fact(0).dtype if told is None else ir.DataType(told), site.fact(0).shape)
 
 
@@ -116,7 +154,7 @@ def non_zero(site: NodeFacts) -> Fact:
 def one_hot(site: NodeFacts) -> Fact:
     """OneHot: an axis as long as the depth, among those of the indices."""
     indices, kind = list(site.shape(0)), site.fact(2).dtype
-    axis = site.attribute("axis", -1)
+    axis = read(site, "axis", -1)
     depth = site.elements(1)
     at = axis + len(indices) + 1 if axis < 0 else axis
     known = depth[0] if depth is not None and len(depth) == 1 else None
@@ -124,19 +162,31 @@ def one_hot(site: NodeFacts) -> Fact:
     return Fact(kind, tuple(indices))
 
 
-RULES: dict[tuple[str, str], ShapeRule] = {
-    ("", "Shape"): shape,
-    ("", "Size"): size,
-    ("", "Constant"): constant,
-    ("", "ConstantOfShape"): constant_of_shape,
-    ("", "Range"): range_,
-    ("", "RandomNormal"): random,
-    ("", "RandomUniform"): random,
-    ("", "RandomNormalLike"): random_like,
-    ("", "RandomUniformLike"): random_like,
-    ("", "Bernoulli"): random_like,
-    ("", "EyeLike"): random_like,
-    ("", "NonZero"): non_zero,
-    ("", "OneHot"): one_hot,
+def largest_range(arrays: Sequence[npt.NDArray[Any]]) -> float:
+    """Return the steps from start to limit."""
+    start, limit, delta = (float(array.reshape(-1)[0]) for array in arrays)
+    return math.ceil((limit - start) / delta)
+
+
+def largest_non_zero(arrays: Sequence[npt.NDArray[Any]]) -> float:
+    """Return the numbers that say where all elements are."""
+    return float(arrays[0].size * max(1, arrays[0].ndim))
+
+
+OPS = {
+    ("", "Shape"): Op(shape, relate_shape),
+    ("", "Size"): Op(size, relate_shape),
+    ("", "Constant"): Op(constant),
+    ("", "ConstantOfShape"): Op(
+        constant_of_shape, relate_filled, resize_filled, constancy=lambda _: Constancy.KEPT, fill=fill_of
+    ),
+    ("", "Range"): Op(range_, largest=largest_range),
+    ("", "RandomNormal"): Op(random),
+    ("", "RandomUniform"): Op(random),
+    ("", "RandomNormalLike"): Op(random_like),
+    ("", "RandomUniformLike"): Op(random_like),
+    ("", "Bernoulli"): Op(random_like),
+    ("", "EyeLike"): Op(random_like),
+    ("", "NonZero"): Op(non_zero, largest=largest_non_zero),
+    ("", "OneHot"): Op(one_hot),
 }
-"""The rules of this theme, by domain and op."""

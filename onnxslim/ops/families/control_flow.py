@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.model.nesting import nodes_within
 from onnxslim.ops.fact import NOTHING, Element, Fact, NodeFacts, Unknowable, axis_of
+from onnxslim.ops.parameters import read
 from onnxslim.ops.symbols import Expression, Size, atoms, unknown_size
 
 TURNS = 4
@@ -41,7 +42,7 @@ class Walk(Protocol):
 
 def branch(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
     """If: what both branches agree on; where the condition is known, what the one says that is taken."""
-    graphs = [site.attribute("then_branch"), site.attribute("else_branch")]
+    graphs = [read(site, "then_branch"), read(site, "else_branch")]
     condition = site.fact(0).elements
     results = []
     for taken, graph in zip((1, 0), graphs, strict=True):
@@ -59,7 +60,7 @@ def branch(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
 
 def loop(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
     """Loop: states keep what every turn keeps of them; what is collected gets an axis in front."""
-    body = site.attribute("body")
+    body = read(site, "body")
     states = [fact or NOTHING for fact in site.facts[2:]]
     count = len(states)
     turn = [Fact(ir.DataType.INT64, ()), Fact(ir.DataType.BOOL, ())]
@@ -75,9 +76,9 @@ def scan(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
     """Scan: as Loop, over an axis of each input that is scanned, and with the axis of results where it is wanted."""
     if site.version < 9:
         raise Unknowable
-    body, scanned = site.attribute("body"), site.attribute("num_scan_inputs")
+    body, scanned = read(site, "body"), read(site, "num_scan_inputs")
     count = len(site.facts) - scanned
-    axes = site.attribute("scan_input_axes") or [0] * scanned
+    axes = read(site, "scan_input_axes") or [0] * scanned
     slices: list[Fact] = []
     length: Size = site.unknown(0, count)
     for place in range(scanned):
@@ -91,7 +92,7 @@ def scan(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
     states = [fact or NOTHING for fact in site.facts[:count]]
     results, states = _go_round(walk, body, slices, states, lambda facts: facts[:count], states_first=True)
     outward = _outward(results[count:], site, _names(body), count)
-    places = site.attribute("scan_output_axes") or [0] * len(outward)
+    places = read(site, "scan_output_axes") or [0] * len(outward)
     collected = []
     for fact, at in zip(outward, places, strict=True):
         shape = fact.shape

@@ -1,0 +1,80 @@
+"""What a row of ops.axes says of the ops that have one: the sizes of their outputs, and the relations of their axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+
+from onnxslim.ops.binding import BoundSignature, FactorKey, bind
+from onnxslim.ops.fact import Fact, NodeFacts, Unknowable
+from onnxslim.ops.relations import Axis, Equal, Factor, Factored, FreezeCode, Mixes, NodeAxes, Relation
+from onnxslim.ops.signatures import Operand
+from onnxslim.ops.symbols import Size, product
+
+
+def infer_row(site: NodeFacts) -> tuple[Fact, ...]:
+    """Return what the row of ops.axes that holds for a node says of the sizes of its outputs."""
+    shapes = {value: fact.shape for value, fact in zip(site.node.inputs, site.facts, strict=True) if fact is not None}
+    bound = bind(site.node, shapes.get)
+    if bound is None or any(
+        not operand.ignored and shapes.get(value) is None
+        for operand, value in zip(bound.signature.inputs, site.node.inputs, strict=False)
+        if value is not None
+    ):
+        raise Unknowable
+    kind = TYPED.get(site.node.op_type, 0)
+    dtype = kind if isinstance(kind, ir.DataType) else site.fact(kind).dtype
+    return tuple(
+        Fact(dtype, _shape(site, operand, bound.sizes, output))
+        for output, operand in enumerate(bound.signature.outputs[: len(site.node.outputs)])
+    )
+
+
+TYPED: dict[str, int | ir.DataType] = {
+    "DynamicQuantizeMatMul": ir.DataType.FLOAT,
+    "MatMulInteger": ir.DataType.INT32,
+    "MatMulIntegerToFloat": ir.DataType.FLOAT,
+    "QLinearMatMul": 7,
+    "QGemm": 8,
+}
+"""The element type of what an op makes, or the input that has it, where that is not the first."""
+
+
+def _shape(site: NodeFacts, operand: Operand, sizes: Mapping[FactorKey, Size], output: int) -> tuple[Size, ...]:
+    result: list[Size] = []
+    for dimension in operand.dimensions:
+        if dimension.ellipsis:
+            places = sorted((place for letter, place in sizes if letter == dimension.factors[0]), reverse=True)
+            result += [sizes[dimension.factors[0], place] for place in places]
+            continue
+        factors = [int(letter) if letter.isdigit() else sizes.get((letter, 0)) for letter in dimension.factors]
+        known = [factor for factor in factors if factor is not None]
+        result.append(product(known) if len(known) == len(factors) else site.unknown(len(result), output))
+    return tuple(result)
+
+
+def relate_row(site: NodeAxes, bound: BoundSignature) -> Iterator[Relation]:
+    """Yield what a row of the table says about the operands of its node: equal letters are one factor."""
+    signature = bound.signature
+    seen: dict[FactorKey, Factor] = {}
+    for operand, value in bound.operands():
+        if operand.ignored:
+            yield from site.freeze_values((value,), FreezeCode.READ_AS_WHOLE)
+            continue
+        shape = site.shape(value)
+        for position, ((dimension, place), length) in enumerate(zip(operand.axes(len(shape)), shape, strict=True)):
+            if length == 1 and (operand.broadcasts or dimension.ellipsis):
+                continue
+            for letter in dimension.factors:
+                if (letter, place) not in seen:
+                    size = int(letter) if letter.isdigit() else bound.sizes.get((letter, place))
+                    seen[letter, place] = Factor(letter, place, size)
+                    if letter in signature.fixed:
+                        yield from site.freeze((seen[letter, place],), FreezeCode.FIXED_FACTOR)
+            factors = tuple(seen[letter, place] for letter in dimension.factors)
+            axis = Axis(value, position)
+            yield Equal(factors[0], axis) if len(factors) == 1 else Factored(axis, factors)
+    for (letter, _), factor in seen.items():
+        if letter in signature.mixed:
+            yield Mixes(factor)

@@ -1,0 +1,98 @@
+"""All ops by name: what their family says, else what their kind or their row in ops.axes says."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxslim.ops import families
+from onnxslim.ops.binding import BoundSignature, bind
+from onnxslim.ops.fact import Unknowable
+from onnxslim.ops.op import Ints, Op, Repeated
+from onnxslim.ops.parameters import op_of
+from onnxslim.ops.relations import FreezeCode, NodeAxes, Relation
+from onnxslim.ops.rows import infer_row, relate_row
+from onnxslim.ops.signatures import OpName, signatures
+
+
+@functools.cache
+def ops() -> Mapping[OpName, Op]:
+    """Return what the files of `onnxslim.ops.families` say of single ops."""
+    return {name: op for module in _families() for name, op in getattr(module, "OPS", {}).items()}
+
+
+@functools.cache
+def kinds() -> Mapping[str, Op]:
+    """Return what the files of `onnxslim.ops.families` say of the kinds of `ops.axes`."""
+    found = {kind: op for module in _families() for kind, op in getattr(module, "KINDS", {}).items()}
+    return {**found, "frozen": Op(relate=_relate_frozen)}
+
+
+@functools.cache
+def _families() -> tuple[object, ...]:
+    names = sorted(module.name for module in pkgutil.iter_modules(families.__path__))
+    return tuple(importlib.import_module(f"{families.__name__}.{name}") for name in names)
+
+
+@functools.cache
+def find_op(name: OpName) -> Op:
+    """Return what is known of an op, of which nothing may be.
+
+    Args:
+        name: (domain, op type).
+    """
+    own = ops().get(name, Op())
+    rows = signatures().get(name, ())
+    kind = kinds().get(rows[0].kind, Op()) if rows else Op()
+    infer = own.infer or kind.infer
+    if infer is None and rows and not rows[0].kind and not any(row.invents_axes for row in rows):
+        infer = infer_row
+    return dataclasses.replace(own, infer=infer, relate=own.relate or kind.relate)
+
+
+def relations_of(site: NodeAxes) -> tuple[BoundSignature | None, Sequence[Relation]]:
+    """Return the row of the table that holds for a node, None where none does, and the relations between its axes.
+
+    What is not known of a node freezes the axes of all its operands.
+    """
+    relate = find_op(op_of(site.node)).relate
+    bound = bind(site.node) if relate is None else None
+    try:
+        if relate is not None:
+            return None, list(relate(site))
+        return bound, list(site.freeze_node(FreezeCode.NO_SIGNATURE) if bound is None else relate_row(site, bound))
+    except (Unknowable, ValueError):  # or a node that is wrong
+        return bound, list(site.freeze_node(FreezeCode.UNKNOWN_SHAPE))
+
+
+def _relate_frozen(site: NodeAxes) -> Iterator[Relation]:
+    """Yield that no axis can be cut, and why, as ops.axes says."""
+    return site.freeze_node(FreezeCode.UNFOLLOWED, signatures()[op_of(site.node)][0].reason)
+
+
+def computed_default(node: ir.Node, name: str) -> Ints | None:
+    """Return what `node` takes for an attribute that it leaves out and that has no default in its schema.
+
+    Args:
+        node: The node, with the shapes of its inputs as far as they are known.
+        name: The attribute.
+
+    Returns:
+        Integers; None where there is no such default, or the ranks or sizes that it hangs on are not known.
+    """
+    compute = find_op(op_of(node)).defaults.get(name)
+    return None if compute is None else compute(node)
+
+
+def is_usual(domain: str, op_type: str, name: str, numbers: Sequence[int]) -> bool:
+    """Whether the computed default of an attribute repeats one number, and `numbers` are these.
+
+    Such an attribute may be left out whatever the rank is.
+    """
+    default = find_op((domain, op_type)).defaults.get(name)
+    return isinstance(default, Repeated) and set(numbers) <= {default.number}

@@ -15,7 +15,7 @@ from onnxslim.errors import OnnxslimError
 from onnxslim.model import open_model, save_model
 from onnxslim.model.edit import become
 from onnxslim.model.nesting import main_graphs
-from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone
 from onnxslim.runtime.child import python_command
 
 CHILD = """
@@ -92,7 +92,7 @@ class Onnxsim(Pass):
 
 
 def _left_alone(reason: str) -> Change:
-    return Change(modified=False, notes=(Note("model", "left alone", reason),))
+    return Change(modified=False, notes=(left_alone("model", reason),))
 
 
 def _other_interface(model: ir.Model, simplified: ir.Model) -> str | None:

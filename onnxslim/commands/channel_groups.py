@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from onnxslim.analysis.cost import measure_cost
-from onnxslim.analysis.coupling import couple, frozen, groups
+from onnxslim.analysis.coupling import FrozenAxis, couple, frozen, groups
 from onnxslim.analysis.fold import fold_constants
 from onnxslim.analysis.group_cost import group_costs
 from onnxslim.analysis.shapes import infer_shapes
@@ -44,6 +44,7 @@ class FrozenFigures:
     axes: Annotated[int, "how many axes of weights"]
     channels: Annotated[int, "how long they are together"]
     examples: Annotated[tuple[str, ...], "some of the weights, with the axis"]
+    code: Annotated[str, "the reason as a word that stays the same from version to version"] = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +90,23 @@ def group_model(path: str | os.PathLike[str], *, inline: bool = True) -> Groupin
         )
         for group, cost_of_group in zip(found, group_costs(model, coupling, found), strict=True)
     ]
-    held: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
-    for each in frozen(coupling):
-        held[each.why.kind].append((f"{each.name}[{each.axis}]", each.size))
+    by_reason: dict[str, list[FrozenAxis]] = collections.defaultdict(list)
+    for axis in frozen(coupling):
+        by_reason[axis.why.kind].append(axis)
     reasons = [
-        FrozenFigures(reason, len(each), sum(size for _, size in each), tuple(name for name, _ in each[:EXAMPLES]))
-        for reason, each in held.items()
+        FrozenFigures(
+            reason=reason,
+            axes=len(axes),
+            channels=sum(axis.size for axis in axes),
+            examples=tuple(f"{axis.name}[{axis.axis}]" for axis in axes[:EXAMPLES]),
+            code=axes[0].why.code.value,
+        )
+        for reason, axes in by_reason.items()
     ]
     return Grouping(
         path=str(path),
         macs=cost.macs,
         parameters=cost.parameters,
-        groups=tuple(sorted(figures, key=lambda each: (-each.macs, -each.parameters))),
-        frozen=tuple(sorted(reasons, key=lambda each: (-each.axes, -each.channels, each.reason))),
+        groups=tuple(sorted(figures, key=lambda group: (-group.macs, -group.parameters))),
+        frozen=tuple(sorted(reasons, key=lambda axes: (-axes.axes, -axes.channels, axes.reason))),
     )

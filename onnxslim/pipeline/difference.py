@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxslim.pipeline.reasons import Reason, ReasonCode
+
 TOLERANCES = {"f": 1e-4, "e": 1e-2, "d": 1e-7}
 """Largest difference of an EXACT pass, relative to the largest magnitude of the output, by numpy's type character.
 
@@ -30,7 +32,7 @@ NOISE = 4.0
 several places, and where small numbers are what large ones left of each other, every rounding shows."""
 
 
-def difference(reference: Any, value: Any, noise: float = 0.0) -> str | None:
+def difference(reference: Any, value: Any, noise: float = 0.0) -> Reason | None:
     """Return how an output differs from the reference beyond rounding, or None.
 
     Args:
@@ -38,23 +40,23 @@ def difference(reference: Any, value: Any, noise: float = 0.0) -> str | None:
         value: That of the candidate.
         noise: What `distance` the output of the original has from itself where its inputs are rounded otherwise.
     """
-    ones, others = list(_arrays(reference)), list(_arrays(value))
-    if len(ones) != len(others):
-        return f"{len(others)} arrays in place of {len(ones)}"
-    for one, other in zip(ones, others, strict=True):
-        if one.dtype != other.dtype and {one.dtype.kind, other.dtype.kind} - set("OSU"):
-            return f"type {other.dtype} in place of {one.dtype}"
-        if one.shape != other.shape:
-            return f"shape {list(other.shape)} in place of {list(one.shape)}"
-        tolerance = max(_tolerance(one), NOISE * noise)
-        error = _error(one, other)
+    expected, given = list(_arrays(reference)), list(_arrays(value))
+    if len(expected) != len(given):
+        return Reason(ReasonCode.OTHER_COUNT, (len(given), len(expected)))
+    for wanted, array in zip(expected, given, strict=True):
+        if wanted.dtype != array.dtype and {wanted.dtype.kind, array.dtype.kind} - set("OSU"):
+            return Reason(ReasonCode.OTHER_TYPE, (array.dtype, wanted.dtype))
+        if wanted.shape != array.shape:
+            return Reason(ReasonCode.OTHER_SHAPE, (list(array.shape), list(wanted.shape)))
+        tolerance = max(_tolerance(wanted), NOISE * noise)
+        error = _error(wanted, array)
         if error <= tolerance:
             continue
-        if not _tolerance(one):
-            return f"{error:.2%} of the values differ"
+        if not _tolerance(wanted):
+            return Reason(ReasonCode.OTHER_VALUES, (error,))
         if error == math.inf:
-            return "other values are not finite"
-        return f"relative difference {error:.1e}, at most {tolerance:.0e} is rounding"
+            return Reason(ReasonCode.OTHER_NOT_FINITE)
+        return Reason(ReasonCode.BEYOND_ROUNDING, (error, tolerance))
     return None
 
 

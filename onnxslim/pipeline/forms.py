@@ -13,8 +13,9 @@ from onnxslim.pipeline.interface import Context, Kind, Pass
 from onnxslim.pipeline.judge import Judge, Verdict
 from onnxslim.pipeline.measured import MeasuredModel
 from onnxslim.pipeline.observations import Observations
+from onnxslim.pipeline.reasons import Reason, ReasonCode, describe
 from onnxslim.pipeline.recipe import option_values
-from onnxslim.pipeline.records import AttemptRecord
+from onnxslim.pipeline.records import AttemptRecord, reason_record
 from onnxslim.pipeline.run_pass import Attempt, attempt
 from onnxslim.pipeline.strength import MOST_TRIES, Trial, next_strength, strongest
 from onnxslim.runtime.statistics import Interval
@@ -33,8 +34,8 @@ class StrengthTrial:
     """What is lost in all; None where it is not known, or nothing was changed."""
     charged: float | None
     """The loss as it counts against the budget."""
-    against: str
-    """Why it does not hold; empty where it does."""
+    against: Reason | None
+    """Why it does not hold; None where it does."""
     size: float | None
     """Bytes of the weights of the original divided by those left; None where nothing was changed."""
     seconds: float
@@ -42,7 +43,7 @@ class StrengthTrial:
     @property
     def trial(self) -> Trial:
         """What the search looks at."""
-        return Trial(self.strength, self.charged, not self.against)
+        return Trial(self.strength, self.charged, self.against is None)
 
     def judged_again(self, allowed: Allowance, judge: Judge) -> StrengthTrial:
         """Return it as it stands where something else may be lost."""
@@ -57,8 +58,11 @@ class StrengthTrial:
     def record(self, verdict: Verdict | None) -> AttemptRecord:
         """Return what the report holds of it; `verdict` is that on the form that was chosen, None for the others."""
         speed = None if verdict is None else verdict.speed
-        reason = self.against or ("holds, as a stronger form does" if verdict is None else verdict.reason)
-        unknown = self.against or self.attempt.failure or "nothing was changed, or there is nothing to compare"
+        if self.against is not None:
+            reasons: tuple[Reason, ...] = (self.against,)
+        else:
+            reasons = (Reason(ReasonCode.STRONGER_HOLDS),) if verdict is None else verdict.reasons
+        unknown = str(self.against or "nothing was changed, or there is nothing to compare")
         return AttemptRecord(
             options=option_values(self.step),
             strength=self.strength,
@@ -66,8 +70,9 @@ class StrengthTrial:
             size=self.size,
             latency=speed,
             kept=verdict is not None and verdict.kept,
-            reason=reason,
+            reason=describe(reasons),
             seconds=self.seconds,
+            reasons=tuple(map(reason_record, reasons)),
             loss_reason=None if self.loss else unknown,
             size_reason=None if self.size else unknown,
             latency_reason=None if speed else NOT_TIMED if verdict is None else "not timed",
@@ -136,9 +141,11 @@ def run_pass(
     best = strongest([form.trial for form in forms])
     chosen = next((form for form in forms if form.trial == best), min(forms, key=lambda form: form.strength))
     verdict = _verdict(chosen, forms, current, judge)
-    if chosen.attempt.left_out and not chosen.against:
-        names = ", ".join(map(str, chosen.attempt.left_out))
-        verdict = dataclasses.replace(verdict, reason=f"{verdict.reason}; left out: {names}")
+    if chosen.attempt.left_out and chosen.against is None:
+        sites = chosen.attempt.left_out
+        places = tuple(site.place for site in sites if site.place is not None)
+        names = ", ".join(map(str, sites))
+        verdict = verdict.with_reason(Reason(ReasonCode.REWRITES_LEFT_OUT, (names,), places))
     return Outcome(chosen, verdict, tuple(forms), observations)
 
 
@@ -185,16 +192,16 @@ def _run(
     loss: Interval | None = None
     charged: float | None = None
     size: float | None = None
-    against = tried.failure or ""
+    against = tried.failure
     if tried.candidate is None or tried.model is None:
-        charged = None if against else spent
+        charged = spent if against is None else None
     else:
         size = weight_bytes(judge.run.original.model) / max(weight_bytes(tried.model), 1)
-    if tried.candidate is not None and not against and step.judged_as is Kind.LOSSY:
+    if tried.candidate is not None and against is None and step.judged_as is Kind.LOSSY:
         try:
             loss = judge.loss(tried.candidate)
         except RunError as error:
-            against = f"the result does not run: {error.what}"
+            against = Reason(ReasonCode.DOES_NOT_RUN, (error.what,))
         else:
             if allowed is not None:
                 charged = None if loss is None else allowed.charged(loss)
@@ -204,23 +211,27 @@ def _run(
 
 def _verdict(chosen: StrengthTrial, forms: Sequence[StrengthTrial], current: MeasuredModel, judge: Judge) -> Verdict:
     """Say whether the form that was chosen is kept, and what the next one would have cost."""
-    failed = [form for form in forms if form.against and form.strength > chosen.strength]
-    step = min(failed, key=lambda form: form.strength, default=None)
-    next_one = "" if step is None else f"; {_change(chosen.step, step.step)}: {step.against}"
-    if chosen.against:
-        return Verdict(False, f"{chosen.against}{', in the mildest form' if len(forms) > 1 else ''}")
+    if chosen.against is not None:
+        mildest = (Reason(ReasonCode.MILDEST),) if len(forms) > 1 else ()
+        return Verdict(False, (chosen.against, *mildest))
+    failed = [form for form in forms if form.against is not None and form.strength > chosen.strength]
+    stronger = min(failed, key=lambda form: form.strength, default=None)
+    next_form = None
+    if stronger is not None:
+        options = _change(chosen.step, stronger.step)
+        next_form = Reason(ReasonCode.STRONGER_FORM, (options,), cause=stronger.against)
     if chosen.attempt.candidate is None:
-        return Verdict(False, f"{chosen.attempt.why_not()}{next_one}")
+        return Verdict(False, (chosen.attempt.why_not(),)).with_reason(next_form)
     try:
         verdict = judge.pays(chosen.step, current, chosen.attempt.candidate, chosen.loss)
     except RunError as error:
-        return Verdict(False, f"the result does not run: {error.what}")
-    return dataclasses.replace(verdict, reason=f"{verdict.reason}{next_one}")
+        return Verdict(False, (Reason(ReasonCode.DOES_NOT_RUN, (error.what,)),))
+    return verdict.with_reason(next_form)
 
 
-def _change(one: Pass, other: Pass) -> str:
-    """Return the options of `other` that `one` has otherwise."""
-    before, after = option_values(one), option_values(other)
+def _change(chosen: Pass, stronger: Pass) -> str:
+    """Return the options of `stronger` that differ from those of `chosen`."""
+    before, after = option_values(chosen), option_values(stronger)
     changed = [f"{name}={_short(value)}" for name, value in after.items() if before[name] != value]
     return ":".join(changed) or "a stronger form"
 

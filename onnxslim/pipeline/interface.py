@@ -41,8 +41,25 @@ class Goal(enum.Enum):
     """It may, as long as the model gets smaller."""
 
 
-UNDONE = frozenset({"left alone", "left out"})
-"""Actions of notes about what was not done."""
+class NoteKind(str, enum.Enum):
+    """What a note tells of its subject."""
+
+    DONE = "done"
+    """It was changed."""
+    LEFT_ALONE = "left-alone"
+    """The pass did not change it."""
+    LEFT_OUT = "left-out"
+    """The pass changed it, and the model did not hold: the change was taken back."""
+    REMARK = "remark"
+    """Neither: how something was done, or what was found."""
+
+
+class NoteCode(str, enum.Enum):
+    """Codes of notes that every pass may have; a pass has codes of its own beside them."""
+
+    OLD_OPSET = "old-opset"
+    NOT_FINITE = "not-finite"
+    UNMATCHED = "unmatched"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +72,24 @@ class Note:
     """What was done, as a few words: ``32 -> 24 channels``, ``int8``, ``left alone``."""
     reason: str = ""
     """Why; must be said where something was left alone."""
+    kind: NoteKind = NoteKind.DONE
+    """Whether something was done, left alone, or taken back."""
+    code: str = ""
+    """The reason as a word that stays the same from version to version."""
+    nodes: tuple[str, ...] = ()
+    """Names of the nodes that the reason is about, where these are others than the subject."""
+    values: tuple[str, ...] = ()
+    """Names of the values that the reason is about."""
+
+
+def left_alone(subject: str, reason: str, code: str = "", *, action: str = "left alone") -> Note:
+    """Return a note on what a pass did not change, and why."""
+    return Note(subject, action, reason, NoteKind.LEFT_ALONE, code)
+
+
+def remark(subject: str, action: str, reason: str = "", code: str = "") -> Note:
+    """Return a note on how a pass worked, which says of nothing that it was changed."""
+    return Note(subject, action, reason, NoteKind.REMARK, code)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,16 +248,14 @@ class Pass(abc.ABC):
             context: As for `run`.
         """
         before = count_nodes(model)
-        notes = self.run(model, context).notes
-        lines = (
-            Planned(
-                note.subject,
-                0,
-                note.action,
-                gather([Finding(note.reason, note.subject, note.reason)] if note.reason else []),
-            )
-            if note.action in UNDONE
-            else Planned(note.subject, 1, ": ".join(filter(None, (note.action, note.reason))))
-            for note in notes
-        )
-        return PassPlan((before, count_nodes(model)), tuple(lines))
+        lines = tuple(map(_planned, self.run(model, context).notes))
+        return PassPlan((before, count_nodes(model)), lines)
+
+
+def _planned(note: Note) -> Planned:
+    """Return a note as a line of a plan."""
+    if note.kind in (NoteKind.LEFT_ALONE, NoteKind.LEFT_OUT):
+        finding = Finding(note.reason, note.subject, note.reason, note.code, note.nodes, note.values)
+        return Planned(note.subject, 0, note.action, gather([finding] if note.reason else []))
+    sites = int(note.kind is NoteKind.DONE)
+    return Planned(note.subject, sites, ": ".join(filter(None, (note.action, note.reason))))

@@ -17,6 +17,7 @@ from onnxslim.pipeline.difference import difference, distance, shapes_of
 from onnxslim.pipeline.interface import Goal, Kind, Pass
 from onnxslim.pipeline.measured import MeasuredModel, Run
 from onnxslim.pipeline.probes import InputProbe, draw_probes, rounded_otherwise
+from onnxslim.pipeline.reasons import Reason, ReasonCode
 from onnxslim.quality.choosing import choose_metric
 from onnxslim.quality.measure import Quality, measure_quality
 from onnxslim.quality.metric import Recognition
@@ -38,9 +39,13 @@ class Verdict:
     """Whether a change is kept, and why."""
 
     kept: bool
-    reason: str
+    reasons: tuple[Reason, ...]
     speed: Interval | None = None
     """How many times as fast as before, where that was measured."""
+
+    def with_reason(self, reason: Reason | None) -> Verdict:
+        """Return the verdict with one more reason, if there is one."""
+        return self if reason is None else dataclasses.replace(self, reasons=(*self.reasons, reason))
 
 
 class Judge:
@@ -106,19 +111,17 @@ class Judge:
         metric = self.recognition.metric
         return metric.lost(self.run.validation.labelled and metric.reads_labels)
 
-    def against(self, loss: Interval | None, allowed: Allowance) -> str:
-        """Return why a model with that loss does not hold, an empty text where it does."""
+    def against(self, loss: Interval | None, allowed: Allowance) -> Reason | None:
+        """Return why a model with that loss does not hold; None where it does."""
         if loss is None:
-            return "the budget cannot be checked: no output can be compared"
+            return Reason(ReasonCode.BUDGET_UNCHECKED)
         if allowed.holds(loss):
-            return ""
+            return None
         if loss.value > allowed.limit:
-            here = "" if allowed.limit >= allowed.total else f" here, {allowed.total:.2%} in all"
-            return f"{loss.value:.2%} of {self.of_what} would be lost where {allowed.limit:.2%} may be{here}"
-        return (
-            f"{loss.value:.2%} of {self.of_what} would be lost, and up to {allowed.bound(loss):.2%} with a confidence "
-            f"of {allowed.confidence:.0%}, where {allowed.total:.2%} may be"
-        )
+            words = (loss.value, self.of_what, allowed.limit, allowed.total)
+            return Reason(ReasonCode.OVER_BUDGET if allowed.limit >= allowed.total else ReasonCode.OVER_SHARE, words)
+        bound = (allowed.bound(loss), allowed.confidence, allowed.total)
+        return Reason(ReasonCode.OVER_BOUND, (loss.value, self.of_what, *bound))
 
     def pays(self, step: Pass, before: MeasuredModel, after: MeasuredModel, loss: Interval | None = None) -> Verdict:
         """Say whether the change from `before` to `after` that `step` made is kept, now that it holds.
@@ -128,36 +131,37 @@ class Judge:
         """
         kept = self._unchanged() if step.judged_as is Kind.EXACT else self._within(loss)
         if not self.request.timed:
-            return Verdict(True, kept)
+            return Verdict(True, (kept,))
         try:
             ratio = self.latency(before, after).ratio
         except RunError as error:
-            return Verdict(False, f"it cannot be timed: {error.what}")
-        figures = f"{ratio.value:.2f}x the speed of before ({ratio.low:.2f} to {ratio.high:.2f})"
+            return Verdict(False, (Reason(ReasonCode.NOT_TIMED, (error.what,)),))
+        figures = (ratio.value, ratio.low, ratio.high)
         if (
             ratio.high < (1.0 if step.speeds_up else CLEARLY_SLOWER)
             and self.request.goal is Goal.LATENCY
             and step.judged_as is Kind.LOSSY
         ):
-            return Verdict(False, f"slower here: {figures}; --goal size keeps it", ratio)
-        return Verdict(True, f"{kept}; {figures}", ratio)
+            return Verdict(False, (Reason(ReasonCode.SLOWER, figures),), ratio)
+        return Verdict(True, (kept, Reason(ReasonCode.SPEED, figures)), ratio)
 
-    def _unchanged(self) -> str:
-        return "outputs unchanged" if self.request.check else "outputs not compared: asked not to"
+    def _unchanged(self) -> Reason:
+        return Reason(ReasonCode.OUTPUTS_UNCHANGED if self.request.check else ReasonCode.NOT_COMPARED)
 
-    def _within(self, loss: Interval | None) -> str:
+    def _within(self, loss: Interval | None) -> Reason:
+        max_drop, count = self.request.max_drop, self.run.validation.count
         if self.run.validation.synthetic:
-            return "fidelity not claimed: the samples are synthetic"
-        if self.request.max_drop is None:
-            return "no budget given"
+            return Reason(ReasonCode.NOT_CLAIMED)
+        if max_drop is None:
+            return Reason(ReasonCode.NO_BUDGET)
         if loss is None:
-            return "within the budget"
-        lost = f"within the budget: {loss.value:.2%} lost in all"
-        if loss.high <= self.request.max_drop or self.run.validation.count is None:
-            return lost
-        more = samples_to_settle(loss, self.request.max_drop, self.run.validation.count)
-        settling = f", and about {more:,} samples would settle it" if more is not None else ""
-        return f"{lost} ({loss.low:.2%} to {loss.high:.2%}: that reaches past it{settling})"
+            return Reason(ReasonCode.WITHIN_BUDGET)
+        if loss.high <= max_drop or count is None:
+            return Reason(ReasonCode.WITHIN_BUDGET_LOSS, (loss.value,))
+        needed = samples_to_settle(loss, max_drop, count)
+        if needed is None:
+            return Reason(ReasonCode.WITHIN_BUDGET_UNSURE, (loss.value, loss.low, loss.high))
+        return Reason(ReasonCode.WITHIN_BUDGET_SAMPLES, (loss.value, loss.low, loss.high, needed))
 
     def nothing_claimed(self) -> str:
         """Return why nothing is said about the quality of a result."""
@@ -220,7 +224,7 @@ class Judge:
                 chosen.append(probe)
         return tuple(chosen)
 
-    def difference(self, before: MeasuredModel, after: MeasuredModel) -> str | None:
+    def difference(self, before: MeasuredModel, after: MeasuredModel) -> Reason | None:
         """Return the first difference beyond rounding between the outputs of two models, or None.
 
         Outputs that differ from one run of `before` to the next are random: their types and shapes must agree.
@@ -243,19 +247,19 @@ class Judge:
             try:
                 outputs = after.session.run(probe.feeds)
             except RunError as error:
-                return f"it does not run any more{size}: {error.what}"
+                return Reason(ReasonCode.STOPPED_RUNNING, (error.what, size))
             after.probe_outputs[number] = outputs
             for name, reference in references.items():
                 why = difference(reference, outputs[name])
                 if why is not None and (why := self._beyond_noise(before, probe, name, reference, outputs[name])):
-                    return f"{name}: {why}{size}"
+                    return Reason(ReasonCode.OUTPUTS_CHANGED, (name, size), (name,), why)
         if self.run.low_memory:
             after.close()
         return None
 
     def _beyond_noise(
         self, before: MeasuredModel, probe: InputProbe, name: str, reference: Any, output: Any
-    ) -> str | None:
+    ) -> Reason | None:
         """Ask once more, knowing how much an output depends on rounding: of the inputs, or else within the model."""
         again = before.session.run(probe.feeds, [name])[name]
         if difference(reference, again) is not None and shapes_of(reference) == shapes_of(output):

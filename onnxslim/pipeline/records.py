@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from onnxslim.data import Subset
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.interface import LayerChange, Note
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target
 
@@ -208,6 +209,25 @@ class Budget:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReasonRecord:
+    """One of the reasons that decided."""
+
+    code: Annotated[str, "a word that stays the same from version to version: over-budget, slower"]
+    text: Annotated[str, "the reason in words"]
+    values: Annotated[tuple[str, ...], "names of the values of the model that it is about"] = ()
+
+
+def reason_record(reason: Reason) -> ReasonRecord:
+    """Return a reason as the report holds it, with the values that it follows from."""
+    values = list(reason.values)
+    cause = reason.cause
+    while cause is not None:
+        values += cause.values
+        cause = cause.cause
+    return ReasonRecord(reason.code.value, str(reason), tuple(dict.fromkeys(values)))
+
+
+@dataclasses.dataclass(frozen=True)
 class AttemptRecord:
     """One form of a pass that was tried."""
 
@@ -219,6 +239,7 @@ class AttemptRecord:
     kept: Annotated[bool, "whether this is the form that was kept"]
     reason: Annotated[str, "why it was kept, or not"]
     seconds: Annotated[float, "how long the try took, without timing the model"]
+    reasons: Annotated[tuple[ReasonRecord, ...], "what `reason` is made of, with codes"] = ()
     loss_reason: str | None = None
     size_reason: str | None = None
     latency_reason: str | None = None
@@ -244,6 +265,7 @@ class PassRecord:
         dataclasses.field(default_factory=dict)
     )
     attempts: Annotated[tuple[AttemptRecord, ...], "of a lossy pass: the forms that were tried, in this order"] = ()
+    reasons: Annotated[tuple[ReasonRecord, ...], "what `reason` is made of, with codes"] = ()
 
     def __post_init__(self) -> None:
         _check(self)

@@ -29,7 +29,7 @@ class RewriteSite:
 class RewriteGate:
     """Asked before each rewrite; writes down, in order, what it allowed."""
 
-    def __init__(self, *, limit: int | None = None, banned: Mapping[RewriteSite, str] | None = None) -> None:
+    def __init__(self, *, limit: int | None = None, banned: Mapping[RewriteSite, object] | None = None) -> None:
         """Allow `limit` rewrites (None: all), and none at the sites `banned`, each with the reason."""
         self._limit = limit
         self._banned = dict(banned or {})
@@ -44,7 +44,7 @@ class RewriteGate:
         site = RewriteSite(rule, place)
         why = self._banned.get(site) or self._banned.get(RewriteSite(rule, None))
         if why is not None:
-            return why
+            return str(why)
         if self._limit is not None and len(self.sites) >= self._limit:
             return BEYOND
         self.sites.append(site)

@@ -14,8 +14,9 @@ from onnxslim.pipeline.forms import Outcome, run_pass
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.measured import MeasuredModel
+from onnxslim.pipeline.reasons import Reason, ReasonCode, describe
 from onnxslim.pipeline.recipe import option_values
-from onnxslim.pipeline.records import PassRecord
+from onnxslim.pipeline.records import PassRecord, reason_record
 
 SAFE = 2.0
 """A pass that made the model so many times as fast by itself is not asked again whether it pays."""
@@ -35,20 +36,23 @@ class Stage:
     before: MeasuredModel
     outcome: Outcome
     seconds: float
-    left_out: str = ""
+    left_out: Reason | None = None
     """Why it was kept at first and is not in the end."""
 
     @property
     def kept(self) -> bool:
         """Whether the result has it."""
-        return self.outcome.verdict.kept and not self.left_out
+        return self.outcome.verdict.kept and self.left_out is None
 
     @property
     def slow(self) -> bool:
         """Whether it holds, and was rolled back because it made the model slower."""
         outcome = self.outcome
         return (
-            self.lossy and not outcome.verdict.kept and outcome.verdict.speed is not None and not outcome.form.against
+            self.lossy
+            and not outcome.verdict.kept
+            and outcome.verdict.speed is not None
+            and outcome.form.against is None
         )
 
     @property
@@ -66,19 +70,20 @@ class Stage:
         """Return what the report holds of it."""
         tried = self.outcome.form.attempt
         nodes = count_nodes(self.before.model)
-        reason = f"{self.outcome.verdict.reason}; {self.left_out}" if self.left_out else self.outcome.verdict.reason
-        attempts = self.outcome.attempts
-        if self.left_out:
+        verdict, attempts = self.outcome.verdict.with_reason(self.left_out), self.outcome.attempts
+        if self.left_out is not None:
+            why = (reason_record(self.left_out),)
             attempts = tuple(
-                dataclasses.replace(each, kept=False, reason=self.left_out if each.kept else each.reason)
-                for each in attempts
+                dataclasses.replace(form, kept=False, reason=why[0].text, reasons=why) if form.kept else form
+                for form in attempts
             )
         return PassRecord(
             name=self.asked.name,
             options=option_values(self.outcome.form.step if self.kept else self.asked),
             kind=self.asked.judged_as.value,
             kept=self.kept,
-            reason=reason,
+            reason=describe(verdict.reasons),
+            reasons=tuple(map(reason_record, verdict.reasons)),
             seconds=self.seconds,
             nodes=(nodes, nodes if tried.model is None else count_nodes(tried.model)),
             changes=tried.change.notes,
@@ -177,8 +182,7 @@ def _without_what_does_not_pay(stages: list[Stage], judge: Judge, context: Conte
     ratio = judge.latency(stages[-1].after, tail[-1].after).ratio
     if ratio.low < GAIN:
         return stages
-    figures = f"{ratio.value:.2f}x as fast ({ratio.low:.2f} to {ratio.high:.2f})"
-    why = f"left out in the end: without it the result is {figures}"
+    why = Reason(ReasonCode.FASTER_WITHOUT, (ratio.value, ratio.low, ratio.high))
     return [*stages[:at], dataclasses.replace(stages[at], left_out=why), *tail]
 
 

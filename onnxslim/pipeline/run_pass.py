@@ -15,9 +15,10 @@ import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError, RunError, ValuesNotFinite
 from onnxslim.observe.not_finite import first_not_finite
-from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, NoteCode, NoteKind, Pass, left_alone
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.measured import MeasuredModel
+from onnxslim.pipeline.reasons import Reason, ReasonCode
 from onnxslim.pipeline.rewrite_gate import RewriteGate, RewriteSite
 
 MAX_SITES_PER_RULE = 2
@@ -37,18 +38,20 @@ class Attempt:
     gate: RewriteGate
     candidate: MeasuredModel | None
     """None: nothing was changed, or it does not load."""
-    failure: str | None
+    failure: Reason | None
     """Why it does not hold, or None."""
     error: Exception | None = None
     """What the pass raised."""
     left_out: tuple[RewriteSite, ...] = ()
     """Rewrites without which it holds."""
 
-    def why_not(self) -> str:
+    def why_not(self) -> Reason:
         """Return why nothing was changed: what speaks about the model as a whole, else the first reason there is."""
         notes = sorted(self.change.notes, key=lambda note: note.subject != "model")
-        reasons = [note.reason for note in notes if note.reason]
-        return f"nothing to do: {reasons[0]}" if reasons else "nothing to do"
+        note = next((note for note in notes if note.reason), None)
+        if note is None:
+            return Reason(ReasonCode.NOTHING_FOUND)
+        return Reason(ReasonCode.NOTHING_TO_DO, (note.reason,), note.values)
 
 
 _Run = Callable[["int | None"], Attempt]
@@ -64,10 +67,10 @@ def attempt(step: Pass, current: MeasuredModel, judge: Judge, context: Context) 
     """
     opset = current.model.opset_imports.get("", step.oldest_opset)
     if opset < step.oldest_opset:
-        why = f"opset {opset} is older than {step.oldest_opset}, from which on elementwise ops broadcast as in numpy"
-        change = Change(False, (Note("model", "left alone", why),))
+        age = f"opset {opset} is older than {step.oldest_opset}, from which on elementwise ops broadcast as in numpy"
+        change = Change(False, (left_alone("model", age, NoteCode.OLD_OPSET),))
         return Attempt(current.model, change, RewriteGate(), None, None)
-    banned: dict[RewriteSite, str] = {}
+    banned: dict[RewriteSite, Reason] = {}
 
     def run(limit: int | None) -> Attempt:
         # What a pass draws must not depend on how often it ran, nor on what those before it drew.
@@ -87,12 +90,17 @@ def attempt(step: Pass, current: MeasuredModel, judge: Judge, context: Context) 
     if tried.error is not None:
         raise tried.error
     if banned:
-        left_out = tuple(Note(str(site), "left out", why) for site, why in banned.items())
+        left_out = tuple(_note(site, why) for site, why in banned.items())
         subjects = {note.subject for note in left_out}
         notes = tuple(note for note in tried.change.notes if note.subject not in subjects)
         change = dataclasses.replace(tried.change, notes=(*notes, *left_out))
         tried = dataclasses.replace(tried, change=change, left_out=tuple(banned))
     return tried
+
+
+def _note(site: RewriteSite, why: Reason) -> Note:
+    values = () if site.place is None else (site.place,)
+    return Note(str(site), "left out", str(why), NoteKind.LEFT_OUT, why.code.value, values=values)
 
 
 def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> Attempt:
@@ -102,12 +110,13 @@ def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> 
         change = step.run(clone, context)
     except ValuesNotFinite as error:
         begins = first_not_finite(context.original, context.samples, context.open_session)
-        change = Change(False, (Note("model", "left alone", error.what if begins is None else str(begins)),))
+        why = error.what if begins is None else str(begins)
+        change = Change(False, (left_alone("model", why, NoteCode.NOT_FINITE),))
         return Attempt(clone, change, gate, None, None)
     except OnnxslimError:
         raise
     except Exception as error:
-        return Attempt(clone, Change(False), gate, None, f"it raised {type(error).__name__}: {error}", error)
+        return Attempt(clone, Change(False), gate, None, raised(ReasonCode.RAISED, error), error)
     if not change.modified:
         return Attempt(clone, change, gate, None, None)
     candidate = MeasuredModel(clone, lambda: judge.run.open_session(clone))
@@ -118,19 +127,24 @@ def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> 
             difference = None
             candidate.open()
     except RunError as error:
-        return Attempt(clone, change, gate, None, f"the result does not run: {error.what}")
+        return Attempt(clone, change, gate, None, Reason(ReasonCode.DOES_NOT_RUN, (error.what,)))
     except Exception as error:  # onnx_ir raises what it likes where the graph is broken
-        return Attempt(clone, change, gate, None, f"the result is no model: {type(error).__name__}: {error}")
-    failure = None if difference is None else f"the outputs changed: {difference}"
-    return Attempt(clone, change, gate, candidate, failure)
+        return Attempt(clone, change, gate, None, raised(ReasonCode.NO_MODEL, error))
+    return Attempt(clone, change, gate, candidate, difference)
 
 
-def _first_guilty(failed: Attempt, run: _Run) -> tuple[RewriteSite, str] | None:
+def raised(code: ReasonCode, error: Exception) -> Reason:
+    """Return the reason that something is: an exception."""
+    return Reason(code, (f"{type(error).__name__}: {error}",))
+
+
+def _first_guilty(failed: Attempt, run: _Run) -> tuple[RewriteSite, Reason] | None:
     """Return the first rewrite after which the model does not hold, and why; None if it does not hold without any."""
-    sites = failed.gate.sites
+    sites, why = failed.gate.sites, failed.failure
+    assert why is not None, "it failed"
     if failed.error is not None:
-        return sites[-1], failed.failure or ""
-    low, high, why = 0, len(sites), failed.failure or ""  # with `low` rewrites it holds, with `high` it does not
+        return sites[-1], why
+    low, high = 0, len(sites)  # with `low` rewrites it holds, with `high` it does not
     if run(0).failure is not None:
         return None
     while high - low > 1:
@@ -143,11 +157,11 @@ def _first_guilty(failed: Attempt, run: _Run) -> tuple[RewriteSite, str] | None:
     return sites[high - 1], why
 
 
-def _ban(banned: dict[RewriteSite, str], site: RewriteSite, why: str) -> None:
+def _ban(banned: dict[RewriteSite, Reason], site: RewriteSite, why: Reason) -> None:
     same_rule = [known for known in banned if known.rule == site.rule]
     if len(same_rule) + 1 < MAX_SITES_PER_RULE:
         banned[site] = why
         return
     for known in same_rule:
         del banned[known]
-    banned[RewriteSite(site.rule, None)] = f"{why} ({len(same_rule) + 1} sites)"
+    banned[RewriteSite(site.rule, None)] = Reason(ReasonCode.SEVERAL_SITES, (len(same_rule) + 1,), cause=why)

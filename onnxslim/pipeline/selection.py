@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxslim.analysis.original_names import OriginalNames
 from onnxslim.model.nesting import every_graph
 
-from .interface import Note
+from .interface import Note, NoteCode, remark
 
 Include = Annotated[
     tuple[str, ...],
@@ -65,7 +65,7 @@ class Selection:
         """Return a note on each pattern that matches nothing in the file."""
         why = "no node, weight or op type of the model is called so"
         return [
-            Note(option, f"{pattern!r} matches nothing", why)
+            remark(option, f"{pattern!r} matches nothing", why, NoteCode.UNMATCHED)
             for option, patterns in self._patterns.items()
             for pattern in patterns
             if not matches(self._known, (pattern,))

@@ -72,7 +72,7 @@ def _read(kind: Any, data: Any, place: str) -> Any:
     if origin is tuple:
         kinds = [arguments[0]] * len(data) if arguments[-1] is Ellipsis else arguments
         return tuple(_read(each, item, place) for each, item in zip(kinds, data, strict=True))
-    return float(data) if kind is float else data
+    return kind(data) if kind is float or (isinstance(kind, type) and issubclass(kind, enum.Enum)) else data
 
 
 def _read_record(kind: Any, data: Any, place: str) -> Any:

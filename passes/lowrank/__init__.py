@@ -13,7 +13,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.model.constants import constant
 from onnxslim.ops.parameters import attribute
-from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass
+from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass, left_alone
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 
 from .allocation import RankRule, RankTarget, SplitSettings
@@ -149,7 +149,7 @@ class Lowrank(Pass):
         if fused:
             infer_shapes(model)
         layers, left = find_layers(model, selection, self.smallest)
-        notes = [*selection.unmatched(), *fused, *(Note(name, "left alone", reason) for name, reason in left)]
+        notes = [*selection.unmatched(), *fused, *(left_alone(name, reason) for name, reason in left)]
         first: list[Note] = []
         not_finite = ""
         changes: tuple[LayerChange, ...] = ()
@@ -159,7 +159,7 @@ class Lowrank(Pass):
             chosen, reasons = work.choose(work.options())
             notes += work.notes
             not_finite = work.not_finite
-            notes += [Note(layer.name, "left alone", why) for layer, why in zip(layers, reasons, strict=True) if why]
+            notes += [left_alone(layer.name, why) for layer, why in zip(layers, reasons, strict=True) if why]
             picked = [(layer, each) for layer, each in zip(layers, chosen, strict=True) if each is not None]
             if picked:
                 before = sum(layer.parameters for layer in layers)
@@ -177,7 +177,7 @@ class Lowrank(Pass):
             notes += whole
         if not first and not fused:
             reason = not_finite or ("no split of a layer pays" if layers else "no layer can be split")
-            return Change(False, (Note("model", "left alone", reason), *notes))
+            return Change(False, (left_alone("model", reason), *notes))
         infer_shapes(model)
         return Change(True, (*first, *notes), changes)
 

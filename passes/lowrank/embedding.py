@@ -20,7 +20,7 @@ from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import stream_values
 from onnxslim.ops.parameters import attribute, op_of
-from onnxslim.pipeline.interface import Context, LayerChange, Note
+from onnxslim.pipeline.interface import Context, LayerChange, Note, left_alone
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 from onnxslim.runtime.session import Session
 
@@ -67,10 +67,10 @@ def split_tables(
         RunError: The model does not run on the calibration samples.
     """
     tables, others = find_tables(model, selection, settings.smallest)
-    left = [Note(name, "left alone", reason) for name, reason in others]
+    left = [left_alone(name, reason) for name, reason in others]
     if not settings.size:
         reason = "not faster: rows are read without a product; pays=size splits it"
-        return [], [*left, *(Note(table.name, "left alone", reason) for table in tables)], ()
+        return [], [*left, *(left_alone(table.name, reason) for table in tables)], ()
     learns = settings.whiten and not context.samples.synthetic
     counts: dict[str, Array] = {}
     if learns and tables:
@@ -85,7 +85,7 @@ def split_tables(
         tables, bases, options, choose(tables, options, settings.wish), strict=True
     ):
         if each is None:
-            left.append(Note(table.name, "left alone", why_whole(own, settings.wish, settings.align)))
+            left.append(left_alone(table.name, why_whole(own, settings.wish, settings.align)))
             continue
         write_table(editor, table, split_table(table, vectors, each.ranks[0]))
         kept = f"{1 - each.error:.2%} of the energy of its rows retained"

@@ -17,7 +17,7 @@ from onnxslim.fit.refit import BUDGET, FEWEST, STREAMED
 from onnxslim.model.edit import Editor
 from onnxslim.observe.not_finite import first_not_finite
 from onnxslim.observe.probe import stream_values
-from onnxslim.pipeline.interface import Context, LayerChange, Note
+from onnxslim.pipeline.interface import Context, LayerChange, Note, remark
 
 from .allocation import ErrorCost, RankRule, SplitSettings, choose, describe, why_whole
 from .attention_metric import find_comparisons
@@ -92,7 +92,7 @@ class Splitting:
         self._learns = settings.whiten and not context.samples.synthetic
         if context.samples.synthetic:
             reason = "samples that were made up say nothing about activations"
-            self.notes.append(Note("ranks", "by the weights alone", reason))
+            self.notes.append(remark("ranks", "by the weights alone", reason))
         first = context.samples.first()
         names = {site.data.name or "" for layer in layers for site in layer.sites}
         names |= {site.node.outputs[0].name or "" for layer in layers for site in layer.sites}
@@ -317,7 +317,7 @@ class Splitting:
             whole = f", and {fitted} whole weights with them" if self._settings.recover else ""
             rows = min(self.count * self._places(layer) / layer.columns for layer in work)
             few = "" if rows >= 1 else "few: there are layers with more inputs than rows, fitted to these samples alone"
-            notes.append(Note("factors", f"fitted on {self.count} samples{whole}", few))
+            notes.append(remark("factors", f"fitted on {self.count} samples{whole}", few))
         return notes
 
     def _change(self, layer: WeightLayer, each: SplitCandidate) -> list[LayerChange]:

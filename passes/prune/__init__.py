@@ -16,7 +16,7 @@ from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments, channel_moments
-from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone, remark
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 
 from .allocation import Choice, Limits, allocate, allocate_evenly, blocks
@@ -131,7 +131,7 @@ class Prune(Pass):
         found = remove_exactly(model, lambda coupling: choosing(coupling)[0], context.gate)
         if not found:
             reason = "no channel is dead, constant, or the same as another"
-            return Change(False, (Note("model", "left alone", reason), *choosing(couple(model))[1]))
+            return Change(False, (left_alone("model", reason), *choosing(couple(model))[1]))
         notes = selection.unmatched()
         for what, reason in (
             ("dead", "the outputs do not depend on them"),
@@ -146,13 +146,15 @@ class Prune(Pass):
 
     def _by_share(self, model: ir.Model, context: Context) -> Change:
         coupling = couple(model)
-        notes = [Note(f"{each.name} axis {each.axis}", "left alone", each.why.reason) for each in frozen(coupling)]
+        notes = [
+            left_alone(f"{each.name} axis {each.axis}", each.why.reason, each.why.code) for each in frozen(coupling)
+        ]
         limits = Limits(self.align, self.most, self.minimum)
         selection = Selection(self.include, self.exclude, model, context.original)
-        found, left_alone = Choosing(selection, self.units, limits)(coupling)
-        notes += left_alone
+        found, uncut = Choosing(selection, self.units, limits)(coupling)
+        notes += uncut
         if not found:
-            return Change(False, (Note("model", "left alone", "no group of channels can be cut"), *notes))
+            return Change(False, (left_alone("model", "no group of channels can be cut"), *notes))
         # Where the sizes of images are symbolic, those of a sample say which layers are the heavy ones.
         sizes = {name: array.shape for name, array in context.samples.first().items()}
         sized = specialize_shapes(model, sizes)
@@ -162,7 +164,7 @@ class Prune(Pass):
         criterion = self.criterion
         if criterion in OBSERVING and not learns:
             criterion = Criterion.MAGNITUDE
-            notes.append(Note("criterion", "magnitude", "samples that were made up say nothing about activations"))
+            notes.append(remark("criterion", "magnitude", "samples that were made up say nothing about activations"))
         moments: dict[ChannelAxis, ChannelMoments] = {}
         if learns and (self.compensate or criterion in OBSERVING):
             places = sorted({(contraction.data.name or "", contraction.data_axis) for contraction in read})
@@ -187,7 +189,7 @@ class Prune(Pass):
         choice = budget.reach(allotted)
         if not choice.gone.any():
             reason = f"no block of channels saves {budget.what} without taking far more than {budget.asked}"
-            return Change(False, (*notes, Note("model", "left alone", reason)))
+            return Change(False, (*notes, left_alone("model", reason)))
         teacher = model.clone()
         if self.compensate and learns:
             compensate(model, coupling, choice.gone, read, moments)

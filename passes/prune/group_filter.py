@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling, groups
-from onnxslim.pipeline.interface import Note
+from onnxslim.pipeline.interface import Note, left_alone
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 
 from .allocation import Limits, blocks
@@ -49,7 +49,7 @@ class Choosing:
         for group in groups(coupling):
             reason = self._against(coupling, group, weights.get(int(group.roots[0]), {}), quantized)
             if reason:
-                notes.append(Note(group.name, "left alone", reason))
+                notes.append(left_alone(group.name, reason))
             else:
                 chosen.append(group)
         return chosen, [*self.selection.unmatched(), *notes]

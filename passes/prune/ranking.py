@@ -15,7 +15,7 @@ from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.analysis.linear_layer import Contraction
 from onnxslim.observe.gram import Gram, grams, held, measurable
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
-from onnxslim.pipeline.interface import Context, Note
+from onnxslim.pipeline.interface import Context, Note, remark
 
 from .criterion import (
     Criterion,
@@ -79,7 +79,7 @@ class Ranker:
         count = affordable(sum(map(len, wanted)), macs, context.samples.count) if sensitivity and learns else 0
         if sensitivity and learns and not count:
             notes.append(
-                Note("sensitivity", "not measured", "too few samples, or too many groups for a model so large")
+                remark("sensitivity", "not measured", "too few samples, or too many groups for a model so large")
             )
         prober = None
         if count:
@@ -100,7 +100,7 @@ class Ranker:
         context.progress("rank", len(self.groups), len(self.groups))
         if prober is not None:
             runs = sum(map(len, wanted))
-            notes.append(Note("sensitivity", f"measured by {runs} cuts of one group each", f"on {count} samples"))
+            notes.append(remark("sensitivity", f"measured by {runs} cuts of one group each", f"on {count} samples"))
         return [as_importance(each, steps) for each, steps in zip(rankings, self.steps, strict=True)], notes
 
     def _measured(
@@ -138,7 +138,7 @@ class Ranker:
         for group in self.groups:
             if not scores[group.roots].any():
                 scores[group.roots] = fallback[group.roots]
-                notes.append(Note(group.name, "ranked by magnitude", f"{criterion.value} says nothing about it"))
+                notes.append(remark(group.name, "ranked by magnitude", f"{criterion.value} says nothing about it"))
         return scores, notes
 
     def _moments(self) -> Iterator[tuple[int, list[tuple[Contraction, Gram]]]]:

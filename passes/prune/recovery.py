@@ -17,7 +17,7 @@ from onnxslim.fit.refit import Fit, enough, fits, refit
 from onnxslim.model.edit import Editor
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.ops.relations import Indices
-from onnxslim.pipeline.interface import Context, Note
+from onnxslim.pipeline.interface import Context, Note, remark
 
 from .biases import add_to_bias
 
@@ -73,7 +73,7 @@ def fit_again(model: ir.Model, teacher: ir.Model, stays: Kept, cost: Cost, conte
     ]
     count = enough(context.samples.count, cost.macs, cost.peak_activation_bytes)
     if not count:
-        return Note("weights", "not refitted", "too few samples, or too large a model for what fitting may take")
+        return remark("weights", "not refitted", "too few samples, or too large a model for what fitting may take")
     samples = context.draw(count, "prune: refitting")
     refit(
         model,

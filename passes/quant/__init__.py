@@ -16,7 +16,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import FORM
 from onnxslim.model.edit import become
-from onnxslim.pipeline.interface import Change, Context, Kind, LayerChange, Note, Pass
+from onnxslim.pipeline.interface import Change, Context, Kind, LayerChange, Note, Pass, left_alone, remark
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 
 from .calibration import CalibrationSettings, Calibrator
@@ -30,7 +30,6 @@ from .scales import Activations, Calibration
 from .sensitivity import Noise, layers_of, measure, spared
 from .table import Int8Table, Role, load_table
 
-UNTOUCHED = "left alone"
 FLOAT_BITS, BITS = 32, 8
 
 
@@ -86,17 +85,17 @@ class Quant(Pass):
         table = load_table(context.target.provider)
         reason = _reason_against(model, table)
         if reason:
-            return Change(False, (Note("model", UNTOUCHED, reason),))
+            return Change(False, (left_alone("model", reason),))
         infer_shapes(model)
         notes: list[Note] = []
         working = model
         if model.graph.opset_imports[""] < QUANTIZATION_OPSET:
             newer = upgraded(model)
             if isinstance(newer, str):
-                return Change(False, (Note("model", UNTOUCHED, newer),))
+                return Change(False, (left_alone("model", newer),))
             working = newer
             notes.append(
-                Note("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there")
+                remark("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there")
             )
         selection = Selection(self.include, self.exclude, working, context.original)
         notes += selection.unmatched()
@@ -116,7 +115,7 @@ class Quant(Pass):
                 reason = "no layer is left that costs the outputs little enough"
             if calibrator.not_finite:
                 reason += f": {calibrator.not_finite}"
-            return Change(False, (Note("model", UNTOUCHED, reason), *selection.unmatched(), *plan.left))
+            return Change(False, (left_alone("model", reason), *selection.unmatched(), *plan.left))
         summary, layers = _summary(plan, macs)
         scales = calibrator.scales(plan)
         if working is not model:

@@ -26,7 +26,7 @@ from onnxslim.observe.statistics import (
     range_queries,
     ranges,
 )
-from onnxslim.pipeline.interface import Context, Note
+from onnxslim.pipeline.interface import Context, Note, remark
 from onnxslim.pipeline.selection import Selection
 
 from .opset import upgraded
@@ -153,7 +153,9 @@ class Calibrator:
             model = upgraded(self._model)
         if isinstance(model, str):
             wanted = self._settings.calibration.value
-            self.notes.append(Note("calibration", f"minmax, not {wanted}", f"histograms need opset {HISTOGRAM_OPSET}"))
+            self.notes.append(
+                remark("calibration", f"minmax, not {wanted}", f"histograms need opset {HISTOGRAM_OPSET}")
+            )
             return {}
         grids = {name: Grid.covering(seen.low, seen.high) for name, seen in self._ranges.items() if seen.finite}
         queries = [Query(name, grid) for name, grid in grids.items()]

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import output_channel_axis
-from onnxslim.pipeline.interface import Note
+from onnxslim.pipeline.interface import Note, left_alone
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 
 from .table import Clamp, Int8Table, Role, Row
@@ -113,7 +113,7 @@ def make_plan(
             break
     absorbed = {site.clamp for site in sites.values()}
     left = tuple(
-        Note(node.name or node.op_type, LEFT, reason)
+        left_alone(node.name or node.op_type, reason, action=LEFT)
         for node, reason in reasons.items()
         if node not in absorbed and _makes_floats(node)
     )

@@ -16,7 +16,7 @@ from onnxslim.analysis.inference import Inference
 from onnxslim.analysis.shapes import forget_shapes, infer_shapes
 from onnxslim.model import OLDEST_NUMPY_OPSET, release_constants, weight_bytes
 from onnxslim.model.nesting import every_graph
-from onnxslim.pipeline.interface import Context, Goal, Note
+from onnxslim.pipeline.interface import Context, Goal, Note, left_alone, remark
 from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.instantiate import Instantiation
 from onnxslim.rewrite.match import Match
@@ -213,7 +213,7 @@ class Rounds:
     def notes(self) -> tuple[Note, ...]:
         """Return a line for each rule and step that did something, and for each that was left out."""
         done = [Note(name, f"applied {count} times") for name, count in self.applied.items()]
-        left = [Note(name, "left alone", reason) for name, reason in self.failures.items()]
+        left = [left_alone(name, reason) for name, reason in self.failures.items()]
         return (*done, *self._describe_verified(), *left)
 
     def _describe_verified(self) -> tuple[Note, ...]:
@@ -222,4 +222,4 @@ class Rounds:
             return ()
         count = self._verified["not run"]
         reason = f"{count} sites did not run by themselves; the whole model is compared all the same" if count else ""
-        return (Note("verify", f"{self._verified['equal']} sites equal on random data", reason),)
+        return (remark("verify", f"{self._verified['equal']} sites equal on random data", reason),)

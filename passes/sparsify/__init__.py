@@ -21,7 +21,7 @@ from onnxslim.fit.elimination import BLOCK, eliminate
 from onnxslim.model.constants import constant
 from onnxslim.model.sparse import SPARSE
 from onnxslim.observe.gram import measurable, sums
-from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone, remark
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 from onnxslim.units import in_bytes
 
@@ -123,7 +123,7 @@ class Sparsify(Pass):
         pattern = read_pattern(self.pattern)
         chosen, notes = self._chosen(model, pattern, Selection(self.include, self.exclude, model, context.original))
         if not chosen:
-            return Change(False, (Note("model", "left alone", "no weight can be made sparse"), *notes))
+            return Change(False, (left_alone("model", "no weight can be made sparse"), *notes))
         before = _compressed(chosen)
         ratio = RATIO if self.ratio is None else self.ratio
         ratios = {layer.name: ratio for layer in chosen}
@@ -165,7 +165,7 @@ class Sparsify(Pass):
             layer = layer_of(contraction)
             readers = (use.node for use in contraction.weight.uses())
             if reason := selection.against(*readers) or self._against(layer, pattern):
-                notes.setdefault(layer.name, Note(layer.name, "left alone", reason))
+                notes.setdefault(layer.name, left_alone(layer.name, reason))
             else:
                 chosen.setdefault(layer.name, layer)
         return list(chosen.values()), [*selection.unmatched(), *notes.values()]
@@ -190,16 +190,16 @@ class Sparsify(Pass):
         count = min(SAMPLES, context.samples.count)
         if context.samples.synthetic or count < FEWEST:
             why = "samples that were made up say" if context.samples.synthetic else f"{count} samples say"
-            notes.append(Note("method", "magnitude", f"{why} nothing about which weights matter"))
+            notes.append(remark("method", "magnitude", f"{why} nothing about which weights matter"))
             return [], 0
         readers = [layer.contraction.node for layer in chosen]
         seen = []
         for layer in chosen:
             alone = measurable(layer.contraction) and len(layer.contraction.weight.uses()) == 1
             if not alone or readers.count(layer.contraction.node) > 1:
-                notes.append(Note(layer.name, "magnitude", "what it is multiplied with cannot be seen from outside"))
+                notes.append(remark(layer.name, "magnitude", "what it is multiplied with cannot be seen from outside"))
             elif layer.shape[2] > COLUMNS:
-                notes.append(Note(layer.name, "magnitude", f"over {COLUMNS} weights an output take too much memory"))
+                notes.append(remark(layer.name, "magnitude", f"over {COLUMNS} weights an output take too much memory"))
             else:
                 seen.append(layer)
         return seen, count

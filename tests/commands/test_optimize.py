@@ -122,6 +122,7 @@ def test_an_exact_pass_that_keeps_the_outputs_is_kept() -> None:
     (record,) = optimize(Scale()).report.passes
     assert record.kept
     assert record.reason == "outputs unchanged"
+    assert [reason.code for reason in record.reasons] == ["outputs-unchanged"]
 
 
 def test_an_exact_pass_that_changes_the_outputs_is_rolled_back() -> None:
@@ -129,6 +130,7 @@ def test_an_exact_pass_that_changes_the_outputs_is_rolled_back() -> None:
     (record,) = result.report.passes
     assert not record.kept
     assert "outputs changed: logits: relative difference" in record.reason
+    assert [(reason.code, reason.values) for reason in record.reasons] == [("outputs-changed", ("logits",))]
     original = onnxslim.open_model(RESNET8).graph.initializers["f.weight"].const_value
     kept = result.model.graph.initializers["f.weight"].const_value
     assert original is not None

@@ -16,6 +16,7 @@ from sample_models import from_text
 
 import onnxslim
 from onnxslim.errors import PassFailed
+from onnxslim.pipeline.interface import NoteKind
 from onnxslim.pipeline.records import PassRecord
 from onnxslim.rewrite import driver
 from onnxslim.rewrite.reader import load_rules, read_rules
@@ -81,6 +82,9 @@ def test_the_guilty_site_is_left_out_and_the_rest_is_done() -> None:
     assert list(left_out(record)) == ["abs_is_nothing at y"]
     assert "the outputs changed: y: relative difference" in left_out(record)["abs_is_nothing at y"]
     assert "left out: abs_is_nothing at y" in record.reason
+    assert ("rewrites-left-out", ("y",)) in [(reason.code, reason.values) for reason in record.reasons]
+    (note,) = [note for note in record.changes if note.kind is NoteKind.LEFT_OUT]
+    assert (note.code, note.values) == ("outputs-changed", ("y",))
     assert any(note.subject == "abs_is_nothing" and note.action == "applied 1 times" for note in record.changes)
 
 

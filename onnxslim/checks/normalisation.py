@@ -21,14 +21,12 @@ from onnxslim.model.constants import constant
 from onnxslim.observe.probe import truncated
 from onnxslim.observe.statistics import ChannelAxis, Observer, Query, Statistic
 from onnxslim.observe.stream import early_order
-from onnxslim.ops.binding import dimensions
-from onnxslim.ops.parameters import attribute, op_of
+from onnxslim.ops.binding import dimensions, input_index
+from onnxslim.ops.parameters import attribute
 from onnxslim.runtime.session import Session
 
 Floats = npt.NDArray[np.float64]
 
-NORMALISES = ("", "BatchNormalization")
-"""The op that stores statistics."""
 LAYERS = 9
 """How many of them are compared: in ResNet-20 and -56 more tell no better whether channels are exchanged, and cost."""
 CAP = 50.0
@@ -129,19 +127,17 @@ def find_stored(model: ir.Model) -> list[StoredStatistics]:
     """Return what the BatchNormalizations of the main graph stored, in the order in which they run."""
     found = []
     for node in early_order(model.graph):
-        if (
-            op_of(node) != NORMALISES
-            or len(node.inputs) < 5
-            or node.inputs[0] is None
-            or attribute(node, "training_mode")
-        ):
+        mean, variance = (_constant_input(node, name) for name in ("mean", "var"))
+        if mean is None or variance is None or node.inputs[0] is None or attribute(node, "training_mode"):
             continue
-        mean, variance = (constant(value) for value in node.inputs[3:5])
-        if mean is None or variance is None:
-            continue
-        mean, variance = mean.astype(np.float64), variance.astype(np.float64)
         if not mean.any() and (variance == 1).all():
             continue  # as it was initialised: nobody trained it
         epsilon = float(str(attribute(node, "epsilon")))
         found.append(StoredStatistics((node.inputs[0].name or "", 1), mean, variance + epsilon, epsilon))
     return found
+
+
+def _constant_input(node: ir.Node, name: str) -> Floats | None:
+    index = input_index(node, name)
+    array = constant(node.inputs[index]) if index is not None and index < len(node.inputs) else None
+    return None if array is None else array.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Corrects the scale and bias of normalisations that stand alone, so that what leaves them is as it was before."""
+"""Refits the scale and the bias of normalisations, so that their outputs are as they were before."""
 
 from __future__ import annotations
 
@@ -11,61 +11,49 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import overwrite
+from onnxslim.ops.binding import input_index
 from onnxslim.ops.relations import Indices
 
-SCALED = {
-    ("", "BatchNormalization"): (1, 2),
-    ("", "InstanceNormalization"): (1, 2),
-    ("", "GroupNormalization"): (1, 2),
-    ("", "LayerNormalization"): (1, 2),
-}
-"""The ops that scale and shift what they have normalised, and which inputs hold scale and bias."""
 RIDGE = 1e-3
-"""How much the present scale counts, relative to the energy of what leaves."""
+"""The weight of the present scale, relative to the energy of the output."""
 
 Array = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
-class Scaled:
-    """A normalisation of the cut model, the axis of its channels, and which of them it kept."""
+class CutNormalisation:
+    """A normalisation of a model that channels were removed from."""
 
     node: ir.Node
     axis: int
+    """The axis of the channels of its output."""
     kept: Indices
+    """Which channels of before it has."""
 
 
-def correctable(node: ir.Node) -> bool:
-    """Whether `correct` can correct a node: a normalisation whose scale and bias are vectors of its own."""
-    places = SCALED.get((node.domain, node.op_type))
-    if places is None or len(node.inputs) <= max(places):
-        return False
-    held = [node.inputs[at] for at in places]
-    arrays = [constant(value) for value in held]
-    return all(
-        value is not None and array is not None and array.ndim == 1 and len(value.uses()) == 1
-        for value, array in zip(held, arrays, strict=True)
-    )
+def has_own_affine(node: ir.Node) -> bool:
+    """Whether `node` is a normalisation whose scale and bias are constant vectors that nothing else reads."""
+    return len(_affine(node)) == 2
 
 
-def correct(scaled: Scaled, now: Sequence[Array], then: Sequence[Array]) -> None:
-    """Fit, channel by channel, a scale and a shift of what leaves the node now to what left it before, and put them
-    into its parameters.
+def refit_affine(normalisation: CutNormalisation, outputs: Sequence[Array], before: Sequence[Array]) -> None:
+    """Fit for each channel a scale and a shift of the present output to that of before, by ridge regression, and put
+    them into the scale and the bias.
 
     Args:
-        scaled: The node; `correctable` holds for it.
-        now: Its output, batch by batch.
-        then: The same of the model before.
+        normalisation: A node for which `has_own_affine` holds.
+        outputs: Its output, batch by batch.
+        before: The same of the model that nothing was removed from. Batches with more or fewer positions, which may
+            depend on other layers, are left out.
     """
-    count, sums = 0, np.zeros((4, len(scaled.kept)))
-    for one, other in zip(now, then, strict=True):
-        x = np.moveaxis(one, scaled.axis, -1).reshape(-1, len(scaled.kept)).astype(np.float64)
-        kept = np.take(other, scaled.kept, axis=scaled.axis)
-        y = np.moveaxis(kept, scaled.axis, -1).reshape(-1, len(scaled.kept)).astype(np.float64)
-        if len(x) != len(y):
-            continue  # how many places there are depends on what a layer before gives: these are others
-        sums += [x.sum(0), y.sum(0), (x * x).sum(0), (x * y).sum(0)]
-        count += len(x)
+    axis, kept = normalisation.axis, normalisation.kept
+    count, sums = 0, np.zeros((4, len(kept)))
+    for output, whole in zip(outputs, before, strict=True):
+        x = np.moveaxis(output, axis, -1).reshape(-1, len(kept)).astype(np.float64)
+        y = np.moveaxis(np.take(whole, kept, axis=axis), axis, -1).reshape(-1, len(kept)).astype(np.float64)
+        if len(x) == len(y):
+            sums += [x.sum(0), y.sum(0), (x * x).sum(0), (x * y).sum(0)]
+            count += len(x)
     if not count:
         return
     mean_x, mean_y, square, product = sums / count
@@ -75,10 +63,16 @@ def correct(scaled: Scaled, now: Sequence[Array], then: Sequence[Array]) -> None
     shift = mean_y - factor * mean_x
     if np.allclose(factor, 1, atol=1e-7) and np.allclose(shift, 0, atol=1e-7):
         return
-    first, second = SCALED[scaled.node.domain, scaled.node.op_type]
-    for at, added in ((first, np.zeros(len(shift))), (second, shift)):
-        value = scaled.node.inputs[at]
-        held = constant(value)
-        assert value is not None
-        assert held is not None
-        overwrite(value, held.astype(np.float64) * factor + added)
+    for (value, array), added in zip(_affine(normalisation.node).items(), (0.0, shift), strict=True):
+        overwrite(value, array.astype(np.float64) * factor + added)
+
+
+def _affine(node: ir.Node) -> dict[ir.Value, npt.NDArray[np.generic]]:
+    """Return the scale and the bias of a normalisation, without those that are no constant vector of its own."""
+    found: dict[ir.Value, npt.NDArray[np.generic]] = {}
+    for index in (input_index(node, name) for name in ("scale", "b")):
+        value = node.inputs[index] if index is not None and index < len(node.inputs) else None
+        array = constant(value)
+        if value is not None and array is not None and array.ndim == 1 and len(value.uses()) == 1:
+            found[value] = array
+    return found

@@ -28,7 +28,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import Contraction, bias_place, own_bias
 from onnxslim.data import Samples
-from onnxslim.fit.normalisation import Scaled, correct
+from onnxslim.fit.normalisation import CutNormalisation, refit_affine
 from onnxslim.fit.ridge import RidgeRegression, Solution, predict
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor
@@ -36,6 +36,7 @@ from onnxslim.observe.rows import input_rows, output_rows, place_count
 from onnxslim.observe.stream import Stream
 from onnxslim.ops.binding import dimensions
 from onnxslim.ops.relations import Indices
+from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import Session
 
 SAMPLES = 512
@@ -62,8 +63,6 @@ COLUMNS = 4608
 
 SUMS = frozenset({("", "Add"), ("", "Sum")})
 """The ops that add the branches of a residual block."""
-RECTIFIERS = frozenset({("", "Relu")})
-"""The ops that make 0 of what is negative."""
 
 Rows = npt.NDArray[np.float32]
 
@@ -127,7 +126,7 @@ def refit(
     open_session: Callable[[ir.Model], Session],
     report: Callable[[int, int], None],
     batch: int = 32,
-    scaled: Sequence[Scaled] = (),
+    normalisations: Sequence[CutNormalisation] = (),
 ) -> None:
     """Fit the weights of contractions of `model`, in place.
 
@@ -141,7 +140,7 @@ def refit(
         open_session: Opens a model on the target.
         report: Told (done, total) after each.
         batch: Samples in one run, where the model takes any number.
-        scaled: Normalisations whose scale and bias are corrected as well.
+        normalisations: Those whose scale and bias are refitted as well; `has_own_affine` holds for each.
 
     Raises:
         RunError: A model does not run on the samples.
@@ -150,22 +149,22 @@ def refit(
     now, then = (Stream(each, samples, open_session, batch) for each in (model, before))
     place = {node: at for at, node in enumerate(now.order)}
     made = {value.name or "": at for at, node in enumerate(then.order) for value in node.outputs}
-    steps: list[tuple[int, Fit | Scaled, _Target]] = []
+    steps: list[tuple[int, Fit | CutNormalisation, _Target]] = []
     for each in chosen:
         at = place[each.contraction.node]
         steps.append((at, each, _target(each, {node: where for node, where in place.items() if where < at}, made)))
     steps += [
         (place[norm.node] + 1, norm, _Target(norm.node.outputs[0].name or "", None, False))
-        for norm in scaled
+        for norm in normalisations
         if norm.node.outputs[0].name in made
     ]
     steps.sort(key=lambda step: step[0])
     for done, (at, step, target) in enumerate(steps):
         later = {other.name for _, _, other in steps[done:]}
-        now.advance(at, {target.name} if isinstance(step, Scaled) else ())
+        now.advance(at, {target.name} if isinstance(step, CutNormalisation) else ())
         then.advance(made[target.name] + 1, later)
-        if isinstance(step, Scaled):
-            correct(step, now[target.name], then[target.name])
+        if isinstance(step, CutNormalisation):
+            refit_affine(step, now[target.name], then[target.name])
         else:
             data, less = now[step.contraction.data.name or ""], None if target.less is None else now[target.less]
             _fit(editor, step, data, then[target.name], less, target.rectified, count, generator)
@@ -261,7 +260,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 def _rectified(value: ir.Value) -> bool:
     reader = _only_reader(value)
-    return reader is not None and (reader.domain, reader.op_type) in RECTIFIERS
+    return reader is not None and has(reader, Trait.RECTIFIES)
 
 
 def _bias(contraction: Contraction) -> npt.NDArray[np.float64]:

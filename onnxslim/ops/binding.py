@@ -52,6 +52,13 @@ class BoundSignature:
         return sum(math.prod(self.size(factor) for factor in term) for term in self.signature.macs)
 
 
+def input_index(node: ir.Node, name: str) -> int | None:
+    """Return which input of `node` its row calls `name`, as in ``scale[c]``; None where there is none."""
+    rows = signatures().get(op_of(node))
+    operands = rows[0].inputs if rows else ()
+    return next((index for index, operand in enumerate(operands) if operand.name == name), None)
+
+
 def dimensions(value: ir.Value) -> Dimensions | None:
     """Return the shape of `value`, None for each symbolic dimension; None where not even the rank is known."""
     shape: ir.ShapeProtocol | None = value.shape

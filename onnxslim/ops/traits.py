@@ -43,6 +43,10 @@ class Trait(enum.Enum):
     IDENTITY_AT_EQUAL_SHAPE = "identity at equal shape"
     """The result is the first input wherever it has the same shape, but for images that are resized by another factor
     than 1, and cuts that go backwards."""
+    RECTIFIES = "rectifies"
+    """Negative elements become 0, and the others stay as they are."""
+    TAKES_SLICES = "takes slices"
+    """The result is slices of the first input along `axis`, those that the second input lists."""
     RANDOM = "random"
     """Two runs may differ."""
     LITERAL = "literal"

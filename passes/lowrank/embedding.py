@@ -19,7 +19,8 @@ from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import stream_values
-from onnxslim.ops.parameters import attribute, op_of
+from onnxslim.ops.parameters import attribute
+from onnxslim.ops.traits import Trait, has
 from onnxslim.pipeline.interface import Context, LayerChange, Note, left_alone
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 from onnxslim.runtime.session import Session
@@ -31,8 +32,6 @@ from .layer import SMALLEST, label, too_small
 
 Array = npt.NDArray[np.float64]
 
-READS = ("", "Gather")
-"""The op that reads a table."""
 UNREAD = 0.25
 """The share of the weight that all rows share alike, whatever was read."""
 
@@ -92,7 +91,7 @@ def split_tables(
         done.append(Note(table.name, describe(table.parameters, each), kept))
         (rank,), full = each.ranks, min(table.inputs, table.outputs)
         work = reads[table.name] * rank * table.outputs
-        changes.append(LayerChange(table.name, READS[1], "rank", full, rank, 0, work))
+        changes.append(LayerChange(table.name, table.nodes[0].op_type, "rank", full, rank, 0, work))
     return done, left, tuple(changes)
 
 
@@ -104,7 +103,7 @@ def find_tables(
     left: list[tuple[str, str]] = []
     for value in model.graph.initializers.values():
         tensor, uses = value.const_value, list(value.uses())
-        readers = [use.node for use in uses if op_of(use.node) == READS and use.idx == 0]
+        readers = [use.node for use in uses if has(use.node, Trait.TAKES_SLICES) and use.idx == 0]
         if tensor is None or not readers or not tensor.dtype.is_floating_point() or len(tensor.shape) != 2:
             continue
         reason = selection.against(*(use.node for use in uses))

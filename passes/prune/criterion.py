@@ -21,6 +21,7 @@ from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.analysis.linear_layer import Contraction
 from onnxslim.model.constants import constant
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
+from onnxslim.ops.binding import input_index
 
 Scores = npt.NDArray[np.float64]
 
@@ -150,9 +151,10 @@ def batchnorm_scores(coupling: Coupling, model: ir.Model, original: ir.Model) ->
     total = np.zeros(coupling.labels.count)
     values = {value.name: value for node in model.graph for value in node.outputs}
     for node in original.graph:
-        if (node.domain, node.op_type) not in BATCHNORM:
+        index = input_index(node, "scale")
+        if index is None or input_index(node, "var") is None:
             continue
-        value, scale = values.get(node.outputs[0].name), constant(node.inputs[1])
+        value, scale = values.get(node.outputs[0].name), constant(node.inputs[index])
         labels = None if value is None or len(value.shape or ()) < 2 else coupling.of(value, 1)
         if scale is None or labels is None or len(labels) != len(scale):
             continue
@@ -160,10 +162,6 @@ def batchnorm_scores(coupling: Coupling, model: ir.Model, original: ir.Model) ->
         places, roots = coupling.labels.bases(labels)
         np.add.at(total, roots, sizes[places] / (float(sizes.sum()) or 1.0))
     return total
-
-
-BATCHNORM = frozenset({("", "BatchNormalization")})
-"""The ops whose second input scales channels."""
 
 
 def average_scores(

@@ -12,10 +12,11 @@ from onnxslim.analysis.cost import Cost
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
 from onnxslim.analysis.linear_layer import Contraction, contractions
-from onnxslim.fit.normalisation import Scaled, correctable
+from onnxslim.fit.normalisation import CutNormalisation, has_own_affine
 from onnxslim.fit.refit import Fit, enough, fits, refit
 from onnxslim.model.edit import Editor
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
+from onnxslim.ops.binding import input_index
 from onnxslim.ops.relations import Indices
 from onnxslim.pipeline.interface import Context, Note, remark
 
@@ -45,19 +46,19 @@ class Kept:
 
     contractions: Mapping[str, tuple[int, Indices]]
     """For the name of each output the axis of its channels, and the places along it."""
-    scaled: Sequence[Scaled]
+    normalisations: Sequence[CutNormalisation]
 
 
 def kept(model: ir.Model, coupling: Coupling, gone: Mask, read: Sequence[Contraction]) -> Kept:
     """Return what will stay when the labels `gone` go."""
     outputs = {each.node.outputs[0].name or "": _kept_output(coupling, each, gone) for each in read}
-    scaled = [
-        Scaled(node, axis, places)
+    normalisations = [
+        CutNormalisation(node, axis, places)
         for node in model.graph
-        if correctable(node)
+        if has_own_affine(node)
         for axis, places in _channels(coupling, node, gone)
     ]
-    return Kept(outputs, scaled)
+    return Kept(outputs, normalisations)
 
 
 def fit_again(model: ir.Model, teacher: ir.Model, stays: Kept, cost: Cost, context: Context) -> Note:
@@ -84,7 +85,7 @@ def fit_again(model: ir.Model, teacher: ir.Model, stays: Kept, cost: Cost, conte
         context.generator,
         context.open_session,
         lambda done, total: context.progress("refit", done, total),
-        scaled=stays.scaled,
+        normalisations=stays.normalisations,
     )
     return Note(f"{len(chosen)} weights", f"refitted on {samples.count} samples")
 
@@ -101,7 +102,8 @@ def _kept_output(coupling: Coupling, contraction: Contraction, gone: Mask) -> tu
 
 def _channels(coupling: Coupling, node: ir.Node, gone: Mask) -> Iterator[tuple[int, Indices]]:
     """Yield the axis of the channels of a normalisation's output, with the places along it that stay."""
-    scale, output = node.inputs[1], node.outputs[0]
+    index, output = input_index(node, "scale"), node.outputs[0]
+    scale = None if index is None else node.inputs[index]
     own = None if scale is None else coupling.of(scale, 0)
     for axis in range(len(output.shape or ())):
         labels, places = coupling.of(output, axis), coupling.kept(output, axis, gone)

@@ -9,7 +9,7 @@ from channel_models import built, weight
 
 from onnxslim.analysis.linear_layer import contractions
 from onnxslim.data import Samples, open_samples
-from onnxslim.fit.normalisation import Scaled, correct, correctable
+from onnxslim.fit.normalisation import CutNormalisation, has_own_affine, refit_affine
 from onnxslim.fit.refit import ROUNDS, Fit, fits, refit
 from onnxslim.observe.stream import Stream, early_order
 from onnxslim.runtime.session import Session
@@ -108,7 +108,7 @@ def test_layers_that_get_other_rows_than_before_are_fitted_to_those_that_corresp
         given = open_samples({"x": x}, Session.of(model).inputs)
         refit(
             model, before, [Fit(each, 1, np.arange(4))], given, 256, np.random.default_rng(0), Session.of,
-            lambda *_: None, scaled=[Scaled(norm, 1, np.arange(4))],
+            lambda *_: None, normalisations=[CutNormalisation(norm, 1, np.arange(4))],
         )  # fmt: skip
         held = model.graph.initializers["v"].const_value
         assert held is not None
@@ -154,13 +154,13 @@ def test_normalisations_get_back_what_they_gave() -> None:
         "g (float[N,4] x) => (float[N,4] y) { y = LayerNormalization <axis=-1> (x, s, b) }", s=weight(4), b=weight(4)
     )
     (node,) = model.graph
-    assert correctable(node)
+    assert has_own_affine(node)
     images = np.random.default_rng(2).normal(size=(64, 4)).astype(np.float32)
     then = Session.of(model).run({"x": images})["y"]
-    correct(Scaled(node, 1, np.arange(4)), [then], [then * 2 + 1])
+    refit_affine(CutNormalisation(node, 1, np.arange(4)), [then], [then * 2 + 1])
     now = Session.of(model).run({"x": images})["y"]
     np.testing.assert_allclose(now, then * 2 + 1, atol=1e-2)
     held = model.graph.initializers["s"].const_value
-    correct(Scaled(node, 1, np.arange(4)), [now], [now])
-    correct(Scaled(node, 1, np.arange(4)), [now], [3 * now[:10]])  # other rows than before
+    refit_affine(CutNormalisation(node, 1, np.arange(4)), [now], [now])
+    refit_affine(CutNormalisation(node, 1, np.arange(4)), [now], [3 * now[:10]])  # other rows than before
     assert model.graph.initializers["s"].const_value is held

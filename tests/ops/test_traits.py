@@ -300,6 +300,17 @@ def test_a_mean_is_one(op):
     np.testing.assert_allclose(run(op, SMALL), [SMALL.mean(keepdims=True)])
 
 
+@pytest.mark.parametrize("op", params(Trait.RECTIFIES.ops))
+def test_a_rectifier_cuts_off_what_is_negative(op):
+    np.testing.assert_array_equal(run(op, SMALL - 9)[0], np.maximum(SMALL - 9, 0))
+
+
+@pytest.mark.parametrize("op", params(Trait.TAKES_SLICES.ops))
+def test_slices_are_those_that_are_listed(op):
+    indices = np.array([[2, 0], [1, 1]])
+    np.testing.assert_array_equal(run(op, SMALL, indices, axis=2)[0], np.take(SMALL, indices, axis=2))
+
+
 @pytest.mark.parametrize("op", params(Trait.KEEPS_ZERO.ops))
 def test_zeros_make_zeros(op):
     assert all(not result.any() for result in run_on_images(op, 0))

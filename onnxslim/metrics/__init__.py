@@ -1,4 +1,4 @@
-"""What models are good at: one metric, one file. A module here named `x` holds the metric `x`."""
+"""The metrics, one per module: the module `x` defines the metric `x`."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import pkgutil
 
 
 def metric_names() -> tuple[str, ...]:
-    """Return the names of all metrics that are installed, sorted. Imports none of them."""
+    """Return the sorted names of all metrics, without importing them."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))

@@ -1,4 +1,4 @@
-"""Classification: how often the best class is the right one, or among the best five."""
+"""Classification: top-1 and top-5 accuracy."""
 
 from __future__ import annotations
 
@@ -18,46 +18,48 @@ from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition,
 from onnxslim.runtime.statistics import Interval, bootstrap, paired_difference, wilson
 
 EXPECTED = 6
-"""The first column of a row that an estimate without labels needs."""
+"""First column of the part of a row for the estimate without labels."""
 BEST = 5
-"""The classes among which the right one must be for top-5; there must be more classes than that."""
+"""Number of best classes for top-5, which needs more classes than that."""
 
 
 class Reading(enum.Enum):
-    """How the output tells the class."""
+    """The form in which an output gives the class."""
 
     SCORES = "scores"
-    """One score for each class along an axis: the largest wins."""
+    """One score per class along an axis; the largest wins."""
     PROBABILITY = "probability"
-    """The probability of yes, one number for each decision: over a half is yes."""
+    """A probability per decision: yes if above 0.5."""
     NUMBERS = "numbers"
-    """The class itself: a number, a string, or a map from classes to scores."""
+    """The class itself: an integer, a string, or a map from classes to scores."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Metric):
-    """Top-1 and top-5: the share of decisions that are right. A sample of many decisions counts their share as one."""
+    """Top-1 and top-5: the share of correct decisions. A sample with many decisions counts by its share."""
 
     output: str
-    """The output that holds the classes."""
+    """Name of the output of the classes."""
     reading: Reading = Reading.SCORES
     axis: int = -1
-    """Where the scores of the classes stand, counted from the end."""
+    """Axis of the classes, counted from the end."""
     classes: int = 2
-    """How many classes there are, where that is known."""
+    """Number of classes, if known."""
 
     name: ClassVar[str] = "classification"
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
-        """Return this metric where an output holds one score a class, a probability, or the classes themselves."""
-        found = [one for output in evidence.outputs if (one := _recognise_output(output, evidence)) is not None]
-        return max(found, key=lambda one: one.strength, default=None)
+        """Return this metric if an output holds one score per class, a probability, or classes."""
+        found = [_recognise_output(output, evidence) for output in evidence.outputs]
+        return max(filter(None, found), key=lambda recognition: recognition.strength, default=None)
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
-        """Return: right before, right after, in the best five before, after, the share of equal decisions, whether
-        there are labels (1 or 0), and what an estimate without labels needs (`expected_row`; NaN where there are no
-        scores)."""
+        """Return the row of a sample.
+
+        Columns: correct before, after; in the best five before, after; equal decisions (all as shares); 1 with labels,
+        else 0; and the columns of `expected_row` (NaN without scores).
+        """
         before = self._decisions(reference)
         after = None if candidate is None else self._decisions(candidate)
         if after is not None and after.best.shape != before.best.shape:
@@ -83,7 +85,7 @@ class Classification(Metric):
         ]
 
     def figures(self, rows: Rows) -> dict[str, Figure]:
-        """Return top-1, and top-5 where there are more classes."""
+        """Return top-1, and top-5 if there are more classes."""
         means = rows.mean(axis=0)
         figures = {"top-1": Figure(float(means[0]), float(means[1]))}
         if self.reading is Reading.SCORES and self.classes > BEST:
@@ -91,14 +93,17 @@ class Classification(Metric):
         return figures
 
     def loss(self, rows: Rows) -> float:
-        """Return the fall of top-1: with labels as it is, without them as it is to be expected."""
+        """Return the fall of top-1, measured with labels, estimated without."""
         if _is_estimated(rows):
             return expected_drop(rows[:, EXPECTED:])
         return float((rows[:, 0] - rows[:, 1]).mean())
 
     def interval(self, rows: Rows, generator: np.random.Generator) -> Interval:
-        """Return the loss of top-1: that of paired shares with labels; without them a bootstrap of the estimate, or
-        Wilson's interval of the flips where there are no scores to estimate by."""
+        """Return the loss of top-1 with its interval.
+
+        With labels it is that of paired shares; without labels a bootstrap of the estimate, or Wilson's interval of the
+        flips if there are no scores.
+        """
         if _is_estimated(rows):
             return bootstrap(rows, self.loss, generator, self.resamples)
         before, after = rows[:, 0], rows[:, 1]
@@ -108,15 +113,15 @@ class Classification(Metric):
         return paired_difference(before, after)
 
     def is_share(self, figure: str, rows: Rows) -> bool:
-        """Both figures are."""
+        """Return True: both figures are means of shares."""
         return True
 
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return per sample the share of decisions that both models make alike."""
+        """Return the share of equal decisions of both models per sample."""
         return rows[:, 4]
 
     def lost(self, labelled: bool) -> str:
-        """Return what the loss is a loss of."""
+        """Return the name of the lost quantity."""
         return "top-1 accuracy" if labelled else "top-1 accuracy, as estimated without labels,"
 
     def _decisions(self, outputs: Outputs) -> _Decisions:
@@ -145,18 +150,18 @@ class Classification(Metric):
 
 
 class _Decisions:
-    """The classes that one model chose for one sample."""
+    """The decisions of one model for one sample."""
 
     def __init__(self, best: Array, scores: Array | None, valid: Array | None = None) -> None:
         self.best = best
-        """The class of each decision, shape [decisions]."""
+        """Class of each decision, shape [decisions]."""
         self.scores = scores
-        """Shape [decisions, classes], where there are scores."""
+        """Scores, shape [decisions, classes]; None if there are none."""
         self.valid = np.ones(best.shape, np.bool_) if valid is None else valid
-        """False where a score is NaN: what is chosen then means nothing."""
+        """False if a score is NaN, so that the class means nothing; shape [decisions]."""
 
     def among_best(self, truth: Array) -> npt.NDArray[np.bool_]:
-        """Return for each decision whether the true class is among the best five."""
+        """Return whether the true class is among the best five, shape [decisions]."""
         if self.scores is None or self.scores.shape[-1] <= BEST:
             return np.asarray((self.best == truth) & self.valid, np.bool_)
         best = np.argpartition(-self.scores, BEST - 1, axis=-1)[:, :BEST]
@@ -172,12 +177,12 @@ def _expected(before: _Decisions, after: _Decisions | None) -> tuple[float, ...]
 
 
 def _is_bounded(scores: Array) -> bool:
-    """Whether the best class of each decision has a finite score; masked ones may be minus infinity."""
+    """Return whether the best class of each decision has a finite score; masked classes may be minus infinity."""
     return bool(np.isfinite(scores.max(-1)).all())
 
 
 def _is_estimated(rows: Rows) -> bool:
-    """Whether there are no labels, and scores to estimate the loss by that can be believed."""
+    """Return whether the loss is estimated: there are no labels, and scores that can be used as probabilities."""
     kept = rows[:, EXPECTED:]
     return not rows[:, EXPECTED - 1].any() and not np.isnan(kept[:, 0]).any() and believable(kept)
 
@@ -187,7 +192,7 @@ def _share(right: Array) -> float:
 
 
 def _named_classes(value: Any) -> Array:
-    """Return the classes of a sequence of maps from class to score, or of other things that are no arrays."""
+    """Return the classes of a sequence of maps from class to score, or of other values that are not arrays."""
     items = value if isinstance(value, list) else [value]
     best = [max(item, key=item.__getitem__) if isinstance(item, Mapping) and item else str(item) for item in items]
     named = np.empty(len(best), object)
@@ -196,12 +201,12 @@ def _named_classes(value: Any) -> Array:
 
 
 MOST_OF_A_STEP = 20
-"""Classes of a step of a sequence; more of them are characters, or sounds of speech: text."""
+"""Limit of the classes of a step of a sequence; more are characters or phonemes, which is text."""
 
 NAMED = re.compile(r"(?i)(logit|class|label|prob|softmax|categor|predict)")
-"""Names of outputs that hold classes."""
+"""Names of outputs of classes."""
 NO_CLASSES = re.compile(r"(?i)(embed|feature|hidden|pool|repres|box|landmark|keypoint|pose|depth|flow|coord|regress)")
-"""Names of outputs that hold none."""
+"""Names of outputs that are not classes."""
 
 
 def _recognise_output(output: OutputEvidence, evidence: Evidence) -> Recognition | None:
@@ -237,7 +242,7 @@ def _recognise_output(output: OutputEvidence, evidence: Evidence) -> Recognition
 
 
 def _recognise_probability(output: OutputEvidence, evidence: Evidence) -> Recognition | None:
-    """Recognise the probability of yes: one number for each sample or each step of it, made by a Sigmoid."""
+    """Return the recognition of a probability: one number per sample or step, computed by a Sigmoid."""
     shape = output.shape
     steps = len(shape) == 1 or int(np.prod(shape[1:])) == 1
     if not shape or not steps or not (output.in_unit or evidence.named):
@@ -249,13 +254,13 @@ def _recognise_probability(output: OutputEvidence, evidence: Evidence) -> Recogn
 
 
 def _recognise_steps(output: OutputEvidence, evidence: Evidence) -> Recognition | None:
-    """Recognise a few classes for each step of a sequence that is no text: stages of sleep, sounds."""
+    """Return the recognition of a few classes per step of a sequence that is not text: stages of sleep, sounds."""
     shape = output.shape
     if len(shape) != 3 or not 2 <= shape[2] < MOST_OF_A_STEP or evidence.images or evidence.tokens is not None:
         return None
-    told = NAMED.search(output.name)
+    named = NAMED.search(output.name)
     normal = output.made_by("Softmax", "LogSoftmax") or output.sums_to_one(-1)
-    if not (told or normal or evidence.named):
+    if not (named or normal or evidence.named):
         return None
     steps = max(shape[:2])
     reason = (
@@ -266,11 +271,11 @@ def _recognise_steps(output: OutputEvidence, evidence: Evidence) -> Recognition 
 
 
 def _recognise_numbers(output: OutputEvidence, evidence: Evidence) -> Recognition | None:
-    """Recognise classes that are told outright: integers or strings, one a sample, or maps from class to score."""
+    """Return the recognition of classes themselves: one integer or string per sample, or maps from class to score."""
     metric = Classification(output.name, Reading.NUMBERS)
     if output.arrays:
-        one = all(array.size == count for array, count in zip(output.arrays, evidence.counts, strict=False))
-        if one and output.shape and output.arrays[0].dtype.kind in "iuUSO":
+        single = all(array.size == count for array, count in zip(output.arrays, evidence.counts, strict=False))
+        if single and output.shape and output.arrays[0].dtype.kind in "iuUSO":
             return Recognition(metric, 0.4, f"{output.name} {list(output.shape)} is one class for each sample")
         return None
     maps = all(isinstance(value, list) and value and isinstance(value[0], Mapping) for value in output.values)

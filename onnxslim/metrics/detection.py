@@ -1,4 +1,4 @@
-"""Detection: how many boxes are found again, and mean average precision, at an overlap of a half."""
+"""Detection: share of matched boxes, and mean average precision, at IoU 0.5."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition,
 from onnxslim.runtime.statistics import Interval, bootstrap
 
 OVERLAP = 0.5
-"""Intersection over union from which on two boxes are the same; and beyond which one of two is suppressed."""
+"""Intersection over union from which two boxes match, and above which one of two is suppressed."""
 SCORE = 0.25
-"""Score from which on a box counts as found: what most deployments of YOLO use."""
+"""Score from which a box counts as found, as in most deployments of YOLO."""
 COUNTS = 7
-"""Columns of a row before its lists of boxes."""
+"""Number of columns of a row before its lists of boxes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Detection(Metric):
-    """Boxes that are matched with the true ones, and mAP, at IoU 0.5; classes must be the same.
+    """Boxes matched with the true boxes of the same class, and mAP, at IoU 0.5.
 
-    "matched boxes" is F1 of the boxes from a score of `score` on: twice the matches over all boxes of both sides. mAP
-    looks at all scores. "score error" is how far the scores of matched boxes are apart in the two models, on average.
+    "matched boxes" is F1 of the boxes with at least the score `score`: twice the matches over the boxes of both sides.
+    mAP uses all scores. "score error" is the mean difference between the scores of matched boxes of the two models.
     """
 
     head: Head
@@ -46,22 +46,24 @@ class Detection(Metric):
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
-        """Return this metric where the outputs are the head of a detector."""
-        sighting = recognise_head(evidence)
-        if sighting is None:
+        """Return this metric if the outputs are the head of a detector."""
+        recognised = recognise_head(evidence)
+        if recognised is None:
             return None
-        seen = [_best(sighting.head, run) for run in _single_runs(evidence)]
-        score, note = _threshold(seen)
-        return Recognition(cls(sighting.head, sighting.slices, score), 0.9, sighting.reason + note)
+        boxes = [_best(recognised.head, run) for run in _single_runs(evidence)]
+        score, note = _threshold(boxes)
+        return Recognition(cls(recognised.head, recognised.slices, score), 0.9, recognised.reason + note)
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
-        """Return counts of boxes and matches of both models, and each box's score and class, and whether it is right.
+        """Return the row of a sample: counts of boxes and matches, then lists of boxes.
 
-        The first columns: matches before, boxes before, matches after, boxes after, true boxes, sum of score errors
-        (of a box that is lost: its score), matches between the models; then the lists.
+        Columns of counts: matches before, boxes before, matches after, boxes after, true boxes, sum of score errors
+        (the score, for a lost box), matches between the models. Lists: score, correctness and class of the boxes of
+        both models, and the true classes.
         """
         before = self._boxes(reference)
-        after = Boxes.none() if candidate is None or not self._alike(reference, candidate) else self._boxes(candidate)
+        compatible = candidate is not None and self._is_compatible(reference, candidate)
+        after = self._boxes(candidate) if candidate is not None and compatible else Boxes.none()
         truth = before.above(self.score) if label is None else _true_boxes(label)
         truth = truth.best(MOST)
         confident = [boxes.above(self.score) for boxes in (before, after)]
@@ -95,23 +97,23 @@ class Detection(Metric):
         return _f1(sums[0], sums[1], sums[4]) - _f1(sums[2], sums[3], sums[4])
 
     def interval(self, rows: Rows, generator: np.random.Generator) -> Interval:
-        """Return the loss with its bootstrap interval, of the counts alone."""
+        """Return the loss with its bootstrap interval, from the counts only."""
         return bootstrap(rows[:, :COUNTS], self.loss, generator)
 
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return per image the share (F1) of boxes that both models see."""
+        """Return the share (F1) of boxes that both models find, per image."""
         return np.array([_f1(row[6], row[1], row[3]) for row in rows])
 
     def lost(self, labelled: bool) -> str:
-        """Return what the loss is a loss of."""
+        """Return the name of the lost quantity."""
         return "the boxes" if labelled else "the boxes that the original sees"
 
     def slices(self) -> tuple[Slice, ...]:
-        """Return the boxes and the scores, where they lie in one tensor."""
+        """Return the slices of boxes and scores if they are in one tensor."""
         return self.parts
 
-    def _alike(self, reference: Outputs, candidate: Outputs) -> bool:
-        """Whether a candidate's outputs can be read: all but a dynamic number of boxes must be the same."""
+    def _is_compatible(self, reference: Outputs, candidate: Outputs) -> bool:
+        """Return whether a candidate's outputs have the same shapes, except for a dynamic number of boxes."""
         if self.head.is_dynamic:
             return bool(np.shape(reference[self.head.boxes])[-1:] == np.shape(candidate[self.head.boxes])[-1:])
         return all(np.shape(reference[name]) == np.shape(candidate[name]) for name in self.head.outputs)
@@ -129,13 +131,13 @@ def _single_runs(evidence: Evidence) -> list[Outputs]:
     return [{output.name: output.values[index] for output in evidence.outputs} for index in range(count)]
 
 
-def _threshold(seen: Sequence[Boxes]) -> tuple[float, str]:
-    """Return the score from which on boxes count, and a note where the original hardly sees any from 0.25 on."""
-    scores = np.sort(np.concatenate([boxes.scores for boxes in seen]))[::-1] if seen else np.zeros(0)
-    wanted = max(1, len(seen))  # one a sample
-    if (scores >= SCORE).sum() * 4 >= wanted or not len(scores):
+def _threshold(runs: Sequence[Boxes]) -> tuple[float, str]:
+    """Return the minimum score of boxes that count, and a note if the original finds almost none from 0.25."""
+    scores = np.sort(np.concatenate([boxes.scores for boxes in runs]))[::-1] if runs else np.zeros(0)
+    expected = max(1, len(runs))  # one per sample
+    if (scores >= SCORE).sum() * 4 >= expected or not len(scores):
         return SCORE, "" if len(scores) else "; on these samples it sees nothing"
-    score = float(scores[min(len(scores), wanted) - 1])
+    score = float(scores[min(len(scores), expected) - 1])
     return score, f"; it sees hardly anything from a score of {SCORE} on, so boxes count from {score:.3f}"
 
 
@@ -158,16 +160,16 @@ def _listed(found: Boxes, truth: Boxes) -> list[float]:
 
 
 def _padded(values: npt.NDArray[np.generic]) -> list[float]:
-    """Return the first numbers, and -1 for those that are missing."""
+    """Return the first `MOST` numbers, padded with -1."""
     listed = [float(value) for value in values[:MOST]]
     return listed + [-1.0] * (MOST - len(listed))
 
 
-def _f1(matches: float, one: float, other: float) -> float:
-    return float(2 * matches / (one + other)) if one + other else 1.0
+def _f1(matches: float, found: float, true: float) -> float:
+    return float(2 * matches / (found + true)) if found + true else 1.0
 
 
 def _precision(boxes: npt.NDArray[np.float64], truths: npt.NDArray[np.int64]) -> float:
     scores, right, classes = (boxes[:, index] for index in range(3))
-    there = scores >= 0
-    return mean_average_precision(scores[there], right[there] > 0, classes[there].astype(np.int64), truths)
+    valid = scores >= 0
+    return mean_average_precision(scores[valid], right[valid] > 0, classes[valid].astype(np.int64), truths)

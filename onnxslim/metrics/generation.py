@@ -1,4 +1,4 @@
-"""Generation: which token comes next, and how surprised a language model is."""
+"""Generation: next-token accuracy and perplexity of language models."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
 
 SMALLEST_VOCABULARY = 1000
-"""Tokens from which on scores of a step are of the next token, and not of tags."""
+"""Minimum size of a vocabulary; fewer scores per step are tags."""
 MOST_NATS = 50.0
-"""Surprise that a token counts at most: the perplexity of a model that is broken stays a number."""
+"""Limit of the negative log-likelihood of a token, so that the perplexity of a broken model is finite."""
 
 NAMED = re.compile(r"(?i)(logit|lm_head|next|token)")
 ENTROPY = "perplexity"
@@ -28,9 +28,9 @@ ENTROPY = "perplexity"
 class Generation(Metric):
     """Next-token agreement and perplexity.
 
-    Labels are the true next token at each position (below 0: does not count). Without them the original's most probable
-    token is the truth, and perplexity is that of what the original expects: the exponential of the entropy before, and
-    of the cross-entropy after, so that their ratio is the exponential of the Kullback-Leibler divergence.
+    Labels are the true next tokens at each position (below 0: not counted). Without labels the most probable token of
+    the original is the truth, and perplexity is relative to the distribution of the original: the exponential of its
+    entropy before, and of the cross-entropy after. Their ratio is the exponential of the Kullback-Leibler divergence.
     """
 
     output: str
@@ -41,7 +41,7 @@ class Generation(Metric):
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
-        """Return this metric where token ids go in, and scores of a whole vocabulary come out for each of them."""
+        """Return this metric if an input holds token ids, and an output scores of a vocabulary for each of them."""
         if evidence.tokens is None and not evidence.named:
             return None
         for output in evidence.outputs:
@@ -57,25 +57,24 @@ class Generation(Metric):
         return None
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
-        """Return: tokens, right before, right after, alike in both, nats before, nats after."""
+        """Return the row: number of tokens, correct before, after, equal in both, nats before, after."""
         before = _log_softmax(reference[self.output])
         after = np.full_like(before, -MOST_NATS) if candidate is None else _log_softmax(candidate[self.output])
-        best, given = (
-            before.argmax(axis=-1),
-            after.argmax(axis=-1) if candidate is not None else np.full(len(before), -1),
-        )
+        best = before.argmax(axis=-1)
+        chosen = after.argmax(axis=-1) if candidate is not None else np.full(len(before), -1)
         if label is None:
             nats = [-(np.exp(before) * side).sum(axis=-1) for side in (before, after)]
             truth, counts = best, np.ones(len(best), np.bool_)
         else:
             truth, counts = _true_tokens(label, before)
             nats = [-side[np.arange(len(side)), truth] for side in (before, after)]
-        sums = [float(each[counts].clip(max=MOST_NATS).sum()) for each in nats]
-        equal = [float((one == other)[counts].sum()) for one, other in ((best, truth), (given, truth), (given, best))]
+        sums = [float(side[counts].clip(max=MOST_NATS).sum()) for side in nats]
+        pairs = (best, truth), (chosen, truth), (chosen, best)
+        equal = [float((left == right)[counts].sum()) for left, right in pairs]
         return [float(counts.sum()), *equal, *sums]
 
     def figures(self, rows: Rows) -> dict[str, Figure]:
-        """Return the share of next tokens that are right, and the perplexity."""
+        """Return the share of correct next tokens, and the perplexity."""
         sums = rows.sum(axis=0)
         count = max(1.0, float(sums[0]))
         return {
@@ -84,11 +83,11 @@ class Generation(Metric):
         }
 
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return per sample the share of positions at which both models expect the same token."""
+        """Return the share of positions with the same predicted token in both models, per sample."""
         return np.asarray(rows[:, 3] / np.maximum(rows[:, 0], 1) + (rows[:, 0] == 0), np.float64)
 
     def lost(self, labelled: bool) -> str:
-        """Return what the loss is a loss of."""
+        """Return the name of the lost quantity."""
         return "next-token accuracy" if labelled else "next-token agreement with the original"
 
 

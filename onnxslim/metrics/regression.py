@@ -1,4 +1,4 @@
-"""Regression: how far numbers are from what they should be, relative to how much they vary."""
+"""Regression: R2 and relative error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxslim.quality.evidence import Evidence, OutputEvidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers
 
 MOST_COLUMNS = 64
-"""Numbers of a sample up to which each has a mean of its own; of more the mean is that of all."""
+"""Limit of the numbers per sample with separate means; more numbers share one mean."""
 SUMS = 5
 
 NAMED = re.compile(
@@ -25,33 +25,35 @@ NAMED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Regression(Metric):
-    """R2 and relative error of each output. The loss is the fall of R2, of the output that loses most.
+    """R2 and relative error of each output. The loss is the fall of R2 of the output that loses most.
 
-    R2 is one minus the squared error over the variance of the truth; relative error the root of the squared error over
-    the squares of the truth. What the truth is without labels is what the original gives.
+    R2 is one minus the squared error over the variance of the truth; relative error is the root of the squared error
+    over the squares of the truth. Without labels the output of the original is the truth.
     """
 
     outputs: tuple[str, ...]
     columns: tuple[int, ...]
-    """For each output how many numbers of a sample have means of their own."""
+    """Number of values per sample with separate means, for each output."""
 
     name: ClassVar[str] = "regression"
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
-        """Return this metric where outputs are quantities: one number a sample, named so, or an image of an image."""
-        found = [(output, why) for output in evidence.outputs if (why := _why_quantity(output, evidence)) is not None]
+        """Return this metric if outputs are quantities: one number per sample, by their name, or images from images."""
+        found = [
+            (output, quantity) for output in evidence.outputs if (quantity := _quantity(output, evidence)) is not None
+        ]
         if not found:
             return None
         names = tuple(output.name for output, _ in found)
         columns = tuple(_columns(output) for output, _ in found)
-        reason = "; ".join(f"{output.name} {list(output.shape)} {why}" for output, (_, why) in found)
+        reason = "; ".join(f"{output.name} {list(output.shape)} {text}" for output, (_, text) in found)
         return Recognition(cls(names, columns), max(strength for _, (strength, _) in found), reason)
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
-        """Return for each output and column: how many numbers, their sum and squares, squared errors before and after.
+        """Return for each output and column: count, sum, sum of squares, squared errors before and after.
 
-        A candidate that cannot be read counts as one that gives 0.
+        A candidate that cannot be read counts as zeros.
         """
         found: list[float] = []
         for name, columns in zip(self.outputs, self.columns, strict=True):
@@ -66,23 +68,23 @@ class Regression(Metric):
         return found
 
     def figures(self, rows: Rows) -> dict[str, Figure]:
-        """Return R2 and relative error of each output, those of the worst one first."""
+        """Return R2 and relative error of each output, the worst output first."""
         found: list[tuple[str, Figure, Figure]] = []
         start = 0
         for name, columns in zip(self.outputs, self.columns, strict=True):
             end = start + SUMS * columns
             found.append((name, *_explained(rows[:, start:end].sum(axis=0).reshape(columns, SUMS))))
             start = end
-        found.sort(key=lambda each: each[1].after - each[1].before)
-        one = len(found) == 1
+        found.sort(key=lambda entry: entry[1].after - entry[1].before)
+        single = len(found) == 1
         figures: dict[str, Figure] = {}
         for name, explained, error in found:
-            figures["R2" if one else f"R2 of {name}"] = explained
-            figures["relative error" if one else f"relative error of {name}"] = error
+            figures["R2" if single else f"R2 of {name}"] = explained
+            figures["relative error" if single else f"relative error of {name}"] = error
         return figures
 
     def lost(self, labelled: bool) -> str:
-        """Return what the loss is a loss of."""
+        """Return the name of the lost quantity."""
         return "R2" if labelled else "R2 with the original"
 
 
@@ -92,7 +94,7 @@ def _explained(sums: Rows) -> tuple[Figure, Figure]:
     variance = float(np.maximum(squares - total**2 / np.maximum(count, 1), 0).sum())
     energy = float(squares.sum())
     if variance <= 1e-12 * energy:
-        variance = energy  # a single sample, or all alike: relative to the values themselves
+        variance = energy  # a single sample, or equal samples: relative to the values themselves
     shares = [_share(float(error.sum()), variance) for error in errors]
     return (
         Figure(*(max(-1.0, 1 - share) for share in shares)),
@@ -100,10 +102,10 @@ def _explained(sums: Rows) -> tuple[Figure, Figure]:
     )
 
 
-def _share(error: float, of: float) -> float:
+def _share(error: float, total: float) -> float:
     if error <= 0:
         return 0.0
-    return error / of if of > 0 else 1.0
+    return error / total if total > 0 else 1.0
 
 
 def _columns(output: OutputEvidence) -> int:
@@ -128,22 +130,22 @@ def _truth(label: Array, before: Rows, outputs: int) -> Rows:
     )
 
 
-def _why_quantity(output: OutputEvidence, evidence: Evidence) -> tuple[float, str] | None:
+def _quantity(output: OutputEvidence, evidence: Evidence) -> tuple[float, str] | None:
     shape = output.shape
     if not output.is_float or output.made_by("Softmax", "LSTM", "GRU", "RNN") or not output.flat.size:
         return None
     if evidence.named:
         return 0.5, "was asked for"
-    told = NAMED.search(output.name)
+    named = NAMED.search(output.name)
     single = len(shape) <= 1 or int(np.prod(shape[1:])) == 1
-    if told and not output.sums_to_one(-1):
-        return 0.75, f"is named for a quantity ({told[0]})"
+    if named and not output.sums_to_one(-1):
+        return 0.75, f"is named for a quantity ({named[0]})"
     if single and not output.made_by("Sigmoid") and not output.in_unit:
         return 0.6, "is one number for each sample, and no probability"
     if single and not output.made_by("Sigmoid"):
         return 0.3, "is one number for each sample"
     if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= 8 and not output.made_by("Sigmoid"):
         sizes = {image[0] / shape[2] for image in evidence.images if image[0] * shape[3] == image[1] * shape[2]}
-        if any(by <= 1 or by == 2 for by in sizes):
+        if any(scale <= 1 or scale == 2 for scale in sizes):
             return 0.5, "is an image that is made of an image"
     return None

@@ -1,4 +1,4 @@
-"""SQNR: what is judged by where no metric of a task fits: the noise of the outputs, relative to their signal."""
+"""SQNR: noise of the outputs relative to their signal, for models whose task is not recognized."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition,
 
 @dataclasses.dataclass(frozen=True)
 class Sqnr(Metric):
-    """The relative error of the output that follows worst: noise over signal, as amplitudes; 0.1 is 20 dB."""
+    """The relative error of the worst output: amplitude of the noise over the signal; 0.1 is 20 dB."""
 
     outputs: tuple[str, ...]
     exact: frozenset[str] = frozenset()
-    """Those of them that are no floats: what counts is the share of elements that are not equal."""
+    """Outputs that are not of floats, for which the share of unequal elements counts."""
 
     name: ClassVar[str] = "sqnr"
     harmful: ClassVar[float] = 0.1
@@ -31,30 +31,30 @@ class Sqnr(Metric):
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
-        """Return this metric always, at the least strength: any output can be compared so."""
+        """Return this metric for any outputs, with the least strength."""
         names = tuple(output.name for output in evidence.outputs)
         exact = frozenset(output.name for output in evidence.outputs if not output.is_float)
         reason = "no task is recognised in the outputs: judged by SQNR, the noise of the outputs against their signal"
         return Recognition(cls(names, exact), 0.0, reason)
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
-        """Return the energies of signal and noise for each output; of what is no float: elements, and unequal ones."""
+        """Return the energies of signal and noise of each output, or 1 and the share of unequal elements."""
         found: list[float] = []
         for name in self.outputs:
-            wanted = reference[name]
-            given = wanted if candidate is None else candidate[name]
+            expected = reference[name]
+            actual = expected if candidate is None else candidate[name]
             if name in self.exact:
-                found += 1.0, 1.0 if candidate is None else 1 - equal_share(wanted, given)
+                found += 1.0, 1.0 if candidate is None else 1 - equal_share(expected, actual)
             else:
-                found += _energies(wanted, given, broken=candidate is None)
+                found += _energies(expected, actual, broken=candidate is None)
         return found
 
     def figures(self, rows: Rows) -> dict[str, Figure]:
-        """Return the relative error of the output that follows worst."""
+        """Return the relative error of the worst output."""
         return {"relative error": Figure(0.0, self.loss(rows))}
 
     def loss(self, rows: Rows) -> float:
-        """Return the relative error of the output that follows worst; at most 1: the signal is gone."""
+        """Return the relative error of the worst output, at most 1."""
         pairs = rows.reshape(len(rows), -1, 2).sum(axis=0).tolist()
         losses = [
             noise / signal if name in self.exact else _relative(signal, noise)
@@ -63,7 +63,7 @@ class Sqnr(Metric):
         return max(losses, default=0.0)
 
     def lost(self, labelled: bool) -> str:
-        """Return what the loss is a loss of."""
+        """Return the name of the lost quantity."""
         return "the outputs' signal"
 
 
@@ -73,12 +73,12 @@ def _relative(signal: float, noise: float) -> float:
     return min(1.0, math.sqrt(noise / signal)) if signal > 0 else 1.0
 
 
-def _energies(wanted: npt.NDArray[Any], given: npt.NDArray[Any], *, broken: bool) -> tuple[float, float]:
-    """Return the energies of the signal and of the noise; where nothing can be read the noise is as loud."""
-    signal = _energy(wanted)
+def _energies(expected: npt.NDArray[Any], actual: npt.NDArray[Any], *, broken: bool) -> tuple[float, float]:
+    """Return the energies of signal and noise, which are equal if the candidate cannot be read."""
+    signal = _energy(expected)
     if broken:
         return (signal, signal) if signal > 0 else (0.0, 1.0)
-    return signal, _energy(as_numbers(wanted) - as_numbers(given))
+    return signal, _energy(as_numbers(expected) - as_numbers(actual))
 
 
 def _energy(array: npt.NDArray[Any]) -> float:

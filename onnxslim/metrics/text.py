@@ -1,4 +1,4 @@
-"""Text: whether sequences of characters or labels are the same, and how many edits apart they are."""
+"""Text: equality and edit distance of sequences of characters or labels."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition,
 
 FEWEST_STEPS = 4
 FEWEST_CHARACTERS = 11
-"""Scores of a step from which on they may be of characters: ten digits and the blank."""
+"""Minimum of scores per step of characters: ten digits and the blank."""
 BLANK_SHARE = 0.2
-"""Share of steps that the blank wins at least, in scores that are not normalised, for them to be CTC's."""
+"""Minimum share of steps that the blank wins in CTC scores that are not normalized."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Text(Metric):
-    """Sequences that are the same, steps that are the same, and edits for each character.
+    """Equal sequences, equal steps, and edits per character.
 
-    With a blank (CTC, Graves et al. 2006) steps of the same character are one, and blanks are left out.
+    With a blank (CTC, Graves et al. 2006), repeated steps are merged and blanks removed.
     """
 
     output: str
     blank: int | None = None
-    """The class that stands for no character; None: every step is one label (tags, diacritics)."""
+    """Class of the blank; None: every step is a label of its own (tags, diacritics)."""
     scores: bool = True
-    """The output has scores along its last axis; else it holds the labels themselves."""
+    """Whether the output has scores along its last axis; otherwise it holds labels."""
 
     name: ClassVar[str] = "text"
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"edits per character"})
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
-        """Return this metric where an output holds a label, or scores of labels, for each step of a sequence."""
-        found = [one for output in evidence.outputs if (one := _recognise_steps(output, evidence)) is not None]
-        return max(found, key=lambda one: one.strength, default=None)
+        """Return this metric if an output holds labels, or scores of labels, for the steps of a sequence."""
+        found = [_recognise_steps(output, evidence) for output in evidence.outputs]
+        return max(filter(None, found), key=lambda recognition: recognition.strength, default=None)
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
-        """Return: same before, same after, edits before, edits after, length of the truth, share of equal steps."""
+        """Return the row: equal before, after, edits before, after, length of the truth, share of equal steps."""
         steps = self._steps(reference[self.output])
-        given = None if candidate is None else self._steps(candidate[self.output])
+        candidate_steps = None if candidate is None else self._steps(candidate[self.output])
         before = self._collapsed(steps)
         truth = before if label is None else _true_labels(label)
         edits = float(edit_distance(before, truth))
-        if given is None:
+        if candidate_steps is None:
             return [float(edits == 0), 0.0, edits, float(max(len(truth), 1)), float(len(truth)), 0.0]
-        after = self._collapsed(given)
+        after = self._collapsed(candidate_steps)
         changed = float(edit_distance(after, truth))
-        alike = float((steps == given).mean()) if steps.size else 1.0
-        return [float(edits == 0), float(changed == 0), edits, changed, float(len(truth)), alike]
+        equal = float((steps == candidate_steps).mean()) if steps.size else 1.0
+        return [float(edits == 0), float(changed == 0), edits, changed, float(len(truth)), equal]
 
     def figures(self, rows: Rows) -> dict[str, Figure]:
-        """Return equal sequences and edits per character (of labels that stand alone: equal steps first)."""
+        """Return equal sequences, and edits per character."""
         means = rows.mean(axis=0)
         length = max(float(rows[:, 4].sum()), 1.0)
         same = Figure(float(means[0]), float(means[1]))
@@ -65,7 +65,7 @@ class Text(Metric):
         return {"equal sequences": same, "edits per character": edits}
 
     def loss(self, rows: Rows) -> float:
-        """Return the fall of equal sequences of characters; of labels that stand alone the rise of edits for each."""
+        """Return the fall of equal sequences; for labels of single steps the rise of edits."""
         figures = self.figures(rows)
         if self.blank is None:
             edits = figures["edits per character"]
@@ -74,17 +74,17 @@ class Text(Metric):
         return same.before - same.after
 
     def is_share(self, figure: str, rows: Rows) -> bool:
-        """Equal sequences are."""
+        """Return True for equal sequences."""
         return figure == "equal sequences"
 
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return per sample the share of steps at which both models give the same."""
+        """Return the share of equal steps of both models, per sample."""
         return rows[:, 5]
 
     def lost(self, labelled: bool) -> str:
-        """Return what the loss is a loss of."""
-        what = "the sequences" if self.blank is not None else "the labels of the steps"
-        return what if labelled else f"{what} that the original gives"
+        """Return the name of the lost quantity."""
+        quantity = "the sequences" if self.blank is not None else "the labels of the steps"
+        return quantity if labelled else f"{quantity} that the original gives"
 
     def _steps(self, array: Array) -> Array:
         steps = array.reshape(-1, array.shape[-1]).argmax(axis=-1) if self.scores else array.reshape(-1)
@@ -97,13 +97,13 @@ class Text(Metric):
         return np.asarray(steps[first & (steps != self.blank)])
 
 
-def edit_distance(one: Array, other: Array) -> int:
-    """Return how many insertions, deletions and replacements make one sequence of the other (Levenshtein)."""
-    if len(one) == len(other) and bool((one == other).all()):
+def edit_distance(left: Array, right: Array) -> int:
+    """Return the number of insertions, deletions and replacements from one sequence to the other (Levenshtein)."""
+    if len(left) == len(right) and bool((left == right).all()):
         return 0
-    row = np.arange(len(other) + 1)
-    for index, item in enumerate(one, 1):
-        best = np.minimum(row[:-1] + (other != item), row[1:] + 1)
+    row = np.arange(len(right) + 1)
+    for index, item in enumerate(left, 1):
+        best = np.minimum(row[:-1] + (right != item), row[1:] + 1)
         best = np.concatenate([[index], best])
         # insertions along the row: best[j] = min over i <= j of best[i] + (j - i)
         row = np.minimum.accumulate(best - np.arange(len(best))) + np.arange(len(best))
@@ -141,7 +141,7 @@ def _recognise_steps(output: OutputEvidence, evidence: Evidence) -> Recognition 
         return None
     best = np.concatenate([array.reshape(-1, classes).argmax(axis=-1) for array in output.arrays])
     shares = {blank: float((best == blank).mean()) for blank in (0, classes - 1)}
-    blank = max(shares, key=lambda each: shares[each])
+    blank = max(shares, key=lambda candidate: shares[candidate])
     normal = output.made_by("Softmax", "LogSoftmax") or output.sums_to_one(-1)
     if not (evidence.named or normal or shares[blank] >= BLANK_SHARE):
         return None
@@ -155,7 +155,7 @@ def _recognise_steps(output: OutputEvidence, evidence: Evidence) -> Recognition 
 
 
 def _recognise_labels(output: OutputEvidence, evidence: Evidence) -> Recognition | None:
-    """Recognise [N, T] of integers that are no input handed on."""
+    """Return the recognition of labels [N, T] that are not just an input passed on."""
     if len(output.shape) != 2 or output.shape[1] < 2 or not output.ops or output.made_by("Constant"):
         return None
     if not (evidence.images or evidence.tokens or evidence.named):
@@ -165,6 +165,6 @@ def _recognise_labels(output: OutputEvidence, evidence: Evidence) -> Recognition
 
 
 def _are_labels(output: OutputEvidence) -> bool:
-    """Whether floats are whole numbers that were made by choosing."""
+    """Return whether floats are integers computed by an ArgMax."""
     values = output.flat
     return output.made_by("ArgMax") and bool(values.size) and bool((values == values.round()).all())

@@ -1,1 +1,1 @@
-"""How good a model still is: fidelity of its outputs, and metrics in the terms of its task."""
+"""Quality of models: fidelity of their outputs, and metrics of their task."""

@@ -1,4 +1,4 @@
-"""Boxes: overlaps, suppression of double ones, matching with the true ones, average precision. All vectorised."""
+"""Boxes: overlaps, suppression of duplicates, matching with true boxes, and average precision."""
 
 from __future__ import annotations
 
@@ -11,82 +11,82 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MOST_BOXES = 1000
-"""Boxes of one image that suppression looks at, the best ones: what comes after them is noise."""
+"""Maximum of boxes per image before suppression, by score."""
 MOST_KEPT = 100
-"""Boxes of one image that count, the best ones, as in COCO; when so many are kept suppression is done."""
+"""Maximum of boxes per image after suppression, by score, as in COCO."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
-    """What was detected in one image, or what is there."""
+    """Detected or true boxes of one image."""
 
     corners: Floats
-    """Two opposite corners, shape [n, 4]: x1, y1, x2, y2 (or y first, as long as it is always so)."""
+    """Opposite corners, shape [n, 4]: x1, y1, x2, y2 (or consistently y first)."""
     scores: Floats
-    """Shape [n]; 1 for what is there."""
+    """Shape [n]; 1 for true boxes."""
     classes: Ints
     """Shape [n]."""
 
     @classmethod
     def none(cls) -> Boxes:
-        """Return no box at all."""
+        """Return an empty set of boxes."""
         return cls(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def take(self, which: Ints | npt.NDArray[np.bool_]) -> Boxes:
-        """Return some of them."""
+        """Return the boxes at indices or of a mask."""
         return Boxes(self.corners[which], self.scores[which], self.classes[which])
 
     def above(self, score: float) -> Boxes:
-        """Return those of a score of at least `score`."""
+        """Return the boxes with a score of at least `score`."""
         return self.take(self.scores >= score)
 
     def best(self, most: int) -> Boxes:
-        """Return the best ones, at most `most`, by falling score."""
+        """Return at most `most` boxes, by descending score."""
         return self.take(np.argsort(-self.scores, kind="stable")[:most])
 
 
 def corners_of_centres(boxes: Floats) -> Floats:
-    """Return the corners of boxes that are given by centre and size, shape [n, 4]."""
+    """Return the corners of boxes given by centre and size, shape [n, 4]."""
     half = np.abs(boxes[:, 2:]) / 2
     return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
 
 
-def overlaps(one: Floats, other: Floats) -> Floats:
-    """Return the intersection over union of each box of `one` with each of `other`, shape [n, m]."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+def overlaps(left: Floats, right: Floats) -> Floats:
+    """Return the intersection over union of all pairs of boxes of `left` [n, 4] and `right` [m, 4], shape [n, m]."""
+    low = np.maximum(left[:, None, :2], right[None, :, :2])
+    high = np.minimum(left[:, None, 2:], right[None, :, 2:])
     shared = (high - low).clip(min=0).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1) for boxes in (one, other)]
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1) for boxes in (left, right)]
     union = areas[0][:, None] + areas[1][None] - shared
     return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), np.float64)
 
 
 def suppress(boxes: Boxes, most_overlap: float) -> Boxes:
-    """Return the best boxes without those that overlap a better one of their class by more than `most_overlap`.
+    """Return the boxes without those that overlap a better box of their class by more than `most_overlap`.
 
-    Boxes of different classes are moved apart, so that one pass does for all. Ties go by position, then by class: the
-    order in which boxes are given does not matter.
+    Boxes of different classes are shifted apart, so that one pass handles all classes. Ties are broken by position and
+    class, so the order of the boxes does not matter.
     """
     order = np.lexsort((*boxes.corners.T, boxes.classes, -boxes.scores))[:MOST_BOXES]
     boxes = boxes.take(order)
     extent = float(np.ptp(boxes.corners)) + 1 if len(boxes) else 1.0
-    apart = boxes.corners + (boxes.classes * extent)[:, None]
-    left = np.arange(len(boxes))
+    shifted = boxes.corners + (boxes.classes * extent)[:, None]
+    remaining = np.arange(len(boxes))
     kept: list[int] = []
-    while len(left) and len(kept) < MOST_KEPT:
-        kept.append(int(left[0]))
-        left = left[1:][overlaps(apart[left[:1]], apart[left[1:]])[0] <= most_overlap]
+    while len(remaining) and len(kept) < MOST_KEPT:
+        kept.append(int(remaining[0]))
+        remaining = remaining[1:][overlaps(shifted[remaining[:1]], shifted[remaining[1:]])[0] <= most_overlap]
     return boxes.take(np.array(kept, np.int64))
 
 
 def match(found: Boxes, truth: Boxes, least_overlap: float) -> Ints:
-    """Return for each found box the true one that it is matched with, -1 for none, shape [n].
+    """Return the index of the matched true box of each found box, -1 if there is none, shape [n].
 
-    By falling score each takes the box of its class that it overlaps most, at least by `least_overlap`, and that is not
-    taken yet (as COCO and Pascal VOC do).
+    By descending score, a box is matched with the free true box of its class that it overlaps most, at least by
+    `least_overlap` (as in COCO and Pascal VOC).
     """
     matched = np.full(len(found), -1, np.int64)
     if not len(found) or not len(truth):
@@ -103,22 +103,22 @@ def match(found: Boxes, truth: Boxes, least_overlap: float) -> Ints:
 
 
 def mean_average_precision(scores: Floats, right: npt.NDArray[np.bool_], classes: Ints, truths: Ints) -> float:
-    """Return the mean over classes of the area under precision and recall, of the boxes of many images.
+    """Return the mean over classes of the area under the precision-recall curve, for the boxes of many images.
 
     Args:
-        scores: Of every box that was found, shape [n].
-        right: Whether it is matched with a true one, shape [n].
-        classes: Its class, shape [n].
-        truths: The class of every true box, shape [m]; classes without one do not count.
+        scores: Scores of the found boxes, shape [n].
+        right: Whether a box is matched with a true box, shape [n].
+        classes: Classes of the found boxes, shape [n].
+        truths: Classes of the true boxes, shape [m]; classes without a true box do not count.
 
-    Source: precision made monotone, the area under it summed at each recall (Pascal VOC 2010 and later).
+    Source: monotone precision, summed at each recall (Pascal VOC 2010 and later).
     """
-    wanted, totals = np.unique(truths, return_counts=True)
-    if not len(wanted):
+    true_classes, totals = np.unique(truths, return_counts=True)
+    if not len(true_classes):
         return 1.0 if not len(scores) else 0.0
     order = np.lexsort((-scores, classes))
     scores, right, classes = scores[order], right[order], classes[order]
-    starts, ends = np.searchsorted(classes, wanted, "left"), np.searchsorted(classes, wanted, "right")
+    starts, ends = np.searchsorted(classes, true_classes, "left"), np.searchsorted(classes, true_classes, "right")
     areas = [_area(right[start:end], total) for start, end, total in zip(starts, ends, totals, strict=True)]
     return float(np.mean(areas))
 

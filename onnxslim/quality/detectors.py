@@ -1,4 +1,4 @@
-"""Recognises detection heads by the shapes, values and names of a model's outputs."""
+"""Recognizes detection heads by the shapes, values and names of a model's outputs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from onnxslim.quality.heads import BoxLayout, Head, grid
 from onnxslim.quality.metric import Slice
 
 FEWEST = 20
-"""Boxes that a head without suppression gives at least: fewer are numbers that mean something else."""
+"""Minimum of boxes of a head without suppression; a smaller output is something else."""
 WIDEST = 600
-"""Columns that boxes, scores and masks take at most."""
+"""Maximum of columns of boxes, scores and masks."""
 
 MASKS = 32
-"""Coefficients of masks that heads of YOLOv8 have which segment as well."""
+"""Number of mask coefficients of YOLOv8 heads for segmentation."""
 
 BOXES = re.compile(r"(?i)(box|bbox|location|^loc|rect)")
 SCORES = re.compile(r"(?i)(score|conf|prob)")
@@ -29,26 +29,26 @@ COUNT = re.compile(r"(?i)num")
 
 
 @dataclasses.dataclass(frozen=True)
-class Sighting:
-    """A head that was recognised."""
+class RecognisedHead:
+    """A recognized head, its slices, and the reason."""
 
     head: Head
     slices: tuple[Slice, ...]
     reason: str
 
 
-def recognise_head(evidence: Evidence) -> Sighting | None:
-    """Return the head of a detector, or None where the outputs are none."""
+def recognise_head(evidence: Evidence) -> RecognisedHead | None:
+    """Return the detection head of the outputs, or None."""
     if not evidence.images and not evidence.named:
         return None
-    for sightings in (_suppressed(evidence), _split(evidence), _single(evidence)):
-        for sighting in sightings:
-            return sighting
+    for candidates in (_suppressed(evidence), _split(evidence), _single(evidence)):
+        for recognised in candidates:
+            return recognised
     return None
 
 
-def _single(evidence: Evidence) -> Iterator[Sighting]:
-    """Yield heads that are one tensor, [1, A, F] or [1, F, A]."""
+def _single(evidence: Evidence) -> Iterator[RecognisedHead]:
+    """Yield heads of one tensor, [1, A, F] or [1, F, A]."""
     for output in evidence.outputs:
         shape = output.shape
         if not output.is_float or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1):
@@ -65,7 +65,7 @@ def _single(evidence: Evidence) -> Iterator[Sighting]:
             yield from _channels_first(output, table, evidence)
 
 
-def _anchors_first(output: OutputEvidence, table: Floats, evidence: Evidence) -> Iterator[Sighting]:
+def _anchors_first(output: OutputEvidence, table: Floats, evidence: Evidence) -> Iterator[RecognisedHead]:
     rows, columns = table.shape
     name, shape = output.name, list(output.shape)
     if columns == 6 and _are_rows(table):
@@ -80,7 +80,7 @@ def _anchors_first(output: OutputEvidence, table: Floats, evidence: Evidence) ->
     places = Slice(name, "boxes", -1, 0, 4)
     if not on_grid and _in_unit(boxes):
         corners = _are_corners(boxes)
-        yield Sighting(
+        yield RecognisedHead(
             Head(BoxLayout.QUERIES, name, corners=corners),
             (places, Slice(name, "scores", -1, 4, columns)),
             f"{name} {shape} holds {rows} boxes within 0 to 1 with {columns - 4} scores each (RT-DETR)",
@@ -91,29 +91,29 @@ def _anchors_first(output: OutputEvidence, table: Floats, evidence: Evidence) ->
     parts = (places, Slice(name, "objectness", -1, 4, 5), Slice(name, "scores", -1, 5, columns))
     if rows in cells and _are_offsets(boxes):
         image = evidence.images[cells.index(rows)]
-        yield Sighting(
+        yield RecognisedHead(
             Head(BoxLayout.YOLOX, name, image=image),
             parts,
             f"{name} {shape} holds a box for each of {rows} cells of grids of 8, 16 and 32 pixels, as offsets, "
             f"objectness and {columns - 5} class scores (YOLOX)",
         )
         return
-    yield Sighting(
+    yield RecognisedHead(
         Head(BoxLayout.YOLOV5, name),
         parts,
         f"{name} {shape} holds {rows} boxes in pixels, objectness and {columns - 5} class scores (YOLOv5)",
     )
 
 
-def _rows(output: OutputEvidence, evidence: Evidence) -> Sighting:
+def _rows(output: OutputEvidence, evidence: Evidence) -> RecognisedHead:
     name = output.name
     slices = Slice(name, "boxes", -1, 0, 4), Slice(name, "scores", -1, 4, 5), Slice(name, "classes", -1, 5, 6)
     reason = f"{name} {list(output.shape)} holds corners, score and class of each box, doubles suppressed inside"
-    return Sighting(Head(BoxLayout.ROWS, name, corners=True), slices, reason)
+    return RecognisedHead(Head(BoxLayout.ROWS, name, corners=True), slices, reason)
 
 
-def _channels_first(output: OutputEvidence, table: Floats, evidence: Evidence) -> Iterator[Sighting]:
-    """Yield [4 + C, A]: boxes in pixels (or within 0 to 1, on the cells of a grid) above scores, and perhaps masks."""
+def _channels_first(output: OutputEvidence, table: Floats, evidence: Evidence) -> Iterator[RecognisedHead]:
+    """Yield heads [4 + C, A]: boxes in pixels (or within 0 to 1 on the cells of a grid), scores, optional masks."""
     rows, columns = table.shape
     on_grid = columns in [len(grid(image)[0]) for image in evidence.images]
     if not ((table[2:4] >= 0).all() and (_in_pixels(table[:4]) or (on_grid and _in_unit(table[:4])))):
@@ -127,14 +127,14 @@ def _channels_first(output: OutputEvidence, table: Floats, evidence: Evidence) -
     slices = [Slice(output.name, "boxes", -2, 0, 4), Slice(output.name, "scores", -2, 4, end)]
     if masks:
         slices.append(Slice(output.name, "masks", -2, end, rows))
-    yield Sighting(
+    yield RecognisedHead(
         Head(BoxLayout.YOLOV8, output.name, masks=masks),
         tuple(slices),
         f"{output.name} {list(output.shape)} holds {columns} boxes: 4 rows of places, {end - 4} of scores (YOLOv8)",
     )
 
 
-def _split(evidence: Evidence) -> Iterator[Sighting]:
+def _split(evidence: Evidence) -> Iterator[RecognisedHead]:
     """Yield heads of two tensors: boxes [1, A, 4], and scores or logits [1, A, C] or [1, C, A]."""
     floats = [output for output in evidence.outputs if output.is_float and len(output.shape) == 3]
     for boxes in floats:
@@ -147,7 +147,7 @@ def _split(evidence: Evidence) -> Iterator[Sighting]:
             yield _pair(boxes, scores)
 
 
-def _pair(boxes: OutputEvidence, scores: OutputEvidence) -> Sighting:
+def _pair(boxes: OutputEvidence, scores: OutputEvidence) -> RecognisedHead:
     places = boxes.arrays[0].reshape(-1, 4).astype(np.float64)
     table = scores.arrays[0].reshape(scores.shape[-2:]).astype(np.float64)
     table = table if len(table) == len(places) else table.T
@@ -156,7 +156,7 @@ def _pair(boxes: OutputEvidence, scores: OutputEvidence) -> Sighting:
         exclusive = table.shape[1] >= 2 and bool(np.allclose(table.sum(axis=1), 1, atol=1e-3))
         background = _background(table) if exclusive else None
         head = Head(BoxLayout.SPLIT, boxes.name, scores.name, corners=_are_corners(places), background=background)
-        return Sighting(head, (), f"{normal}, {scores.name} {list(scores.shape)} their scores (SSD)")
+        return RecognisedHead(head, (), f"{normal}, {scores.name} {list(scores.shape)} their scores (SSD)")
     nothing = _background(table)
     exclusive = (table.argmax(axis=1) == nothing).mean() > 0.5 and nothing == table.shape[1] - 1
     head = Head(
@@ -168,32 +168,36 @@ def _pair(boxes: OutputEvidence, scores: OutputEvidence) -> Sighting:
         softmax=bool(exclusive),
     )
     kind = "the last of which is no object" if exclusive else "each with a sigmoid of its own"
-    return Sighting(head, (), f"{normal}, {scores.name} {list(scores.shape)} their logits, {kind} (DETR)")
+    return RecognisedHead(head, (), f"{normal}, {scores.name} {list(scores.shape)} their logits, {kind} (DETR)")
 
 
 def _background(table: Floats) -> int:
-    """Return which of the first and the last class means that nothing is there: the one that wins more often."""
+    """Return the index of the background class: the first or the last class, whichever wins more often."""
     best = table.argmax(axis=1)
     last = table.shape[1] - 1
     return 0 if (best == 0).sum() > (best == last).sum() else last
 
 
-def _suppressed(evidence: Evidence) -> Iterator[Sighting]:
+def _suppressed(evidence: Evidence) -> Iterator[RecognisedHead]:
     """Yield heads with suppression inside: boxes [K, 4] or [1, K, 4], scores and classes of K each."""
     for boxes in evidence.outputs:
         if not boxes.is_float or boxes.shape[-1:] != (4,) or len(boxes.shape) not in (2, 3):
             continue
-        alike = [each for each in evidence.outputs if each is not boxes and each.arrays and _follows(each, boxes)]
-        scores = next((each for each in alike if each.is_float and SCORES.search(each.name)), None)
-        scores = scores or next((each for each in alike if each.is_float and _in_unit(each.flat)), None)
+        per_box = [
+            output for output in evidence.outputs if output is not boxes and output.arrays and _follows(output, boxes)
+        ]
+        floats = [output for output in per_box if output.is_float]
+        scores = next((output for output in floats if SCORES.search(output.name)), None)
+        scores = scores or next((output for output in floats if _in_unit(output.flat)), None)
         if scores is None:
             continue
-        rest = [each for each in alike if each is not scores and _are_whole(each)]
-        classes = next((each for each in rest if CLASSES.search(each.name)), rest[0] if rest else None)
+        rest = [output for output in per_box if output is not scores and _are_whole(output)]
+        classes = next((output for output in rest if CLASSES.search(output.name)), rest[0] if rest else None)
         if classes is None and not BOXES.search(boxes.name):
             continue
-        counts = [each for each in evidence.outputs if each not in (boxes, scores, classes) and _are_whole(each)]
-        count = next((each for each in counts if each.arrays[0].size == 1), None)
+        used = (boxes, scores, classes)
+        counts = [output for output in evidence.outputs if output not in used and _are_whole(output)]
+        count = next((output for output in counts if output.arrays[0].size == 1), None)
         places = np.concatenate([array.reshape(-1, 4) for array in boxes.arrays]).astype(np.float64)
         head = Head(
             BoxLayout.SUPPRESSED,
@@ -204,13 +208,13 @@ def _suppressed(evidence: Evidence) -> Iterator[Sighting]:
             corners=not len(places) or _are_corners(places),
         )
         listed = ", ".join(name for name in (scores.name, head.classes, head.count) if name)
-        yield Sighting(
+        yield RecognisedHead(
             head, (), f"{boxes.name} {list(boxes.shape)} are boxes, {listed} tell about them: suppressed inside"
         )
 
 
 def _follows(output: OutputEvidence, boxes: OutputEvidence) -> bool:
-    """Whether an output has a number for each box, on every run."""
+    """Return whether an output has one number per box in every run."""
     return (
         all(
             array.size == places.size // 4 and array.shape[:1] == places.shape[:1] and array.ndim <= places.ndim
@@ -221,7 +225,7 @@ def _follows(output: OutputEvidence, boxes: OutputEvidence) -> bool:
 
 
 def _are_rows(table: Floats) -> bool:
-    """Whether [K, 6] holds corners, a score, and the number of a class."""
+    """Return whether the columns of [K, 6] are corners, score and class number."""
     whole = table[:, 5] == np.round(table[:, 5])
     ordered = (table[:, 2] >= table[:, 0]) & (table[:, 3] >= table[:, 1])
     return bool(whole.all() and ordered.all() and _in_unit(table[:, 4]) and (table[:, 5] >= -1).all() and table.any())
@@ -233,7 +237,7 @@ def _are_whole(output: OutputEvidence) -> bool:
 
 
 def _are_places(output: OutputEvidence) -> bool:
-    """Whether numbers are places in pixels, or within 0 to 1 but for boxes that reach beyond the image."""
+    """Return whether values are coordinates in pixels, or within 0 to 1 (boxes may extend beyond the image)."""
     values = output.flat
     return bool(values.size) and (_in_pixels(values) or bool((values > -0.5).all() and (values < 1.5).all()))
 
@@ -243,7 +247,7 @@ def _are_corners(boxes: Floats) -> bool:
 
 
 def _are_offsets(boxes: Floats) -> bool:
-    """Whether boxes are offsets within cells and logarithms of sizes: no box in pixels is so small, or below 0."""
+    """Return whether boxes are offsets within cells and logarithms of sizes, which are small or negative."""
     return bool((boxes[:, 2:] < 0).any()) or float(np.quantile(np.abs(boxes), 0.99)) < 8
 
 

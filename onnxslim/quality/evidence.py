@@ -1,4 +1,4 @@
-"""What a metric is chosen by: a model's inputs and outputs, what it gives on a few samples, which op makes that."""
+"""Evidence for the choice of a metric: a model's inputs and outputs, their values on samples, and their ops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxslim.data import Batch, Samples
 from onnxslim.runtime.session import Session, TensorSpec
 
 MOST_SAMPLES, MOST_BYTES = 8, 250_000_000
-"""Samples that are looked at, and bytes of their outputs, at most: enough to see what sums to one, and little time."""
+"""Limits of the samples, and of the bytes of their outputs."""
 
 MOVING = frozenset(
     {
@@ -32,85 +32,85 @@ MOVING = frozenset(
         "Unsqueeze",
     }
 )
-"""Ops that hand values on as they are, or their mean: what makes the values stands before them."""
+"""Ops that pass values on, or their mean; the ops that compute the values come before them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OutputEvidence:
-    """One output of the original."""
+    """An output of the original, with its values on samples."""
 
     spec: TensorSpec
-    """Its name, type and declared shape."""
+    """Name, type and declared shape."""
     values: tuple[Any, ...]
-    """What it was on each run: arrays, or lists and dicts."""
+    """Value of each run: an array, list or dict."""
     ops: tuple[str, ...]
-    """Types of the ops that make it, past those that only move values (`MOVING`); several behind a Concat."""
+    """Types of the ops that compute it, before those that only move values (`MOVING`); several if concatenated."""
 
     @property
     def name(self) -> str:
-        """The name of the output."""
+        """Name of the output."""
         return self.spec.name
 
     @property
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        """The values, where they are arrays; none for sequences and maps."""
+        """The values that are arrays; none for sequences and maps."""
         return tuple(value for value in self.values if isinstance(value, np.ndarray))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape on the first run; () where it is no array."""
+        """Shape in the first run; () if the value is not an array."""
         return self.arrays[0].shape if self.arrays else ()
 
     @property
     def is_float(self) -> bool:
-        """Whether it is a tensor of floating-point numbers."""
+        """Whether the output is a tensor of floats."""
         return bool(self.arrays) and all(array.dtype.kind == "f" for array in self.arrays)
 
     @property
     def flat(self) -> npt.NDArray[np.float64]:
-        """All finite values in one row, as float64; empty where it holds no numbers."""
+        """All finite values as a float64 vector; empty if they are not numbers."""
         numbers = [array.reshape(-1) for array in self.arrays if array.dtype.kind in "fiub"]
         joined = np.concatenate(numbers).astype(np.float64) if numbers else np.zeros(0)
         return joined[np.isfinite(joined)]
 
     @property
     def in_unit(self) -> bool:
-        """Whether every number lies within 0 to 1, as probabilities do."""
+        """Whether all values are within 0 to 1, as probabilities are."""
         values = self.flat
         return bool(values.size) and bool((values >= -1e-6).all() and (values <= 1 + 1e-4).all())
 
     def sums_to_one(self, axis: int) -> bool:
-        """Whether the numbers along an axis are probabilities of things that exclude each other."""
+        """Return whether the values along an axis are probabilities of exclusive classes."""
         if not self.in_unit or any(array.ndim < 2 or array.shape[axis] < 2 for array in self.arrays):
             return False
         sums = [array.astype(np.float64).sum(axis=axis) for array in self.arrays]
-        return all(bool(np.allclose(each, 1, atol=2e-3)) for each in sums)
+        return all(bool(np.allclose(total, 1, atol=2e-3)) for total in sums)
 
     def made_by(self, *ops: str) -> bool:
-        """Whether one of these ops makes it."""
+        """Return whether one of these ops computes the output."""
         return bool(set(ops) & set(self.ops))
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What is known of a model when its metric is chosen."""
+    """Inputs, outputs and labels of a model on a few samples."""
 
     inputs: tuple[TensorSpec, ...]
     feeds: tuple[Mapping[str, Any], ...]
-    """The inputs of each run."""
+    """Inputs of each run."""
     outputs: tuple[OutputEvidence, ...]
     counts: tuple[int, ...]
-    """How many samples each run was of."""
+    """Number of samples of each run."""
     labels: npt.NDArray[Any] | None
-    """The labels of the first run, where there are any."""
+    """Labels of the first run; None without labels."""
     synthetic: bool
-    """The samples were made up: values say little."""
+    """Whether the samples are synthetic, so that values mean little."""
     named: bool = False
-    """The user named the metric: only shapes must fit."""
+    """Whether the user named the metric, so that only shapes must fit."""
 
     @property
     def images(self) -> tuple[tuple[int, int], ...]:
-        """Height and width of the inputs that look like images: [N, 1 or 3 or 4, H, W] or [N, H, W, 1 or 3 or 4]."""
+        """(height, width) of the inputs that are images: [N, 1 or 3 or 4, H, W] or [N, H, W, 1 or 3 or 4]."""
         found = []
         for spec in self.inputs:
             shape: tuple[int, ...] = np.shape(self.feeds[0].get(spec.name, ())) if self.feeds else ()
@@ -122,7 +122,7 @@ class Evidence:
 
     @property
     def tokens(self) -> str | None:
-        """The name of the first input that holds token ids, integers [N, T]; None where no input does."""
+        """Name of the first input of token ids, integers [N, T]; None if there is none."""
         for spec in self.inputs:
             if spec.dtype is not None and spec.dtype.kind in "iu" and spec.dtype.itemsize >= 4 and len(spec.shape) == 2:
                 return spec.name
@@ -130,29 +130,29 @@ class Evidence:
 
 
 def gather_evidence(session: Session, model: ir.Model, samples: Samples) -> Evidence:
-    """Run the original on a few samples, and return what was seen.
+    """Return the evidence from running the original on a few samples.
 
     Args:
-        session: The original, opened.
-        model: The same, to see which ops make its outputs.
-        samples: The first of them are run, one by one.
+        session: Session of the original.
+        model: The original, for the ops that compute its outputs.
+        samples: The samples, of which the first are run one at a time.
 
     Raises:
-        RunError: The model does not run on them.
+        RunError: The model does not run on the samples.
         DataError: The samples cannot be read.
     """
     batches: list[Batch] = []
     runs: list[dict[str, Any]] = []
-    held = 0
+    total_bytes = 0
     for batch in itertools.islice(samples.batches(1), MOST_SAMPLES):
         batches.append(batch)
         runs.append(session.run(batch.feeds))
-        held += sum(getattr(output, "nbytes", 0) for output in runs[-1].values())
-        if held > MOST_BYTES:
+        total_bytes += sum(getattr(output, "nbytes", 0) for output in runs[-1].values())
+        if total_bytes > MOST_BYTES:
             break
-    makers = {value.name: maker_ops(value) for value in model.graph.outputs}
+    producers = {value.name: producer_ops(value) for value in model.graph.outputs}
     outputs = tuple(
-        OutputEvidence(spec, tuple(run[spec.name] for run in runs), makers.get(spec.name, ()))
+        OutputEvidence(spec, tuple(run[spec.name] for run in runs), producers.get(spec.name, ()))
         for spec in session.outputs
     )
     return Evidence(
@@ -165,8 +165,8 @@ def gather_evidence(session: Session, model: ir.Model, samples: Samples) -> Evid
     )
 
 
-def maker_ops(value: ir.Value) -> tuple[str, ...]:
-    """Return the types of the ops that make the values of `value`, past those that only move them, each once."""
+def producer_ops(value: ir.Value) -> tuple[str, ...]:
+    """Return the distinct types of the ops that compute `value`, before those that only move values."""
     found: dict[str, None] = {}
     seen: set[int] = set()
     waiting: list[ir.Value | None] = [value]

@@ -1,17 +1,18 @@
-"""Estimates how much top-1 accuracy a candidate loses, on samples without labels, with less noise than flips have.
+"""Estimates of the loss of top-1 accuracy on samples without labels, with less noise than counting flips.
 
-Counting the samples whose class changes (flips) says little about accuracy: most flips happen where the reference is
-itself unsure; some make a right class wrong, some a wrong one right. Two estimators are looked at here:
+The number of samples whose class changes (flips) says little about accuracy: most flips happen where the reference is
+unsure itself, and some correct a wrong class. Two estimators are combined:
 
-- Of each sample, how likely it is that noise as large as the candidate shows takes the runner-up past the best class,
-  times what the reference believes would be lost by that: the probability it gives to the one less that of the other.
-  No flip needs to happen for it, so that it varies little. It takes the noise to be normal, alike for all samples,
-  around margins that were scaled by one factor.
-- Of each flip, what the reference believes was lost by it. It varies twice as much, and assumes nothing of the noise.
+- Noise of the margin: the probability that noise of the candidate's size lifts the second class above the best class,
+  times the loss if it does, which is the difference of their probabilities in the reference. It needs no observed
+  flips, so its variance is low. It assumes normal noise of equal size for all samples around margins scaled by one
+  factor.
+- Observed flips: the difference of the two probabilities for each flip. Its deviation is twice as large, and it assumes
+  nothing about the noise.
 
-The first is taken, and never less than the second without two of its standard errors: where a candidate does harm of
-another kind, the flips that happened speak. Both are right on average where the reference is calibrated, and too high
-where it is too sure of itself. `docs/measurements.md` and `tests/bench/estimators.py` compare several on four networks.
+The estimate is the first, but at least the second less two of its standard errors, for candidates that do another kind
+of harm. Both are unbiased if the reference is calibrated, and too high if it is overconfident.
+`docs/notes/loss-without-labels.md` and `tests/bench/estimators.py` compare several estimators on four networks.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ Array = npt.NDArray[np.float64]
 
 COLUMNS = 5
 LOST, MARGIN, CHANGE, GAP, FLIPPED = range(COLUMNS)
-"""What is kept of a sample: see `expected_row`."""
+"""Columns of the row of a sample; see `expected_row`."""
 SURE = 0.25
-"""Where a reference gives its best class so little more than its second on average, its scores are no beliefs (cosines
-of embeddings, say), or it knows nothing: flips are counted then."""
+"""Minimum of the mean difference between the probabilities of the two best classes. Below it, scores are not
+probabilities (but cosines of embeddings, for example) or the reference is unsure, and flips are counted."""
 ERRORS = 2.0
-"""Standard errors by which what flips lost must exceed what noise would lose, to be taken in its place."""
+"""Standard errors by which the loss by flips must exceed that by noise to replace it."""
 SMALLEST = 1e-12
 UNREADABLE = (1.0, np.nan, 0.0, 1.0, 1.0)
-"""The row of a sample of which the candidate gives nothing that can be read."""
+"""Row of a sample whose candidate outputs cannot be read."""
 
 
-def beliefs(scores: Array) -> Array:
-    """Return the logarithms of the probabilities that scores mean, shape as `scores`, [decisions, classes].
+def log_probabilities(scores: Array) -> Array:
+    """Return the log probabilities of scores, shape [decisions, classes].
 
-    Scores that are not negative and sum to 1 are probabilities already; others are taken for logits.
+    Scores that are non-negative and sum to 1 are probabilities; others are logits.
     """
     if (scores >= 0).all() and np.allclose(scores.sum(-1), 1.0, atol=1e-3):
         return np.log(np.maximum(scores, SMALLEST))
@@ -46,31 +47,34 @@ def beliefs(scores: Array) -> Array:
 
 
 def expected_row(reference: Array, candidate: Array) -> tuple[float, ...]:
-    """Return what is kept of one sample: lost by a flip, margin of the best class, its change, gap, share flipped.
+    """Return the row of one sample: loss by a flip, margin of the best class, its change, gap, share flipped.
 
-    Margins are differences of logarithms, gaps those of probabilities. Of a sample with several decisions the means
-    are kept, and NaN for the margin: whether it flips is not a matter of one number there. Of a sample without any
-    decision nothing can be lost.
+    Margins are differences of log probabilities, gaps are differences of probabilities. A sample with several decisions
+    has their means, and NaN as margin, since its flips do not depend on a single number. A sample without decisions
+    loses nothing.
 
     Args:
         reference: Finite scores of the reference, shape [decisions, classes], at least two classes.
-        candidate: Those of the candidate, of the same shape.
+        candidate: Finite scores of the candidate, same shape.
     """
     if not len(reference):
         return 0.0, np.nan, 0.0, 0.0, 0.0
-    own, given = beliefs(np.asarray(reference, np.float64)), beliefs(np.asarray(candidate, np.float64))
-    at = np.arange(len(own))
-    best, chosen = own.argmax(-1), given.argmax(-1)
-    others = own.copy()
-    others[at, best] = -np.inf
+    before, after = (
+        log_probabilities(np.asarray(reference, np.float64)),
+        log_probabilities(np.asarray(candidate, np.float64)),
+    )
+    rows = np.arange(len(before))
+    best, chosen = before.argmax(-1), after.argmax(-1)
+    others = before.copy()
+    others[rows, best] = -np.inf
     second = others.argmax(-1)
-    shares = np.exp(own)
-    gap = shares[at, best] - shares[at, second]
+    probabilities = np.exp(before)
+    gap = probabilities[rows, best] - probabilities[rows, second]
     flipped = chosen != best
-    lost = np.where(flipped, shares[at, best] - shares[at, chosen], 0.0)
-    margin = own[at, best] - own[at, second]
-    change = given[at, best] - given[at, second] - margin
-    alone = len(own) == 1
+    lost = np.where(flipped, probabilities[rows, best] - probabilities[rows, chosen], 0.0)
+    margin = before[rows, best] - before[rows, second]
+    change = after[rows, best] - after[rows, second] - margin
+    alone = len(before) == 1
     return (
         float(lost.mean()),
         float(margin[0]) if alone else np.nan,
@@ -81,12 +85,12 @@ def expected_row(reference: Array, candidate: Array) -> tuple[float, ...]:
 
 
 def believable(rows: Array) -> bool:
-    """Whether the scores of the reference are sure enough to be beliefs."""
+    """Return whether the scores of the reference can be used as probabilities."""
     return float(rows[:, GAP].mean()) >= SURE
 
 
 def expected_drop(rows: Array) -> float:
-    """Return by how much top-1 falls, as a fraction, estimated from the rows of samples, shape [samples, 5]."""
+    """Return the estimated fall of top-1 as a fraction, from the rows of samples, shape [samples, 5]."""
     lost, margin, change, gap, flipped = rows.T
     if not believable(rows):
         return float(flipped.mean())
@@ -95,13 +99,13 @@ def expected_drop(rows: Array) -> float:
         return float(lost.mean())
     slope = float((margin * change).sum()) / energy
     noise = np.sqrt(np.square(change - slope * margin).mean())
-    foreseen = normal_below(-(1 + slope) * margin / max(noise, SMALLEST)) * gap
+    predicted = normal_below(-(1 + slope) * margin / max(noise, SMALLEST)) * gap
     error = lost.std() / np.sqrt(len(lost))
-    return float(max(foreseen.mean(), lost.mean() - ERRORS * error))
+    return float(max(predicted.mean(), lost.mean() - ERRORS * error))
 
 
 def normal_below(x: Array) -> Array:
-    """Return the standard normal distribution function, to 1e-7.
+    """Return the standard normal distribution function with an error below 1e-7.
 
     Source: Abramowitz and Stegun, Handbook of mathematical functions (1964), 7.1.26.
     """

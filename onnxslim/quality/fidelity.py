@@ -1,4 +1,4 @@
-"""How closely the outputs of one model follow those of another, sample by sample, without keeping them."""
+"""Fidelity: the error of the outputs of one model against another, from sums per sample."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ from onnxslim.runtime.statistics import Interval, bootstrap, wilson
 
 IDENTICAL = "the outputs are identical"
 CEILING_DB = 150.0
-"""More than float32 resolves (24 bits, 6.02 dB each): resamples without any noise count as this much."""
+"""SQNR of resamples without noise, above the resolution of float32 (24 bits of 6.02 dB)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OutputFidelity:
-    """How closely one output follows. What does not apply to it is None, and `reason` says why."""
+    """Fidelity of one output. Values that do not apply are None, with the `reason`."""
 
     name: str
     agreement: Interval | None = None
-    """Share of equal elements of integers and strings, of equal sequences and maps; None for floats."""
+    """Share of equal elements (integers, strings) or equal values (sequences, maps); None for floats."""
     sqnr_db: Interval | None = None
-    """10 log10 of the energy of the reference over that of the difference; None for identical outputs (infinite)."""
+    """10 log10 of the energy of the reference over that of the difference, in dB; None for identical outputs."""
     cosine: Interval | None = None
     """Cosine of the angle between the outputs over all samples."""
     max_abs_error: float | None = None
     reason: str | None = None
     slices: tuple[OutputFidelity, ...] = ()
-    """Parts of it that hold quantities of another scale, each for itself."""
+    """Fidelity of the parts with different scales."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
-    """How closely a model follows another. SQNR, cosine and error are those of the output that follows worst."""
+    """Fidelity of a model. SQNR, cosine and error are those of the worst output."""
 
     agreement: Interval | None
-    """Equality of the first output that is no float; None where all are. Decisions are what a metric knows of."""
+    """Agreement of the first output that is not of floats; None if all are."""
     sqnr_db: Interval | None
     cosine: Interval | None
     max_abs_error: float | None
     reason: str | None
-    """Why something is None: identical outputs have no finite SQNR; outputs that are not finite have none at all."""
+    """Why a value is None: identical outputs have no finite SQNR; outputs that are not finite have no SQNR."""
     outputs: tuple[OutputFidelity, ...]
 
 
 @dataclasses.dataclass
 class Tally:
-    """What is kept of one output: a few sums for each sample."""
+    """Sums of one output for each sample."""
 
     name: str
     decisions: list[float] = dataclasses.field(default_factory=list)
-    """Per sample: the share of elements that are equal, where they are no floats."""
+    """Share of equal elements per sample, for outputs that are not of floats."""
     sums: list[list[float]] = dataclasses.field(default_factory=list)
-    """Per sample: energies of the reference, of the difference and of the candidate, and their inner product."""
+    """Energies of the reference, the difference and the candidate, and their inner product, per sample."""
     max_abs_error: float = 0.0
     not_finite: int = 0
-    """Samples where one of the two is NaN or infinite and the other is not the same."""
+    """Number of samples with a NaN or infinity in one of the two outputs that the other does not have."""
     other_shape: int = 0
     parts: tuple[tuple[Slice, Tally], ...] = ()
-    """Slices of it, and what is kept of them."""
+    """Slices with their tallies."""
 
     def add(self, reference: Any, candidate: Any) -> None:
-        """Compare the outputs of one sample."""
+        """Add the outputs of one sample."""
         if not (_is_float(reference) and _is_float(candidate)):
             self.decisions.append(equal_share(reference, candidate))
             return
@@ -78,18 +78,18 @@ class Tally:
         for part, tally in self.parts:
             if reference.ndim >= -part.axis:
                 tally.add(*(_cut(side, part) for side in (reference, candidate)))
-        wanted, given = reference.astype(np.float64), candidate.astype(np.float64)
-        finite = np.isfinite(wanted) & np.isfinite(given)
-        broken = ~finite & ~((wanted == given) | (np.isnan(wanted) & np.isnan(given)))
+        expected, actual = reference.astype(np.float64), candidate.astype(np.float64)
+        finite = np.isfinite(expected) & np.isfinite(actual)
+        broken = ~finite & ~((expected == actual) | (np.isnan(expected) & np.isnan(actual)))
         self.not_finite += bool(broken.any())
-        wanted, given = np.where(finite, wanted, 0.0), np.where(finite, given, 0.0)
-        noise = wanted - given
-        pairs = (wanted, wanted), (noise, noise), (given, given), (wanted, given)
-        self.sums.append([float(np.vdot(one, other)) for one, other in pairs])
+        expected, actual = np.where(finite, expected, 0.0), np.where(finite, actual, 0.0)
+        noise = expected - actual
+        pairs = (expected, expected), (noise, noise), (actual, actual), (expected, actual)
+        self.sums.append([float(np.vdot(left, right)) for left, right in pairs])
         self.max_abs_error = max(self.max_abs_error, float(np.abs(noise).max(initial=0.0)))
 
     def result(self, generator: np.random.Generator) -> OutputFidelity:
-        """Return what the sums say."""
+        """Return the fidelity of the output."""
         slices = tuple(tally.result(generator) for _, tally in self.parts)
         return dataclasses.replace(self._whole(generator), slices=slices)
 
@@ -122,7 +122,7 @@ class Tally:
 
 
 def sqnr_db(rows: npt.NDArray[np.float64]) -> float:
-    """Return the SQNR in dB of samples with the sums `rows` (see `Tally.sums`), shape [n, 4]."""
+    """Return the SQNR in dB from the sums of samples, shape [n, 4] (see `Tally.sums`)."""
     signal, noise = rows[:, 0].sum(), rows[:, 1].sum()
     if signal == 0:
         return CEILING_DB if noise == 0 else -CEILING_DB
@@ -130,7 +130,7 @@ def sqnr_db(rows: npt.NDArray[np.float64]) -> float:
 
 
 def cosine(rows: npt.NDArray[np.float64]) -> float:
-    """Return the cosine of samples with the sums `rows` (see `Tally.sums`), shape [n, 4]; 0 if one side is zero."""
+    """Return the cosine from the sums of samples, shape [n, 4] (see `Tally.sums`); 0 if one side is all zeros."""
     length = math.sqrt(rows[:, 0].sum()) * math.sqrt(rows[:, 2].sum())
     return float(np.clip(rows[:, 3].sum() / length, -1.0, 1.0)) if length > 0 else 0.0
 
@@ -143,21 +143,21 @@ def measure_fidelity(
     generator: np.random.Generator,
     size: int | None = None,
 ) -> Fidelity:
-    """Run both models on all samples and compare the outputs, which must have the same names.
+    """Return the fidelity of a candidate, from running both models, with equal output names, on all samples.
 
-    SQNR and cosine have a bootstrap interval over the samples, shares of equal elements Wilson's. A sample with many
-    elements counts their share as one, since they are not independent. Where one output is NaN or infinite and the
-    other is not there is no SQNR.
+    SQNR and cosine have bootstrap intervals over the samples, shares of equal elements have Wilson's. The elements of a
+    sample count as one trial, by their share, since they are not independent. If one output is NaN or infinite and the
+    other is not, there is no SQNR.
 
     Args:
-        reference: The original.
-        candidate: What became of it.
-        samples: Run one by one, or `size` at a time.
-        generator: For the bootstrap.
-        size: Samples in a run; each still counts by itself where the outputs tell them apart.
+        reference: Session of the original.
+        candidate: Session of the candidate.
+        samples: The samples.
+        generator: Random generator of the bootstrap.
+        size: Samples per run (None: 1). They still count separately if the outputs have a sample axis.
 
     Raises:
-        RunError: A model does not run, or lacks an output of the other.
+        RunError: A model does not run, or lacks an output of the other model.
         DataError: The samples cannot be read.
     """
     tallies = start_tallies([spec.name for spec in reference.outputs])
@@ -169,37 +169,39 @@ def measure_fidelity(
 
 
 def start_tallies(names: Sequence[str], slices: Sequence[Slice] = ()) -> dict[str, Tally]:
-    """Return an empty tally for each output, with one for each of its slices."""
+    """Return empty tallies of the outputs and their slices."""
     return {
         name: Tally(name, parts=tuple((part, Tally(part.label)) for part in slices if part.output == name))
         for name in names
     }
 
 
-def add_run(tallies: Mapping[str, Tally], wanted: Mapping[str, Any], given: Mapping[str, Any], count: int) -> None:
+def add_run(
+    tallies: Mapping[str, Tally], reference: Mapping[str, Any], candidate: Mapping[str, Any], count: int
+) -> None:
     """Add the outputs of one run of `count` samples, sample by sample."""
-    for one, other in by_sample(wanted, given, count):
+    for expected, actual in by_sample(reference, candidate, count):
         for name, tally in tallies.items():
-            tally.add(one[name], other[name])
+            tally.add(expected[name], actual[name])
 
 
 def summarize(tallies: Sequence[Tally], generator: np.random.Generator) -> Fidelity:
-    """Return the fidelity of a model from the sums of its outputs."""
+    """Return the fidelity of a model from the tallies of its outputs."""
     outputs = tuple(tally.result(generator) for tally in tallies)
     agreement = next((output.agreement for output in outputs if output.agreement is not None), None)
     for output, tally in zip(outputs, tallies, strict=True):
         if tally.other_shape or tally.not_finite:
             return Fidelity(agreement, None, None, None, output.reason, outputs)
-    noisy = [output.sqnr_db for output in outputs if output.sqnr_db is not None]
-    turned = [output.cosine for output in outputs if output.cosine is not None]
+    sqnrs = [output.sqnr_db for output in outputs if output.sqnr_db is not None]
+    cosines = [output.cosine for output in outputs if output.cosine is not None]
     reason = None
-    if not noisy:
-        reasons = {output.reason: None for output in outputs if output.reason}  # each once, in order
+    if not sqnrs:
+        reasons = {output.reason: None for output in outputs if output.reason}  # distinct, in order
         reason = "; ".join(reasons) or "there is nothing to compare"
     return Fidelity(
         agreement,
-        min(noisy, key=lambda interval: interval.value, default=None),
-        min(turned, key=lambda interval: interval.value, default=None),
+        min(sqnrs, key=lambda interval: interval.value, default=None),
+        min(cosines, key=lambda interval: interval.value, default=None),
         max((output.max_abs_error for output in outputs if output.max_abs_error is not None), default=None),
         reason,
         outputs,
@@ -216,26 +218,26 @@ def _is_float(output: Any) -> bool:
     return isinstance(output, np.ndarray) and output.dtype.kind == "f"
 
 
-def equal_share(wanted: Any, given: Any) -> float:
-    """Return the share of equal elements of two tensors, or 1 or 0 for other things."""
-    if isinstance(wanted, np.ndarray) and isinstance(given, np.ndarray):
-        if wanted.shape != given.shape:
+def equal_share(expected: Any, actual: Any) -> float:
+    """Return the share of equal elements of two tensors; 1 or 0 for other values."""
+    if isinstance(expected, np.ndarray) and isinstance(actual, np.ndarray):
+        if expected.shape != actual.shape:
             return 0.0
-        return float((wanted == given).mean()) if wanted.size else 1.0
-    return float(_equal(wanted, given))
+        return float((expected == actual).mean()) if expected.size else 1.0
+    return float(_equal(expected, actual))
 
 
-def _equal(wanted: Any, given: Any) -> bool:
-    if isinstance(wanted, np.ndarray):
-        if not isinstance(given, np.ndarray) or wanted.shape != given.shape:
+def _equal(expected: Any, actual: Any) -> bool:
+    if isinstance(expected, np.ndarray):
+        if not isinstance(actual, np.ndarray) or expected.shape != actual.shape:
             return False
-        return np.array_equal(wanted, given, equal_nan=wanted.dtype.kind == given.dtype.kind == "f")
-    if isinstance(wanted, Mapping):
+        return np.array_equal(expected, actual, equal_nan=expected.dtype.kind == actual.dtype.kind == "f")
+    if isinstance(expected, Mapping):
         return (
-            isinstance(given, Mapping)
-            and wanted.keys() == given.keys()
-            and all(_equal(each, given[key]) for key, each in wanted.items())
+            isinstance(actual, Mapping)
+            and expected.keys() == actual.keys()
+            and all(_equal(value, actual[key]) for key, value in expected.items())
         )
-    if isinstance(wanted, list):
-        return isinstance(given, list) and len(wanted) == len(given) and all(map(_equal, wanted, given))
-    return bool(wanted == given) or (isinstance(wanted, float) and wanted != wanted and given != given)
+    if isinstance(expected, list):
+        return isinstance(actual, list) and len(expected) == len(actual) and all(map(_equal, expected, actual))
+    return bool(expected == actual) or (isinstance(expected, float) and expected != expected and actual != actual)

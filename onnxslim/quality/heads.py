@@ -1,4 +1,4 @@
-"""Detection heads: the layouts in which detectors write boxes and scores, and how each is read.
+"""Detection heads: layouts of boxes and scores in the outputs of detectors, and their decoding.
 
 Sources: YOLOv5 and v8 (Ultralytics, exported), YOLOX (Ge et al. 2021, section 2.1: offsets within a grid cell of three
 strides, sizes as logarithms), DETR (Carion et al. 2020: the last class is "no object"), SSD (Liu et al. 2016: the first
@@ -18,79 +18,79 @@ import numpy.typing as npt
 from onnxslim.quality.boxes import Boxes, Floats, corners_of_centres, suppress
 
 STRIDES = (8, 16, 32)
-"""Pixels from one cell of the grid to the next, of the three levels that YOLO heads look at."""
+"""Cell sizes in pixels of the three grids of YOLO heads."""
 LEAST_SCORE = 0.01
-"""What scores less is never looked at."""
+"""Boxes with a lower score are ignored."""
 
 
 class BoxLayout(enum.Enum):
-    """How one or several outputs hold boxes and scores."""
+    """Layout of boxes and scores in one or several outputs."""
 
     YOLOV5 = "yolov5"
-    """[A, 5 + C]: centre, size, objectness, classes. YOLOX with decoded boxes is the same."""
+    """[A, 5 + C]: centre, size, objectness, classes; also YOLOX with decoded boxes."""
     YOLOV8 = "yolov8"
     """[4 + C, A]: centre, size, classes."""
     YOLOX = "yolox"
     """[A, 5 + C]: centre and size relative to cells of a grid, objectness, classes."""
     ROWS = "rows"
-    """[K, 6]: corners, score, class, doubles suppressed inside."""
+    """[K, 6]: corners, score, class; duplicates are suppressed inside."""
     QUERIES = "queries"
-    """[K, 4 + C]: centre, size, classes, one for each object: nothing to suppress."""
+    """[K, 4 + C]: centre, size, classes; one row per object, without duplicates."""
     SPLIT = "split"
-    """Boxes [A, 4] and scores [A, C] as outputs of their own, doubles not suppressed."""
+    """Boxes [A, 4] and scores [A, C] in separate outputs; duplicates are not suppressed."""
     DETR = "detr"
-    """Boxes [Q, 4] and logits [Q, C]: nothing to suppress."""
+    """Boxes [Q, 4] and logits [Q, C], without duplicates."""
     SUPPRESSED = "suppressed"
-    """Boxes [K, 4], scores [K] and classes [K], with or without their number."""
+    """Boxes [K, 4], scores [K] and classes [K], with or without their number; duplicates are suppressed inside."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """How the outputs of a detector are read."""
+    """Layout and names of the outputs of a detector."""
 
     layout: BoxLayout
     boxes: str
-    """The output with the boxes; with all there is, where it is one."""
+    """The output of the boxes, or the only output."""
     scores: str = ""
     classes: str = ""
     count: str = ""
-    """The output that says how many of the K boxes there are; empty where all are."""
+    """The output with the number of valid boxes; empty: all are valid."""
     corners: bool = False
-    """The boxes are given by corners, not by centre and size."""
+    """Whether boxes are given by corners instead of centre and size."""
     background: int | None = None
-    """The class that means that nothing is there."""
+    """Index of the background class."""
     softmax: bool = False
-    """DETR: classes exclude each other; else each has a sigmoid of its own."""
+    """DETR: classes are exclusive (softmax); otherwise independent (sigmoid)."""
     masks: int = 0
-    """YOLOv8: rows behind the scores that hold coefficients of masks."""
+    """YOLOv8: number of rows of mask coefficients after the scores."""
     image: tuple[int, int] = (0, 0)
-    """Height and width of the input, for the grid of YOLOX."""
+    """(height, width) of the input, for the grid of YOLOX."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The outputs that are read."""
+        """Names of the outputs."""
         return tuple(name for name in (self.boxes, self.scores, self.classes, self.count) if name)
 
     @property
     def is_dynamic(self) -> bool:
-        """Whether the number of boxes may change from image to image."""
+        """Whether the number of boxes depends on the image."""
         return self.layout in (BoxLayout.SUPPRESSED, BoxLayout.ROWS)
 
     def read(self, outputs: Mapping[str, Any], most_overlap: float) -> Boxes:
-        """Return what is detected in one image; none where the outputs are not what they were.
+        """Return the detected boxes of one image, without boxes that are not finite.
 
         Args:
-            outputs: The outputs for one image, with a first axis of length 1 where there is one.
-            most_overlap: Boxes of a class that overlap more are one, where the model leaves that to its user.
+            outputs: Outputs for one image, with a first axis of length 1 if the model has a batch axis.
+            most_overlap: Overlap above which boxes of a class are duplicates, if the model does not suppress them.
         """
         with np.errstate(invalid="ignore", over="ignore"):
-            found = self._found(outputs)
-        found = found.take(np.isfinite(found.corners).all(axis=1) & np.isfinite(found.scores))
-        found = found.above(LEAST_SCORE)
+            boxes = self._decode(outputs)
+        boxes = boxes.take(np.isfinite(boxes.corners).all(axis=1) & np.isfinite(boxes.scores))
+        boxes = boxes.above(LEAST_SCORE)
         separate = self.layout in (BoxLayout.YOLOV5, BoxLayout.YOLOV8, BoxLayout.YOLOX, BoxLayout.SPLIT)
-        return suppress(found, most_overlap) if separate else found
+        return suppress(boxes, most_overlap) if separate else boxes
 
-    def _found(self, outputs: Mapping[str, Any]) -> Boxes:
+    def _decode(self, outputs: Mapping[str, Any]) -> Boxes:
         arrays = {name: np.asarray(outputs[name], np.float64) for name in self.outputs}
         if self.layout is BoxLayout.SUPPRESSED:
             return self._suppressed(arrays)
@@ -139,7 +139,7 @@ class Head:
 
 
 def grid(image: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Return the cells (x, y) of the grids of all strides, shape [A, 2], and the stride of each, shape [A]."""
+    """Return the cells (x, y) of the grids of all strides, shape [A, 2], and their strides, shape [A]."""
     cells, strides = [], []
     for stride in STRIDES:
         height, width = (size // stride for size in image)
@@ -150,7 +150,7 @@ def grid(image: tuple[int, int]) -> tuple[Floats, Floats]:
 
 
 def _matrix(array: Floats) -> Floats:
-    """Return an output of one image as [rows, columns]: the axes of length 1 in front are for samples."""
+    """Return an output of one image as [rows, columns], without leading axes of length 1."""
     return array.reshape(-1, array.shape[-1]) if array.ndim != 3 or array.shape[0] != 1 else array[0]
 
 

@@ -1,4 +1,4 @@
-"""Measures the quality of a model: its metric's figures and loss, and the fidelity of each output, in one go."""
+"""Measures the quality of a candidate in one pass: figures and loss of the metric, and fidelity of the outputs."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from onnxslim.runtime.session import Session
 from onnxslim.runtime.statistics import Interval, wilson
 
 Draws = npt.NDArray[np.float64]
-"""A figure of each bootstrap sample, shape [resamples]."""
+"""Values of a figure in the bootstrap resamples, shape [resamples]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredFigure:
-    """One figure of the task, of both models, with 95 % intervals by a bootstrap over the samples."""
+    """A figure of the task for both models, with 95 % bootstrap intervals over the samples."""
 
     name: str
     before: Interval
     after: Interval
     change: Interval
-    """After minus before, paired: far narrower than the two intervals let it seem."""
+    """After minus before, paired, so its interval is far narrower than the other two suggest."""
     unit: str
-    """``%`` for shares (given as fractions), else what `Metric.units` says."""
+    """``%`` for shares (given as fractions), else the unit in `Metric.units`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """How good a candidate is, measured against a reference."""
+    """Quality of a candidate, measured against a reference."""
 
     metric: Metric
     reason: str
-    """Why this metric."""
+    """Reason for this metric."""
     fits: bool
-    """False: no metric of a task fits, and this one is what is left."""
+    """False: no metric of a task fits, and this is the fallback."""
     labelled: bool
-    """The truth are labels; else it is what the reference gives."""
+    """Whether labels are the truth; otherwise it is the output of the reference."""
     loss: Interval
-    """Fraction that was lost, in the metric's terms; below 0 where the candidate does better."""
+    """Loss as a fraction, in terms of the metric; below 0 if the candidate is better."""
     figures: tuple[MeasuredFigure, ...]
     agreement: Interval | None
-    """Share of decisions that both models make alike; None where the metric knows of no decisions."""
+    """Share of equal decisions of both models; None if the metric has no decisions."""
     fidelity: Fidelity
-    """How closely each output, and each slice of it, follows."""
+    """Fidelity of outputs and their slices."""
     rows: Rows = dataclasses.field(repr=False, compare=False)
-    """What the metric kept of each sample."""
+    """Rows of the samples."""
 
     @property
     def lost(self) -> str:
-        """What was lost of: ``top-1 accuracy``, ``top-1 agreement with the original``."""
+        """The quantity that is lost: ``top-1 accuracy``, ``top-1 agreement with the original``."""
         return self.metric.lost(self.labelled)
 
 
@@ -68,37 +68,37 @@ def measure_quality(
     generator: np.random.Generator,
     size: int | None = None,
 ) -> Quality:
-    """Run both models on all samples and compare what they give.
+    """Return the quality of a candidate, from running both models on all samples.
 
     Args:
         recognition: The metric, bound to the outputs of the reference (`onnxslim.quality.choosing`).
-        reference: The original.
-        candidate: What became of it.
-        samples: Run one by one, or `size` at a time. Where they have labels, those are the truth.
-        generator: For the bootstrap.
-        size: Samples in a run; each still counts by itself where the outputs tell them apart.
+        reference: Session of the original.
+        candidate: Session of the candidate.
+        samples: The samples; their labels, if any, are the truth.
+        generator: Random generator of the bootstrap.
+        size: Samples per run (None: 1). They still count separately if the outputs have a sample axis.
 
     Raises:
-        RunError: A model does not run, or lacks an output of the other.
-        DataError: The samples cannot be read, there is none, or the metric does not understand the labels.
-        BadOptionValue: A function of the user's raises.
+        RunError: A model does not run, or lacks an output of the other model.
+        DataError: The samples cannot be read, there are none, or the metric cannot read the labels.
+        BadOptionValue: The user's metric raised an exception.
     """
     metric = recognition.metric
     labelled = samples.labelled and metric.reads_labels
     tallies = start_tallies([spec.name for spec in reference.outputs], metric.slices())
     names = list(tallies)
-    found: list[Rows] = []
+    parts: list[Rows] = []
     for batch in samples.batches(size):
-        wanted, given = reference.run(batch.feeds, names), candidate.run(batch.feeds, names)
+        expected, actual = reference.run(batch.feeds, names), candidate.run(batch.feeds, names)
         with guarded(metric):
-            found.append(metric.rows(wanted, given, batch.labels if labelled else None, batch.count))
-        add_run(tallies, wanted, given, batch.count)
-    if not found:
+            parts.append(metric.rows(expected, actual, batch.labels if labelled else None, batch.count))
+        add_run(tallies, expected, actual, batch.count)
+    if not parts:
         raise DataError(
             "there is not a single sample", where=samples.source, hint="look into what the samples come from"
         )
     with guarded(metric):
-        rows = metric.gather(np.concatenate(found))
+        rows = metric.gather(np.concatenate(parts))
         agreement = metric.agreement(rows)
         return Quality(
             metric=metric,
@@ -114,7 +114,7 @@ def measure_quality(
 
 
 def measured_figures(metric: Metric, rows: Rows, generator: np.random.Generator) -> tuple[MeasuredFigure, ...]:
-    """Return the figures of a metric with their intervals; all are computed from the same draws of the rows."""
+    """Return the figures of a metric with intervals, all from the same resamples of the rows."""
     values = metric.figures(rows)
     draws = []
     for _ in range(metric.resamples):

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from zoo_images import cifar, fashion, large, small
 
 import onnxslim
-from onnxslim.quality.expected import CHANGE, FLIPPED, GAP, LOST, MARGIN, beliefs, expected_drop, normal_below
+from onnxslim.quality.expected import CHANGE, FLIPPED, GAP, LOST, MARGIN, expected_drop, log_probabilities, normal_below
 from onnxslim.runtime.session import Session
 
 Array = npt.NDArray[np.float64]
@@ -99,11 +99,11 @@ def outputs_of(zoo: pathlib.Path, cache: pathlib.Path, network: str) -> tuple[Ar
 
 def kept_rows(reference: Array, candidate: Array) -> Array:
     """Return the rows of `onnxslim.quality.expected` for many samples at once, with three columns more."""
-    own, given = beliefs(reference), beliefs(candidate)
+    own, given = log_probabilities(reference), log_probabilities(candidate)
     at, order = np.arange(len(own)), np.argsort(own, -1)
     best, second, chosen = order[:, -1], order[:, -2], given.argmax(1)
     shares, theirs = np.exp(own), np.exp(given)
-    warm = np.exp(beliefs(reference / 2))
+    warm = np.exp(log_probabilities(reference / 2))
     rows = np.zeros((len(own), 8))
     rows[:, LOST] = shares[at, best] - shares[at, chosen]
     rows[:, MARGIN] = own[at, best] - own[at, second]

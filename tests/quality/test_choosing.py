@@ -21,7 +21,7 @@ from onnxslim.model import open_model
 from onnxslim.pipeline.quality_records import quality_diagnostics
 from onnxslim.quality.choosing import MetricRequest, bind, choose_metric, recognise
 from onnxslim.quality.discovery import find_metric, metric_names
-from onnxslim.quality.evidence import gather_evidence, maker_ops
+from onnxslim.quality.evidence import gather_evidence, producer_ops
 from onnxslim.quality.fidelity import add_run, start_tallies, summarize
 from onnxslim.quality.measure import Quality, measure_quality
 from onnxslim.quality.metric import Slice
@@ -87,7 +87,7 @@ g (float[N,3] x, bool c) => (float[N,1] p, float[N,3] q, float[N,3] x2) {
 
 def test_what_makes_an_output_stands_before_what_only_moves_it() -> None:
     model = from_text(BRANCHES)
-    made = {value.name: maker_ops(value) for value in model.graph.outputs}
+    made = {value.name: producer_ops(value) for value in model.graph.outputs}
     assert set(made["p"]) == {"Sigmoid", "Tanh"}
     assert made["q"] == ("Relu",)
     assert made["x2"] == ()
@@ -201,5 +201,5 @@ def test_graphs_without_weights_tell_their_task_by_shapes_and_ops(name: str, met
         value.name: generator.normal(size=shape).astype(np.float32)
         for value, shape in zip(model.graph.outputs, shapes, strict=True)
     }
-    ops = {value.name: maker_ops(value) for value in model.graph.outputs}
+    ops = {value.name: producer_ops(value) for value in model.graph.outputs}
     assert recognise(evidence_of(outputs, inputs, ops=ops)).metric.name == metric

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxslim.quality.expected import UNREADABLE, beliefs, expected_drop, expected_row, normal_below
+from onnxslim.quality.expected import UNREADABLE, expected_drop, expected_row, log_probabilities, normal_below
 
 
 def rows(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
@@ -21,7 +21,7 @@ def calibrated(count: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.
     """Return logits of a calibrated reference, of a candidate, and labels drawn from what the reference believes."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(count, 5)) * 4
-    labels = (np.exp(beliefs(logits)).cumsum(1) < generator.random((count, 1))).sum(1)
+    labels = (np.exp(log_probabilities(logits)).cumsum(1) < generator.random((count, 1))).sum(1)
     return logits, logits * 0.9 + noise * generator.normal(size=logits.shape), labels
 
 
@@ -49,7 +49,7 @@ def test_a_model_that_is_the_same_but_for_its_temperature_loses_nothing() -> Non
 
 def test_probabilities_and_logits_say_the_same() -> None:
     reference, candidate, _ = calibrated(300, 1.0)
-    shares = [np.exp(beliefs(each)) for each in (reference, candidate)]
+    shares = [np.exp(log_probabilities(each)) for each in (reference, candidate)]
     assert expected_drop(rows(*shares)) == pytest.approx(expected_drop(rows(reference, candidate)), rel=1e-3)
 
 

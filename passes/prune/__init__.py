@@ -147,7 +147,7 @@ class Prune(Pass):
     def _by_share(self, model: ir.Model, context: Context) -> Change:
         coupling = couple(model)
         notes = [
-            left_alone(f"{each.name} axis {each.axis}", each.why.reason, each.why.code.value)
+            left_alone(f"{each.name} axis {each.axis}", each.why.reason, each.why.code.word)
             for each in frozen(coupling)
         ]
         limits = Limits(self.align, self.most, self.minimum)

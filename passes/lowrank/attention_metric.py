@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.model.constants import constant
 from onnxslim.ops.parameters import attribute, op_of
 from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import Session
-
-from .layer import WeightLayer
 
 Array = npt.NDArray[np.float64]
 
@@ -93,16 +92,16 @@ class AttentionProduct:
         return channels[pick], scales[pick]
 
 
-def find_comparisons(graph: ir.Graph, layers: Iterable[WeightLayer]) -> dict[str, AttentionProduct]:
+def find_comparisons(graph: ir.Graph, layers: Iterable[LinearLayer]) -> dict[str, AttentionProduct]:
     """Return for layers, by name, what they are compared with, where they are read by nothing else."""
-    found = {layer.name: _comparison(graph, layer) for layer in layers if len(layer.sites) == 1}
+    found = {layer.name: _comparison(graph, layer) for layer in layers if len(layer.uses) == 1}
     return {name: comparison for name, comparison in found.items() if comparison is not None}
 
 
-def _comparison(graph: ir.Graph, layer: WeightLayer) -> AttentionProduct | None:
-    (site,) = layer.sites
-    start = value = site.node.outputs[0]
-    if start.shape is None or start.dtype != ir.DataType.FLOAT:
+def _comparison(graph: ir.Graph, layer: LinearLayer) -> AttentionProduct | None:
+    start = value = layer.node.outputs[0]
+    axis = layer.first.output_axis
+    if start.shape is None or start.dtype != ir.DataType.FLOAT or axis is None:
         return None
     for _ in range(LONGEST):
         uses = list(value.uses())
@@ -118,7 +117,7 @@ def _comparison(graph: ir.Graph, layer: WeightLayer) -> AttentionProduct | None:
             inner.inputs[0].shape = ir.Shape([None] * len(start.shape))
             inner.outputs[0].shape = None
             path = ir.Model(inner, ir_version=10)
-            return AttentionProduct(path, other.name or "", at == 0, _normalised(node.outputs[0]), site.output_axis)
+            return AttentionProduct(path, other.name or "", at == 0, _normalised(node.outputs[0]), axis)
         if not (has(node, Trait.REARRANGEMENT) or op_of(node) in SCALES) or any(
             constant(each) is None for each in others
         ):

@@ -223,6 +223,24 @@ def test_operands_may_be_swapped_where_an_op_is_commutative_and_nowhere_else(op)
     assert same == (op in Trait.COMMUTATIVE.ops)
 
 
+@pytest.mark.parametrize("op", [pytest.param(op, id=name(op)) for op in BINARY])
+def test_only_some_ops_make_the_sum_of_their_operands(op):
+    first, second = operands(op, [(50,)])
+    added = run(op, first, second)[0] if first.dtype.kind == second.dtype.kind == "f" else None
+    assert (added is not None and np.allclose(added, first + second)) == (op in Trait.ADDS.ops)
+
+
+@pytest.mark.parametrize("op", params(Trait.COMPOSES.ops))
+def test_two_in_a_row_are_one_whose_weight_is_the_product(op):
+    generator = np.random.default_rng(0)
+    data, one, two = (generator.normal(size=(4, 4)).astype(f32) for _ in range(3))
+    axes = (slice(None), slice(None), *[None] * (2 if op[1] == "Conv" else 0))  # a window of one place
+    weights = [each.T if op[1] == "Conv" else each for each in (one, two, one @ two)]
+    first, second, product = (np.ascontiguousarray(each[axes]) for each in weights)
+    in_a_row = run(op, run(op, data[axes], first)[0], second)[0]
+    np.testing.assert_allclose(in_a_row, run(op, data[axes], product)[0], atol=1e-4)
+
+
 @pytest.mark.parametrize("op", params(Trait.COMMUTATIVE.ops))
 def test_commutative_ops_have_two_operands(op):
     assert op in BINARY

@@ -125,9 +125,6 @@ def _separable(layer: LinearLayer, ranks: tuple[int, ...]) -> list[Part]:
     ]
 
 
-JOIN = ("", "Concat")
-"""What puts the outputs of both factors of the pivoted form side by side."""
-
 _OF_WINDOWS = {
     Factorization.TUCKER: _tucker,
     Factorization.SPATIAL: _spatial,
@@ -218,7 +215,7 @@ def _replace(
         assert use.output_axis is not None
         name = editor.name(f"{node.name or old.name}_factors")
         both = [factor.outputs[0] for factor in nodes]
-        nodes.append(ir.Node(*JOIN, both, [ir.AttrInt64("axis", use.output_axis)], name=name))
+        nodes.append(ir.Node("", "Concat", both, [ir.AttrInt64("axis", use.output_axis)], name=name))
         value = nodes[-1].outputs[0]
     graph.insert_before(node, nodes)
     take_over(value, old)
@@ -255,5 +252,5 @@ def timed(
     if form is Factorization.PIVOT:
         axis = layer.first.output_axis
         assert axis is not None
-        steps.append(Step(JOIN, (Previous(2), Previous()), (("axis", axis),)))
+        steps.append(Step(("", "Concat"), (Previous(2), Previous()), (("axis", axis),)))
     return TimedLayer(tuple(steps), tuple(sorted(opsets.items())))

@@ -111,7 +111,7 @@ def _reader(
             product = products.get((use.node, value))
             if product is not None and product.data_axis == axis and value not in ends:
                 ends[value] = product
-            elif product is not None or not _by_elements(use.node):
+            elif product is not None or not has(use.node, Trait.ELEMENTWISE) or len(use.node.outputs) > 1:
                 return None
             elif use.node not in nodes:
                 nodes[use.node] = None
@@ -125,10 +125,6 @@ def _reader(
     for value in inner.outputs:
         value.shape = None
     return OutputReader(ir.Model(inner, ir_version=10), list(ends.values()), rank, axis)
-
-
-def _by_elements(node: ir.Node) -> bool:
-    return has(node, Trait.ELEMENTWISE) and len(node.outputs) == 1
 
 
 def _along(value: ir.Value, rank: int, axis: int) -> bool:

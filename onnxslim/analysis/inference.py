@@ -91,6 +91,21 @@ class Inference:
             known = self._constants[value] = (tensor, of_tensor(tensor))
         return known[1]
 
+    def rank_behind(self, node: ir.Node, rank: int) -> int | None:
+        """Return the rank of a node's first result if its first input had `rank` axes; None where that is not known."""
+        first, *others = [None if value is None else self.fact(value) for value in node.inputs]
+        shape = tuple(unknown_size(f"{self.scope}?", axis) for axis in range(rank))
+        facts = [None if first is None else Fact(first.dtype, shape), *others]
+        rule = find_op((node.domain, node.op_type)).infer
+        if rule is None:
+            return None
+        try:
+            found = rule(NodeFacts(node, facts, self.opsets.get(node.domain, 1), self.scope))
+        except Exception:  # of a rank that is wrong
+            return None
+        result = (found if isinstance(found, Fact) else found[0]).shape
+        return None if result is None else len(result)
+
     def _visit(self, node: ir.Node) -> None:
         facts = [None if value is None else self.fact(value) for value in node.inputs]
         attributes = list(node.attributes.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 import onnx_ir as ir
 
@@ -86,6 +86,13 @@ def overwrite(value: ir.Value, array: Array) -> None:
     held = value.const_value
     assert held is not None
     value.const_value = ir.tensor(array.reshape(held.shape.numpy()).astype(held.dtype.numpy()), name=value.name)
+
+
+def set_inputs(node: ir.Node, values: Sequence[ir.Value | None]) -> None:
+    """Let a node read `values`, and nothing else."""
+    node.resize_inputs(len(values))
+    for index, value in enumerate(values):
+        node.replace_input_with(index, value)
 
 
 def take_over(new: ir.Value, old: ir.Value) -> None:

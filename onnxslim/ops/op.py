@@ -48,6 +48,8 @@ class Op:
     """The most elements of an output, given the inputs, where `infer` does not tell."""
     constancy: Callable[[ir.Node], Constancy] | None = None
     """What is left of a constant channel, where the traits of the op do not tell."""
+    shape_input: int | None = None
+    """The input that holds the shape of the output, where the op has one."""
     fill: Callable[[ir.Node], float | None] | None = None
     """The number that is put where no input is; NaN: computed when the model runs; None: there is none."""
 

@@ -189,6 +189,19 @@ def signatures() -> Mapping[OpName, tuple[Signature, ...]]:
     return SignatureTable(table_text(), "ops.axes")
 
 
+@functools.cache
+def rank_of_input(op: OpName, index: int) -> int | None:
+    """Return the rank that an input must have by every row of its op; None where rows differ, or leave it open."""
+    found: set[int | None] = set()
+    for row in signatures().get(op, ()):
+        operand = row.inputs[index] if index < len(row.inputs) else None
+        fixed = operand is not None and not (operand.ignored or operand.absent or operand.broadcasts)
+        if operand is None or not fixed or any(dimension.ellipsis for dimension in operand.dimensions):
+            return None
+        found.add(len(operand.dimensions))
+    return found.pop() if len(found) == 1 else None
+
+
 def _signature(line: str, op: OpName, where: str) -> Signature:
     try:
         kind = KIND.match(line)

@@ -1,9 +1,12 @@
-"""Takes Identity nodes out of a graph, where that changes nobody's name for anything."""
+"""Takes Identity nodes out of a graph where no name of an output changes, and puts values in the place of nodes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
+from onnxslim.model.edit import take_over
 from onnxslim.ops.traits import Trait, has
 
 
@@ -33,3 +36,22 @@ def eliminate_identity(node: ir.Node) -> bool:
         result.name, source.name = f"{result.name}/replaced", result.name
     graph.remove(node, safe=True)
     return True
+
+
+def pass_by(node: ir.Node, values: Sequence[ir.Value]) -> None:
+    """Let `values` stand for the outputs of a node, and remove it.
+
+    An Identity stays where a graph output needs a name that its value cannot take.
+    """
+    graph = node.graph
+    assert graph is not None, "the node is in use"
+    identities = []
+    for output, value in zip(node.outputs, values, strict=True):
+        identity = ir.Node("", "Identity", [value], name=node.name if len(values) == 1 else "")
+        output.type = output.type or value.type
+        graph.insert_before(node, identity)
+        take_over(identity.outputs[0], output)
+        identities.append(identity)
+    graph.remove(node, safe=True)
+    for identity in identities:
+        eliminate_identity(identity)

@@ -1,8 +1,9 @@
-"""Draws what the left side of a rule is run on: tensors from its signature, and attributes that make sense there.
+"""Draws operands for the left side of a rule: tensors by its signature, and attributes that make sense there.
 
-The left side is walked in order. A parameter is drawn where it is first used, when the shapes of what comes before it
-are known: ``axes`` of a Squeeze are axes of size one of what is squeezed, ``shape`` of a Reshape has as many elements.
-What a name means is said once for all ops, in `INPUTS` and `ATTRIBUTES`; ONNX gives the same things the same names.
+The left side is walked in order. A parameter is drawn where it is first used, when the shapes of the values before it
+are known: ``axes`` of a Squeeze are axes of size one of its input, ``shape`` of a Reshape has as many elements. The
+meaning of a parameter follows from its name in the schema, which ONNX gives to the same thing everywhere (`INPUTS`,
+`ATTRIBUTES`), and where that is not enough from traits of the op.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import onnx.helper
 import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import evaluate
+from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.match import Bound, literal
 from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, Reference, Rule, find_schema
 from onnxslim.rewrite.signature import DimensionRun, Parameter, TensorType
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
+Drawn = TypeVar("Drawn")
 
 DRAWN_TYPES: Mapping[str, tuple[ir.DataType, ...]] = {
     "floating": (ir.DataType.FLOAT, ir.DataType.FLOAT, ir.DataType.FLOAT, ir.DataType.DOUBLE),
@@ -90,11 +93,9 @@ class Sampler:
 
     def _run(self, node: BodyNode) -> None:
         schema = find_schema(node.domain, node.op_type, self.rule.opset)
-        formals = [formal.name for formal in schema.inputs] if schema is not None else []
-        for place, name in enumerate(node.inputs):
+        for index, name in enumerate(node.inputs):
             if name in self.parameters and name not in self.arrays:
-                formal = formals[min(place, len(formals) - 1)] if formals else ""
-                self.arrays[name] = self._input(node, formal, self.parameters[name])
+                self.arrays[name] = self._input(node, index, self.parameters[name])
         feeds = self._feeds(node, schema)
         inputs = [name if name in feeds else "" for name in node.inputs]
         while inputs and not inputs[-1]:
@@ -149,16 +150,29 @@ class Sampler:
             array = np.full(shape, array.reshape(-1)[0], array.dtype)
         return array
 
-    def _input(self, node: BodyNode, formal: str, parameter: Parameter) -> Array | None:
+    def _input(self, node: BodyNode, index: int, parameter: Parameter) -> Array | None:
+        schema = find_schema(node.domain, node.op_type, self.rule.opset)
+        formal = schema.inputs[min(index, len(schema.inputs) - 1)] if schema is not None else None
         optional = not parameter.types or parameter.zero
         if optional and self.draw.choice((False, False, False, True)):
             return None
-        role = INPUTS.get((node.op_type, formal)) or INPUTS.get(("", formal))
-        if role is not None and all(kind.sizes is None or kind.element not in DRAWN_TYPES for kind in parameter.types):
+        name = formal.name if formal is not None else ""
+        draw = _meaning(INPUTS, node, name)
+        if name == "axes" and formal is not None and has(node, Trait.RESHAPES):
+            required = formal.option != onnx.defs.OpSchema.FormalParameterOption.Optional
+            draw = _as_input(_new_axes if required else _ones_of)
+        untyped = all(kind.sizes is None or kind.element not in DRAWN_TYPES for kind in parameter.types)
+        if draw is not None and untyped:
             first = self.arrays.get(node.inputs[0] or "")
-            return role(self, first if first is not None else np.zeros(self.base, np.float32))
+            return draw(self, first if first is not None else np.zeros(self.base, np.float32))
+        allowed = _element_types(formal)
+        if (
+            untyped and allowed and not allowed.keys() & {ir.DataType.FLOAT, ir.DataType.INT64}
+        ):  # a condition, or quantized
+            narrow = min(kind.bitwidth for kind in allowed)
+            return self.numbers(self.base, self.draw.choice([kind for kind in allowed if kind.bitwidth == narrow]))
         array = self._typed(parameter)
-        return np.asarray(np.abs(array) + array.dtype.type(0.1)) if (node.op_type, formal) in POSITIVE else array
+        return np.asarray(np.abs(array) + array.dtype.type(0.1)) if name in POSITIVE else array
 
     def _typed(self, parameter: Parameter) -> Array:
         if not parameter.types:
@@ -241,13 +255,17 @@ class Sampler:
     def _attribute_value(self, node: BodyNode, name: str, kind: ir.AttributeType) -> Any:
         first = self.arrays.get(node.inputs[0] or "") if node.inputs else None
         first = first if first is not None else np.zeros(self.base, np.float32)
-        role = ATTRIBUTES.get((node.op_type, name)) or ATTRIBUTES.get(("", name))
         if name == "group" and "group" in self.sizes:
             return self.sizes["group"]
-        if role is not None:
-            return role(self, first)
         schema = find_schema(node.domain, node.op_type, self.rule.opset)
-        if schema is not None and name in schema.attributes and not schema.attributes[name].required:
+        declared = schema.attributes if schema is not None else {}
+        windowed = "kernel_shape" in declared and declared["kernel_shape"].required  # a pooling
+        draw = (WINDOW_ATTRIBUTES.get(name) if windowed else None) or _meaning(ATTRIBUTES, node, name)
+        if name == "axes" and has(node, Trait.RESHAPES):
+            draw = _new_axes if declared["axes"].required else _ones_of
+        if draw is not None:
+            return draw(self, first)
+        if name in declared and not declared[name].required:
             return None
         return {ir.AttributeType.INT: 1, ir.AttributeType.FLOAT: 0.5, ir.AttributeType.INTS: (1,)}.get(kind)
 
@@ -332,72 +350,84 @@ def _one_of(*items: Any) -> Callable[[Sampler, Array], Any]:
     return lambda sampler, data: sampler.draw.choice(items)
 
 
-INPUTS: Mapping[tuple[str, str], Callable[[Sampler, Array], Array]] = {
-    ("Squeeze", "axes"): lambda sampler, data: _int64(_ones_of(sampler, data)),
-    ("Unsqueeze", "axes"): lambda sampler, data: _int64(_new_axes(sampler, data)),
-    ("", "axes"): lambda sampler, data: _int64(sampler.some_axes(range(data.ndim))),
-    ("Slice", "axes"): lambda sampler, data: _int64([sampler.draw.integer(0, max(0, data.ndim - 1))]),
-    ("Split", "split"): lambda sampler, data: _int64(data.shape[:1]),
-    ("Slice", "starts"): lambda sampler, data: _int64([sampler.draw.choice((0, 0, 1))]),
-    ("Slice", "ends"): lambda sampler, data: _int64([sampler.draw.choice((1 << 31, 1 << 31, 1))]),
-    ("Slice", "steps"): lambda sampler, data: _int64([sampler.draw.choice((1, 1, 2))]),
-    ("Reshape", "shape"): _target_shape,
-    ("Expand", "shape"): _wider,
-    ("Tile", "repeats"): lambda sampler, data: (
+def _as_input(draw: Callable[[Sampler, Array], Sequence[int]]) -> Callable[[Sampler, Array], Array]:
+    return lambda sampler, data: _int64(draw(sampler, data))
+
+
+def _element_types(formal: onnx.defs.OpSchema.FormalParameter | None) -> dict[ir.DataType, None]:
+    """Return the element types that an input may have, of those that are drawn."""
+    drawn = (*DRAWN_TYPES["any"], ir.DataType.UINT8, ir.DataType.INT8)
+    return dict.fromkeys(
+        kind for kind in drawn if formal is not None and f"tensor({kind.name.lower()})" in formal.types
+    )
+
+
+INPUTS: Mapping[tuple[Trait | None, str], Callable[[Sampler, Array], Array]] = {
+    (None, "axes"): lambda sampler, data: _int64(sampler.some_axes(range(data.ndim))),
+    (Trait.SLICES, "axes"): lambda sampler, data: _int64([sampler.draw.integer(0, max(0, data.ndim - 1))]),
+    (None, "split"): lambda sampler, data: _int64(data.shape[:1]),
+    (None, "starts"): lambda sampler, data: _int64([sampler.draw.choice((0, 0, 1))]),
+    (None, "ends"): lambda sampler, data: _int64([sampler.draw.choice((1 << 31, 1 << 31, 1))]),
+    (None, "steps"): lambda sampler, data: _int64([sampler.draw.choice((1, 1, 2))]),
+    (Trait.RESHAPES, "shape"): _target_shape,
+    (Trait.WIDENS, "shape"): _wider,
+    (None, "repeats"): lambda sampler, data: (
         _int64([sampler.draw.choice((1, 1, 2)) for _ in data.shape])
         if sampler.draw.choice((True, False))
         else _int64([1] * data.ndim)
     ),
-    ("Pad", "pads"): _border,
-    ("Pad", "constant_value"): lambda sampler, data: (
+    (None, "pads"): _border,
+    (None, "constant_value"): lambda sampler, data: (
         np.array(sampler.draw.choice((-np.inf, 0.0, 1.0)), data.dtype)
         if data.dtype.kind == "f"
         else np.zeros((), data.dtype)
     ),
-    ("Clip", "min"): lambda sampler, data: _limit(sampler, data, (0, -1)),
-    ("Clip", "max"): lambda sampler, data: _limit(sampler, data, (1, 6)),
-    ("Dropout", "ratio"): lambda sampler, data: np.array(0.5, np.float32),
-    ("Dropout", "training_mode"): lambda sampler, data: np.array(False),
-    ("Gemm", "C"): _scalar_like,
-    ("Not", "X"): lambda sampler, data: sampler.numbers(sampler.base, ir.DataType.BOOL),
-    ("DequantizeLinear", "x"): lambda sampler, data: sampler.numbers(
-        sampler.base, sampler.draw.choice((ir.DataType.UINT8, ir.DataType.INT8))
-    ),
-    ("DequantizeLinear", "x_scale"): lambda sampler, data: np.array(sampler.draw.choice((0.5, 0.1)), np.float32),
-    ("DequantizeLinear", "x_zero_point"): lambda sampler, data: np.array(sampler.draw.integer(0, 3), data.dtype),
-    ("Where", "condition"): lambda sampler, data: sampler.numbers(sampler.base, ir.DataType.BOOL),
+    (None, "min"): lambda sampler, data: _limit(sampler, data, (0, -1)),
+    (None, "max"): lambda sampler, data: _limit(sampler, data, (1, 6)),
+    (None, "ratio"): lambda sampler, data: np.array(0.5, np.float32),
+    (None, "training_mode"): lambda sampler, data: np.array(False),
+    (None, "C"): _scalar_like,
+    (None, "x_scale"): lambda sampler, data: np.array(sampler.draw.choice((0.5, 0.1)), np.float32),
+    (None, "x_zero_point"): lambda sampler, data: np.array(sampler.draw.integer(0, 3), data.dtype),
 }
-"""What an input means, by op (or any op) and the name that its schema gives to it."""
+"""How an input is drawn, by trait (None: any op) and the name that its schema gives to it."""
 
-POSITIVE = frozenset({("BatchNormalization", "var"), ("BatchNormalization", "input_var")})
+POSITIVE = frozenset({"var", "input_var"})
 """Inputs that are no more than numbers, but positive ones."""
 
-ATTRIBUTES: Mapping[tuple[str, str], Callable[[Sampler, Array], Any]] = {
-    ("", "perm"): _permutation,
-    ("", "axis"): lambda sampler, data: sampler.draw.integer(-data.ndim, max(0, data.ndim - 1)),
-    ("Squeeze", "axes"): _ones_of,
-    ("Unsqueeze", "axes"): _new_axes,
-    ("", "axes"): lambda sampler, data: sampler.some_axes(range(data.ndim)),
-    ("", "epsilon"): _one_of(1e-5, 1e-3, 0.1),
-    ("", "alpha"): _one_of(1.0, 0.5, 0.2),
-    ("", "beta"): _one_of(1.0, 0.5),
-    ("", "keepdims"): _one_of(1, 0),
-    ("", "transA"): _one_of(0, 1),
-    ("", "transB"): _one_of(0, 1),
-    ("", "group"): _one_of(1, 2),
-    ("Pad", "pads"): lambda sampler, data: tuple(_border(sampler, data).tolist()),
-    ("", "pads"): lambda sampler, data: _spatial(0, sampler.draw.choice((0, 1)), 2)(sampler, data),
-    ("AveragePool", "pads"): lambda sampler, data: None,
-    ("", "strides"): _spatial(1, 2, 1),
-    ("", "dilations"): lambda sampler, data: (sampler.draw.choice((1, 1, 1, 2)),) * max(0, data.ndim - 2),
-    ("MaxPool", "kernel_shape"): lambda sampler, data: _window(sampler, data),
-    ("AveragePool", "kernel_shape"): lambda sampler, data: _window(sampler, data),
-    ("Split", "split"): lambda sampler, data: data.shape[:1],
-    ("Split", "num_outputs"): _one_of(None, 1),
-    ("MaxPool", "pads"): _spatial(0, 0, 2),
-    ("MaxPool", "dilations"): _spatial(1, 1, 1),
-    ("Cast", "to"): _one_of(1, 7, 6, 11, 10),
-    ("", "allowzero"): _one_of(0, 0, 1),
-    ("", "noop_with_empty_axes"): _one_of(0, 1),
+ATTRIBUTES: Mapping[tuple[Trait | None, str], Callable[[Sampler, Array], Any]] = {
+    (None, "perm"): _permutation,
+    (None, "axis"): lambda sampler, data: sampler.draw.integer(-data.ndim, max(0, data.ndim - 1)),
+    (None, "axes"): lambda sampler, data: sampler.some_axes(range(data.ndim)),
+    (None, "epsilon"): _one_of(1e-5, 1e-3, 0.1),
+    (None, "alpha"): _one_of(1.0, 0.5, 0.2),
+    (None, "beta"): _one_of(1.0, 0.5),
+    (None, "keepdims"): _one_of(1, 0),
+    (None, "transA"): _one_of(0, 1),
+    (None, "transB"): _one_of(0, 1),
+    (None, "group"): _one_of(1, 2),
+    (Trait.PADS, "pads"): lambda sampler, data: tuple(_border(sampler, data).tolist()),
+    (None, "pads"): lambda sampler, data: _spatial(0, sampler.draw.choice((0, 1)), 2)(sampler, data),
+    (None, "strides"): _spatial(1, 2, 1),
+    (None, "dilations"): lambda sampler, data: (sampler.draw.choice((1, 1, 1, 2)),) * max(0, data.ndim - 2),
+    (None, "split"): lambda sampler, data: data.shape[:1],
+    (None, "num_outputs"): _one_of(None, 1),
+    (None, "to"): _one_of(1, 7, 6, 11, 10),
+    (None, "allowzero"): _one_of(0, 0, 1),
+    (None, "noop_with_empty_axes"): _one_of(0, 1),
 }
-"""What an attribute means, by op (or any op) and name. One that is not here is left at its default."""
+"""How an attribute is drawn, by trait (None: any op) and name. Others are left at their defaults."""
+
+WINDOW_ATTRIBUTES: Mapping[str, Callable[[Sampler, Array], Any]] = {
+    "kernel_shape": lambda sampler, data: _window(sampler, data),
+    "pads": _spatial(0, 0, 2),
+    "dilations": _spatial(1, 1, 1),
+}
+"""How attributes of pooling are drawn."""
+
+
+def _meaning(
+    draws: Mapping[tuple[Trait | None, str], Callable[[Sampler, Array], Drawn]], node: BodyNode, name: str
+) -> Callable[[Sampler, Array], Drawn] | None:
+    by_trait = (draws[trait, key] for trait, key in draws if trait is not None and key == name and has(node, trait))
+    return next(by_trait, draws.get((None, name)))

@@ -6,7 +6,8 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, take_over
-from onnxslim.model.nesting import every_graph
+from onnxslim.model.nesting import main_graphs
+from onnxslim.ops.families.control_flow import branches
 
 from .dead import remove_node
 from .value_equality import same_graph
@@ -19,22 +20,23 @@ def inline_constant_branches(model: ir.Model) -> int:
         How many Ifs went.
     """
     count = 0
-    functions = {g for function in model.functions.values() for g in (function.graph, *function.subgraphs())}
-    for graph in every_graph(model):
+    for graph in main_graphs(model):
         for node in list(graph):
-            if node.op_type == "If" and not node.domain and graph not in functions:
-                count += _inline(node, graph, model)
+            pair = branches(node)
+            branch = None if pair is None else _taken(node, *pair)
+            count += branch is not None and _inline(node, graph, branch, model)
     return count
 
 
-def _inline(node: ir.Node, graph: ir.Graph, model: ir.Model) -> bool:
+def _taken(node: ir.Node, then_branch: ir.Graph, else_branch: ir.Graph) -> ir.Graph | None:
+    """Return the branch that is taken, either where both are the same, and None where that is not known."""
     condition = constant(node.inputs[0])
     if condition is not None and condition.size == 1:
-        branch = node.attributes["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"].as_graph()
-    else:
-        branch, other = (node.attributes[name].as_graph() for name in ("then_branch", "else_branch"))
-        if not same_graph(branch, other):
-            return False
+        return then_branch if bool(condition.reshape(-1)[0]) else else_branch
+    return then_branch if same_graph(then_branch, else_branch) else None
+
+
+def _inline(node: ir.Node, graph: ir.Graph, branch: ir.Graph, model: ir.Model) -> bool:
     made = {output for inner in branch for output in inner.outputs}
     if any(output not in made and not output.is_initializer() for output in branch.outputs):
         return False

@@ -1,32 +1,35 @@
-"""Joins chains that are too general for a rule: axes that are renamed twice, concatenations of concatenations."""
+"""Joins chains that are too general for a rule: two changes of shape, concatenations of concatenations."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
-from onnxslim.model.edit import Editor, take_over
+from onnxslim.model.edit import Editor, set_inputs, take_over
 from onnxslim.model.nesting import every_graph, main_graphs
+from onnxslim.ops.traits import Trait, has
 
 from .shapes import reshape_target
 
-RENAMING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
-"""Ops that keep the elements and their order, and only say anew what shape they have."""
+Parts = dict["ir.Value | None", "Sequence[ir.Value | None]"]
+"""What a Concat reads, by its result."""
 
 
 def join_reshapes(model: ir.Model, known: Inference) -> int:
-    """Let one Reshape stand for two ops that rename axes, where it can be told the shape of the result.
+    """Let one Reshape stand for two ops that change the shape alone, where it can be given that of the result.
 
     Rules do the same where only the second is a Reshape to a known shape. Returns how many were joined.
     """
     count, editor = 0, Editor(model)
     for graph in main_graphs(model):
         for node in list(graph):
-            if node.domain or node.op_type not in RENAMING:
+            if not has(node, Trait.RESHAPES):
                 continue
-            first = _only_maker(node, 0)
-            if first is None or first.domain or first.op_type not in RENAMING or first.graph is not graph:
+            first = _only_producer(node, 0)
+            if first is None or not has(first, Trait.RESHAPES) or first.graph is not graph:
                 continue
             source, shape = first.inputs[0], known.fact(node.outputs[0]).shape
             if source is None or shape is None:
@@ -38,9 +41,9 @@ def join_reshapes(model: ir.Model, known: Inference) -> int:
     return count
 
 
-def _only_maker(node: ir.Node, place: int) -> ir.Node | None:
-    """Return what makes an input of a node, if it is made for nobody else."""
-    value = node.inputs[place] if len(node.inputs) > place else None
+def _only_producer(node: ir.Node, index: int) -> ir.Node | None:
+    """Return the producer of an input that nothing else reads."""
+    value = node.inputs[index] if len(node.inputs) > index else None
     if value is None or value.is_graph_output() or len(value.uses()) != 1:
         return None
     return value.producer()
@@ -60,24 +63,25 @@ def join_concatenations(model: ir.Model) -> int:
     count = 0
     for graph in every_graph(model):
         for node in list(graph):
-            inner = [maker for place in range(len(node.inputs)) if (maker := _inner_concat(node, place)) is not None]
-            if not inner or node.graph is None:
+            if not has(node, Trait.JOINING) or node.graph is None:
                 continue
-            made = {maker.outputs[0]: maker for maker in inner}
-            inputs = [v for value in node.inputs for v in (made[value].inputs if value in made else (value,))]
-            node.resize_inputs(len(inputs))
-            for place, value in enumerate(inputs):
-                node.replace_input_with(place, value)
+            inner = [maker for index in range(len(node.inputs)) if (maker := _inner_concat(node, index)) is not None]
+            if not inner:
+                continue
+            parts: dict[ir.Value | None, Sequence[ir.Value | None]] = {
+                maker.outputs[0]: maker.inputs for maker in inner
+            }
+            set_inputs(node, [part for value in node.inputs for part in parts.get(value, (value,))])
             graph.remove(inner, safe=True)
             count += len(inner)
     return count
 
 
-def _inner_concat(node: ir.Node, place: int) -> ir.Node | None:
-    maker = _only_maker(node, place)
-    if node.op_type != "Concat" or node.domain or maker is None or maker.op_type != "Concat" or maker.domain:
+def _inner_concat(node: ir.Node, index: int) -> ir.Node | None:
+    producer = _only_producer(node, index)
+    if producer is None or not has(producer, Trait.JOINING) or producer.graph is not node.graph:
         return None
-    outer, inner = node.attributes.get("axis"), maker.attributes.get("axis")
-    if maker.graph is not node.graph or outer is None or inner is None or outer.is_ref() or inner.is_ref():
+    outer, inner = node.attributes.get("axis"), producer.attributes.get("axis")
+    if outer is None or inner is None or outer.is_ref() or inner.is_ref():
         return None
-    return maker if outer.as_int() == inner.as_int() else None
+    return producer if outer.as_int() == inner.as_int() else None

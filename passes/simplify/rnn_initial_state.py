@@ -5,21 +5,15 @@ No rule can say it: the zeros may be made for several layers at once, and a rule
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.model.nesting import every_graph
+from onnxslim.ops.traits import Trait, has
 
-STATES: Mapping[str, tuple[int, ...]] = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+STATES = (5, 6)
 """Inputs that are zeros where they are missing (ONNX operators, ``initial_h`` and ``initial_c``)."""
-
-MOVING = frozenset(
-    {"Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
-)
-"""Ops that make zeros of zeros, whatever else they read."""
 
 DEPTH = 8
 LARGEST = 1 << 20
@@ -31,10 +25,11 @@ def leave_out_zero_states(model: ir.Model) -> int:
     count = 0
     for graph in every_graph(model):
         for node in graph:
-            for place in STATES.get(node.op_type, ()) if not node.domain else ():
-                value = node.inputs[place] if len(node.inputs) > place else None
-                if value is not None and _is_zero(value):
-                    node.replace_input_with(place, None)
+            if not has(node, Trait.RECURRENT):
+                continue
+            for index, value in enumerate(node.inputs):
+                if index in STATES and value is not None and _is_zero(value):
+                    node.replace_input_with(index, None)
                     count += 1
     return count
 
@@ -44,11 +39,11 @@ def _is_zero(value: ir.Value, depth: int = DEPTH) -> bool:
     if tensor is not None:
         array = constant(value) if tensor.size <= LARGEST else None
         return array is not None and array.dtype.kind == "f" and not np.any(array)
-    maker = value.producer()
-    if maker is None or maker.domain or depth == 0:
+    node = value.producer()
+    if node is None or depth == 0:
         return False
-    if maker.op_type == "ConstantOfShape":
-        filled = maker.attributes.get("value")
-        return filled is None or (not filled.is_ref() and not np.any(filled.as_tensor().numpy()))
-    first = maker.inputs[0] if maker.op_type in MOVING and maker.inputs else None
+    if has(node, Trait.FILLS):
+        number = node.attributes.get("value")
+        return number is None or (not number.is_ref() and not np.any(number.as_tensor().numpy()))
+    first = node.inputs[0] if has(node, Trait.KEEPS_ZERO) and node.inputs else None
     return first is not None and _is_zero(first, depth - 1)

@@ -15,6 +15,7 @@ from onnxslim.model.edit import take_over
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.fact import Fact
 from onnxslim.ops.symbols import Expression, Size
+from onnxslim.ops.traits import Trait, has
 
 SHAPE_RUNS_SINCE = 15
 """From this opset on, Shape has start and end."""
@@ -31,7 +32,7 @@ def _name_sizes(graph: ir.Graph, known: Inference, version: int, outermost: bool
     inputs = [value for value in graph.inputs if known.fact(value).shape] if outermost else []
     count = 0
     for node in list(graph):
-        if len(node.outputs) != 1 or any(True for output in node.outputs if not output.uses()):
+        if len(node.outputs) != 1 or not node.outputs[0].uses():
             continue
         value = node.outputs[0]
         fact = known.fact(value)
@@ -42,7 +43,8 @@ def _name_sizes(graph: ir.Graph, known: Inference, version: int, outermost: bool
             value.replace_all_uses_with(same)
             count += 1
         elif fact.dtype is ir.DataType.INT64 and len(fact.shape or ()) == 1:
-            run = next((run for each in inputs if (run := _run(fact.elements or (), each, known)) is not None), None)
+            runs = (_run(fact.elements or (), source, known) for source in inputs)
+            run = next((found for found in runs if found is not None), None)
             if run is not None and _reads_run(node, run, version):
                 continue
             if run is not None and (version >= SHAPE_RUNS_SINCE or run[3]):
@@ -56,9 +58,9 @@ def _is_computed(fact: Fact) -> bool:
     elements = fact.elements
     if elements is None or fact.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
         return False
-    if not all(isinstance(each, (int, Expression)) for each in elements):
+    if not all(isinstance(element, (int, Expression)) for element in elements):
         return False
-    return any(isinstance(each, Expression) for each in elements)
+    return any(isinstance(element, Expression) for element in elements)
 
 
 Run = tuple[ir.Value, int, int, bool]
@@ -76,9 +78,7 @@ def _run(elements: tuple[Size | float | None, ...], value: ir.Value, known: Infe
 
 def _reads_run(node: ir.Node, run: Run, version: int) -> bool:
     """Whether a node is already the Shape of an input, with or without start and end."""
-    if node.op_type != "Shape" or node.domain:
-        return False
-    source = node.inputs[0]
+    source = node.inputs[0] if has(node, Trait.LISTS_SIZES) else None
     return source is not None and source.is_graph_input() and (source is run[0] or version < SHAPE_RUNS_SINCE)
 
 

@@ -15,11 +15,10 @@ from onnxslim.analysis.inference import declared as declared_fact
 from onnxslim.model.constants import constant_tensor
 from onnxslim.model.edit import Editor
 from onnxslim.model.nesting import every_graph, main_graphs
+from onnxslim.ops.parameters import op_of
 from onnxslim.ops.symbols import Size
-
-TARGETS = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
-"""Ops that read a shape, and as which input."""
-
+from onnxslim.ops.table import find_op
+from onnxslim.ops.traits import Trait, has
 
 Declared = dict[str, "ir.Shape | None"]
 
@@ -56,10 +55,10 @@ def restore_shapes(model: ir.Model, declared: Declared) -> None:
                 if output.is_graph_output() or output.shape is None:
                     output.shape = declared.get(output.name or "", output.shape)
                 elif any(isinstance(size, ir.SymbolicDim) and "{" in (size.value or "") for size in output.shape):
-                    output.shape = ir.Shape([_told(size) for size in output.shape])
+                    output.shape = ir.Shape([_without_inferred(size) for size in output.shape])
 
 
-def _told(size: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
+def _without_inferred(size: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
     """Return a size without the names that only inference gives: they are not for files."""
     return None if isinstance(size, ir.SymbolicDim) and "{" in (size.value or "") else size
 
@@ -69,15 +68,14 @@ def spell_out_shapes(model: ir.Model, known: Inference) -> int:
     count, editor = 0, Editor(model)
     for graph in main_graphs(model):
         for node in list(graph):
-            place = TARGETS.get(node.op_type)
-            if place is None or node.domain or len(node.inputs) <= place or node.inputs[place] is None:
-                continue
-            if constant_tensor(node.inputs[place]) is not None:
+            index = find_op(op_of(node)).shape_input
+            value = None if index is None or index >= len(node.inputs) else node.inputs[index]
+            if index is None or value is None or constant_tensor(value) is not None:
                 continue
             sizes = _sizes(node, known)
             if sizes is not None:
                 shape = editor.initializer(f"{node.outputs[0].name}/shape", np.array(sizes, np.int64), graph)
-                node.replace_input_with(place, shape)
+                node.replace_input_with(index, shape)
                 count += 1
     return count
 
@@ -88,13 +86,13 @@ def _sizes(node: ir.Node, known: Inference) -> list[int] | None:
     source = known.fact(node.inputs[0]).shape if node.inputs[0] is not None else None
     if shape is None:
         return None
-    if node.op_type == "Reshape":
+    if has(node, Trait.RESHAPES):
         allow_zero = node.attributes.get("allowzero")
         if allow_zero is not None and (allow_zero.is_ref() or allow_zero.as_int()):
             return None
         return reshape_target(source, shape)
     sizes: list[Size] = list(shape)
-    if node.op_type == "Expand" and source is not None and len(source) == len(shape):
+    if has(node, Trait.WIDENS) and source is not None and len(source) == len(shape):
         # A size that the input has already is not widened: 1 leaves it.
         sizes = [
             1 if not isinstance(want, int) and have == want else want for have, want in zip(source, shape, strict=True)

@@ -9,114 +9,106 @@ number of siblings.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.linear_layer import Contraction, contractions
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import main_graphs
+from onnxslim.ops.binding import output_channel_axis
 
-
-@dataclasses.dataclass(frozen=True)
-class _Shared:
-    """How ops of a kind are joined."""
-
-    weight: int
-    """The axis of the weight along which outputs lie."""
-    result: int
-    """The axis of the result along which they lie."""
-
-
-KINDS: Mapping[str, _Shared] = {"MatMul": _Shared(-1, -1), "Gemm": _Shared(-1, -1), "Conv": _Shared(0, 1)}
 SPLIT_SIZES_ARE_INPUT = 13
 """Since this opset."""
 
 
 def merge_siblings(model: ir.Model) -> int:
-    """Let MatMul, Gemm and Conv that share an input, and differ only in constants, be one. Returns how many went."""
+    """Merge products and convolutions that share an input, and differ only in constants. Returns how many went."""
     opset = model.opset_imports.get("", 0)
     editor = Editor(model)
     return sum(_merge(editor, graph, opset) for graph in main_graphs(model))
 
 
 def _merge(editor: Editor, graph: ir.Graph, opset: int) -> int:
-    families: dict[Hashable, list[ir.Node]] = {}
-    for node in graph:
-        key = _key(node)
+    families: dict[Hashable, list[Contraction]] = {}
+    for layer in contractions(graph):
+        key = _key(layer)
         if key is not None:
-            families.setdefault(key, []).append(node)
+            families.setdefault(key, []).append(layer)
     count = 0
-    for family in families.values():
-        if len(family) > 1:
-            _join(editor, graph, family, opset)
-            count += len(family) - 1
+    for layers in families.values():
+        if len(layers) > 1:
+            _join(editor, graph, layers, opset)
+            count += len(layers) - 1
     return count
 
 
-def _key(node: ir.Node) -> Hashable | None:
-    """Return what siblings have in common, or None for what has none."""
-    if node.op_type not in KINDS or node.domain or len(node.inputs) < 2 or node.inputs[0] is None:
+def _key(layer: Contraction) -> Hashable | None:
+    """Return what siblings have in common, or None for a layer that can have none."""
+    node, weight, bias = layer.node, layer.weight.const_value, _bias(layer)
+    axis = output_channel_axis(node, layer.weight_index)
+    read = {layer.data, layer.weight, bias}
+    if weight is None or axis is None or not layer.plain or layer.groups != 1 or _result_axis(layer) is None:
+        return None
+    if any(value is not None and value not in read for value in node.inputs) or len(node.outputs) != 1:
         return None
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return None
-    weight = node.inputs[1]
-    if weight is None or weight.is_graph_input() or weight.const_value is None or weight.shape is None:
+    if bias is not None and ((array := constant(bias)) is None or array.shape != (layer.outputs,)):
         return None
-    sizes = list(weight.shape)
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    if (node.op_type != "Conv" and len(sizes) != 2) or attributes.get("group", 1) != 1:
+    if not layer.window and len(weight.shape) != 2:
         return None
-    if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
-        return None  # each would have its own
-    axis = _weight_axis(node)
-    sizes[axis] = -1
-    bias = _bias(node)
-    if bias is not None and (constant(bias) is None or bias.shape is None or len(bias.shape) != 1):
+    sizes = [None if index == axis else size for index, size in enumerate(weight.shape)]
+    attributes = sorted((name, attribute.type, repr(attribute.value)) for name, attribute in node.attributes.items())
+    return node.op_identifier(), layer.data, layer.weight_index, tuple(sizes), weight.dtype, bias is None, *attributes
+
+
+def _bias(layer: Contraction) -> ir.Value | None:
+    index = layer.bias_index
+    return layer.node.inputs[index] if index is not None and index < len(layer.node.inputs) else None
+
+
+def _result_axis(layer: Contraction) -> int | None:
+    """Return the axis of the result along which outputs lie, counted from the end where runs of axes precede it."""
+    dimensions = layer.fitted.signature.outputs[0].dimensions
+    index = next((i for i, dimension in enumerate(dimensions) if set(layer.result) <= set(dimension.factors)), None)
+    if index is None:
         return None
-    if bias is not None and bias.shape is not None and weight.shape is not None and bias.shape[0] != weight.shape[axis]:
-        return None
-    told = tuple(sorted((name, tuple(v) if isinstance(v, (list, tuple)) else v) for name, v in attributes.items()))
-    return (node.op_type, node.inputs[0], tuple(sizes), weight.dtype, bias is None, told)
+    return index - len(dimensions) if any(dimension.ellipsis for dimension in dimensions[:index]) else index
 
 
-def _weight_axis(node: ir.Node) -> int:
-    turned = node.attributes.get("transB")
-    return 0 if turned is not None and turned.as_int() else KINDS[node.op_type].weight
-
-
-def _bias(node: ir.Node) -> ir.Value | None:
-    return node.inputs[2] if len(node.inputs) > 2 else None
-
-
-def _join(editor: Editor, graph: ir.Graph, family: list[ir.Node], opset: int) -> None:
-    first, axis = family[0], _weight_axis(family[0])
-    places = [1] if _bias(first) is None else [1, 2]
-    joined = []
-    for place in places:
-        arrays = [array for node in family if (array := constant(node.inputs[place])) is not None]
-        whole = np.concatenate(arrays, axis=axis if place == 1 else 0)
-        joined.append(editor.initializer(f"{first.inputs[place].name}/siblings", whole, graph))  # type: ignore[union-attr]  # known, or it would be no sibling
-    weights = [array for node in family if (array := constant(node.inputs[1])) is not None]
-    sizes = [int(array.shape[axis]) for array in weights]
-    name = first.outputs[0].name
+def _join(editor: Editor, graph: ir.Graph, layers: list[Contraction], opset: int) -> None:
+    first, node, name = layers[0], layers[0].node, layers[0].node.outputs[0].name
+    weight_axis, result_axis = output_channel_axis(node, first.weight_index), _result_axis(first)
+    assert weight_axis is not None, "or it would be no sibling"
+    assert result_axis is not None, "or it would be no sibling"
+    axes = {first.weight_index: weight_axis}
+    if first.bias_index is not None and _bias(first) is not None:
+        axes[first.bias_index] = 0
+    inputs = list(node.inputs)
+    for index, axis in axes.items():
+        arrays = [array for layer in layers if (array := constant(layer.node.inputs[index])) is not None]
+        value = node.inputs[index]
+        label = "" if value is None else value.name
+        inputs[index] = editor.initializer(f"{label}/siblings", np.concatenate(arrays, axis=axis), graph)
     merged = ir.Node(
-        "",
-        first.op_type,
-        [first.inputs[0], *joined],
-        list(first.attributes.values()),
-        name=editor.name(f"{first.name or name}/siblings"),
+        node.domain,
+        node.op_type,
+        inputs,
+        list(node.attributes.values()),
+        name=editor.name(f"{node.name or name}/siblings"),
     )
     merged.outputs[0].name = editor.name(f"{name}/siblings")
-    inputs, attributes = [merged.outputs[0]], [ir.AttrInt64("axis", KINDS[first.op_type].result)]
+    sizes = [layer.outputs for layer in layers]
+    read, attributes = [merged.outputs[0]], [ir.AttrInt64("axis", result_axis)]
     if opset >= SPLIT_SIZES_ARE_INPUT:
-        inputs.append(editor.initializer(f"{name}/sizes", np.array(sizes, np.int64), graph))
+        read.append(editor.initializer(f"{name}/sizes", np.array(sizes, np.int64), graph))
     else:
         attributes.append(ir.AttrInt64s("split", sizes))
-    split = ir.Node("", "Split", inputs, attributes, num_outputs=len(family), name=editor.name(f"{merged.name}/split"))
-    graph.insert_before(first, [merged, split])
-    for node, new in zip(family, split.outputs, strict=True):
-        take_over(new, node.outputs[0])
-        graph.remove(node, safe=True)
+    split = ir.Node("", "Split", read, attributes, num_outputs=len(layers), name=editor.name(f"{merged.name}/split"))
+    graph.insert_before(node, [merged, split])
+    for layer, new in zip(layers, split.outputs, strict=True):
+        take_over(new, layer.node.outputs[0])
+        graph.remove(layer.node, safe=True)

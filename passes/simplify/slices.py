@@ -6,18 +6,23 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
-from onnxslim.model.constants import constant
-from onnxslim.model.edit import Editor
+from onnxslim.model.edit import Editor, set_inputs
 from onnxslim.model.nesting import main_graphs
+from onnxslim.ops.families.indexing import known_slices
+from onnxslim.ops.relations import NodeAxes
+from onnxslim.ops.traits import Trait, has
 
 INPUTS_SINCE = 10
 """From this opset on, starts and ends are inputs."""
+
+Cuts = dict[int, tuple[int, int, int]]
+"""Axis -> start, end and step."""
 
 
 def join_slices(model: ir.Model, known: Inference) -> int:
     """Let one Slice cut what two cut, where they cut different axes at places that are known.
 
-    Several Slices may cut what one Slice makes, as quarters are made of halves: that one goes if all of them can do
+    Several Slices may cut the result of one Slice, as quarters are cut from halves: that one goes if all of them can do
     without it.
 
     Returns:
@@ -28,59 +33,40 @@ def join_slices(model: ir.Model, known: Inference) -> int:
     count, editor = 0, Editor(model)
     for graph in main_graphs(model):
         for node in list(graph):
-            if node.op_type == "Slice" and not node.domain:
-                count += _pass_on(editor, graph, node, known)
+            if has(node, Trait.SLICES):
+                count += _join(editor, graph, node, known)
     return count
 
 
-def _pass_on(editor: Editor, graph: ir.Graph, first: ir.Node, known: Inference) -> bool:
-    """Let the Slices that cut what `first` makes cut what it reads; False where something else needs what it makes."""
-    made, source = first.outputs[0], first.inputs[0]
-    users = list(dict.fromkeys(use.node for use in made.uses()))
-    if source is None or not users or made.is_graph_output():
+def _join(editor: Editor, graph: ir.Graph, first: ir.Node, known: Inference) -> bool:
+    """Let the Slices behind `first` read its input; False where something else needs its result."""
+    result, source = first.outputs[0], first.inputs[0]
+    users = list(dict.fromkeys(use.node for use in result.uses()))
+    if source is None or not users or result.is_graph_output():
         return False
-    if not all(node.op_type == "Slice" and not node.domain and node.graph is graph for node in users):
+    if not all(has(node, Trait.SLICES) and node.graph is graph for node in users):
         return False
-    if any(use.idx for use in made.uses()):
+    if any(use.idx for use in result.uses()):
         return False  # it says where to cut
-    joined = [_joined(node, first, known) for node in users]
+    shape = known.fact(source).shape
+    joined = [_joined(first, node, len(shape)) if shape is not None else None for node in users]
     if not all(joined):
         return False
-    for node, settings in zip(users, joined, strict=True):
-        values = [
-            editor.initializer(f"{node.outputs[0].name}/{name}", array, graph)
-            for name, array in zip(("starts", "ends", "axes", "steps"), settings or (), strict=True)
+    for node, cuts in zip(users, joined, strict=True):
+        assert cuts is not None
+        columns = np.array([(start, end, axis, step) for axis, (start, end, step) in cuts.items()], np.int64).T
+        settings = [
+            editor.initializer(f"{node.outputs[0].name}/{name}", np.ascontiguousarray(column), graph)
+            for name, column in zip(("starts", "ends", "axes", "steps"), columns, strict=True)
         ]
-        node.resize_inputs(5)
-        for place, value in enumerate([source, *values]):
-            node.replace_input_with(place, value)
+        set_inputs(node, [source, *settings])
     graph.remove(first, safe=True)
     return True
 
 
-def _joined(node: ir.Node, first: ir.Node, known: Inference) -> list[np.typing.NDArray[np.int64]] | None:
-    """Return starts, ends, axes and steps of both Slices; None where they cut one axis, or are not known."""
-    source = first.inputs[0]
-    shape = known.fact(source).shape if source is not None else None
-    outer, inner = _told(node), _told(first)
-    if shape is None or outer is None or inner is None:
+def _joined(first: ir.Node, second: ir.Node, rank: int) -> Cuts | None:
+    """Return the cuts of both Slices; None where they cut one axis, or are computed when the model runs."""
+    inner, outer = known_slices(NodeAxes(first), rank), known_slices(NodeAxes(second), rank)
+    if inner is None or outer is None or inner.keys() & outer.keys():
         return None
-    axes = [int(axis) % len(shape) for axis in (*inner[2], *outer[2])]
-    if len(set(axes)) < len(axes):
-        return None
-    joined = [np.concatenate([inner[place], outer[place]]).astype(np.int64) for place in range(4)]
-    joined[2] = np.array(axes, np.int64)
-    return joined
-
-
-def _told(node: ir.Node) -> list[np.typing.NDArray[np.int64]] | None:
-    """Return starts, ends, axes and steps of a Slice; None where they are computed when the model runs."""
-    arrays = [constant(value) for value in node.inputs[1:]]
-    if len(arrays) < 2 or any(a is None and v is not None for a, v in zip(arrays, node.inputs[1:], strict=True)):
-        return None
-    starts, ends = arrays[0], arrays[1]
-    if starts is None or ends is None:
-        return None
-    axes = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.arange(len(starts))
-    steps = arrays[3] if len(arrays) > 3 and arrays[3] is not None else np.ones(len(starts), np.int64)
-    return [starts, ends, axes, steps]
+    return {**inner, **outer}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,6 @@ import numpy.typing as npt
 from onnxslim.errors import BadOptionValue
 
 Array = npt.NDArray[np.float64]
-Key = TypeVar("Key", bound=Hashable)
 Mask = npt.NDArray[np.bool_]
 
 
@@ -64,18 +62,18 @@ def least(scores: Array, ratio: float, pattern: Pattern) -> Mask:
     return mask
 
 
-def shares(weights: Mapping[Key, Array], ratio: float) -> dict[Key, float]:
+def shares(weights: Mapping[str, Array], ratio: float) -> dict[str, float]:
     """Return for each weight the share that becomes zero, where the least important of all weights together do.
 
     A square counts relative to the squares of its layer that are no smaller. Source: Lee et al., "Layer-adaptive
     sparsity for the magnitude-based pruning" (arXiv 2010.07611), section 3; it never empties a layer.
     """
     scores = {}
-    for key, weight in weights.items():
+    for name, weight in weights.items():
         squares = np.sort(weight.reshape(-1) ** 2)
         left = np.cumsum(squares[::-1])[::-1]
-        scores[key] = squares / np.maximum(left, np.finfo(np.float64).tiny)
+        scores[name] = squares / np.maximum(left, np.finfo(np.float64).tiny)
     everything = np.concatenate(list(scores.values()))
     count = min(round(ratio * everything.size), everything.size - 1)
     threshold = np.partition(everything, count)[count]
-    return {key: float(np.mean(score < threshold)) for key, score in scores.items()}
+    return {name: float(np.mean(score < threshold)) for name, score in scores.items()}

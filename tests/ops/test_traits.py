@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx
@@ -223,49 +223,6 @@ def test_operands_may_be_swapped_where_an_op_is_commutative_and_nowhere_else(op)
     assert same == (op in Trait.COMMUTATIVE.ops)
 
 
-@pytest.mark.parametrize("op", [pytest.param(op, id=name(op)) for op in BINARY])
-def test_only_some_ops_make_the_sum_of_their_operands(op):
-    first, second = operands(op, [(50,)])
-    added = run(op, first, second)[0] if first.dtype.kind == second.dtype.kind == "f" else None
-    assert (added is not None and np.allclose(added, first + second)) == (op in Trait.ADDS.ops)
-
-
-@pytest.mark.parametrize("op", [pytest.param(op, id=name(op)) for op in BINARY])
-def test_only_some_ops_are_affine_in_their_first_operand(op):
-    one, two = operands(op, [(50,)])
-    if one.dtype.kind != "f" or two.dtype.kind != "f":
-        assert op not in Trait.AFFINE.ops
-        return
-    none, first, second, both = (run(op, each, two)[0] for each in (0 * one, one, two, one + two))
-    affine = all(array.dtype.kind == "f" for array in (none, both)) and np.allclose(first + second, none + both)
-    assert affine == (op in Trait.AFFINE.ops)
-
-
-@pytest.mark.parametrize("op", params(Trait.IGNORES_SHIFTS.ops))
-def test_a_number_that_is_added_along_the_axis_changes_nothing(op):
-    data = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(f32)
-    for axis, added in ((2, np.array([[1], [-2], [3]], f32)), (1, np.arange(4, dtype=f32))):
-        np.testing.assert_allclose(run(op, data + added, axis=axis)[0], run(op, data, axis=axis)[0], atol=1e-5)
-
-
-@pytest.mark.parametrize("op", params(Trait.GENERAL_PRODUCT.ops))
-def test_a_general_product_scales_and_transposes(op):
-    left, right, summand = (np.random.default_rng(at).normal(size=(4, 4)).astype(f32) for at in range(3))
-    (result,) = run(op, left, right, summand, alpha=2.0, beta=0.5, transA=1, transB=1)
-    np.testing.assert_allclose(result, 2 * left.T @ right.T + 0.5 * summand, atol=1e-5)
-
-
-@pytest.mark.parametrize("op", params(Trait.COMPOSES.ops))
-def test_two_in_a_row_are_one_whose_weight_is_the_product(op):
-    generator = np.random.default_rng(0)
-    data, one, two = (generator.normal(size=(4, 4)).astype(f32) for _ in range(3))
-    axes = (slice(None), slice(None), *[None] * (2 if op[1] == "Conv" else 0))  # a window of one place
-    weights = [each.T if op[1] == "Conv" else each for each in (one, two, one @ two)]
-    first, second, product = (np.ascontiguousarray(each[axes]) for each in weights)
-    in_a_row = run(op, run(op, data[axes], first)[0], second)[0]
-    np.testing.assert_allclose(in_a_row, run(op, data[axes], product)[0], atol=1e-4)
-
-
 @pytest.mark.parametrize("op", params(Trait.COMMUTATIVE.ops))
 def test_commutative_ops_have_two_operands(op):
     assert op in BINARY
@@ -389,6 +346,58 @@ def test_an_identity_hands_on_what_it_reads_and_a_literal_what_it_is():
         np.testing.assert_array_equal(run(op, SMALL), [SMALL])
     for op in Trait.LITERAL.ops:
         np.testing.assert_array_equal(run(op), [[1, 2]])
+
+
+def rescaled(op_type: str):
+    scales = np.array([1, 1, 2, 2], f32)
+    old = op_type == "Upsample"
+    return run(("", op_type), SMALL, *([scales] if old else [None, scales]), opset=9 if old else OPSET)[0]
+
+
+SHAPING: dict[Trait, Callable[[str], bool]] = {
+    Trait.PERMUTES: lambda op: np.array_equal(run(("", op), SMALL, perm=[3, 1, 0, 2])[0], SMALL.transpose(3, 1, 0, 2)),
+    Trait.RESHAPES: lambda op: np.array_equal(run(("", op), *MOVES[op])[0].ravel(), SMALL.ravel()),
+    Trait.JOINING: lambda op: np.array_equal(
+        run(("", op), SMALL, -SMALL, axis=1)[0], np.concatenate([SMALL, -SMALL], 1)
+    ),
+    Trait.PARTS: lambda op: np.array_equal(np.concatenate(run(("", op), *MOVES[op], outputs=2)), MOVES[op][0]),
+    Trait.SLICES: lambda op: np.array_equal(run(("", op), *MOVES[op])[0], SMALL[..., 2:0:-1]),
+    Trait.WIDENS: lambda op: np.array_equal(run(("", op), *MOVES[op])[0], np.broadcast_to(SMALL, (2, 2, 3, 4))),
+    Trait.PADS: lambda op: np.array_equal(run(("", op), SMALL[0, 0], np.ones(4, i64))[0], np.pad(SMALL[0, 0], 1)),
+    Trait.FILLS: lambda op: np.array_equal(run(("", op), np.array([2, 3]))[0], np.zeros((2, 3))),
+    Trait.RESCALES: lambda op: (
+        run(
+            ("", op),
+            SMALL,
+            *[None] * (op != "Upsample"),
+            np.array([1, 1, 2, 2], f32),
+            opset=9 if op == "Upsample" else OPSET,
+        )[0].shape
+        == (1, 2, 6, 8)
+    ),
+    Trait.REDUCES: lambda op: run(("", op), SMALL + 1, np.array([1, 3]), opset=18)[0].shape == (1, 1, 3, 1),
+    Trait.REARRANGEMENT: lambda op: np.array_equal(np.sort(run(("", op), *MOVES[op])[0], None), SMALL.ravel()),
+}
+
+
+@pytest.mark.parametrize(
+    ("trait", "op"), [pytest.param(trait, op[1], id=f"{trait.value} {op[1]}") for trait in SHAPING for op in trait.ops]
+)
+def test_axes_are_ordered_joined_parted_and_stretched_as_the_trait_says(trait, op):
+    assert SHAPING[trait](op)
+
+
+@pytest.mark.parametrize("op", params(Trait.RECURRENT.ops))
+def test_a_recurrence_begins_with_zeros(op):
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op[1]]
+    x, w, r = (
+        draw(np.dtype(f32), size, np.random.default_rng(0))
+        for size in ((3, 2, 4), (1, gates * 5, 4), (1, gates * 5, 5))
+    )
+    zeros = (np.zeros((1, 2, 5), f32),) * (2 if op[1] == "LSTM" else 1)
+    without, given = (run(op, x, w, r, *states, hidden_size=5) for states in ((), (None, None, *zeros)))
+    np.testing.assert_array_equal(without, given)
+    assert np.any(run(op, x, w, r, None, None, *(np.ones_like(zero) for zero in zeros), hidden_size=5)[0] != given[0])
 
 
 @pytest.mark.parametrize("op", params(Trait.RANDOM.ops))

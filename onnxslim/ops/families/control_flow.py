@@ -40,6 +40,13 @@ class Walk(Protocol):
         ...
 
 
+def branches(node: ir.Node) -> tuple[ir.Graph, ir.Graph] | None:
+    """Return the branches of an If, where it holds and where not; None for other nodes."""
+    if CONTROL.get((node.domain, node.op_type)) is not branch:
+        return None
+    return node.attributes["then_branch"].as_graph(), node.attributes["else_branch"].as_graph()
+
+
 def branch(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
     """If: what both branches agree on; where the condition is known, what the one says that is taken."""
     graphs = [read(site, "then_branch"), read(site, "else_branch")]

@@ -178,7 +178,7 @@ OPS = {
     ("", "Size"): Op(size, relate_shape),
     ("", "Constant"): Op(constant),
     ("", "ConstantOfShape"): Op(
-        constant_of_shape, relate_filled, resize_filled, constancy=lambda _: Constancy.KEPT, fill=fill_of
+        constant_of_shape, relate_filled, resize_filled, constancy=lambda _: Constancy.KEPT, shape_input=0, fill=fill_of
     ),
     ("", "Range"): Op(range_, largest=largest_range),
     ("", "RandomNormal"): Op(random),

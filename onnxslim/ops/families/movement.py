@@ -346,7 +346,7 @@ def same(site: NodeFacts) -> Fact:
 
 
 OPS = {
-    ("", "Reshape"): Op(reshape, relate_reshape, resize_reshape),
+    ("", "Reshape"): Op(reshape, relate_reshape, resize_reshape, shape_input=1),
     ("", "Flatten"): Op(flatten, relate_elements),
     ("", "Squeeze"): Op(squeeze, relate_elements, defaults={"axes": _axes_of_size_1}),
     ("", "Unsqueeze"): Op(unsqueeze, relate_elements),

@@ -285,7 +285,7 @@ def largest_resize(arrays: Sequence[npt.NDArray[Any]]) -> float:
 
 
 OPS = {
-    ("", "Expand"): Op(expand, relate_expand, resize_expand),
+    ("", "Expand"): Op(expand, relate_expand, resize_expand, shape_input=1),
     ("", "Tile"): Op(tile, relate_tile),
     ("", "Pad"): Op(
         pad, relate_pad, resize_pad, largest=largest_pad, constancy=lambda _: Constancy.KEPT, fill=pad_fill

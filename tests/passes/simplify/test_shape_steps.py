@@ -56,6 +56,17 @@ CASES = {
         {"zero": [0], "one": [1]},
         ["Shape", "Slice", "Relu"],
     ),
+    "an expansion that broadcasting of bits does": (
+        """(int64[N,1] x, int64[N,M] z) => (int64[N,M] y) {
+            s = Shape (z)  a = Expand (x, s)  y = BitwiseAnd (a, z) }""",
+        {},
+        ["BitwiseAnd"],
+    ),
+    "a slope is widened by its data, which it does not widen": (
+        """(float[N,1] x, float[N,M] z) => (float[N,M] y) { s = Shape (z)  a = Expand (x, s)  y = PRelu (a, z) }""",
+        {},
+        ["Shape", "Expand", "PRelu"],
+    ),
     "an expansion that broadcasting does": (
         """(float[N,1] x, float[N,M] z) => (float[N,M] y) { s = Shape (z)  a = Expand (x, s)  y = Mul (a, z) }""",
         {},

@@ -55,6 +55,13 @@ CASES = {
         {"w": np.arange(3, dtype=f32)},
         ["Sigmoid", "Mul"],
     ),
+    "they meet behind a slope for each channel and a clipping": (
+        """(float[N,3,4,5] x) => (float[N,3,4,5] y) {
+            a = Transpose <perm = [0,2,3,1]> (x)  b = PRelu (a, w)  c = Clip (b, low)
+            y = Transpose <perm = [0,3,1,2]> (c) }""",
+        {"w": np.arange(3, dtype=f32), "low": np.float32(-1)},
+        ["PRelu", "Clip"],
+    ),
     "two meet one": (
         """(float[N,3,4] x, float[N,3,4] z) => (float[N,4,3] y) {
             a = Transpose <perm = [0,2,1]> (x)  b = Transpose <perm = [0,2,1]> (z)

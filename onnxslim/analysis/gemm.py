@@ -15,9 +15,9 @@ import onnx_ir as ir
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, overwrite, take_over
 from onnxslim.model.nesting import main_graphs
-from onnxslim.ops.parameters import attribute, op_of
+from onnxslim.ops.parameters import attribute
+from onnxslim.ops.traits import Trait, has
 
-GEMM = ("", "Gemm")
 OPTIONAL_SUMMAND_OPSET = 11
 """C may be missing since opset 11."""
 
@@ -32,7 +32,7 @@ def fold_scales(model: ir.Model) -> int:
     Returns:
         How many attributes went.
     """
-    gemms = [node for graph in main_graphs(model) for node in graph if op_of(node) == GEMM]
+    gemms = [node for graph in main_graphs(model) for node in graph if has(node, Trait.GENERAL_PRODUCT)]
     return sum(_fold(node, "alpha", 1) + _fold(node, "beta", 2) for node in gemms)
 
 
@@ -49,7 +49,7 @@ def _fold(node: ir.Node, name: str, index: int) -> int:
             continue
         readers = [(use.node, use.idx) for use in value.uses()]
         alike = all(
-            op_of(reader) == GEMM and at == place and _factor(reader, name) == _factor(node, name)
+            has(reader, Trait.GENERAL_PRODUCT) and at == place and _factor(reader, name) == _factor(node, name)
             for reader, at in readers
         )
         scaled = _scaled(array, _factor(node, name)) if alike else None
@@ -94,7 +94,7 @@ def spread(model: ir.Model, wanted: Callable[[ir.Node], bool]) -> int:
         How many Gemms were changed.
     """
     editor = Editor(model)
-    return sum(_spread(editor, node) for node in list(model.graph) if op_of(node) == GEMM and wanted(node))
+    return sum(_spread(editor, node) for node in list(model.graph) if has(node, Trait.GENERAL_PRODUCT) and wanted(node))
 
 
 def _columns(node: ir.Node) -> int | None:

@@ -1,9 +1,9 @@
-"""Compares what samples give at BatchNormalizations with the means and variances that those stored in training.
+"""Compares the statistics of samples at BatchNormalizations with the means and variances stored in training.
 
-A model says by its BatchNormalizations what its inputs were like: each stored the mean and the variance of every
-channel that it normalises. Samples that were prepared as in training give nearly the same; how far they are off is told
-by the divergence of two normal distributions, channel by channel. Nearer the outputs more mistakes look alike, so that
-the first few BatchNormalizations do. What an exporter has folded into weights can no longer be asked.
+The BatchNormalizations of a model store the mean and variance of every channel in training. Samples that are
+preprocessed as in training have nearly the same statistics; the distance is the divergence of the two normal
+distributions, channel by channel. Closer to the outputs different mistakes look the same, so only the first
+BatchNormalizations are compared. Those that an exporter has folded into weights cannot be used.
 """
 
 from __future__ import annotations
@@ -28,54 +28,54 @@ from onnxslim.runtime.session import Session
 Floats = npt.NDArray[np.float64]
 
 LAYERS = 9
-"""How many of them are compared: in ResNet-20 and -56 more tell no better whether channels are exchanged, and cost."""
+"""Number of BatchNormalizations: in ResNet-20 and ResNet-56 more of them do not detect exchanged channels better."""
 CAP = 50.0
-"""The most that one channel counts: it is off, and how far does not matter."""
+"""Limit of the divergence of one channel."""
 DEAD = 1e-6
-"""Channels whose variance is this small a share of the median were dead in training: they tell nothing."""
+"""Share of the median variance below which a channel was dead in training, and is ignored."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredStatistics:
-    """What one BatchNormalization stored of the channels that it normalises; shape [channels]."""
+    """Statistics stored in one BatchNormalization, shape [channels]."""
 
     channels: ChannelAxis
     mean: Floats
     variance: Floats
-    """With the epsilon that it adds."""
+    """Variance plus epsilon."""
     epsilon: float
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
-    """What samples give at the same places, in parts that can be weighed anew."""
+class SampleStatistics:
+    """Statistics of samples at the same inputs, in parts that can be resampled."""
 
     counts: Floats
-    """Samples in each part, shape [parts]."""
+    """Number of samples of the parts, shape [parts]."""
     means: tuple[Floats, ...]
-    """For each place the mean of every channel in each part, shape [parts, channels]."""
+    """Means of the channels, shape [parts, channels], for each BatchNormalization."""
     squares: tuple[Floats, ...]
-    """The mean squares."""
+    """Mean squares of the channels, shape [parts, channels], for each BatchNormalization."""
 
 
 class Gauge:
-    """Measures how far samples are from what the BatchNormalizations of a model stored.
+    """Measures the distance of samples from the statistics stored in the BatchNormalizations of a model.
 
     Args:
         model: The original; not changed.
         open_session: Opens a model on the target.
-        layers: How many BatchNormalizations are compared.
+        layers: Number of BatchNormalizations that are compared.
 
-    `stored` is empty where there is nothing to compare with: none was kept, or none stored anything.
+    `stored` is empty if the model has no BatchNormalizations with trained statistics.
     """
 
     def __init__(self, model: ir.Model, open_session: Callable[[ir.Model], Session], layers: int = LAYERS) -> None:
         self.stored: tuple[StoredStatistics, ...] = ()
         found = find_stored(model)[:layers]
         names = list(dict.fromkeys(stored.channels[0] for stored in found))
-        made = {value.name for node in model.graph for value in node.outputs}
+        computed = {value.name for node in model.graph for value in node.outputs}
         beginning = truncated(model, names)
-        if any(name in made for name in names):
+        if any(name in computed for name in names):
             infer_shapes(beginning)
         ranked = {value.name for value in beginning.graph.outputs if dimensions(value) is not None}
         self.stored = tuple(stored for stored in found if stored.channels[0] in ranked)
@@ -86,28 +86,29 @@ class Gauge:
         if self.stored:
             self._observer = Observer(beginning, [*self._means, *self._squares], open_session)
 
-    def __call__(self, batches: Sequence[Batch]) -> Given:
-        """Return what batches give, each a part.
+    def __call__(self, batches: Sequence[Batch]) -> SampleStatistics:
+        """Return the statistics of batches, one part per batch.
 
         Raises:
-            RunError: The model does not run on them.
+            RunError: The model does not run on the batches.
         """
         parts = [self._observer(batch) for batch in batches]
-        return Given(
+        return SampleStatistics(
             np.array([batch.count for batch in batches], np.float64),
             tuple(np.stack([part[query] for part in parts]) for query in self._means),
             tuple(np.stack([part[query] for part in parts]) for query in self._squares),
         )
 
-    def distances(self, given: Given, weights: Floats | None = None) -> Floats:
-        """Return how far samples are off at each BatchNormalization, shape [places]: 0 is the same, 1 is far off.
+    def distances(self, given: SampleStatistics, weights: Floats | None = None) -> Floats:
+        """Return the distance at each BatchNormalization, shape [layers]: 0 is equal, 1 is far off.
 
-        It is the Kullback-Leibler divergence of normal distributions, N(given) from N(stored), mean over the channels.
+        It is the mean over the channels of the Kullback-Leibler divergence of the normal distributions of the samples
+        from the stored ones.
 
         Args:
-            given: What the samples give.
-            weights: How often each part counts, shape [parts], or [draws, parts] for distances of shape
-                [draws, places]; None: once.
+            given: Statistics of the samples.
+            weights: Weights of the parts, shape [parts], or [draws, parts] for distances of shape [draws, layers];
+                None: 1.
         """
         share = given.counts * (np.ones(len(given.counts)) if weights is None else weights)
         share = share / share.sum(-1, keepdims=True)
@@ -116,22 +117,22 @@ class Gauge:
             alive = stored.variance > DEAD * np.median(stored.variance)
             mean = share @ means[:, alive]
             variance = np.maximum(share @ squares[:, alive] - mean**2, 0) + stored.epsilon
-            wanted = stored.variance[alive]
-            ratio = variance / wanted
-            off = (ratio + (mean - stored.mean[alive]) ** 2 / wanted - 1 - np.log(ratio)) / 2
-            result.append(np.minimum(np.nan_to_num(off, nan=CAP), CAP).mean(-1))
+            expected = stored.variance[alive]
+            ratio = variance / expected
+            divergence = (ratio + (mean - stored.mean[alive]) ** 2 / expected - 1 - np.log(ratio)) / 2
+            result.append(np.minimum(np.nan_to_num(divergence, nan=CAP), CAP).mean(-1))
         return np.stack(result, axis=-1)
 
 
 def find_stored(model: ir.Model) -> list[StoredStatistics]:
-    """Return what the BatchNormalizations of the main graph stored, in the order in which they run."""
+    """Return the statistics stored in the BatchNormalizations of the main graph, in order of execution."""
     found = []
     for node in early_order(model.graph):
         mean, variance = (_constant_input(node, name) for name in ("mean", "var"))
         if mean is None or variance is None or node.inputs[0] is None or attribute(node, "training_mode"):
             continue
         if not mean.any() and (variance == 1).all():
-            continue  # as it was initialised: nobody trained it
+            continue  # as initialized, not trained
         epsilon = float(str(attribute(node, "epsilon")))
         found.append(StoredStatistics((node.inputs[0].name or "", 1), mean, variance + epsilon, epsilon))
     return found

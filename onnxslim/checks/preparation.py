@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.checks.mistakes import Mistake, exchanged_as_well, exchanged_channels, wrong_ranges
-from onnxslim.checks.normalisation import Gauge, Given
+from onnxslim.checks.normalisation import Gauge, SampleStatistics
 from onnxslim.data import Batch
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.runtime.session import Session
@@ -49,7 +49,7 @@ class Prepared:
     batches: Sequence[Batch]
     name: str
 
-    def after(self, mistake: Mistake | None, parts: int | None = None) -> Given:
+    def after(self, mistake: Mistake | None, parts: int | None = None) -> SampleStatistics:
         """Return the statistics of the samples after the correction of a mistake, of the first `parts` batches."""
         batches = self.batches[:parts]
         if mistake is not None:
@@ -99,11 +99,11 @@ def check_preparation(
     ]
 
 
-def _early(gauge: Gauge, given: Given) -> float:
+def _early(gauge: Gauge, given: SampleStatistics) -> float:
     return float(gauge.distances(given)[:EARLY].mean())
 
 
-def _explain(prepared: Prepared, given: Given, distance: float, count: int) -> list[Diagnostic]:
+def _explain(prepared: Prepared, given: SampleStatistics, distance: float, count: int) -> list[Diagnostic]:
     best = _likeliest(prepared)
     message = (
         f"the statistics of {count} samples at the model's first BatchNormalizations are {distance:.2g} off those that "
@@ -149,7 +149,7 @@ def _likeliest(prepared: Prepared) -> tuple[Mistake, float] | None:
     return likeliest, _early(prepared.gauge, prepared.after(likeliest))
 
 
-def _exchanged(prepared: Prepared, given: Given, generator: np.random.Generator) -> Mistake | None:
+def _exchanged(prepared: Prepared, given: SampleStatistics, generator: np.random.Generator) -> Mistake | None:
     """Return the exchange of channels that fits significantly better than the given order, if any."""
     parts = len(given.counts)
     weights = generator.multinomial(parts, np.full(parts, 1 / parts), DRAWS).astype(np.float64)

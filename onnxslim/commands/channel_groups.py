@@ -99,7 +99,7 @@ def group_model(path: str | os.PathLike[str], *, inline: bool = True) -> Groupin
             axes=len(axes),
             channels=sum(axis.size for axis in axes),
             examples=tuple(f"{axis.name}[{axis.axis}]" for axis in axes[:EXAMPLES]),
-            code=axes[0].why.code.value,
+            code=axes[0].why.code.word,
         )
         for reason, axes in by_reason.items()
     ]

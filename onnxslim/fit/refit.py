@@ -19,20 +19,18 @@ ours.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.analysis.linear_layer import Contraction, bias_place, own_bias
+from onnxslim.analysis.contraction import Contraction, only_use
 from onnxslim.data import Samples
 from onnxslim.fit.normalisation import CutNormalisation, refit_affine
 from onnxslim.fit.ridge import RidgeRegression, Solution, predict
-from onnxslim.model.constants import constant
-from onnxslim.model.edit import Editor
-from onnxslim.observe.rows import input_rows, output_rows, place_count
+from onnxslim.model.edit import Editor, overwrite
+from onnxslim.observe.rows import correspond, input_rows, output_rows, place_count
 from onnxslim.observe.stream import Stream
 from onnxslim.ops.binding import dimensions
 from onnxslim.ops.relations import Indices
@@ -61,8 +59,6 @@ ROUNDS = 2
 COLUMNS = 4608
 """Contractions with more weights per output channel are left as they are: their normal equations take over 170 MB."""
 
-SUMS = frozenset({("", "Add"), ("", "Sum")})
-"""The ops that add the branches of a residual block."""
 
 Rows = npt.NDArray[np.float32]
 
@@ -111,7 +107,7 @@ def fits(contraction: Contraction) -> bool:
         or contraction.data.producer() is None
     ):
         return False
-    if bias_place(contraction) is not None and own_bias(contraction) is None:
+    if contraction.bias is not None and not contraction.bias.free:
         return False
     return contraction.columns <= COLUMNS and bool(contraction.weight.dtype == ir.DataType.FLOAT)
 
@@ -184,8 +180,9 @@ def _fit(
     contraction, axis = fit.contraction, fit.output_axis
     weights = contraction.blocks()
     groups, width, outputs = weights.shape
-    intercept = bias_place(contraction) is not None
-    present = Solution(weights, _bias(contraction).reshape(groups, outputs))
+    bias = contraction.bias
+    vector = np.zeros(contraction.outputs) if bias is None or bias.vector is None else bias.vector
+    present = Solution(weights, vector.reshape(groups, outputs))
     most = max(PRODUCTS / (groups * width * width), ROWS_PER_COLUMN * width)
     most = int(min(most, HELD / (4 * groups * (width + 2 * outputs))))
     inputs: list[Rows] = []
@@ -194,7 +191,7 @@ def _fit(
     for at, each in enumerate(data):
         kept = np.take(wanted[at], fit.kept, axis=axis)
         available = place_count(contraction, each)
-        if not _correspond(contraction, each, available, kept) or (less is not None and less[at].shape != kept.shape):
+        if not correspond(contraction, each, kept) or (less is not None and less[at].shape != kept.shape):
             continue  # which places there are depends on what a layer before gives: these are others
         share = max(1, most // count if contraction.kernel else most * len(each) // max(count, 1))
         places = np.arange(available)
@@ -209,7 +206,7 @@ def _fit(
     size = max((float(np.abs(each).max(initial=0)) for each in sums), default=0.0)
     if all(float(np.abs(each).max(initial=0)) <= ROUNDING * size for each in missing):
         return
-    regression = RidgeRegression(inputs, intercept=intercept)
+    regression = RidgeRegression(inputs, intercept=bias is not None)
     chosen = regression.strength(missing)
     if not np.isfinite(chosen):
         return
@@ -221,31 +218,21 @@ def _fit(
         ]
         change = regression.solve(missing, chosen)
     if np.isfinite(change.weights).all() and np.isfinite(change.bias).all():
-        matrix = contraction.from_blocks(present.weights + change.weights)
-        contraction.write(editor, matrix, (present.bias + change.bias).ravel())
-
-
-def _correspond(contraction: Contraction, data: Rows, places: int, result: Rows) -> bool:
-    """Whether `result` holds what was given in the places that a contraction makes of `data`."""
-    if contraction.kernel:
-        return len(data) == len(result) and places == math.prod(result.shape[2:])
-    return places * contraction.outputs == result.size
+        overwrite(contraction.weight, contraction.from_blocks(present.weights + change.weights))
+        if bias is not None:
+            bias.write(editor, (present.bias + change.bias).ravel())
 
 
 def _target(fit: Fit, earlier: dict[ir.Node, int], made: dict[str, int]) -> _Target:
-    output = fit.contraction.node.outputs[0]
-    place = bias_place(fit.contraction)
-    if place is not None and place[0] is not fit.contraction.node:
-        output = place[0].outputs[0]
-    reader = _only_reader(output)
-    if reader is not None and (reader.domain, reader.op_type) in SUMS and len(reader.inputs) == 2:
-        other = next((value for value in reader.inputs if value is not output), None)
-        total = reader.outputs[0]
-        if other is None or constant(other) is not None or other.producer() not in {None, *earlier}:
-            return _Target(output.name or "", None, False)
-        full = len(dimensions(other) or ()) in (0, len(dimensions(output) or ()))
-        if full and total.name in made and _alike(total, output):
-            return _Target(total.name or "", other.name, _rectified(total))
+    output, residual = fit.contraction.biased_output, fit.contraction.residual
+    if residual is None:
+        return _Target(output.name or "", None, _rectified(output))
+    total, other = residual
+    if other.producer() not in {None, *earlier}:
+        return _Target(output.name or "", None, False)
+    full = len(dimensions(other) or ()) in (0, len(dimensions(output) or ()))
+    if full and total.name in made and _alike(total, output):
+        return _Target(total.name or "", other.name, _rectified(total))
     return _Target(output.name or "", None, _rectified(output))
 
 
@@ -253,19 +240,6 @@ def _alike(one: ir.Value | None, other: ir.Value) -> bool:
     return one is not None and dimensions(one) is not None and dimensions(one) == dimensions(other)
 
 
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
-
-
 def _rectified(value: ir.Value) -> bool:
-    reader = _only_reader(value)
-    return reader is not None and has(reader, Trait.RECTIFIES)
-
-
-def _bias(contraction: Contraction) -> npt.NDArray[np.float64]:
-    place = bias_place(contraction)
-    held = None
-    if place is not None and place[1] < len(place[0].inputs):
-        held = constant(place[0].inputs[place[1]])
-    return np.zeros(contraction.outputs) if held is None else held.astype(np.float64).ravel()
+    use = only_use(value)
+    return use is not None and has(use[0], Trait.RECTIFIES)

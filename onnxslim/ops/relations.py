@@ -70,6 +70,11 @@ class FreezeCode(enum.Enum):
     SINGLE = "an axis of size 1"
     CUT_ACROSS = "a Concat, Split or reshape cuts across the factors of this axis"
 
+    @property
+    def word(self) -> str:
+        """The code as reports have it, which stays the same from version to version."""
+        return self.name.lower().replace("_", "-")
+
 
 INHERENT = frozenset(
     {

@@ -224,7 +224,7 @@ def reason_record(reason: Reason) -> ReasonRecord:
     while cause is not None:
         values += cause.values
         cause = cause.cause
-    return ReasonRecord(reason.code.value, str(reason), tuple(dict.fromkeys(values)))
+    return ReasonRecord(reason.code.word, str(reason), tuple(dict.fromkeys(values)))
 
 
 @dataclasses.dataclass(frozen=True)

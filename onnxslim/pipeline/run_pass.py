@@ -100,7 +100,7 @@ def attempt(step: Pass, current: MeasuredModel, judge: Judge, context: Context) 
 
 def _note(site: RewriteSite, why: Reason) -> Note:
     values = () if site.place is None else (site.place,)
-    return Note(str(site), "left out", str(why), NoteKind.LEFT_OUT, why.code.value, values=values)
+    return Note(str(site), "left out", str(why), NoteKind.LEFT_OUT, why.code.word, values=values)
 
 
 def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> Attempt:

@@ -1,4 +1,4 @@
-"""Chooses the metric that fits a model's outputs, or the one that the user named."""
+"""Chooses the metric that fits a model's outputs, or the one named by the user."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from onnxslim.runtime.session import Session
 
 @dataclasses.dataclass(frozen=True)
 class MetricRequest:
-    """Which metric the user asks for; checked before anything is run."""
+    """The metric requested by the user, checked before any run."""
 
     text: str | None = None
-    """What stands behind ``--metric``; None: the one that fits."""
+    """Value of ``--metric``; None: automatic choice."""
     given: type[Metric] | Metric | None = None
-    """The metric that this names: a class that has yet to be bound, or a function as a metric; None: none is named."""
+    """The named metric: a class that is not bound yet, or a function as a metric; None: automatic choice."""
 
     @classmethod
     def read(cls, text: str | None) -> MetricRequest:
-        """Read what stands behind ``--metric``: a name, or ``module:function``.
+        """Parse the value of ``--metric``: a name, or ``module:function``.
 
         Raises:
-            BadOptionValue: There is no such metric or function.
+            BadOptionValue: The metric or function does not exist.
         """
         if text is None:
             return cls()
@@ -38,16 +38,16 @@ class MetricRequest:
 
 
 def choose_metric(request: MetricRequest, session: Session, model: ir.Model, samples: Samples) -> Recognition:
-    """Return the metric to judge a model by, bound to its outputs, and why.
+    """Return the metric of a model, bound to its outputs, with the reason.
 
     Args:
-        request: What the user asked for.
-        session: The original, opened; it is run on a few samples.
-        model: The same, to see which ops make its outputs.
-        samples: What it is run on.
+        request: The user's request.
+        session: Session of the original, which is run on a few samples.
+        model: The original, for the ops that compute its outputs.
+        samples: The samples.
 
     Raises:
-        BadOptionValue: The metric that was named does not fit the outputs.
+        BadOptionValue: The named metric does not fit the outputs.
         RunError, DataError: The model does not run, or the samples cannot be read.
     """
     if isinstance(request.given, Metric) and (samples.labelled or not request.given.needs_labels):
@@ -58,15 +58,15 @@ def choose_metric(request: MetricRequest, session: Session, model: ir.Model, sam
     best = recognise(evidence)
     if request.given is None:
         return best
-    why = f"--metric {request.text} needs labels, and there are none; {best.reason}"
-    return dataclasses.replace(best, reason=why)
+    reason = f"--metric {request.text} needs labels, and there are none; {best.reason}"
+    return dataclasses.replace(best, reason=reason)
 
 
 def bind(metric: type[Metric], evidence: Evidence, option: str) -> Recognition:
-    """Return a metric that the user named, bound to the outputs that fit it best.
+    """Return a metric named by the user, bound to the outputs that fit it best.
 
     Raises:
-        BadOptionValue: No output has a shape that it can read, or it is the user's own, and raises.
+        BadOptionValue: No output has a suitable shape, or the user's metric raised an exception.
     """
     with guarded(metric):
         found = metric.recognise(evidence) or metric.recognise(dataclasses.replace(evidence, named=True))
@@ -81,15 +81,17 @@ def bind(metric: type[Metric], evidence: Evidence, option: str) -> Recognition:
 
 
 def recognise(evidence: Evidence) -> Recognition:
-    """Return the metric that fits the outputs of a model best, among those that understand the labels, if any does."""
+    """Return the metric that fits the outputs best, preferably one that can read the labels."""
     metrics = [find_metric(name) for name in metric_names()]
-    found = [one for metric in metrics if (one := metric.recognise(evidence)) is not None]
-    understood = [one for one in found if one.strength > 0 and _understands(one.metric, evidence)]
-    return max(understood or found, key=lambda recognition: recognition.strength)
+    found = [recognition for metric in metrics if (recognition := metric.recognise(evidence)) is not None]
+    readable = [
+        candidate for candidate in found if candidate.strength > 0 and _reads_labels(candidate.metric, evidence)
+    ]
+    return max(readable or found, key=lambda candidate: candidate.strength)
 
 
-def _understands(metric: Metric, evidence: Evidence) -> bool:
-    """Whether a metric can judge the outputs by the labels that there are."""
+def _reads_labels(metric: Metric, evidence: Evidence) -> bool:
+    """Return whether a metric can read the labels, if there are any."""
     if evidence.labels is None or not metric.reads_labels:
         return True
     outputs = {output.name: output.values[0] for output in evidence.outputs}

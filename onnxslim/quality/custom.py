@@ -1,4 +1,4 @@
-"""Metrics of the user's own, ``module:function``: a function that scores outputs against labels, or a whole metric."""
+"""Metrics of the user, ``module:function``: a function that scores outputs against labels, or a metric class."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
 
 Score = Callable[[dict[str, Any], npt.NDArray[Any]], npt.NDArray[Any]]
-"""Maps the outputs of one run (arrays by name) and its labels to one score for each sample, shape [N]."""
+"""Maps the outputs of one run (arrays by name) and its labels to one score per sample, shape [N]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Custom(Metric):
-    """A function of the user's: the higher its score, the better. The loss is the fall of the mean score."""
+    """A scoring function of the user; higher is better. The loss is the fall of the mean score."""
 
     score: Score
     text: str
-    """How it was named: ``module:function``."""
+    """Its name, ``module:function``."""
 
     name: ClassVar[str] = "custom"
     needs_labels: ClassVar[bool] = True
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
-        """Return nothing: it is never chosen by itself."""
+        """Return None, since it is never chosen automatically."""
         return None
 
     def rows(self, reference: Outputs, candidate: Outputs, labels: Array | None, count: int) -> Rows:
-        """Return the scores of both models, shape [count, 2]; what is no number counts as 0.
+        """Return the scores of both models, shape [count, 2]; NaN and infinity count as 0.
 
         Raises:
-            BadOptionValue: The function raises, or does not give one number for each sample.
+            BadOptionValue: The function raises an exception, or does not return one number per sample.
         """
         assert labels is not None, "it is only chosen for samples with labels"
         scores = [self._scores(outputs, labels, count) for outputs in (reference, candidate)]
         return np.stack(scores, axis=1)
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
-        """Not used: a function scores whole runs."""
+        """Raise an error, since the function scores whole runs."""
         raise AssertionError
 
     def _scores(self, outputs: Outputs, labels: Array, count: int) -> npt.NDArray[np.float64]:
-        with _errors_told():
-            given = np.asarray(self.score(dict(outputs), labels), np.float64).reshape(-1)
-        if len(given) not in (count, len(labels)):
+        with _user_errors():
+            scores = np.asarray(self.score(dict(outputs), labels), np.float64).reshape(-1)
+        if len(scores) not in (count, len(labels)):
             raise BadOptionValue(
-                f"the metric gave {len(given)} scores for {count} samples",
+                f"the metric gave {len(scores)} scores for {count} samples",
                 where="--metric",
                 hint="return one score for each sample",
             )
-        return np.nan_to_num(given, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0)
 
     def figures(self, rows: Rows) -> dict[str, Figure]:
         """Return the mean score."""
         return {"score": Figure(float(rows[:, 0].mean()), float(rows[:, 1].mean()))}
 
     def is_share(self, figure: str, rows: Rows) -> bool:
-        """Scores of right and wrong are."""
+        """Return whether all scores are 0 or 1."""
         return bool(np.isin(rows, (0.0, 1.0)).all())
 
     def lost(self, labelled: bool) -> str:
@@ -75,10 +75,10 @@ class Custom(Metric):
 
 
 def load_metric(text: str) -> Metric | type[Metric]:
-    """Return the metric that ``module:function`` names: a function of outputs and labels, or a subclass of Metric.
+    """Return the metric named by ``module:function``: a function of outputs and labels, or a subclass of Metric.
 
     Raises:
-        BadOptionValue: There is no such function.
+        BadOptionValue: The function does not exist.
     """
     found: Any = import_function(text, "--metric")
     if inspect.isclass(found) and issubclass(found, Metric):
@@ -88,22 +88,22 @@ def load_metric(text: str) -> Metric | type[Metric]:
 
 @contextlib.contextmanager
 def guarded(metric: Metric | type[Metric]) -> Iterator[None]:
-    """Run what a metric does; one of the user's own may print, exit and raise, and is told so.
+    """Run code of a metric in the body; output, exits and exceptions of a user's metric are caught.
 
     Raises:
-        BadOptionValue: A metric of the user's raised something that is no error of ours, or called ``sys.exit``.
+        BadOptionValue: A user's metric raised an exception that is not one of onnxslim, or called ``sys.exit``.
     """
     kind = metric if isinstance(metric, type) else type(metric)
     if kind.__module__.startswith("onnxslim."):
         yield
         return
-    with foreign_code(f"--metric {kind.__module__}:{kind.__qualname__}"), _errors_told():
+    with foreign_code(f"--metric {kind.__module__}:{kind.__qualname__}"), _user_errors():
         yield
 
 
 @contextlib.contextmanager
-def _errors_told() -> Iterator[None]:
-    """Turn an exception of the user's metric into an error of ours."""
+def _user_errors() -> Iterator[None]:
+    """Turn an exception of the user's metric into a BadOptionValue."""
     try:
         yield
     except OnnxslimError:

@@ -1,5 +1,4 @@
-"""A layer by itself: a few nodes at given sizes, as a model that can be timed. Which numbers its weights hold is of no
-account."""
+"""A layer of a few nodes with given sizes, as a model of its own that can be timed with arbitrary weights."""
 
 from __future__ import annotations
 
@@ -20,30 +19,30 @@ from onnxslim.ops.parameters import Attribute, op_of
 from onnxslim.ops.signatures import OpName
 
 DTYPES = {ir.DataType.FLOAT16: "float16", ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
-"""Element types of layers that are timed, and what numpy calls them."""
+"""Element types of timed layers -> names in numpy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """An operand of a layer that comes from outside."""
+    """An operand of a layer from outside: a weight or an input."""
 
     shape: tuple[int, ...]
     constant: bool = False
-    """A weight, which ONNX Runtime may lay out anew when it loads the model; else the value is fed."""
+    """Whether it is a weight, whose layout ONNX Runtime may change when it loads the model; otherwise it is fed."""
     dtype: str = "float32"
-    """As numpy calls it."""
+    """Name of the type in numpy."""
 
     def array(self) -> npt.NDArray[Any]:
-        """Return numbers of this shape: around 1 and of both signs, so that none is denormal and slow."""
+        """Return values of this shape of magnitude 1 and both signs, none of which is denormal and slow."""
         return np.cos(np.arange(math.prod(self.shape))).astype(self.dtype).reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Previous:
-    """An operand of a layer that a step before it makes."""
+    """An operand of a layer computed by an earlier step."""
 
     back: int = 1
-    """How many steps before."""
+    """Number of steps back."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,67 +57,66 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class TimedLayer:
-    """A chain of nodes: what the last one makes is the output."""
+    """A chain of nodes, whose last output is the output of the layer."""
 
     steps: tuple[Step, ...]
     opsets: tuple[tuple[str, int], ...] = (("", 21),)
     """(domain, version)."""
 
     def key(self) -> str:
-        """Return text that is equal for equal layers, and in every process."""
-        steps = [[step.op, [_plain(each) for each in step.inputs], step.attributes] for step in self.steps]
+        """Return text that is equal for equal layers, in every process."""
+        steps = [[step.op, [_plain(operand) for operand in step.inputs], step.attributes] for step in self.steps]
         return json.dumps([steps, self.opsets], separators=(",", ":"))
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all tensors that come from outside."""
+        """Bytes of all operands from outside."""
         return sum(
-            math.prod(each.shape) * np.dtype(each.dtype).itemsize
+            math.prod(operand.shape) * np.dtype(operand.dtype).itemsize
             for step in self.steps
-            for each in step.inputs
-            if isinstance(each, Tensor)
+            for operand in step.inputs
+            if isinstance(operand, Tensor)
         )
 
     def model(self) -> tuple[ir.Model, dict[str, npt.NDArray[Any]]]:
-        """Return the layer as a model, and something to feed it."""
+        """Return the layer as a model, with feeds."""
         graph = ir.Graph([], [], nodes=[], opset_imports=dict(self.opsets), name="layer")
         feeds: dict[str, npt.NDArray[Any]] = {}
-        made: list[ir.Value] = []
+        outputs: list[ir.Value] = []
         for number, step in enumerate(self.steps):
             inputs: list[ir.Value | None] = []
-            for at, each in enumerate(step.inputs):
-                if isinstance(each, Tensor):
-                    name, array = f"input_{number}_{at}", each.array()
-                    if each.constant:
+            for index, operand in enumerate(step.inputs):
+                if isinstance(operand, Tensor):
+                    name, array = f"input_{number}_{index}", operand.array()
+                    if operand.constant:
                         inputs.append(new_initializer(graph, name, array))
                         continue
                     kind = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-                    graph.inputs.append(ir.Value(name=name, type=kind, shape=ir.Shape(each.shape)))
+                    graph.inputs.append(ir.Value(name=name, type=kind, shape=ir.Shape(operand.shape)))
                     feeds[name] = array
                     inputs.append(graph.inputs[-1])
                 else:
-                    inputs.append(made[-each.back] if each is not None and made else None)
+                    inputs.append(outputs[-operand.back] if operand is not None and outputs else None)
             attributes = [ir.convenience.convert_attribute(name, value) for name, value in step.attributes]
             output = ir.Value(name=f"output_{number}")
             graph.append(ir.Node(step.op[0], step.op[1], inputs, attributes, outputs=[output]))
-            made.append(output)
-        before = made[-1]
-        dtypes = [each.dtype for step in self.steps for each in step.inputs if isinstance(each, Tensor)]
-        before.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtypes[0])))
-        graph.outputs.append(before)
+            outputs.append(output)
+        last = outputs[-1]
+        dtypes = [operand.dtype for step in self.steps for operand in step.inputs if isinstance(operand, Tensor)]
+        last.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtypes[0])))
+        graph.outputs.append(last)
         return ir.Model(graph, ir_version=10), feeds
 
 
 def layer_of(fitted: BoundSignature, sizes: Mapping[FactorKey, int] | None = None) -> TimedLayer | None:
-    """Return a node as a layer by itself.
+    """Return a node as a layer of its own.
 
     Args:
-        fitted: The node, with a row of its own, in a model whose sizes are known (`onnxslim.analysis.specialize`).
-        sizes: Factors that are to be of another size than they are, as pruning leaves them.
+        fitted: The node with its signature, in a model of known sizes (`onnxslim.analysis.specialize`).
+        sizes: Factors with other sizes, as after pruning.
 
     Returns:
-        The layer; None where it cannot be had: a size is not known, or an operand is none whose numbers are free (an
-        index, a scale, a length).
+        The layer; None if a size is unknown, or an operand cannot have arbitrary values (an index, a scale, a length).
     """
     node, signature = fitted.node, fitted.signature
     known = {**fitted.sizes, **(sizes or {})}
@@ -131,28 +129,28 @@ def layer_of(fitted: BoundSignature, sizes: Mapping[FactorKey, int] | None = Non
         if operand.ignored or shape is None or dtype is None:
             return None
         lengths: list[int] = []
-        for (dimension, place), size in zip(operand.axes(len(shape)), shape, strict=True):
+        for (dimension, position), size in zip(operand.axes(len(shape)), shape, strict=True):
             if size == 1 and (operand.broadcasts or dimension.ellipsis):
                 lengths.append(1)
                 continue
-            factors = [int(each) if each.isdigit() else known.get((each, place)) for each in dimension.factors]
+            factors = [int(name) if name.isdigit() else known.get((name, position)) for name in dimension.factors]
             if None in factors:
                 return None
-            lengths.append(math.prod(each for each in factors if each is not None))
+            lengths.append(math.prod(size for size in factors if size is not None))
         inputs.append(Tensor(tuple(lengths), constant_tensor(value) is not None, dtype))
     bound = dict(signature.binds)
     attributes: list[tuple[str, Attribute]] = []
     for name, attribute in sorted(node.attributes.items()):
-        value_of = attribute.value
-        if attribute.is_ref() or not isinstance(value_of, (int, float, str, list, tuple)):
+        content = attribute.value
+        if attribute.is_ref() or not isinstance(content, (int, float, str, list, tuple)):
             return None
-        factors = [known.get((each, 0)) for each in bound.get(name, ())]
-        factor = math.prod(each for each in factors if each is not None) if factors and None not in factors else None
-        plain: Attribute = tuple(value_of) if isinstance(value_of, (list, tuple)) else value_of
-        attributes.append((name, plain if factor is None else factor))
+        factors = [known.get((factor, 0)) for factor in bound.get(name, ())]
+        scaled = math.prod(size for size in factors if size is not None) if factors and None not in factors else None
+        plain: Attribute = tuple(content) if isinstance(content, (list, tuple)) else content
+        attributes.append((name, plain if scaled is None else scaled))
     domain, op_type = op_of(node)
     opsets = node.graph.opset_imports if node.graph is not None else {}
-    used = tuple((each, version) for each, version in sorted(opsets.items()) if each in ("", domain))
+    used = tuple((name, version) for name, version in sorted(opsets.items()) if name in ("", domain))
     return TimedLayer((Step((domain, op_type), tuple(inputs), tuple(attributes)),), used)
 
 

@@ -15,21 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import only_use
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.model.constants import constant
-from onnxslim.ops.parameters import attribute, op_of
+from onnxslim.ops.binding import BoundSignature, bind
+from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import Session
 
-from .layer import WeightLayer
-
 Array = npt.NDArray[np.float64]
 
-COMPARES = ("", "MatMul")
-"""What multiplies two computed values, and sums over the last axis of the left one."""
-SCALES = frozenset({("", "Add"), ("", "Mul"), ("", "Div")})
-"""What may be done to a layer's output with constants on the way."""
-NORMALISES = ("", "Softmax")
-"""What does not see a constant that is added along its axis."""
 LONGEST = 8
 """Nodes between a layer and the product, at most."""
 
@@ -93,24 +88,25 @@ class AttentionProduct:
         return channels[pick], scales[pick]
 
 
-def find_comparisons(graph: ir.Graph, layers: Iterable[WeightLayer]) -> dict[str, AttentionProduct]:
+def find_comparisons(graph: ir.Graph, layers: Iterable[LinearLayer]) -> dict[str, AttentionProduct]:
     """Return for layers, by name, what they are compared with, where they are read by nothing else."""
-    found = {layer.name: _comparison(graph, layer) for layer in layers if len(layer.sites) == 1}
+    found = {layer.name: _comparison(graph, layer) for layer in layers if len(layer.uses) == 1}
     return {name: comparison for name, comparison in found.items() if comparison is not None}
 
 
-def _comparison(graph: ir.Graph, layer: WeightLayer) -> AttentionProduct | None:
-    (site,) = layer.sites
-    start = value = site.node.outputs[0]
-    if start.shape is None or start.dtype != ir.DataType.FLOAT:
+def _comparison(graph: ir.Graph, layer: LinearLayer) -> AttentionProduct | None:
+    start = value = layer.node.outputs[0]
+    axis = layer.first.output_axis
+    if start.shape is None or start.dtype != ir.DataType.FLOAT or axis is None:
         return None
     for _ in range(LONGEST):
-        uses = list(value.uses())
-        if len(uses) != 1 or value.is_graph_output():
+        use = only_use(value)
+        if use is None:
             return None
-        node, at = uses[0].node, uses[0].idx
-        others = [each for place, each in enumerate(node.inputs) if place != at and each is not None]
-        if op_of(node) == COMPARES:
+        node, index = use
+        others = [operand for place, operand in enumerate(node.inputs) if place != index and operand is not None]
+        bound = bind(node)
+        if bound is not None and _is_product(bound):
             other = others[0]
             if constant(other) is not None or value is start or len(other.shape or ()) != len(value.shape or ()):
                 return None
@@ -118,23 +114,31 @@ def _comparison(graph: ir.Graph, layer: WeightLayer) -> AttentionProduct | None:
             inner.inputs[0].shape = ir.Shape([None] * len(start.shape))
             inner.outputs[0].shape = None
             path = ir.Model(inner, ir_version=10)
-            return AttentionProduct(path, other.name or "", at == 0, _normalised(node.outputs[0]), site.output_axis)
-        if not (has(node, Trait.REARRANGEMENT) or op_of(node) in SCALES) or any(
-            constant(each) is None for each in others
-        ):
+            return AttentionProduct(path, other.name or "", index == 0, _normalised(node.outputs[0]), axis)
+        scales = has(node, Trait.AFFINE) and (index == 0 or has(node, Trait.COMMUTATIVE))
+        if not (has(node, Trait.REARRANGEMENT) or scales) or any(constant(operand) is None for operand in others):
             return None
         value = node.outputs[0]
     return None
 
 
+def _is_product(bound: BoundSignature) -> bool:
+    """Whether a node multiplies two values, summed over the last axis of the left and the last but one of the right."""
+    operands = bound.signature.inputs
+    if not bound.signature.macs or len(operands) != 2 or any(len(operand.dimensions) < 2 for operand in operands):
+        return False
+    left, right = operands[0].dimensions[-1], operands[1].dimensions[-2]
+    return not left.ellipsis and left.factors == right.factors
+
+
 def _normalised(value: ir.Value) -> bool:
     """Whether a softmax along the last axis reads a value, behind functions of single elements."""
     for _ in range(LONGEST):
-        uses = list(value.uses())
-        if len(uses) != 1:
+        use = only_use(value)
+        if use is None:
             return False
-        node = uses[0].node
-        if op_of(node) == NORMALISES:
+        node, _ = use
+        if has(node, Trait.IGNORES_SHIFTS):
             return attribute(node, "axis") in (-1, len(value.shape or ()) - 1)
         if not has(node, Trait.ELEMENTWISE):
             return False

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.linear_layer import LinearLayer
+
 from .factors import PAIRS, Factorization, Problem, pair_outputs, split
-from .layer import WeightLayer
 
 Array = npt.NDArray[np.float64]
 
@@ -50,7 +51,7 @@ class Positions:
     """Places after columns have been summed and before rows are."""
 
 
-def forms(layer: WeightLayer) -> tuple[Factorization, ...]:
+def forms(layer: LinearLayer) -> tuple[Factorization, ...]:
     """Return what a layer may be split into."""
     if math.prod(layer.kernel) == 1:
         # The pivoted form makes outputs of outputs: half precision is too coarse for that.
@@ -62,19 +63,19 @@ def forms(layer: WeightLayer) -> tuple[Factorization, ...]:
     return (Factorization.TUCKER, *((Factorization.SPATIAL,) if wide else ()), Factorization.SEPARABLE)
 
 
-def parameters(layer: WeightLayer, form: Factorization, ranks: tuple[int, ...]) -> int:
+def parameters(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...]) -> int:
     """Return how many elements the factors have."""
     return sum(count for count, _ in _terms(layer, form, ranks, Positions(1, 1, 1)))
 
 
-def macs(layer: WeightLayer, form: Factorization, ranks: tuple[int, ...], extent: Positions) -> float:
+def macs(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...], extent: Positions) -> float:
     """Return the multiply-accumulates of the factors as a share of those of the layer."""
     after = sum(count * places for count, places in _terms(layer, form, ranks, extent))
     return after / max(layer.parameters * extent.outputs, 1)
 
 
 def _terms(
-    layer: WeightLayer, form: Factorization, ranks: tuple[int, ...], extent: Positions
+    layer: LinearLayer, form: Factorization, ranks: tuple[int, ...], extent: Positions
 ) -> Iterator[tuple[int, int]]:
     """Yield for each factor (elements, places that it works in)."""
     inputs, outputs, taps = layer.inputs, layer.outputs, math.prod(layer.kernel)
@@ -97,7 +98,7 @@ def _terms(
 
 
 def candidates(
-    layer: WeightLayer,
+    layer: LinearLayer,
     problem: Problem,
     allowed: Sequence[Factorization],
     align: int,
@@ -166,7 +167,7 @@ def nearest(own: Sequence[SplitCandidate], parameters: int) -> SplitCandidate:
 
 
 def shapes(
-    layer: WeightLayer, form: Factorization, align: int, extent: Positions, *, more_macs: bool
+    layer: LinearLayer, form: Factorization, align: int, extent: Positions, *, more_macs: bool
 ) -> list[SplitCandidate]:
     """Return the splits of one form as `candidates` does, before anything is known of their errors: these are 0."""
     return [
@@ -177,7 +178,7 @@ def shapes(
     ]
 
 
-def full_ranks(layer: WeightLayer, form: Factorization) -> tuple[tuple[str, int], ...]:
+def full_ranks(layer: LinearLayer, form: Factorization) -> tuple[tuple[str, int], ...]:
     """Return what each rank of a form is called, and how large it is when nothing is lost."""
     return {
         Factorization.MATRIX: (("rank", min(layer.inputs, layer.outputs)),),
@@ -190,7 +191,7 @@ def full_ranks(layer: WeightLayer, form: Factorization) -> tuple[tuple[str, int]
     }[form]
 
 
-def _share(layer: WeightLayer, form: Factorization, ranks: tuple[int, ...]) -> float:
+def _share(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...]) -> float:
     full = full_ranks(layer, form)
     return sum(rank / whole for rank, (_, whole) in zip(ranks, full, strict=True)) / len(full)
 
@@ -221,7 +222,7 @@ def tail(energies: Array) -> Array:
     return shares
 
 
-def _ranks(layer: WeightLayer, form: Factorization, align: int) -> Iterator[tuple[int, ...]]:
+def _ranks(layer: LinearLayer, form: Factorization, align: int) -> Iterator[tuple[int, ...]]:
     if form in PAIRS:
         full = min(layer.inputs, layer.outputs)
         yield from ((rank,) for rank in multiples(full, align, STEPS * 4))

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.linear_layer import label
 from onnxslim.data import Batch, Samples
 from onnxslim.fit.refit import SAMPLES
 from onnxslim.model.constants import constant
@@ -28,7 +29,7 @@ from onnxslim.runtime.session import Session
 from .allocation import SplitSettings, choose, describe, why_whole
 from .candidates import STEPS, SplitCandidate, multiples, tail
 from .factors import Factorization, Split
-from .layer import SMALLEST, label, too_small
+from .layer import SMALLEST, too_small
 
 Array = npt.NDArray[np.float64]
 

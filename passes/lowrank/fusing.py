@@ -7,19 +7,20 @@ it comes first and has a bias, the other must not pad either, for it would pad w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Bias
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, take_over
-from onnxslim.ops.parameters import attribute, op_of
+from onnxslim.ops.parameters import attribute
 from onnxslim.pipeline.interface import Note
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 
-from .layer import WeightLayer, find_layers
+from .layer import find_layers
 
 Array = npt.NDArray[np.float64]
 
@@ -54,11 +55,11 @@ def fuse(model: ir.Model, selection: Selection = EVERYTHING) -> list[Note]:
     return notes
 
 
-def _pair(model: ir.Model, selection: Selection) -> tuple[WeightLayer, WeightLayer, Product] | None:
-    layers = [layer for layer in find_layers(model, selection, smallest=1)[0] if len(layer.sites) == 1]
+def _pair(model: ir.Model, selection: Selection) -> tuple[LinearLayer, LinearLayer, Product] | None:
+    layers = [layer for layer in find_layers(model, selection, smallest=1)[0] if len(layer.uses) == 1]
     makers = {layer.node: layer for layer in layers}
     for second in layers:
-        data = second.sites[0].data
+        data = second.first.data
         maker = data.producer()
         first = makers.get(maker) if maker is not None else None
         if (
@@ -68,42 +69,35 @@ def _pair(model: ir.Model, selection: Selection) -> tuple[WeightLayer, WeightLay
             or first.weight.dtype != second.weight.dtype
         ):
             continue
-        multiply = _MULTIPLY.get((op_of(first.node), op_of(second.node)))
-        product = multiply(first, second) if multiply is not None else None
+        if bool(first.kernel) != bool(second.kernel):
+            continue
+        product = _of_convolutions(first, second) if second.kernel else _of_matrices(first, second)
         if product is not None and product.stored.size <= first.parameters + second.parameters:
             return first, second, product
     return None
 
 
-def _of_matrices(first: WeightLayer, second: WeightLayer) -> Product | None:
-    if not first.weight_index or not second.weight_index or attribute(second.node, "transA"):
+def _of_matrices(first: LinearLayer, second: LinearLayer) -> Product | None:
+    if not first.first.weight_index or not second.first.weight_index or attribute(second.node, "transA"):
         return None
-    matrix = first.matrix() @ second.matrix()
     # A Gemm works on matrices alone, and so does whatever stands beside one; it has a place for a bias.
-    hosts = [layer for layer in (first, second) if layer.sites[0].bias is not None and layer.sites[0].bias.own]
-    if any(len(layer.node.inputs) > 2 and layer not in hosts for layer in (first, second)):
-        return None  # its bias is computed, or shared
+    hosts = [layer for layer in (first, second) if _own_bias(layer) is not None]
     host = hosts[0] if hosts else second
     if attribute(first.node, "transA") and host is not first:
         return None
-    bias = _bias(second) if not hosts or second in hosts else np.zeros(second.outputs)
-    if host is second and attribute(first.node, "transA"):
-        return None
-    total = _bias(first) @ second.matrix() + bias if hosts else None
-    return Product(matrix.T if host.transposed else matrix, total, host.node)
+    matrix = first.matrix() @ second.matrix()
+    total = _bias(first) @ second.matrix() + _bias(second) if hosts else None
+    return Product(matrix.T if host.first.outputs_first else matrix, total, host.node)
 
 
-def _of_convolutions(first: WeightLayer, second: WeightLayer) -> Product | None:
-    own = [layer.sites[0].bias is not None for layer in (first, second)]
-    if not all(own):
-        return None
+def _of_convolutions(first: LinearLayer, second: LinearLayer) -> Product | None:
     one, two = first.matrix(), second.matrix()
     before, after = _bias(first), _bias(second)
     if _narrow(second):
         matrix = one @ two
         stored = matrix.T.reshape(second.outputs, first.inputs, *first.kernel)
         return Product(stored, before @ two + after, first.node)
-    if not _narrow(first) or (before.any() and any(second.pads)):
+    if not _narrow(first) or (before.any() and _pads(second)):
         return None
     windows = two.reshape(second.inputs, -1, second.outputs)
     matrix = np.einsum("ir,rto->ito", one, windows).reshape(-1, second.outputs)
@@ -111,24 +105,27 @@ def _of_convolutions(first: WeightLayer, second: WeightLayer) -> Product | None:
     return Product(stored, np.einsum("r,rto->o", before, windows) + after, second.node)
 
 
-_OPS = [("", "MatMul"), ("", "Gemm")]
-_MULTIPLY: dict[tuple[tuple[str, str], tuple[str, str]], Callable[[WeightLayer, WeightLayer], Product | None]] = {
-    **{(one, other): _of_matrices for one in _OPS for other in _OPS},
-    (("", "Conv"), ("", "Conv")): _of_convolutions,
-}
-
-
-def _narrow(layer: WeightLayer) -> bool:
+def _narrow(layer: LinearLayer) -> bool:
     """Whether a convolution works on channels alone."""
-    return max(layer.kernel) == 1 and max(layer.strides) == 1 and not any(layer.pads)
+    window = layer.first.window
+    return window is not None and max(*window.kernel, *window.strides) == 1 and not _pads(layer)
 
 
-def _bias(layer: WeightLayer) -> Array:
-    place = layer.sites[0].bias
-    return place.held(layer.outputs) if place is not None and place.own else np.zeros(layer.outputs)
+def _pads(layer: LinearLayer) -> bool:
+    return layer.first.window is None or any(map(any, layer.first.window.fixed_pads or ()))
 
 
-def _write(editor: Editor, first: WeightLayer, second: WeightLayer, product: Product) -> None:
+def _own_bias(layer: LinearLayer) -> Bias | None:
+    """Return the bias that is an input of the node itself, whether it has one or not."""
+    return layer.first.bias if layer.first.bias_index is not None else None
+
+
+def _bias(layer: LinearLayer) -> Array:
+    bias = _own_bias(layer)
+    return np.zeros(layer.outputs) if bias is None or bias.vector is None else bias.vector
+
+
+def _write(editor: Editor, first: LinearLayer, second: LinearLayer, product: Product) -> None:
     held = constant(second.weight)
     assert held is not None
     weight = editor.initializer(f"{first.weight.name}_multiplied", product.stored.astype(held.dtype))

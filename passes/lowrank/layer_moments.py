@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.data import Samples
 from onnxslim.observe.products import sum_of_products, sum_of_rows
+from onnxslim.observe.rows import correspond, input_rows, output_rows, place_count
 from onnxslim.observe.stream import Stream
 from onnxslim.runtime.session import Session
 
 from .attention_metric import AttentionProduct
 from .factors import LayerMoments
-from .layer import WeightLayer, WeightUse
 from .output_metric import OutputReader
 
 Array = npt.NDArray[np.float64]
@@ -55,7 +57,7 @@ class CollectedMoments:
     energy: float = 0.0
     rows: int = 0
     sums: list[tuple[Array, Array, int]] = dataclasses.field(default_factory=list)
-    """For each site (sum of x, sum of y, rows)."""
+    """For each use (sum of x, sum of y, rows)."""
     metric: Array | None = None
     """What each direction of the outputs matters to what reads them, summed: see `readers`."""
     aside: CollectedMoments | None = None
@@ -78,13 +80,13 @@ class CollectedMoments:
             None if self.metric is None or other.metric is None else self.metric + other.metric,
         )
 
-    def moments(self, layer: WeightLayer) -> LayerMoments:
+    def moments(self, layer: LinearLayer) -> LayerMoments:
         """Return the moments, about the mean at sites that have a bias to make up for the mean."""
         gram, cross, energy = self.gram.copy(), self.cross.copy(), self.energy
         if not np.isfinite(energy + np.trace(gram)):
             return LayerMoments(gram, cross, np.inf)
-        for site, (inputs, outputs, rows) in zip(layer.sites, self.sums, strict=True):
-            if site.bias is not None and rows:
+        for use, (inputs, outputs, rows) in zip(layer.uses, self.sums, strict=True):
+            if use.bias is not None and rows:
                 gram -= np.outer(inputs, inputs) / rows
                 cross -= np.outer(inputs, outputs) / rows
                 energy -= float(outputs @ outputs) / rows
@@ -92,7 +94,7 @@ class CollectedMoments:
         return LayerMoments(gram / count, cross / count, energy / count)
 
     def means(self) -> list[tuple[Array, Array]]:
-        """Return for each site the means of what it gets and of what it gave."""
+        """Return for each use the means of what it gets and of what it gave."""
         return [(inputs / max(rows, 1), outputs / max(rows, 1)) for inputs, outputs, rows in self.sums]
 
 
@@ -127,18 +129,18 @@ class MomentCollector:
         self._count, self._generator, self._open = count, generator, open_session
         self._behind = behind
 
-    def order(self, layers: Iterable[WeightLayer]) -> list[WeightLayer]:
+    def order(self, layers: Iterable[LinearLayer]) -> list[LinearLayer]:
         """Return layers in the order in which they are to be looked at."""
         return sorted(layers, key=lambda layer: max(self._place[name] for name in _results(layer)))
 
-    def each(self, layers: Sequence[WeightLayer]) -> Iterator[tuple[WeightLayer, CollectedMoments]]:
+    def each(self, layers: Sequence[LinearLayer]) -> Iterator[tuple[LinearLayer, CollectedMoments]]:
         """Yield layers, which are in `order`, with what each gets now and what it gave before.
 
         Raises:
             RunError: A model does not run on the samples.
         """
         for at, layer in enumerate(layers):
-            data = {site.data.name or "" for each in layers[at:] for site in each.sites}
+            data = {use.data.name or "" for each in layers[at:] for use in each.uses}
             results = {name for each in layers[at:] for name in self._wanted(each)}
             place = max(self._place[name] for name in _results(layer))
             end = 1 + max(self._made.get(name, -1) for name in self._wanted(layer))
@@ -149,25 +151,25 @@ class MomentCollector:
                 self._before.advance(end, results)
             yield layer, self._seen(layer)
 
-    def _wanted(self, layer: WeightLayer) -> list[str]:
+    def _wanted(self, layer: LinearLayer) -> list[str]:
         comparison = self._behind.comparisons.get(layer.name)
         return [*_results(layer), *([] if comparison is None else [comparison.other])]
 
-    def _seen(self, layer: WeightLayer) -> CollectedMoments:
+    def _seen(self, layer: LinearLayer) -> CollectedMoments:
         reader, comparison = self._behind.readers.get(layer.name), self._behind.comparisons.get(layer.name)
         weighed = reader is not None or comparison is not None
         seen = _empty(layer, weighed=weighed)
         if self._before is not None:
             seen.aside = _empty(layer, weighed=weighed)
-        for at, (site, name) in enumerate(zip(layer.sites, _results(layer), strict=True)):
-            pairs = zip(self._now[site.data.name or ""], self._wanted_sums(layer, name), strict=True)
+        for at, (use, name) in enumerate(zip(layer.uses, _results(layer), strict=True)):
+            pairs = zip(self._now[use.data.name or ""], self._wanted_sums(layer, name), strict=True)
             for number, (data, result) in enumerate(pairs):
                 samples = max(self._now.counts[number], 1)
                 places = max(int(data.size) // layer.inputs // samples, 1)
                 each = min(places, math.ceil(enough_rows(layer) / max(self._count, 1)))
-                if not _correspond(layer, data, result):
+                if not correspond(use, data, result):
                     continue  # which places there are depends on what a layer before gives: these are others
-                inputs, outputs = rows(layer, site, data, result, each * samples, self._generator)
+                inputs, outputs = rows(use, data, result, each * samples, self._generator)
                 held = seen.aside if seen.aside is not None and number % ASIDE == ASIDE - 1 else seen
                 _add(held, at, inputs, outputs)
                 if held.metric is not None:
@@ -179,7 +181,7 @@ class MomentCollector:
                             held.metric += comparison.moment(result, other, self._open)
         return seen
 
-    def _wanted_sums(self, layer: WeightLayer, name: str) -> Iterator[npt.NDArray[Any]]:
+    def _wanted_sums(self, layer: LinearLayer, name: str) -> Iterator[npt.NDArray[Any]]:
         """Yield what a layer gave before, batch by batch, and what its sum with another value lacks by now."""
         term = self._behind.terms.get(layer.name)
         if term is None or self._before is None:
@@ -191,40 +193,20 @@ class MomentCollector:
                 yield result + (before - now) if before.shape == now.shape == result.shape else result
 
 
-def _results(layer: WeightLayer) -> list[str]:
-    return [site.node.outputs[0].name or "" for site in layer.sites]
+def _results(layer: LinearLayer) -> list[str]:
+    return [use.node.outputs[0].name or "" for use in layer.uses]
 
 
-def _correspond(layer: WeightLayer, data: npt.NDArray[Any], result: npt.NDArray[Any]) -> bool:
-    """Whether what a layer gets now has the places that what it gave before has."""
-    if not data.size or not layer.kernel:
-        return 0 < data.size // layer.inputs == result.size // layer.outputs
-    rank = len(layer.kernel)
-    lengths = [
-        (length + before + behind - (size - 1) * dilation - 1) // stride + 1
-        for length, before, behind, size, dilation, stride in zip(
-            data.shape[2:],
-            layer.pads[:rank],
-            layer.pads[rank:],
-            layer.kernel,
-            layer.dilations,
-            layer.strides,
-            strict=True,
-        )
-    ]
-    return (len(data), *lengths) == (len(result), *result.shape[2:])
-
-
-def enough_rows(layer: WeightLayer) -> int:
+def enough_rows(layer: LinearLayer) -> int:
     """Return how many rows say enough about a layer."""
     columns = layer.columns
     affordable = int(PRODUCTS / columns**2)
     return max(FEWEST_ROWS_PER_COLUMN * columns, min(ROWS_PER_COLUMN * columns, affordable))
 
 
-def _empty(layer: WeightLayer, *, weighed: bool) -> CollectedMoments:
+def _empty(layer: LinearLayer, *, weighed: bool) -> CollectedMoments:
     columns, outputs = layer.columns, layer.outputs
-    sums = [(np.zeros(columns), np.zeros(outputs), 0) for _ in layer.sites]
+    sums = [(np.zeros(columns), np.zeros(outputs), 0) for _ in layer.uses]
     metric = np.zeros((outputs, outputs)) if weighed else None
     return CollectedMoments(np.zeros((columns, columns)), np.zeros((columns, outputs)), sums=sums, metric=metric)
 
@@ -239,37 +221,19 @@ def _add(seen: CollectedMoments, at: int, inputs: Rows, outputs: Rows) -> None:
         seen.sums[at] = one + sum_of_rows(inputs), two + sum_of_rows(outputs), rows + len(inputs)
 
 
-def rows(
-    layer: WeightLayer, site: WeightUse, data: Any, result: Any, most: int, generator: np.random.Generator
-) -> tuple[Rows, Rows]:
-    """Return what a site gets and gives as rows, shapes [rows, columns] and [rows, outputs].
+def rows(use: Contraction, data: Any, result: Any, most: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
+    """Return what a use of a layer gets and gives as rows, shapes [rows, columns] and [rows, outputs].
 
-    A convolution is looked at in at most `most` windows (im2col), in the same places of all samples.
+    A convolution is looked at in at most `most` windows (im2col), in the same places of all samples. The columns are
+    (channel, *kernel), as those of `Contraction.matrix`.
     """
-    if layer.kernel:
-        return _windows(layer, data, result, most, generator)
-    inputs = np.moveaxis(data, site.data_axis, -1).reshape(-1, layer.inputs)
-    outputs = np.moveaxis(result, site.output_axis, -1).reshape(-1, layer.outputs)
-    if len(inputs) > most:
-        chosen = np.sort(generator.choice(len(inputs), most, replace=False))
-        inputs, outputs = inputs[chosen], outputs[chosen]
+    count = place_count(use, data)
+    limit = min(count, most if use.window is None else -(-most // len(data)))
+    places = np.arange(count)
+    if use.window is not None or limit < count:
+        places = np.sort(generator.choice(count, limit, replace=False))
+    (inputs,) = input_rows(use, data, places, check=False)
+    (outputs,) = output_rows(use, result, use.output_axis or 0, places)
+    if use.kernel:
+        inputs = inputs.reshape(len(inputs), -1, use.channels).swapaxes(1, 2).reshape(len(inputs), -1)
     return inputs.astype(np.float32), outputs.astype(np.float32)
-
-
-def _windows(
-    layer: WeightLayer, data: Any, result: Any, most: int, generator: np.random.Generator
-) -> tuple[Rows, Rows]:
-    rank, spatial = len(layer.kernel), result.shape[2:]
-    padded = np.pad(data, [(0, 0), (0, 0), *zip(layer.pads[:rank], layer.pads[rank:], strict=True)])
-    count = math.prod(spatial)
-    places = np.sort(generator.choice(count, min(-(-most // len(data)), count), replace=False))
-    index: list[Any] = [slice(None), slice(None)]
-    for at, place in enumerate(np.unravel_index(places, spatial)):
-        taps = place[:, None] * layer.strides[at] + np.arange(layer.kernel[at]) * layer.dilations[at]
-        index.append(taps.reshape(len(places), *[-1 if other == at else 1 for other in range(rank)]))
-    windows = np.moveaxis(padded[tuple(index)], 2, 1)  # [samples, places, channels, *kernel]
-    outputs = np.moveaxis(result.reshape(*result.shape[:2], count)[:, :, places], 2, 1)
-    return (
-        windows.reshape(-1, layer.columns).astype(np.float32),
-        outputs.reshape(-1, layer.outputs).astype(np.float32),
-    )

@@ -19,12 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.analysis.linear_layer import Contraction, contractions
+from onnxslim.analysis.contraction import Contraction, contractions
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.model.constants import constant
 from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import Session
-
-from .layer import WeightLayer
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
@@ -80,7 +79,7 @@ class OutputReader:
         return [each if along < self.axis else each.T for each in flat]
 
 
-def find_readers(graph: ir.Graph, layers: Iterable[WeightLayer]) -> dict[str, OutputReader]:
+def find_readers(graph: ir.Graph, layers: Iterable[LinearLayer]) -> dict[str, OutputReader]:
     """Return for layers, by name, what reads them, where that is nothing but functions and products."""
     products: dict[tuple[ir.Node, ir.Value], Contraction] = {}
     for contraction in contractions(graph):
@@ -90,18 +89,17 @@ def find_readers(graph: ir.Graph, layers: Iterable[WeightLayer]) -> dict[str, Ou
     return {name: reader for name, reader in found.items() if reader is not None}
 
 
-def _asked(layer: WeightLayer) -> bool:
-    return len(layer.sites) == 1 and math.prod(layer.kernel) == 1
+def _asked(layer: LinearLayer) -> bool:
+    return len(layer.uses) == 1 and math.prod(layer.kernel) == 1
 
 
 def _reader(
-    graph: ir.Graph, layer: WeightLayer, products: dict[tuple[ir.Node, ir.Value], Contraction]
+    graph: ir.Graph, layer: LinearLayer, products: dict[tuple[ir.Node, ir.Value], Contraction]
 ) -> OutputReader | None:
-    (site,) = layer.sites
-    start = site.node.outputs[0]
-    if start.shape is None or len(start.shape) < 2 or start.dtype != ir.DataType.FLOAT:
+    start, axis = layer.node.outputs[0], layer.first.output_axis
+    if start.shape is None or len(start.shape) < 2 or start.dtype != ir.DataType.FLOAT or axis is None:
         return None
-    rank, axis = len(start.shape), site.output_axis
+    rank = len(start.shape)
     nodes: dict[ir.Node, None] = {}
     ends: dict[ir.Value, Contraction] = {}
     waiting = [start]
@@ -113,7 +111,7 @@ def _reader(
             product = products.get((use.node, value))
             if product is not None and product.data_axis == axis and value not in ends:
                 ends[value] = product
-            elif product is not None or not _by_elements(use.node):
+            elif product is not None or not has(use.node, Trait.ELEMENTWISE) or len(use.node.outputs) > 1:
                 return None
             elif use.node not in nodes:
                 nodes[use.node] = None
@@ -127,10 +125,6 @@ def _reader(
     for value in inner.outputs:
         value.shape = None
     return OutputReader(ir.Model(inner, ir_version=10), list(ends.values()), rank, axis)
-
-
-def _by_elements(node: ir.Node) -> bool:
-    return has(node, Trait.ELEMENTWISE) and len(node.outputs) == 1
 
 
 def _along(value: ir.Value, rank: int, axis: int) -> bool:

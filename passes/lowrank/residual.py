@@ -10,31 +10,21 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from onnxslim.model.constants import constant
-from onnxslim.ops.parameters import op_of
-
-from .layer import WeightLayer
-
-ADDS = ("", "Add")
-"""What sums two values."""
+from onnxslim.analysis.linear_layer import LinearLayer
 
 
-def find_terms(graph: ir.Graph, layers: Iterable[WeightLayer]) -> dict[str, str]:
+def find_terms(layers: Iterable[LinearLayer]) -> dict[str, str]:
     """Return for layers, by name, the name of the value that is added to what they give, where nothing else reads
     them."""
-    found = {layer.name: _term(graph, layer) for layer in layers if len(layer.sites) == 1}
+    found = {layer.name: _term(layer) for layer in layers if len(layer.uses) == 1}
     return {name: term for name, term in found.items() if term is not None}
 
 
-def _term(graph: ir.Graph, layer: WeightLayer) -> str | None:
-    (site,) = layer.sites
-    value = site.node.outputs[0]
-    if site.bias is not None and not site.bias.own:
-        value = site.bias.node.outputs[0]  # nothing but that bias reads the layer
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output() or op_of(uses[0].node) != ADDS or uses[0].node.graph is not graph:
+def _term(layer: LinearLayer) -> str | None:
+    """Return the name of the other term; None where there is none, or it is of another shape or type."""
+    output, residual = layer.first.biased_output, layer.first.residual
+    if residual is None:
         return None
-    other = uses[0].node.inputs[1 - uses[0].idx]
-    if other is None or other is value or constant(other) is not None or other.dtype != ir.DataType.FLOAT:
-        return None
-    return other.name if value.shape is not None and value.shape == other.shape else None
+    _, other = residual
+    alike = output.shape is not None and output.shape == other.shape and other.dtype == ir.DataType.FLOAT
+    return other.name if alike else None

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.data import Samples
 from onnxslim.model.edit import Editor
 from onnxslim.observe.batches import batch_size
@@ -18,7 +19,7 @@ from onnxslim.runtime.session import Session
 
 from .emit import write
 from .factors import Split
-from .layer import WeightLayer, find_layers
+from .layer import find_layers
 
 Array = npt.NDArray[np.float64]
 
@@ -47,7 +48,7 @@ class SplitError:
         runs = [batch.feeds for batch in samples.batches(batch_size(model, samples))]
         self._error = OutputDeviation(open_session(model).run, runs)
 
-    def __call__(self, layer: WeightLayer, made: Split, biases: list[Array | None]) -> float:
+    def __call__(self, layer: LinearLayer, made: Split, biases: list[Array | None]) -> float:
         """Return the energy of the error of the outputs, as a share of theirs, where `layer` alone is split."""
         probe = self._model.clone()
         own = next(found for found in find_layers(probe, smallest=1)[0] if found.weight.name == layer.weight.name)

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.data import Batch
 from onnxslim.fit.refit import BUDGET, FEWEST, STREAMED
@@ -24,7 +26,6 @@ from .attention_metric import find_comparisons
 from .candidates import Positions, SplitCandidate, candidates, forms, full_ranks, nearest, shapes
 from .emit import refit_whole, write
 from .factors import Factorization, LayerMoments, Problem, split
-from .layer import WeightLayer, WeightUse
 from .layer_moments import CollectedMoments, Downstream, MomentCollector, enough_rows
 from .output_metric import find_readers
 from .residual import find_terms
@@ -78,7 +79,7 @@ class Splitting:
     """
 
     def __init__(
-        self, settings: SplitSettings, model: ir.Model, layers: Sequence[WeightLayer], context: Context
+        self, settings: SplitSettings, model: ir.Model, layers: Sequence[LinearLayer], context: Context
     ) -> None:
         self._settings, self._model, self.layers, self._context = settings, model, layers, context
         self.notes: list[Note] = []
@@ -94,8 +95,8 @@ class Splitting:
             reason = "samples that were made up say nothing about activations"
             self.notes.append(remark("ranks", "by the weights alone", reason))
         first = context.samples.first()
-        names = {site.data.name or "" for layer in layers for site in layer.sites}
-        names |= {site.node.outputs[0].name or "" for layer in layers for site in layer.sites}
+        names = {use.data.name or "" for layer in layers for use in layer.uses}
+        names |= {use.node.outputs[0].name or "" for layer in layers for use in layer.uses}
         self._shapes = {name: np.shape(array) for name, array in first.items()}
         sized = specialize_shapes(model, self._shapes)
         cost = measure_cost(sized)
@@ -105,9 +106,7 @@ class Splitting:
         self._behind = Downstream()
         if self._learns:
             graph = model.graph
-            self._behind = Downstream(
-                find_readers(graph, layers), find_comparisons(graph, layers), find_terms(graph, layers)
-            )
+            self._behind = Downstream(find_readers(graph, layers), find_comparisons(graph, layers), find_terms(layers))
         self._stopwatch = SplitTimer(context, model, self._shapes)
         self._slow = [""] * len(layers)
         """Of layers that stay whole for that, why no split of theirs is faster."""
@@ -119,24 +118,24 @@ class Splitting:
         self.count = min(self.count, max(FEWEST, int(affordable)))
         self._samples = context.draw(self.count, "lowrank: second moments")
 
-    def _needed(self, layer: WeightLayer) -> int:
+    def _needed(self, layer: LinearLayer) -> int:
         """Return how many samples have enough rows for a layer."""
         return math.ceil(enough_rows(layer) / max(self._places(layer), 1))
 
-    def _places(self, layer: WeightLayer, site: WeightUse | None = None) -> int:
-        """Return in how many places a layer works in one sample: its first site, or another."""
-        result = self._shapes[(site or layer.sites[0]).node.outputs[0].name or ""]
+    def _places(self, layer: LinearLayer, use: Contraction | None = None) -> int:
+        """Return in how many places a layer works in one sample: its first use, or another."""
+        result = self._shapes[(use or layer.uses[0]).node.outputs[0].name or ""]
         return int(np.prod(result)) // layer.outputs
 
-    def _extent(self, layer: WeightLayer) -> Positions:
+    def _extent(self, layer: LinearLayer) -> Positions:
         if not layer.kernel:
             return Positions(1, 1, 1)
-        site = layer.sites[0]
-        data, result = self._shapes[site.data.name or ""], self._shapes[site.node.outputs[0].name or ""]
+        use = layer.uses[0]
+        data, result = self._shapes[use.data.name or ""], self._shapes[use.node.outputs[0].name or ""]
         between = [*result[2:3], *data[3:]]
         return Positions(int(np.prod(data[2:])), int(np.prod(result[2:])), int(np.prod(between)))
 
-    def _problem(self, layer: WeightLayer, seen: CollectedMoments | None) -> Problem:
+    def _problem(self, layer: LinearLayer, seen: CollectedMoments | None) -> Problem:
         weight = layer.matrix()
         if seen is None:
             return Problem(LayerMoments.plain(weight), layer.kernel)
@@ -229,7 +228,7 @@ class Splitting:
                 self._slow[at] = f"not faster: {ratio:.2f}x at {describe(self.layers[at].parameters, each)}"
         return allowed
 
-    def _distance(self, layer: WeightLayer, each: SplitCandidate) -> float:
+    def _distance(self, layer: LinearLayer, each: SplitCandidate) -> float:
         """Return how far a split is from the one that is timed to see whether its form is worth fitting."""
         if self._settings.wish.rule is RankRule.RANK:
             return abs(each.share - self._settings.wish.amount)
@@ -280,13 +279,13 @@ class Splitting:
         ]
         return chosen, reasons
 
-    def _why_whole(self, layer: WeightLayer, own: Sequence[SplitCandidate]) -> str:
+    def _why_whole(self, layer: LinearLayer, own: Sequence[SplitCandidate]) -> str:
         known = forms(layer)
         if not set(known) & set(self._settings.forms):
             return f"kinds leaves out what it may be split into: {', '.join(form.value for form in known)}"
         return why_whole(own, self._settings.wish, self._settings.align)
 
-    def split(self, picked: Sequence[tuple[WeightLayer, SplitCandidate]]) -> list[Note]:
+    def split(self, picked: Sequence[tuple[LinearLayer, SplitCandidate]]) -> list[Note]:
         """Split layers one after the other, each for what it gets now and what it gave before; with recovery, layers
         behind the first split that stay whole are fitted as well."""
         notes: list[Note] = []
@@ -303,7 +302,8 @@ class Splitting:
             each = wanted.get(layer.name)
             problem = self._problem(layer, seen)
             if each is None:
-                fitted += refit_whole(editor, layer, problem.best, _biases(layer, seen, problem.best))
+                refit_whole(editor, layer, problem.best, _biases(layer, seen, problem.best))
+                fitted += 1
                 continue
             made = split(problem, each.form, each.ranks)
             write(editor, layer, made, _biases(layer, seen, made.dense))
@@ -320,8 +320,8 @@ class Splitting:
             notes.append(remark("factors", f"fitted on {self.count} samples{whole}", few))
         return notes
 
-    def _change(self, layer: WeightLayer, each: SplitCandidate) -> list[LayerChange]:
-        work = layer.parameters * sum(self._places(layer, site) for site in layer.sites)
+    def _change(self, layer: LinearLayer, each: SplitCandidate) -> list[LayerChange]:
+        work = layer.parameters * sum(self._places(layer, use) for use in layer.uses)
         return [
             LayerChange(layer.name, layer.node.op_type, quantity, before, after, work, round(each.macs * work))
             for (quantity, before), after in zip(full_ranks(layer, each.form), each.ranks, strict=True)
@@ -344,8 +344,8 @@ class Splitting:
 
 
 def _each(
-    watch: MomentCollector | None, layers: Sequence[WeightLayer]
-) -> Iterable[tuple[WeightLayer, CollectedMoments | None]]:
+    watch: MomentCollector | None, layers: Sequence[LinearLayer]
+) -> Iterable[tuple[LinearLayer, CollectedMoments | None]]:
     return [(layer, None) for layer in layers] if watch is None else watch.each(watch.order(layers))
 
 
@@ -361,16 +361,18 @@ def _carries_over(fitted: LayerMoments, aside: LayerMoments, weight: Array) -> f
     return best
 
 
-def _biases(layer: WeightLayer, seen: CollectedMoments | None, dense: Array) -> list[Array | None]:
-    """Return what the bias of each site is to be, such that the mean of the output is right."""
+def _biases(layer: LinearLayer, seen: CollectedMoments | None, dense: Array) -> list[Array | None]:
+    """Return what the bias of each use is to be, such that the mean of the output is right."""
     if seen is None:
-        return [None] * len(layer.sites)
+        return [None] * len(layer.uses)
     result: list[Array | None] = []
     total = seen.joined()
-    for site, (inputs, outputs), (_, _, rows) in zip(layer.sites, total.means(), total.sums, strict=True):
-        if site.bias is None or not rows:
+    for use, (inputs, outputs), (_, _, rows) in zip(layer.uses, total.means(), total.sums, strict=True):
+        bias = use.bias
+        present = None if bias is None else bias.vector
+        if bias is None or present is None or not rows:
             result.append(None)
             continue
-        bias = outputs - inputs @ dense
-        result.append(bias if site.bias.own else bias + site.bias.held(layer.outputs))
+        wanted = outputs - inputs @ dense
+        result.append(wanted if bias.own else wanted + present)
     return result

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.pipeline.interface import Context
 from onnxslim.runtime.layer_latency import LayerTimes
 
 from .candidates import SplitCandidate
 from .emit import timed
-from .layer import WeightLayer
 
 MARGIN = 1.03
 """A split must be this much faster: less may be noise, and a node more costs a little in any model."""
@@ -35,11 +35,11 @@ class SplitTimer:
         self._shapes = shapes
         self._untimed: dict[str, str] = {}
 
-    def why(self, layer: WeightLayer) -> str:
+    def why(self, layer: LinearLayer) -> str:
         """Return why a layer was not timed."""
         return self._untimed.get(layer.name, "")
 
-    def ratios(self, layers: Sequence[WeightLayer], chosen: Sequence[SplitCandidate | None]) -> list[float | None]:
+    def ratios(self, layers: Sequence[LinearLayer], chosen: Sequence[SplitCandidate | None]) -> list[float | None]:
         """Return the time of each layer over that of its split; None where there is none, or where it was not timed.
 
         All are measured in turns.
@@ -48,7 +48,7 @@ class SplitTimer:
         for at, (layer, each) in enumerate(zip(layers, chosen, strict=True)):
             if each is None:
                 continue
-            data = self._shapes[layer.sites[0].data.name or ""]
+            data = self._shapes[layer.uses[0].data.name or ""]
             whole = timed(layer, data, None, (), self._opsets)
             parts = timed(layer, data, each.form, each.ranks, self._opsets)
             if whole is None or parts is None:

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import couple, frozen
-from onnxslim.analysis.linear_layer import contractions
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.analysis.specialize import specialize_shapes
@@ -147,7 +147,7 @@ class Prune(Pass):
     def _by_share(self, model: ir.Model, context: Context) -> Change:
         coupling = couple(model)
         notes = [
-            left_alone(f"{each.name} axis {each.axis}", each.why.reason, each.why.code.value)
+            left_alone(f"{each.name} axis {each.axis}", each.why.reason, each.why.code.word)
             for each in frozen(coupling)
         ]
         limits = Limits(self.align, self.most, self.minimum)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.analysis.contraction import Contraction, add_bias
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
-from onnxslim.analysis.linear_layer import Contraction, add_bias
 from onnxslim.model.edit import Editor
 
 
@@ -26,13 +26,6 @@ def add_to_bias(
     Returns:
         Whether there was a bias to add to, or to be made.
     """
-    labels = _output_labels(coupling, read)
+    axis = read.output_axis
+    labels = None if axis is None else coupling.of(read.node.outputs[0], axis)
     return add_bias(editor, read, shift, kept=None if labels is None else ~gone[labels])
-
-
-def _output_labels(coupling: Coupling, read: Contraction) -> npt.NDArray[np.int64] | None:
-    """Return the labels along the axis of the output that the bias belongs to."""
-    output = read.node.outputs[0]
-    axes = read.fitted.signature.outputs[0].axes(len(output.shape or ()))
-    axis = next((at for at, (dimension, _) in enumerate(axes) if dimension.factors == read.result), None)
-    return None if axis is None else coupling.of(output, axis)

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction, contractions
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.evaluate import evaluate
-from onnxslim.analysis.linear_layer import Contraction, contractions
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import BoundSignature, FactorKey, bind, dimensions
 from onnxslim.ops.constancy import constancy
@@ -276,7 +276,7 @@ def recurrent(fitted: BoundSignature, letters: set[str]) -> bool:
 
 def exactly_constant(read: Contraction, data: AxisValues) -> npt.NDArray[np.bool_]:
     """Return for each channel whether it is constant for its reader: at borders that are padded only 0 is."""
-    padded = read.window and (read.transposed or pads(read.node))
+    padded = bool(read.kernel) and (read.transposed or pads(read.node))
     fixed = ~np.isnan(data.constant)
     return np.asarray(fixed & (data.constant == 0) if padded else fixed)
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
-from onnxslim.analysis.linear_layer import Contraction, own_bias
 from onnxslim.ops.binding import BoundSignature, bind
 from onnxslim.ops.relations import AddsUp, Axis, Indices, Mixes, NodeAxes
 from onnxslim.ops.signatures import Operand
@@ -104,7 +104,8 @@ def _mended(known: ChannelValues, read: Contraction, letter: str, size: int) -> 
     """Return which channels are constant for their reader, in all groups, or not read where they are not."""
     data = known.of(read.data, read.data_axis)
     shape = [read.sizes[read.letters.index(each)] if each in read.letters else 0 for each in read.over]
-    if data is None or 0 in shape or int(np.prod(shape)) != len(data.constant) or own_bias(read) is None:
+    bias = read.bias
+    if data is None or 0 in shape or int(np.prod(shape)) != len(data.constant) or bias is None or not bias.free:
         return np.zeros(size, np.bool_)
     fixed = exactly_constant(read, data).reshape(shape)
     others = tuple(at for at, each in enumerate(read.over) if each != letter)

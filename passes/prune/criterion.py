@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
-from onnxslim.analysis.linear_layer import Contraction
 from onnxslim.model.constants import constant
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.ops.binding import input_index

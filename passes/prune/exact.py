@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.coupling import ChannelGroup, Coupling, couple
-from onnxslim.analysis.linear_layer import Contraction
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, overwrite

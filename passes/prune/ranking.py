@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.cost import Cost
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
-from onnxslim.analysis.linear_layer import Contraction
 from onnxslim.observe.gram import Gram, grams, held, measurable
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.pipeline.interface import Context, Note, remark

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction, contractions
 from onnxslim.analysis.cost import Cost
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
-from onnxslim.analysis.linear_layer import Contraction, contractions
 from onnxslim.fit.normalisation import CutNormalisation, has_own_affine
 from onnxslim.fit.refit import Fit, enough, fits, refit
 from onnxslim.model.edit import Editor
@@ -92,11 +92,8 @@ def fit_again(model: ir.Model, teacher: ir.Model, stays: Kept, cost: Cost, conte
 
 def _kept_output(coupling: Coupling, contraction: Contraction, gone: Mask) -> tuple[int, Indices]:
     """Return the axis of the channels of the output, and the places along it that stay."""
-    output = contraction.node.outputs[0]
-    operand = contraction.fitted.signature.outputs[0]
-    axes = operand.axes(len(output.shape or ()))
-    axis = next((at for at, (dimension, _) in enumerate(axes) if dimension.factors == contraction.result), 0)
-    places = coupling.kept(output, axis, gone)
+    axis = contraction.output_axis or 0
+    places = coupling.kept(contraction.node.outputs[0], axis, gone)
     return axis, np.zeros(0, np.int64) if places is None else places
 
 

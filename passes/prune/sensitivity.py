@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.analysis.labels import Mask
-from onnxslim.analysis.linear_layer import Contraction, own_bias
 from onnxslim.data import Samples
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import overwrite
@@ -106,13 +106,11 @@ class Prober:
                     continue
                 columns = np.take(gone[labels].reshape(contraction.groups, -1), gram.channels, axis=1)
                 fitted = gram.without(columns)
-                place = own_bias(contraction)
-                bias = place[0].inputs[place[1]] if place is not None and place[1] < len(place[0].inputs) else None
-                old = constant(bias)
-                if bias is not None and old is not None:
+                bias = contraction.bias
+                if bias is not None and bias.free and bias.value is not None and bias.vector is not None:
                     shift = np.einsum("gc,gco->go", gram.mean, gram.weight - fitted).ravel()
-                    put(bias, old.ravel() + shift)
-                put(contraction.weight, contraction.as_weight(contraction.from_blocks(fitted)))
+                    put(bias.value, bias.vector + shift)
+                put(contraction.weight, contraction.from_blocks(fitted))
             for value, axes in self._coupling.weights():
                 array = None
                 for at, axis in enumerate(axes):

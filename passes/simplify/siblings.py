@@ -14,7 +14,7 @@ from collections.abc import Hashable
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.analysis.linear_layer import Contraction, contractions
+from onnxslim.analysis.contraction import Contraction, contractions
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import main_graphs

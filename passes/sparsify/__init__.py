@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.cost import measure_cost
-from onnxslim.analysis.linear_layer import contractions
+from onnxslim.analysis.linear_layer import LinearLayer, linear_layers
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.fit.elimination import BLOCK, eliminate
 from onnxslim.model.constants import constant
+from onnxslim.model.edit import overwrite
 from onnxslim.model.sparse import SPARSE
 from onnxslim.observe.gram import measurable, sums
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone, remark
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 from onnxslim.units import in_bytes
 
-from .layer import WeightMatrices, layer_of
 from .selection import Pattern, least, read_pattern, shares
 
 RATIO = 0.5
@@ -42,6 +44,8 @@ BUDGET = 4e12
 """Multiply-accumulates that may be spent on runs: where layers are too many, several are seen in one run."""
 COLUMNS = 4608
 """Weights with more elements per output are chosen by magnitude: their Gram matrix takes over 170 MB."""
+
+Array = npt.NDArray[np.float64]
 
 
 class Method(enum.Enum):
@@ -126,21 +130,21 @@ class Sparsify(Pass):
             return Change(False, (left_alone("model", "no weight can be made sparse"), *notes))
         before = _compressed(chosen)
         ratio = RATIO if self.ratio is None else self.ratio
-        ratios = {layer.name: ratio for layer in chosen}
+        ratios = dict.fromkeys((layer.weight for layer in chosen), ratio)
         if self.scope is Scope.GLOBAL and not pattern.group:
-            ratios = shares({layer.name: layer.matrix() for layer in chosen}, ratio)
+            ratios = shares({layer.weight: _rows(layer) for layer in chosen}, ratio)
         seen, count = self._seen(chosen, context, notes)
         for layer in chosen:
             if layer not in seen:
-                matrix = layer.matrix()
-                masks = [least(np.abs(each), ratios[layer.name], pattern) for each in matrix]
-                layer.write(np.where(masks, 0.0, matrix))
+                rows = _rows(layer)
+                masks = [least(np.abs(group), ratios[layer.weight], pattern) for group in rows]
+                _write(layer, np.where(masks, 0.0, rows))
         self._eliminate(model, seen, ratios, pattern, count, context)
         if self.store is Store.SPARSE:
             for layer in chosen:
-                layer.contraction.weight.meta[SPARSE] = True
-        zeros = {layer.name: int(np.sum(layer.matrix() == 0)) for layer in chosen}
-        total = sum(layer.matrix().size for layer in chosen)
+                layer.weight.meta[SPARSE] = True
+        zeros = {layer.weight: int(np.sum(constant(layer.weight) == 0)) for layer in chosen}
+        total = sum(layer.parameters for layer in chosen)
         after = _compressed(chosen)
         done = [
             Note("model", f"{sum(zeros.values()) / total:.1%} of {total:,} weights are zero"),
@@ -152,38 +156,34 @@ class Sparsify(Pass):
         ]
         for layer in chosen:
             how = "obs" if layer in seen else "magnitude"
-            done.append(Note(layer.name, f"{zeros[layer.name] / layer.matrix().size:.1%} zero by {how}"))
+            done.append(Note(layer.weight.name or "", f"{zeros[layer.weight] / layer.parameters:.1%} zero by {how}"))
         return Change(True, (*done, *notes))
 
-    def _chosen(
-        self, model: ir.Model, pattern: Pattern, selection: Selection
-    ) -> tuple[list[WeightMatrices], list[Note]]:
+    def _chosen(self, model: ir.Model, pattern: Pattern, selection: Selection) -> tuple[list[LinearLayer], list[Note]]:
         """Return the weights that may be made sparse, each once, and notes on the others."""
-        chosen: dict[str, WeightMatrices] = {}
-        notes: dict[str, Note] = {}
-        for contraction in contractions(model.graph):
-            layer = layer_of(contraction)
-            readers = (use.node for use in contraction.weight.uses())
+        chosen: list[LinearLayer] = []
+        notes = selection.unmatched()
+        for layer in linear_layers(model.graph):
+            readers = (use.node for use in layer.weight.uses())
             if reason := selection.against(*readers) or self._against(layer, pattern):
-                notes.setdefault(layer.name, left_alone(layer.name, reason))
+                notes.append(left_alone(layer.weight.name or "", reason))
             else:
-                chosen.setdefault(layer.name, layer)
-        return list(chosen.values()), [*selection.unmatched(), *notes.values()]
+                chosen.append(layer)
+        return chosen, notes
 
-    def _against(self, layer: WeightMatrices, pattern: Pattern) -> str:
+    def _against(self, layer: LinearLayer, pattern: Pattern) -> str:
         """Return why a weight cannot be made sparse, or is too small for it; empty where it can."""
-        size = layer.shape[0] * layer.shape[1] * layer.shape[2]
-        if layer.contraction.weight.is_graph_output():
+        if layer.weight.is_graph_output():
             return "it is an output of the model"
-        if size < self.smallest:
-            return f"{size} elements are fewer than smallest={self.smallest}"
-        if not pattern.fits(layer.channels):
-            return f"{layer.channels} input channels are no whole groups of {pattern.group}"
+        if layer.parameters < self.smallest:
+            return f"{layer.parameters} elements are fewer than smallest={self.smallest}"
+        if not pattern.fits(layer.inputs):
+            return f"{layer.inputs} input channels are no whole groups of {pattern.group}"
         return ""
 
     def _seen(
-        self, chosen: Sequence[WeightMatrices], context: Context, notes: list[Note]
-    ) -> tuple[list[WeightMatrices], int]:
+        self, chosen: Sequence[LinearLayer], context: Context, notes: list[Note]
+    ) -> tuple[list[LinearLayer], int]:
         """Return the layers that samples tell something about, and how many samples; notes say why others are not."""
         if self.method is Method.MAGNITUDE:
             return [], 0
@@ -192,14 +192,15 @@ class Sparsify(Pass):
             why = "samples that were made up say" if context.samples.synthetic else f"{count} samples say"
             notes.append(remark("method", "magnitude", f"{why} nothing about which weights matter"))
             return [], 0
-        readers = [layer.contraction.node for layer in chosen]
+        readers = collections.Counter(layer.node for layer in chosen)
         seen = []
         for layer in chosen:
-            alone = measurable(layer.contraction) and len(layer.contraction.weight.uses()) == 1
-            if not alone or readers.count(layer.contraction.node) > 1:
-                notes.append(remark(layer.name, "magnitude", "what it is multiplied with cannot be seen from outside"))
-            elif layer.shape[2] > COLUMNS:
-                notes.append(remark(layer.name, "magnitude", f"over {COLUMNS} weights an output take too much memory"))
+            name = layer.weight.name or ""
+            alone = measurable(layer.first) and len(layer.weight.uses()) == 1
+            if not alone or readers[layer.node] > 1:
+                notes.append(remark(name, "magnitude", "what it is multiplied with cannot be seen from outside"))
+            elif layer.columns > COLUMNS:
+                notes.append(remark(name, "magnitude", f"over {COLUMNS} weights an output take too much memory"))
             else:
                 seen.append(layer)
         return seen, count
@@ -207,8 +208,8 @@ class Sparsify(Pass):
     def _eliminate(
         self,
         model: ir.Model,
-        layers: Sequence[WeightMatrices],
-        ratios: dict[str, float],
+        layers: Sequence[LinearLayer],
+        ratios: Mapping[ir.Value, float],
         pattern: Pattern,
         count: int,
         context: Context,
@@ -223,21 +224,30 @@ class Sparsify(Pass):
         block = BLOCK - BLOCK % (pattern.group or 1)
         done = 0
         for part in np.array_split(np.arange(len(layers)), runs):
-            group = [layers[at] for at in part]
-            read = [layer.contraction for layer in group]
+            group = [layers[index] for index in part]
+            read = [layer.first for layer in group]
             seen = sums(model, read, samples, count, context.generator, context.open_session, PLACES)
             for layer, total in zip(group, seen, strict=True):
-                choose = functools.partial(least, ratio=ratios[layer.name], pattern=pattern)
+                choose = functools.partial(least, ratio=ratios[layer.weight], pattern=pattern)
                 fitted = [
                     eliminate(weight, gram, choose, block)
-                    for weight, gram in zip(layer.matrix(), total.products, strict=True)
+                    for weight, gram in zip(_rows(layer), total.products, strict=True)
                 ]
-                layer.write(np.stack(fitted))
+                _write(layer, np.stack(fitted))
                 done += 1
                 context.progress("sparsify", done, len(layers))
 
 
-def _compressed(layers: Sequence[WeightMatrices]) -> int:
+def _rows(layer: LinearLayer) -> Array:
+    """Return the weight, shape [groups, outputs, columns], neighbouring columns along the input channels."""
+    return np.ascontiguousarray(layer.first.blocks().swapaxes(1, 2))
+
+
+def _write(layer: LinearLayer, rows: Array) -> None:
+    overwrite(layer.weight, layer.first.from_blocks(rows.swapaxes(1, 2)))
+
+
+def _compressed(layers: Sequence[LinearLayer]) -> int:
     """Return how many bytes the weights take under zlib, each for itself, as gzip and wheels would compress them."""
-    arrays = (constant(layer.contraction.weight) for layer in layers)
+    arrays = (constant(layer.weight) for layer in layers)
     return sum(len(zlib.compress(np.ascontiguousarray(array).tobytes(), 6)) for array in arrays if array is not None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from onnxslim.errors import BadOptionValue
 
 Array = npt.NDArray[np.float64]
+Key = TypeVar("Key", bound=Hashable)
 Mask = npt.NDArray[np.bool_]
 
 
@@ -62,18 +64,18 @@ def least(scores: Array, ratio: float, pattern: Pattern) -> Mask:
     return mask
 
 
-def shares(weights: Mapping[str, Array], ratio: float) -> dict[str, float]:
+def shares(weights: Mapping[Key, Array], ratio: float) -> dict[Key, float]:
     """Return for each weight the share that becomes zero, where the least important of all weights together do.
 
     A square counts relative to the squares of its layer that are no smaller. Source: Lee et al., "Layer-adaptive
     sparsity for the magnitude-based pruning" (arXiv 2010.07611), section 3; it never empties a layer.
     """
     scores = {}
-    for name, weight in weights.items():
+    for key, weight in weights.items():
         squares = np.sort(weight.reshape(-1) ** 2)
         left = np.cumsum(squares[::-1])[::-1]
-        scores[name] = squares / np.maximum(left, np.finfo(np.float64).tiny)
+        scores[key] = squares / np.maximum(left, np.finfo(np.float64).tiny)
     everything = np.concatenate(list(scores.values()))
     count = min(round(ratio * everything.size), everything.size - 1)
     threshold = np.partition(everything, count)[count]
-    return {name: float(np.mean(score < threshold)) for name, score in scores.items()}
+    return {key: float(np.mean(score < threshold)) for key, score in scores.items()}

@@ -25,11 +25,12 @@ from onnxslim.passes.lowrank.allocation import RankRule, RankTarget, SplitSettin
 from onnxslim.passes.lowrank.candidates import Positions, SplitCandidate, nearest, shapes
 from onnxslim.passes.lowrank.candidates import forms as possible
 from onnxslim.passes.lowrank.factors import Factorization
-from onnxslim.passes.lowrank.layer import WeightLayer, find_layers
+from onnxslim.passes.lowrank.layer import find_layers
 from onnxslim.passes.lowrank.splitting import Splitting
 
 import onnxslim
 from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.data import open_samples
 from onnxslim.observe.probe import truncated
 from onnxslim.pipeline.interface import Context
@@ -43,7 +44,7 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
     latency = "latency" in flags
     base = onnxslim.optimize(path, "simplify", measure=False).model
     if "features" in flags:
-        base = truncated(base, [find_layers(base)[0][-1].sites[0].data.name or ""])
+        base = truncated(base, [find_layers(base)[0][-1].uses[0].data.name or ""])
     target = detect_target("cpu")
     original = Session.of(base, target)
     samples, held_out = open_samples(data, original.inputs), open_samples(val, original.inputs)
@@ -102,7 +103,7 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
 
 
 def equal(
-    layers: Sequence[WeightLayer], forms: Sequence[Factorization], share: float
+    layers: Sequence[LinearLayer], forms: Sequence[Factorization], share: float
 ) -> tuple[list[SplitCandidate | None], list[str]]:
     """Return for each layer the split that has about `1 - share` of its parameters, of the forms that it can have."""
     chosen: list[SplitCandidate | None] = []

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from channel_models import built, weight
 
-from onnxslim.analysis.linear_layer import contractions
+from onnxslim.analysis.contraction import contractions
 from onnxslim.data import Samples, open_samples
 from onnxslim.fit.normalisation import CutNormalisation, has_own_affine, refit_affine
 from onnxslim.fit.refit import ROUNDS, Fit, fits, refit

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_models import from_text
 
+from onnxslim.analysis.contraction import add_bias, contractions
 from onnxslim.analysis.gemm import spread
-from onnxslim.analysis.linear_layer import add_bias, contractions
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import open_model
 from onnxslim.model.edit import Editor, drop_unused, overwrite, take_over

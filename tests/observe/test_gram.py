@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sample_models import from_text
 
-from onnxslim.analysis.linear_layer import contractions
+from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
 from onnxslim.observe.gram import RIDGE, ContractionRows, Sums, Thin, measurable, sums

@@ -223,6 +223,49 @@ def test_operands_may_be_swapped_where_an_op_is_commutative_and_nowhere_else(op)
     assert same == (op in Trait.COMMUTATIVE.ops)
 
 
+@pytest.mark.parametrize("op", [pytest.param(op, id=name(op)) for op in BINARY])
+def test_only_some_ops_make_the_sum_of_their_operands(op):
+    first, second = operands(op, [(50,)])
+    added = run(op, first, second)[0] if first.dtype.kind == second.dtype.kind == "f" else None
+    assert (added is not None and np.allclose(added, first + second)) == (op in Trait.ADDS.ops)
+
+
+@pytest.mark.parametrize("op", [pytest.param(op, id=name(op)) for op in BINARY])
+def test_only_some_ops_are_affine_in_their_first_operand(op):
+    one, two = operands(op, [(50,)])
+    if one.dtype.kind != "f" or two.dtype.kind != "f":
+        assert op not in Trait.AFFINE.ops
+        return
+    none, first, second, both = (run(op, each, two)[0] for each in (0 * one, one, two, one + two))
+    affine = all(array.dtype.kind == "f" for array in (none, both)) and np.allclose(first + second, none + both)
+    assert affine == (op in Trait.AFFINE.ops)
+
+
+@pytest.mark.parametrize("op", params(Trait.IGNORES_SHIFTS.ops))
+def test_a_number_that_is_added_along_the_axis_changes_nothing(op):
+    data = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(f32)
+    for axis, added in ((2, np.array([[1], [-2], [3]], f32)), (1, np.arange(4, dtype=f32))):
+        np.testing.assert_allclose(run(op, data + added, axis=axis)[0], run(op, data, axis=axis)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("op", params(Trait.GENERAL_PRODUCT.ops))
+def test_a_general_product_scales_and_transposes(op):
+    left, right, summand = (np.random.default_rng(at).normal(size=(4, 4)).astype(f32) for at in range(3))
+    (result,) = run(op, left, right, summand, alpha=2.0, beta=0.5, transA=1, transB=1)
+    np.testing.assert_allclose(result, 2 * left.T @ right.T + 0.5 * summand, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", params(Trait.COMPOSES.ops))
+def test_two_in_a_row_are_one_whose_weight_is_the_product(op):
+    generator = np.random.default_rng(0)
+    data, one, two = (generator.normal(size=(4, 4)).astype(f32) for _ in range(3))
+    axes = (slice(None), slice(None), *[None] * (2 if op[1] == "Conv" else 0))  # a window of one place
+    weights = [each.T if op[1] == "Conv" else each for each in (one, two, one @ two)]
+    first, second, product = (np.ascontiguousarray(each[axes]) for each in weights)
+    in_a_row = run(op, run(op, data[axes], first)[0], second)[0]
+    np.testing.assert_allclose(in_a_row, run(op, data[axes], product)[0], atol=1e-4)
+
+
 @pytest.mark.parametrize("op", params(Trait.COMMUTATIVE.ops))
 def test_commutative_ops_have_two_operands(op):
     assert op in BINARY

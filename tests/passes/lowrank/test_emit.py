@@ -11,10 +11,11 @@ import pytest
 from onnxslim.passes.lowrank.candidates import Positions, forms, macs, parameters
 from onnxslim.passes.lowrank.emit import parts, timed, write
 from onnxslim.passes.lowrank.factors import Factorization, LayerMoments, Problem, split
-from onnxslim.passes.lowrank.layer import WeightLayer, find_layers
+from onnxslim.passes.lowrank.layer import find_layers
 from sample_models import from_text
 
 from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model.edit import Editor
 from onnxslim.runtime.session import Session
@@ -36,7 +37,7 @@ def model(text: str, opset: int = 17, **weights: np.ndarray) -> ir.Model:
     return made
 
 
-def full(layer: WeightLayer, form: Factorization) -> tuple[int, ...]:
+def full(layer: LinearLayer, form: Factorization) -> tuple[int, ...]:
     inputs, outputs = layer.inputs, layer.outputs
     return {
         Factorization.MATRIX: (min(layer.columns, outputs),),
@@ -56,7 +57,7 @@ def spread(
     (layer,), _ = find_layers(after, smallest=1)
     matrix = layer.matrix()
     made = split(Problem(LayerMoments.plain(matrix), layer.kernel), form, ranks or full(layer, form))
-    write(Editor(after), layer, made, [None] * len(layer.sites))
+    write(Editor(after), layer, made, [None] * len(layer.uses))
     onnx.checker.check_model(ir.to_proto(after), full_check=True)
     given = next(value for value in before.graph.inputs if value.name == name)
     shape = [size if isinstance(size, int) else 3 for size in given.shape or ()]
@@ -108,7 +109,7 @@ def test_the_pivoted_form_gives_what_the_product_of_that_rank_gives(name: str) -
     for form in (Factorization.MATRIX, Factorization.PIVOT):
         after = before.clone()
         (layer,), _ = find_layers(after, smallest=1)
-        bias = GENERATOR.normal(size=12) if layer.sites[0].bias is not None and not made else None
+        bias = GENERATOR.normal(size=12) if layer.uses[0].bias is not None and not made else None
         bias = bias if not made else made[0][1]
         write(Editor(after), layer, split(Problem(LayerMoments.plain(layer.matrix())), form, (5,)), [bias])
         infer_shapes(after)
@@ -175,7 +176,7 @@ def test_a_weight_that_two_nodes_read_is_split_once() -> None:
     assert spread(before, Factorization.MATRIX)[0] < 1e-5
     after = before.clone()
     (layer,), _ = find_layers(after, smallest=1)
-    assert len(layer.sites) == 2
+    assert len(layer.uses) == 2
     write(
         Editor(after),
         layer,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnxslim.passes.lowrank.layer import WeightLayer, find_layers
+from onnxslim.passes.lowrank.layer import find_layers
 from onnxslim.passes.lowrank.layer_moments import CollectedMoments, Downstream, MomentCollector, rows
 from sample_models import from_text
 
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
 from onnxslim.runtime.session import Session
@@ -45,7 +46,7 @@ def test_rows_times_the_weight_are_what_the_layer_gave(name: str, most: int) -> 
     sizes = [size if isinstance(size, int) else 3 for size in whole.graph.inputs[0].shape or ()]
     data = GENERATOR.normal(size=sizes).astype(np.float32)
     result = Session.of(whole).run({"x": data})["y"]
-    inputs, outputs = rows(layer, layer.sites[0], data, result, most, np.random.default_rng(1))
+    inputs, outputs = rows(layer.first, data, result, most, np.random.default_rng(1))
     assert len(inputs) == len(outputs) <= max(most + len(data), result.size // layer.outputs)
     np.testing.assert_allclose(inputs @ layer.matrix(), outputs, atol=1e-4)
     if most > 7:
@@ -69,7 +70,7 @@ def test_moments_are_about_the_mean_where_a_bias_makes_up_for_it(bias: bool) -> 
     assert moments.energy == pytest.approx(np.square(y).sum() / len(y), rel=1e-4)
 
 
-def _seen(whole: ir.Model, layer: WeightLayer, data: np.ndarray) -> CollectedMoments:
+def _seen(whole: ir.Model, layer: LinearLayer, data: np.ndarray) -> CollectedMoments:
     samples = open_samples({"x": data}, Session.of(whole).inputs)
     watch = MomentCollector(whole, None, samples, len(data), np.random.default_rng(0), Session.of, Downstream())
     ((_, seen),) = watch.each([layer])

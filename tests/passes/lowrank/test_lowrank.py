@@ -11,13 +11,13 @@ import onnx_ir as ir
 import pytest
 from onnxslim.passes.lowrank import Lowrank, SplitGoal
 from onnxslim.passes.lowrank.candidates import SplitCandidate
-from onnxslim.passes.lowrank.layer import WeightLayer
 from onnxslim.passes.lowrank.timing import SplitTimer
 from onnxslim.passes.quant import Quant
 from sample_models import from_text
 from story import make_context
 
 from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.data import Samples, open_samples, synthetic_samples
@@ -223,7 +223,7 @@ def test_a_rank_that_is_faster_is_found(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_windows_that_are_faster_with_a_sixth_of_their_parameters_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def ratios(
-        self: SplitTimer, layers: Sequence[WeightLayer], chosen: Sequence[SplitCandidate | None]
+        self: SplitTimer, layers: Sequence[LinearLayer], chosen: Sequence[SplitCandidate | None]
     ) -> list[float | None]:
         pairs = zip(layers, chosen, strict=True)
         return [each and (1.2 if each.parameters < layer.parameters / 6 else 0.98) for layer, each in pairs]

@@ -32,7 +32,7 @@ def weight(*shape: int) -> np.ndarray:
 
 
 def terms(of: ir.Model) -> list[str]:
-    return list(find_terms(of.graph, find_layers(of, smallest=1)[0]).values())
+    return list(find_terms(find_layers(of, smallest=1)[0]).values())
 
 
 def test_both_terms_are_found() -> None:

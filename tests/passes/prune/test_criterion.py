@@ -7,8 +7,8 @@ import pytest
 from channel_models import built
 from onnxslim.passes.prune.criterion import activation_scores, shuffled, weight_scores
 
+from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.coupling import couple, groups
-from onnxslim.analysis.linear_layer import contractions
 from onnxslim.data import open_samples
 from onnxslim.observe.statistics import channel_moments
 from onnxslim.runtime.session import Session

@@ -10,7 +10,7 @@ from channel_models import built, weight
 from onnxslim.passes.prune.elimination import ChannelReader, eliminate
 from onnxslim.passes.prune.sensitivity import as_importance, probes, scaled
 
-from onnxslim.analysis.linear_layer import contractions
+from onnxslim.analysis.contraction import contractions
 from onnxslim.data import open_samples
 from onnxslim.observe.gram import FEW, RIDGE, WIDE, Gram, Thin, grams
 from onnxslim.runtime.session import Session

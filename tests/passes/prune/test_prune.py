@@ -16,8 +16,8 @@ from story import make_context
 from zoo import zoo_file
 
 import onnxslim
+from onnxslim.analysis.contraction import add_bias, contractions
 from onnxslim.analysis.cost import measure_cost
-from onnxslim.analysis.linear_layer import add_bias, contractions
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue, DataError

@@ -22,8 +22,6 @@ FLOORS = {
             "onnxslim.diagnostic",
             "onnxslim.installation",
             "onnxslim.ort",
-            "onnxslim.ops.signatures",
-            "onnxslim.ops.traits",
             "onnxslim.model",
             "onnxslim.ops",
             "onnxslim.analysis",

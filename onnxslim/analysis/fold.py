@@ -17,9 +17,11 @@ import onnx_ir as ir
 from onnxslim.analysis.evaluate import divides_safely, evaluate
 from onnxslim.analysis.growth import Growth
 from onnxslim.model.constants import (
+    Operation,
     as_tensor,
     constant,
     constant_tensor,
+    is_constant_node,
     static_bytes,
     tensor_bytes,
 )
@@ -34,7 +36,7 @@ from onnxslim.ops.extent import (
     most_bytes,
     must_be_looked_at,
 )
-from onnxslim.ops.traits import Operation, Trait, has
+from onnxslim.ops.traits import Trait, has
 
 SHARED_BYTES = 1 << 10
 """Constants from this size on are worth asking whether they can go."""
@@ -55,7 +57,7 @@ def may_evaluate(op: Operation) -> bool:
 
 def _makes_a_value(op: Operation) -> bool:
     """Whether folding an op would make a new constant: identities are eliminated, and literals are constants."""
-    return may_evaluate(op) and not (has(op, Trait.IDENTITY) or has(op, Trait.LITERAL))
+    return may_evaluate(op) and not (has(op, Trait.IDENTITY) or is_constant_node(op))
 
 
 def known_shape(node: ir.Node) -> Array | None:

@@ -15,8 +15,8 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ExternalDataError, ModelUnreadable
+from onnxslim.model.constants import is_constant_node
 from onnxslim.model.nesting import every_graph, nodes_within
-from onnxslim.ops.traits import Trait, has
 
 HINT = "export or download the model again"
 TYPES = {dtype.value for dtype in ir.DataType} - {ir.DataType.UNDEFINED.value}
@@ -89,7 +89,7 @@ def _graph_tensors(graph: onnx.GraphProto, path: pathlib.Path) -> Tensors:
 
 def _node_tensors(nodes: Sequence[onnx.NodeProto], path: pathlib.Path) -> Tensors:
     for node in nodes:
-        if has(node, Trait.LITERAL):
+        if is_constant_node(node):
             _check_constant(node, path)
         for attribute in node.attribute:
             kind = attribute.type

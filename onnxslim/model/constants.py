@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.ops.traits import Trait, has
-
 Array = npt.NDArray[Any]
+CONSTANT = ("", "Constant")
+"""The node that stores a tensor. To the file format it is what an initializer is: the only op that this floor knows."""
+
+
+class Operation(Protocol):
+    """What has an op: a node of a model, of a file, or of a rule."""
+
+    @property
+    def domain(self) -> str:
+        """The domain; ONNX's own is empty."""
+
+    @property
+    def op_type(self) -> str:
+        """The op in its domain."""
+
+
+def is_constant_node(node: Operation) -> bool:
+    """Whether a node only stores its attribute as a tensor."""
+    return (node.domain, node.op_type) == CONSTANT
 
 
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
@@ -24,7 +41,7 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value.const_value is not None:
         return value.const_value
     node = value.producer()
-    if node is None or len(node.attributes) != 1 or not has(node, Trait.LITERAL):
+    if node is None or len(node.attributes) != 1 or not is_constant_node(node):
         return None
     attribute = next(iter(node.attributes.values()))
     if attribute.is_ref() or attribute.type in (ir.AttributeType.SPARSE_TENSOR,):

@@ -28,11 +28,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from onnxslim.model.constants import is_constant_node
 from onnxslim.model.inlining import DIAGNOSTICS, inline_functions
 from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
 from onnxslim.model.sparse import SPARSE
 from onnxslim.model.weights import external_tensors
-from onnxslim.ops.traits import Trait, has
 
 FORM = "onnxslim.form"
 CONSTANT_NODE = "onnxslim.constant_node"
@@ -129,7 +129,7 @@ def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
 
 def _lift(node: ir.Node, graph: ir.Graph) -> None:
     """Replace a Constant node by an initializer."""
-    if not has(node, Trait.LITERAL) or node.outputs[0].is_graph_output():
+    if not is_constant_node(node) or node.outputs[0].is_graph_output():
         return
     if "sparse_value" in node.attributes or len(node.attributes) != 1:
         return

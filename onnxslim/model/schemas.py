@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from onnxslim.errors import ModelUnreadable
 from onnxslim.model.checking import HINT, describe_node
+from onnxslim.model.constants import is_constant_node
 from onnxslim.model.nesting import graphs_within, main_graphs
-from onnxslim.ops.traits import Trait, has
 
 UNBOUNDED = 2**31 - 1
 """Maximum of inputs or outputs in the schema of an operator that takes any number."""
@@ -74,7 +74,7 @@ class _Signature:
                 return f"has the attribute {name!r} as {attribute.type.name.lower()}, and its operator takes {kind}"
         for name in sorted(self.required - node.attributes.keys()):
             return f"lacks the attribute {name!r}"
-        if has(node, Trait.LITERAL) and not node.attributes:
+        if is_constant_node(node) and not node.attributes:
             return "holds no constant"
         return ""
 

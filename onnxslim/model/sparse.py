@@ -11,7 +11,7 @@ import onnx.helper
 import onnx.numpy_helper
 
 from onnxslim.errors import ModelUnreadable
-from onnxslim.ops.traits import Trait, has
+from onnxslim.model.constants import is_constant_node
 
 LARGEST_BYTES = 512 << 20
 """Limit of the dense size of a sparse tensor, since a few bytes in a file can claim any size."""
@@ -43,7 +43,7 @@ def densify(graph: onnx.GraphProto, path: pathlib.Path) -> list[str]:
 
 def densify_constant(node: onnx.NodeProto, path: pathlib.Path) -> bool:
     """Replace the sparse value of a Constant node by a dense one; return whether it had one."""
-    if not has(node, Trait.LITERAL):
+    if not is_constant_node(node):
         return False
     for attribute in node.attribute:
         if attribute.name == "sparse_value" and attribute.HasField("sparse_tensor"):

@@ -6,8 +6,8 @@ import enum
 import functools
 import re
 from collections.abc import Mapping
-from typing import Protocol
 
+from onnxslim.model.constants import Operation
 from onnxslim.ops.signatures import KIND, OpName, op_name, table_text
 
 
@@ -79,8 +79,6 @@ class Trait(enum.Enum):
     """The result is slices of the first input along `axis`, those that the second input lists."""
     RANDOM = "random"
     """Two runs may differ."""
-    LITERAL = "literal"
-    """The result is an attribute of the node."""
     LISTS_SIZES = "lists sizes"
     """The result is the shape of the input, or a run of it."""
     COUNTS_ELEMENTS = "counts elements"
@@ -100,18 +98,6 @@ class Trait(enum.Enum):
     def ops(self) -> frozenset[OpName]:
         """The ops, (domain, op type), that have it."""
         return _declared()[self.value]
-
-
-class Operation(Protocol):
-    """What has an op: a node of a model, of a file, or of a rule."""
-
-    @property
-    def domain(self) -> str:
-        """The domain; ONNX's own is empty."""
-
-    @property
-    def op_type(self) -> str:
-        """The op in its domain."""
 
 
 _LINE = re.compile(r"trait (?P<trait>[a-z ]+):\s+(?P<ops>.+)$")

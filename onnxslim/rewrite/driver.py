@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim.analysis.growth import Growth
+from onnxslim.model.constants import is_constant_node
 from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import graphs_within, main_graphs
-from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.identity import eliminate_identity
 from onnxslim.rewrite.instantiate import Instantiation, build
 from onnxslim.rewrite.match import Match, find_match
@@ -218,7 +218,7 @@ def _maker(value: ir.Value | None) -> str | None:
     if value is None:
         return None
     maker = value.producer()
-    if maker is None or value.const_value is not None or has(maker, Trait.LITERAL):
+    if maker is None or value.const_value is not None or is_constant_node(maker):
         return ""
     return maker.op_type
 

@@ -10,8 +10,8 @@ import functools
 import re
 from collections.abc import Mapping
 
+from onnxslim.model.constants import CONSTANT
 from onnxslim.ops.signatures import OpName
-from onnxslim.ops.traits import Trait
 
 STATEMENT = re.compile(
     r"(?P<results>[\w, ]*?) = (?P<op>[\w.]+)(?: <[^>]*>)? \((?P<inputs>[^)]*)\)(?=[\s}])",
@@ -65,10 +65,10 @@ def _input_producer(name: str, makers: Makers) -> str | None:
     if name not in makers:
         return None
     domain, op_type = makers[name][0]
-    return "" if (domain, op_type) in Trait.LITERAL.ops else op_type
+    return "" if (domain, op_type) == CONSTANT else op_type
 
 
 def _depth(name: str, makers: Makers) -> int:
-    if name not in makers or makers[name][0] in Trait.LITERAL.ops:
+    if name not in makers or makers[name][0] == CONSTANT:
         return 0
     return 1 + max((_depth(each, makers) for each in makers[name][1]), default=0)

@@ -42,7 +42,7 @@ import onnx.parser
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
-from onnxslim.ops.traits import Trait, has
+from onnxslim.model.constants import is_constant_node
 from onnxslim.rewrite.rule import (
     IMPORTED_VERSION,
     Body,
@@ -249,7 +249,7 @@ def _body(
         function.opset_import.add(domain=domain, version=version)
     function.attribute.extend(name for name in attributes if name not in function.attribute)
     known = {*attributes, *parameters, *(name for node in function.node for name in node.output)}
-    for node in sorted(function.node, key=lambda node: has(node, Trait.LITERAL)):  # these are what others say
+    for node in sorted(function.node, key=lambda node: is_constant_node(node)):  # these are what others say
         for attribute in node.attribute:
             if attribute.ref_attr_name and attribute.ref_attr_name not in known:
                 raise RuleError(
@@ -260,7 +260,7 @@ def _body(
             if not attribute.ref_attr_name:
                 continue
             kind = kinds.get(attribute.ref_attr_name)
-            if kind is not None and has(node, Trait.LITERAL) and attribute.name == "value":
+            if kind is not None and is_constant_node(node) and attribute.name == "value":
                 attribute.name = next(name for name, each in CONSTANT_TYPES.items() if each is kind)
             attribute.type = int(_attribute_type(node, attribute.name, opset, source))
             if attribute.ref_attr_name in attributes:
@@ -270,7 +270,7 @@ def _body(
 
 
 def _attribute_type(node: onnx.NodeProto, name: str, opset: int, source: RuleText) -> ir.AttributeType:
-    if has(node, Trait.LITERAL) and name in CONSTANT_TYPES:
+    if is_constant_node(node) and name in CONSTANT_TYPES:
         return CONSTANT_TYPES[name]
     schema = find_schema(node.domain, node.op_type, opset)
     if schema is None or name not in schema.attributes:
@@ -283,7 +283,7 @@ def _check(function: onnx.FunctionProto, domains: Mapping[str, int], opset: int,
     checked.CopyFrom(function)
     if opset < OLD_CONSTANT:
         for node in checked.node:
-            if has(node, Trait.LITERAL):
+            if is_constant_node(node):
                 del node.attribute[:]
                 node.attribute.append(onnx.helper.make_attribute("value", onnx.helper.make_tensor("", 1, [], [0.0])))
     context = onnx.checker.C.CheckerContext()

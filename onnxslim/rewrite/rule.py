@@ -10,7 +10,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
-from onnxslim.ops.traits import Trait, has
+from onnxslim.model.constants import is_constant_node
 from onnxslim.rewrite.prefilter import Prefilter
 from onnxslim.rewrite.signature import Parameter
 from onnxslim.rewrite.source import RuleText
@@ -44,7 +44,7 @@ class BodyNode:
     @property
     def is_constant(self) -> bool:
         """Whether this is a Constant, whose value is a literal or an attribute of the rule."""
-        return has(self, Trait.LITERAL)
+        return is_constant_node(self)
 
 
 @dataclasses.dataclass(frozen=True)

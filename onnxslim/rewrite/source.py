@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnxslim.errors import RuleError
+from onnxslim.model.constants import CONSTANT
 from onnxslim.ops.notation import INFIX
-from onnxslim.ops.traits import Trait
 from onnxslim.rewrite.expression import write_out
 from onnxslim.rewrite.prefilter import Prefilter, read_prefilter
 from onnxslim.rewrite.signature import Parameter, read_parameters
@@ -150,7 +150,7 @@ class RuleTemplate:
 
 def _demands(match: str) -> frozenset[str]:
     infix = (infix.op_type for sign, infix in INFIX.items() if f" {sign} " in match)
-    return frozenset((*CALLED.findall(match), *infix)) - {op_type for _, op_type in Trait.LITERAL.ops}
+    return frozenset((*CALLED.findall(match), *infix)) - {CONSTANT[1]}
 
 
 def split_rules(text: str, file: str) -> Iterator[RuleText]:

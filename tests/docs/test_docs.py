@@ -19,13 +19,33 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_reference", DOCS / "generate_reference.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def generator() -> ModuleType:
+    return script("generate_reference")
+
+
+def test_the_picture_of_the_architecture_is_that_of_the_code(monkeypatch):
+    drawing = script("draw_architecture")
+    monkeypatch.setattr("sys.argv", ["draw_architecture.py", "--check"])
+    assert drawing.main() == 0, "run python docs/draw_architecture.py"
+    shown = re.findall(r"`(\w+)`", (DOCS / "architecture.md").read_text(encoding="utf-8").partition("| package |")[2])
+    assert set(shown) >= {path.name for path in (ROOT / "onnxslim").iterdir() if (path / "__init__.py").exists()}
+
+
+def test_packages_that_import_each_other_are_not_drawn():
+    drawing = script("draw_architecture")
+    graph = drawing.dependencies()
+    graph.add_edge("model", "cli")
+    with pytest.raises(ValueError, match="import each other"):
+        drawing.floors(graph)
 
 
 def test_the_reference_is_what_the_code_says():

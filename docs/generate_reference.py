@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code: passes, command line, report, recipes, errors.
+"""Writes docs/reference/ from the code: passes, command line, report, recipes, errors, architecture.
 
 Run it as ``python docs/generate_reference.py``. The pages are committed, so that they can be read without running
 anything; a test compares them with what the code says.
@@ -33,7 +33,8 @@ from onnxslim.pipeline.records import Report
 from onnxslim.report.catalogue import shown
 from onnxslim.runtime.statistics import Interval
 
-FOLDER = pathlib.Path(__file__).resolve().parent / "reference"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "reference"
 GENERATED = "<!-- Written by docs/generate_reference.py from the code: change the code, then run that. -->\n"
 
 
@@ -45,6 +46,7 @@ def pages() -> dict[str, str]:
         "report.md": report_page(),
         "recipe.md": recipe_page(),
         "errors.md": errors_page(),
+        "architecture.md": architecture_page(),
     }
 
 
@@ -52,10 +54,10 @@ def passes_page() -> str:
     """Return the page of all passes."""
     parts = [
         "# Passes",
-        "What onnxslim can do to a model. `onnxslim passes` prints the same list. Passes are named behind `-p`, with "
-        "commas between them, each with its options behind colons: `-p prune:ratio=0.5:align=16,quant`.",
-        "An *exact* pass keeps the outputs but for rounding, and is rolled back if it does not. A *lossy* pass changes "
-        "them, and is rolled back if that costs more than the budget (`--max-drop`).",
+        "The passes of onnxslim, as `onnxslim passes` lists them. `-p` takes passes separated by commas, with options "
+        "after colons: `-p prune:ratio=0.5:align=16,quant`.",
+        "An *exact* pass keeps the outputs, up to rounding; otherwise it is rolled back. A *lossy* pass changes them, "
+        "and is rolled back if the loss exceeds the budget (`--max-drop`).",
         *(pass_section(entry) for entry in all_passes()),
     ]
     return page(parts)
@@ -80,9 +82,9 @@ def command_page() -> str:
     command: Any = typer.main.get_command(app)
     parts = [
         "# Command line",
-        "Standard output carries data only: tables, or JSON with `--json`. Progress, warnings and errors go to "
-        "standard error. `NO_COLOR` is obeyed. `onnxslim --install-completion` makes the shell complete commands, "
-        "options and passes.",
+        "Standard output holds data only: tables, or JSON with `--json`. Progress, warnings and errors go to standard "
+        "error. `NO_COLOR` is respected. `onnxslim --install-completion` installs completion of commands, options and "
+        "passes in the shell.",
         table(
             ("exit code", "meaning"),
             [
@@ -91,9 +93,9 @@ def command_page() -> str:
                 ("2", "wrong usage: see the hint, or `--help`"),
             ],
         ),
-        "Errors read `error: where: what is wrong`, an empty line, and `hint: what to do`. With `--json` too they are "
-        "this text on standard error, and standard output stays empty. `ONNXSLIM_TRACEBACK=1` shows where in the code "
-        "an error came from.",
+        "Errors have the form `error: where: what is wrong`, an empty line, and `hint: what to do`. With `--json` they "
+        "are the same text on standard error, and standard output stays empty. `ONNXSLIM_TRACEBACK=1` shows the "
+        "traceback.",
     ]
     for name, each in command.commands.items():
         parts.append(f"## onnxslim {name}")
@@ -126,7 +128,7 @@ def report_page() -> str:
         "# The report and other JSON",
         "`onnxslim optimize --report FILE` writes this object, `--json` prints it, and `result.report` is the same in "
         "Python. The keys are a contract: they stay, and later versions may add others.",
-        "What could not be measured is `null`, and the reason stands beside it under the key without its unit: "
+        "A value that could not be measured is `null`, with the reason under the key without its unit: "
         '`"energy_mj": null, "energy_reason": "no RAPL counters here"`. A reason that nobody needs is left out. An '
         "*interval* is an object with `value`, `low` and `high`, the ends being those of a 95 % interval; an accuracy "
         "is a plain number, with its interval as `[low, high]` beside it under `accuracy_interval`. There are no NaN "
@@ -265,12 +267,98 @@ def errors_page() -> str:
     ]
     parts = [
         "# Errors",
-        "Everything that onnxslim raises on purpose is an `onnxslim.OnnxslimError` with `what`, `where` and `hint`; "
-        "the exit code is that of the command line. Anything else that escapes is a bug and is reported as one.",
+        "The errors that onnxslim raises on purpose are `onnxslim.OnnxslimError` with `what`, `where` and `hint`; the "
+        "exit code is that of the command line. Any other exception is a bug, and is reported as one.",
         "```text\n" + errors.__doc__.split("\n\n")[1] + "\n```",
         table(("error", "is a", "exit code", "meaning"), rows),
     ]
     return page(parts)
+
+
+def architecture_page() -> str:
+    """Return the page of the floors: a picture of the imports, and the purpose of each package."""
+    modules = source_modules()
+    floors = declared_floors()
+    imported = {name: imported_floors(name, modules, floors) for name in floors}
+    heights: dict[str, int] = {}
+    for name in floors:
+        heights[name] = 1 + max((heights[lower] for lower in imported[name]), default=0)
+    short = {name: name.removeprefix("onnxslim.") for name in floors}
+    levels = [
+        [short[name] for name in floors if heights[name] == height] for height in range(max(heights.values()), 0, -1)
+    ]
+    rows = [
+        (
+            f"`{short[name]}`",
+            first_line(modules[name]),
+            ", ".join(f"`{short[lower]}`" for lower in sorted(imported[name])),
+        )
+        for name in reversed(floors)
+    ]
+    parts = [
+        "# Architecture",
+        "The packages of onnxslim, drawn from the imports in the code. A package stands above all packages that it "
+        "imports, and packages side by side do not import each other. There are no cycles. `tests/test_house.py` "
+        "(`FLOORS`) declares the order, and fails on an import from a higher floor.",
+        "```text\n" + "\n".join(picture(levels)) + "\n```",
+        table(("package", "holds", "imports"), rows),
+        "`passes` is installed as `onnxslim.passes`. The engine never names a pass: it finds passes by name. Outside "
+        "of `ops`, `*.rules` and `targets/*.toml`, the name of an op stands only where a node is built.",
+    ]
+    return page(parts)
+
+
+def declared_floors() -> list[str]:
+    """Return the names in `FLOORS` of tests/test_house.py, lower floors first."""
+    tree = ast.parse((ROOT / "tests" / "test_house.py").read_text(encoding="utf-8"))
+    (declaration,) = (
+        node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FLOORS"
+    )
+    texts = (node.value for node in ast.walk(declaration) if isinstance(node, ast.Constant))
+    return [text for text in texts if isinstance(text, str)]
+
+
+def source_modules() -> dict[str, pathlib.Path]:
+    """Return the file of every module of onnxslim by module name."""
+    found = {}
+    for folder, prefix in ((ROOT / "onnxslim", "onnxslim"), (ROOT / "passes", "onnxslim.passes")):
+        for path in sorted(folder.rglob("*.py")):
+            names = path.relative_to(folder).with_suffix("").parts
+            found[".".join((prefix, *(name for name in names if name != "__init__")))] = path
+    return found
+
+
+def imported_floors(name: str, modules: dict[str, pathlib.Path], floors: list[str]) -> set[str]:
+    """Return the floors that the modules of a floor import, without itself and the public API."""
+    found = set()
+    for module, path in modules.items():
+        if floor_of(module, floors) == name:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+                elif isinstance(node, ast.Import):
+                    found |= {alias.name for alias in node.names}
+    return {floor_of(module, floors) for module in found & modules.keys()} - {name, "onnxslim"}
+
+
+def floor_of(module: str, floors: list[str]) -> str:
+    """Return the innermost floor that a module belongs to."""
+    return max((floor for floor in floors if f"{module}.".startswith(f"{floor}.")), key=len)
+
+
+def first_line(path: pathlib.Path) -> str:
+    """Return the first line of the docstring of a module."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()[0]
+
+
+def picture(levels: list[list[str]]) -> list[str]:
+    """Return the lines of a stack of boxes, one row of boxes per level."""
+    inner = max(sum(len(name) + 3 for name in names) + 1 for names in levels)
+    lines = ["+" + "-" * inner + "+"]
+    for names in levels:
+        row = "| " + " | ".join(names)
+        lines += [row.ljust(inner + 1) + "|", lines[0]]
+    return lines
 
 
 def table(head: tuple[str, ...], rows: list[Any]) -> str:

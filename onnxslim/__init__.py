@@ -1,4 +1,4 @@
-"""onnxslim: a compiler from ONNX to ONNX. This is the public API, and nothing else.
+"""onnxslim, a compiler from ONNX to ONNX: the public API.
 
 import onnxslim
 result = onnxslim.optimize("model.onnx", passes="quant,prune", data="calib.npz", val="test.npz", max_drop=0.01)

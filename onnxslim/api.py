@@ -1,4 +1,4 @@
-"""What onnxslim does, as functions of Python; `onnxslim` exports them."""
+"""The functions of the public API, which `onnxslim` exports."""
 
 from __future__ import annotations
 

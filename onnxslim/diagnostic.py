@@ -1,4 +1,4 @@
-"""A diagnostic: one thing that was found and that the user should know, with a code for programs."""
+"""Diagnostics: warnings for the user, with a code for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every error that onnxslim raises on purpose, and nothing else.
+"""The errors that onnxslim raises on purpose.
 
     OnnxslimError                what is wrong, where, and a hint; exit code 1
     ├── UsageError               the request cannot be understood; exit code 2

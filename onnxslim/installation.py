@@ -1,4 +1,4 @@
-"""Which distributions are installed, and in which versions; among them the other project that is called onnxslim."""
+"""Versions of the installed distributions, including the other project named onnxslim."""
 
 from __future__ import annotations
 

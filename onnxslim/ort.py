@@ -1,9 +1,9 @@
-"""ONNX Runtime as all of onnxslim imports it: it reports nothing to anybody, and prints nothing of its own.
+"""The import of ONNX Runtime, without telemetry and without output of its own.
 
-Official builds send telemetry unless they are told not to (ONNX Runtime, docs/Privacy.md). `disable_telemetry_events`
-comes too late for recent ones: while they are imported they report the process, give the machine a lasting number, and
-keep a database in the user's cache, unless an environment variable forbids it, whose name has changed once. Child
-processes inherit it. A user who set either variable has decided, and is not overruled.
+Official builds send telemetry by default (ONNX Runtime, docs/Privacy.md). `disable_telemetry_events` is too late for
+recent builds: on import they report the process, assign a permanent number to the machine, and keep a database in the
+user's cache, unless an environment variable forbids it, whose name has changed once. Child processes inherit the
+variable. If the user has set either variable, it is not changed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Makes text that comes from models, files and other people's code fit for a terminal, in one place.
+"""Escapes text from models, files and foreign code for the terminal.
 
-Escape sequences in a name can recolour, retitle or empty a terminal, overrides of the writing direction let a name read
-as another, line feeds forge lines of ours. All of them are written as Python writes them: ``\\x1b``, ``\\u202e``.
+Escape sequences in a name can recolour, retitle or clear a terminal, direction overrides make a name look like another
+one, and line feeds forge lines of output. All of them are written as in Python: ``\\x1b``, ``\\u202e``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: with units, and ratios as words."""
+"""Numbers for people: with units, and ratios in words."""
 
 from __future__ import annotations
 

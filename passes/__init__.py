@@ -1,1 +1,1 @@
-"""What the compiler can do: one pass, one place. A module here named `x` holds the pass `x`."""
+"""The passes, one per module or folder: the module `x` defines the pass `x`."""

@@ -1,1 +1,1 @@
-"""What is known of every value without running the model: type, shape, and the elements of what computes shapes."""
+"""Facts that follow for a model without running it: types, shapes, constants, costs, and coupled channels."""

@@ -1,6 +1,6 @@
-"""The command line. It parses, calls and prints; what is worth knowing is worked out on the floors below.
+"""The command line: it parses arguments, calls commands, and prints their results.
 
-Nothing here imports ONNX Runtime before a command needs it, so that help and completion come at once.
+ONNX Runtime is imported only when a command needs it, so help and completion are immediate.
 """
 
 from onnxslim.cli.entry import main

@@ -1,1 +1,1 @@
-"""What onnxslim can be asked for: each command is a function that returns a record; nothing is printed."""
+"""The commands: functions that return records and print nothing."""

@@ -1,1 +1,1 @@
-"""What models learn from samples without labels: what flows through them, and weights that make up for what was cut."""
+"""Closed-form fits of weights on unlabelled samples: ridge regression, and refitting after a cut."""

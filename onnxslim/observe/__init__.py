@@ -1,1 +1,1 @@
-"""Looks inside running models: statistics of values, streamed over samples."""
+"""Statistics of values inside running models, streamed over samples."""

@@ -1,1 +1,1 @@
-"""What can be known about a model without running it."""
+"""The meaning of every op: axes, parameters, shapes, relations between channels, resizing, and traits."""

@@ -1,1 +1,1 @@
-"""Finds passes, puts them in order, runs them, and keeps what holds."""
+"""The pipeline: finds passes, orders them, runs them, and keeps their results or rolls them back."""

@@ -1,1 +1,1 @@
-"""Tells what happened: the result as data, as a table, as JSON."""
+"""Reports: records as tables, JSON and HTML pages."""

@@ -1,1 +1,1 @@
-"""The rule language: read, match, apply, prove."""
+"""The rule language: reading, matching and applying rules."""

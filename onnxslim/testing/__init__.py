@@ -1,1 +1,1 @@
-"""Proofs for tests, ours and those of authors of passes: rules on random tensors. No other code imports it."""
+"""Proofs for tests of rules, here and in other packages. No other code imports it."""

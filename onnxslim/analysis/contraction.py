@@ -1,5 +1,4 @@
-"""Where channels are read: nodes that multiply a value by a stored weight and sum over channels, and how, by their
-signature."""
+"""Contractions: nodes that multiply a value by a stored weight and sum over channels, found by their signatures."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ class Bias:
     node: ir.Node
     """The contraction itself, or an addition that alone reads it."""
     index: int
-    """Which of its inputs."""
+    """The index of that input."""
 
     @property
     def own(self) -> bool:
@@ -41,13 +40,13 @@ class Bias:
 
     @property
     def value(self) -> ir.Value | None:
-        """What is there."""
+        """The present value, None where there is none."""
         return self.node.inputs[self.index] if self.index < len(self.node.inputs) else None
 
     @property
     def vector(self) -> Array | None:
-        """What is added, shape [output channels]: zeros where nothing is; None where it is computed, or laid out along
-        more than the output channels."""
+        """The vector, shape [output channels]: zeros where there is none; None where it is computed, or has more axes
+        than the output channels."""
         size, array = self.contraction.outputs, constant(self.value)
         if self.value is None:
             return np.zeros(size)
@@ -66,7 +65,7 @@ class Bias:
         return alone and bool(self.contraction.result) and self.contraction.plain and self.vector is not None
 
     def write(self, editor: Editor, vector: Array) -> None:
-        """Replace what is there, or add it; what another node reads as well stays for that.
+        """Replace the vector, or add one; a vector that other nodes read as well stays for them.
 
         Args:
             editor: Of the model.
@@ -97,7 +96,7 @@ class WeightAxes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Contraction:
-    """One such node: `data` times `weight`, summed over channels of `data`."""
+    """A node that multiplies `data` by `weight` and sums over channels of `data`."""
 
     fitted: BoundSignature
     data: ir.Value
@@ -110,11 +109,11 @@ class Contraction:
     letters: tuple[str, ...]
     """The factors of the axes of the weight, one after the other; the places of an ellipsis are numbered."""
     sizes: tuple[int, ...]
-    """How long each of them is."""
+    """The length of each of them."""
     result: tuple[str, ...]
     """The factors of the axis of the output that a bias belongs to; empty where there is none."""
     bias_index: int | None
-    """Which input is the bias, whether the node has it or not."""
+    """The index of the input that is the bias, whether the node has it or not."""
 
     @property
     def node(self) -> ir.Node:
@@ -173,22 +172,22 @@ class Contraction:
 
     @property
     def outputs(self) -> int:
-        """How many output channels there are."""
+        """Output channels."""
         return self._size(self._result_axes)
 
     @property
     def columns(self) -> int:
-        """How many weights each output channel has."""
+        """Weights of each output channel."""
         return math.prod(self.sizes) // self.outputs
 
     @property
     def groups(self) -> int:
-        """How many groups of channels there are that do not meet: 1 but for grouped convolutions."""
+        """Groups of channels that do not meet: 1 but for grouped convolutions."""
         return self._size(self._axes.groups)
 
     @property
     def channels(self) -> int:
-        """How many channels of the data each group reads."""
+        """Channels of the data that each group reads."""
         return self._size(self._axes.channels)
 
     @property
@@ -254,7 +253,7 @@ class Contraction:
 
     @property
     def biased_output(self) -> ir.Value:
-        """What the node makes, with its bias."""
+        """The output of the node, with its bias."""
         bias = self.bias
         return self.node.outputs[0] if bias is None else bias.node.outputs[0]
 
@@ -292,7 +291,7 @@ class Contraction:
 
     def _subscripts(self, letters: Iterable[str]) -> str:
         """Return one character for each of `letters` that the weight has, as einsum wants them."""
-        names = {letter: chr(ord("a") + at) for at, letter in enumerate(self.letters)}
+        names = {letter: chr(ord("a") + index) for index, letter in enumerate(self.letters)}
         return "".join(names.get(letter, "") for letter in letters)
 
     def shift(self, data: Array) -> Array:
@@ -364,28 +363,28 @@ def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
             continue
         signature = fitted.signature
         present = [
-            (at, operand, value)
-            for at, (operand, value) in enumerate(zip(signature.inputs, node.inputs, strict=False))
+            (index, operand, value)
+            for index, (operand, value) in enumerate(zip(signature.inputs, node.inputs, strict=False))
             if value is not None and not operand.ignored and value.shape is not None
         ]
         for _, data_operand, data in present:
             if constant(data) is not None:
                 continue
-            for at, weight_operand, weight in present:
+            for index, weight_operand, weight in present:
                 array = weight.const_value if weight.is_initializer() and not weight.is_graph_input() else None
                 summed = _letters(data_operand) & _letters(weight_operand) - signature.channels
                 if array is None or len(array.shape) < 2 or len(summed) != 1 or not array.dtype.is_floating_point():
                     continue
                 assert data.shape is not None
                 axes = data_operand.axes(len(data.shape))
-                axis = next(at for at, (dimension, _) in enumerate(axes) if summed & set(dimension.factors))
+                axis = next(index for index, (dimension, _) in enumerate(axes) if summed & set(dimension.factors))
                 letters, sizes = _expand(
                     fitted, weight_operand, tuple(size for size in array.shape if isinstance(size, int))
                 )
                 if math.prod(sizes) == array.size:
                     result, bias_index = _bias(fitted, set(letters))
                     over = axes[axis][0].factors
-                    yield Contraction(fitted, data, axis, over, weight, at, letters, sizes, result, bias_index)
+                    yield Contraction(fitted, data, axis, over, weight, index, letters, sizes, result, bias_index)
 
 
 def _letters(operand: Operand) -> set[str]:
@@ -412,12 +411,12 @@ def _expand(
 
 def _bias(fitted: BoundSignature, weight_letters: set[str]) -> tuple[tuple[str, ...], int | None]:
     """Return the factors and the place of the operand that is added: it has only axes that reach the output."""
-    for at, operand in enumerate(fitted.signature.inputs):
+    for index, operand in enumerate(fitted.signature.inputs):
         if operand.ignored or not operand.dimensions or not _letters(operand) <= fitted.signature.channels:
             continue
         last = operand.dimensions[-1]
         if set(last.factors) <= weight_letters and (len(operand.dimensions) == 1 or operand.broadcasts):
-            return last.factors, at
+            return last.factors, index
     # MatMul has no bias of its own; what may be added to it lies along its last axis.
     last_of_output = next((operand.dimensions[-1] for operand in fitted.signature.outputs if operand.dimensions), None)
     if last_of_output is None or last_of_output.ellipsis or not set(last_of_output.factors) <= weight_letters:

@@ -84,12 +84,12 @@ def measure_cost(model: ir.Model) -> Cost:
         )
         activation_bytes += sum(value_bytes(value) for value in node.outputs)
     weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
-    held = [tensor for node in nodes_within(model.graph) for tensor in _tensors(node)]
+    tensors = [tensor for node in nodes_within(model.graph) for tensor in _tensors(node)]
     return Cost(
         parameters=count_parameters(model),
         macs=sum(each.macs for each in per_node),
         weight_bytes=sum(value.const_value.nbytes for value in weights if value.const_value is not None)
-        + sum(tensor.nbytes for tensor in held),
+        + sum(tensor.nbytes for tensor in tensors),
         activation_bytes=activation_bytes,
         peak_activation_bytes=_peak(model.graph),
         nodes=len(per_node),
@@ -101,8 +101,8 @@ def measure_cost(model: ir.Model) -> Cost:
 def count_parameters(model: ir.Model) -> int:
     """Return the elements of all weights, as `Cost.parameters` counts them; shapes need not be known."""
     weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
-    held = (tensor for node in nodes_within(model.graph) for tensor in _tensors(node))
-    return sum(_parameters(value) for value in weights) + sum(tensor.size for tensor in held if is_parameter(tensor))
+    tensors = (tensor for node in nodes_within(model.graph) for tensor in _tensors(node))
+    return sum(_parameters(value) for value in weights) + sum(tensor.size for tensor in tensors if is_parameter(tensor))
 
 
 def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int:

@@ -49,8 +49,8 @@ def _fold(node: ir.Node, name: str, index: int) -> int:
             continue
         readers = [(use.node, use.idx) for use in value.uses()]
         alike = all(
-            has(reader, Trait.GENERAL_PRODUCT) and at == place and _factor(reader, name) == _factor(node, name)
-            for reader, at in readers
+            has(reader, Trait.GENERAL_PRODUCT) and input_index == place and _factor(reader, name) == _factor(node, name)
+            for reader, input_index in readers
         )
         scaled = _scaled(array, _factor(node, name)) if alike else None
         if scaled is not None:

@@ -34,7 +34,7 @@ class LinearLayer:
 
     @property
     def name(self) -> str:
-        """What it is called in notes."""
+        """Its name in notes."""
         return label(self.node)
 
     @property
@@ -54,7 +54,7 @@ class LinearLayer:
 
     @property
     def columns(self) -> int:
-        """How many weights each output has."""
+        """Weights of each output."""
         return self.first.columns
 
     @property
@@ -76,5 +76,5 @@ def linear_layers(nodes: Iterable[ir.Node]) -> list[LinearLayer]:
 
 
 def label(node: ir.Node) -> str:
-    """Return what a node is called in notes."""
+    """Return the name of a node in notes."""
     return node.name or node.outputs[0].name or node.op_type

@@ -1,4 +1,4 @@
-"""What nodes were called in the model as it came: users name what is in their file, and fusions rename it.
+"""The names that nodes had in the model as it came: users name nodes of their file, and fusions rename them.
 
 A node that was fused makes the value that the last of its parts made. From there the original is walked back, as far
 as values that the model still has: what lies between went into that node. A node that makes no value of the original
@@ -32,7 +32,7 @@ class Origin:
 
 
 class OriginalNames:
-    """What went into the nodes of the main graph of a model.
+    """The origins of the nodes of the main graph of a model.
 
     Args:
         model: The model as it is now. Nodes that are made later are known by what they feed.

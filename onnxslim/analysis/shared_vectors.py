@@ -22,7 +22,7 @@ def untie_vectors(model: ir.Model) -> Mapping[str, tuple[ir.Value, ...]]:
     Returns:
         For each name that was shared the values that hold it now.
     """
-    apart: dict[str, tuple[ir.Value, ...]] = {}
+    untied: dict[str, tuple[ir.Value, ...]] = {}
     editor = Editor(model)
     for value in list(model.graph.initializers.values()):
         tensor, uses = value.const_value, list(value.uses())
@@ -32,21 +32,21 @@ def untie_vectors(model: ir.Model) -> Mapping[str, tuple[ir.Value, ...]]:
         vector = sum(size != 1 for size in tensor.shape) == 1 and tensor.size <= MANY
         if not vector or len(uses) < 2 or any(use.node.graph is not model.graph for use in uses):
             continue
-        held = [value]
-        for at, use in enumerate(uses[1:], start=1):
+        copies = [value]
+        for number, use in enumerate(uses[1:], start=1):
             # A tensor of its own: writing a model names tensors after their values, and this one may be the caller's.
-            copy = editor.initializer(f"{value.name}_reader_{at}", tensor.numpy())
+            copy = editor.initializer(f"{value.name}_reader_{number}", tensor.numpy())
             use.node.replace_input_with(use.idx, copy)
-            held.append(copy)
-        apart[value.name] = tuple(held)
-    return apart
+            copies.append(copy)
+        untied[value.name] = tuple(copies)
+    return untied
 
 
-def retie_vectors(model: ir.Model, apart: Mapping[str, tuple[ir.Value, ...]]) -> None:
+def retie_vectors(model: ir.Model, untied: Mapping[str, tuple[ir.Value, ...]]) -> None:
     """Merge again what `untie_vectors` copied and what is still equal."""
-    for held in apart.values():
+    for copies in untied.values():
         kept: dict[bytes, ir.Value] = {}
-        for value in held:
+        for value in copies:
             if value.const_value is None or model.graph.initializers.get(value.name or "") is not value:
                 continue
             first = kept.setdefault(value.const_value.tobytes(), value)

@@ -1,4 +1,4 @@
-"""Which symbolic sizes of inputs the weights fix: what goes into a convolution has as many channels as it reads.
+"""Symbolic sizes of inputs that weights fix: the data of a convolution has as many channels as its weight reads.
 
 What an op says about axes stands in `ops.axes`; here the axes that are one share what any of them knows of its size.
 """
@@ -45,8 +45,8 @@ class SharedSizes(AxisRelations):
     def settle(self) -> None:
         """Work out of every product the size that follows from the others, until nothing follows any more."""
         for _ in range(ROUNDS):
-            told = [self._follows(whole, factors) for whole, factors in self._factors]
-            if not any(told):
+            found = [self._follows(whole, factors) for whole, factors in self._factors]
+            if not any(found):
                 return
 
     def _follows(self, whole: int, factors: Sequence[int]) -> bool:
@@ -77,8 +77,8 @@ def tied_sizes(model: ir.Model) -> Mapping[tuple[str, int], int]:
     relations.settle()
     sizes: dict[tuple[str, int], int] = {}
     for value, copied in zip(model.graph.inputs, clone.graph.inputs, strict=True):
-        for at, (declared, axis) in enumerate(zip(value.shape or (), relations.axes(copied) or (), strict=True)):
+        for index, (declared, axis) in enumerate(zip(value.shape or (), relations.axes(copied) or (), strict=True)):
             size = relations.sizes[relations.find(axis)]
             if not isinstance(declared, int) and size is not None:
-                sizes[value.name or "", at] = size
+                sizes[value.name or "", index] = size
     return sizes

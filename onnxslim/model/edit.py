@@ -83,9 +83,9 @@ def constant_value(name: str, array: Array) -> ir.Value:
 
 def overwrite(value: ir.Value, array: Array) -> None:
     """Give an initializer other numbers, as many as it has; its shape and its element type stay."""
-    held = value.const_value
-    assert held is not None
-    value.const_value = ir.tensor(array.reshape(held.shape.numpy()).astype(held.dtype.numpy()), name=value.name)
+    tensor = value.const_value
+    assert tensor is not None
+    value.const_value = ir.tensor(array.reshape(tensor.shape.numpy()).astype(tensor.dtype.numpy()), name=value.name)
 
 
 def set_inputs(node: ir.Node, values: Sequence[ir.Value | None]) -> None:
@@ -102,13 +102,20 @@ def take_over(new: ir.Value, old: ir.Value) -> None:
     new.name = old.name
 
 
-def drop_unused(graph: ir.Graph, values: Iterable[ir.Value | None]) -> None:
-    """Remove those of `values` that are initializers of `graph` which nothing reads, and no output."""
-    for value in values:
+def drop_unused(graph: ir.Graph, values: Iterable[ir.Value | None] | None = None) -> int:
+    """Remove initializers that nothing reads, and that are neither inputs nor outputs; return how many.
+
+    Args:
+        graph: Their graph.
+        values: Those to look at, and maybe other values; None: all initializers.
+    """
+    count = 0
+    for value in list(graph.initializers.values()) if values is None else values:
         if value is None or value.uses() or value.is_graph_input() or value.is_graph_output():
             continue
         if value.is_initializer():
-            graph.initializers.pop(value.name or "", None)
+            count += graph.initializers.pop(value.name or "", None) is not None
+    return count
 
 
 def become(model: ir.Model, other: ir.Model) -> None:

@@ -1,4 +1,4 @@
-"""What `include=` and `exclude=` of passes choose, in every pass alike: by the names that the user's file has."""
+"""The options `include=` and `exclude=`, alike in every pass: nodes and weights by the names in the user's file."""
 
 from __future__ import annotations
 

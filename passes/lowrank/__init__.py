@@ -24,16 +24,16 @@ from .layer import SMALLEST, find_layers
 from .splitting import Splitting
 
 ENERGY = 0.99
-"""What is retained of each output where nothing else is asked for."""
+"""The default share of the energy of each output that is retained."""
 LEAST, OPENING = 0.96, 0.99
 """Under a budget, where nobody says how much: the smallest energy that is ever tried, and the first."""
 
 
 class SplitGoal(enum.Enum):
-    """What splits are made for."""
+    """The purpose of splits."""
 
     AUTO = "auto"
-    """What the run is for: `--goal`."""
+    """That of the run: `--goal`."""
     LATENCY = "latency"
     """Only those that were measured to be faster."""
     SIZE = "size"
@@ -97,8 +97,8 @@ class Lowrank(Pass):
                 )
 
     @property
-    def wish(self) -> RankTarget:
-        """What is asked for."""
+    def target(self) -> RankTarget:
+        """The rule that chooses ranks, and its amount."""
         if self.params is not None:
             return RankTarget(RankRule.PARAMS, self.params)
         if self.rank is not None:
@@ -120,20 +120,20 @@ class Lowrank(Pass):
 
     @property
     def opening(self) -> float:
-        """An energy of 0.99, where nothing is asked for."""
+        """An energy of 0.99 where no rank rule is given."""
         return (
             (1 - OPENING) / (1 - LEAST)
-            if self.wish == RankTarget(RankRule.ENERGY, ENERGY) and self.energy is None
+            if self.target == RankTarget(RankRule.ENERGY, ENERGY) and self.energy is None
             else 1.0
         )
 
     def settings(self, goal: Goal) -> SplitSettings:
-        """Return what the splitting is told."""
+        """Return the settings of a run with this goal."""
         kinds = self.kinds or tuple(form.value for form in Factorization if form is not Factorization.PIVOT)
         forms = tuple(form for form in Factorization if form.value in kinds)
         size = self.pays is SplitGoal.SIZE or (self.pays is SplitGoal.AUTO and goal is Goal.SIZE)
         return SplitSettings(
-            self.wish, forms, self.align, self.whiten, self.recover, size, self.sensitivity, self.smallest
+            self.target, forms, self.align, self.whiten, self.recover, size, self.sensitivity, self.smallest
         )
 
     def run(self, model: ir.Model, context: Context) -> Change:
@@ -160,10 +160,11 @@ class Lowrank(Pass):
             notes += work.notes
             not_finite = work.not_finite
             notes += [left_alone(layer.name, why) for layer, why in zip(layers, reasons, strict=True) if why]
-            picked = [(layer, each) for layer, each in zip(layers, chosen, strict=True) if each is not None]
+            pairs = zip(layers, chosen, strict=True)
+            picked = [(layer, candidate) for layer, candidate in pairs if candidate is not None]
             if picked:
                 before = sum(layer.parameters for layer in layers)
-                gone = sum(layer.parameters - each.parameters for layer, each in picked)
+                gone = sum(layer.parameters - candidate.parameters for layer, candidate in picked)
                 removed = f"{gone / before:.1%} of the parameters of {len(layers)} layers removed"
                 missed = self.params is not None and gone < round(self.params * before)
                 reason = f"{self.params:.1%} was asked for: the splits that will do remove no more" if missed else ""
@@ -183,5 +184,5 @@ class Lowrank(Pass):
 
 
 def _spreads(gemm: ir.Node) -> bool:
-    """Whether what a Gemm does beside the product can be done by nodes of its own, and the product be split."""
+    """Whether a Gemm can be split once its scales and its summand are nodes of their own."""
     return constant(gemm.inputs[1]) is not None and not attribute(gemm, "transA")

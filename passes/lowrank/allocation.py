@@ -13,7 +13,7 @@ from .layer import SMALLEST
 
 
 class RankRule(enum.Enum):
-    """How ranks are chosen."""
+    """The rule that chooses ranks."""
 
     ENERGY = "energy"
     """The fewest parameters that retain a share of the energy of the output of each layer."""
@@ -27,22 +27,22 @@ class RankRule(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class RankTarget:
-    """What is asked for."""
+    """The rule that chooses ranks, and its amount."""
 
     rule: RankRule
     amount: float = 0.0
 
     @property
     def most_error(self) -> float | None:
-        """What each layer may lose, as a share of the energy of its output; None where nothing is said of one layer."""
+        """The largest error of each layer, as a share of the energy of its output; None where layers have no limit."""
         return 1 - self.amount if self.rule is RankRule.ENERGY else None
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitSettings:
-    """What is asked for."""
+    """The options of the pass, as the splitting needs them."""
 
-    wish: RankTarget
+    target: RankTarget
     forms: tuple[Factorization, ...]
     align: int
     whiten: bool = True
@@ -56,7 +56,7 @@ class SplitSettings:
 
 
 ErrorCost = Callable[[float], float]
-"""What an error of a layer costs the outputs."""
+"""Maps the error of a layer to the error of the outputs."""
 
 
 class Splittable(Protocol):
@@ -72,48 +72,49 @@ class Splittable(Protocol):
 
     @property
     def outputs(self) -> int:
-        """What comes out of a place, or of a row."""
+        """Output channels, or numbers in a row."""
 
 
 def choose(
     layers: Sequence[Splittable],
     options: Sequence[Sequence[SplitCandidate]],
-    wish: RankTarget,
-    prices: Sequence[ErrorCost] | None = None,
+    target: RankTarget,
+    error_costs: Sequence[ErrorCost] | None = None,
 ) -> list[SplitCandidate | None]:
     """Return the split of each layer, None where it stays whole.
 
     Args:
         layers: The layers.
-        options: For each of them what it may be split into.
-        wish: What is asked for.
-        prices: What an error of each layer costs where they share a budget; None: all alike.
+        options: The splits that each of them admits.
+        target: The rule that chooses ranks.
+        error_costs: The cost of an error of each layer where they share a budget; None: all alike.
     """
-    if wish.rule is RankRule.PARAMS:
+    if target.rule is RankRule.PARAMS:
         total = sum(layer.parameters for layer in layers)
-        return budget([layer.parameters for layer in layers], options, round(wish.amount * total), prices)
-    return [_alone(own, wish) for own in options]
+        return budget([layer.parameters for layer in layers], options, round(target.amount * total), error_costs)
+    return [_alone(candidates, target) for candidates in options]
 
 
-def _alone(own: Sequence[SplitCandidate], wish: RankTarget) -> SplitCandidate | None:
-    if wish.rule is RankRule.ENERGY:
-        enough = [each for each in own if each.error <= (wish.most_error or 0.0)]
-        return min(enough, key=lambda each: (each.parameters, each.error), default=None)
-    if wish.rule is RankRule.RANK:
-        distance = {each: abs(each.share - wish.amount) for each in own}
-        nearest = [each for each in own if distance[each] <= min(distance.values()) + 1e-9]
+def _alone(candidates: Sequence[SplitCandidate], target: RankTarget) -> SplitCandidate | None:
+    if target.rule is RankRule.ENERGY:
+        enough = [candidate for candidate in candidates if candidate.error <= (target.most_error or 0.0)]
+        return min(enough, key=lambda candidate: (candidate.parameters, candidate.error), default=None)
+    if target.rule is RankRule.RANK:
+        distance = {candidate: abs(candidate.share - target.amount) for candidate in candidates}
+        nearest = [candidate for candidate in candidates if distance[candidate] <= min(distance.values()) + 1e-9]
+        shares = [candidate.share for candidate in candidates]
         # The lowest share is as far from none as ranks are from each other.
-        if own and wish.amount - max(each.share for each in own) > min(each.share for each in own) + 1e-9:
+        if shares and target.amount - max(shares) > min(shares) + 1e-9:
             return None
-        return min(nearest, key=lambda each: (each.error, each.parameters), default=None)
-    return min(own, key=lambda each: (each.error, each.parameters), default=None)
+        return min(nearest, key=lambda candidate: (candidate.error, candidate.parameters), default=None)
+    return min(candidates, key=lambda candidate: (candidate.error, candidate.parameters), default=None)
 
 
 def budget(
     parameters: Sequence[int],
     options: Sequence[Sequence[SplitCandidate]],
     target: int,
-    prices: Sequence[ErrorCost] | None = None,
+    error_costs: Sequence[ErrorCost] | None = None,
 ) -> list[SplitCandidate | None]:
     """Return the splits that remove `target` parameters at about the least sum of errors.
 
@@ -123,30 +124,30 @@ def budget(
 
     Args:
         parameters: For each layer how many it has.
-        options: For each layer what it may be split into.
+        options: The splits that each layer admits.
         target: Parameters to remove.
-        prices: For each layer what an error costs, which grows with it; None: all alike.
+        error_costs: The cost of an error of each layer, rising with it; None: all alike.
     """
     steps: list[tuple[float, int, SplitCandidate]] = []
-    for at, (whole, own) in enumerate(zip(parameters, options, strict=True)):
-        price = _same if prices is None else prices[at]
+    for index, (whole, candidates) in enumerate(zip(parameters, options, strict=True)):
+        error_cost = _same if error_costs is None else error_costs[index]
         before, cost = whole, 0.0
-        for each in hull(whole, own, price):
-            steps.append(((price(each.error) - cost) / (before - each.parameters), at, each))
-            before, cost = each.parameters, price(each.error)
+        for candidate in hull(whole, candidates, error_cost):
+            steps.append(((error_cost(candidate.error) - cost) / (before - candidate.parameters), index, candidate))
+            before, cost = candidate.parameters, error_cost(candidate.error)
     steps.sort(key=lambda step: step[:2])
     chosen: list[SplitCandidate | None] = [None] * len(parameters)
     left = target
-    for _, at, each in steps:
+    for _, index, candidate in steps:
         if left <= 0:
             break
-        held = chosen[at]
-        now = parameters[at] if held is None else held.parameters
-        if now - each.parameters > left:
-            enough = [other for other in options[at] if other.parameters <= now - left]
-            each = min(enough, key=lambda other: (other.error, other.parameters))
-        chosen[at] = each
-        left -= now - each.parameters
+        current = chosen[index]
+        now = parameters[index] if current is None else current.parameters
+        if now - candidate.parameters > left:
+            enough = [smaller for smaller in options[index] if smaller.parameters <= now - left]
+            candidate = min(enough, key=lambda smaller: (smaller.error, smaller.parameters))
+        chosen[index] = candidate
+        left -= now - candidate.parameters
     return chosen
 
 
@@ -154,19 +155,19 @@ def _same(error: float) -> float:
     return error
 
 
-def hull(whole: int, own: Sequence[SplitCandidate], price: ErrorCost = _same) -> list[SplitCandidate]:
+def hull(whole: int, candidates: Sequence[SplitCandidate], error_cost: ErrorCost = _same) -> list[SplitCandidate]:
     """Return the splits on the lower convex hull of cost over parameters, those with most parameters first."""
     found: list[SplitCandidate] = []
     points: list[tuple[int, float]] = [(whole, 0.0)]
-    for each in sorted(own, key=lambda each: (-each.parameters, each.error)):
-        if each.parameters >= points[-1][0]:
+    for candidate in sorted(candidates, key=lambda candidate: (-candidate.parameters, candidate.error)):
+        if candidate.parameters >= points[-1][0]:
             continue
-        point = each.parameters, price(each.error)
+        point = candidate.parameters, error_cost(candidate.error)
         while len(points) > 1 and _slope(points[-2], points[-1]) >= _slope(points[-1], point):
             points.pop()
             found.pop()
         points.append(point)
-        found.append(each)
+        found.append(candidate)
     return found
 
 
@@ -180,14 +181,14 @@ def describe(parameters: int, candidate: SplitCandidate) -> str:
     return f"{candidate.form.value} of rank {ranks}: {parameters} -> {candidate.parameters} parameters"
 
 
-def why_whole(own: Sequence[SplitCandidate], wish: RankTarget, align: int = 1) -> str:
+def why_whole(candidates: Sequence[SplitCandidate], target: RankTarget, align: int = 1) -> str:
     """Return why a layer stays whole that may be split into `own`, of ranks that are multiples of `align`."""
-    if not own:
+    if not candidates:
         return "no split saves parameters" + (f" with a rank that is a multiple of {align}" if align > 1 else "")
-    if wish.rule is RankRule.RANK:
-        most = max(each.share for each in own)
-        return f"with {wish.amount:.1%} of its rank nothing is saved (with {most:.1%} there is)"
-    if wish.rule is RankRule.ENERGY:
-        least = min(each.error for each in own)
-        return f"no split that saves parameters retains {wish.amount:.1%} of its output (at most {1 - least:.1%})"
+    if target.rule is RankRule.RANK:
+        most = max(candidate.share for candidate in candidates)
+        return f"with {target.amount:.1%} of its rank nothing is saved (with {most:.1%} there is)"
+    if target.rule is RankRule.ENERGY:
+        least = min(candidate.error for candidate in candidates)
+        return f"no split that saves parameters retains {target.amount:.1%} of its output (at most {1 - least:.1%})"
     return "the budget is met without it"

@@ -1,4 +1,4 @@
-"""How much each direction of what a layer gives matters where it is compared with another value: queries with keys.
+"""The metric of the output of a layer that is multiplied by another computed value, as queries by keys.
 
 Where y is rearranged into heads and multiplied by another computed value B, the error of the products is B'e for each
 head, and its energy e'Me with M = E[BB'], one block for each head. Where a softmax follows, what all keys have in
@@ -42,7 +42,7 @@ class AttentionProduct:
     centred: bool
     """A softmax over the other factor's places follows."""
     axis: int
-    """Which axis of the layer's output holds its channels."""
+    """The axis of the channels of the output of the layer."""
     _session: Session | None = None
 
     def moment(self, result: npt.NDArray[Any], other: npt.NDArray[Any], open_session: Callable[..., Session]) -> Array:

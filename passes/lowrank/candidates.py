@@ -1,4 +1,4 @@
-"""What each layer could be split into: the ranks that save something, and the error that each is expected to make."""
+"""The splits that each layer admits: ranks that save something, with the error to be expected of each."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class SplitCandidate:
     error: float
     """Expected energy of the error as a share of the energy of the output."""
     share: float = 0.0
-    """Which share of the full rank it has; of two ranks the mean."""
+    """Its rank as a share of the full rank; of two ranks the mean."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """How many places a layer works in, for one sample."""
+    """The number of positions that a layer is applied to, for one sample."""
 
     inputs: int
     """Places of the image that comes in; 1 for each row where there is no image."""
@@ -68,33 +68,33 @@ def parameters(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...]) 
     return sum(count for count, _ in _terms(layer, form, ranks, Positions(1, 1, 1)))
 
 
-def macs(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...], extent: Positions) -> float:
+def macs(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...], positions: Positions) -> float:
     """Return the multiply-accumulates of the factors as a share of those of the layer."""
-    after = sum(count * places for count, places in _terms(layer, form, ranks, extent))
-    return after / max(layer.parameters * extent.outputs, 1)
+    after = sum(count * places for count, places in _terms(layer, form, ranks, positions))
+    return after / max(layer.parameters * positions.outputs, 1)
 
 
 def _terms(
-    layer: LinearLayer, form: Factorization, ranks: tuple[int, ...], extent: Positions
+    layer: LinearLayer, form: Factorization, ranks: tuple[int, ...], positions: Positions
 ) -> Iterator[tuple[int, int]]:
     """Yield for each factor (elements, places that it works in)."""
     inputs, outputs, taps = layer.inputs, layer.outputs, math.prod(layer.kernel)
     if form in PAIRS:
-        yield inputs * ranks[0], extent.outputs
-        yield ranks[0] * pair_outputs(form, outputs, ranks[0]), extent.outputs
+        yield inputs * ranks[0], positions.outputs
+        yield ranks[0] * pair_outputs(form, outputs, ranks[0]), positions.outputs
     elif form is Factorization.TUCKER:
         few, narrow = ranks
         if few < inputs:
-            yield inputs * few, extent.inputs
-        yield few * taps * narrow, extent.outputs
+            yield inputs * few, positions.inputs
+        yield few * taps * narrow, positions.outputs
         if narrow < outputs:
-            yield narrow * outputs, extent.outputs
+            yield narrow * outputs, positions.outputs
     elif form is Factorization.SPATIAL:
-        yield inputs * layer.kernel[0] * ranks[0], extent.between
-        yield ranks[0] * layer.kernel[1] * outputs, extent.outputs
+        yield inputs * layer.kernel[0] * ranks[0], positions.between
+        yield ranks[0] * layer.kernel[1] * outputs, positions.outputs
     else:
-        yield inputs * ranks[0] * taps, extent.outputs
-        yield inputs * ranks[0] * outputs, extent.outputs
+        yield inputs * ranks[0] * taps, positions.outputs
+        yield inputs * ranks[0] * outputs, positions.outputs
 
 
 def candidates(
@@ -102,7 +102,7 @@ def candidates(
     problem: Problem,
     allowed: Sequence[Factorization],
     align: int,
-    extent: Positions,
+    positions: Positions,
     *,
     exact: bool,
     more_macs: bool,
@@ -115,66 +115,71 @@ def candidates(
         problem: What it gets and gives.
         allowed: Forms to look at.
         align: Ranks are multiples of this, or full.
-        extent: Where it works.
+        positions: Where it works.
         exact: Scale what is expected of each form by the error of one split that is really made.
         more_macs: Splits that have more MACs will do, too.
-        most: The error that is asked for: splits that are said to hold it are made, and have the error that they then
-            have. None: nothing is promised.
+        most: The largest error allowed: splits that are expected to stay below it are computed, and have the error
+            measured then. None: no limit.
     """
     result: list[SplitCandidate] = []
     for form in forms(layer):
-        own = shapes(layer, form, align, extent, more_macs=more_macs) if form in allowed else []
-        if not own:
+        splits = shapes(layer, form, align, positions, more_macs=more_macs) if form in allowed else []
+        if not splits:
             continue
-        lost = losses(problem, form)
-        own = [dataclasses.replace(each, error=lost(each.ranks)) for each in own]
+        expected_error = losses(problem, form)
+        splits = [dataclasses.replace(candidate, error=expected_error(candidate.ranks)) for candidate in splits]
         if exact and form is not Factorization.MATRIX:
             # Of a layer that is of low rank exactly, the middle has no error that tells anything of the others.
-            telling = [each for each in own if each.error > TELLING]
+            telling = [candidate for candidate in splits if candidate.error > TELLING]
             if telling:
                 middle = nearest(telling, layer.parameters // 2)
-                own = _scaled(own, problem.loss(split(problem, form, middle.ranks).dense) / middle.error)
-        result += own if most is None else _made(own, problem, most)
+                splits = _scaled(splits, problem.loss(split(problem, form, middle.ranks).dense) / middle.error)
+        result += splits if most is None else _made(splits, problem, most)
     return result
 
 
-def _scaled(own: Sequence[SplitCandidate], scale: float) -> list[SplitCandidate]:
-    return [dataclasses.replace(each, error=min(each.error * scale, 1.0)) for each in own]
+def _scaled(splits: Sequence[SplitCandidate], scale: float) -> list[SplitCandidate]:
+    return [dataclasses.replace(candidate, error=min(candidate.error * scale, 1.0)) for candidate in splits]
 
 
-def _made(own: Sequence[SplitCandidate], problem: Problem, most: float) -> list[SplitCandidate]:
+def _made(splits: Sequence[SplitCandidate], problem: Problem, most: float) -> list[SplitCandidate]:
     """Return the splits of one form, of those that are said to lose no more than `most` only such as were made.
 
     The smallest of them as a rule holds what is said of it; where it does not, a bisection by size finds one that does.
     """
-    said = sorted((each for each in own if each.error <= most), key=lambda each: (each.parameters, each.error))
+    sufficient = sorted(
+        (candidate for candidate in splits if candidate.error <= most),
+        key=lambda candidate: (candidate.parameters, candidate.error),
+    )
     made: list[SplitCandidate] = []
-    low, high, at = 0, len(said), 0
+    low, high, index = 0, len(sufficient), 0
     while low < high:
-        each = said[at]
-        made.append(dataclasses.replace(each, error=problem.loss(split(problem, each.form, each.ranks).dense)))
+        candidate = sufficient[index]
+        made.append(
+            dataclasses.replace(candidate, error=problem.loss(split(problem, candidate.form, candidate.ranks).dense))
+        )
         if made[-1].error <= most:
-            high = at
+            high = index
         else:
-            low = at + 1
-        at = (low + high) // 2
-    return [*(each for each in own if each.error > most), *made]
+            low = index + 1
+        index = (low + high) // 2
+    return [*(candidate for candidate in splits if candidate.error > most), *made]
 
 
-def nearest(own: Sequence[SplitCandidate], parameters: int) -> SplitCandidate:
+def nearest(splits: Sequence[SplitCandidate], parameters: int) -> SplitCandidate:
     """Return the split that has about so many parameters, the best of equals."""
-    return min(own, key=lambda each: (abs(each.parameters - parameters), each.error))
+    return min(splits, key=lambda candidate: (abs(candidate.parameters - parameters), candidate.error))
 
 
 def shapes(
-    layer: LinearLayer, form: Factorization, align: int, extent: Positions, *, more_macs: bool
+    layer: LinearLayer, form: Factorization, align: int, positions: Positions, *, more_macs: bool
 ) -> list[SplitCandidate]:
     """Return the splits of one form as `candidates` does, before anything is known of their errors: these are 0."""
     return [
         SplitCandidate(form, ranks, parameters(layer, form, ranks), work, 0.0, _share(layer, form, ranks))
         for ranks in _ranks(layer, form, align)
         if parameters(layer, form, ranks) < layer.parameters
-        and ((work := macs(layer, form, ranks, extent)) <= 1 or more_macs)
+        and ((work := macs(layer, form, ranks, positions)) <= 1 or more_macs)
     ]
 
 
@@ -209,7 +214,9 @@ def losses(problem: Problem, form: Factorization) -> Callable[[tuple[int, ...]],
     tails = [tail(energies) for energies in spectra[form]()]
 
     def lost(ranks: tuple[int, ...]) -> float:
-        shares = [float(each[min(rank, len(each) - 1)]) for each, rank in zip(tails, ranks, strict=True)]
+        shares = [
+            float(lost_shares[min(rank, len(lost_shares) - 1)]) for lost_shares, rank in zip(tails, ranks, strict=True)
+        ]
         return min(sum(shares) * (1 - floor) + floor, 1.0)
 
     return lost

@@ -76,21 +76,22 @@ def split_tables(
     if learns and tables:
         counts = count_rows(model, tables, context.draw(SAMPLES, "lowrank: rows of tables"), context.open_session)
     bases = [basis(table, counts.get(table.name)) for table in tables]
-    options = [table_candidates(table, each[0], settings.align) for table, each in zip(tables, bases, strict=True)]
+    spectra = zip(tables, bases, strict=True)
+    options = [table_candidates(table, energies, settings.align) for table, (energies, _) in spectra]
     editor = Editor(model)
     done: list[Note] = []
     changes: list[LayerChange] = []
     reads = count_reads(model, tables, context) if tables else {}
-    for table, (_, vectors), own, each in zip(
-        tables, bases, options, choose(tables, options, settings.wish), strict=True
+    for table, (_, vectors), candidates, candidate in zip(
+        tables, bases, options, choose(tables, options, settings.target), strict=True
     ):
-        if each is None:
-            left.append(left_alone(table.name, why_whole(own, settings.wish, settings.align)))
+        if candidate is None:
+            left.append(left_alone(table.name, why_whole(candidates, settings.target, settings.align)))
             continue
-        write_table(editor, table, split_table(table, vectors, each.ranks[0]))
-        kept = f"{1 - each.error:.2%} of the energy of its rows retained"
-        done.append(Note(table.name, describe(table.parameters, each), kept))
-        (rank,), full = each.ranks, min(table.inputs, table.outputs)
+        write_table(editor, table, split_table(table, vectors, candidate.ranks[0]))
+        kept = f"{1 - candidate.error:.2%} of the energy of its rows retained"
+        done.append(Note(table.name, describe(table.parameters, candidate), kept))
+        (rank,), full = candidate.ranks, min(table.inputs, table.outputs)
         work = reads[table.name] * rank * table.outputs
         changes.append(LayerChange(table.name, table.nodes[0].op_type, "rank", full, rank, 0, work))
     return done, left, tuple(changes)
@@ -210,10 +211,10 @@ def split_table(table: EmbeddingTable, vectors: Array, rank: int) -> Split:
 
 def write_table(editor: Editor, table: EmbeddingTable, made: Split) -> None:
     """Put the factors in the place of a table, in place: all nodes that read it read the narrower one."""
-    held = constant(table.weight)
-    assert held is not None
+    array = constant(table.weight)
+    assert array is not None
     narrow, wide = (
-        editor.initializer(f"{table.weight.name}_factor_{number}", factor.astype(held.dtype))
+        editor.initializer(f"{table.weight.name}_factor_{number}", factor.astype(array.dtype))
         for number, factor in enumerate(made.factors, start=1)
     )
     for node in table.nodes:

@@ -57,8 +57,8 @@ def _of_matrices(layer: LinearLayer, rank: int, last: int) -> list[Part]:
 
 def _copied(layer: LinearLayer) -> Attributes:
     return {
-        name: tuple(each.value) if isinstance(each.value, (list, tuple)) else each.value
-        for name, each in layer.node.attributes.items()
+        name: tuple(attribute.value) if isinstance(attribute.value, (list, tuple)) else attribute.value
+        for name, attribute in layer.node.attributes.items()
     }
 
 
@@ -110,8 +110,8 @@ def _spatial(layer: LinearLayer, ranks: tuple[int, ...]) -> list[Part]:
 
 
 def _separable(layer: LinearLayer, ranks: tuple[int, ...]) -> list[Part]:
-    (each,) = ranks
-    channels = layer.inputs * each
+    (windows,) = ranks
+    channels = layer.inputs * windows
     return [
         Part(
             (channels, 1, *layer.kernel),
@@ -141,16 +141,16 @@ def write(editor: Editor, layer: LinearLayer, split: Split, biases: Sequence[Arr
         split: The factors.
         biases: For each use what its bias is to be, None where it stays as it is.
     """
-    held = constant(layer.weight)
-    assert held is not None
+    array = constant(layer.weight)
+    assert array is not None
     made = parts(layer, split.form, split.ranks)
     stored = []
     for number, (part, factor) in enumerate(zip(made, split.factors, strict=True), start=1):
-        array = part.arrange(factor).reshape(part.shape).astype(held.dtype)
-        stored.append(editor.initializer(f"{layer.weight.name}_factor_{number}", array))
+        stored_factor = part.arrange(factor).reshape(part.shape).astype(array.dtype)
+        stored.append(editor.initializer(f"{layer.weight.name}_factor_{number}", stored_factor))
     _write_biases(editor, layer, biases)
     for use in layer.uses:
-        own = _own_biases(editor, use, split, held.dtype)
+        own = _own_biases(editor, use, split, array.dtype)
         _replace(editor, layer, use, made, stored, own, joined=split.form is Factorization.PIVOT)
     drop_unused(editor.graph, [layer.weight])
 
@@ -177,14 +177,14 @@ def _write_biases(editor: Editor, layer: LinearLayer, biases: Sequence[Array | N
 def _own_biases(editor: Editor, use: Contraction, split: Split, dtype: npt.DTypeLike) -> list[list[ir.Value | None]]:
     """Return what the node of each factor gets as its own bias: the last all of it, but in the pivoted form, whose
     last factor gets outputs of the first with their bias."""
-    held = list(use.node.inputs[2:])
-    bias = constant(held[0]) if held else None
+    inputs = list(use.node.inputs[2:])
+    bias = constant(inputs[0]) if inputs else None
     if split.form is not Factorization.PIVOT or bias is None:
-        return [[] for _ in split.factors[1:]] + [held]
+        return [[] for _ in split.factors[1:]] + [inputs]
     rank, whole = split.ranks[0], np.broadcast_to(bias.ravel(), split.dense.shape[1:]).astype(np.float64)
     result: list[list[ir.Value | None]] = []
-    for number, own in enumerate((whole[:rank], whole[rank:] - whole[:rank] @ split.factors[1]), start=1):
-        result.append([editor.initializer(f"{use.node.outputs[0].name}_bias_{number}", own.astype(dtype))])
+    for number, vector in enumerate((whole[:rank], whole[rank:] - whole[:rank] @ split.factors[1]), start=1):
+        result.append([editor.initializer(f"{use.node.outputs[0].name}_bias_{number}", vector.astype(dtype))])
     return result
 
 
@@ -206,7 +206,7 @@ def _replace(
     for number, (part, weight, bias) in enumerate(zip(made, stored, biases, strict=True), start=1):
         pair = [value, weight] if layer.first.weight_index else [weight, value]
         inputs: list[ir.Value | None] = [*pair, *bias]
-        attributes = [ir.convenience.convert_attribute(name, each) for name, each in part.attributes.items()]
+        attributes = [ir.convenience.convert_attribute(name, value) for name, value in part.attributes.items()]
         name = editor.name(f"{node.name or old.name}_factor_{number}")
         nodes.append(ir.Node(node.domain, node.op_type, inputs, attributes, name=name))
         value = nodes[-1].outputs[0]

@@ -3,7 +3,7 @@
 All of them answer one question. A layer gives y = W'x; x is what it gets now, y what it gave in the original, and only
 their second moments count: G = E[xx'], C = E[xy']. The loss of a dense weight V is E|y - V'x|^2 = E|y|^2 - 2 tr(V'C) +
 tr(V'GV). Where it is known how errors of the outputs matter, it is E(y - V'x)'M(y - V'x): the metric M is made by
-`readers`. What differs is the form that V has:
+`output_metric` and `attention_metric`. What differs is the form that V has:
 
 * of rank r, for products of matrices (reduced rank regression: Izenman, "Reduced-rank regression for the multivariate
   linear model", 1975; with y = W'x it is the SVD whitened by the moments of x, as in SVD-LLM, arXiv 2403.07378);
@@ -38,7 +38,7 @@ PIVOT_CONDITION = 1e-6
 
 
 class Factorization(enum.Enum):
-    """What a layer is split into."""
+    """The form of the factors of a layer."""
 
     MATRIX = "matrix"
     """Two products of matrices, or two convolutions with a window of 1."""
@@ -81,7 +81,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class LayerMoments:
-    """What a layer gets and should give: second moments, about the mean where it has a bias to make up for it."""
+    """Second moments of the input x and the wanted output y of a layer, about the mean where it has a bias."""
 
     gram: Array
     """E[xx'], shape [columns, columns]."""
@@ -144,7 +144,7 @@ class Problem:
 
     @functools.cached_property
     def floor(self) -> float:
-        """What `best` loses."""
+        """The loss of `best`."""
         return self.moments.loss(self.best)
 
     @functools.cached_property
@@ -307,16 +307,16 @@ def _spatial(problem: Problem, ranks: tuple[int, ...]) -> Split:
 
 
 def _separable(problem: Problem, ranks: tuple[int, ...]) -> Split:
-    (each,) = ranks
+    (windows,) = ranks
     taps, channels = math.prod(problem.kernel), problem.inputs
-    first = problem.channel_basis[1][:, :, :each]
+    first = problem.channel_basis[1][:, :, :windows]
     gram = problem.moments.gram.reshape(channels, taps, channels, taps)
     half = np.einsum("atbu,atr->arbu", gram, first, optimize=True)
-    reduced = np.einsum("arbu,bus->arbs", half, first, optimize=True).reshape(channels * each, channels * each)
+    reduced = np.einsum("arbu,bus->arbs", half, first, optimize=True).reshape(channels * windows, channels * windows)
     cross = np.einsum("atm,atr->arm", problem.moments.cross.reshape(channels, taps, -1), first, optimize=True)
-    second = np.linalg.solve(reduced, cross.reshape(channels * each, -1)).reshape(channels, each, -1)
+    second = np.linalg.solve(reduced, cross.reshape(channels * windows, -1)).reshape(channels, windows, -1)
     dense = np.einsum("arm,atr->atm", second, first, optimize=True).reshape(problem.columns, -1)
-    return Split(Factorization.SEPARABLE, ranks, (first.reshape(channels, *problem.kernel, each), second), dense)
+    return Split(Factorization.SEPARABLE, ranks, (first.reshape(channels, *problem.kernel, windows), second), dense)
 
 
 _SPLITS = {

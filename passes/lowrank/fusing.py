@@ -27,7 +27,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """What two layers amount to."""
+    """The layer that two layers in a row amount to."""
 
     stored: Array
     """The weight as it is stored."""
@@ -126,12 +126,12 @@ def _bias(layer: LinearLayer) -> Array:
 
 
 def _write(editor: Editor, first: LinearLayer, second: LinearLayer, product: Product) -> None:
-    held = constant(second.weight)
-    assert held is not None
-    weight = editor.initializer(f"{first.weight.name}_multiplied", product.stored.astype(held.dtype))
+    array = constant(second.weight)
+    assert array is not None
+    weight = editor.initializer(f"{first.weight.name}_multiplied", product.stored.astype(array.dtype))
     inputs: list[ir.Value | None] = [first.node.inputs[0], weight]
     if product.bias is not None and (len(first.node.inputs) > 2 or len(second.node.inputs) > 2 or product.bias.any()):
-        inputs.append(editor.initializer(f"{second.node.outputs[0].name}_bias", product.bias.astype(held.dtype)))
+        inputs.append(editor.initializer(f"{second.node.outputs[0].name}_bias", product.bias.astype(array.dtype)))
     host, node, graph = product.host, second.node, editor.graph
     made = ir.Node("", host.op_type, inputs, list(host.attributes.values()), name=node.name)
     before = [*first.node.inputs[1:], *node.inputs[1:]]

@@ -28,7 +28,7 @@ def find_layers(
 
     Args:
         model: With shapes.
-        selection: What is asked for.
+        selection: The nodes that the options choose.
         smallest: Weights with fewer numbers are left alone.
     """
     layers = linear_layers(model.graph)

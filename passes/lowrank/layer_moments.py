@@ -35,17 +35,17 @@ PRODUCTS = 2e11
 BATCH = 8
 """Samples in one run, where the model takes any number."""
 ASIDE = 4
-"""Every so manieth run is set aside where a layer is fitted to make up for errors."""
+"""Every n-th run is held out, to choose the damping with which a layer is fitted to make up for errors."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Downstream:
-    """What becomes of what layers give, by their names."""
+    """The readers of the outputs of layers, by the names of the layers."""
 
     readers: Mapping[str, OutputReader] = dataclasses.field(default_factory=dict)
     comparisons: Mapping[str, AttentionProduct] = dataclasses.field(default_factory=dict)
     terms: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What is added to it: see `adding`."""
+    """The name of the value that is added to the output: see `residual`."""
 
 
 @dataclasses.dataclass
@@ -59,7 +59,7 @@ class CollectedMoments:
     sums: list[tuple[Array, Array, int]] = dataclasses.field(default_factory=list)
     """For each use (sum of x, sum of y, rows)."""
     metric: Array | None = None
-    """What each direction of the outputs matters to what reads them, summed: see `readers`."""
+    """The metric of the outputs, summed: see `output_metric` and `attention_metric`."""
     aside: CollectedMoments | None = None
     """The same of samples that were set aside, to tell what carries over to others."""
 
@@ -67,17 +67,17 @@ class CollectedMoments:
         """Return the sums over all rows, those that were set aside included."""
         if self.aside is None:
             return self
-        other = self.aside
+        aside = self.aside
         return CollectedMoments(
-            self.gram + other.gram,
-            self.cross + other.cross,
-            self.energy + other.energy,
-            self.rows + other.rows,
+            self.gram + aside.gram,
+            self.cross + aside.cross,
+            self.energy + aside.energy,
+            self.rows + aside.rows,
             [
-                (one + more, two + further, rows + extra)
-                for (one, two, rows), (more, further, extra) in zip(self.sums, other.sums, strict=True)
+                (one[0] + two[0], one[1] + two[1], one[2] + two[2])
+                for one, two in zip(self.sums, aside.sums, strict=True)
             ],
-            None if self.metric is None or other.metric is None else self.metric + other.metric,
+            None if self.metric is None or aside.metric is None else self.metric + aside.metric,
         )
 
     def moments(self, layer: LinearLayer) -> LayerMoments:
@@ -124,8 +124,8 @@ class MomentCollector:
         self._now = Stream(now, samples, open_session, BATCH)
         self._before = None if before is None else Stream(before, samples, open_session, BATCH)
         self._gave = self._before or self._now
-        self._place = {value.name or "": at for at, node in enumerate(self._now.order) for value in node.outputs}
-        self._made = {value.name or "": at for at, node in enumerate(self._gave.order) for value in node.outputs}
+        self._place = {value.name or "": index for index, node in enumerate(self._now.order) for value in node.outputs}
+        self._made = {value.name or "": index for index, node in enumerate(self._gave.order) for value in node.outputs}
         self._count, self._generator, self._open = count, generator, open_session
         self._behind = behind
 
@@ -139,9 +139,9 @@ class MomentCollector:
         Raises:
             RunError: A model does not run on the samples.
         """
-        for at, layer in enumerate(layers):
-            data = {use.data.name or "" for each in layers[at:] for use in each.uses}
-            results = {name for each in layers[at:] for name in self._wanted(each)}
+        for index, layer in enumerate(layers):
+            data = {use.data.name or "" for later in layers[index:] for use in later.uses}
+            results = {name for later in layers[index:] for name in self._wanted(later)}
             place = max(self._place[name] for name in _results(layer))
             end = 1 + max(self._made.get(name, -1) for name in self._wanted(layer))
             if self._before is None:
@@ -158,28 +158,28 @@ class MomentCollector:
     def _seen(self, layer: LinearLayer) -> CollectedMoments:
         reader, comparison = self._behind.readers.get(layer.name), self._behind.comparisons.get(layer.name)
         weighed = reader is not None or comparison is not None
-        seen = _empty(layer, weighed=weighed)
+        moments = _empty(layer, weighed=weighed)
         if self._before is not None:
-            seen.aside = _empty(layer, weighed=weighed)
-        for at, (use, name) in enumerate(zip(layer.uses, _results(layer), strict=True)):
+            moments.aside = _empty(layer, weighed=weighed)
+        for index, (use, name) in enumerate(zip(layer.uses, _results(layer), strict=True)):
             pairs = zip(self._now[use.data.name or ""], self._wanted_sums(layer, name), strict=True)
             for number, (data, result) in enumerate(pairs):
                 samples = max(self._now.counts[number], 1)
                 places = max(int(data.size) // layer.inputs // samples, 1)
-                each = min(places, math.ceil(enough_rows(layer) / max(self._count, 1)))
+                per_sample = min(places, math.ceil(enough_rows(layer) / max(self._count, 1)))
                 if not correspond(use, data, result):
                     continue  # which places there are depends on what a layer before gives: these are others
-                inputs, outputs = rows(use, data, result, each * samples, self._generator)
-                held = seen.aside if seen.aside is not None and number % ASIDE == ASIDE - 1 else seen
-                _add(held, at, inputs, outputs)
-                if held.metric is not None:
+                inputs, outputs = rows(use, data, result, per_sample * samples, self._generator)
+                target = moments.aside if moments.aside is not None and number % ASIDE == ASIDE - 1 else moments
+                _add(target, index, inputs, outputs)
+                if target.metric is not None:
                     with np.errstate(all="ignore"):
                         if reader is not None:
-                            held.metric += reader.moment(outputs, self._open)
+                            target.metric += reader.moment(outputs, self._open)
                         elif comparison is not None:
                             other = self._gave[comparison.other][number]
-                            held.metric += comparison.moment(result, other, self._open)
-        return seen
+                            target.metric += comparison.moment(result, other, self._open)
+        return moments
 
     def _wanted_sums(self, layer: LinearLayer, name: str) -> Iterator[npt.NDArray[Any]]:
         """Yield what a layer gave before, batch by batch, and what its sum with another value lacks by now."""
@@ -211,14 +211,15 @@ def _empty(layer: LinearLayer, *, weighed: bool) -> CollectedMoments:
     return CollectedMoments(np.zeros((columns, columns)), np.zeros((columns, outputs)), sums=sums, metric=metric)
 
 
-def _add(seen: CollectedMoments, at: int, inputs: Rows, outputs: Rows) -> None:
+def _add(moments: CollectedMoments, index: int, inputs: Rows, outputs: Rows) -> None:
     with np.errstate(all="ignore"):  # what is not finite is found in the sums
-        seen.gram += sum_of_products(inputs, inputs)
-        seen.cross += sum_of_products(inputs, outputs)
-        seen.energy += float(np.square(outputs, dtype=np.float64).sum())
-        seen.rows += len(inputs)
-        one, two, rows = seen.sums[at]
-        seen.sums[at] = one + sum_of_rows(inputs), two + sum_of_rows(outputs), rows + len(inputs)
+        moments.gram += sum_of_products(inputs, inputs)
+        moments.cross += sum_of_products(inputs, outputs)
+        moments.energy += float(np.square(outputs, dtype=np.float64).sum())
+        moments.rows += len(inputs)
+        total_inputs, total_outputs, count = moments.sums[index]
+        totals = total_inputs + sum_of_rows(inputs), total_outputs + sum_of_rows(outputs)
+        moments.sums[index] = *totals, count + len(inputs)
 
 
 def rows(use: Contraction, data: Any, result: Any, most: int, generator: np.random.Generator) -> tuple[Rows, Rows]:

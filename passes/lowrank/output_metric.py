@@ -1,11 +1,11 @@
-"""How much each direction of what a layer gives matters to the product that reads it.
+"""The metric of the output of a layer: the weight of each direction in the product that reads it.
 
 Where y goes through functions of single elements, f, and then into a product V'f(y) alone, an error e of y arrives
 there as V' diag(f'(y)) e, and its energy is e'Me with M = E[f'(y) f'(y)'] * VV', element by element. A split that is
 chosen for that spends its rank on what the next product sees: outputs that a rectifier cuts off, or that V weighs
 lightly, may be wrong. f' is measured: f is run a little above and below what the layer gives.
 
-It is not asked for layers with a window: their splits have no closed form for it, and on a ResNet with half of its
+Layers with a window have none: their splits have no closed form for it, and on a ResNet with half of its
 parameters gone 0.9 dB was lost by it.
 """
 
@@ -36,15 +36,15 @@ STEP = 1e-2
 
 @dataclasses.dataclass
 class OutputReader:
-    """What reads a layer: functions of single elements, and products behind them."""
+    """The readers of a layer: elementwise functions, and products behind them."""
 
     between: ir.Model
     """Makes of what the layer gives what each product gets, in the order of `products`."""
     products: Sequence[Contraction]
     rank: int
-    """How many axes the layer's output has."""
+    """Axes of the output of the layer."""
     axis: int
-    """Which of them holds the channels."""
+    """The axis of the channels."""
     _session: Session | None = None
 
     def moment(self, outputs: Rows, open_session: Callable[[ir.Model], Session]) -> Array:
@@ -60,10 +60,10 @@ class OutputReader:
         if self._session is None:
             self._session = open_session(self.between)
         step = np.float32(STEP * float(outputs.std()) + 1e-6)
-        above, below = (self._run(self._session, outputs + each) for each in (step, -step))
+        above, below = (self._run(self._session, outputs + offset) for offset in (step, -step))
         total = np.zeros((outputs.shape[1],) * 2)
-        for one, other, product in zip(above, below, self.products, strict=True):
-            slopes = (one - other) / (2 * step)
+        for high, low, product in zip(above, below, self.products, strict=True):
+            slopes = (high - low) / (2 * step)
             weight = product.matrix().reshape(outputs.shape[1], -1)
             total += (slopes.T @ slopes) * (weight @ weight.T)
         return total
@@ -76,7 +76,7 @@ class OutputReader:
         name = session.inputs[0].name
         results = session.run({name: np.ascontiguousarray(data).reshape(shape)})
         flat = [results[spec.name].reshape(data.shape) for spec in session.outputs]
-        return [each if along < self.axis else each.T for each in flat]
+        return [array if along < self.axis else array.T for array in flat]
 
 
 def find_readers(graph: ir.Graph, layers: Iterable[LinearLayer]) -> dict[str, OutputReader]:
@@ -133,4 +133,4 @@ def _along(value: ir.Value, rank: int, axis: int) -> bool:
     if array is None:
         return False
     shape = (1,) * (rank - array.ndim) + array.shape
-    return len(shape) == rank and all(size == 1 for at, size in enumerate(shape) if at != axis)
+    return len(shape) == rank and all(size == 1 for index, size in enumerate(shape) if index != axis)

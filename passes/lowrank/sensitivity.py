@@ -51,15 +51,17 @@ class SplitError:
     def __call__(self, layer: LinearLayer, made: Split, biases: list[Array | None]) -> float:
         """Return the energy of the error of the outputs, as a share of theirs, where `layer` alone is split."""
         probe = self._model.clone()
-        own = next(found for found in find_layers(probe, smallest=1)[0] if found.weight.name == layer.weight.name)
-        write(Editor(probe), own, made, biases)
+        copied = next(found for found in find_layers(probe, smallest=1)[0] if found.weight.name == layer.weight.name)
+        write(Editor(probe), copied, made, biases)
         return self._error(self._open(probe).run)
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What an error of one layer costs: in proportion up to the lesser of two that were measured, and beyond that as a
-    power of it. A function behind the layer may forgive small errors and not large ones, or the other way round."""
+    """The cost of an error of one layer: proportional up to the lesser of two that were measured, then a power of it.
+
+    A function behind the layer may forgive small errors and not large ones, or the other way round.
+    """
 
     less: tuple[float, float]
     """(error of the layer, error of the outputs)."""
@@ -81,13 +83,13 @@ def curves(measured: Mapping[int, Sequence[tuple[float, float]]], count: int) ->
         measured: For layers one or two times (error of the layer, error of the outputs), both as shares.
         count: How many layers there are; those that were not measured count as the average does.
     """
-    found = {at: sorted(each for each in pairs if each[0] > 0) for at, pairs in measured.items()}
-    found = {at: pairs for at, pairs in found.items() if pairs}
+    found = {index: sorted(pair for pair in pairs if pair[0] > 0) for index, pairs in measured.items()}
+    found = {index: pairs for index, pairs in found.items() if pairs}
     mean = float(np.mean([outputs / error for pairs in found.values() for error, outputs in pairs[:1]] or [0.0]))
     if not mean > 0:
         return [Curve((1.0, 1.0), (1.0, 1.0))] * count
     result: list[Curve] = []
-    for at in range(count):
-        pairs = [(error, max(outputs, LEAST * mean * error)) for error, outputs in found.get(at, [(1.0, mean)])]
+    for index in range(count):
+        pairs = [(error, max(outputs, LEAST * mean * error)) for error, outputs in found.get(index, [(1.0, mean)])]
         result.append(Curve(pairs[0], pairs[-1]))
     return result

@@ -38,7 +38,7 @@ Array = npt.NDArray[np.float64]
 SAMPLES = 1024
 """Samples that are enough. On MiniLM 897 texts were 0.2 to 0.4 dB better than 512."""
 RUNS = 3
-"""How often a sample goes through the whole model: once for the spectra, twice for the splits."""
+"""Passes of a sample through the whole model: one for the spectra, two for the splits."""
 DAMPING = 1e-3
 """White noise that is added to what a layer gets, relative to the mean square of an input: see
 `LayerMoments.damped`."""
@@ -47,31 +47,31 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 heart. On MiniLM with 96 sequences that lost 1 to 2 dB on others."""
 PROBED = (0.5, 0.1)
 """Shares of the parameters of a layer with which it is seen what its error costs."""
-MIN_SHARE, HOPELESS_OF_WINDOWS = 0.25, 0.125
+MIN_SHARE, MIN_SHARE_OF_WINDOWS = 0.25, 0.125
 """A form that is not faster with this share of the parameters of a layer is not fitted: less would lose too much.
 Windows have more to spare."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """What layers may be split into, whatever is asked for."""
+    """The splits that layers admit, whatever the strength."""
 
     candidates: Sequence[Sequence[SplitCandidate]]
     curves: Sequence[ErrorCost]
-    """What an error of each layer costs."""
+    """The cost of an error of each layer."""
     slow: Sequence[str]
-    """Of layers that stay whole for that, why no split of theirs is faster."""
+    """For each layer the reason why no split of it is faster; empty where one may be."""
     broken: Mapping[int, str]
-    """Layers that cannot be fitted, and why."""
+    """Layers that cannot be fitted, with the reason."""
 
 
 class Splitting:
     """Splits layers of one model.
 
     Args:
-        settings: What is asked for.
+        settings: The options of the pass.
         model: Split in place.
-        layers: What may be split, in the order of the graph.
+        layers: Those that may be split, in the order of the graph.
         context: The samples, the target, the goal.
 
     Raises:
@@ -84,12 +84,12 @@ class Splitting:
         self._settings, self._model, self.layers, self._context = settings, model, layers, context
         self.notes: list[Note] = []
         self._curves: Sequence[ErrorCost] = curves({}, len(layers))
-        """What an error of each layer costs."""
+        """The cost of an error of each layer."""
         self._broken: dict[int, str] = {}
         self.not_finite = ""
-        """Where that begins which is not finite, if some layer gets it; empty where all is finite."""
+        """The value where infinities or NaNs begin, if they reach a layer; else empty."""
         self.changes: list[LayerChange] = []
-        """What became of the layers that were split."""
+        """A row for each rank of each layer that was split."""
         self._learns = settings.whiten and not context.samples.synthetic
         if context.samples.synthetic:
             reason = "samples that were made up say nothing about activations"
@@ -103,13 +103,14 @@ class Splitting:
         self._macs = cost.macs
         _, values = next(stream_values(model, names, [Batch(first)], context.open_session))
         self._shapes.update({name: np.shape(array) for name, array in values.items()})
-        self._behind = Downstream()
+        self._downstream = Downstream()
         if self._learns:
             graph = model.graph
-            self._behind = Downstream(find_readers(graph, layers), find_comparisons(graph, layers), find_terms(layers))
-        self._stopwatch = SplitTimer(context, model, self._shapes)
+            products = find_comparisons(graph, layers)
+            self._downstream = Downstream(find_readers(graph, layers), products, find_terms(layers))
+        self._timer = SplitTimer(context, model, self._shapes)
         self._slow = [""] * len(layers)
-        """Of layers that stay whole for that, why no split of theirs is faster."""
+        """For each layer the reason why no split of it is faster; empty where one may be."""
         most = min(SAMPLES, context.samples.count)
         # Where a sample is many rows (tokens, windows), fewer samples say as much.
         self.count = min(most, max(FEWEST, *(self._needed(layer) for layer in layers)))
@@ -123,11 +124,11 @@ class Splitting:
         return math.ceil(enough_rows(layer) / max(self._places(layer), 1))
 
     def _places(self, layer: LinearLayer, use: Contraction | None = None) -> int:
-        """Return in how many places a layer works in one sample: its first use, or another."""
+        """Return the number of positions that a layer, or one use of it, is applied to in one sample."""
         result = self._shapes[(use or layer.uses[0]).node.outputs[0].name or ""]
         return int(np.prod(result)) // layer.outputs
 
-    def _extent(self, layer: LinearLayer) -> Positions:
+    def _positions(self, layer: LinearLayer) -> Positions:
         if not layer.kernel:
             return Positions(1, 1, 1)
         use = layer.uses[0]
@@ -135,27 +136,27 @@ class Splitting:
         between = [*result[2:3], *data[3:]]
         return Positions(int(np.prod(data[2:])), int(np.prod(result[2:])), int(np.prod(between)))
 
-    def _problem(self, layer: LinearLayer, seen: CollectedMoments | None) -> Problem:
+    def _problem(self, layer: LinearLayer, moments: CollectedMoments | None) -> Problem:
         weight = layer.matrix()
-        if seen is None:
+        if moments is None:
             return Problem(LayerMoments.plain(weight), layer.kernel)
-        whole = seen.joined().moments(layer)
+        whole = moments.joined().moments(layer)
         if not np.isfinite(whole.energy):
             return Problem(whole, layer.kernel)
-        metric = seen.joined().metric
+        metric = moments.joined().metric
         if metric is not None and not np.isfinite(metric).all():
             metric = None
-        if seen.aside is None or not seen.aside.rows or not seen.rows:
+        if moments.aside is None or not moments.aside.rows or not moments.rows:
             return Problem(whole.damped(weight, DAMPING), layer.kernel, metric)
-        strength = _carries_over(seen.moments(layer), seen.aside.moments(layer), weight)
+        strength = _carries_over(moments.moments(layer), moments.aside.moments(layer), weight)
         if strength is None:
             whole = LayerMoments(whole.gram, whole.gram @ weight, float(np.vdot(weight, whole.gram @ weight)))
         return Problem(whole.damped(weight, strength or DAMPING), layer.kernel, metric)
 
     def options(self) -> Sequence[Sequence[SplitCandidate]]:
-        """Return for each layer what it may be split into; nothing for those that would be no faster."""
-        wish = self._settings.wish
-        depends = wish.amount if wish.rule is RankRule.RANK else None  # the form that is timed is near that rank
+        """Return the splits that each layer admits; none for layers that would be no faster."""
+        target = self._settings.target
+        depends = target.amount if target.rule is RankRule.RANK else None  # the form that is timed is near that rank
         found = self._context.observed(("splits", depends), self._options)
         self._curves, self._slow, self._broken = found.curves, list(found.slow), dict(found.broken)
         return found.candidates
@@ -163,35 +164,35 @@ class Splitting:
     def _options(self) -> _Options:
         result: list[list[SplitCandidate]] = [[] for _ in self.layers]
         measured: dict[int, list[tuple[float, float]]] = {}
-        allowed = self._hopeful()
+        allowed = self._forms_worth_fitting()
         sensitivity = self._sensitivity()
-        places = {layer.name: at for at, layer in enumerate(self.layers)}
-        worth = [layer for layer, own in zip(self.layers, allowed, strict=True) if own]
-        watch = self._watch(None)
-        for done, (layer, seen) in enumerate(_each(watch, worth), start=1):
-            at = places[layer.name]
-            problem = self._problem(layer, seen)
+        places = {layer.name: index for index, layer in enumerate(self.layers)}
+        worth = [layer for layer, splits in zip(self.layers, allowed, strict=True) if splits]
+        collector = self._collector(None)
+        for done, (layer, moments) in enumerate(_with_moments(collector, worth), start=1):
+            index = places[layer.name]
+            problem = self._problem(layer, moments)
             if not np.isfinite(problem.moments.energy):
                 self.not_finite = self.not_finite or self._where_not_finite()
-                self._broken[at] = self.not_finite
+                self._broken[index] = self.not_finite
                 continue
-            own = candidates(
+            splits = candidates(
                 layer,
                 problem,
-                allowed[at],
+                allowed[index],
                 self._settings.align,
-                self._extent(layer),
+                self._positions(layer),
                 exact=self._learns,
                 more_macs=self._settings.size,
-                most=self._settings.wish.most_error,
+                most=self._settings.target.most_error,
             )
-            if sensitivity is not None and own:
-                measured[at] = []
-                for near in (nearest(own, round(share * layer.parameters)) for share in PROBED):
-                    made = split(problem, near.form, near.ranks)
-                    cost = sensitivity(layer, made, _biases(layer, seen, made.dense))
-                    measured[at].append((problem.loss(made.dense), cost))
-            result[at] = own
+            if sensitivity is not None and splits:
+                measured[index] = []
+                for candidate in (nearest(splits, round(share * layer.parameters)) for share in PROBED):
+                    made = split(problem, candidate.form, candidate.ranks)
+                    cost = sensitivity(layer, made, _biases(layer, moments, made.dense))
+                    measured[index].append((problem.loss(made.dense), cost))
+            result[index] = splits
             self._context.progress("lowrank: spectra", done, len(worth))
         return _Options(result, curves(measured, len(result)), self._slow, self._broken)
 
@@ -199,120 +200,122 @@ class Splitting:
         begins = first_not_finite(self._model, self._samples, self._context.open_session)
         return "what it gets or gives is not finite" + (f": {begins}" if begins is not None else "")
 
-    def _hopeful(self) -> list[tuple[Factorization, ...]]:
+    def _forms_worth_fitting(self) -> list[tuple[Factorization, ...]]:
         """Return for each layer the forms that are faster with few parameters, by their shapes alone.
 
-        Timing takes far less than second moments and spectra: what cannot be faster is neither watched nor fitted.
+        Timing takes far less than second moments and spectra: forms that cannot be faster need neither.
         """
         settings = self._settings
         probes: list[tuple[int, SplitCandidate]] = []
-        for at, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers):
             for form in forms(layer):
-                own = shapes(layer, form, settings.align, self._extent(layer), more_macs=settings.size)
-                if form in settings.forms and own:
-                    probes.append((at, min(own, key=lambda each: self._distance(layer, each))))
+                candidates = shapes(layer, form, settings.align, self._positions(layer), more_macs=settings.size)
+                if form in settings.forms and candidates:
+                    probes.append((index, min(candidates, key=lambda candidate: self._distance(layer, candidate))))
         if settings.size:
             faster: list[float | None] = [math.inf] * len(probes)
         else:
-            faster = self._stopwatch.ratios([self.layers[at] for at, _ in probes], [each for _, each in probes])
+            probed = [self.layers[index] for index, _ in probes]
+            faster = self._timer.ratios(probed, [candidate for _, candidate in probes])
         allowed: list[tuple[Factorization, ...]] = [()] * len(self.layers)
-        for (at, each), ratio in zip(probes, faster, strict=True):
-            if ratio is not None and ratio >= self._stopwatch.margin:
-                allowed[at] += (each.form,)
-                self._slow[at] = ""
-            elif allowed[at]:
+        for (index, candidate), ratio in zip(probes, faster, strict=True):
+            if ratio is not None and ratio >= self._timer.margin:
+                allowed[index] += (candidate.form,)
+                self._slow[index] = ""
+            elif allowed[index]:
                 continue
             elif ratio is None:
-                self._slow[at] = f"its split cannot be timed: {self._stopwatch.why(self.layers[at])}"
+                self._slow[index] = f"its split cannot be timed: {self._timer.why(self.layers[index])}"
             else:
-                self._slow[at] = f"not faster: {ratio:.2f}x at {describe(self.layers[at].parameters, each)}"
+                self._slow[index] = f"not faster: {ratio:.2f}x at {describe(self.layers[index].parameters, candidate)}"
         return allowed
 
-    def _distance(self, layer: LinearLayer, each: SplitCandidate) -> float:
+    def _distance(self, layer: LinearLayer, candidate: SplitCandidate) -> float:
         """Return how far a split is from the one that is timed to see whether its form is worth fitting."""
-        if self._settings.wish.rule is RankRule.RANK:
-            return abs(each.share - self._settings.wish.amount)
-        share = HOPELESS_OF_WINDOWS if math.prod(layer.kernel) > 1 else MIN_SHARE
-        return abs(each.parameters - share * layer.parameters)
+        if self._settings.target.rule is RankRule.RANK:
+            return abs(candidate.share - self._settings.target.amount)
+        share = MIN_SHARE_OF_WINDOWS if math.prod(layer.kernel) > 1 else MIN_SHARE
+        return abs(candidate.parameters - share * layer.parameters)
 
     def _sensitivity(self) -> SplitError | None:
-        """Return what measures how much the error of a layer counts, where one budget is shared and time allows it."""
+        """Return a measure of the error of the outputs, where layers share one budget and time allows it."""
         affordable = int(BUDGET / max(len(PROBED) * len(self.layers) * self._macs, 1))
-        wanted = self._settings.sensitivity and self._settings.wish.rule is RankRule.PARAMS
+        wanted = self._settings.sensitivity and self._settings.target.rule is RankRule.PARAMS
         if not self._learns or not wanted or affordable < FEWEST_TO_COMPARE:
             return None
         few = self._context.draw(min(ENOUGH, affordable), "lowrank: sensitivity")
         return SplitError(self._model, few, self._context.open_session)
 
     def choose(self, options: Sequence[Sequence[SplitCandidate]]) -> tuple[list[SplitCandidate | None], list[str]]:
-        """Return the split of each layer, and why it has none."""
-        wish = self._settings.wish
-        stopwatch, slow = self._stopwatch, list(self._slow)
-        allowed = [list(own) for own in options]
+        """Return the split of each layer, None where it stays whole, and the reason for that."""
+        target = self._settings.target
+        timer, slow = self._timer, list(self._slow)
+        allowed = [list(candidates) for candidates in options]
         while True:
-            chosen = choose(self.layers, allowed, wish, self._curves)
+            chosen = choose(self.layers, allowed, target, self._curves)
             if self._settings.size:
                 break
-            ratios = stopwatch.ratios(self.layers, chosen)
+            ratios = timer.ratios(self.layers, chosen)
             slower = [
-                (at, each)
-                for at, (each, ratio) in enumerate(zip(chosen, ratios, strict=True))
-                if each is not None and (ratio is None or ratio < stopwatch.margin)
+                (index, candidate)
+                for index, (candidate, ratio) in enumerate(zip(chosen, ratios, strict=True))
+                if candidate is not None and (ratio is None or ratio < timer.margin)
             ]
             if not slower:
                 break
-            for at, each in slower:
-                if ratios[at] is None:
-                    slow[at] = f"its split cannot be timed: {stopwatch.why(self.layers[at])}"
-                    allowed[at] = []
+            for index, candidate in slower:
+                if ratios[index] is None:
+                    slow[index] = f"its split cannot be timed: {timer.why(self.layers[index])}"
+                    allowed[index] = []
                     continue
-                slow[at] = f"not faster: {ratios[at]:.2f}x at {describe(self.layers[at].parameters, each)}"
+                described = describe(self.layers[index].parameters, candidate)
+                slow[index] = f"not faster: {ratios[index]:.2f}x at {described}"
                 # A larger split of the same form takes longer still; one that is hardly smaller is not worth the time.
-                allowed[at] = [
-                    other
-                    for other in allowed[at]
-                    if other.form is not each.form or other.parameters < 0.9 * each.parameters
+                allowed[index] = [
+                    larger
+                    for larger in allowed[index]
+                    if larger.form is not candidate.form or larger.parameters < 0.9 * candidate.parameters
                 ]
-        reasons = [
-            "" if each is not None else why or self._broken.get(at) or self._why_whole(self.layers[at], own)
-            for at, (each, why, own) in enumerate(zip(chosen, slow, options, strict=True))
-        ]
+        reasons = [""] * len(chosen)
+        for index, layer in enumerate(self.layers):
+            if chosen[index] is None:
+                reasons[index] = slow[index] or self._broken.get(index) or self._why_whole(layer, options[index])
         return chosen, reasons
 
-    def _why_whole(self, layer: LinearLayer, own: Sequence[SplitCandidate]) -> str:
+    def _why_whole(self, layer: LinearLayer, candidates: Sequence[SplitCandidate]) -> str:
         known = forms(layer)
         if not set(known) & set(self._settings.forms):
             return f"kinds leaves out what it may be split into: {', '.join(form.value for form in known)}"
-        return why_whole(own, self._settings.wish, self._settings.align)
+        return why_whole(candidates, self._settings.target, self._settings.align)
 
-    def split(self, picked: Sequence[tuple[LinearLayer, SplitCandidate]]) -> list[Note]:
+    def split(self, chosen: Sequence[tuple[LinearLayer, SplitCandidate]]) -> list[Note]:
         """Split layers one after the other, each for what it gets now and what it gave before; with recovery, layers
         behind the first split that stay whole are fitted as well."""
         notes: list[Note] = []
-        wanted = {layer.name: each for layer, each in picked}
-        broken = {self.layers[at].name for at in self._broken}
-        watch = self._watch(self._model.clone() if self._learns else None)
-        work = [layer for layer, _ in picked]
-        if watch is not None and self._settings.recover:
-            ordered = watch.order(self.layers)
+        wanted = {layer.name: candidate for layer, candidate in chosen}
+        unfit = {self.layers[index].name for index in self._broken}
+        collector = self._collector(self._model.clone() if self._learns else None)
+        work = [layer for layer, _ in chosen]
+        if collector is not None and self._settings.recover:
+            ordered = collector.order(self.layers)
             first = next(at for at, layer in enumerate(ordered) if layer.name in wanted)
-            work = [layer for layer in ordered[first:] if layer.name not in broken]
+            work = [layer for layer in ordered[first:] if layer.name not in unfit]
         editor, fitted = Editor(self._model), 0
-        for layer, seen in _each(watch, work):
-            each = wanted.get(layer.name)
-            problem = self._problem(layer, seen)
-            if each is None:
-                refit_whole(editor, layer, problem.best, _biases(layer, seen, problem.best))
+        for layer, moments in _with_moments(collector, work):
+            candidate = wanted.get(layer.name)
+            problem = self._problem(layer, moments)
+            if candidate is None:
+                refit_whole(editor, layer, problem.best, _biases(layer, moments, problem.best))
                 fitted += 1
                 continue
-            made = split(problem, each.form, each.ranks)
-            write(editor, layer, made, _biases(layer, seen, made.dense))
+            made = split(problem, candidate.form, candidate.ranks)
+            write(editor, layer, made, _biases(layer, moments, made.dense))
             kept = f"{1 - problem.loss(made.dense):.2%} of its output retained"
-            if seen is not None and not seen.joined().rows:
+            if moments is not None and not moments.joined().rows:
                 kept = "by its weights alone: the rows that it gets are not those that it got before"
-            notes.append(Note(layer.name, describe(layer.parameters, each), kept))
-            self.changes += self._change(layer, each)
-            self._context.progress("lowrank: splits", len(notes), len(picked))
+            notes.append(Note(layer.name, describe(layer.parameters, candidate), kept))
+            self.changes += self._change(layer, candidate)
+            self._context.progress("lowrank: splits", len(notes), len(chosen))
         if self._learns:
             whole = f", and {fitted} whole weights with them" if self._settings.recover else ""
             rows = min(self.count * self._places(layer) / layer.columns for layer in work)
@@ -320,15 +323,15 @@ class Splitting:
             notes.append(remark("factors", f"fitted on {self.count} samples{whole}", few))
         return notes
 
-    def _change(self, layer: LinearLayer, each: SplitCandidate) -> list[LayerChange]:
+    def _change(self, layer: LinearLayer, candidate: SplitCandidate) -> list[LayerChange]:
         work = layer.parameters * sum(self._places(layer, use) for use in layer.uses)
         return [
-            LayerChange(layer.name, layer.node.op_type, quantity, before, after, work, round(each.macs * work))
-            for (quantity, before), after in zip(full_ranks(layer, each.form), each.ranks, strict=True)
+            LayerChange(layer.name, layer.node.op_type, quantity, before, after, work, round(candidate.macs * work))
+            for (quantity, before), after in zip(full_ranks(layer, candidate.form), candidate.ranks, strict=True)
         ]
 
-    def _watch(self, before: ir.Model | None) -> MomentCollector | None:
-        """Return what looks at the layers of the model, None where nothing is learnt from samples."""
+    def _collector(self, before: ir.Model | None) -> MomentCollector | None:
+        """Return the collector of moments; None where nothing is learnt from samples."""
         context = self._context
         if not self._learns:
             return None
@@ -339,14 +342,14 @@ class Splitting:
             self.count,
             context.generator,
             context.open_session,
-            self._behind,
+            self._downstream,
         )
 
 
-def _each(
-    watch: MomentCollector | None, layers: Sequence[LinearLayer]
+def _with_moments(
+    collector: MomentCollector | None, layers: Sequence[LinearLayer]
 ) -> Iterable[tuple[LinearLayer, CollectedMoments | None]]:
-    return [(layer, None) for layer in layers] if watch is None else watch.each(watch.order(layers))
+    return [(layer, None) for layer in layers] if collector is None else collector.each(collector.order(layers))
 
 
 def _carries_over(fitted: LayerMoments, aside: LayerMoments, weight: Array) -> float | None:
@@ -361,12 +364,12 @@ def _carries_over(fitted: LayerMoments, aside: LayerMoments, weight: Array) -> f
     return best
 
 
-def _biases(layer: LinearLayer, seen: CollectedMoments | None, dense: Array) -> list[Array | None]:
-    """Return what the bias of each use is to be, such that the mean of the output is right."""
-    if seen is None:
+def _biases(layer: LinearLayer, moments: CollectedMoments | None, dense: Array) -> list[Array | None]:
+    """Return for each use the bias with which the mean of the output is right; None where it stays as it is."""
+    if moments is None:
         return [None] * len(layer.uses)
     result: list[Array | None] = []
-    total = seen.joined()
+    total = moments.joined()
     for use, (inputs, outputs), (_, _, rows) in zip(layer.uses, total.means(), total.sums, strict=True):
         bias = use.bias
         present = None if bias is None else bias.vector

@@ -45,25 +45,25 @@ class SplitTimer:
         All are measured in turns.
         """
         pairs = {}
-        for at, (layer, each) in enumerate(zip(layers, chosen, strict=True)):
-            if each is None:
+        for index, (layer, candidate) in enumerate(zip(layers, chosen, strict=True)):
+            if candidate is None:
                 continue
             data = self._shapes[layer.uses[0].data.name or ""]
             whole = timed(layer, data, None, (), self._opsets)
-            parts = timed(layer, data, each.form, each.ranks, self._opsets)
+            parts = timed(layer, data, candidate.form, candidate.ranks, self._opsets)
             if whole is None or parts is None:
                 self._untimed[layer.name] = f"it is of {layer.weight.dtype}"
             else:
-                pairs[at] = whole, parts
-        every = [each for pair in pairs.values() for each in pair]
+                pairs[index] = whole, parts
+        models = [candidate for pair in pairs.values() for candidate in pair]
         times = iter(
-            self._times.milliseconds(every, lambda done, total: self._progress("lowrank: timing", done, total))
+            self._times.milliseconds(models, lambda done, total: self._progress("lowrank: timing", done, total))
         )
         result: list[float | None] = [None] * len(layers)
-        for at in pairs:
+        for index in pairs:
             whole_time, parts_time = next(times), next(times)
             if whole_time is None or parts_time is None:
-                self._untimed[layers[at].name] = "it does not run by itself"
+                self._untimed[layers[index].name] = "it does not run by itself"
             else:
-                result[at] = whole_time / parts_time
+                result[index] = whole_time / parts_time
         return result

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
+from onnxslim.model.edit import drop_unused
 from onnxslim.model.nesting import nodes_within
 from onnxslim.ops.parameters import attribute
 
@@ -27,24 +28,22 @@ def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
     for node in coupling.fitted:
         _rewrite_attributes(node, coupling, gone)
     for value, axes in list(coupling.relations.values().items()):
-        every = [coupling.kept(value, axis, gone) for axis in range(len(axes))]
-        kept = {at: places for at, places in enumerate(every) if places is not None and len(places) != _size(value, at)}
+        every = ((axis, coupling.kept(value, axis, gone)) for axis in range(len(axes)))
+        kept = {axis: stays for axis, stays in every if stays is not None and len(stays) != _size(value, axis)}
         if not kept:
             continue
         if value.is_initializer() and value.const_value is not None:
             array = value.const_value.numpy()
-            for at, places in kept.items():
-                array = np.take(array, places, axis=at)
+            for axis, places in kept.items():
+                array = np.take(array, places, axis=axis)
             value.const_value = ir.Tensor(array, dtype=value.const_value.dtype, name=value.name)
             value.shape = ir.Shape(array.shape)
         elif value.shape is not None:
-            value.shape = ir.Shape(len(kept[at]) if at in kept else size for at, size in enumerate(value.shape))
+            value.shape = ir.Shape(len(kept[axis]) if axis in kept else size for axis, size in enumerate(value.shape))
     for node in nodes_within(model.graph):
         for value in node.outputs:
             value.const_value = None  # what shape inference knew of its elements may have changed
-    for value in [value for value in model.graph.initializers.values() if not value.uses()]:
-        if not value.is_graph_output() and not value.is_graph_input():
-            del model.graph.initializers[value.name or ""]
+    drop_unused(model.graph)
 
 
 def _rewrite_attributes(node: ir.Node, coupling: Coupling, gone: Mask) -> None:

@@ -1,4 +1,4 @@
-"""Which groups of channels may be cut: by name, by size, by how they lie in blocks; and why the others may not."""
+"""Chooses the groups of channels that may be cut: by name, size, and blocks; with the reason against the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUANTIZED = frozenset(
 
 
 class Units(enum.Enum):
-    """What goes at once where channels come in blocks: attention heads, groups of convolutions."""
+    """The unit that is cut where channels come in blocks: attention heads, groups of convolutions."""
 
     AUTO = "auto"
     """Whichever matters less for what it costs."""
@@ -34,12 +34,12 @@ class Units(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Choosing:
-    """What the options say about groups."""
+    """The filter of groups that the options make."""
 
     selection: Selection = EVERYTHING
     units: Units = Units.AUTO
     limits: Limits | None = None
-    """How much must stay; None: anything may go."""
+    """The limits of a cut; None: no limits."""
 
     def __call__(self, coupling: Coupling) -> tuple[list[ChannelGroup], list[Note]]:
         """Return the groups that may be cut, and a note for each of the others."""

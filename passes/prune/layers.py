@@ -22,7 +22,7 @@ def layer_changes(before: ir.Model, after: ir.Model) -> tuple[LayerChange, ...]:
     widths = _widths(after)
     macs: list[Mapping[str, int]] = [
         {node.outputs[0].name or "": cost.macs for node, cost in zip(nodes_within(model.graph), costs, strict=True)}
-        for model, costs in ((each, measure_cost(each).per_node) for each in (before, after))
+        for model, costs in ((sized, measure_cost(sized).per_node) for sized in (before, after))
     ]
     result: list[LayerChange] = []
     for output, (node, width) in _widths(before).items():

@@ -125,7 +125,7 @@ def insert(
             _take_over_output(graph, behind, output, writer.name())
     for node, inputs in replaced.items():
         _replace_inputs(node, inputs)
-    drop_unused(graph, list(graph.initializers.values()))
+    drop_unused(graph)
     graph.sort()
 
 

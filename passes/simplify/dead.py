@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common
 
+from onnxslim.model.edit import drop_unused
 from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
 from onnxslim.rewrite.identity import eliminate_identity
 
@@ -53,13 +54,7 @@ def detach(graph: ir.Graph) -> None:
 
 def remove_unused_initializers(model: ir.Model) -> int:
     """Remove initializers that nobody reads, in subgraphs too, unless they are inputs or outputs. Returns how many."""
-    count = 0
-    for graph in main_graphs(model):
-        for name, value in list(graph.initializers.items()):
-            if not (value.uses() or value.is_graph_input() or value.is_graph_output()):
-                del graph.initializers[name]
-                count += 1
-    return count
+    return sum(drop_unused(graph) for graph in main_graphs(model))
 
 
 def remove_unused_imports(model: ir.Model) -> int:

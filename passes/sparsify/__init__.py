@@ -49,7 +49,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Method(enum.Enum):
-    """How weights are chosen."""
+    """The way in which weights are chosen."""
 
     MAGNITUDE = "magnitude"
     """The smallest become zero."""
@@ -65,7 +65,7 @@ class Scope(enum.Enum):
 
 
 class Store(enum.Enum):
-    """How the zeros are written."""
+    """The form in which zeros are stored."""
 
     DENSE = "dense"
     SPARSE = "sparse"
@@ -114,7 +114,7 @@ class Sparsify(Pass):
 
     @property
     def opening(self) -> float:
-        """The default share, where none is asked for."""
+        """The default share where none is given."""
         return RATIO / MOST if self.ratio is None else 1.0
 
     def run(self, model: ir.Model, context: Context) -> Change:

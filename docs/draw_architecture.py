@@ -25,14 +25,9 @@ rect { fill: #151b23; stroke: #656c76 } path { stroke: #656c76 } }
 
 
 def packages() -> dict[str, list[Path]]:
-    """Return the modules of each package; the single modules at the root are one package, called `onnxslim`."""
-    found: dict[str, list[Path]] = {"passes": sorted((ROOT / "passes").rglob("*.py"))}
-    for path in sorted((ROOT / "onnxslim").rglob("*.py")):
-        parts = path.relative_to(ROOT / "onnxslim").parts
-        found.setdefault(parts[0] if len(parts) > 1 else path.stem, []).append(path)
-    for name in ("__init__", "__main__"):
-        found.pop(name)
-    return found
+    """Return the modules of each package; single modules (errors, units, ...) are not drawn."""
+    folders = [path.parent for path in sorted((ROOT / "onnxslim").glob("*/__init__.py"))]
+    return {folder.name: sorted(folder.rglob("*.py")) for folder in (ROOT / "passes", *folders)}
 
 
 def imported(path: Path) -> set[str]:

@@ -54,11 +54,12 @@ class Editor:
 
     def _in_use(self) -> set[str]:
         if not self._taken:
-            self._taken.update(_names(every_graph(self._model)), ("",))
+            self._taken.update(names_in(every_graph(self._model)), ("",))
         return self._taken
 
 
-def _names(graphs: Iterable[ir.Graph]) -> Iterator[str]:
+def names_in(graphs: Iterable[ir.Graph]) -> Iterator[str]:
+    """Yield the names of the values and nodes of graphs, not of those nested in them; empty ones, too."""
     for graph in graphs:
         for value in (*graph.inputs, *graph.initializers.values()):
             yield value.name or ""

@@ -6,7 +6,7 @@ Names stay readable: a value ``h`` of a function ``Block`` becomes ``Block/h``, 
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import onnx
 import onnx_ir as ir
@@ -14,6 +14,7 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedFunctionsPass
 
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import ModelUnreadable
+from onnxslim.model.edit import names_in
 from onnxslim.model.nesting import HOLDERS, every_graph, graphs_within, nodes_within
 
 MOST_NODES = 200_000
@@ -153,7 +154,7 @@ def _prepare(model: ir.Model) -> None:
     Inputs that are outputs pass through an Identity, calls name every output, and names within a function differ from
     those of the graph.
     """
-    taken = set(_names(every_graph(model)))
+    taken = set(names_in(every_graph(model)))
     for (_, name, _), function in model.functions.items():
         passed = [index for index, output in enumerate(function.outputs) if _is_repeated(function, index, output)]
         for index in passed:
@@ -191,10 +192,3 @@ def _prepare(model: ir.Model) -> None:
 def _is_repeated(function: ir.Function, index: int, output: ir.Value) -> bool:
     """Return whether an output of a function is also an input, or an earlier output."""
     return output.producer() is None or output in function.outputs[:index]
-
-
-def _names(graphs: Iterable[ir.Graph]) -> Iterator[str]:
-    for graph in graphs:
-        yield from (value.name or "" for value in (*graph.inputs, *graph.initializers.values()))
-        for node in graph:
-            yield from (node.name or "", *(output.name or "" for output in node.outputs))

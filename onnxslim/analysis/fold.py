@@ -5,6 +5,7 @@ What cannot be evaluated (`onnxslim.analysis.evaluate`) stays, and so does what 
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,11 +18,11 @@ import onnx_ir as ir
 from onnxslim.analysis.evaluate import divides_safely, evaluate
 from onnxslim.analysis.growth import Growth
 from onnxslim.model.constants import (
+    CONSTANT,
     Operation,
     as_tensor,
     constant,
     constant_tensor,
-    is_constant_node,
     static_bytes,
     tensor_bytes,
 )
@@ -36,6 +37,7 @@ from onnxslim.ops.extent import (
     most_bytes,
     must_be_looked_at,
 )
+from onnxslim.ops.signatures import OpName
 from onnxslim.ops.traits import Trait, has
 
 SHARED_BYTES = 1 << 10
@@ -52,12 +54,20 @@ def may_evaluate(op: Operation) -> bool:
 
     Unfolding a DequantizeLinear would undo a compression.
     """
-    return not (op.domain or has(op, Trait.RANDOM) or has(op, Trait.DEQUANTIZES))
+    return not (op.domain or any(has(op, trait) for trait in LEFT_ALONE))
 
 
 def _makes_a_value(op: Operation) -> bool:
     """Whether folding an op would make a new constant: identities are eliminated, and literals are constants."""
-    return may_evaluate(op) and not (has(op, Trait.IDENTITY) or is_constant_node(op))
+    return not op.domain and (op.domain, op.op_type) not in _unfolded()
+
+
+LEFT_ALONE = (Trait.RANDOM, Trait.DEQUANTIZES)
+
+
+@functools.cache
+def _unfolded() -> frozenset[OpName]:
+    return frozenset((CONSTANT,)).union(*(trait.ops for trait in (*LEFT_ALONE, Trait.IDENTITY)))
 
 
 def known_shape(node: ir.Node) -> Array | None:

@@ -27,7 +27,7 @@ class Operation(Protocol):
 
 def is_constant_node(node: Operation) -> bool:
     """Whether a node only stores its attribute as a tensor."""
-    return (node.domain, node.op_type) == CONSTANT
+    return node.op_type == CONSTANT[1] and node.domain in ("", "ai.onnx")
 
 
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:

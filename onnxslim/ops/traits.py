@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+import onnx_ir as ir
 
 from onnxslim.model.constants import Operation
 from onnxslim.ops.signatures import KIND, OpName, op_name, table_text
@@ -99,6 +101,11 @@ class Trait(enum.Enum):
         """The ops, (domain, op type), that have it."""
         return _declared()[self.value]
 
+    @functools.cached_property
+    def names(self) -> frozenset[OpName]:
+        """`ops`, with ``ai.onnx`` beside the empty domain: files may call it either way."""
+        return self.ops | {("ai.onnx", op_type) for domain, op_type in self.ops if not domain}
+
 
 _LINE = re.compile(r"trait (?P<trait>[a-z ]+):\s+(?P<ops>.+)$")
 
@@ -118,4 +125,10 @@ def _declared() -> Mapping[str, frozenset[OpName]]:
 
 def has(node: Operation, trait: Trait) -> bool:
     """Whether the op of `node` has a trait."""
-    return (node.domain if node.domain != "ai.onnx" else "", node.op_type) in trait.ops
+    return (node.domain, node.op_type) in trait.names
+
+
+def having(nodes: Iterable[ir.Node], *traits: Trait) -> list[ir.Node]:
+    """Return those of `nodes` whose op has one of some traits."""
+    names = frozenset().union(*(trait.names for trait in traits)) if len(traits) > 1 else traits[0].names
+    return [node for node in nodes if (node.domain, node.op_type) in names]

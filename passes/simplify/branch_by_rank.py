@@ -26,10 +26,12 @@ DEPTH = 50
 
 def decide_by_rank(model: ir.Model, known: Inference) -> int:
     """Make conditions constant where all branches but one give a rank that cannot be. Returns how many."""
+    graphs = main_graphs(model)
+    if len(graphs) == 1:
+        return 0  # nothing holds a graph
     count, editor = 0, Editor(model)
-    for graph in main_graphs(model):
-        nodes = list(graph)
-        for node in nodes if any(branches(node) for node in nodes) else ():
+    for graph in graphs:
+        for node in list(graph):
             rank = rank_of_input((node.domain, node.op_type), 0) if node.inputs else None
             if rank is not None:
                 count += _trace(editor, graph, node.inputs[0], rank, known)

@@ -19,8 +19,11 @@ def inline_constant_branches(model: ir.Model) -> int:
     Returns:
         How many Ifs went.
     """
+    graphs = main_graphs(model)
+    if len(graphs) == 1:
+        return 0  # nothing holds a graph
     count = 0
-    for graph in main_graphs(model):
+    for graph in graphs:
         for node in list(graph):
             pair = branches(node)
             branch = None if pair is None else _taken(node, *pair)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxslim.analysis.inference import Inference
 from onnxslim.model.edit import Editor, set_inputs, take_over
 from onnxslim.model.nesting import every_graph, main_graphs
-from onnxslim.ops.traits import Trait, has
+from onnxslim.ops.traits import Trait, has, having
 
 from .shapes import reshape_target
 
@@ -25,9 +25,7 @@ def join_reshapes(model: ir.Model, known: Inference) -> int:
     """
     count, editor = 0, Editor(model)
     for graph in main_graphs(model):
-        for node in list(graph):
-            if not has(node, Trait.RESHAPES):
-                continue
+        for node in having(graph, Trait.RESHAPES):
             first = _only_producer(node, 0)
             if first is None or not has(first, Trait.RESHAPES) or first.graph is not graph:
                 continue
@@ -62,8 +60,8 @@ def join_concatenations(model: ir.Model) -> int:
     """Let a Concat read what another Concat along the same axis reads for it alone. Returns how many were joined."""
     count = 0
     for graph in every_graph(model):
-        for node in list(graph):
-            if not has(node, Trait.JOINING) or node.graph is None:
+        for node in having(graph, Trait.JOINING):
+            if node.graph is None:
                 continue
             inner = [maker for index in range(len(node.inputs)) if (maker := _inner_concat(node, index)) is not None]
             if not inner:

@@ -7,12 +7,13 @@ import onnx_ir.passes.common
 
 from onnxslim.model.edit import drop_unused
 from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
+from onnxslim.ops.traits import Trait, having
 from onnxslim.rewrite.identity import eliminate_identity
 
 
 def eliminate_identities(model: ir.Model) -> int:
     """Remove Identity nodes, except those that give a graph output its name. Returns how many."""
-    return sum(eliminate_identity(node) for graph in every_graph(model) for node in list(graph))
+    return sum(eliminate_identity(node) for graph in every_graph(model) for node in having(graph, Trait.IDENTITY))
 
 
 def remove_dead_nodes(model: ir.Model) -> int:

@@ -10,7 +10,7 @@ from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.arithmetic import broadcast_shapes
 from onnxslim.ops.families.stretching import resize_scales
 from onnxslim.ops.relations import NodeAxes
-from onnxslim.ops.traits import Trait, has
+from onnxslim.ops.traits import Trait, has, having
 from onnxslim.rewrite.identity import pass_by
 
 
@@ -18,8 +18,8 @@ def pass_by_ops_without_effect(model: ir.Model, known: Inference) -> int:
     """Let the users of ops that are proved to do nothing use what these read. Returns how many there were."""
     count = 0
     for graph in main_graphs(model):
-        for node in list(graph):
-            if has(node, Trait.IDENTITY_AT_EQUAL_SHAPE) and _keeps_shape(node, known):
+        for node in having(graph, Trait.IDENTITY_AT_EQUAL_SHAPE):
+            if _keeps_shape(node, known):
                 count += _pass_by_first(node)
     return count
 
@@ -77,8 +77,8 @@ def leave_to_broadcasting(model: ir.Model, known: Inference) -> int:
     """
     count = 0
     for graph in main_graphs(model):
-        for node in graph:
-            if has(node, Trait.WIDENS) and not node.outputs[0].is_graph_output():
+        for node in having(graph, Trait.WIDENS):
+            if not node.outputs[0].is_graph_output():
                 uses = list(node.outputs[0].uses())
                 if uses and all(_is_widened_anyway(use.node, node, known) for use in uses):
                     for use in uses:
@@ -107,9 +107,9 @@ def drop_empty_parts(model: ir.Model, known: Inference) -> int:
     """Let a Concat not read what has no elements, and be nothing where it reads one value. Returns how many changed."""
     count = 0
     for graph in main_graphs(model):
-        for node in list(graph):
+        for node in having(graph, Trait.JOINING):
             axis = node.attributes.get("axis")
-            if not has(node, Trait.JOINING) or axis is None or axis.is_ref():
+            if axis is None or axis.is_ref():
                 continue
             shapes = [None if value is None else known.fact(value).shape for value in node.inputs]
             parts = [

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.model.nesting import every_graph
-from onnxslim.ops.traits import Trait, has
+from onnxslim.ops.traits import Trait, has, having
 
 STATES = (5, 6)
 """Inputs that are zeros where they are missing (ONNX operators, ``initial_h`` and ``initial_c``)."""
@@ -24,9 +24,7 @@ def leave_out_zero_states(model: ir.Model) -> int:
     """Leave out initial states that are zeros. Returns how many."""
     count = 0
     for graph in every_graph(model):
-        for node in graph:
-            if not has(node, Trait.RECURRENT):
-                continue
+        for node in having(graph, Trait.RECURRENT):
             for index, value in enumerate(node.inputs):
                 if index in STATES and value is not None and _is_zero(value):
                     node.replace_input_with(index, None)

@@ -10,7 +10,7 @@ from onnxslim.model.edit import Editor, set_inputs
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.families.indexing import known_slices
 from onnxslim.ops.relations import NodeAxes
-from onnxslim.ops.traits import Trait, has
+from onnxslim.ops.traits import Trait, has, having
 
 INPUTS_SINCE = 10
 """From this opset on, starts and ends are inputs."""
@@ -32,9 +32,8 @@ def join_slices(model: ir.Model, known: Inference) -> int:
         return 0
     count, editor = 0, Editor(model)
     for graph in main_graphs(model):
-        for node in list(graph):
-            if has(node, Trait.SLICES):
-                count += _join(editor, graph, node, known)
+        for node in having(graph, Trait.SLICES):
+            count += _join(editor, graph, node, known)
     return count
 
 

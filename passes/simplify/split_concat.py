@@ -15,7 +15,7 @@ from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.families.movement import split_lengths
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.relations import NodeAxes
-from onnxslim.ops.traits import Trait, has
+from onnxslim.ops.traits import Trait, has, having
 from onnxslim.rewrite.identity import pass_by
 
 
@@ -23,12 +23,8 @@ def join_pieces(model: ir.Model, known: Inference) -> int:
     """Pass by each Concat of all parts of a Split, and each Split of a Concat at its borders. Returns how many."""
     count = 0
     for graph in main_graphs(model):
-        for node in list(graph):
-            values = None
-            if has(node, Trait.JOINING):
-                values = _whole(node, known)
-            elif has(node, Trait.PARTS):
-                values = _parts(node, known)
+        for node in having(graph, Trait.JOINING, Trait.PARTS):
+            values = _whole(node, known) if has(node, Trait.JOINING) else _parts(node, known)
             if values is not None:
                 pass_by(node, values)
                 count += 1

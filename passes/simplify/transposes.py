@@ -8,6 +8,7 @@ computed in the other layout; that is done only where it leaves fewer Transposes
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,7 +23,8 @@ from onnxslim.ops.families.movement import permutation
 from onnxslim.ops.families.normalization import mixed_axes
 from onnxslim.ops.parameters import attribute, integers
 from onnxslim.ops.relations import NodeAxes
-from onnxslim.ops.traits import Trait, has
+from onnxslim.ops.signatures import OpName
+from onnxslim.ops.traits import Trait, has, having
 
 from .min_cut import UnitFlow
 
@@ -31,6 +33,24 @@ Permutation = tuple[int, ...]
 LARGEST_CONSTANT = 1 << 20
 """Elements of a constant that is worth a copy in another layout."""
 UNLIMITED = 1 << 30
+
+BEHAVIOURS = (
+    Trait.ELEMENTWISE,
+    Trait.JOINING,
+    Trait.PARTS,
+    Trait.QUANTIZES,
+    Trait.DEQUANTIZES,
+    Trait.NORMALIZES,
+    Trait.REDUCES,
+    Trait.SLICES,
+    Trait.PADS,
+)
+"""Traits of ops that work in any layout; the first that an op has counts."""
+
+
+@functools.cache
+def _behaviour(op: OpName) -> Trait | None:
+    return next((trait for trait in BEHAVIOURS if op in trait.ops), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +71,7 @@ def move_transposes(model: ir.Model, known: Inference) -> int:
     return sum(
         _Layout(editor, graph, order, known).apply()
         for graph in main_graphs(model)
-        for order in dict.fromkeys(permutation_of(node, known) for node in graph)
+        for order in dict.fromkeys(permutation_of(node, known) for node in having(graph, Trait.PERMUTES))
         if order is not None and order != tuple(range(len(order)))
     )
 
@@ -91,34 +111,36 @@ class _Layout:
 
     def _form_of(self, node: ir.Node) -> PermutedForm | None:
         """Return the form of a node in the other layout, None where it has none."""
-        if not node.inputs or any(attribute.is_ref() for attribute in node.attributes.values()):
+        trait = _behaviour((node.domain, node.op_type))
+        if trait is None or not node.inputs or any(self._rank_of(output) != self._rank for output in node.outputs):
             return None
-        if any(self._rank_of(output) != self._rank for output in node.outputs):
+        if any(attribute.is_ref() for attribute in node.attributes.values()):
             return None
-        if has(node, Trait.ELEMENTWISE):
+        if trait is Trait.ELEMENTWISE:
             operands = tuple(index for index, value in enumerate(node.inputs) if not self._is_scalar(value)) or (0,)
             return None if has(node, Trait.RANDOM) else self._form(node, operands)
-        if has(node, Trait.JOINING):
+        if trait is Trait.JOINING:
             form = PermutedForm(tuple(range(len(node.inputs))), self._axis(node))
             return form if all(map(self._has_layout, node.inputs)) else None
         form_of_first = self._form(node, (0,))
         if form_of_first is None:
             return None
-        if has(node, Trait.QUANTIZES) or has(node, Trait.DEQUANTIZES):
-            return form_of_first if all(map(self._is_scalar, node.inputs[1:])) else None
-        if has(node, Trait.PARTS):
-            return dataclasses.replace(form_of_first, attributes=self._axis(node))
-        if has(node, Trait.NORMALIZES):  # kernels want the last axis
-            axis, version = self._axis(node), self._known.opsets.get(node.domain, 1)
-            last = self._axes(mixed_axes(NodeFacts(node, (), version), self._rank)) == (self._rank - 1,)
-            return dataclasses.replace(form_of_first, attributes=axis) if axis and last else None
-        if has(node, Trait.REDUCES):
-            return self._with_integers(node, "axes", 1, self._axes, form_of_first)
-        if has(node, Trait.SLICES):
-            return self._with_integers(node, "axes", 3, self._axes)
-        if has(node, Trait.PADS) and not NodeAxes(node).has(3):
-            return self._with_integers(node, "pads", 1, self._borders)
-        return None
+        match trait:
+            case Trait.QUANTIZES | Trait.DEQUANTIZES:
+                return form_of_first if all(map(self._is_scalar, node.inputs[1:])) else None
+            case Trait.PARTS:
+                return dataclasses.replace(form_of_first, attributes=self._axis(node))
+            case Trait.NORMALIZES:  # kernels want the last axis
+                axis, version = self._axis(node), self._known.opsets.get(node.domain, 1)
+                last = self._axes(mixed_axes(NodeFacts(node, (), version), self._rank)) == (self._rank - 1,)
+                return dataclasses.replace(form_of_first, attributes=axis) if axis and last else None
+            case Trait.REDUCES:
+                return self._with_integers(node, "axes", 1, self._axes, form_of_first)
+            case Trait.SLICES:
+                return self._with_integers(node, "axes", 3, self._axes)
+            case _:
+                padded = trait is Trait.PADS and not NodeAxes(node).has(3)
+                return self._with_integers(node, "pads", 1, self._borders) if padded else None
 
     def _form(self, node: ir.Node, operands: tuple[int, ...]) -> PermutedForm | None:
         """Return the form in which `operands` are permuted; None where one of them cannot be, or all are constant."""

@@ -24,11 +24,10 @@ from .insert import insert
 from .opset import QUANTIZATION_OPSET, upgraded
 from .parameters import WeightSettings, quantize_parameters
 from .plan import QuantPlan
-from .recognise import quantized_nodes
 from .saturation import Saturation
 from .scales import Activations, Calibration
-from .sensitivity import Noise, layers_of, measure, spared
-from .table import Int8Table, Role, load_table
+from .sensitivity import RoundingError, layers_in_float, layers_of, rounding_errors
+from .table import Int8Table, count_quantized, load_table
 
 FLOAT_BITS, BITS = 32, 8
 
@@ -107,9 +106,9 @@ class Quant(Pass):
         calibrator = Calibrator(settings, working, table, context, samples)
         macs = macs_by_value(working, {name: np.shape(array) for name, array in samples.first().items()})
         plan = calibrator.plan()
-        if self.error < 1 and _pays(plan):
-            plan = calibrator.plan(self._spared(working, plan, calibrator, macs, context))
-        if not _pays(plan):
+        if self.error < 1 and plan.pays:
+            plan = calibrator.plan(self._in_float(working, plan, calibrator, macs, context))
+        if not plan.pays:
             reason = "nothing in it can run in int8"
             if self.error < 1:
                 reason = "no layer is left that costs the outputs little enough"
@@ -121,12 +120,12 @@ class Quant(Pass):
         if working is not model:
             become(model, working)
         weights, biases = quantize_parameters(plan, scales, calibrator.means, self._weight_settings(context), context)
-        insert(model, plan, scales, weights, biases, table.clamps)
+        insert(model, plan, scales, weights, biases, table)
         _forget_value_info(model)
         notes += calibrator.notes
         return Change(True, (*notes, *summary, *plan.left), layers)
 
-    def _spared(
+    def _in_float(
         self,
         model: ir.Model,
         plan: QuantPlan,
@@ -136,19 +135,20 @@ class Quant(Pass):
     ) -> dict[ir.Node, str]:
         """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
 
-        def observe() -> tuple[Noise, ...]:
+        def observe() -> tuple[RoundingError, ...]:
             scales = calibrator.scales(plan)
             weights, _ = quantize_parameters(plan, scales, {}, self._weight_settings(context), context)
-            return measure(model, plan, scales, weights, sum(macs.values()), context)
+            return rounding_errors(model, plan, scales, weights, sum(macs.values()), context)
 
-        noises = context.observed("what int8 costs", observe)
+        errors = context.observed("rounding errors", observe)
         reasons: dict[ir.Node, str] = {}
         sites = layers_of(plan)
-        work = {key: sum(macs.get(site.node.outputs[0].name or "", 0) for site in own) for key, own in sites.items()}
-        for key, reason in spared(noises, work, self.error).items():
+        work = {key: sum(macs.get(site.key, 0) for site in own) for key, own in sites.items()}
+        for key, reason in layers_in_float(errors, work, self.error).items():
             for site in sites[key]:
-                product = site.row.role is Role.CONTRACTION
-                reasons[site.node] = reason if product else f"it belongs to the layer {key}, which stays in float"
+                reasons[site.node] = (
+                    reason if site.is_contraction else f"it belongs to the layer {key}, which stays in float"
+                )
         return reasons
 
     def _weight_settings(self, context: Context) -> WeightSettings:
@@ -167,10 +167,11 @@ def _summary(plan: QuantPlan, macs: Mapping[str, int]) -> tuple[list[Note], tupl
     notes = [Note(op_type, f"{count} in int8") for op_type, count in counts.most_common()]
     layers = []
     for site in plan.sites:
-        if site.row.role is Role.CONTRACTION:
-            name = site.node.outputs[0].name or ""
-            own = macs.get(name, 0)
-            layers.append(LayerChange(site.node.name or name, site.node.op_type, "bits", FLOAT_BITS, BITS, own, own))
+        if site.is_contraction:
+            own = macs.get(site.key, 0)
+            layers.append(
+                LayerChange(site.node.name or site.key, site.node.op_type, "bits", FLOAT_BITS, BITS, own, own)
+            )
     total = sum(macs.values())
     if total:
         share = sum(layer.macs_after for layer in layers) / total
@@ -182,7 +183,7 @@ def _reason_against(model: ir.Model, table: Int8Table) -> str:
     """Return why `model` must not be quantized at all; empty where nothing speaks against it."""
     if table.reason:
         return table.reason
-    found = quantized_nodes(model)
+    found = count_quantized(model)
     if found:
         return "already quantized: " + ", ".join(f"{count} {op_type}" for op_type, count in sorted(found.items()))
     halves = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -191,11 +192,6 @@ def _reason_against(model: ir.Model, table: Int8Table) -> str:
     if "" not in model.graph.opset_imports:
         return "it uses no operators of ONNX itself"
     return ""
-
-
-def _pays(plan: QuantPlan) -> bool:
-    """Whether something runs in int8 that is worth it by itself."""
-    return any(site.weight is not None or site.row.required for site in plan.sites)
 
 
 def _forget_value_info(model: ir.Model) -> None:

@@ -29,11 +29,12 @@ from onnxslim.observe.statistics import (
 from onnxslim.pipeline.interface import Context, Note, remark
 from onnxslim.pipeline.selection import Selection
 
+from .coarse import coarse_joins, coarse_scores
 from .opset import upgraded
-from .plan import QuantPlan, QuantSite, make_plan
+from .plan import QuantPlan, make_plan
 from .scales import Activations, Calibration, Histogram, Scale, choose_scale
+from .site import QuantSite
 from .table import Int8Table
-from .tails import coarse_scores, joined_apart
 
 Floats = npt.NDArray[np.float64]
 
@@ -101,7 +102,7 @@ class Calibrator:
                 self._infinite.update(dict.fromkeys(infinite, reason))
                 self.not_finite = self.not_finite or reason
                 continue
-            coarse = joined_apart(plan, self._ranges)
+            coarse = coarse_joins(plan, self._ranges)
             coarse |= coarse_scores(self._model.graph, self._table, plan, self._ranges)
             if not coarse:
                 return plan

@@ -22,9 +22,10 @@ from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, new_initializer, take_over
 
 from .parameters import quantize_bias
-from .plan import QuantPlan, clamp_limits
+from .plan import QuantPlan
 from .scales import Scale
-from .table import Clamp
+from .site import clamp_limits
+from .table import Int8Table
 from .weights import QuantizedWeight
 
 MANY = 64
@@ -42,18 +43,18 @@ class Writer:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def name(self) -> str:
-        """Return a name that nothing has yet."""
+        """Return a name that is free."""
         return self._editor.numbered("q")
 
-    def hold(self, array: npt.NDArray[Any]) -> ir.Value:
-        """Return an initializer with this content; what is there already is shared."""
+    def constant(self, array: npt.NDArray[Any]) -> ir.Value:
+        """Return an initializer, one for all equal arrays."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = new_initializer(self._graph, self.name(), array)
         return self._constants[key]
 
     def rename(self, value: ir.Value, original: ir.Value) -> None:
-        """Give an initializer the name of the one that it replaces, where nothing reads that any more."""
+        """Give an initializer the name of the one that it replaces, once nothing reads that one."""
         name = original.name or ""
         if not original.uses() and not original.is_graph_output() and name in self._graph.initializers:
             del self._graph.initializers[name]
@@ -76,11 +77,11 @@ class Writer:
         return output
 
     def pair(self, value: ir.Value, scale: Scale) -> ir.Value:
-        """Append a QuantizeLinear and a DequantizeLinear behind `value`, and return what they make."""
-        parameters = self.hold(np.asarray(scale.scale)), self.hold(np.asarray(scale.zero_point, scale.dtype))
-        levels = self.add("QuantizeLinear", [value, *parameters], parameters[1].dtype or ir.DataType.UINT8)
+        """Append a QuantizeLinear and a DequantizeLinear behind `value`, and return the output of the second."""
+        step, zero_point = (self.constant(part) for part in scale.parameters)
+        levels = self.add("QuantizeLinear", [value, step, zero_point], zero_point.dtype or ir.DataType.UINT8)
         levels.shape = value.shape
-        return self.dequantize(levels, *parameters, axis=None)
+        return self.dequantize(levels, step, zero_point, axis=None)
 
 
 def insert(
@@ -89,9 +90,9 @@ def insert(
     scales: Mapping[ir.Value, Scale],
     weights: Mapping[ir.Node, QuantizedWeight],
     biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
-    clamps: Mapping[str, Clamp],
+    table: Int8Table,
 ) -> None:
-    """Quantize what `plan` says, in place.
+    """Insert the pairs of a plan and replace its weights and biases, in place.
 
     Args:
         model: Its main graph is quantized.
@@ -99,29 +100,27 @@ def insert(
         scales: The scale of every tensor of every group.
         weights: The weight of every site that has one.
         biases: The bias of every site that has one.
-        clamps: The target's clamps.
+        table: The clamps of the target.
     """
     graph, writer = model.graph, Writer(model)
-    quantized: dict[ir.Value, ir.Value] = {}
     _write_parameters(writer, plan, scales, weights, biases)
     for site in plan.sites:
         for index in site.constants:
             _write_constant(writer, site.node, index, signed=_signed(scales))
-    made = {value for site in plan.sites for value in site.results}
+    results = {value for site in plan.sites for value in site.results}
     readers: dict[ir.Value, set[ir.Node]] = {}
     for site in plan.sites:
         for operand in site.operands():
             readers.setdefault(operand, set()).add(site.node)
     replaced: dict[ir.Node, dict[int, ir.Value]] = {}
     for value, scale in scales.items():
-        behind = _without_clamp(graph, value, scale, clamps) if value in made else value
+        behind = _without_clamp(graph, value, scale, table) if value in results else value
         uses = tuple(behind.uses())
         output = writer.pair(behind, scale)
-        quantized[value] = output
         for use in uses:
-            if value in made or use.node in readers.get(value, ()):
+            if value in results or use.node in readers.get(value, ()):
                 replaced.setdefault(use.node, {})[use.idx] = output
-        if value in made and behind.is_graph_output():
+        if value in results and behind.is_graph_output():
             _take_over_output(graph, behind, output, writer.name())
     for node, inputs in replaced.items():
         _replace_inputs(node, inputs)
@@ -168,17 +167,17 @@ def _write_parameters(
         assert original is not None, "a weight is a constant, and so it is there"
         key = (original, weight.axis)
         if key not in written:
-            zero_point = writer.hold(np.zeros(weight.scale.shape, np.int8)) if site.row.zero_point else None
-            levels = writer.hold(weight.levels)
+            zero_point = writer.constant(np.zeros(weight.scale.shape, np.int8)) if site.row.zero_point else None
+            levels = writer.constant(weight.levels)
             named[levels] = original
-            written[key] = writer.dequantize(levels, writer.hold(weight.scale), zero_point, weight.axis)
+            written[key] = writer.dequantize(levels, writer.constant(weight.scale), zero_point, weight.axis)
         site.node.replace_input_with(site.weight, written[key])
         if site.node in biases:
             assert site.bias is not None
             operand = site.operands()[0]
             levels_of_bias, scale = quantize_bias(biases[site.node], scales[operand].scale, weight)
             axis = None if weight.axis is None else 0
-            bias = writer.dequantize(writer.hold(levels_of_bias), writer.hold(scale), None, axis)
+            bias = writer.dequantize(writer.constant(levels_of_bias), writer.constant(scale), None, axis)
             if site.bias >= len(site.node.inputs):
                 site.node.resize_inputs(site.bias + 1)
             site.node.replace_input_with(site.bias, bias)
@@ -192,16 +191,18 @@ def _write_constant(writer: Writer, node: ir.Node, index: int, *, signed: bool) 
     assert array is not None, "the plan says that it is constant"
     number = float(array.reshape(()))
     scale = Scale.covering(number, number, signed)
-    levels = writer.hold(scale.quantize(array.astype(np.float32)))
-    zero_point = writer.hold(np.asarray(scale.zero_point, scale.dtype))
-    node.replace_input_with(index, writer.dequantize(levels, writer.hold(np.asarray(scale.scale)), zero_point, None))
+    levels = writer.constant(scale.quantize(array.astype(np.float32)))
+    zero_point = writer.constant(np.asarray(scale.zero_point, scale.dtype))
+    node.replace_input_with(
+        index, writer.dequantize(levels, writer.constant(np.asarray(scale.scale)), zero_point, None)
+    )
 
 
-def _without_clamp(graph: ir.Graph, value: ir.Value, scale: Scale, clamps: Mapping[str, Clamp]) -> ir.Value:
-    """Take out the clamp that makes `value`, where quantization does its work; return what shall be quantized."""
+def _without_clamp(graph: ir.Graph, value: ir.Value, scale: Scale, table: Int8Table) -> ir.Value:
+    """Remove the clamp that makes `value` where quantization saturates there anyway; return the value to quantize."""
     node = value.producer()
     assert node is not None, "a node makes it"
-    limits = clamp_limits(node, clamps)
+    limits = clamp_limits(node, table)
     if limits is None:
         return value
     low, high = scale.interval

@@ -13,9 +13,10 @@ import onnx_ir as ir
 from onnxslim.model.constants import constant
 from onnxslim.pipeline.interface import Context
 
-from .plan import QuantPlan, QuantSite
+from .plan import QuantPlan
 from .saturation import Saturation
 from .scales import Scale
+from .site import QuantSite
 from .weights import QuantizedWeight, quantize_weight
 
 Floats = npt.NDArray[np.float64]

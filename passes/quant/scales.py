@@ -63,6 +63,11 @@ class Scale:
         return cls(scale, lowest + int(np.clip(round(-low / float(scale)), 0, LEVELS)), dtype)
 
     @property
+    def parameters(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.integer]]:
+        """The scale and the zero point as QuantizeLinear takes them, shape []."""
+        return np.asarray(self.scale), np.asarray(self.zero_point, self.dtype)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """The real numbers that the lowest and the highest level stand for."""
         info = np.iinfo(self.dtype)

@@ -1,9 +1,9 @@
-"""Measures what int8 costs the outputs, part by part, and chooses the layers that had better stay in float.
+"""Measures the error that int8 brings, part by part, and chooses the layers that had better stay in float.
 
 In a copy of the model each tensor and weight that would be rounded goes through `Where (switch, rounded, float)`, so
 that the model is opened once, however many parts there are. The parts are rounded one at a time, on few samples; their
 errors are independent and nearly add up in energy. A tensor is rounded as long as one layer that makes or reads it runs
-in int8: to leave one layer alone in float may gain nothing, and the choice is among sets of layers.
+in int8: to leave one layer alone in float may gain nopart, and the choice is among sets of layers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from onnxslim.observe.probe import Probe, run_on
 from onnxslim.observe.sensitivity import OutputDeviation, Run
 from onnxslim.pipeline.interface import Context
 
-from .plan import QuantPlan, QuantSite
+from .plan import QuantPlan
 from .scales import Scale
-from .table import Role
+from .site import QuantSite
 from .weights import QuantizedWeight
 
 PRODUCTS = 1e12
@@ -31,28 +31,28 @@ SAMPLES = (1, 16)
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise:
-    """Weights and tensors that are float only where all of some layers are, and what rounding them costs."""
+class RoundingError:
+    """The error that rounding some weights and tensors brings, which are float only where all of some layers are."""
 
     layers: frozenset[str]
     """The layers, by their keys: of a weight its own, of a tensor those that make it and that read it."""
-    cost: float
-    """The energy of the error of the outputs where nothing else is rounded, as a share of theirs."""
+    share: float
+    """The energy of the error of the outputs where nopart else is rounded, as a share of theirs."""
 
 
 def layers_of(plan: QuantPlan) -> dict[str, list[QuantSite]]:
     """Return the sites of each layer by its key, in the order of the graph.
 
-    An op between two products belongs to the last product in front of it; what nothing precedes, to the first behind.
+    An op between two products belongs to the last product in front of it; what nopart precedes, to the first behind.
     """
     layers: dict[str, list[QuantSite]] = {}
     owners: dict[ir.Value, str] = {}
-    places: dict[str, int] = {}
+    order: dict[str, int] = {}
     waiting: list[QuantSite] = []
     for site in plan.sites:
-        if site.row.role is Role.CONTRACTION:
-            key = site.node.outputs[0].name or ""
-            places[key] = len(places)
+        if site.is_contraction:
+            key = site.key
+            order[key] = len(order)
             layers[key] = [*waiting, site]
             waiting = []
         else:
@@ -60,29 +60,29 @@ def layers_of(plan: QuantPlan) -> dict[str, list[QuantSite]]:
             if not before:
                 waiting.append(site)
                 continue
-            key = max(before, key=places.__getitem__)
+            key = max(before, key=order.__getitem__)
             layers[key].append(site)
         owners.update(dict.fromkeys((*site.node.outputs, *site.results), key))
     return layers
 
 
-def measure(
+def rounding_errors(
     model: ir.Model,
     plan: QuantPlan,
     scales: Mapping[ir.Value, Scale],
     weights: Mapping[ir.Node, QuantizedWeight],
     macs: int,
     context: Context,
-) -> tuple[Noise, ...]:
-    """Return what the layers cost, and what lies between them.
+) -> tuple[RoundingError, ...]:
+    """Return the errors that the weights and tensors of a plan bring, each rounded alone.
 
     Args:
         model: In float; it is not changed.
-        plan: What would be quantized.
+        plan: The nodes and tensors that would be quantized.
         scales: Of its tensors.
         weights: Of its sites.
         macs: Multiply-accumulates of one run.
-        context: Where to run, and the samples: as many are used as the model is small.
+        context: The target and the samples: the smaller the model, the more of them are used.
 
     Raises:
         RunError: The model does not run on the samples.
@@ -99,45 +99,46 @@ def measure(
         return lambda feeds: run_on(session, {**feeds, str(name): switches})
 
     error = OutputDeviation(rounding(), [batch.feeds for batch in few.batches(batch_size(model, few))])
-    found: list[Noise] = []
+    found: list[RoundingError] = []
     for index, layers in enumerate(rounded):
-        found.append(Noise(layers, error(rounding(index))))
+        found.append(RoundingError(layers, error(rounding(index))))
         context.progress("quant: sensitivity", index + 1, len(rounded))
     return tuple(found)
 
 
-def spared(noises: Sequence[Noise], macs: Mapping[str, int], share: float) -> dict[str, str]:
+def layers_in_float(errors: Sequence[RoundingError], macs: Mapping[str, int], share: float) -> dict[str, str]:
     """Return the layers to leave in float so that at most a share of the error is left, and why.
 
     Again and again the layers are taken that bring most of the error for their multiply-accumulates.
 
     Args:
-        noises: What was measured.
+        errors: The errors that were measured.
         macs: Multiply-accumulates of each layer.
         share: Of the error, above 0.
     """
-    total, work = sum(noise.cost for noise in noises), sum(macs.values())
+    total, work = sum(error.share for error in errors), sum(macs.values())
     touching: dict[str, list[int]] = {}
-    for index, noise in enumerate(noises):
-        for layer in noise.layers:
+    for index, error in enumerate(errors):
+        for layer in error.layers:
             touching.setdefault(layer, []).append(index)
     chosen: dict[str, str] = {}
-    there = dict(enumerate(noises))
+    remaining = dict(enumerate(errors))
 
-    def gone(layers: Set[str]) -> set[int]:
-        near = {index for layer in layers for index in touching[layer] if index in there}
-        return {index for index in near if noises[index].layers <= chosen.keys() | layers}
+    def avoided(layers: Set[str]) -> set[int]:
+        """Return the errors that are gone where these layers, and those that are chosen, are float."""
+        near = {index for layer in layers for index in touching[layer] if index in remaining}
+        return {index for index in near if errors[index].layers <= chosen.keys() | layers}
 
-    while there and sum(noise.cost for noise in there.values()) > share * total:
-        best, taken, worth = frozenset[str](), set[int](), -1.0
-        for noise in there.values():
-            layers = noise.layers - chosen.keys()
-            indices = gone(layers)
-            gain = sum(there[index].cost for index in indices)
-            if gain / max(1, sum(macs.get(layer, 0) for layer in layers)) > worth:
-                worth = gain / max(1, sum(macs.get(layer, 0) for layer in layers))
-                best, taken = layers, indices
-        brought = sum(there.pop(index).cost for index in taken) / total
+    while remaining and sum(error.share for error in remaining.values()) > share * total:
+        best, gone, highest = frozenset[str](), set[int](), -1.0
+        for error in remaining.values():
+            layers = error.layers - chosen.keys()
+            indices = avoided(layers)
+            gain = sum(remaining[index].share for index in indices)
+            worth = gain / max(1, sum(macs.get(layer, 0) for layer in layers))
+            if worth > highest:
+                best, gone, highest = layers, indices, worth
+        brought = sum(remaining.pop(index).share for index in gone) / total
         for layer in best:
             others = sorted(best - {layer})
             together = f"together with {', '.join(others)} " if others else ""
@@ -147,7 +148,7 @@ def spared(noises: Sequence[Noise], macs: Mapping[str, int], share: float) -> di
 
 
 def _rounded_with(plan: QuantPlan) -> dict[frozenset[str], list[QuantSite | ir.Value]]:
-    """Return what is rounded, weights (as their sites) and tensors, by the layers that must be float to prevent it."""
+    """Return weights (as their sites) and tensors, by the layers that must be float so that they are not rounded."""
     owners = {site.node: key for key, sites in layers_of(plan).items() for site in sites}
     found: dict[frozenset[str], list[QuantSite | ir.Value]] = {}
     touching: dict[ir.Value, set[str]] = {}
@@ -177,27 +178,27 @@ def _switched(
     name = probe.editor.name("switches")
     switches = ir.Value(name=name, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape((len(rounded),)))
     graph.inputs.append(switches)
-    for index, things in enumerate(rounded.values()):
+    for index, parts in enumerate(rounded.values()):
         switch = probe.add("Gather", switches, probe.constant(np.asarray(index, np.int64)))
-        for thing in things:
-            if isinstance(thing, ir.Value):
-                _round(probe, probe.values[thing.name or ""], scales[thing], switch)
+        for part in parts:
+            if isinstance(part, ir.Value):
+                _round(probe, probe.values[part.name or ""], scales[part], switch)
                 continue
-            node = probe.values[thing.node.outputs[0].name or ""].producer()
+            node = probe.values[part.node.outputs[0].name or ""].producer()
             assert node is not None
-            assert thing.weight is not None
-            weight = node.inputs[thing.weight]
+            assert part.weight is not None
+            weight = node.inputs[part.weight]
             assert weight is not None
-            stored = probe.constant(weights[thing.node].dequantized())
-            node.replace_input_with(thing.weight, probe.add("Where", switch, stored, weight))
+            stored = probe.constant(weights[part.node].dequantized())
+            node.replace_input_with(part.weight, probe.add("Where", switch, stored, weight))
     graph.sort()
     return probe.model
 
 
 def _round(probe: Probe, value: ir.Value, scale: Scale, switch: ir.Value) -> None:
-    """Let all that reads `value` read it in int8 where a switch is set."""
+    """Let all readers of `value` read it rounded where a switch is set."""
     readers = [(use.node, use.idx) for use in value.uses()]
-    parameters = probe.constant(scale.scale), probe.constant(np.asarray(scale.zero_point, scale.dtype))
+    parameters = [probe.constant(part) for part in scale.parameters]
     levels = probe.add("QuantizeLinear", value, *parameters)
     chosen = probe.add("Where", switch, probe.add("DequantizeLinear", levels, *parameters), value)
     for node, index in readers:

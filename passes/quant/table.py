@@ -1,15 +1,21 @@
-"""Which ops a provider runs in int8: reads `targets/<provider>.toml`, where the columns are explained."""
+"""Reads which ops a provider runs in int8, and which ones show that a model is quantized already."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import fnmatch
 import functools
 import importlib.resources
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+import onnx_ir as ir
+
+from onnxslim.model.nesting import every_graph
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,7 +24,7 @@ else:
 
 
 class Role(enum.Enum):
-    """What an op does, as far as quantization is concerned."""
+    """How int8 concerns an op."""
 
     CONTRACTION = "contraction"
     """Sums of products: int8 pays."""
@@ -30,7 +36,7 @@ class Role(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What a provider asks of an op that it shall run in int8. The columns are explained in `targets/cpu.toml`."""
+    """The conditions under which a provider runs an op in int8. The columns are explained in `targets/cpu.toml`."""
 
     op_type: str
     role: Role
@@ -63,7 +69,7 @@ class Clamp:
 
 @dataclasses.dataclass(frozen=True)
 class Int8Table:
-    """What a provider runs in int8."""
+    """The ops that a provider runs in int8."""
 
     provider: str
     reason: str
@@ -72,6 +78,14 @@ class Int8Table:
     """The element type of activations that its kernels like best."""
     rows: Mapping[str, Row]
     clamps: Mapping[str, Clamp]
+
+    def row(self, node: ir.Node) -> Row | None:
+        """Return the row of the op of `node`."""
+        return None if node.domain else self.rows.get(node.op_type)
+
+    def clamp(self, node: ir.Node) -> Clamp | None:
+        """Return the clamp that the op of `node` is."""
+        return None if node.domain else self.clamps.get(node.op_type)
 
 
 @functools.cache
@@ -90,3 +104,15 @@ def _row(op_type: str, columns: Mapping[str, Any]) -> Row:
     data = columns.get("data")
     typed = {"role": Role(columns["role"]), "data": None if data is None else tuple(data)}
     return Row(op_type, **{**columns, **typed})
+
+
+def count_quantized(model: ir.Model) -> Counter[str]:
+    """Count the nodes that show that `model` is quantized, by op type; subgraphs and local functions included."""
+    file = importlib.resources.files(__package__) / "quantized.toml"
+    patterns = tomllib.loads(file.read_text(encoding="utf-8"))["ops"]
+    nodes = (node for graph in every_graph(model) for node in graph)
+    return Counter(
+        node.op_type
+        for node in nodes
+        if any(fnmatch.fnmatchcase(node.op_type, pattern) for pattern in patterns.get(node.domain, ()))
+    )

@@ -68,7 +68,7 @@ def quantize(model):
         for site in plan.sites
         if site.weight is not None
     }
-    insert(model, plan, scales, weights, {}, CPU.clamps)
+    insert(model, plan, scales, weights, {}, CPU)
 
 
 def growth(make, sizes):

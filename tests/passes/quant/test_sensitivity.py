@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnxslim.passes.quant import Quant
 from onnxslim.passes.quant.scales import Calibration
-from onnxslim.passes.quant.sensitivity import Noise, spared
+from onnxslim.passes.quant.sensitivity import RoundingError, layers_in_float
 from sample_models import from_text
 from story import make_context
 
@@ -97,18 +97,22 @@ def test_what_is_excluded_stays_so():
 def test_cheap_layers_that_cost_much_go_first():
     large, small, harmless = (frozenset({name}) for name in ("large", "small", "harmless"))
     macs = {"large": 1000, "small": 10, "harmless": 1000}
-    noises = (Noise(large, 0.5), Noise(small, 0.4), Noise(harmless, 0.1))
-    assert list(spared(noises, macs, 0.7)) == ["small"]
-    assert list(spared(noises, macs, 0.5)) == ["small", "large"]
-    assert not spared(noises, macs, 1.0)
-    assert not spared((Noise(large, 0.0),), macs, 0.5)
+    noises = (RoundingError(large, 0.5), RoundingError(small, 0.4), RoundingError(harmless, 0.1))
+    assert list(layers_in_float(noises, macs, 0.7)) == ["small"]
+    assert list(layers_in_float(noises, macs, 0.5)) == ["small", "large"]
+    assert not layers_in_float(noises, macs, 1.0)
+    assert not layers_in_float((RoundingError(large, 0.0),), macs, 0.5)
 
 
-def test_a_tensor_between_layers_is_spared_with_all_of_them():
-    noises = (Noise(frozenset("ab"), 0.8), Noise(frozenset("a"), 0.05), Noise(frozenset("c"), 0.15))
+def test_a_tensor_between_layers_is_float_where_all_of_them_are():
+    noises = (
+        RoundingError(frozenset("ab"), 0.8),
+        RoundingError(frozenset("a"), 0.05),
+        RoundingError(frozenset("c"), 0.15),
+    )
     macs = {"a": 10, "b": 10, "c": 10}
-    assert set(spared(noises, macs, 0.5)) == {"a", "b"}
-    assert set(spared(noises, macs, 0.1)) == {"a", "b", "c"}
+    assert set(layers_in_float(noises, macs, 0.5)) == {"a", "b"}
+    assert set(layers_in_float(noises, macs, 0.1)) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("number", [0.0, -1.0, 1.5])

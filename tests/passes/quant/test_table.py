@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnxslim.passes.quant.insert import insert
-from onnxslim.passes.quant.plan import LEFT, make_plan
+from onnxslim.passes.quant.plan import IN_FLOAT, make_plan
 from onnxslim.passes.quant.scales import Scale
 from onnxslim.passes.quant.table import Role, load_table
 from onnxslim.passes.quant.weights import quantize_weight
@@ -89,12 +89,13 @@ def between_pairs(op_type: str, signed: bool) -> ir.Model:
             quantized[site.node] = quantize_weight(array, 1 if op_type == "MatMul" else 0)
         if site.bias is not None:
             biases[site.node] = site.node.inputs[site.bias].const_value.numpy().astype(np.float64)
-    insert(model, plan, scales, quantized, biases, CPU.clamps)
+    insert(model, plan, scales, quantized, biases, CPU)
     return model
 
 
 def plan_alone(model: ir.Model, op_type: str):
-    from onnxslim.passes.quant.plan import QuantPlan, QuantSite, ScaleGroup
+    from onnxslim.passes.quant.plan import QuantPlan, ScaleGroup
+    from onnxslim.passes.quant.site import QuantSite
 
     node = next(node for node in model.graph if node.op_type == op_type)
     row = CPU.rows[op_type]
@@ -139,7 +140,7 @@ def test_attributes_that_the_kernel_lacks_keep_a_node_float():
         g (float[1,4,8,8] x) => (float[] z) { z = Resize <mode = "linear"> (x, , i) }"""
     model = from_text(text, i=np.array([1, 1, 2, 2], np.float32))
     (note,) = make_plan(model, CPU).left or make_plan_typed(model)
-    assert (note.action, note.reason) == (LEFT, "its kernel is for mode = nearest")
+    assert (note.action, note.reason) == (IN_FLOAT, "its kernel is for mode = nearest")
 
 
 def make_plan_typed(model):

@@ -6,8 +6,8 @@ import detector
 import numpy as np
 import pytest
 from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.coarse import COARSEST, FEWEST_LEVELS
 from onnxslim.passes.quant.table import load_table
-from onnxslim.passes.quant.tails import COARSEST, FEWEST_LEVELS
 from sample_models import from_text
 from story import make_context
 

@@ -1,0 +1,97 @@
+"""Finds nodes whose int8 results would be too coarse for the outputs: boxes in pixels and scores in one tensor.
+
+A Concat in int8 gives all its parts one scale, that of the widest. Where the joined tensor goes to the outputs nothing
+makes up for what the narrow parts lose: scores of 0 to 1 beside boxes of 0 to 640 pixels have one level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnxslim.observe.statistics import Range
+
+from .plan import QuantPlan
+from .scales import LEVELS
+from .table import Int8Table, Role
+
+FEWEST_LEVELS = 32.0
+"""Levels that each part of a joined tensor must have of the common scale. 32 levels of a uniform signal are 30 dB, what
+int8 layers themselves leave of most outputs; each halving costs 6 dB."""
+COARSEST = 1 / 16
+"""Largest step of what a Sigmoid makes scores of. One step moves a score by up to a quarter of it, so that 64 scores
+are told apart between 0 and 1; and detectors are judged by the order of their scores."""
+
+
+def coarse_joins(plan: QuantPlan, ranges: Mapping[str, Range]) -> dict[ir.Node, str]:
+    """Return the nodes that would give tensors of too different a range one scale at the end of the model, and why.
+
+    Args:
+        plan: The nodes that would run in int8.
+        ranges: Of the sources of its groups, by name.
+    """
+    sources = plan.sources
+    reasons: dict[ir.Node, str] = {}
+    for site in plan.sites:
+        if not site.row.joins or site.node not in plan.last:
+            continue
+        spans = {value: _span(ranges[sources[value]]) for value in site.operands()}
+        whole = _span(*(ranges[sources[value]] for value in spans))
+        narrow = min(spans, key=lambda value: spans[value])
+        levels = LEVELS * spans[narrow] / whole if whole > 0 else LEVELS
+        if 0 < levels < FEWEST_LEVELS:
+            reasons[site.node] = (
+                f"its parts differ too much to share a scale: {narrow.name} would have {levels:.2g} of {LEVELS} levels"
+            )
+    return reasons
+
+
+def coarse_scores(
+    graph: ir.Graph, table: Int8Table, plan: QuantPlan, ranges: Mapping[str, Range]
+) -> dict[ir.Node, str]:
+    """Return the nodes whose int8 results are too coarse for the scores that are made of them, and why.
+
+    A Concat that joins what the scores are made of with something else goes first; then the product itself, which may
+    have a finer scale of its own.
+
+    Args:
+        graph: The main graph.
+        table: The ops that the target runs in int8.
+        plan: The nodes that would run in int8.
+        ranges: Of the sources of its groups, by name.
+    """
+    sources = plan.sources
+    makers = {result: site for site in plan.sites for result in site.results}
+    before_products = _before_products(graph, table)
+    reasons: dict[ir.Node, str] = {}
+    for node in graph:
+        row = table.row(node)
+        if row is None or not row.scores or node in before_products:
+            continue
+        value = node.inputs[0]
+        while value in sources and value in makers:
+            site, step = makers[value], _span(ranges[sources[value]]) / LEVELS
+            if step <= COARSEST:
+                break
+            if site.row.role is not Role.MOVEMENT:
+                reasons[site.node] = f"{node.op_type} makes scores of it, and would see steps of {step:.2g}"
+                break
+            value = site.operands()[0]
+    return reasons
+
+
+def _span(*ranges: Range) -> float:
+    """Return the length of the interval that covers the ranges, and zero."""
+    return max(0.0, *(seen.high for seen in ranges)) - min(0.0, *(seen.low for seen in ranges))
+
+
+def _before_products(graph: ir.Graph, table: Int8Table) -> set[ir.Node]:
+    """Return the nodes in front of some contraction, in whatever type it is computed."""
+    found: set[ir.Node] = set()
+    for node in reversed(graph):
+        readers = [use.node for value in node.outputs for use in value.uses()]
+        rows = filter(None, map(table.row, readers))
+        if not found.isdisjoint(readers) or any(row.role is Role.CONTRACTION for row in rows):
+            found.add(node)
+    return found

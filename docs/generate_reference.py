@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code: passes, command line, report, recipes, errors, architecture.
+"""Writes docs/reference/ from the code: passes, command line, report, recipes, errors.
 
 Run it as ``python docs/generate_reference.py``. The pages are committed, so that they can be read without running
 anything; a test compares them with what the code says.
@@ -33,8 +33,7 @@ from onnxslim.pipeline.records import Report
 from onnxslim.report.catalogue import shown
 from onnxslim.runtime.statistics import Interval
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "docs" / "reference"
+FOLDER = pathlib.Path(__file__).resolve().parent / "reference"
 GENERATED = "<!-- Written by docs/generate_reference.py from the code: change the code, then run that. -->\n"
 
 
@@ -46,7 +45,6 @@ def pages() -> dict[str, str]:
         "report.md": report_page(),
         "recipe.md": recipe_page(),
         "errors.md": errors_page(),
-        "architecture.md": architecture_page(),
     }
 
 
@@ -273,92 +271,6 @@ def errors_page() -> str:
         table(("error", "is a", "exit code", "meaning"), rows),
     ]
     return page(parts)
-
-
-def architecture_page() -> str:
-    """Return the page of the floors: a picture of the imports, and the purpose of each package."""
-    modules = source_modules()
-    floors = declared_floors()
-    imported = {name: imported_floors(name, modules, floors) for name in floors}
-    heights: dict[str, int] = {}
-    for name in floors:
-        heights[name] = 1 + max((heights[lower] for lower in imported[name]), default=0)
-    short = {name: name.removeprefix("onnxslim.") for name in floors}
-    levels = [
-        [short[name] for name in floors if heights[name] == height] for height in range(max(heights.values()), 0, -1)
-    ]
-    rows = [
-        (
-            f"`{short[name]}`",
-            first_line(modules[name]),
-            ", ".join(f"`{short[lower]}`" for lower in sorted(imported[name])),
-        )
-        for name in reversed(floors)
-    ]
-    parts = [
-        "# Architecture",
-        "The packages of onnxslim, drawn from the imports in the code. A package stands above all packages that it "
-        "imports, and packages side by side do not import each other. There are no cycles. `tests/test_house.py` "
-        "(`FLOORS`) declares the order, and fails on an import from a higher floor.",
-        "```text\n" + "\n".join(picture(levels)) + "\n```",
-        table(("package", "holds", "imports"), rows),
-        "`passes` is installed as `onnxslim.passes`. The engine never names a pass: it finds passes by name. Outside "
-        "of `ops`, `*.rules` and `targets/*.toml`, the name of an op stands only where a node is built.",
-    ]
-    return page(parts)
-
-
-def declared_floors() -> list[str]:
-    """Return the names in `FLOORS` of tests/test_house.py, lower floors first."""
-    tree = ast.parse((ROOT / "tests" / "test_house.py").read_text(encoding="utf-8"))
-    (declaration,) = (
-        node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FLOORS"
-    )
-    texts = (node.value for node in ast.walk(declaration) if isinstance(node, ast.Constant))
-    return [text for text in texts if isinstance(text, str)]
-
-
-def source_modules() -> dict[str, pathlib.Path]:
-    """Return the file of every module of onnxslim by module name."""
-    found = {}
-    for folder, prefix in ((ROOT / "onnxslim", "onnxslim"), (ROOT / "passes", "onnxslim.passes")):
-        for path in sorted(folder.rglob("*.py")):
-            names = path.relative_to(folder).with_suffix("").parts
-            found[".".join((prefix, *(name for name in names if name != "__init__")))] = path
-    return found
-
-
-def imported_floors(name: str, modules: dict[str, pathlib.Path], floors: list[str]) -> set[str]:
-    """Return the floors that the modules of a floor import, without itself and the public API."""
-    found = set()
-    for module, path in modules.items():
-        if floor_of(module, floors) == name:
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                    found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-                elif isinstance(node, ast.Import):
-                    found |= {alias.name for alias in node.names}
-    return {floor_of(module, floors) for module in found & modules.keys()} - {name, "onnxslim"}
-
-
-def floor_of(module: str, floors: list[str]) -> str:
-    """Return the innermost floor that a module belongs to."""
-    return max((floor for floor in floors if f"{module}.".startswith(f"{floor}.")), key=len)
-
-
-def first_line(path: pathlib.Path) -> str:
-    """Return the first line of the docstring of a module."""
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()[0]
-
-
-def picture(levels: list[list[str]]) -> list[str]:
-    """Return the lines of a stack of boxes, one row of boxes per level."""
-    inner = max(sum(len(name) + 3 for name in names) + 1 for names in levels)
-    lines = ["+" + "-" * inner + "+"]
-    for names in levels:
-        row = "| " + " | ".join(names)
-        lines += [row.ljust(inner + 1) + "|", lines[0]]
-    return lines
 
 
 def table(head: tuple[str, ...], rows: list[Any]) -> str:

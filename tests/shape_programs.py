@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from onnxslim.analysis.evaluate import evaluate
+from onnxslim.ops.arithmetic import value_of
+from onnxslim.ops.fact import Fact
 
 OPSET = 18
 BINDING = {"N": 2, "M": 3, "K": 4}
@@ -345,3 +347,26 @@ STEPS = [
     *[window] * 2,
     resize,
 ]
+
+
+def check_facts(
+    facts: dict[str, Fact], arrays: dict[str, np.ndarray], binding: dict[str, int], elements: bool = True
+) -> None:
+    """Compare what is inferred of values with what they are."""
+    names = dict(binding)
+    for name, array in arrays.items():  # what is said to be unknown is whatever it is
+        names.update({f"{{?{name}#{axis}}}": size for axis, size in enumerate(array.shape)})
+        if array.ndim < 2 and array.dtype.kind in "iu":
+            names.update({f"{{!{name}#{place}}}": int(each) for place, each in enumerate(array.ravel())})
+    for name, array in arrays.items():
+        fact = facts.get(name)
+        if fact is None:
+            continue
+        if fact.dtype is not None:
+            assert fact.dtype.numpy() == array.dtype, name
+        if fact.shape is not None:
+            assert [value_of(size, names) for size in fact.shape] == list(array.shape), (name, fact.shape, binding)
+        for place, element in enumerate((fact.elements or ()) if elements else ()):
+            if element is not None:
+                known = element if isinstance(element, float) else value_of(element, names)
+                assert np.float64(known) == np.float64(array.ravel()[place]), (name, place, element, binding)

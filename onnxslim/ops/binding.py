@@ -92,9 +92,17 @@ def bind(node: ir.Node, shape_of: SizesOf = dimensions) -> BoundSignature | None
             row = einsum_row(signature.op, attribute(node, "equation"), len(node.inputs))
         elif signature.kind:
             return None
-        if row is not None and _holds(node, row, shape_of):
-            return BoundSignature(node, row, cast(dict[FactorKey, int], _sizes(node, row, shape_of)))
+        bound = None if row is None else fit(node, row, shape_of)
+        if bound is not None:
+            return bound
     return None
+
+
+def fit(node: ir.Node, row: Signature, shape_of: SizesOf = dimensions) -> BoundSignature | None:
+    """Return `node` with a row, if that holds for it, else None."""
+    if not _holds(node, row, shape_of):
+        return None
+    return BoundSignature(node, row, cast(dict[FactorKey, int], _sizes(node, row, shape_of)))
 
 
 def _holds(node: ir.Node, signature: Signature, shape_of: SizesOf) -> bool:

@@ -23,6 +23,11 @@ def infer_row(site: NodeFacts) -> tuple[Fact, ...]:
         if value is not None
     ):
         raise Unknowable
+    return row_facts(site, bound)
+
+
+def row_facts(site: NodeFacts, bound: BoundSignature) -> tuple[Fact, ...]:
+    """Return what a row says of the outputs of a node, whose sizes are those of `bound`."""
     kind = TYPED.get(site.node.op_type, 0)
     dtype = kind if isinstance(kind, ir.DataType) else site.fact(kind).dtype
     return tuple(
@@ -37,6 +42,8 @@ TYPED: dict[str, int | ir.DataType] = {
     "MatMulIntegerToFloat": ir.DataType.FLOAT,
     "QLinearMatMul": 7,
     "QGemm": 8,
+    "EmbedLayerNormalization": 2,
+    "QAttention": 3,
 }
 """The element type of what an op makes, or the input that has it, where that is not the first."""
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxslim.ops import families
 from onnxslim.ops.binding import BoundSignature, bind
+from onnxslim.ops.einsum import EINSUM
 from onnxslim.ops.fact import Unknowable
 from onnxslim.ops.op import Ints, Op, Repeated
 from onnxslim.ops.parameters import op_of
@@ -50,7 +51,7 @@ def find_op(name: OpName) -> Op:
     rows = signatures().get(name, ())
     kind = kinds().get(rows[0].kind, Op()) if rows else Op()
     infer = own.infer or kind.infer
-    if infer is None and rows and not rows[0].kind and not any(row.invents_axes for row in rows):
+    if infer is None and rows and rows[0].kind in ("", EINSUM) and not any(row.invents_axes for row in rows):
         infer = infer_row
     return dataclasses.replace(own, infer=infer, relate=own.relate or kind.relate)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 import onnxruntime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sample_models import from_text
-from shape_programs import BINDING, Program, programs
+from shape_programs import BINDING, Program, check_facts, programs
 
 from onnxslim.analysis.inference import Inference
-from onnxslim.ops.arithmetic import value_of
 from onnxslim.ops.fact import Fact
 
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 8])
@@ -32,26 +30,6 @@ def inferred(program: Program) -> tuple[dict[str, Fact], tuple[str, ...]]:
     return {value.name or "": fact for value, fact in inference.facts.items()}, tuple(inference.problems)
 
 
-def check(facts: dict[str, Fact], arrays: dict[str, np.ndarray], binding: dict[str, int]) -> None:
-    names = dict(binding)
-    for name, array in arrays.items():  # what is said to be unknown is whatever it is
-        names.update({f"{{?{name}#{axis}}}": size for axis, size in enumerate(array.shape)})
-        if array.ndim < 2 and array.dtype.kind in "iu":
-            names.update({f"{{!{name}#{place}}}": int(each) for place, each in enumerate(array.ravel())})
-    for name, array in arrays.items():
-        fact = facts.get(name)
-        if fact is None:
-            continue
-        if fact.dtype is not None:
-            assert fact.dtype.numpy() == array.dtype, name
-        if fact.shape is not None:
-            assert [value_of(size, names) for size in fact.shape] == list(array.shape), (name, fact.shape, binding)
-        for place, element in enumerate(fact.elements or ()):
-            if element is not None:
-                known = element if isinstance(element, float) else value_of(element, names)
-                assert np.float64(known) == np.float64(array.ravel()[place]), (name, place, element, binding)
-
-
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(programs(), st.lists(st.fixed_dictionaries({"N": SIZES, "M": SIZES, "K": SIZES}), min_size=2, max_size=4))
 def test_sizes_and_elements_are_those_that_onnx_runtime_makes(program: Program, bindings: list[dict[str, int]]) -> None:
@@ -59,7 +37,7 @@ def test_sizes_and_elements_are_those_that_onnx_runtime_makes(program: Program, 
     assert not problems
     if not program.nodes or not program.windows_fit(program.arrays):
         return
-    check(facts, program.arrays, BINDING)
+    check_facts(facts, program.arrays, BINDING)
     try:
         runner = session(program)
     except Exception:  # what onnx infers at loading is wrong for some windows, and the program is refused
@@ -73,7 +51,7 @@ def test_sizes_and_elements_are_those_that_onnx_runtime_makes(program: Program, 
             continue
         arrays = {**program.constants, **feeds, **dict(zip(names, results, strict=True))}
         if program.windows_fit(arrays):
-            check(facts, arrays, binding)
+            check_facts(facts, arrays, binding)
 
 
 def test_every_reduction_tells_its_elements() -> None:

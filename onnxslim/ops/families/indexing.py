@@ -21,7 +21,7 @@ from onnxslim.ops.symbols import Size
 FAR = 1_000_000_000
 """An end of a Slice from here on means the end of the axis: exporters write INT_MAX or this, and no axis is so long."""
 LARGEST = ((1 << 31) - 1, (1 << 63) - 1)
-"""Ends of a Slice that ONNX Runtime takes for the end of the axis, or, backwards, for its first place."""
+"""Ends of a Slice that ONNX Runtime takes for all that is left, in either direction."""
 INPUTS_SINCE = 10
 """Since this operator set, Slice takes where to cut as inputs."""
 
@@ -77,7 +77,7 @@ def sliced_places(size: int, start: int, end: int, step: int) -> range:
         first, last = (min(max(place + size if place < 0 else place, 0), size) for place in (start, end))
         return range(first, last, step)
     first = min(max(start + size if start < 0 else start, 0), size - 1)
-    last = 0 if end in LARGEST else min(max(end + size if end < 0 else end, -1), size)
+    last = -1 if end in LARGEST else min(max(end + size if end < 0 else end, -1), size)
     return range(first, last, step)
 
 
@@ -258,12 +258,12 @@ def resize_gather(cut: Cut, node: ir.Node) -> None:
     assert source is not None
     assert source.shape is not None
     axis = axis_of(read(NodeAxes(node), "axis"), len(source.shape))
-    stays, result = cut.stays(source, axis), cut.stays(node.outputs[0], axis)
+    stays = cut.stays(source, axis)
     places = None if stays is None else gathered_places(node, len(stays))
-    if places is None or stays is None or result is None:
-        return
-    moved: Indices = np.cumsum(stays) - 1
-    cut.write(node, "indices", 1, moved[places][result].tolist())
+    left = None if places is None else cut.stays(node.outputs[0], axis)
+    if places is not None and stays is not None and left is not None:
+        moved: Indices = np.cumsum(stays) - 1
+        cut.write(node, "indices", 1, moved[places][left].tolist())
 
 
 def gather_elements(site: NodeFacts) -> Fact:
@@ -372,7 +372,6 @@ OPS = {
     ("", "Scatter"): Op(same, relate_elementwise),
     ("", "ScatterElements"): Op(same, relate_elementwise),
     ("", "ScatterND"): Op(same, relate_scatter_nd),
-    ("", "TensorScatter"): Op(same),
     ("", "CumSum"): Op(same, relate_ordered),
     ("", "TopK"): Op(top_k, relate_ordered),
 }

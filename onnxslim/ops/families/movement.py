@@ -17,6 +17,8 @@ from onnxslim.ops.symbols import Size, exact_quotient, is_unknown, product
 
 SPLIT_AS_INPUT = 13
 """Since this operator set, Split takes its sizes as an input."""
+AXES_AS_INPUT = 13
+"""Since this operator set, Squeeze takes its axes as an input."""
 UNEVEN_SPLIT = 18
 """Since this operator set, the last part of a Split may be smaller than the others."""
 
@@ -163,6 +165,21 @@ def squeeze(site: NodeFacts) -> Fact:
         dropped = {axis_of(axis, len(shape)) for axis in axes}
     rest = tuple(size for axis, size in enumerate(shape) if axis not in dropped)
     return Fact(site.fact(0).dtype, rest, site.fact(0).elements)
+
+
+def resize_squeeze(cut: Cut, node: ir.Node) -> None:
+    """Write which axes go: an axis that has one place left must stay, where all of size 1 go."""
+    axes = _axes_of_size_1(node)
+    if axes is None or entries(NodeAxes(node), "axes", 1):
+        return
+    if not axes:  # no axes would mean all of size 1
+        node.op_type = "Identity"
+        node.resize_inputs(1)
+        node.attributes.clear()
+        return
+    if opset_of(node) < AXES_AS_INPUT:
+        node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+    cut.write(node, "axes", 1, axes)
 
 
 def _axes_of_size_1(node: ir.Node) -> tuple[int, ...] | None:
@@ -348,7 +365,7 @@ def same(site: NodeFacts) -> Fact:
 OPS = {
     ("", "Reshape"): Op(reshape, relate_reshape, resize_reshape, shape_input=1),
     ("", "Flatten"): Op(flatten, relate_elements),
-    ("", "Squeeze"): Op(squeeze, relate_elements, defaults={"axes": _axes_of_size_1}),
+    ("", "Squeeze"): Op(squeeze, relate_elements, resize_squeeze, defaults={"axes": _axes_of_size_1}),
     ("", "Unsqueeze"): Op(unsqueeze, relate_elements),
     ("", "Transpose"): Op(transpose, relate_transpose, defaults={"perm": _reversed_axes}),
     ("", "Concat"): Op(concat, relate_concat),

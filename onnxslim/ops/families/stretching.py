@@ -273,8 +273,14 @@ def resize_constancy(node: ir.Node) -> Constancy:
 
 
 def resize_resize(cut: Cut, node: ir.Node) -> None:
-    """Write the new sizes where they are told, of all axes."""
-    if len(node.inputs) > 3 and node.inputs[3] is not None and not node.attributes.get("axes"):
+    """Write the new sizes where they are told."""
+    site = NodeAxes(node)
+    sizes, result = site.elements(3), node.outputs[0]
+    if sizes and "axes" in node.attributes and result.shape is not None and None not in sizes:
+        axes = resize_axes(site, len(result.shape))
+        told = [cut.length(result, axis, 0) for axis in axes]
+        cut.write(node, "sizes", 3, told)
+    elif sizes:
         cut.write_shape(node, "sizes", 3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnxslim.ops.arithmetic import ceildiv, floordiv
 from onnxslim.ops.fact import Fact, NodeFacts, ShapeRule, Unknowable
 from onnxslim.ops.op import Constancy, Default, Ints, Op, Repeated, shape_of_input
 from onnxslim.ops.parameters import attribute, read
-from onnxslim.ops.symbols import Size, exact_quotient
+from onnxslim.ops.symbols import Size, exact_quotient, product
 
 
 def _slid(size: Size, kernel: Size, stride: int, dilation: int, pads: tuple[int, int] | None, ceil: bool) -> Size:
@@ -53,19 +54,34 @@ def _windows(site: NodeFacts, space: tuple[Size, ...], kernel: tuple[Size, ...])
     return tuple(result)
 
 
-def convolution(data: int = 0, weight: int = 1, dtype: ir.DataType | None = None, like: int = 0) -> ShapeRule:
-    """Return the rule of an op that convolves: where its data and weights are, and the type of what it makes."""
+def _channels_last(site: NodeFacts) -> bool:
+    """Whether the last axis holds the channels, as some ops of ONNX Runtime have it."""
+    return bool(site.node.domain) and (site.node.op_type.startswith("Nhwc") or bool(read(site, "channels_last", 0)))
+
+
+def _image(site: NodeFacts) -> tuple[Size, Size, list[Size]]:
+    """Return batch, channels and space of the first input."""
+    batch, *rest = site.shape()
+    return (batch, rest[-1], rest[:-1]) if _channels_last(site) else (batch, rest[0], rest[1:])
+
+
+def _ordered(site: NodeFacts, batch: Size, channels: Size, space: Sequence[Size]) -> tuple[Size, ...]:
+    return (batch, *space, channels) if _channels_last(site) else (batch, channels, *space)
+
+
+def convolution(weight: int = 1, dtype: ir.DataType | None = None, like: int = 0) -> ShapeRule:
+    """Return the rule of an op that convolves: where its weights are, and the type of what it makes."""
 
     def rule(site: NodeFacts) -> Fact:
-        batch, _, *space = site.shape(data)
+        batch, _, space = _image(site)
         kind = dtype or site.fact(like).dtype
         held = read(site, "kernel_shape", ())
         outputs, _, *kernel = site.fact(weight).shape or (site.unknown(1), 0, *held)
         if held:
             kernel = list(held)
         if len(kernel) != len(space):
-            return Fact(kind, (batch, outputs, *(site.unknown(axis + 2) for axis in range(len(space)))))
-        return Fact(kind, (batch, outputs, *_windows(site, tuple(space), tuple(kernel))))
+            return Fact(kind, _ordered(site, batch, outputs, [site.unknown(axis + 2) for axis in range(len(space))]))
+        return Fact(kind, _ordered(site, batch, outputs, _windows(site, tuple(space), tuple(kernel))))
 
     return rule
 
@@ -98,16 +114,16 @@ def transposed_convolution(site: NodeFacts) -> Fact:
 
 def pooling(site: NodeFacts) -> tuple[Fact, ...]:
     """MaxPool, AveragePool, LpPool: a window over each channel; MaxPool says also where, if asked."""
-    first, shape = site.fact(0), site.shape()
-    space = _windows(site, shape[2:], tuple(read(site, "kernel_shape", ())))
-    places = Fact(ir.DataType.INT64, (*shape[:2], *space))
-    return (Fact(first.dtype, (*shape[:2], *space)), places)[: len(site.node.outputs)]
+    batch, channels, space = _image(site)
+    shape = _ordered(site, batch, channels, _windows(site, tuple(space), tuple(read(site, "kernel_shape"))))
+    facts = (Fact(site.fact(0).dtype, shape), Fact(ir.DataType.INT64, shape))
+    return facts[: len(site.node.outputs)]
 
 
 def global_pooling(site: NodeFacts) -> Fact:
     """Global*Pool: space shrinks to one place."""
-    batch, channels, *space = site.shape()
-    return Fact(site.fact(0).dtype, (batch, channels, *[1] * len(space)))
+    batch, channels, space = _image(site)
+    return Fact(site.fact(0).dtype, _ordered(site, batch, channels, [1] * len(space)))
 
 
 def roi_align(site: NodeFacts) -> Fact:
@@ -116,6 +132,19 @@ def roi_align(site: NodeFacts) -> Fact:
     regions = site.shape(1)[0]
     sizes = (read(site, "output_height", 1), read(site, "output_width", 1))
     return Fact(site.fact(0).dtype, (regions, channels, *sizes))
+
+
+def max_roi_pool(site: NodeFacts) -> Fact:
+    """MaxRoiPool: one window for each region."""
+    return Fact(site.fact(0).dtype, (site.shape(1)[0], site.shape(0)[1], *read(site, "pooled_shape")))
+
+
+def columns_to_image(site: NodeFacts) -> Fact:
+    """Col2Im: each channel has an element of each place in a block, which lie in an image as large as told."""
+    batch, columns, _ = site.shape()
+    block = product(site.sizes(2))
+    channels = exact_quotient(columns, block)
+    return Fact(site.fact(0).dtype, (batch, site.unknown(1) if channels is None else channels, *site.sizes(1)))
 
 
 def pads(node: ir.Node) -> bool:
@@ -161,4 +190,10 @@ OPS = {
     ("", "GlobalLpPool"): Op(global_pooling),
     ("", "MaxUnpool"): Op(defaults={"strides": Repeated(1), "pads": Repeated(0, times=2)}),
     ("", "RoiAlign"): Op(roi_align),
+    ("", "MaxRoiPool"): Op(max_roi_pool),
+    ("", "Col2Im"): Op(columns_to_image),
+    ("com.microsoft", "NhwcMaxPool"): Op(pooling),
+    ("com.microsoft", "QLinearAveragePool"): Op(pooling),
+    ("com.microsoft", "QLinearGlobalAveragePool"): Op(global_pooling),
+    ("com.microsoft", "QLinearConv"): Op(convolution(weight=3, like=7)),
 }

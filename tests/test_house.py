@@ -10,8 +10,11 @@ import subprocess
 import sys
 
 import networkx as nx
+import onnx.defs
 import pytest
 from zoo import ROOT
+
+from onnxslim.ops.signatures import signatures
 
 FLOORS = {
     name: number
@@ -166,3 +169,62 @@ def test_errors_say_what_to_do() -> None:
         if not any(keyword.arg == "hint" for keyword in node.exc.keywords)
     ]
     assert not silent
+
+
+NODES = ("Node", "node", "make_node", "Step")
+"""What builds a node of a model, a node of a file, or a node of a layer that is timed alone."""
+WORDS = {
+    "onnxslim.model.constants": {"Constant"},  # what it is to the file format: an initializer by another name
+    "onnxslim.report": {"Size"},  # the title of a column
+}
+"""Names of ops that stand outside of onnxslim/ops, and where nodes are built, for another reason."""
+
+
+def called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def builders(tree: ast.Module) -> set[str]:
+    """Return the functions that build a node whose op is a parameter of theirs."""
+    return {
+        function.name
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call) and called(call) in {*NODES, "add"}
+        if any(isinstance(argument, ast.Name) and argument.id == "op_type" for argument in call.args)
+    }
+
+
+def named_ops(tree: ast.Module, build: set[str], ops: set[str]) -> set[str]:
+    """Return the ops that are named by literals that are no op of a node that is built."""
+    built: set[int] = set()
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and called(node) in build):
+        first = [*call.args, *(part for each in call.args if isinstance(each, ast.Tuple) for part in each.elts)]
+        built |= {id(argument) for argument in first}
+    texts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in ops and id(node) not in built | texts
+    }
+
+
+def test_names_of_ops_stand_where_ops_are_described_and_where_nodes_are_built() -> None:
+    """What an op is, is said in onnxslim/ops, in rules and in targets; everything else asks for traits and readers."""
+    ops = {schema.name for schema in onnx.defs.get_all_schemas_with_history()} | {op for _, op in signatures()}
+    trees = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+    build = {*NODES, *(name for tree in trees.values() for name in builders(tree))}
+    found = {
+        name: left
+        for name, tree in trees.items()
+        if not name.startswith("onnxslim.ops")
+        if (left := named_ops(tree, build, ops) - next((WORDS[key] for key in WORDS if name.startswith(key)), set()))
+    }
+    assert not found
+
+
+def test_a_name_of_an_op_is_found_where_no_node_is_built() -> None:
+    tree = ast.parse('x = node.op_type == "Conv"\ny = ir.Node("", "Relu", [x])\nz = f"{x} is no Gemm"\nadd("Mul", y)')
+    assert named_ops(tree, {"Node", "add"}, {"Conv", "Relu", "Gemm", "Mul"}) == {"Conv"}
+    assert builders(ast.parse("def add(self, op_type): return ir.Node('', op_type, [])")) == {"add"}

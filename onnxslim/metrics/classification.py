@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.errors import DataError
+from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
 from onnxslim.quality.expected import COLUMNS, UNREADABLE, believable, expected_drop, expected_row
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
@@ -224,13 +225,13 @@ def _recognise_output(output: OutputEvidence, evidence: Evidence) -> Recognition
         strength = 0.5
         if NO_CLASSES.search(output.name):
             return Recognition(metric, 0.5, "it was asked for") if evidence.named else None
-        if output.made_by("LSTM", "GRU", "RNN", "LayerNormalization") and not evidence.named:
+        if output.made_by(Trait.RECURRENT, Trait.LAYER_NORMALIZATION) and not evidence.named:
             return None  # states, vectors
-        if output.made_by("Sigmoid") and not output.sums_to_one(axis) and not evidence.named:
+        if output.made_by(Trait.LOGISTIC) and not output.sums_to_one(axis) and not evidence.named:
             metric = dataclasses.replace(metric, reading=Reading.PROBABILITY)
             reason = f"{output.name} {list(shape)} holds {squeezed[1]} probabilities of their own, yes from a half"
             return Recognition(metric, 0.75, reason)
-        if output.made_by("Softmax", "LogSoftmax") or output.sums_to_one(axis):
+        if output.made_by(Trait.DISTRIBUTION) or output.sums_to_one(axis):
             return Recognition(
                 metric, 0.95, f"{output.name} {list(shape)} holds probabilities of {squeezed[1]} classes"
             )
@@ -247,7 +248,7 @@ def _recognise_probability(output: OutputEvidence, evidence: Evidence) -> Recogn
     steps = len(shape) == 1 or int(np.prod(shape[1:])) == 1
     if not shape or not steps or not (output.in_unit or evidence.named):
         return None
-    if not (evidence.named or output.made_by("Sigmoid") or NAMED.search(output.name)):
+    if not (evidence.named or output.made_by(Trait.LOGISTIC) or NAMED.search(output.name)):
         return None
     metric = Classification(output.name, Reading.PROBABILITY)
     return Recognition(metric, 0.7, f"{output.name} {list(shape)} is a probability, yes from a half")
@@ -259,7 +260,7 @@ def _recognise_steps(output: OutputEvidence, evidence: Evidence) -> Recognition 
     if len(shape) != 3 or not 2 <= shape[2] < MOST_OF_A_STEP or evidence.images or evidence.tokens is not None:
         return None
     named = NAMED.search(output.name)
-    normal = output.made_by("Softmax", "LogSoftmax") or output.sums_to_one(-1)
+    normal = output.made_by(Trait.DISTRIBUTION) or output.sums_to_one(-1)
     if not (named or normal or evidence.named):
         return None
     steps = max(shape[:2])

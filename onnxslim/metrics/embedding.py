@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers
 
@@ -112,7 +113,7 @@ def _recognise_vectors(output: OutputEvidence, evidence: Evidence) -> Recognitio
     if not output.is_float or len(shape) not in (2, 3) or shape[-1] < (2 if evidence.named else SMALLEST):
         return None
     named = bool(NAMED.search(output.name))
-    if output.in_unit or output.made_by("Softmax", "Sigmoid", "LogSoftmax", "LSTM", "GRU", "RNN"):
+    if output.in_unit or output.made_by(Trait.DISTRIBUTION, Trait.LOGISTIC, Trait.RECURRENT):
         return Recognition(Embedding(output.name), 0.5, "it was asked for") if evidence.named else None
     norms = np.concatenate([np.linalg.norm(array.reshape(-1, shape[-1]), axis=-1) for array in output.arrays])
     unit = bool(norms.size) and bool(np.allclose(norms, 1, atol=1e-2))
@@ -122,7 +123,7 @@ def _recognise_vectors(output: OutputEvidence, evidence: Evidence) -> Recognitio
     if unit:
         return Recognition(Embedding(output.name), 0.9, f"{reason}, of length 1")
     if len(shape) == 3:
-        normal = output.made_by("LayerNormalization")
+        normal = output.made_by(Trait.LAYER_NORMALIZATION)
         tokens = evidence.tokens is not None and shape[-1] in USUAL and not SCORES.search(output.name)
         if not (normal or named or tokens or evidence.named):
             return None

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.errors import DataError
+from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
 
@@ -46,7 +47,7 @@ class Generation(Metric):
             return None
         for output in evidence.outputs:
             shape = output.shape
-            if not output.is_float or len(shape) != 3 or output.made_by("LayerNormalization"):
+            if not output.is_float or len(shape) != 3 or output.made_by(Trait.LAYER_NORMALIZATION):
                 continue
             if shape[-1] < SMALLEST_VOCABULARY and not evidence.named:
                 continue

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from onnxslim.errors import DataError
+from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers
 
@@ -132,7 +133,7 @@ def _truth(label: Array, before: Rows, outputs: int) -> Rows:
 
 def _quantity(output: OutputEvidence, evidence: Evidence) -> tuple[float, str] | None:
     shape = output.shape
-    if not output.is_float or output.made_by("Softmax", "LSTM", "GRU", "RNN") or not output.flat.size:
+    if not output.is_float or output.made_by(Trait.DISTRIBUTION, Trait.RECURRENT) or not output.flat.size:
         return None
     if evidence.named:
         return 0.5, "was asked for"
@@ -140,11 +141,11 @@ def _quantity(output: OutputEvidence, evidence: Evidence) -> tuple[float, str] |
     single = len(shape) <= 1 or int(np.prod(shape[1:])) == 1
     if named and not output.sums_to_one(-1):
         return 0.75, f"is named for a quantity ({named[0]})"
-    if single and not output.made_by("Sigmoid") and not output.in_unit:
+    if single and not output.made_by(Trait.LOGISTIC) and not output.in_unit:
         return 0.6, "is one number for each sample, and no probability"
-    if single and not output.made_by("Sigmoid"):
+    if single and not output.made_by(Trait.LOGISTIC):
         return 0.3, "is one number for each sample"
-    if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= 8 and not output.made_by("Sigmoid"):
+    if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= 8 and not output.made_by(Trait.LOGISTIC):
         sizes = {image[0] / shape[2] for image in evidence.images if image[0] * shape[3] == image[1] * shape[2]}
         if any(scale <= 1 or scale == 2 for scale in sizes):
             return 0.5, "is an image that is made of an image"

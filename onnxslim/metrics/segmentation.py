@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.errors import DataError
+from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
 
@@ -149,8 +150,8 @@ def _recognise_map(output: OutputEvidence, evidence: Evidence) -> _Map | None:
         count, height, width = shape[axis], *(shape[2:] if axis == -3 else shape[1:3])
         dense = min(height, width) >= FEWEST and (evidence.named or named or _like_an_input((height, width), evidence))
         if dense and 2 <= count <= MOST_CLASSES:
-            exclusive = output.made_by("Softmax", "LogSoftmax") or output.sums_to_one(axis)
-            if not exclusive and output.made_by("Sigmoid"):
+            exclusive = output.made_by(Trait.DISTRIBUTION) or output.sums_to_one(axis)
+            if not exclusive and output.made_by(Trait.LOGISTIC):
                 return _marks(output, 0.5, 0.75 if named else 0.65)
             pictures = count == 3 and not exclusive and not named and not evidence.named
             if pictures:  # the output may be an RGB image
@@ -164,14 +165,14 @@ def _recognise_map(output: OutputEvidence, evidence: Evidence) -> _Map | None:
         line = min(shape[1:]) == 1
         if line and (named or evidence.named or _like_a_length(max(shape[1:]), evidence)):
             return _one_map(output, named or evidence.named)
-        marks = output.made_by("Sigmoid") and not (output.sums_to_one(-1) or output.sums_to_one(-2))
+        marks = output.made_by(Trait.LOGISTIC) and not (output.sums_to_one(-1) or output.sums_to_one(-2))
         if min(shape[1:]) >= FEWEST and (marks or evidence.named):
             return _marks(output, 0.5, 0.6)
     return None
 
 
 def _one_map(output: OutputEvidence, named: bool) -> _Map | None:
-    if output.made_by("Sigmoid") or (output.in_unit and named):
+    if output.made_by(Trait.LOGISTIC) or (output.in_unit and named):
         return _marks(output, 0.5, 0.8)
     return _marks(output, 0.0, 0.75) if named else None
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.errors import DataError
+from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
 
@@ -130,19 +131,19 @@ def _recognise_steps(output: OutputEvidence, evidence: Evidence) -> Recognition 
     if not output.is_float or len(shape) != 3 or 1 not in shape[:2]:
         return None
     steps, classes = max(shape[:2]), shape[2]
-    if output.made_by("LayerNormalization", "LSTM", "GRU", "RNN") and not evidence.named:
+    if output.made_by(Trait.LAYER_NORMALIZATION, Trait.RECURRENT) and not evidence.named:
         return None
     if evidence.tokens is not None:
         if classes < 2:
             return None
         reason = f"{name} {list(shape)} has scores of {classes} labels for each token"
-        return Recognition(Text(name), 0.7 if output.made_by("Softmax", "LogSoftmax") else 0.6, reason)
+        return Recognition(Text(name), 0.7 if output.made_by(Trait.DISTRIBUTION) else 0.6, reason)
     if steps < FEWEST_STEPS or classes < FEWEST_CHARACTERS:
         return None
     best = np.concatenate([array.reshape(-1, classes).argmax(axis=-1) for array in output.arrays])
     shares = {blank: float((best == blank).mean()) for blank in (0, classes - 1)}
     blank = max(shares, key=lambda candidate: shares[candidate])
-    normal = output.made_by("Softmax", "LogSoftmax") or output.sums_to_one(-1)
+    normal = output.made_by(Trait.DISTRIBUTION) or output.sums_to_one(-1)
     if not (evidence.named or normal or shares[blank] >= BLANK_SHARE):
         return None
     if output.in_unit and not normal and not evidence.named:
@@ -156,7 +157,7 @@ def _recognise_steps(output: OutputEvidence, evidence: Evidence) -> Recognition 
 
 def _recognise_labels(output: OutputEvidence, evidence: Evidence) -> Recognition | None:
     """Return the recognition of labels [N, T] that are not just an input passed on."""
-    if len(output.shape) != 2 or output.shape[1] < 2 or not output.ops or output.made_by("Constant"):
+    if len(output.shape) != 2 or output.shape[1] < 2 or not output.ops or output.is_stored:
         return None
     if not (evidence.images or evidence.tokens or evidence.named):
         return None
@@ -167,4 +168,4 @@ def _recognise_labels(output: OutputEvidence, evidence: Evidence) -> Recognition
 def _are_labels(output: OutputEvidence) -> bool:
     """Return whether floats are integers computed by an ArgMax."""
     values = output.flat
-    return output.made_by("ArgMax") and bool(values.size) and bool((values == values.round()).all())
+    return output.made_by(Trait.LARGEST) and bool(values.size) and bool((values == values.round()).all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -46,14 +46,14 @@ def index_into(node: ir.Node, index: int) -> IndexInto | None:
     return _INDICES.get((node.domain, node.op_type), {}).get(index)
 
 
-def carried_inputs(node: ir.Node) -> Collection[int]:
+def carried_inputs(node: ir.Node) -> Sequence[int]:
     """Return the inputs whose elements reach a result as they are, if not all, then some: an index stays an index."""
     if (node.domain, node.op_type) == ("", "Where"):
         return (1, 2)
     return (0,) if has(node, Trait.CARRIES) else moved_inputs(node)
 
 
-def moved_inputs(node: ir.Node) -> Collection[int]:
+def moved_inputs(node: ir.Node) -> Sequence[int]:
     """Return the inputs that the elements of the results are elements of; none where the node computes new ones."""
     if has(node, Trait.JOINING):
         return range(len(node.inputs))

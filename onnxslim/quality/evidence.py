@@ -12,27 +12,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Batch, Samples
+from onnxslim.model.constants import CONSTANT
+from onnxslim.ops.families.control_flow import branches
+from onnxslim.ops.index_inputs import moved_inputs
+from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import Session, TensorSpec
 
 MOST_SAMPLES, MOST_BYTES = 8, 250_000_000
 """Limits of the samples, and of the bytes of their outputs."""
-
-MOVING = frozenset(
-    {
-        "Cast",
-        "Concat",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "ReduceMean",
-        "Reshape",
-        "Slice",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
-"""Ops that pass values on, or their mean; the ops that compute the values come before them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +31,7 @@ class OutputEvidence:
     values: tuple[Any, ...]
     """Value of each run: an array, list or dict."""
     ops: tuple[str, ...]
-    """Types of the ops that compute it, before those that only move values (`MOVING`); several if concatenated."""
+    """Types of the ops that compute it, before those that move, convert or average values; several if concatenated."""
 
     @property
     def name(self) -> str:
@@ -86,9 +73,14 @@ class OutputEvidence:
         sums = [array.astype(np.float64).sum(axis=axis) for array in self.arrays]
         return all(bool(np.allclose(total, 1, atol=2e-3)) for total in sums)
 
-    def made_by(self, *ops: str) -> bool:
-        """Return whether one of these ops computes the output."""
-        return bool(set(ops) & set(self.ops))
+    def made_by(self, *traits: Trait) -> bool:
+        """Return whether an op with one of these traits computes the output."""
+        return any(op_type in self.ops for trait in traits for _, op_type in trait.ops)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the output, or a part of it, is a constant of the model."""
+        return CONSTANT[1] in self.ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,11 +168,12 @@ def producer_ops(value: ir.Value) -> tuple[str, ...]:
         if current is None or node is None or id(current) in seen:
             continue
         seen.add(id(current))
-        if node.op_type in MOVING and node.domain == "":
-            waiting += reversed(node.inputs if node.op_type == "Concat" else node.inputs[:1])
-        elif node.op_type == "If":
-            position = node.outputs.index(current)
-            waiting += [branch.as_graph().outputs[position] for branch in node.attributes.values()]
+        passed = has(node, Trait.CONVERTS) or has(node, Trait.AVERAGES)
+        indices = (0,) if passed else moved_inputs(node)
+        if indices:
+            waiting += [node.inputs[index] for index in reversed(indices)]
+        elif (pair := branches(node)) is not None:
+            waiting += [branch.outputs[node.outputs.index(current)] for branch in pair]
         else:
             found[node.op_type] = None
     return tuple(found)

@@ -428,6 +428,27 @@ def test_axes_are_ordered_joined_parted_and_stretched_as_the_trait_says(trait, o
     assert SHAPING[trait](op)
 
 
+@pytest.mark.parametrize("op", params(Trait.DISTRIBUTION.ops))
+def test_a_distribution_sums_to_one_or_its_exponentials_do(op):
+    (result,) = run(op, SMALL, axis=-1)
+    sums = [array.sum(axis=-1) for array in (result, np.exp(result))]
+    assert any(np.allclose(each, 1) for each in sums)
+
+
+def test_probabilities_places_of_the_largest_and_normalised_axes():
+    for op in Trait.LOGISTIC.ops:
+        (result,) = run(op, SMALL - 12)
+        assert ((result > 0) & (result < 1)).any()
+        assert result.min() >= 0
+        assert result.max() <= 1
+    for op in Trait.LARGEST.ops:
+        np.testing.assert_array_equal(run(op, SMALL, axis=-1, keepdims=0)[0], SMALL.argmax(axis=-1))
+    for op in Trait.LAYER_NORMALIZATION.ops:
+        (result,) = run(op, SMALL, np.ones(4, f32), axis=-1)
+        np.testing.assert_allclose(result.mean(axis=-1), 0, atol=1e-5)
+        np.testing.assert_allclose(result.std(axis=-1), 1, atol=1e-3)
+
+
 @pytest.mark.parametrize("op", params(Trait.RECURRENT.ops))
 def test_a_recurrence_begins_with_zeros(op):
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op[1]]

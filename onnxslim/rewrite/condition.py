@@ -1,6 +1,6 @@
-"""What must hold at a site before it is rewritten: the `when` of the rule, and that no constant overflows.
+"""Conditions of a rewrite at a site: the `when` of the rule, and that no constant overflows.
 
-Sites that look alike to a `when` are asked once.
+A `when` is evaluated once for sites that are alike to it.
 """
 
 from __future__ import annotations

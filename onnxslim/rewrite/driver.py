@@ -64,10 +64,10 @@ def fixpoint(
         if node.graph is None:
             continue
         for fresh in driver.visit(node):
-            for each in _downstream(fresh, reach):
-                if each not in queued:
-                    queued.add(each)
-                    waiting.append(each)
+            for reader in _downstream(fresh, reach):
+                if reader not in queued:
+                    queued.add(reader)
+                    waiting.append(reader)
     return driver.finish()
 
 
@@ -88,8 +88,8 @@ def _downstream(node: ir.Node, reach: int) -> Iterator[ir.Node]:
     level, seen = [node], {node}
     for _ in range(reach + 1):
         yield from level
-        users = [use.node for each in level for output in each.outputs for use in output.uses()]
-        level = [each for each in dict.fromkeys(users) if each not in seen]
+        users = [use.node for member in level for output in member.outputs for use in output.uses()]
+        level = [user for user in dict.fromkeys(users) if user not in seen]
         seen.update(level)
 
 

@@ -77,7 +77,7 @@ class BodyEvaluation:
 
     def _zeros(self, name: str) -> Array:
         """Return what ``name = 0`` stands for: zeros, of the type of the first tensor of the rule."""
-        parameter = next(each for each in self.rule.parameters if each.name == name)
+        parameter = next(candidate for candidate in self.rule.parameters if candidate.name == name)
         sizes = [self.match.environment.get(str(size), size) for size in parameter.types[0].sizes or ()]
         if not all(isinstance(size, int) for size in sizes):
             raise NotApplicable(MismatchCode.UNKNOWN_SIZE, name)
@@ -105,7 +105,9 @@ class BodyEvaluation:
             return False
         if self._shape(node) is not None:
             return True
-        return all(each is None or self.values.get(each, self) is None or self.is_known(each) for each in node.inputs)
+        return all(
+            label is None or self.values.get(label, self) is None or self.is_known(label) for label in node.inputs
+        )
 
     def _shape(self, node: BodyNode) -> Array | None:
         """Return the static shape that a Shape or Size node of the body reads, where it reads a parameter.
@@ -137,7 +139,7 @@ class BodyEvaluation:
             node, _ = self.body.makers[name]
             if id(node) not in needed:
                 needed[id(node)] = node
-                waiting += [each for each in node.inputs if each is not None]
+                waiting += [label for label in node.inputs if label is not None]
         return tuple(node for node in self.body.nodes if id(node) in needed)
 
     def array(self, name: str) -> Array:
@@ -167,15 +169,15 @@ class BodyEvaluation:
             return
         program = Program(self.rule.opset, reference=not self._proof)
         cone = self._cone(name)
-        for each in cone:
-            shape = self._shape(each)
+        for inner in cone:
+            shape = self._shape(inner)
             if shape is not None:
-                self._arrays[each.outputs[0]] = shape
+                self._arrays[inner.outputs[0]] = shape
             else:
-                self._enter(each, program)
+                self._enter(inner, program)
         # What is needed by nodes outside, too, is kept, so that nothing is computed twice.
-        inside = {id(each) for each in cone}
-        elsewhere = {each for node in self.body.nodes if id(node) not in inside for each in node.inputs if each}
+        inside = {id(inner) for inner in cone}
+        elsewhere = {label for node in self.body.nodes if id(node) not in inside for label in node.inputs if label}
         wanted = {name, *elsewhere, *(result.name for result in self.rule.results)}
         self._arrays.update(program.run(wanted))
 
@@ -184,10 +186,10 @@ class BodyEvaluation:
         needed: set[int] = set()
         waiting = [name]
         while waiting:
-            each = waiting.pop()
-            if each in self._arrays or each not in self.body.makers or self.body.makers[each][0].is_constant:
+            label = waiting.pop()
+            if label in self._arrays or label not in self.body.makers or self.body.makers[label][0].is_constant:
                 continue
-            node, _ = self.body.makers[each]
+            node, _ = self.body.makers[label]
             if id(node) not in needed:
                 needed.add(id(node))
                 waiting += [] if self._shape(node) is not None else [i for i in node.inputs if i is not None]
@@ -195,15 +197,15 @@ class BodyEvaluation:
 
     def _enter(self, node: BodyNode, program: Program) -> None:
         """Add a node to a program, which is run first if the node must know what its inputs are."""
-        asked = [a.name for a in node.attributes.values() if isinstance(a, Reference)]
-        absent = {each for each in node.inputs if each is not None and self.values.get(each, self) is None}
-        present = [each for each in node.inputs if each is not None and each not in absent - set(self._arrays)]
-        known = {each: self.array(each) for each in present if each not in program.kinds}
-        if program.awaits(node, known, asked, self._literals):
+        referenced = [a.name for a in node.attributes.values() if isinstance(a, Reference)]
+        absent = {label for label in node.inputs if label is not None and self.values.get(label, self) is None}
+        present = [label for label in node.inputs if label is not None and label not in absent - set(self._arrays)]
+        known = {label: self.array(label) for label in present if label not in program.kinds}
+        if program.awaits(node, known, referenced, self._literals):
             self._arrays.update(program.run(program.kinds))
-            known = {each: self.array(each) for each in present}
-        feeds = self.adapted(node, known, {each: program.kinds[each] for each in present if each not in known})
-        inputs = [each if each in present else "" for each in node.inputs]
+            known = {label: self.array(label) for label in present}
+        feeds = self.adapted(node, known, {label: program.kinds[label] for label in present if label not in known})
+        inputs = [label if label in present else "" for label in node.inputs]
         self._require(node, inputs)
         program.add(node, inputs, feeds, self._attributes(node))
 
@@ -277,24 +279,24 @@ class BodyEvaluation:
         planned: list[PlannedNode] = []
         arrays: dict[str, Array] = {}
         for node in self.remaining():
-            inputs = [None if each is not None and self._is_absent(each) else each for each in node.inputs]
+            inputs = [None if label is not None and self._is_absent(label) else label for label in node.inputs]
             self._require(node, inputs)
             while inputs and inputs[-1] is None:
                 inputs.pop()
-            others = {each: value.dtype for each in inputs if each and (value := self.values.get(each)) is not None}
-            for each in inputs:
-                if each is not None and each in self.body.makers and not self.is_known(each):
-                    others[each] = None
+            others = {label: value.dtype for label in inputs if label and (value := self.values.get(label)) is not None}
+            for label in inputs:
+                if label is not None and label in self.body.makers and not self.is_known(label):
+                    others[label] = None
             fresh = {
-                each: self.array(each)
-                for each in inputs
-                if each is not None
-                and (each in self._arrays or each not in self.values)
-                and self.is_known(each)
-                and not (each in self.values and self.values[each] is not None)
+                label: self.array(label)
+                for label in inputs
+                if label is not None
+                and (label in self._arrays or label not in self.values)
+                and self.is_known(label)
+                and not (label in self.values and self.values[label] is not None)
             }
-            if any(kind is None for kind in others.values()) and any(each in self._literals for each in fresh):
-                others = {**others, **{each: self._guess_type() for each, kind in others.items() if kind is None}}
+            if any(kind is None for kind in others.values()) and any(label in self._literals for label in fresh):
+                others = {**others, **{label: self._guess_type() for label, kind in others.items() if kind is None}}
             arrays.update(self.adapted(node, fresh, others))
             planned.append(PlannedNode(node, tuple(inputs), self._attributes(node)))
         for result in self.rule.results:
@@ -352,14 +354,14 @@ def build(
     """
     made: dict[str, ir.Value] = {}
     initializers: list[ir.Value] = []
-    for each, array in plan.arrays.items():
-        made[each] = constant_value(name(each), array)
-        initializers.append(made[each])
+    for label, array in plan.arrays.items():
+        made[label] = constant_value(name(label), array)
+        initializers.append(made[label])
     nodes: list[ir.Node] = []
     results = {result.name: place for place, result in enumerate(match.rule.results)}
     for planned in plan.nodes:
         inputs = [
-            None if each is None else made[each] if each in made else plan.values[each] for each in planned.inputs
+            None if label is None else made[label] if label in made else plan.values[label] for label in planned.inputs
         ]
         body = planned.body
         node = ir.Node(
@@ -370,8 +372,8 @@ def build(
             num_outputs=len(body.outputs),
             name=name(body.op_type),
         )
-        for each, output in zip(body.outputs, node.outputs, strict=True):
-            output.name = name(each) if each and each not in results else ""
-            made[each] = output
+        for label, output in zip(body.outputs, node.outputs, strict=True):
+            output.name = name(label) if label and label not in results else ""
+            made[label] = output
         nodes.append(node)
     return nodes, initializers, made

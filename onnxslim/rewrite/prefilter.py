@@ -1,4 +1,4 @@
-"""What can be told of a match before it is read at an opset: enough to pass over most rules at most nodes.
+"""The surroundings that a match needs, found before it is read at an opset: they rule out most rules at most nodes.
 
 Reading a body takes ten times as long as this glance at its text, and most rules match nowhere in a model.
 """

@@ -46,17 +46,17 @@ class Program:
         """The names that the program makes, with their element types as far as the schemas tell."""
 
     def awaits(
-        self, node: BodyNode, known: Mapping[str, Array], asked: Iterable[str], literals: Collection[str]
+        self, node: BodyNode, known: Mapping[str, Array], referenced: Iterable[str], literals: Collection[str]
     ) -> bool:
         """Whether `node` cannot be entered before what is here has run.
 
         Args:
             node: What is to be entered.
             known: Arrays for those of its inputs that the program does not make.
-            asked: Values that its attributes are made of: they must be known.
+            referenced: Values that its attributes are made of: they must be known.
             literals: Names of literals, which take the element types of what they meet: these must be known.
         """
-        if any(name in self.kinds for name in asked):
+        if any(name in self.kinds for name in referenced):
             return True
         pending = [name for name in node.inputs if name in self.kinds]
         if has(node, Trait.INTEGER_DIVISION) and node.inputs[1] in pending:  # never by integers that are not known

@@ -1,4 +1,4 @@
-"""What a rewrite rule is once it was read: a signature, and bodies of nodes that refer to each other by name."""
+"""A rewrite rule that was read: a signature, and bodies of nodes that refer to each other by name."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Rule:
 
     @property
     def prefilter(self) -> Prefilter:
-        """What can be told of the match without reading it."""
+        """What the match needs of its surroundings, without reading it."""
         prefilter = self.source.prefilter
         assert prefilter is not None, "a rule whose match makes nothing is not read"
         return prefilter

@@ -99,7 +99,7 @@ class RuleText:
 
     @functools.cached_property
     def prefilter(self) -> Prefilter | None:
-        """What can be told of the match before it is read at an opset; None: it does not make the first result.
+        """The surroundings that the match needs, read at no opset; None where it does not make the first result.
 
         Raises:
             RuleError: It does not read.

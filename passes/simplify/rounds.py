@@ -1,4 +1,4 @@
-"""Goes over a model in rounds, rules and steps in turns, until nothing changes; what fails is left out, and said so."""
+"""Simplifies in rounds of steps and rules until nothing changes; a step or rule that fails is left out and reported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NamedStep = tuple[str, Step]
 
 
 class ShapeStep(Protocol):
-    """A step that is told what is known of the values."""
+    """A step that reads what inference knows of the values."""
 
     def __call__(self, model: ir.Model, known: Inference) -> int:
         """Change `model`; return how often."""
@@ -83,7 +83,7 @@ STEPS: tuple[NamedStep, ...] = (
     ("equal initializers merged", merge_equal_initializers),
     ("equal nodes merged", merge_equal_nodes),
 )
-"""What no rule can say, in the order of a round; each answers how often it changed something."""
+"""Steps that no rule can express, in the order of a round; each returns how often it changed something."""
 
 OPSET_FREE_STEPS = frozenset({"identities eliminated", "dead nodes removed", "equal initializers merged"})
 """What is done to models of an opset before `OLDEST_NUMPY_OPSET`: what does not ask what any op computes."""
@@ -144,7 +144,7 @@ class Rounds:
 
     def _steps(self, known: Inference) -> list[NamedStep]:
         if self._old:  # inference knows the ops as they are now
-            steps = [each for each in STEPS if each[0] in OPSET_FREE_STEPS]
+            steps = [step for step in STEPS if step[0] in OPSET_FREE_STEPS]
         else:
             steps = [*((name, functools.partial(step, known=known)) for name, step in SHAPE_STEPS), *STEPS]
         steps = [(name, self._fold if name == FOLDING else step) for name, step in steps]
@@ -187,7 +187,7 @@ class Rounds:
         rules = load_rules(self._package, self._opset, frozenset(ops)).rules
         usable = [rule for rule in rules if rule.name not in self._failures]
         applied = fixpoint(self._model, usable, accept=self._accept, growth=self._growth)
-        self._failures.update({each.rule: each.reason for each in (*applied.skipped, *applied.refused)})
+        self._failures.update({skipped.rule: skipped.reason for skipped in (*applied.skipped, *applied.refused)})
         self._counts.update({f"rule {name}": count for name, count in applied.counts.items()})
         return sum(applied.counts.values())
 

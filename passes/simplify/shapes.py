@@ -81,7 +81,7 @@ def spell_out_shapes(model: ir.Model, known: Inference) -> int:
 
 
 def _sizes(node: ir.Node, known: Inference) -> list[int] | None:
-    """Return the shape of a node's result as the node may be told it, or None."""
+    """Return the shape of a result as its node can be given it, or None."""
     shape = known.fact(node.outputs[0]).shape
     source = known.fact(node.inputs[0]).shape if node.inputs[0] is not None else None
     if shape is None:
@@ -101,10 +101,10 @@ def _sizes(node: ir.Node, known: Inference) -> list[int] | None:
 
 
 def reshape_target(source: tuple[Size, ...] | None, shape: tuple[Size, ...]) -> list[int] | None:
-    """Return what a Reshape may be told that is to make `shape` of `source`: 0 copies, one size is left over (-1).
+    """Return the shape input of a Reshape from `source` to `shape`: 0 copies a size, -1 is the one that is left over.
 
     Returns:
-        None where that does not suffice, or a size is 0, which cannot be told.
+        None where that does not suffice, or a size is 0, which cannot be written.
     """
     if 0 in shape:
         return None

@@ -1,4 +1,4 @@
-"""Tells whether two graphs that lie in the same graph compute the same: node by node, value by value."""
+"""Compares two graphs that lie in the same graph: whether they compute the same, node by node, value by value."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _same_attribute(one: ir.Attr, other: ir.Attr, renamed: Renamed) -> bool:
         return one.ref_attr_name == other.ref_attr_name
     if one.type in HOLDERS:
         single = one.type is ir.AttributeType.GRAPH
-        mine, theirs = (((each.as_graph(),) if single else tuple(each.as_graphs())) for each in (one, other))
+        mine, theirs = (((held.as_graph(),) if single else tuple(held.as_graphs())) for held in (one, other))
         return len(mine) == len(theirs) and all(same_graph(a, b, renamed) for a, b in zip(mine, theirs, strict=True))
     if one.type is ir.AttributeType.TENSOR:
         return _same_tensor(one.as_tensor(), other.as_tensor())

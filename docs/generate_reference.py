@@ -23,11 +23,12 @@ import typer
 from onnxslim import errors
 from onnxslim.cli.application import app
 from onnxslim.commands.bench import Benchmark
-from onnxslim.commands.catalogue import PassEntry, all_passes
+from onnxslim.commands.catalogue import PassEntry, describe_pass
 from onnxslim.commands.channel_groups import Grouping
 from onnxslim.commands.compare import Comparison
 from onnxslim.commands.doctor import Machine
 from onnxslim.commands.inspect import Inspection
+from onnxslim.pipeline.discovery import pass_names
 from onnxslim.pipeline.recipe import RECIPE_KEYS
 from onnxslim.pipeline.records import Report
 from onnxslim.report.catalogue import shown
@@ -56,7 +57,7 @@ def passes_page() -> str:
         "after colons: `-p prune:ratio=0.5:align=16,quant`.",
         "An *exact* pass keeps the outputs, up to rounding; otherwise it is rolled back. A *lossy* pass changes them, "
         "and is rolled back if the loss exceeds the budget (`--max-drop`).",
-        *(pass_section(entry) for entry in all_passes()),
+        *(pass_section(describe_pass(name)) for name in pass_names(ours=True)),
     ]
     return page(parts)
 

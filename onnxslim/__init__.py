@@ -1,4 +1,4 @@
-"""onnxslim, a compiler from ONNX to ONNX: the public API.
+"""onnxslim, a compiler from ONNX to ONNX: the public API, which docs/reference/api.md explains.
 
 import onnxslim
 result = onnxslim.optimize("model.onnx", passes="quant,prune", data="calib.npz", val="test.npz", max_drop=0.01)
@@ -14,9 +14,30 @@ from typing import TYPE_CHECKING, Any
 from onnxslim.errors import OnnxslimError
 
 if TYPE_CHECKING:
+    from onnxslim import errors
     from onnxslim.api import optimize
+    from onnxslim.commands.bench import bench
+    from onnxslim.commands.compare import compare
+    from onnxslim.commands.inspect import inspect
     from onnxslim.commands.optimize import Result
+    from onnxslim.data import Samples, open_samples
     from onnxslim.model import open_model, save_model
+    from onnxslim.pipeline.interface import (
+        Change,
+        Context,
+        Goal,
+        Kind,
+        LayerChange,
+        Note,
+        NoteKind,
+        Pass,
+        Progress,
+        left_alone,
+        remark,
+    )
+    from onnxslim.pipeline.records import Report
+    from onnxslim.quality.evidence import Evidence
+    from onnxslim.quality.metric import Figure, Metric, Recognition
     from onnxslim.report.destination import save_report
 
     __version__: str
@@ -25,12 +46,63 @@ if not (pathlib.Path(__file__).parent / "passes").is_dir():
     # In a checkout `passes/` lies beside this folder, not inside: let it be found from there, too.
     __path__.append(str(pathlib.Path(__file__).resolve().parent.parent))
 
-__all__ = ["OnnxslimError", "Result", "__version__", "open_model", "optimize", "save_model", "save_report"]
+__all__ = [
+    "Change",
+    "Context",
+    "Evidence",
+    "Figure",
+    "Goal",
+    "Kind",
+    "LayerChange",
+    "Metric",
+    "Note",
+    "NoteKind",
+    "OnnxslimError",
+    "Pass",
+    "Progress",
+    "Recognition",
+    "Report",
+    "Result",
+    "Samples",
+    "__version__",
+    "bench",
+    "compare",
+    "errors",
+    "inspect",
+    "left_alone",
+    "open_model",
+    "open_samples",
+    "optimize",
+    "remark",
+    "save_model",
+    "save_report",
+]
 
 HOMES = {
+    "Change": "onnxslim.pipeline.interface",
+    "Context": "onnxslim.pipeline.interface",
+    "Evidence": "onnxslim.quality.evidence",
+    "Figure": "onnxslim.quality.metric",
+    "Goal": "onnxslim.pipeline.interface",
+    "Kind": "onnxslim.pipeline.interface",
+    "LayerChange": "onnxslim.pipeline.interface",
+    "Metric": "onnxslim.quality.metric",
+    "Note": "onnxslim.pipeline.interface",
+    "NoteKind": "onnxslim.pipeline.interface",
+    "Pass": "onnxslim.pipeline.interface",
+    "Progress": "onnxslim.pipeline.interface",
+    "Recognition": "onnxslim.quality.metric",
+    "Report": "onnxslim.pipeline.records",
     "Result": "onnxslim.commands.optimize",
-    "optimize": "onnxslim.api",
+    "Samples": "onnxslim.data",
+    "bench": "onnxslim.commands.bench",
+    "compare": "onnxslim.commands.compare",
+    "inspect": "onnxslim.commands.inspect",
+    "left_alone": "onnxslim.pipeline.interface",
     "open_model": "onnxslim.model",
+    "open_samples": "onnxslim.data",
+    "optimize": "onnxslim.api",
+    "remark": "onnxslim.pipeline.interface",
     "save_model": "onnxslim.model",
     "save_report": "onnxslim.report.destination",
 }
@@ -39,9 +111,9 @@ HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from onnxslim.installation import version
 
-        return version("onnxslim-compiler")
+        return version()
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(HOMES[name]), name)

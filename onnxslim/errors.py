@@ -18,6 +18,7 @@
     ├── PassFailed               a pass raised; names the pass and those that ran before it
     ├── RunError                 ONNX Runtime refused the model, or failed while it ran
     ├── ProviderUnavailable      the execution provider asked for is not on this machine
+    ├── ExtensionError           a pass, metric, source or provider of another distribution that cannot be used
     ├── OutputError              the result cannot be written where it was asked for
     └── BudgetMissed             what was kept does not meet the budget
 
@@ -122,6 +123,10 @@ class RunError(OnnxslimError):
 
 class ProviderUnavailable(OnnxslimError):
     """The execution provider that was asked for is not on this machine."""
+
+
+class ExtensionError(OnnxslimError):
+    """A pass, metric, source or provider of another distribution cannot be used."""
 
 
 class OutputError(OnnxslimError):

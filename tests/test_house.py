@@ -24,6 +24,8 @@ FLOORS = {
             "onnxslim.errors",
             "onnxslim.diagnostic",
             "onnxslim.installation",
+            "onnxslim.foreign_code",
+            "onnxslim.extensions",
             "onnxslim.ort",
             "onnxslim.model",
             "onnxslim.ops",

@@ -24,16 +24,24 @@ def passes(
 
     onnxslim passes prune
     """
-    from onnxslim.cli.output import print_json, stdout
+    from onnxslim.cli.output import print_json, stdout, warn
     from onnxslim.commands.catalogue import all_passes, describe_pass
     from onnxslim.report.catalogue import print_catalogue, print_pass
 
+    if name is not None:
+        entry = describe_pass(name)
+        if json:
+            print_json(entry)
+        else:
+            print_pass(entry, stdout())
+        return
+    entries, errors = all_passes()
     if json:
-        print_json(all_passes() if name is None else describe_pass(name))
-    elif name is None:
-        print_catalogue(all_passes(), stdout())
+        print_json(entries)
     else:
-        print_pass(describe_pass(name), stdout())
+        print_catalogue(entries, stdout())
+    for error in errors:
+        warn(f"{error.where}: {error.what}", error.hint)
 
 
 def doctor(json: Json = False) -> None:

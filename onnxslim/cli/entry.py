@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxslim.cli.application import app
+from onnxslim.cli.output import warn
 from onnxslim.errors import OnnxslimError
 from onnxslim.installation import NAMESAKE_HINT, namesake_version
 from onnxslim.pipeline.gc_pause import patient_collector
@@ -166,8 +167,5 @@ def _first_line(error: Exception) -> str:
 def _warn_of_namesake() -> None:
     version = namesake_version()
     if version is not None:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"warning: the distribution onnxslim {version}, another project, is installed in the same environment and "
-            f"has the same import name\n\nhint: {NAMESAKE_HINT}",
-            style="yellow",
-        )
+        what = f"the distribution onnxslim {version}, another project, is installed in the same environment"
+        warn(f"{what} and has the same import name", NAMESAKE_HINT)

@@ -64,8 +64,8 @@ def inspect(
     onnxslim inspect model.onnx --groups
     """
     from onnxslim.cli.output import print_json, stdout
+    from onnxslim.commands import inspect as command
     from onnxslim.commands.channel_groups import group_model
-    from onnxslim.commands.inspect import inspect_model
     from onnxslim.commands.plan import plan_model
     from onnxslim.errors import UsageError
     from onnxslim.printable import printable_record
@@ -91,7 +91,7 @@ def inspect(
         else:
             print_groups(printable_record(grouping), stdout())
         return
-    inspection = inspect_model(model, top, inline=inline)
+    inspection = command.inspect(model, top, inline=inline)
     if json:
         print_json(inspection)
     else:
@@ -123,14 +123,14 @@ def bench(
     onnxslim bench model.onnx model.slim.onnx --provider cpu --threads 1
     """
     from onnxslim.cli.output import print_json, stdout
-    from onnxslim.commands.bench import benchmark
+    from onnxslim.commands import bench as command
     from onnxslim.printable import printable_record
     from onnxslim.report.benchmark import print_benchmark
     from onnxslim.report.destination import check_reports, save_report
     from onnxslim.report.terminal import print_places
 
     check_reports(report or (), models, data=data, preprocess=preprocess)
-    result = benchmark(
+    result = command.bench(
         models, data=data, preprocess=preprocess, provider=provider, threads=threads, seed=seed, seconds=seconds
     )
     save_report(result, *(report or ()))
@@ -165,7 +165,7 @@ def compare(
     onnxslim compare model.onnx model.slim.onnx --data test.npz
     """
     from onnxslim.cli.output import print_json, stderr, stdout
-    from onnxslim.commands.compare import compare_models
+    from onnxslim.commands import compare as command
     from onnxslim.printable import printable_record
     from onnxslim.report.comparison import print_comparison
     from onnxslim.report.destination import check_reports, save_report
@@ -173,7 +173,7 @@ def compare(
     from onnxslim.report.terminal import print_places
 
     check_reports(report or (), [reference, candidate], data=data, preprocess=preprocess, metric=metric)
-    result = compare_models(
+    result = command.compare(
         reference,
         candidate,
         data=data,

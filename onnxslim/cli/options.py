@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onnxslim.metrics import metric_names
+from onnxslim.extensions import Group, extension_names
 
 MEASURING = "Measuring"
 """The heading in the help under which the options stand that say on what and how to measure."""
@@ -17,15 +17,13 @@ DATA_FORMS = "a .npz (arrays named like the inputs), a folder of .npz, .npy or i
 
 def complete_passes(incomplete: str) -> list[str]:
     """Complete the name that stands last in ``simplify,qu``."""
-    from onnxslim.pipeline.discovery import pass_names
-
     before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in pass_names() if name.startswith(last)]
+    return [before + comma + name for name in extension_names(Group.PASSES) if name.startswith(last)]
 
 
 def complete_metrics(incomplete: str) -> list[str]:
     """Complete the name of a metric."""
-    return [name for name in metric_names() if name.startswith(incomplete)]
+    return [name for name in extension_names(Group.METRICS) if name.startswith(incomplete)]
 
 
 Model = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
@@ -49,7 +47,7 @@ Metric = Annotated[
     typer.Option(
         metavar="NAME|MODULE:FUNCTION",
         help="What to judge the outputs by: "
-        + ", ".join(metric_names())
+        + ", ".join(extension_names(Group.METRICS))
         + ", or a function that scores them against labels. "
         "Without it: the one that fits the outputs.",
         show_default=False,
@@ -61,9 +59,9 @@ Metric = Annotated[
 Provider = Annotated[
     str,
     typer.Option(
-        metavar="auto|cpu|cuda",
+        metavar="|".join(["auto", *extension_names(Group.PROVIDERS, ours=True)]),
         help="Execution provider to run on.",
-        autocompletion=lambda: ["auto", "cpu", "cuda"],
+        autocompletion=lambda: ["auto", *extension_names(Group.PROVIDERS)],
         rich_help_panel=MEASURING,
     ),
 ]

@@ -21,6 +21,12 @@ def stderr() -> Console:
     return Console(highlight=False, markup=False, emoji=False, stderr=True)
 
 
+def warn(what: str, hint: str | None) -> None:
+    """Print a warning on standard error, in one colour; `what` and `hint` are printable."""
+    text = f"warning: {what}" + (f"\n\nhint: {hint}" if hint else "")
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False).print(text, style="yellow")
+
+
 def print_json(record: Any, **more: Any) -> None:
     """Print a record of `onnxslim.report` as JSON, with further records under keys of their own."""
     from onnxslim.report.json import dumps, to_json

@@ -17,6 +17,7 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.model import file_bytes, open_model
 from onnxslim.pipeline.records import Percentiles, Reproduction
 from onnxslim.pipeline.reproduction import reproduction
+from onnxslim.pipeline.request import Data
 from onnxslim.pipeline.resources import percentiles, resource_figures
 from onnxslim.runtime.latency import Latency
 from onnxslim.runtime.session import Session
@@ -59,10 +60,10 @@ class Benchmark:
     reproduction: Annotated[Reproduction | None, "how to measure it again"] = None
 
 
-def benchmark(
+def bench(
     paths: Sequence[str | os.PathLike[str]],
     *,
-    data: str | None = None,
+    data: Data | None = None,
     preprocess: str | None = None,
     provider: str = "auto",
     threads: int | None = None,
@@ -97,7 +98,7 @@ def benchmark(
         samples = open_samples(data, first.inputs, preprocess=preprocess)
     feeds = samples.first()
     generator = np.random.default_rng(seed)
-    sources = sessions if target.provider == "cuda" else files
+    sources = files if target.facts.own_process else sessions
     models = []
     for index, (file, session) in enumerate(zip(files, sessions, strict=True)):
         speedup, reason = None, "the model that the others are compared with"

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 from typing import Annotated, Any
 
+from onnxslim.errors import ExtensionError
 from onnxslim.pipeline.discovery import find_pass, pass_names
 from onnxslim.pipeline.recipe import options_of
 
@@ -39,6 +40,7 @@ def describe_pass(name: str) -> PassEntry:
 
     Raises:
         UnknownPass: Nothing of that name is installed.
+        ExtensionError: It comes from another distribution, and cannot be used.
     """
     found = find_pass(name)
     summary, _, description = inspect.cleandoc(found.__doc__ or "").partition("\n\n")
@@ -50,6 +52,15 @@ def describe_pass(name: str) -> PassEntry:
     return PassEntry(found.name, found.kind.value, summary, description.strip(), found.needs, found.after, options)
 
 
-def all_passes() -> tuple[PassEntry, ...]:
-    """Return every pass that is installed, by name."""
-    return tuple(describe_pass(name) for name in pass_names())
+def all_passes() -> tuple[tuple[PassEntry, ...], tuple[ExtensionError, ...]]:
+    """Return every pass that is installed, by name, and why others cannot be used."""
+    found = [_described(name) for name in pass_names()]
+    entries = tuple(entry for entry in found if isinstance(entry, PassEntry))
+    return entries, tuple(entry for entry in found if isinstance(entry, ExtensionError))
+
+
+def _described(name: str) -> PassEntry | ExtensionError:
+    try:
+        return describe_pass(name)
+    except ExtensionError as error:
+        return error

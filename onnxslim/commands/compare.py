@@ -27,6 +27,7 @@ from onnxslim.pipeline.records import (
     Reproduction,
 )
 from onnxslim.pipeline.reproduction import reproduction
+from onnxslim.pipeline.request import Data
 from onnxslim.pipeline.resources import percentiles
 from onnxslim.quality.choosing import MetricRequest, choose_metric
 from onnxslim.quality.measure import measure_quality
@@ -68,11 +69,11 @@ class Comparison:
     diagnostics: Annotated[tuple[Diagnostic, ...], "warnings: what was found that the user should know"] = ()
 
 
-def compare_models(
+def compare(
     reference: str | os.PathLike[str],
     candidate: str | os.PathLike[str],
     *,
-    data: str | None = None,
+    data: Data | None = None,
     preprocess: str | None = None,
     metric: str | None = None,
     provider: str = "auto",
@@ -120,8 +121,8 @@ def compare_models(
     figures = quality_figures(quality)
     timed, untimed = None, "not timed: --no-measure"
     if measure:
-        opened_already = target.provider == "cuda"  # a device's memory is small: no second copy of the models
-        before, after = (one, other) if opened_already else (pathlib.Path(reference), pathlib.Path(candidate))
+        files = pathlib.Path(reference), pathlib.Path(candidate)
+        before, after = files if target.facts.own_process else (one, other)
         generator = np.random.default_rng(seed)
         try:
             timed = compare_latency(before, after, samples.first(), target, generator=generator, starts=STARTS)

@@ -61,7 +61,7 @@ class Inspection:
     passes: Annotated[tuple[str, ...], "the passes that are installed"]
 
 
-def inspect_model(path: str | os.PathLike[str], top: int = 10, *, inline: bool = True) -> Inspection:
+def inspect(path: str | os.PathLike[str], top: int = 10, *, inline: bool = True) -> Inspection:
     """Look at the model at `path`.
 
     Args:

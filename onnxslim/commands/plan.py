@@ -83,7 +83,7 @@ def _tells(step: Pass | type[Pass]) -> bool:
 
 
 def _that_tell() -> tuple[Pass, ...]:
-    found = (find_pass(name) for name in pass_names())
+    found = (find_pass(name) for name in pass_names(ours=True))
     return tuple(each() for each in found if each.kind is Kind.EXACT and _tells(each))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import os
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from onnxslim.errors import BadOptionValue
+from onnxslim.foreign_code import foreign_code
 
 FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -77,28 +77,12 @@ def import_function(text: str, option: str) -> Callable[..., Any]:
             where=f"{option} {text}",
             hint="name a function, or something else that can be called",
         )
-    return found if isinstance(found, type) else _guarded(found, f"{option} {text}")
+    return found if isinstance(found, type) else guarded(found, f"{option} {text}")
 
 
-@contextlib.contextmanager
-def foreign_code(where: str) -> Iterator[None]:
-    """Run code of the user in the body: its output goes to standard error, and ``sys.exit`` is an error.
+def guarded(function: Callable[..., Any], where: str) -> Callable[..., Any]:
+    """Return a function that is called as foreign code, and so is the iterator that it may return."""
 
-    Raises:
-        BadOptionValue: The body called ``sys.exit``.
-    """
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    except SystemExit as error:
-        raise BadOptionValue(
-            f"it called sys.exit({error.code!r})",
-            where=where,
-            hint="let it return, or raise what says why",
-        ) from error
-
-
-def _guarded(function: Callable[..., Any], where: str) -> Callable[..., Any]:
     @functools.wraps(function, updated=())
     def call(*arguments: Any) -> Any:
         with foreign_code(where):

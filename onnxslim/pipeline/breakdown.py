@@ -108,7 +108,7 @@ def _side(model: ir.Model, feeds: Mapping[str, Any], target: Target, timed: bool
     unknown, untimed = 0.0, None
     if not timed:
         untimed = NOT_TIMED
-    elif target.provider != "cpu":
+    elif not target.facts.node_times:
         untimed = f"ONNX Runtime does not tell how long a node takes on {target.provider}"
     else:
         try:

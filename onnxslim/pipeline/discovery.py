@@ -1,42 +1,33 @@
-"""Finds passes by name: `onnxslim.passes.<name>` holds the pass `<name>`. Nothing is registered by hand."""
+"""Finds passes by name: entry points of the group ``onnxslim.passes``."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import pkgutil
-import typing
 
 from onnxslim.errors import UnknownPass
-from onnxslim.pipeline.interface import Pass
+from onnxslim.extensions import Group, broken, extension_names, find_extension, load_class
+from onnxslim.pipeline.interface import Kind, Pass
 
-PACKAGE = "onnxslim.passes"
 
-
-def pass_names() -> tuple[str, ...]:
-    """Return the names of all passes that are installed, sorted."""
-    package = importlib.import_module(PACKAGE)
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__)))
+def pass_names(*, ours: bool = False) -> tuple[str, ...]:
+    """Return the names of all passes that are installed, sorted; with `ours` of those that come with onnxslim."""
+    return extension_names(Group.PASSES, ours=ours)
 
 
 def find_pass(name: str) -> type[Pass]:
     """Return the class of the pass `name`.
 
     Raises:
-        UnknownPass: No module of that name lies under `onnxslim.passes`.
+        UnknownPass: No pass of that name is installed.
+        ExtensionError: It comes from another distribution, and cannot be used.
     """
-    names = pass_names()
-    if name not in names:
+    extension = find_extension(Group.PASSES, name)
+    if extension is None:
+        names = pass_names()
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"the passes are: {', '.join(names)}"
         raise UnknownPass(f"there is no pass named {name!r}", hint=hint)
-    module = importlib.import_module(f"{PACKAGE}.{name}")
-    for member in vars(module).values():
-        if typing.get_origin(member) is not None:
-            continue  # Python 3.10 takes list[int] for a class
-        if isinstance(member, type) and issubclass(member, Pass) and getattr(member, "name", None) == name:
-            return member
-    raise UnknownPass(
-        f"the module {PACKAGE}.{name} defines no pass named {name!r}",
-        hint="it must define a class with that name as its `name`",
-    )
+    found = load_class(Group.PASSES, extension, Pass)  # type: ignore[type-abstract]
+    if not isinstance(getattr(found, "kind", None), Kind):
+        raise broken(Group.PASSES, extension, "its kind is no onnxslim.Kind")
+    return found

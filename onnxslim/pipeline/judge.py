@@ -190,8 +190,8 @@ class Judge:
         return compare_latency(*sources, self.feeds, target, generator=self.generator, seconds=seconds, starts=starts)
 
     def _source(self, candidate: MeasuredModel) -> Source:
-        """Return what is timed: on CUDA the session that is open already, for a device's memory is small."""
-        if self.request.target.provider == "cuda":
+        """Return what is timed: the session that is open already where no second copy of a model may be opened."""
+        if not self.request.target.facts.own_process:
             return candidate.session
         return candidate.model if candidate.path is None else candidate.path
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxslim.data.function import module_file, names_function
 from onnxslim.data.images import SUFFIXES
+from onnxslim.data.opening import named_source
 from onnxslim.errors import OutputError
 from onnxslim.model import FORM, OriginalForm, check_place
 
@@ -45,6 +46,8 @@ def places_read(model: ir.Model, path: Path | None, **sources: object) -> list[P
 
 
 def _source_files(source: str) -> Iterator[Path]:
+    if named := named_source(source):
+        source = named[1]
     if names_function(source) and not os.path.exists(source):
         yield from filter(None, [module_file(source)])
     elif source.startswith("file://"):

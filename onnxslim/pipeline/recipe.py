@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from onnxslim.errors import BadOptionValue, OnnxslimError, RecipeError, UnknownOption, UsageError
+from onnxslim.errors import BadOptionValue, ExtensionError, OnnxslimError, RecipeError, UnknownOption, UsageError
 from onnxslim.pipeline.discovery import find_pass
 from onnxslim.pipeline.interface import Pass
 
@@ -79,7 +79,7 @@ def options_of(pass_class: type[Pass]) -> tuple[Option, ...]:
     """Return the options of a pass in the order of its fields.
 
     Raises:
-        TypeError: A field is not declared as `Pass` asks for: a bug in the pass.
+        ExtensionError: A field is not declared as `Pass` asks for: a bug in the pass.
     """
     hints = typing.get_type_hints(pass_class, include_extras=True)
     return tuple(_option(pass_class, field, hints[field.name]) for field in dataclasses.fields(pass_class))
@@ -196,7 +196,7 @@ def to_toml(recipe: Recipe) -> str:
 def _option(pass_class: type[Pass], field: dataclasses.Field[Any], hint: Any) -> Option:
     place = f"{pass_class.__name__}.{field.name}"
     if typing.get_origin(hint) is not typing.Annotated:
-        raise TypeError(f"{place} must be annotated as Annotated[type, 'help']")
+        raise _undeclared(pass_class, f"{place} must be annotated as Annotated[type, 'help']")
     kind, text = typing.get_args(hint)[:2]
     optional = typing.get_origin(kind) in (typing.Union, types.UnionType)
     if optional:
@@ -206,12 +206,18 @@ def _option(pass_class: type[Pass], field: dataclasses.Field[Any], hint: Any) ->
     elif field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     else:
-        raise TypeError(f"{place} has no default: a pass must run without options")
+        raise _undeclared(pass_class, f"{place} has no default: a pass must run without options")
     choices = tuple(_choice(each) for each in kind) if _is_enum(kind) else ()
     if not choices and kind not in TYPE_NAMES:
-        raise TypeError(f"{place}: {kind} is no type that an option can have")
+        raise _undeclared(pass_class, f"{place}: {kind} is no type that an option can have")
     name = f"one of {', '.join(choices)}" if choices else TYPE_NAMES[kind]
     return Option(field.name, f"{name}, or none" if optional else name, _plain(default), text, choices, kind, optional)
+
+
+def _undeclared(pass_class: type[Pass], what: str) -> ExtensionError:
+    return ExtensionError(
+        what, where=f"the pass {pass_class.__name__}", hint="declare its options as onnxslim.Pass says"
+    )
 
 
 TYPE_NAMES: dict[Any, str] = {
@@ -228,7 +234,7 @@ def _find(name: str, where: str) -> type[Pass]:
         raise UsageError("the name of a pass is missing", where=where, hint="write for example -p simplify,quant")
     try:
         return find_pass(name)
-    except OnnxslimError as error:
+    except UsageError as error:
         error.where = where
         raise
 

@@ -93,6 +93,11 @@ class Stage:
         )
 
 
+def owner(step: Pass) -> str:
+    """Return the name of the package that a pass comes from."""
+    return type(step).__module__.partition(".")[0]
+
+
 def run_passes(passes: Sequence[Pass], judge: Judge, context: Context) -> list[Stage]:
     """Run every pass on what the last kept one left.
 
@@ -151,7 +156,7 @@ def _stage(
         raise PassFailed(
             f"raised {type(error).__name__}: {error}",
             where=f"the pass {step.name} (after {before})",
-            hint="this is a bug in onnxslim; leave the pass out with -p, and please report it",
+            hint=f"this is a bug in {owner(step)}; leave the pass out with -p, and please report it",
         ) from error
     return Stage(step, current, outcome, time.perf_counter() - started)
 

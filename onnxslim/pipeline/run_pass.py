@@ -7,6 +7,7 @@ rest is done again. Guilty sites are never shipped, and the report names them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError, RunError, ValuesNotFinite
+from onnxslim.foreign_code import foreign_code
 from onnxslim.observe.not_finite import first_not_finite
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, NoteCode, NoteKind, Pass, left_alone
 from onnxslim.pipeline.judge import Judge
@@ -106,8 +108,10 @@ def _note(site: RewriteSite, why: Reason) -> Note:
 def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> Attempt:
     clone = current.model.clone()
     gate = context.gate
+    ours = type(step).__module__.startswith("onnxslim.")
     try:
-        change = step.run(clone, context)
+        with contextlib.nullcontext() if ours else foreign_code(f"the pass {step.name}"):
+            change = step.run(clone, context)
     except ValuesNotFinite as error:
         begins = first_not_finite(context.original, context.samples, context.open_session)
         why = error.what if begins is None else str(begins)

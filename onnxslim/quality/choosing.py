@@ -82,7 +82,7 @@ def bind(metric: type[Metric], evidence: Evidence, option: str) -> Recognition:
 
 def recognise(evidence: Evidence) -> Recognition:
     """Return the metric that fits the outputs best, preferably one that can read the labels."""
-    metrics = [find_metric(name) for name in metric_names()]
+    metrics = [find_metric(name) for name in metric_names(ours=True)]
     found = [recognition for metric in metrics if (recognition := metric.recognise(evidence)) is not None]
     readable = [
         candidate for candidate in found if candidate.strength > 0 and _reads_labels(candidate.metric, evidence)

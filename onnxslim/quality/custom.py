@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.data.function import foreign_code, import_function
+from onnxslim.data.function import import_function
 from onnxslim.errors import BadOptionValue, OnnxslimError
+from onnxslim.foreign_code import foreign_code
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
 

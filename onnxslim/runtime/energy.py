@@ -97,7 +97,11 @@ def energy_source(target: Target) -> tuple[str | None, str | None]:
 
 
 def _counters(target: Target) -> tuple[Counter, ...] | str:
-    return nvml_counters() if target.provider == "cuda" else rapl_counters()
+    if target.facts.energy == "nvml":
+        return nvml_counters()
+    if target.facts.energy == "rapl":
+        return rapl_counters()
+    return f"no energy counters of {target.facts.title} are known"
 
 
 def measure_energy(

@@ -31,7 +31,7 @@ def node_milliseconds(model: ir.Model, feeds: Mapping[str, Any], target: Target,
     Raises:
         RunError: The model does not run on `feeds`.
     """
-    if target.provider == "cuda":
+    if not target.facts.own_process:
         return profile_nodes(lambda profile: Session.of(model, target, profile=profile), feeds, runs)
     return time_nodes(model, feeds, target, runs)
 
@@ -42,6 +42,6 @@ def quiet_milliseconds(model: ir.Model, feeds: Mapping[str, Any], target: Target
     Raises:
         RunError: The model does not run on `feeds`.
     """
-    if target.provider == "cuda":
+    if not target.facts.own_process:
         return time_in_turns([Session.of(model, target).prepare(feeds)])[0]
     return sum(node_milliseconds(model, feeds, target).values())

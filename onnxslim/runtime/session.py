@@ -18,7 +18,10 @@ from onnxslim.errors import ProviderUnavailable, RunError
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ort import onnxruntime
 from onnxslim.runtime.ort_values import ML_DTYPES, from_runtime, to_runtime
-from onnxslim.runtime.target import PROVIDERS, Target, detect_target
+from onnxslim.runtime.target import Target, detect_target
+
+CPU = "CPUExecutionProvider"
+"""ONNX Runtime runs on it whatever another provider does not."""
 
 IN_MEMORY_LIMIT = 500_000_000
 """Bytes of weights up to which those that have to be written are written in memory, where they lie twice for a while.
@@ -83,7 +86,7 @@ class Session:
 
     def __init__(self, runtime: onnxruntime.InferenceSession, target: Target) -> None:
         self._runtime = runtime
-        self._device = "cuda" if target.provider == "cuda" else "cpu"
+        self._device = target.facts.memory
         self.target = target
         self.inputs = tuple(TensorSpec.of(argument) for argument in runtime.get_inputs())
         self.outputs = tuple(TensorSpec.of(argument) for argument in runtime.get_outputs())
@@ -339,6 +342,8 @@ class SessionConfig:
     def options(self, target: Target) -> onnxruntime.SessionOptions:
         """Return the options of a session on `target`."""
         options = onnxruntime.SessionOptions()
+        for key, value in target.facts.session.items():
+            options.add_session_config_entry(key, value)
         options.log_severity_level = 4  # what goes wrong reaches us as an exception; stderr belongs to the user
         if self.threading is not Threading.SHARED:  # it warns that they are ignored
             options.intra_op_num_threads = target.threads
@@ -369,17 +374,19 @@ def _open(
     options = way.options(target)
     if weights:
         options.add_external_initializers(list(weights), list(weights.values()))
-    providers: list[Any] = [PROVIDERS["cpu"]]
-    if target.provider == "cuda":
-        if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
-            raise ProviderUnavailable(
-                "the installed ONNX Runtime was built without CUDA", where=where, hint="use --provider cpu"
-            )
-        providers.insert(0, (PROVIDERS["cuda"], {"device_id": "0", "use_tf32": "1" if way.optimize else "0"}))
+    facts = target.facts
+    if not facts.is_built:
+        raise ProviderUnavailable(
+            f"the installed ONNX Runtime was built without {facts.title}", where=where, hint=facts.hints.not_built
+        )
+    settings = dict(facts.options) if way.optimize else {**facts.options, **facts.exact_options}
+    providers: list[Any] = [(facts.execution_provider, settings)]
+    if facts.execution_provider != CPU:
+        providers.append(CPU)
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise run_error(error, where) from error
-    if target.provider == "cuda" and PROVIDERS["cuda"] not in session.get_providers():
-        raise ProviderUnavailable("CUDA did not start", where=where, hint="check the driver, or use --provider cpu")
+    if facts.execution_provider not in session.get_providers():
+        raise ProviderUnavailable(f"{facts.title} did not start", where=where, hint=facts.hints.not_found)
     return session

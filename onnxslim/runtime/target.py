@@ -11,10 +11,7 @@ import subprocess
 from collections.abc import Iterable
 
 from onnxslim.errors import BadOptionValue, ProviderUnavailable
-from onnxslim.ort import onnxruntime
-
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-"""Our name of an execution provider, and ONNX Runtime's."""
+from onnxslim.runtime.provider import Provider, device_name, load_provider, provider_names
 
 MOST_THREADS = 1024
 """ONNX Runtime starts as many as it is told to, or dies of it."""
@@ -58,7 +55,12 @@ class Target:
     @property
     def int8_saturates(self) -> bool:
         """Whether sums of two uint8 x int8 products saturate, so that weights must leave a bit free."""
-        return self.provider == "cpu" and self.instruction_set in SATURATING
+        return bool(self.facts.int8.get("saturates")) and self.instruction_set in SATURATING
+
+    @property
+    def facts(self) -> Provider:
+        """What is known of its execution provider."""
+        return load_provider(self.provider)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,52 +141,19 @@ def usable_cores() -> int:
     return max(1, min(allowed, processor().cores or allowed))
 
 
-@functools.cache
-def cuda_device() -> str | None:
-    """Return the name of the first CUDA device that ONNX Runtime can use, or None where there is none.
-
-    That ONNX Runtime was built for CUDA does not mean that there is a driver and a device: a session of one node tells.
-    """
-    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
-        return None
-    import onnx.parser  # here: only machines with CUDA need it
-
-    text = '<ir_version: 8, opset_import: ["": 17]> probe (float[1] x) => (float[1] y) { y = Relu (x) }'
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(
-            onnx.parser.parse_model(text).SerializeToString(), options, providers=[PROVIDERS["cuda"]]
-        )
-    except Exception:  # ONNX Runtime's exceptions have no common base; whichever it is, there is no usable device
-        return None
-    if PROVIDERS["cuda"] not in session.get_providers():
-        return None
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return "CUDA device 0"
-    return answer.stdout.strip() or "CUDA device 0"
-
-
 def detect_target(provider: str = "auto", threads: int | None = None) -> Target:
     """Return what this machine offers.
 
     Args:
-        provider: ``cpu``, ``cuda``, or ``auto``: CUDA where it is, else the CPU.
+        provider: The name of a provider, or ``auto``: CUDA where it is, else the CPU.
         threads: Threads within one operator; None: one for each physical core that this process may use.
 
     Raises:
         BadOptionValue: There is no such provider, or `threads` is not positive.
-        ProviderUnavailable: CUDA was asked for and is not here.
+        ProviderUnavailable: The provider cannot be used here.
+        ExtensionError: It comes from another distribution, and cannot be read.
     """
-    if provider not in ("auto", *PROVIDERS):
-        raise BadOptionValue(
-            f"there is no execution provider {provider!r}",
-            where="--provider",
-            hint="the providers are: auto, cpu, cuda",
-        )
+    chosen = None if provider == "auto" else load_provider(provider)
     if threads is not None and threads < 1:
         raise BadOptionValue(f"{threads} threads cannot run anything", where="--threads", hint="give 1 or more")
     if threads is not None and threads > MOST_THREADS:
@@ -192,17 +161,20 @@ def detect_target(provider: str = "auto", threads: int | None = None) -> Target:
     found = processor()
     instruction_set = best_instruction_set(found.flags, platform.machine())
     count = threads or usable_cores()
-    gpu = cuda_device() if provider != "cpu" else None
-    if gpu is not None:
-        return Target("cuda", gpu, instruction_set, count)
-    if provider == "cuda":
-        built = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+    if chosen is None:
+        ours = (load_provider(name) for name in provider_names(ours=True))
+        preferred = sorted(ours, key=lambda candidate: -candidate.preference)
+        chosen = next(one for one in preferred if one.device is None or device_name(one.name) is not None)
+    if chosen.device is None and chosen.is_built:
+        machine = found.name or platform.processor() or platform.machine()
+        return Target(chosen.name, machine, instruction_set, count)
+    device = device_name(chosen.name)
+    if device is None:
+        why = f"no {chosen.title} device can be used here"
         raise ProviderUnavailable(
-            "CUDA was asked for, and "
-            + ("no CUDA device can be used here" if built else "the installed ONNX Runtime was built without it"),
-            where="--provider cuda",
-            hint="check the driver with nvidia-smi, or use --provider cpu"
-            if built
-            else "install onnxruntime-gpu in place of onnxruntime, or use --provider cpu",
+            f"{chosen.title} was asked for, and "
+            + (why if chosen.is_built else "the installed ONNX Runtime was built without it"),
+            where=f"--provider {chosen.name}",
+            hint=chosen.hints.not_found if chosen.is_built else chosen.hints.not_built,
         )
-    return Target("cpu", found.name or platform.processor() or platform.machine(), instruction_set, count)
+    return Target(chosen.name, device, instruction_set, count)

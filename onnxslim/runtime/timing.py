@@ -225,7 +225,7 @@ def _median_start(starts: Sequence[ColdStart | None]) -> ColdStart | None:
 
 
 def _in_processes(sources: Sequence[Source], target: Target) -> bool:
-    return target.provider != "cuda" and not any(isinstance(source, Session) for source in sources)
+    return target.facts.own_process and not any(isinstance(source, Session) for source in sources)
 
 
 def time_layers(layers: Sequence[tuple[ir.Model, Mapping[str, Any]]], target: Target) -> list[float | None]:
@@ -244,7 +244,7 @@ def time_layers(layers: Sequence[tuple[ir.Model, Mapping[str, Any]]], target: Ta
     Raises:
         RunError: The child process failed.
     """
-    if target.provider == "cuda":
+    if not target.facts.own_process:
         calls: dict[int, Callable[[], None]] = {}
         for index, (model, feeds) in enumerate(layers):
             with contextlib.suppress(RunError):
@@ -302,7 +302,7 @@ def opened(
         for source in sources:
             if isinstance(source, Session):
                 timers.append(TimedSession(source, feeds))
-            elif target.provider == "cuda":
+            elif not target.facts.own_process:
                 timers.append(TimedSession(Session.of(source, target), feeds))
             else:
                 timers.append(stack.enter_context(TimedProcess(source, feeds, target)))

@@ -15,7 +15,9 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxslim.errors import ExtensionError
 from onnxslim.model.nesting import every_graph
+from onnxslim.runtime.provider import load_provider
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,13 +92,23 @@ class Int8Table:
 
 @functools.cache
 def load_table(provider: str) -> Int8Table:
-    """Return the table of `provider`; one that has no file runs nothing in int8."""
-    file = importlib.resources.files(__package__) / "targets" / f"{provider}.toml"
-    if not file.is_file():
+    """Return the table of `provider`; one that declares none runs nothing in int8.
+
+    Raises:
+        ExtensionError: It comes from another distribution, and declares what is no table.
+    """
+    content = load_provider(provider).int8
+    if not content:
         return Int8Table(provider, f"nobody has said yet which ops {provider} runs in int8", "uint8", {}, {})
-    content = tomllib.loads(file.read_text(encoding="utf-8"))
-    rows = {op_type: _row(op_type, columns) for op_type, columns in content.get("ops", {}).items()}
-    clamps = {op_type: Clamp(op_type, **columns) for op_type, columns in content.get("clamps", {}).items()}
+    try:
+        rows = {op_type: _row(op_type, columns) for op_type, columns in content.get("ops", {}).items()}
+        clamps = {op_type: Clamp(op_type, **columns) for op_type, columns in content.get("clamps", {}).items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ExtensionError(
+            f"the int8 table of {provider} cannot be read: {type(error).__name__}: {error}",
+            where=f"{provider}.toml",
+            hint="onnxslim/runtime/targets/cpu.toml explains the columns",
+        ) from error
     return Int8Table(provider, content.get("reason", ""), content.get("activations", "uint8"), rows, clamps)
 
 

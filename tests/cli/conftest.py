@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from classifier import classifier
+from outside import install
 
 from onnxslim.cli.entry import run
 
@@ -91,12 +92,8 @@ class Trim(Pass):
 
 @pytest.fixture
 def trim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One more pass, installed as any other: as a file in the folder of passes."""
-    import onnxslim.passes
-
-    folder = tmp_path / "passes"
-    folder.mkdir()
-    (folder / "trim.py").write_text(TRIM)
-    monkeypatch.setattr(onnxslim.passes, "__path__", [str(folder), *onnxslim.passes.__path__])
+    """One more pass, of another distribution."""
+    entry_points = {"onnxslim.passes": {"trim": "trimming:Trim"}}
+    monkeypatch.syspath_prepend(install(tmp_path / "site", "trimming", {"trimming.py": TRIM}, entry_points))
     yield
-    sys.modules.pop("onnxslim.passes.trim", None)
+    sys.modules.pop("trimming", None)

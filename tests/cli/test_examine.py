@@ -10,7 +10,7 @@ from channel_models import RESIDUAL
 from classifier import classifier
 from page_checks import check_page
 
-from onnxslim.commands.bench import benchmark
+from onnxslim.commands.bench import bench
 from onnxslim.runtime.statistics import Interval, Measured
 
 
@@ -160,7 +160,7 @@ def test_a_metric_of_ones_own(onnxslim, model: Path, data: Path, tmp_path: Path,
 
 
 def test_the_benchmark_as_a_function(model: Path):
-    result = benchmark([model], seconds=0.1)
+    result = bench([model], seconds=0.1)
     assert result.models[0].path == str(model)
     assert not isinstance(result.models[0].speedup, Interval)
 

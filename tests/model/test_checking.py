@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxslim.commands.inspect import inspect_model
+from onnxslim.commands.inspect import inspect
 from onnxslim.errors import ExternalDataError, ModelUnreadable, OutputError
 from onnxslim.model import open_model, save_model
 
@@ -25,7 +25,7 @@ def test_a_name_that_is_no_utf8_is_called_so(tmp_path: pathlib.Path) -> None:
     model, path = saved(tmp_path)
     model.graph.node[0].doc_string = "what it does"
     path.write_bytes(model.SerializeToString().replace(b"what it", b"\xff\xfe\xc3( it"))
-    assert inspect_model(path).nodes == 1, "documentation is of no account"
+    assert inspect(path).nodes == 1, "documentation is of no account"
     path.write_bytes(model.SerializeToString().replace(b"Transpose", b"\x97ranspose"))
     with pytest.raises(ModelUnreadable, match="no UTF-8"):
         open_model(path)
@@ -44,7 +44,7 @@ def test_an_input_of_no_type_is_called_so_and_other_types_are_forgotten(tmp_path
     model, path = saved(tmp_path)
     model.graph.output[0].type.tensor_type.elem_type = kind
     path.write_bytes(model.SerializeToString())
-    assert inspect_model(path).nodes == 1
+    assert inspect(path).nodes == 1
     model.graph.input[0].type.tensor_type.elem_type = kind
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelUnreadable, match="the input 'x' has no element type"):

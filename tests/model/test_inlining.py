@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 
 import onnxslim
-from onnxslim.commands.inspect import inspect_model
+from onnxslim.commands.inspect import inspect
 from onnxslim.errors import ModelUnreadable
 from onnxslim.model import open_model, save_model
 from onnxslim.model.inlining import DIAGNOSTICS, MOST_NODES, _is_equivalent
@@ -315,5 +315,5 @@ def test_products_within_functions_are_quantized_and_pruned(tmp_path: pathlib.Pa
 
 def test_inspect_shows_what_is_inside_unless_asked_not_to(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path, CALLED_TWICE)
-    assert inspect_model(path).ops == {"Relu": 2, "Add": 2, "Neg": 1}
-    assert inspect_model(path, inline=False).ops == {"local.Block": 2, "Neg": 1}
+    assert inspect(path).ops == {"Relu": 2, "Add": 2, "Neg": 1}
+    assert inspect(path, inline=False).ops == {"local.Block": 2, "Neg": 1}

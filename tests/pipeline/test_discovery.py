@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import types
 
 import pytest
 
 from onnxslim.errors import UnknownPass
-from onnxslim.pipeline import discovery
 from onnxslim.pipeline.discovery import find_pass, pass_names
 from onnxslim.pipeline.interface import Kind
 from onnxslim.pipeline.recipe import options_of
@@ -40,10 +38,3 @@ def test_a_name_like_no_other_lists_them_all() -> None:
     with pytest.raises(UnknownPass) as caught:
         find_pass("zzzzzz")
     assert "simplify" in (caught.value.hint or "")
-
-
-def test_a_module_without_a_pass_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "pass_names", lambda: ("empty",))
-    monkeypatch.setattr(discovery.importlib, "import_module", lambda name: types.ModuleType(name))
-    with pytest.raises(UnknownPass, match="defines no pass"):
-        find_pass("empty")

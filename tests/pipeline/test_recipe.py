@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxslim.pipeline.recipe
-from onnxslim.errors import BadOptionValue, RecipeError, UnknownOption, UnknownPass, UsageError
+from onnxslim.errors import BadOptionValue, ExtensionError, RecipeError, UnknownOption, UnknownPass, UsageError
 from onnxslim.pipeline.interface import Change, Context, Kind, Pass
 from onnxslim.pipeline.recipe import (
     Recipe,
@@ -294,7 +294,7 @@ def test_a_badly_declared_pass_is_a_bug():
         names: Annotated[tuple[str, ...], "made anew"] = dataclasses.field(default_factory=lambda: ("a",))
 
     for each, words in ((Bare, "annotated"), (Strange, "no type"), (Needy, "no default")):
-        with pytest.raises(TypeError, match=words):
+        with pytest.raises(ExtensionError, match=words):
             options_of(each)
     assert options_of(Made)[0].default == ["a"]
 

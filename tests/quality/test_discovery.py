@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import types
 
 import pytest
 
 from onnxslim.errors import BadOptionValue
-from onnxslim.quality import discovery
 from onnxslim.quality.discovery import find_metric, metric_names
 from onnxslim.quality.metric import Metric
 
@@ -34,10 +32,3 @@ def test_a_name_like_no_other_lists_them_all() -> None:
     with pytest.raises(BadOptionValue) as caught:
         find_metric("zzzzzz")
     assert "sqnr" in (caught.value.hint or "")
-
-
-def test_a_module_without_a_metric_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "metric_names", lambda: ("empty",))
-    monkeypatch.setattr(discovery.importlib, "import_module", lambda name: types.ModuleType(name))
-    with pytest.raises(BadOptionValue, match="defines no metric"):
-        find_metric("empty")

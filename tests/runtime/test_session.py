@@ -13,8 +13,9 @@ from zoo import zoo_file
 
 from onnxslim.errors import ProviderUnavailable, RunError
 from onnxslim.runtime import session as module
+from onnxslim.runtime.provider import device_name
 from onnxslim.runtime.session import Session, TensorSpec, run_error
-from onnxslim.runtime.target import Target, cuda_device, detect_target
+from onnxslim.runtime.target import Target, detect_target
 
 CPU = Target("cpu", "test", "avx2", 1)
 LINEAR = """
@@ -213,7 +214,7 @@ def test_cuda_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
 def test_cuda_that_does_not_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    if cuda_device() is not None:
+    if device_name("cuda") is not None:
         pytest.skip("it starts here")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(ProviderUnavailable, match="did not start"):
@@ -246,7 +247,7 @@ def test_bound_where_the_target_is_a_device(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.cuda
 def test_cuda_gives_what_the_cpu_gives() -> None:
-    if cuda_device() is None:
+    if device_name("cuda") is None:
         pytest.skip("no CUDA device here")
     session = Session.of(linear(), detect_target("cuda"), optimize=False)
     np.testing.assert_allclose(session.run({"x": X})["y"], X @ WEIGHTS, rtol=1e-5)

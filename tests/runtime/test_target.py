@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 
 from onnxslim.errors import BadOptionValue, ProviderUnavailable
+from onnxslim.runtime import provider
 from onnxslim.runtime import target as module
 from onnxslim.runtime.target import Target, best_instruction_set, detect_target, read_cpuinfo, read_sysctl
 
@@ -109,7 +110,7 @@ def test_sysctl_is_read() -> None:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Forget what was found out about this machine, before and after."""
     monkeypatch.setattr(module, "processor", module.processor.__wrapped__)
-    monkeypatch.setattr(module, "cuda_device", module.cuda_device.__wrapped__)
+    monkeypatch.setattr(module, "device_name", provider.device_name.__wrapped__)
     return monkeypatch
 
 
@@ -138,10 +139,10 @@ def test_this_machine_is_detected() -> None:
     assert detect_target("cpu").threads >= 1
 
 
-@pytest.mark.parametrize(("provider", "threads"), [("tpu", None), ("cpu", 0)])
-def test_nonsense_is_refused(provider: str, threads: int | None) -> None:
+@pytest.mark.parametrize(("name", "threads"), [("tpu", None), ("cpu", 0)])
+def test_nonsense_is_refused(name: str, threads: int | None) -> None:
     with pytest.raises(BadOptionValue) as caught:
-        detect_target(provider, threads)
+        detect_target(name, threads)
     assert caught.value.hint
 
 
@@ -186,6 +187,6 @@ def test_a_device_is_named(fresh: pytest.MonkeyPatch, answer: str | None, name: 
 
     fresh.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     fresh.setattr(onnxruntime, "InferenceSession", type("Some", (Runtime,), {"started": ("CUDAExecutionProvider",)}))
-    fresh.setattr(module.subprocess, "run", run)
+    fresh.setattr(provider.subprocess, "run", run)
     found = detect_target("auto")
     assert (found.provider, found.device) == ("cuda", name)

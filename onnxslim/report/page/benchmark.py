@@ -30,7 +30,7 @@ def benchmark_page(result: Benchmark) -> str:
             "rows": benchmark_rows(result),
             "missing": missing_figures(result),
             "latency": latency_plot([(name, each.latency_ms) for name, each in zip(names, result.models, strict=True)]),
-            "apart": result.target.provider != "cuda",
+            "apart": result.target.facts.own_process,
             "made": result.reproduction,
             "provenance": [
                 *[(f"model {at}", model.path) for at, model in enumerate(result.models, 1)],

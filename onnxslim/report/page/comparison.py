@@ -44,7 +44,7 @@ def comparison_page(result: Comparison) -> str:
             **breakdown_view(result.breakdown),
             "widths": [],
             "more_widths": "",
-            "apart": result.target.provider != "cuda",
+            "apart": result.target.facts.own_process,
             "made": result.reproduction,
             "provenance": [
                 ("reference", result.reference),

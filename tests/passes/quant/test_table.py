@@ -9,12 +9,16 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from onnxslim.passes.quant import table
 from onnxslim.passes.quant.insert import insert
 from onnxslim.passes.quant.plan import IN_FLOAT, make_plan
 from onnxslim.passes.quant.scales import Scale
 from onnxslim.passes.quant.table import Role, load_table
 from onnxslim.passes.quant.weights import quantize_weight
 from sample_models import from_text
+
+from onnxslim.errors import ExtensionError
+from onnxslim.runtime.provider import Provider
 
 CPU = load_table("cpu")
 
@@ -126,8 +130,25 @@ def test_cuda_runs_nothing_in_int8():
     assert not load_table("cuda").rows
 
 
-def test_unknown_provider_runs_nothing():
-    assert "tpu" in load_table("tpu").reason
+@pytest.fixture
+def tpu(monkeypatch):
+    """Returns the table of a provider of another distribution, whose file says so much of int8."""
+
+    def load(**int8):
+        provider = Provider("tpu", "TPUExecutionProvider", "TPU", int8=int8)
+        monkeypatch.setattr(table, "load_provider", lambda name: provider)
+        return table.load_table.__wrapped__("tpu")
+
+    return load
+
+
+def test_a_provider_that_declares_no_table_runs_nothing(tpu):
+    assert tpu().reason == "nobody has said yet which ops tpu runs in int8"
+
+
+def test_a_table_that_cannot_be_read_is_named(tpu):
+    with pytest.raises(ExtensionError, match="the int8 table of tpu cannot be read: KeyError: 'role'"):
+        tpu(ops={"Conv": {"rol": 1}})
 
 
 def test_rows_say_how_they_pack_iff_they_contract():

@@ -20,6 +20,7 @@ from typing import Any
 
 import typer
 
+import onnxslim
 from onnxslim import errors
 from onnxslim.cli.application import app
 from onnxslim.commands.bench import Benchmark
@@ -46,6 +47,7 @@ def pages() -> dict[str, str]:
         "report.md": report_page(),
         "recipe.md": recipe_page(),
         "errors.md": errors_page(),
+        "api.md": api_page(),
     }
 
 
@@ -272,6 +274,33 @@ def errors_page() -> str:
         table(("error", "is a", "exit code", "meaning"), rows),
     ]
     return page(parts)
+
+
+def api_page() -> str:
+    """Return the page of the public names of Python, with their docstrings."""
+    names = [name for name in onnxslim.__all__ if name not in ("__version__", "errors")]
+    parts = [
+        "# Python API",
+        "The names that `onnxslim` exports; they are imported when they are first used. All errors are in "
+        "`onnxslim.errors`, see [errors](errors.md).",
+        *(api_section(name, getattr(onnxslim, name)) for name in names),
+    ]
+    return page(parts)
+
+
+def api_section(name: str, member: Any) -> str:
+    """Return the docstring of a function or class, and those of the public methods of a class."""
+    parts = [f"## {name}", code_fence(inspect.getdoc(member) or "")]
+    for key, method in vars(member).items() if isinstance(member, type) else ():
+        function = method.__func__ if isinstance(method, classmethod | staticmethod) else method
+        if inspect.isfunction(function) and not key.startswith("_") and function.__doc__:
+            parts += [f"**{name}.{key}**", code_fence(inspect.getdoc(function) or "")]
+    return "\n\n".join(parts)
+
+
+def code_fence(text: str) -> str:
+    """Return text as it is written, in a fixed font."""
+    return f"```text\n{text}\n```"
 
 
 def table(head: tuple[str, ...], rows: list[Any]) -> str:

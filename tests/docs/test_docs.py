@@ -12,6 +12,7 @@ import pytest
 import typer
 from zoo import ROOT
 
+import onnxslim
 from onnxslim.cli.application import app
 from onnxslim.pipeline.recipe import parse_passes, read_recipe
 
@@ -46,6 +47,11 @@ def test_packages_that_import_each_other_are_not_drawn():
     graph.add_edge("model", "cli")
     with pytest.raises(ValueError, match="import each other"):
         drawing.floors(graph)
+
+
+def test_every_public_name_has_a_docstring():
+    for name in set(onnxslim.__all__) - {"__version__"}:
+        assert getattr(onnxslim, name).__doc__, name
 
 
 def test_the_reference_is_what_the_code_says():

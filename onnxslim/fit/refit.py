@@ -30,6 +30,7 @@ from onnxslim.data import Samples
 from onnxslim.fit.normalisation import CutNormalisation, refit_affine
 from onnxslim.fit.ridge import RidgeRegression, Solution, predict
 from onnxslim.model.edit import Editor, overwrite
+from onnxslim.observe.batches import held_batches
 from onnxslim.observe.rows import correspond, input_rows, output_rows, place_count
 from onnxslim.observe.stream import Stream
 from onnxslim.ops.binding import dimensions
@@ -121,7 +122,6 @@ def refit(
     generator: np.random.Generator,
     open_session: Callable[[ir.Model], Session],
     report: Callable[[int, int], None],
-    batch: int = 32,
     normalisations: Sequence[CutNormalisation] = (),
 ) -> None:
     """Fit the weights of contractions of `model`, in place.
@@ -130,19 +130,19 @@ def refit(
         model: The model that something was taken out of.
         before: The same model before; values of the same name mean the same.
         chosen: What to fit; `fits` holds for each.
-        samples: Calibration samples; they are read once for each of the two models.
+        samples: Calibration samples; read once.
         count: How many samples these are.
         generator: Chooses the places of convolutions that rows are taken of.
         open_session: Opens a model on the target.
         report: Told (done, total) after each.
-        batch: Samples in one run, where the model takes any number.
         normalisations: Those whose scale and bias are refitted as well; `has_own_affine` holds for each.
 
     Raises:
         RunError: A model does not run on the samples.
     """
     editor = Editor(model)
-    now, then = (Stream(each, samples, open_session, batch) for each in (model, before))
+    batches = held_batches(before, samples)
+    now, then = (Stream(each, batches, open_session) for each in (model, before))
     place = {node: at for at, node in enumerate(now.order)}
     made = {value.name or "": at for at, node in enumerate(then.order) for value in node.outputs}
     steps: list[tuple[int, Fit | CutNormalisation, _Target]] = []

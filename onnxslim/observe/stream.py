@@ -12,7 +12,7 @@ from typing import Any
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.data import Samples
+from onnxslim.data import Batch
 from onnxslim.model.nesting import nested_graphs, nodes_within
 from onnxslim.observe.probe import defaults
 from onnxslim.runtime.session import Session
@@ -38,22 +38,18 @@ class Stream:
     Args:
         model: Weights may change ahead of the place where the stream is, and nodes may be replaced by others that make
             values of the same names.
-        samples: Read once, and held.
+        batches: The samples of each run; two streams may share them.
         open_session: Opens a model on the target.
-        batch: Samples in one run, where the model takes any number.
     """
 
-    def __init__(
-        self, model: ir.Model, samples: Samples, open_session: Callable[[ir.Model], Session], batch: int
-    ) -> None:
+    def __init__(self, model: ir.Model, batches: Sequence[Batch], open_session: Callable[[ir.Model], Session]) -> None:
         self._model = model
         self._order = early_order(model.graph)
         self._open = open_session
         self._at = 0
-        batches = list(samples.batches(batch))
         given = defaults(model)
-        self._held: list[dict[str, Array]] = [{**given, **each.feeds} for each in batches]
-        self.counts = [each.count for each in batches]
+        self._held: list[dict[str, Array]] = [{**given, **batch.feeds} for batch in batches]
+        self.counts = [batch.count for batch in batches]
         """How many samples there are in each batch."""
         self._last: dict[str, int] = {}
         for at, node in enumerate(self._order):

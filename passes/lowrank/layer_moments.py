@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.data import Samples
+from onnxslim.observe.batches import held_batches
 from onnxslim.observe.products import sum_of_products, sum_of_rows
 from onnxslim.observe.rows import correspond, input_rows, output_rows, place_count
 from onnxslim.observe.stream import Stream
@@ -32,8 +33,6 @@ FEWEST_ROWS_PER_COLUMN = 8
 """As many are used however long their products take."""
 PRODUCTS = 2e11
 """Multiply-accumulates that the second moments of one layer may take before there are fewer rows than are enough."""
-BATCH = 8
-"""Samples in one run, where the model takes any number."""
 ASIDE = 4
 """Every n-th run is held out, to choose the damping with which a layer is fitted to make up for errors."""
 
@@ -104,7 +103,7 @@ class MomentCollector:
     Args:
         now: The model; a layer may be replaced once it has been looked at.
         before: The model as it was; its values have the same names. None: nothing of `now` changes.
-        samples: Calibration samples, read once for each model.
+        samples: Calibration samples, read once.
         count: How many these are.
         generator: Chooses the rows.
         open_session: Opens a model on the target.
@@ -121,8 +120,9 @@ class MomentCollector:
         open_session: Callable[[ir.Model], Session],
         behind: Downstream,
     ) -> None:
-        self._now = Stream(now, samples, open_session, BATCH)
-        self._before = None if before is None else Stream(before, samples, open_session, BATCH)
+        batches = held_batches(now, samples)
+        self._now = Stream(now, batches, open_session)
+        self._before = None if before is None else Stream(before, batches, open_session)
         self._gave = self._before or self._now
         self._place = {value.name or "": index for index, node in enumerate(self._now.order) for value in node.outputs}
         self._made = {value.name or "": index for index, node in enumerate(self._gave.order) for value in node.outputs}

@@ -136,7 +136,7 @@ def test_short_branches_come_before_the_ends_of_long_ones() -> None:
 
 def test_a_stream_gives_what_the_whole_model_gives_and_holds_no_more_than_it_needs() -> None:
     model = block()
-    stream = Stream(model, samples(model), Session.of, 100)
+    stream = Stream(model, list(samples(model).batches(100)), Session.of)
     whole = Session.of(model).run({"x": IMAGES})["y"]
     order = [node.outputs[0].name for node in stream.order]
     stream.advance(order.index("e"), {"y"})

@@ -25,7 +25,7 @@ def model() -> ir.Model:
 
 
 def stream(of: ir.Model) -> Stream:
-    return Stream(of, open_samples({"x": X}, Session.of(of).inputs), Session.of, 2)
+    return Stream(of, list(open_samples({"x": X}, Session.of(of).inputs).batches(2)), Session.of)
 
 
 def test_pieces_give_what_the_whole_gives_and_hold_what_is_read_or_kept() -> None:

@@ -11,7 +11,7 @@ from sample_models import from_text
 import onnxslim
 from onnxslim.analysis.original_names import OriginalNames
 from onnxslim.model.edit import note_same
-from onnxslim.pipeline.interface import Note
+from onnxslim.pipeline.interface import NoteCode, remark
 from onnxslim.pipeline.selection import EVERYTHING, Selection, matches
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17]> '
@@ -117,8 +117,8 @@ def test_patterns_without_a_match_are_told() -> None:
     model = from_text(HEADER + "g (float[2] a) => (float[2] b) { [named] b = Relu (a) }")
     why = "no node, weight or op type of the model is called so"
     assert Selection(("named", "b", "Re*"), ("c*",), model, model).unmatched() == [
-        Note("include", "'b' matches nothing", why),
-        Note("exclude", "'c*' matches nothing", why),
+        remark("include", "'b' matches nothing", why, NoteCode.UNMATCHED),
+        remark("exclude", "'c*' matches nothing", why, NoteCode.UNMATCHED),
     ]
 
 

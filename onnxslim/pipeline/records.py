@@ -239,10 +239,10 @@ class AttemptRecord:
     kept: Annotated[bool, "whether this is the form that was kept"]
     reason: Annotated[str, "why it was kept, or not"]
     seconds: Annotated[float, "how long the try took, without timing the model"]
-    reasons: Annotated[tuple[ReasonRecord, ...], "what `reason` is made of, with codes"] = ()
     loss_reason: str | None = None
     size_reason: str | None = None
     latency_reason: str | None = None
+    reasons: Annotated[tuple[ReasonRecord, ...], "what `reason` is made of, with codes"] = ()
 
     def __post_init__(self) -> None:
         _check(self)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
-from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -18,17 +17,14 @@ import pytest
 from zoo import MODELS
 
 from onnxslim.analysis.shapes import infer_shapes
-from onnxslim.errors import ExternalDataError, ModelNotFound, ModelUnreadable, ModelUnsupported, OutputError
+from onnxslim.errors import ModelNotFound, ModelUnreadable, ModelUnsupported, OutputError
 from onnxslim.model import (
     canonicalize,
-    external_tensors,
-    file_bytes,
     open_model,
     release_constants,
     restored,
     save_model,
     weight_bytes,
-    weight_files,
 )
 from onnxslim.model.nesting import nodes_within
 
@@ -156,80 +152,6 @@ def test_since_ir_version_4_an_input_with_a_default_stays_an_input(tmp_path: pat
     assert [value.name for value in open_model(tmp_path / "model.onnx").graph.inputs] == ["w", "x"]
 
 
-@pytest.mark.parametrize("coordinates", [np.array([1, 5]), np.array([[0, 1], [1, 2]])])
-def test_sparse_initializers_are_not_lost(tmp_path: pathlib.Path, coordinates: np.ndarray) -> None:
-    proto = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> g (float[2,3] x) => (float[2,3] y) { y = Add (x, w) }'
-    )
-    values = onnx.numpy_helper.from_array(np.array([7, 9], np.float32), "w")
-    indices = onnx.numpy_helper.from_array(coordinates.astype(np.int64), "w_indices")
-    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [2, 3]))
-    onnx.save(proto, tmp_path / "model.onnx")
-    (y,) = run(there_and_back(tmp_path / "model.onnx"), x=np.zeros((2, 3), np.float32))
-    np.testing.assert_array_equal(y, [[0, 7, 0], [0, 0, 9]])
-
-
-SPARSE = onnx.helper.make_sparse_tensor(
-    onnx.numpy_helper.from_array(np.array([7, 9], np.float32), "values"),
-    onnx.numpy_helper.from_array(np.array([1, 5], np.int64), "indices"),
-    [2, 3],
-)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "g (float[2,3] x, bool c) => (float[2,3] y) { w = Constant () y = Add (x, w) }",
-        "g (float[2,3] x, bool c) => (float[2,3] y) { y = If (c) <"
-        "then_branch = t () => (float[2,3] u) { w = Constant () u = Add (x, w) },"
-        "else_branch = e () => (float[2,3] v) { w2 = Constant () v = Add (x, w2) }> }",
-        "g (float[2,3] x, bool c) => (float[2,3] y) { y = local.F (x) }"
-        '<domain: "local", opset_import: ["": 17]> F (u) => (v) { w = Constant () v = Add (u, w) }',
-        "g (float[2,3] x, bool c) => (float[2,3] y) { y = local.F (x, c) }"
-        '<domain: "local", opset_import: ["": 17]> F (u, c) => (v) { v = If (c) <'
-        "then_branch = t () => (a) { w = Constant () a = Add (u, w) },"
-        "else_branch = e () => (b) { w2 = Constant () b = Add (u, w2) }> }",
-    ],
-    ids=["graph", "branch", "function", "branch in a function"],
-)
-@pytest.mark.parametrize("inline", [True, False])
-def test_constants_with_a_sparse_value(tmp_path: pathlib.Path, text: str, inline: bool) -> None:
-    proto = onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 17, "local": 1]>' + text)
-
-    def fill(nodes: Iterable[onnx.NodeProto]) -> None:
-        for node in nodes:
-            for attribute in node.attribute:
-                fill(attribute.g.node)
-            if node.op_type == "Constant":
-                node.attribute.append(onnx.helper.make_attribute("sparse_value", SPARSE))
-
-    fill(proto.graph.node)
-    for function in proto.functions:
-        fill(function.node)
-    onnx.save(proto, tmp_path / "model.onnx")
-    save_model(open_model(tmp_path / "model.onnx", inline=inline), tmp_path / "out.onnx")
-    feeds = {
-        value.name: np.array(True) if value.name == "c" else np.zeros((2, 3), np.float32) for value in proto.graph.input
-    }
-    (y,) = run(tmp_path / "out.onnx", **feeds)
-    np.testing.assert_array_equal(y, [[0, 7, 0], [0, 0, 9]])
-
-
-def test_what_was_sparse_is_sparse_again_where_that_is_smaller(tmp_path: pathlib.Path) -> None:
-    proto = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> g (float[100] x) => (float[100] y) { w = Constant () y = Add (x, w) }'
-    )
-    values = onnx.numpy_helper.from_array(np.array([7, 9], np.float32), "values")
-    indices = onnx.numpy_helper.from_array(np.array([1, 5], np.int64), "indices")
-    sparse = onnx.helper.make_sparse_tensor(values, indices, [100])
-    proto.graph.node[0].attribute.append(onnx.helper.make_attribute("sparse_value", sparse))
-    onnx.save(proto, tmp_path / "model.onnx")
-    again = there_and_back(tmp_path / "model.onnx")
-    assert [tensor.values.name for tensor in onnx.load(again).graph.sparse_initializer] == ["w"]
-    assert again.stat().st_size < 300
-    np.testing.assert_array_equal(run(again, x=np.zeros(100, np.float32))[0][[1, 5]], [7, 9])
-
-
 def test_the_long_name_of_the_default_domain(tmp_path: pathlib.Path) -> None:
     proto = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["ai.onnx": 17]> g (float[N] x) => (float[N] y) { y = ai.onnx.Relu (x) }'
@@ -238,74 +160,6 @@ def test_the_long_name_of_the_default_domain(tmp_path: pathlib.Path) -> None:
     model = open_model(tmp_path / "model.onnx")
     assert dict(model.opset_imports) == {"": 17}
     assert [node.domain for node in model.graph] == [""]
-
-
-@pytest.fixture
-def external(tmp_path: pathlib.Path) -> pathlib.Path:
-    onnx.save(
-        onnx.load(RESNET8),
-        tmp_path / "big.onnx",
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=100,
-    )
-    return tmp_path / "big.onnx"
-
-
-def test_external_data_is_mapped_and_written_beside(external: pathlib.Path) -> None:
-    model = open_model(external)
-    assert {tensor.location for tensor in external_tensors(model)} == {"weights.bin"}
-    out = external.with_name("out.onnx")
-    save_model(model, out)
-    (data,) = weight_files(out)
-    assert sorted(path.name for path in external.parent.iterdir()) == ["big.onnx", "out.onnx", data.name, "weights.bin"]
-    assert file_bytes(out) == out.stat().st_size + data.stat().st_size
-    assert weight_bytes(open_model(out)) == weight_bytes(open_model(RESNET8))
-    image = np.random.default_rng(0).normal(size=(2, 1, 28, 28)).astype(np.float32)
-    np.testing.assert_array_equal(run(out, image=image)[0], run(RESNET8, image=image)[0])
-
-
-def test_external_data_that_is_gone(external: pathlib.Path) -> None:
-    (external.parent / "weights.bin").unlink()
-    with pytest.raises(ExternalDataError, match=r"missing: weights\.bin"):
-        open_model(external)
-
-
-def test_external_data_that_is_cut_short(external: pathlib.Path) -> None:
-    data = external.parent / "weights.bin"
-    data.write_bytes(data.read_bytes()[:-1])
-    with pytest.raises(ExternalDataError, match="cut short"):
-        open_model(external)
-
-
-@pytest.mark.parametrize("place", ["../weights.bin", "link.bin"])
-def test_external_data_that_leaves_the_folder(external: pathlib.Path, place: str) -> None:
-    inner = external.parent / "inner"
-    inner.mkdir()
-    (inner / "link.bin").symlink_to(external.parent / "weights.bin")
-    proto = onnx.load(external, load_external_data=False)
-    for tensor in proto.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = place
-    (inner / "model.onnx").write_bytes(proto.SerializeToString())
-    with pytest.raises(ExternalDataError, match="outside the model's folder"):
-        open_model(inner / "model.onnx")
-
-
-def test_weights_that_the_input_reads_are_not_removed(external: pathlib.Path) -> None:
-    out = external.with_name("out.onnx")
-    save_model(open_model(external), out)
-    (data,) = weight_files(out)
-    read = out.rename(external.with_name("input.onnx"))
-    model = open_model(read)
-    weight = next(iter(model.graph.initializers.values()))
-    weight.const_value = ir.tensor(weight.const_value.numpy() * 2, name=weight.name)
-    save_model(model, out)
-    assert data in list(weight_files(out))
-    assert len(list(weight_files(out))) == 2
-    image = np.zeros((2, 1, 28, 28), np.float32)
-    np.testing.assert_array_equal(run(read, image=image)[0], run(RESNET8, image=image)[0])
 
 
 def test_a_missing_file(tmp_path: pathlib.Path) -> None:

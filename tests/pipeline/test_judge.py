@@ -1,0 +1,92 @@
+"""How a candidate is compared with the original: on which samples, with how many sessions, how they are opened."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from sample_models import from_text
+
+import onnxslim
+from onnxslim.data import synthetic_samples
+from onnxslim.pipeline.judge import Judge
+from onnxslim.pipeline.measured import MeasuredModel, Run
+from onnxslim.pipeline.recipe import Recipe
+from onnxslim.pipeline.request import Request
+from onnxslim.runtime.session import Session
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_samples_that_another_model_was_tried_on_tell_nothing_of_this_one(factor: float) -> None:
+    def scaling(by: float) -> ir.Model:
+        return from_text(
+            f"""<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) {{
+            c = Constant <value_float = {by}> ()  y = Mul (x, c) }}"""
+        )
+
+    samples = synthetic_samples(scaling(factor), 8)
+    original = Session.of(scaling(2.0))
+    candidates = [MeasuredModel(scaling(by), lambda by=by: Session.of(scaling(by))) for by in (2.0, 7.0)]
+    request = Request(scaling(2.0), Recipe(()), original.target, measure=False)
+    run = Run(request, MeasuredModel(scaling(2.0), lambda: original), samples, samples)
+    judge = Judge(run, np.random.default_rng(0))
+    assert judge.difference(run.original, candidates[0]) is None
+    assert "relative difference" in str(judge.difference(run.original, candidates[1]))
+
+
+def test_a_session_that_was_tried_is_not_run_again() -> None:
+    model = from_text("""<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) { y = Neg (x) }""")
+    session = Session.of(model)
+    samples = synthetic_samples(model, 8, session=session)
+    original = MeasuredModel(model, lambda: session)
+    request = Request(model, Recipe(()), session.target, measure=False)
+    judge = Judge(Run(request, original, samples, samples), np.random.default_rng(0))
+    assert len(judge.probes) == 1
+    assert samples.trial_run is not None
+    assert original.probe_outputs[0]["y"] is samples.trial_run.outputs["y"]
+
+
+def test_two_large_models_are_never_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxslim.commands.optimize.IN_MEMORY_LIMIT", 0)
+    opened: list[weakref.ref[Session]] = []
+    alive: list[int] = []
+    of = Session.of
+
+    def watched(*arguments: object, **options: object) -> Session:
+        alive.append(sum(each() is not None for each in opened))
+        session = of(*arguments, **options)  # type: ignore[arg-type]
+        opened.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(Session, "of", watched)
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x, float[8,8] w) => (float[N,8] y) {
+        a = MatMul (x, w)  b = Relu (a)  y = Relu (b) }""",
+        w=np.ones((8, 8), np.float32),
+    )
+    result = onnxslim.optimize(model, "simplify", measure=False)
+    assert result.report.passes[0].kept
+    assert alive == [0, 0]
+
+
+@pytest.mark.parametrize(("most", "optimize"), [(3, True), (2, False)])
+def test_models_of_very_many_nodes_are_compared_as_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, most: int, optimize: bool
+) -> None:
+    monkeypatch.setattr("onnxslim.commands.optimize.MOST_REWRITTEN", most)
+    seen: list[object] = []
+    of = Session.of
+
+    def watched(*arguments: object, **options: object) -> Session:
+        seen.append(options["optimize"])
+        return of(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Session, "of", watched)
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) {
+        a = Relu (x)  b = Relu (a)  y = Neg (b) }"""
+    )
+    assert onnxslim.optimize(model, "simplify", measure=False).report.passes[0].kept
+    assert seen == [optimize, optimize]

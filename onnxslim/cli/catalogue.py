@@ -26,6 +26,7 @@ def passes(
     """
     from onnxslim.cli.output import print_json, stdout, warn
     from onnxslim.commands.catalogue import all_passes, describe_pass
+    from onnxslim.printable import printable, printable_record
     from onnxslim.report.catalogue import print_catalogue, print_pass
 
     if name is not None:
@@ -33,15 +34,15 @@ def passes(
         if json:
             print_json(entry)
         else:
-            print_pass(entry, stdout())
+            print_pass(printable_record(entry), stdout())
         return
     entries, errors = all_passes()
     if json:
         print_json(entries)
     else:
-        print_catalogue(entries, stdout())
+        print_catalogue(printable_record(entries), stdout())
     for error in errors:
-        warn(f"{error.where}: {error.what}", error.hint)
+        warn(printable(f"{error.where}: {error.what}"), printable(error.hint or "") or None)
 
 
 def doctor(json: Json = False) -> None:
@@ -53,10 +54,11 @@ def doctor(json: Json = False) -> None:
     """
     from onnxslim.cli.output import print_json, stdout
     from onnxslim.commands.doctor import examine_machine
+    from onnxslim.printable import printable_record
     from onnxslim.report.machine import print_machine
 
     machine = examine_machine()
     if json:
         print_json(machine)
     else:
-        print_machine(machine, stdout())
+        print_machine(printable_record(machine), stdout())

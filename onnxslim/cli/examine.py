@@ -36,7 +36,7 @@ def inspect(
             "--passes",
             "-p",
             metavar="PASSES",
-            help="With --plan: whose plan, written as for optimize. Without it: every exact pass that can tell.",
+            help="With --plan: whose plan, written as for optimize. Without it: the exact passes of onnxslim itself.",
             show_default=False,
             autocompletion=complete_passes,
         ),

@@ -93,7 +93,7 @@ def optimize(request: Request, reports: ReportWriter) -> Result:
     run = prepare_run(request, model, path, generator)
     # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
     judge = Judge(run, generator.spawn(1)[0])
-    context = make_context(run, generator)
+    context = make_context(judge, generator)
     warnings = examine_samples(judge, context)
     stages = run_passes(request.recipe.passes, judge, context)
     input_sha256 = None if digest is None else digest.result()
@@ -179,15 +179,17 @@ def _session(original: MeasuredModel, hint: str | None) -> Session:
         raise RunError(error.what, where=error.where, hint=hint) from error
 
 
-def make_context(run: Run, generator: np.random.Generator) -> Context:
+def make_context(judge: Judge, generator: np.random.Generator) -> Context:
     """Return what the passes of a run are given."""
-    request = run.request
+    run, request = judge.run, judge.request
     used = {"calibrating": run.calibration.count, "measuring": run.validation.count}
     total = sum(used.values())
     subsets = [Subset(purpose, count, total if request.splits_samples else count) for purpose, count in used.items()]
+    # Lossy passes look inside on several samples at once, where the model gives each its own output.
+    one_by_one = request.check and request.lossy and judge.batch == 1
     return Context(
         original=run.original.model,
-        samples=run.calibration,
+        samples=run.calibration.one_by_one() if one_by_one else run.calibration,
         target=request.target,
         generator=generator,
         seed=request.seed,

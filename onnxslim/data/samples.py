@@ -114,8 +114,9 @@ class TrialRun:
 class Samples:
     """Samples that fit a model, made by `open_samples` and `synthetic_samples`. They are read lazily."""
 
-    def __init__(self, origin: Source, source: str, *, synthetic: bool = False) -> None:
+    def __init__(self, origin: Source, source: str, *, synthetic: bool = False, joined: bool = True) -> None:
         self._origin = origin
+        self._joined = joined
         self.source = source
         """Name of the source, for messages and reports."""
         self.synthetic = synthetic
@@ -146,14 +147,15 @@ class Samples:
     def batches(self, size: int | None = None) -> Iterator[Batch]:
         """Yield all samples, `size` at a time (None: 1); the last batch may be smaller.
 
-        A fixed batch size of the model overrides `size`, and samples that do not fill the last batch are left out.
+        A fixed batch size of the model overrides `size`, and samples that do not fill the last batch are left out. Of
+        `one_by_one` the size is 1.
         Samples of different shapes never share a batch.
 
         Raises:
             DataError: A file cannot be read, or a value does not fit the type of its input.
         """
         layout = self._origin.layout
-        batch_size = layout.batch or size or 1
+        batch_size = layout.batch or (size if self._joined else None) or 1
         pending: list[Batch] = []
         for piece in self._origin.pieces(batch_size):
             if pending and not _alike(pending[-1], piece, layout.shared):
@@ -168,6 +170,10 @@ class Samples:
                 pending = [_cut(joined, batch_size, total, layout.shared)] if total > batch_size else []
         if pending and layout.batch is None:
             yield _join(pending, layout.shared)
+
+    def one_by_one(self) -> Samples:
+        """Return the same samples for a model that takes only one at a time, whatever its inputs declare."""
+        return Samples(self._origin, self.source, synthetic=self.synthetic, joined=False)
 
     def first(self, count: int = 1) -> dict[str, Array]:
         """Return the feeds of the first batch of at most `count` samples, fewer if their shapes differ.
@@ -234,7 +240,8 @@ class Samples:
         return self._part(first), self._part(second)
 
     def _part(self, positions: npt.NDArray[np.int64]) -> Samples:
-        return Samples(SampleSubset(self._origin, positions), self.source, synthetic=self.synthetic)
+        subset = SampleSubset(self._origin, positions)
+        return Samples(subset, self.source, synthetic=self.synthetic, joined=self._joined)
 
 
 def draw_positions(total: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:

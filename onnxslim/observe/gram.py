@@ -221,7 +221,7 @@ def _seen(
 ) -> Iterator[tuple[int, Rows]]:
     """Yield rows, each with the place in `read` of the contraction that reads them."""
     names = {contraction.data.name or "" for contraction in read}
-    batches = samples.batches(batch_size(model, samples))
+    batches = samples.batches(batch_size(model, samples, kept=names))
     for batch, values in stream_values(model, names, batches, open_session):
         for at, contraction in enumerate(read):
             data = values[contraction.data.name or ""]

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor
+from onnxslim.ops.binding import dimensions
 from onnxslim.ops.parameters import known_elements
 
 Mask = npt.NDArray[np.bool_]
@@ -31,10 +32,13 @@ class Cut:
         """Return for each place along an axis whether it stays; None where its size is not known."""
         return None if value is None else self._stays(value, axis)
 
-    def length(self, value: ir.Value | None, axis: int, otherwise: int) -> int:
-        """Return how many places along an axis stay."""
+    def length(self, value: ir.Value | None, axis: int) -> int | None:
+        """Return how many places along an axis stay; None where its size is not known."""
         stays = self.stays(value, axis)
-        return otherwise if stays is None else int(stays.sum())
+        if stays is not None:
+            return int(stays.sum())
+        shape = None if value is None else dimensions(value)  # an axis too long to hold channels
+        return None if shape is None or axis >= len(shape) else shape[axis]
 
     def write(self, node: ir.Node, name: str, index: int, entries: Sequence[int]) -> None:
         """Write integers where the node has them: in an attribute, or in the input `index` as a new constant."""
@@ -65,10 +69,11 @@ class Cut:
                 lengths.append(entry if isinstance(entry, int) else None)
             elif entry == 0:
                 # It copies the length at the same place of the input, which may be another axis altogether.
-                left = self.length(result, place + missing, 0)
-                lengths.append(0 if left == self.length(node.inputs[0], place, 0) else left)
+                left = self.length(result, place + missing)
+                lengths.append(0 if left == self.length(node.inputs[0], place) else left)
             else:
-                lengths.append(self.length(result, place + missing, entry))
+                left = self.length(result, place + missing)
+                lengths.append(entry if left is None else left)
         if held is not None or constant(given) is not None:
             self.write(node, name, index, [length or 0 for length in lengths])
         elif given is not None and lengths != list(entries):

@@ -85,9 +85,15 @@ def integers(site: NodeReader, name: str, index: int) -> tuple[int, ...] | None:
 
 
 def attribute(node: ir.Node, name: str) -> Attribute | None:
-    """Return an attribute of `node`, the default of its operator set, None where there is neither."""
+    """Return an attribute of `node`, the default of its operator set, None where there is neither.
+
+    Raises:
+        Unknowable: It is a parameter of the local function that the node is in.
+    """
     held = node.attributes.get(name)
     if held is not None:
+        if held.is_ref():
+            raise Unknowable
         return held.value if isinstance(held.value, (int, float, str)) else tuple(held.value)
     return schema_default(op_of(node), name, opset_of(node))
 

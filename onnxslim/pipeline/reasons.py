@@ -7,6 +7,7 @@ import enum
 from collections.abc import Sequence
 
 
+@enum.unique
 class ReasonCode(enum.Enum):
     """What decided about a pass; the value says so in words, with figures, names and another reason put in."""
 

@@ -3,7 +3,7 @@
 In a copy of the model each tensor and weight that would be rounded goes through `Where (switch, rounded, float)`, so
 that the model is opened once, however many parts there are. The parts are rounded one at a time, on few samples; their
 errors are independent and nearly add up in energy. A tensor is rounded as long as one layer that makes or reads it runs
-in int8: to leave one layer alone in float may gain nopart, and the choice is among sets of layers.
+in int8: to leave one layer alone in float may gain nothing, and the choice is among sets of layers.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class RoundingError:
     layers: frozenset[str]
     """The layers, by their keys: of a weight its own, of a tensor those that make it and that read it."""
     share: float
-    """The energy of the error of the outputs where nopart else is rounded, as a share of theirs."""
+    """The energy of the error of the outputs where nothing else is rounded, as a share of theirs."""
 
 
 def layers_of(plan: QuantPlan) -> dict[str, list[QuantSite]]:
     """Return the sites of each layer by its key, in the order of the graph.
 
-    An op between two products belongs to the last product in front of it; what nopart precedes, to the first behind.
+    An op between two products belongs to the last product in front of it; what nothing precedes, to the first behind.
     """
     layers: dict[str, list[QuantSite]] = {}
     owners: dict[ir.Value, str] = {}

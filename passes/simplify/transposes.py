@@ -112,7 +112,10 @@ class _Layout:
     def _form_of(self, node: ir.Node) -> PermutedForm | None:
         """Return the form of a node in the other layout, None where it has none."""
         trait = _behaviour((node.domain, node.op_type))
-        if trait is None or not node.inputs or any(self._rank_of(output) != self._rank for output in node.outputs):
+        # Kernels of ONNX Runtime's own ops want their operands as they are: a bias is a vector along the last axis.
+        if trait is None or node.domain or not node.inputs:
+            return None
+        if any(self._rank_of(output) != self._rank for output in node.outputs):
             return None
         if any(attribute.is_ref() for attribute in node.attributes.values()):
             return None

@@ -90,3 +90,27 @@ def test_models_of_very_many_nodes_are_compared_as_they_are_written(
     )
     assert onnxslim.optimize(model, "simplify", measure=False).report.passes[0].kept
     assert seen == [optimize, optimize]
+
+
+@pytest.mark.parametrize(
+    ("step", "taken"),
+    [("quant", "int8"), ("prune:ratio=0.3", "removed"), ("lowrank:params=0.3", "of the parameters")],
+)
+def test_a_model_that_declares_any_batch_and_takes_one_sample_is_observed_one_by_one(step: str, taken: str) -> None:
+    """A Reshape was written for one sample, by an exporter that traced one."""
+    generator = np.random.default_rng(0)
+    weights = {
+        name: (generator.normal(size=shape) / 8).astype(np.float32)
+        for name, shape in (("u", (64, 64)), ("v", (64, 64)), ("w", (64, 8)))
+    }
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4,16] x) => (float[M,8] y) {
+        s = Constant <value_ints = [1, 64]> ()  f = Reshape (x, s)  a = MatMul (f, u)  b = Relu (a)
+        c = MatMul (b, v)  d = Relu (c)  y = MatMul (d, w) }""",
+        **weights,
+    )
+    data = {"x": generator.normal(size=(64, 4, 16)).astype(np.float32)}
+    report = onnxslim.optimize(model, step, data=data, goal="size", measure=False).report
+    done = report.passes[-1]
+    assert done.kept, done.reason
+    assert any(taken in change.action for change in done.changes)

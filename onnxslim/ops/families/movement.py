@@ -331,7 +331,10 @@ def relate_split(site: NodeAxes) -> Iterator[Relation]:
 def resize_split(cut: Cut, node: ir.Node) -> None:
     """Write how long the parts are now; parts that were equal may be so no more."""
     axis = read(NodeAxes(node), "axis", 0)
-    lengths = [cut.length(value, axis % len(value.shape or ()), 0) for value in node.outputs]
+    known = [cut.length(value, axis % len(value.shape or ())) for value in node.outputs]
+    lengths = [length for length in known if length is not None]
+    if len(lengths) < len(known):
+        return
     if len(node.inputs) > 1 or "split" in node.attributes or len(set(lengths)) > 1:
         node.attributes.pop("num_outputs", None)
         if opset_of(node) < SPLIT_AS_INPUT:

@@ -278,8 +278,9 @@ def resize_resize(cut: Cut, node: ir.Node) -> None:
     sizes, result = site.elements(3), node.outputs[0]
     if sizes and "axes" in node.attributes and result.shape is not None and None not in sizes:
         axes = resize_axes(site, len(result.shape))
-        told = [cut.length(result, axis, 0) for axis in axes]
-        cut.write(node, "sizes", 3, told)
+        lengths = [cut.length(result, axis) for axis in axes]
+        left = [size if length is None else length for size, length in zip(sizes, lengths, strict=True)]
+        cut.write(node, "sizes", 3, [size for size in left if isinstance(size, int)])
     elif sizes:
         cut.write_shape(node, "sizes", 3)
 

@@ -12,7 +12,7 @@ from onnxslim.passes.prune.allocation import MacsLeft
 from onnxslim.passes.prune.cutting import cut
 
 from onnxslim.analysis.cost import measure_cost
-from onnxslim.analysis.coupling import couple
+from onnxslim.analysis.coupling import couple, groups
 from onnxslim.analysis.shapes import forget_shapes, infer_shapes
 from onnxslim.runtime.session import Session
 
@@ -125,3 +125,19 @@ def test_several_names_are_never_given_twice() -> None:
     text = text.replace("c = Reshape (b, s)", "b_shape = Relu (b) c = Reshape (b_shape, s)")
     left, _ = exactly(built(text, w1=weight(8, 3, 1, 1), w2=weight(2, 8, 1, 1), **constants))
     assert "b_shape_1" in left.graph.initializers
+
+
+def test_axes_too_long_to_hold_channels_keep_the_lengths_of_their_parts() -> None:
+    model = built(
+        """g (float[1,3,600000] x) => (float[1,2,600000] y) {
+            a = Conv (x, w1) p, q = Split <axis=2> (a, s) c = Add (p, q) d = Concat <axis=2> (c, c) y = Conv (d, w2)
+        }""",
+        w1=weight(8, 3, 1), w2=weight(2, 8, 1), s=np.array([300_000, 300_000]),
+    )  # fmt: skip
+    infer_shapes(model)
+    coupling = couple(model)
+    (group,) = groups(coupling)
+    cut(model, coupling, coupling.labels.removed(group.roots[:3]))
+    split = next(node for node in model.graph if node.op_type == "Split")
+    assert split.inputs[1].const_value.numpy().tolist() == [300_000, 300_000]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)

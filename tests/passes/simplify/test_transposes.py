@@ -155,3 +155,19 @@ def test_random_graphs(text, weight):
     count = collections.Counter(node.op_type for node in model.graph)
     assert count["Transpose"] <= text.count("Transpose")
     assert same(before, model)
+
+
+def test_an_op_of_onnx_runtime_keeps_its_layout():
+    """The bias of a BiasGelu is a vector along the last axis, in no other layout."""
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[2,8,5] x) => (float[2,8,5] y) {
+            a = Transpose <perm = [0,2,1]> (x)  b = com.microsoft.BiasGelu (a, w)
+            y = Transpose <perm = [0,2,1]> (b) }""",
+        w=np.linspace(-1, 1, 8, dtype=f32),
+    )
+    canonicalize(model)
+    before = ir.to_proto(model).SerializeToString()
+    Simplify().run(model, make_context(model))
+    assert [node.op_type for node in model.graph] == ["Transpose", "BiasGelu", "Transpose"]
+    assert same(before, model)

@@ -21,10 +21,8 @@ NAME = 200
 
 def short_time(milliseconds: float | None) -> str:
     """Return the time of a layer, which is often less than a tenth of a millisecond."""
-    if milliseconds is None or milliseconds >= 0.1:
-        return in_milliseconds(milliseconds)
-    if not milliseconds:
-        return "0"
+    if milliseconds is None or milliseconds >= 0.1 or milliseconds == 0:
+        return in_milliseconds(milliseconds) if milliseconds else "0"
     return f"{1e3 * milliseconds:.3g} µs"
 
 

@@ -173,8 +173,9 @@ def samples():
 
 
 def heed_interrupts() -> None:
-    """Undo what a shell does for jobs in the background: they, and what they start, are deaf to Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Undo what a shell and nohup do for jobs in the background: they, and what they start, are deaf to some signals."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

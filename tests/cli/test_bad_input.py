@@ -173,7 +173,7 @@ def samples():
 
 
 def heed_interrupts() -> None:
-    """Undo what a shell and nohup do for jobs in the background: they, and what they start, are deaf to some signals."""
+    """Undo what a shell and nohup do for jobs in the background: they, and what they start, are deaf to signals."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

@@ -15,10 +15,11 @@ import onnx_ir as ir
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, overwrite
 from onnxslim.ops.binding import BoundSignature, bind
+from onnxslim.ops.families.window import Window
 from onnxslim.ops.parameters import attribute
+from onnxslim.ops.relations import NodeAxes
 from onnxslim.ops.signatures import Operand
 from onnxslim.ops.traits import Trait, has
-from onnxslim.ops.window import Window
 
 Array = npt.NDArray[np.float64]
 
@@ -128,7 +129,7 @@ class Contraction:
     @functools.cached_property
     def window(self) -> Window | None:
         """The window of a convolution; None for products of matrices."""
-        return Window.of(self.node, self.kernel) if self.kernel else None
+        return Window.of(NodeAxes(self.node), len(self.kernel), self.kernel) if self.kernel else None
 
     @property
     def transposed(self) -> bool:

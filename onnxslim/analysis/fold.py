@@ -16,6 +16,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import divides_safely, evaluate
+from onnxslim.analysis.evaluation_limits import (
+    LOOKED_BYTES,
+    MOST_MACS,
+    PART_BYTES,
+    known_bytes,
+    known_macs,
+    most_bytes,
+    must_be_looked_at,
+)
 from onnxslim.analysis.growth import Growth
 from onnxslim.model.constants import (
     CONSTANT,
@@ -28,15 +37,6 @@ from onnxslim.model.constants import (
 )
 from onnxslim.model.edit import Editor, new_initializer, take_over
 from onnxslim.model.nesting import main_graphs
-from onnxslim.ops.extent import (
-    LOOKED_BYTES,
-    MOST_MACS,
-    PART_BYTES,
-    known_bytes,
-    known_macs,
-    most_bytes,
-    must_be_looked_at,
-)
 from onnxslim.ops.signatures import OpName
 from onnxslim.ops.traits import Trait, has
 

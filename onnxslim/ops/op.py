@@ -33,6 +33,20 @@ class Constancy(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
+class IndexInto:
+    """What an input of indices indexes: they must stay below the size of an axis of another input."""
+
+    data: int
+    """The input that is indexed."""
+    axis: int | None = None
+    """Which of its axes; None: any of them, so that the smallest bounds."""
+    attribute: str | None = None
+    """The attribute that names the axis, where one does (`axis` is its default)."""
+    by_value: bool = False
+    """The value of `data` is itself the bound, not its size."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Op:
     """One op. What is left out follows from its row or its kind in `ops.axes`, or is not known."""
 
@@ -52,6 +66,10 @@ class Op:
     """The input that holds the shape of the output, where the op has one."""
     fill: Callable[[ir.Node], float | None] | None = None
     """The number that is put where no input is; NaN: computed when the model runs; None: there is none."""
+    indices: Mapping[int, IndexInto] = dataclasses.field(default_factory=dict)
+    """The inputs that hold indices."""
+    carried: Sequence[int] | None = None
+    """The inputs whose elements reach a result as they are, if not all, then some, where the traits do not tell."""
 
 
 @dataclasses.dataclass(frozen=True)

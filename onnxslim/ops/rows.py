@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 
 from onnxslim.ops.binding import BoundSignature, FactorKey, bind
-from onnxslim.ops.fact import Fact, NodeFacts, Unknowable
+from onnxslim.ops.fact import Fact, NodeFacts, ShapeRule, Unknowable
 from onnxslim.ops.relations import Axis, Equal, Factor, Factored, FreezeCode, Mixes, NodeAxes, Relation
 from onnxslim.ops.signatures import Operand
 from onnxslim.ops.symbols import Size, product
@@ -26,26 +26,23 @@ def infer_row(site: NodeFacts) -> tuple[Fact, ...]:
     return row_facts(site, bound)
 
 
+def typed_row(kind: int | ir.DataType) -> ShapeRule:
+    """Return the rule of an op whose row says the sizes, and that makes a type, or that of an input by its index."""
+
+    def rule(site: NodeFacts) -> tuple[Fact, ...]:
+        dtype = kind if isinstance(kind, ir.DataType) else site.fact(kind).dtype
+        return tuple(fact._replace(dtype=dtype) for fact in infer_row(site))
+
+    return rule
+
+
 def row_facts(site: NodeFacts, bound: BoundSignature) -> tuple[Fact, ...]:
-    """Return what a row says of the outputs of a node, whose sizes are those of `bound`."""
-    kind = TYPED.get(site.node.op_type, 0)
-    dtype = kind if isinstance(kind, ir.DataType) else site.fact(kind).dtype
+    """Return what a row says of the outputs of a node, whose sizes are those of `bound`: of the first input's type."""
+    dtype = site.fact(0).dtype
     return tuple(
         Fact(dtype, _shape(site, operand, bound.sizes, output))
         for output, operand in enumerate(bound.signature.outputs[: len(site.node.outputs)])
     )
-
-
-TYPED: dict[str, int | ir.DataType] = {
-    "DynamicQuantizeMatMul": ir.DataType.FLOAT,
-    "MatMulInteger": ir.DataType.INT32,
-    "MatMulIntegerToFloat": ir.DataType.FLOAT,
-    "QLinearMatMul": 7,
-    "QGemm": 8,
-    "EmbedLayerNormalization": 2,
-    "QAttention": 3,
-}
-"""The element type of what an op makes, or the input that has it, where that is not the first."""
 
 
 def _shape(site: NodeFacts, operand: Operand, sizes: Mapping[FactorKey, Size], output: int) -> tuple[Size, ...]:

@@ -12,13 +12,15 @@ import onnx_ir as ir
 
 from onnxslim.ops import families
 from onnxslim.ops.binding import BoundSignature, bind
+from onnxslim.ops.cut import Cut
 from onnxslim.ops.einsum import EINSUM
 from onnxslim.ops.fact import Unknowable
-from onnxslim.ops.op import Ints, Op, Repeated
+from onnxslim.ops.op import Constancy, Ints, Op, Repeated
 from onnxslim.ops.parameters import op_of
 from onnxslim.ops.relations import FreezeCode, NodeAxes, Relation
 from onnxslim.ops.rows import infer_row, relate_row
 from onnxslim.ops.signatures import OpName, signatures
+from onnxslim.ops.traits import Trait
 
 
 @functools.cache
@@ -53,7 +55,38 @@ def find_op(name: OpName) -> Op:
     infer = own.infer or kind.infer
     if infer is None and rows and rows[0].kind in ("", EINSUM) and not any(row.invents_axes for row in rows):
         infer = infer_row
-    return dataclasses.replace(own, infer=infer, relate=own.relate or kind.relate)
+    resize = own.resize
+    if own.shape_input is not None:
+        resize = functools.partial(_resize_shape, own.shape_input)
+    constancy = own.constancy or functools.partial(_constancy, name)
+    return dataclasses.replace(own, infer=infer, relate=own.relate or kind.relate, resize=resize, constancy=constancy)
+
+
+def _resize_shape(index: int, cut: Cut, node: ir.Node) -> None:
+    """Write the shape of the result that the node is told."""
+    cut.write_shape(node, "shape", index)
+
+
+def _constancy(name: OpName, _: ir.Node) -> Constancy:
+    """Return what the traits of an op leave of a constant channel."""
+    if name in Trait.ELEMENTWISE.ops:
+        return Constancy.EVALUATED
+    if any(name in trait.ops for trait in (Trait.MOVEMENT, Trait.JOINING, Trait.KEEPS_CONSTANT)):
+        return Constancy.KEPT
+    return Constancy.ZERO_KEPT if name in Trait.KEEPS_ZERO.ops else Constancy.LOST
+
+
+def constancy(node: ir.Node) -> Constancy:
+    """Return what is left of a constant channel of the first input, of all inputs of an elementwise op or a Concat."""
+    own = find_op(op_of(node)).constancy
+    assert own is not None
+    return own(node)
+
+
+def fill(node: ir.Node) -> float | None:
+    """Return the number that a node puts where no input is; NaN: computed when the model runs; None: there is none."""
+    own = find_op(op_of(node)).fill
+    return None if own is None else own(node)
 
 
 def relations_of(site: NodeAxes) -> tuple[BoundSignature | None, Sequence[Relation]]:

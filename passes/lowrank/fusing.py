@@ -97,7 +97,7 @@ def _of_convolutions(first: LinearLayer, second: LinearLayer) -> Product | None:
         matrix = one @ two
         stored = matrix.T.reshape(second.outputs, first.inputs, *first.kernel)
         return Product(stored, before @ two + after, first.node)
-    if not _narrow(first) or (before.any() and _pads(second)):
+    if not _narrow(first) or (before.any() and _is_padded(second)):
         return None
     windows = two.reshape(second.inputs, -1, second.outputs)
     matrix = np.einsum("ir,rto->ito", one, windows).reshape(-1, second.outputs)
@@ -108,11 +108,11 @@ def _of_convolutions(first: LinearLayer, second: LinearLayer) -> Product | None:
 def _narrow(layer: LinearLayer) -> bool:
     """Whether a convolution works on channels alone."""
     window = layer.first.window
-    return window is not None and max(*window.kernel, *window.strides) == 1 and not _pads(layer)
+    return window is not None and max(*window.kernel, *window.strides) == 1 and not window.padded
 
 
-def _pads(layer: LinearLayer) -> bool:
-    return layer.first.window is None or any(map(any, layer.first.window.fixed_pads or ()))
+def _is_padded(layer: LinearLayer) -> bool:
+    return layer.first.window is None or layer.first.window.padded
 
 
 def _own_bias(layer: LinearLayer) -> Bias | None:

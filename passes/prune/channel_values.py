@@ -20,12 +20,11 @@ from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.evaluate import evaluate
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import BoundSignature, FactorKey, bind, dimensions
-from onnxslim.ops.constancy import constancy
-from onnxslim.ops.families.window import pads
 from onnxslim.ops.op import Constancy
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.relations import Indices
 from onnxslim.ops.signatures import Operand
+from onnxslim.ops.table import constancy
 
 Numbers = npt.NDArray[np.float64]
 
@@ -276,7 +275,7 @@ def recurrent(fitted: BoundSignature, letters: set[str]) -> bool:
 
 def exactly_constant(read: Contraction, data: AxisValues) -> npt.NDArray[np.bool_]:
     """Return for each channel whether it is constant for its reader: at borders that are padded only 0 is."""
-    padded = bool(read.kernel) and (read.transposed or pads(read.node))
+    padded = read.window is not None and (read.transposed or read.window.padded)
     fixed = ~np.isnan(data.constant)
     return np.asarray(fixed & (data.constant == 0) if padded else fixed)
 

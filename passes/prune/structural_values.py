@@ -12,10 +12,9 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import dimensions
-from onnxslim.ops.constancy import constancy, fill
 from onnxslim.ops.op import Constancy
 from onnxslim.ops.relations import Axis, Equal, Factored, Indices, Mixes, NodeAxes, Pairs, Relation, SameElements
-from onnxslim.ops.table import relations_of
+from onnxslim.ops.table import constancy, fill, relations_of
 from onnxslim.ops.traits import Trait, has
 
 from .channel_values import AxisValues, ChannelValues, Numbers, classify, run_on

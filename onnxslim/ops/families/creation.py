@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant as constant_value
 from onnxslim.ops.arithmetic import floordiv, maximum
-from onnxslim.ops.cut import Cut
 from onnxslim.ops.fact import (
     INTEGERS,
     MOST_ELEMENTS,
@@ -25,7 +24,7 @@ from onnxslim.ops.fact import (
 )
 from onnxslim.ops.families.indexing import known_slices, sliced_places
 from onnxslim.ops.families.movement import freeze_computed
-from onnxslim.ops.op import Constancy, Op
+from onnxslim.ops.op import Constancy, IndexInto, Op
 from onnxslim.ops.parameters import op_of, read
 from onnxslim.ops.relations import Axis, FreezeCode, NodeAxes, Relation
 from onnxslim.ops.symbols import Expression, Size, product
@@ -111,11 +110,6 @@ def fill_of(node: ir.Node) -> float:
     return 0.0 if value is None else float(value.numpy().ravel()[0])
 
 
-def resize_filled(cut: Cut, node: ir.Node) -> None:
-    """Write the new lengths."""
-    cut.write_shape(node, "shape", 0)
-
-
 def range_(site: NodeFacts) -> Fact:
     """Range: as many steps as there are from start to limit."""
     kind = site.fact(0).dtype
@@ -178,7 +172,7 @@ OPS = {
     ("", "Size"): Op(size, relate_shape),
     ("", "Constant"): Op(constant),
     ("", "ConstantOfShape"): Op(
-        constant_of_shape, relate_filled, resize_filled, constancy=lambda _: Constancy.KEPT, shape_input=0, fill=fill_of
+        constant_of_shape, relate_filled, constancy=lambda _: Constancy.KEPT, shape_input=0, fill=fill_of
     ),
     ("", "Range"): Op(range_, largest=largest_range),
     ("", "RandomNormal"): Op(random),
@@ -188,5 +182,5 @@ OPS = {
     ("", "Bernoulli"): Op(random_like),
     ("", "EyeLike"): Op(random_like),
     ("", "NonZero"): Op(non_zero, largest=largest_non_zero),
-    ("", "OneHot"): Op(one_hot),
+    ("", "OneHot"): Op(one_hot, indices={0: IndexInto(1, by_value=True)}),
 }

@@ -309,7 +309,7 @@ OPS = {
     ("", "Round"): Op(unary(None, lambda element: element)),
     ("", "IsNaN"): Op(unary(BOOL)),
     ("", "IsInf"): Op(unary(BOOL)),
-    ("", "Where"): Op(where),
+    ("", "Where"): Op(where, carried=(1, 2)),
     ("", "Cast"): Op(cast),
     ("", "CastLike"): Op(lambda site: Fact(site.fact(1).dtype, site.fact(0).shape), relate_first),
     ("", "Clip"): Op(clip),

@@ -13,7 +13,7 @@ from onnxslim.ops.arithmetic import floordiv, is_nonnegative, is_positive, maxim
 from onnxslim.ops.cut import Cut
 from onnxslim.ops.fact import Element, Fact, NodeFacts, Unknowable, axis_of
 from onnxslim.ops.families.movement import same
-from onnxslim.ops.op import Op
+from onnxslim.ops.op import IndexInto, Op
 from onnxslim.ops.parameters import NodeReader, entries, integers, read
 from onnxslim.ops.relations import Equal, FreezeCode, Indices, NodeAxes, Pairs, Relation
 from onnxslim.ops.symbols import Size
@@ -364,14 +364,19 @@ def relate_ordered(site: NodeAxes) -> Iterator[Relation]:
                 yield Equal(left, right)
 
 
+ALONG_AXIS = {1: IndexInto(0, 0, "axis")}
+TUPLES = {1: IndexInto(0)}
+
 OPS = {
     ("", "Slice"): Op(slice_, relate_slice, resize_slice),
-    ("", "Gather"): Op(gather, relate_gather, resize_gather),
-    ("", "GatherElements"): Op(gather_elements, relate_elementwise),
-    ("", "GatherND"): Op(gather_nd, relate_gather_nd),
-    ("", "Scatter"): Op(same, relate_elementwise),
-    ("", "ScatterElements"): Op(same, relate_elementwise),
-    ("", "ScatterND"): Op(same, relate_scatter_nd),
+    ("", "Gather"): Op(gather, relate_gather, resize_gather, indices=ALONG_AXIS),
+    ("", "GatherElements"): Op(gather_elements, relate_elementwise, indices=ALONG_AXIS),
+    ("", "GatherND"): Op(gather_nd, relate_gather_nd, indices=TUPLES),
+    ("", "Scatter"): Op(same, relate_elementwise, indices=ALONG_AXIS),
+    ("", "ScatterElements"): Op(same, relate_elementwise, indices=ALONG_AXIS),
+    ("", "ScatterND"): Op(same, relate_scatter_nd, indices=TUPLES),
+    ("ai.onnx.ml", "ArrayFeatureExtractor"): Op(indices={1: IndexInto(0, -1)}),
+    ("com.microsoft", "GatherBlockQuantized"): Op(indices={1: IndexInto(0, 0, "gather_axis")}),
     ("", "CumSum"): Op(same, relate_ordered),
     ("", "TopK"): Op(top_k, relate_ordered),
 }

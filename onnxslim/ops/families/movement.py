@@ -137,11 +137,6 @@ def _name_of(axis: Axis) -> str:
     return str(size) if isinstance(size, int) else size.value or f"?{id(axis.value)}.{axis.position}"
 
 
-def resize_reshape(cut: Cut, node: ir.Node) -> None:
-    """Write the new lengths where they are told."""
-    cut.write_shape(node, "shape", 1)
-
-
 def flatten(site: NodeFacts) -> Fact:
     """Flatten: two axes, all before `axis` and all from it on."""
     shape = site.shape()
@@ -366,7 +361,7 @@ def same(site: NodeFacts) -> Fact:
 
 
 OPS = {
-    ("", "Reshape"): Op(reshape, relate_reshape, resize_reshape, shape_input=1),
+    ("", "Reshape"): Op(reshape, relate_reshape, shape_input=1),
     ("", "Flatten"): Op(flatten, relate_elements),
     ("", "Squeeze"): Op(squeeze, relate_elements, resize_squeeze, defaults={"axes": _axes_of_size_1}),
     ("", "Unsqueeze"): Op(unsqueeze, relate_elements),

@@ -8,9 +8,10 @@ import onnx_ir as ir
 
 from onnxslim.ops.fact import Fact, NodeFacts, Unknowable, axis_of
 from onnxslim.ops.families.elementwise import relate_all, unary
-from onnxslim.ops.op import Constancy, Op
+from onnxslim.ops.op import Constancy, IndexInto, Op
 from onnxslim.ops.parameters import NodeReader, read
 from onnxslim.ops.relations import Axis, Mixes, NodeAxes, Relation
+from onnxslim.ops.rows import typed_row
 
 ALONG_ONE_AXIS = 13
 """Since this operator set, Softmax works along one axis; before, it took all axes from that one on for one."""
@@ -77,5 +78,6 @@ OPS = {
     ("", "GroupNormalization"): Op(unary()),
     ("", "InstanceNormalization"): Op(unary()),
     ("", "RMSNormalization"): Op(unary()),
+    ("com.microsoft", "EmbedLayerNormalization"): Op(typed_row(2), indices={0: IndexInto(2, 0), 1: IndexInto(3, 0)}),
 }
 """Ops whose result has the shape of their first input, whatever else their rows say of them."""

@@ -13,6 +13,7 @@ from onnxslim.ops.families.movement import relate_joined
 from onnxslim.ops.op import Op
 from onnxslim.ops.parameters import read
 from onnxslim.ops.relations import Axis, Equal, FreezeCode, NodeAxes, Relation
+from onnxslim.ops.rows import typed_row
 
 MICROSOFT = "com.microsoft"
 
@@ -77,4 +78,10 @@ OPS = {
     (MICROSOFT, "QLinearSigmoid"): Op(unary()),
     (MICROSOFT, "QLinearLeakyRelu"): Op(unary()),
     (MICROSOFT, "QLinearConcat"): Op(relate=relate_concat),
+    ("", "MatMulInteger"): Op(typed_row(ir.DataType.INT32)),
+    ("", "QLinearMatMul"): Op(typed_row(7)),
+    (MICROSOFT, "DynamicQuantizeMatMul"): Op(typed_row(ir.DataType.FLOAT)),
+    (MICROSOFT, "MatMulIntegerToFloat"): Op(typed_row(ir.DataType.FLOAT)),
+    (MICROSOFT, "QAttention"): Op(typed_row(3)),
+    (MICROSOFT, "QGemm"): Op(typed_row(8)),
 }

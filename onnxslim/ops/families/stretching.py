@@ -64,11 +64,6 @@ def relate_expand(site: NodeAxes) -> Iterator[Relation]:
     yield from freeze_computed(site, "shape", 1)
 
 
-def resize_expand(cut: Cut, node: ir.Node) -> None:
-    """Write the new lengths where they are told."""
-    cut.write_shape(node, "shape", 1)
-
-
 def tile(site: NodeFacts) -> Fact:
     """Tile: each axis as often as told."""
     first, shape = site.fact(0), site.shape()
@@ -292,7 +287,7 @@ def largest_resize(arrays: Sequence[npt.NDArray[Any]]) -> float:
 
 
 OPS = {
-    ("", "Expand"): Op(expand, relate_expand, resize_expand, shape_input=1),
+    ("", "Expand"): Op(expand, relate_expand, shape_input=1),
     ("", "Tile"): Op(tile, relate_tile),
     ("", "Pad"): Op(
         pad, relate_pad, resize_pad, largest=largest_pad, constancy=lambda _: Constancy.KEPT, fill=pad_fill

@@ -2,17 +2,73 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from types import MappingProxyType
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxslim.ops.arithmetic import ceildiv, floordiv
 from onnxslim.ops.fact import Fact, NodeFacts, ShapeRule, Unknowable
 from onnxslim.ops.op import Constancy, Default, Ints, Op, Repeated, shape_of_input
-from onnxslim.ops.parameters import attribute, read
+from onnxslim.ops.parameters import NodeReader, attribute, read
+from onnxslim.ops.relations import NodeAxes
 from onnxslim.ops.symbols import Size, exact_quotient, product
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A window that slides over space, as numbers for each spatial axis; the definition is that of Conv in ONNX."""
+
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    fixed_pads: tuple[tuple[int, int], ...] | None
+    """Zeros before and after each axis; None where they depend on the size of the image (SAME)."""
+    upper: bool = False
+    """Of zeros that depend on it, one more goes behind an axis where they are odd, and not before it."""
+    kernel: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, site: NodeReader, rank: int, kernel: Sequence[int] = ()) -> Window:
+        """Return the window of a node over so many spatial axes, whose kernel has these sizes."""
+        numbers = tuple(read(site, "pads", ())) or (0,) * (2 * rank)
+        auto_pad = read(site, "auto_pad", "NOTSET")
+        pads = tuple(zip(numbers[:rank], numbers[rank:], strict=True)) if auto_pad == "NOTSET" else ((0, 0),) * rank
+        return cls(
+            tuple(read(site, "strides", ())) or (1,) * rank,
+            tuple(read(site, "dilations", ())) or (1,) * rank,
+            None if auto_pad.startswith("SAME") else pads,
+            auto_pad == "SAME_UPPER",
+            tuple(kernel),
+        )
+
+    @property
+    def padded(self) -> bool:
+        """Whether windows reach beyond the image."""
+        return self.fixed_pads is None or any(map(any, self.fixed_pads))
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """How far the window reaches along each axis, dilation included."""
+        return tuple((size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True))
+
+    def pads(self, lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Return how many zeros are added before and after each axis of an image of these lengths."""
+        if self.fixed_pads is not None:
+            return self.fixed_pads
+        pads = []
+        for length, span, stride in zip(lengths, self.spans, self.strides, strict=True):
+            total = max((-(-length // stride) - 1) * stride + span - length, 0)
+            less, more = total // 2, total - total // 2
+            pads.append((less, more) if self.upper else (more, less))
+        return tuple(pads)
+
+    def places(self, lengths: Sequence[int]) -> tuple[int, ...]:
+        """Return how many windows an image of these lengths has along each axis."""
+        return tuple(
+            (length + sum(pad) - span) // stride + 1
+            for length, pad, span, stride in zip(lengths, self.pads(lengths), self.spans, self.strides, strict=True)
+        )
 
 
 def _slid(size: Size, kernel: Size, stride: int, dilation: int, pads: tuple[int, int] | None, ceil: bool) -> Size:
@@ -32,23 +88,17 @@ def _slid(size: Size, kernel: Size, stride: int, dilation: int, pads: tuple[int,
 
 
 def _windows(site: NodeFacts, space: tuple[Size, ...], kernel: tuple[Size, ...]) -> tuple[Size, ...]:
-    rank = len(space)
-    strides = read(site, "strides", ()) or [1] * rank
-    dilations = read(site, "dilations", ()) or [1] * rank
-    held = read(site, "pads", ()) or [0] * (2 * rank)
-    auto = read(site, "auto_pad", "NOTSET")
+    window = Window.of(site, len(space))
+    pads = window.fixed_pads or (None,) * len(space)
+    auto_pad = read(site, "auto_pad", "NOTSET")
     ceil = bool(read(site, "ceil_mode", 0))
     result: list[Size] = []
     for axis, (size, width) in enumerate(zip(space, kernel, strict=True)):
-        pads: tuple[int, int] | None = (held[axis], held[axis + rank])
-        if auto == "VALID":
-            pads = (0, 0)
-        elif auto.startswith("SAME"):
-            pads = None
+        stride = window.strides[axis]
         try:
-            if auto == "VALID" and ceil and exact_quotient(size - width, strides[axis]) is None:
+            if auto_pad == "VALID" and ceil and exact_quotient(size - width, stride) is None:
                 raise Unknowable  # runtimes differ
-            result.append(_slid(size, width, strides[axis], dilations[axis], pads, ceil and auto == "NOTSET"))
+            result.append(_slid(size, width, stride, window.dilations[axis], pads[axis], ceil and auto_pad == "NOTSET"))
         except Unknowable:
             result.append(site.unknown(axis + 2))
     return tuple(result)
@@ -91,24 +141,19 @@ def transposed_convolution(site: NodeFacts) -> Fact:
     batch, _, *space = site.shape(0)
     _, outputs, *kernel = site.shape(1)
     outputs = outputs * read(site, "group", 1)
-    rank = len(space)
+    window = Window.of(site, len(space))
     kernel = list(read(site, "kernel_shape", ()) or kernel)
-    strides = read(site, "strides", ()) or [1] * rank
-    dilations = read(site, "dilations", ()) or [1] * rank
-    extra = read(site, "output_padding", ()) or [0] * rank
-    pads = read(site, "pads", ()) or [0] * (2 * rank)
-    auto = read(site, "auto_pad", "NOTSET")
-    told = read(site, "output_shape", ())
+    extra = read(site, "output_padding", ()) or [0] * len(space)
+    shape = read(site, "output_shape", ())
     result: list[Size] = []
-    for axis in range(rank):
-        if told:
-            result.append(told[len(told) - rank + axis])
-        elif auto.startswith("SAME"):
+    for axis, size in enumerate(space):
+        if shape:
+            result.append(shape[len(shape) - len(space) + axis])
+        elif window.fixed_pads is None:
             result.append(site.unknown(axis + 2))  # where the stride is larger than the window, runtimes differ
         else:
-            cut = 0 if auto == "VALID" else pads[axis] + pads[axis + rank]
-            reach = (kernel[axis] - 1) * dilations[axis] + 1
-            result.append((space[axis] - 1) * strides[axis] + extra[axis] + reach - cut)
+            reach = (kernel[axis] - 1) * window.dilations[axis] + 1
+            result.append((size - 1) * window.strides[axis] + extra[axis] + reach - sum(window.fixed_pads[axis]))
     return Fact(site.fact(0).dtype, (batch, outputs, *result))
 
 
@@ -147,14 +192,10 @@ def columns_to_image(site: NodeFacts) -> Fact:
     return Fact(site.fact(0).dtype, (batch, site.unknown(1) if channels is None else channels, *site.sizes(1)))
 
 
-def pads(node: ir.Node) -> bool:
-    """Whether the windows of a node reach beyond its input."""
-    return any(np.ravel(attribute(node, "pads") or 0)) or attribute(node, "auto_pad") not in (None, "NOTSET", "VALID")
-
-
 def average_constancy(node: ir.Node) -> Constancy:
     """AveragePool: a constant is kept, but where zeros of the padding are averaged with it."""
-    counts_padding = bool(attribute(node, "count_include_pad")) and pads(node)
+    rank = len(read(NodeAxes(node), "kernel_shape"))
+    counts_padding = bool(attribute(node, "count_include_pad")) and Window.of(NodeAxes(node), rank).padded
     return Constancy.ZERO_KEPT if counts_padding or attribute(node, "ceil_mode") else Constancy.KEPT
 
 

@@ -13,10 +13,10 @@ from sample_models import from_text
 
 from onnxslim.analysis import evaluate as evaluating
 from onnxslim.analysis import fold
+from onnxslim.analysis.evaluation_limits import MOST_MACS, known_bytes, known_macs, most_bytes
 from onnxslim.analysis.fold import fold_constants
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import canonicalize
-from onnxslim.ops.extent import MOST_MACS, known_bytes, known_macs, most_bytes
 
 HEAD = '<ir_version: 9, opset_import: ["": 20]>'
 

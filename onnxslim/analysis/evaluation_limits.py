@@ -18,6 +18,7 @@ from onnxslim.ops.binding import bind, dimensions
 from onnxslim.ops.fact import Fact, NodeFacts, Unknowable, of_tensor
 from onnxslim.ops.parameters import op_of, opset_of
 from onnxslim.ops.table import find_op
+from onnxslim.ops.traits import Trait, has
 
 PART_BYTES = 1 << 30
 """What all values of a part that is evaluated at once may take together."""
@@ -27,11 +28,6 @@ LOOKED_BYTES = 16 << 20
 
 MOST_MACS = 10**10
 """Multiply-accumulates of a node that is evaluated: a second or so."""
-
-BY_VALUES = frozenset(
-    {"Compress", "ConstantOfShape", "Expand", "EyeLike", "NonZero", "OneHot", "Pad", "Range", "Resize", "Tile"}
-)
-"""Ops whose outputs are as large as the values of their inputs say."""
 
 Array = npt.NDArray[Any]
 
@@ -53,7 +49,7 @@ def must_be_looked_at(nodes: Sequence[ir.Node]) -> bool:
     """Whether some values of `nodes` are as large as other values say, or hold strings, and shapes do not tell."""
     return any(
         static_bytes(output) is None
-        and (node.op_type in BY_VALUES or output.dtype is ir.DataType.STRING or "String" in node.op_type)
+        and (has(node, Trait.SIZED_BY_VALUES) or output.dtype is ir.DataType.STRING or "String" in node.op_type)
         for node in nodes
         for output in node.outputs
     )
@@ -82,7 +78,7 @@ def _elements(node: ir.Node, inputs: Sequence[Array | None], given: Sequence[Arr
     op = find_op(op_of(node))
     if op.largest is not None:
         return op.largest(given)
-    if op.infer is not None and node.op_type in BY_VALUES:
+    if op.infer is not None and has(node, Trait.SIZED_BY_VALUES):
         facts = [None if array is None else of_tensor(as_tensor(array)) for array in inputs]
         try:
             found = op.infer(NodeFacts(node, facts, opset_of(node)))

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-from onnxslim.passes.prune.allocation import MacsLeft
 from onnxslim.passes.prune.cutting import cut
 from permute_channels import permutation, permuted
 
 from onnxslim.analysis.coupling import Coupling, couple, groups
+from onnxslim.analysis.remaining_cost import Lengths
 from onnxslim.runtime.session import Session
 
 Feeds = Mapping[str, np.ndarray]
@@ -79,13 +79,13 @@ def some_of_each(coupling: Coupling, share: float = 0.0, *, mixed: bool = False)
     Groups that an op mixes along (a mean over the channels) notice zeros that are gone; they stay unless `mixed`.
     """
     gone = np.zeros(coupling.labels.count, np.bool_)
-    macs = MacsLeft(coupling)
+    lengths = Lengths(coupling)
     for group in groups(coupling):
         if group.mixed and not mixed:
             continue
         count = max(1, int(len(group.roots) * share))
         more = gone | coupling.labels.removed(group.roots[1 : 1 + count])
-        if not macs.empties(more):
+        if not lengths.empties(more):
             gone = more
     return gone
 

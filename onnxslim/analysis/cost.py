@@ -105,7 +105,7 @@ def count_parameters(model: ir.Model) -> int:
     return sum(_parameters(value) for value in weights) + sum(tensor.size for tensor in tensors if is_parameter(tensor))
 
 
-def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
+def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> int:
     """Return the multiply-accumulates of one run.
 
     Unlike in `Cost.macs` products of constants count as none: whoever runs the model folds them.
@@ -117,7 +117,7 @@ def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = Non
     return sum(macs for _, macs in _counted(model, shapes))
 
 
-def macs_by_value(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
+def macs_by_value(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> dict[str, int]:
     """Return the multiply-accumulates of the nodes that have any, by the name of the first value that each makes.
 
     Args:

@@ -18,9 +18,6 @@ from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, has
 
-OPTIONAL_SUMMAND_OPSET = 11
-"""C may be missing since opset 11."""
-
 Array = npt.NDArray[np.generic]
 
 

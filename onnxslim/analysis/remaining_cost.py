@@ -32,7 +32,7 @@ class Lengths:
 
     def __init__(self, coupling: Coupling) -> None:
         relations, labels = coupling.relations, coupling.labels
-        self.column = {axis: at for at, axis in enumerate(labels.start)}
+        self.column = {axis: column for column, axis in enumerate(labels.start)}
         """Where each axis that stands for others is in what `__call__` returns."""
         self._find = relations.find
         self._begin = np.array(list(labels.start.values()), np.int64)
@@ -111,10 +111,6 @@ class MacsLeft:
         """Return the MACs that are left when the labels `gone` have gone."""
         return round(self._products(gone))
 
-    def empties(self, gone: Mask) -> bool:
-        """Whether an axis would run empty."""
-        return self._lengths.empties(gone)
-
 
 def parameters_left(coupling: Coupling, model: ir.Model) -> Products:
     """Return the count of the parameters of all graphs."""
@@ -153,9 +149,9 @@ def _weights_left(coupling: Coupling, model: ir.Model, *, in_bytes: bool) -> Pro
             tensor = value.const_value
             if tensor is None or not tensor.size or not (in_bytes or is_parameter(tensor)):
                 continue
-            each = tensor.nbytes / tensor.size if in_bytes else 1.0
+            factor = tensor.nbytes / tensor.size if in_bytes else 1.0
             sizes = [size if isinstance(size, int) else 1 for size in tensor.shape]
-            terms.append(_term(lengths, axes.get(value), sizes, each))
+            terms.append(_term(lengths, axes.get(value), sizes, factor))
     return Products(lengths, terms)
 
 

@@ -1,8 +1,8 @@
-"""Applies rules to a model: `fixpoint` until nothing matches any more, `walk` once to each node.
+"""Applies rules to a model until nothing matches any more.
 
-`fixpoint` keeps a list of nodes to look at. A rewrite puts back what it may have made matchable: its own nodes, what
+The driver keeps a list of nodes to look at. A rewrite puts back what it may have made matchable: its own nodes, what
 lies below them no deeper than the deepest pattern, and the other users of what it read. So the work grows with the
-nodes and the rewrites, not with their product. Both drivers go through nodes and rules in a fixed order.
+nodes and the rewrites, not with their product. Nodes and rules are tried in a fixed order.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def fixpoint(
         accept: Has the last word on each rewrite.
         growth: How much larger the model may become in all, and what is left of that; None: a budget for this call.
     """
-    driver = _Driver(model, rules, accept, growth or Growth(), must_pay=True)
+    driver = _Driver(model, rules, accept, growth or Growth())
     reach = max((rule.prefilter.depth for rule in rules), default=0)
     waiting = collections.deque(driver.nodes())
     queued = set(waiting)
@@ -71,18 +71,6 @@ def fixpoint(
     return driver.finish()
 
 
-def walk(model: ir.Model, rules: Sequence[Rule], *, accept: Accept | None = None) -> Applied:
-    """Try rules once on each node that is there now, whether they pay or not: for passes that add nodes.
-
-    Nodes that a rewrite makes are not looked at.
-    """
-    driver = _Driver(model, rules, accept, Growth(), must_pay=False)
-    for node in driver.nodes():
-        if node.graph is not None:
-            driver.visit(node)
-    return driver.finish()
-
-
 def _downstream(node: ir.Node, reach: int) -> Iterator[ir.Node]:
     """Yield a node and those that it feeds, `reach` levels deep."""
     level, seen = [node], {node}
@@ -94,10 +82,8 @@ def _downstream(node: ir.Node, reach: int) -> Iterator[ir.Node]:
 
 
 class _Driver:
-    def __init__(
-        self, model: ir.Model, rules: Sequence[Rule], accept: Accept | None, growth: Growth, *, must_pay: bool
-    ) -> None:
-        self.model, self.accept, self.growth, self.must_pay = model, accept, growth, must_pay
+    def __init__(self, model: ir.Model, rules: Sequence[Rule], accept: Accept | None, growth: Growth) -> None:
+        self.model, self.accept, self.growth = model, accept, growth
         self.index: dict[tuple[str, str], list[Rule]] = {}
         for rule in rules:
             self.index.setdefault(rule.prefilter.root, []).append(rule)
@@ -141,7 +127,7 @@ class _Driver:
                 match = find_match(rule, node)
                 if match is None:
                     continue
-                plan = plan_rewrite(match, self.growth if self.must_pay else None)
+                plan = plan_rewrite(match, self.growth)
                 if isinstance(plan, Mismatch):
                     continue
                 why = self.accept(match, plan) if self.accept is not None else None

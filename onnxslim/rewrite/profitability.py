@@ -13,18 +13,18 @@ from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.mismatch import Mismatch, MismatchCode, NotApplicable
 
 
-def plan_rewrite(match: Match, growth: Growth | None) -> Instantiation | Mismatch:
+def plan_rewrite(match: Match, growth: Growth) -> Instantiation | Mismatch:
     """Return what a rule would put in the place of a match, or why it does not apply there.
 
     A rewrite pays if fewer nodes remain after folding, or as many and fewer bytes of constants are read.
 
     Args:
         match: The place.
-        growth: The bytes that the model may still grow by; None: the rewrite need not pay.
+        growth: The bytes that the model may still grow by.
     """
     rule, evaluation = match.rule, BodyEvaluation(match, match.rule.rewrite)
     try:
-        mismatch = _compare_nodes(match, evaluation) if growth is not None else None
+        mismatch = _compare_nodes(match, evaluation)
         if mismatch is not None:
             return mismatch
         if rule.when is not None and not holds(match, rule.when):
@@ -32,8 +32,7 @@ def plan_rewrite(match: Match, growth: Growth | None) -> Instantiation | Mismatc
         plan = evaluation.plan()
     except NotApplicable as error:
         return error.mismatch
-    mismatch = _compare_bytes(match, plan, growth) if growth is not None else None
-    return mismatch or overflow(match, plan) or plan
+    return _compare_bytes(match, plan, growth) or overflow(match, plan) or plan
 
 
 def _compare_nodes(match: Match, evaluation: BodyEvaluation) -> Mismatch | None:

@@ -146,7 +146,7 @@ def rule_files(package: str) -> tuple[tuple[str, str], ...]:
     return tuple((each.name, each.read_text(encoding="utf-8")) for each in sorted(files, key=lambda each: each.name))
 
 
-def rule_names(text: str, where: str = "<text>") -> tuple[str, ...]:
+def rule_names(text: str, where: str) -> tuple[str, ...]:
     """Return the names of the rules in `text`, whatever opset they are for."""
     return tuple(source.name for source in split_rules(text, where))
 

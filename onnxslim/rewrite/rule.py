@@ -137,11 +137,6 @@ class Rule:
         """What must hold; None: nothing."""
         return self._others.get("when")
 
-    @property
-    def root(self) -> BodyNode:
-        """The node that makes the first result; matching begins there."""
-        return self.match.makers[self.results[0].name][0]
-
     def bodies(self) -> Iterator[tuple[str, Body]]:
         """Yield the bodies and what they are called in text."""
         yield "match", self.match

@@ -33,8 +33,7 @@ class RuleText:
     all_text: str = dataclasses.field(repr=False)
     """The text of the file: most of a rule is read from it only where the rule is looked at."""
     begin: int
-    end: int
-    """Where in the text the rule begins and ends."""
+    """Where in the text the rule begins."""
     attributes: str
     taken: str
     """The parameters, as they are written."""
@@ -57,11 +56,6 @@ class RuleText:
     def comment(self) -> str:
         """The comment above it, in a line."""
         return _comment_above(self.all_text, self.begin)
-
-    @property
-    def text(self) -> str:
-        """The rule as it is written, with all its alternatives."""
-        return self.all_text[self.begin : self.end].strip()
 
     @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -183,7 +177,7 @@ def split_templates(text: str, file: str) -> Iterator[RuleTemplate]:
     def where(place: int) -> str:
         return f"{file}:{line_of(place) + 1}"
 
-    def finish(end: int) -> Iterator[RuleTemplate]:
+    def finish() -> Iterator[RuleTemplate]:
         if head is None:
             return
         if "rewrite" not in current:
@@ -196,7 +190,6 @@ def split_templates(text: str, file: str) -> Iterator[RuleTemplate]:
             file,
             text,
             begin,
-            end,
             (head["attributes"] or "").strip(),
             head["parameters"],
             head["results"],
@@ -222,7 +215,7 @@ def split_templates(text: str, file: str) -> Iterator[RuleTemplate]:
                     where=where(place),
                     hint="write name <attributes> (parameters) => (results) match { ... } rewrite { ... }",
                 )
-            yield from finish(cursor)
+            yield from finish()
             head, begin = begins, place
             current = {"match": (line_of(opening), blank[opening : closing + 1])}
             alternatives = [current["match"]]
@@ -230,7 +223,7 @@ def split_templates(text: str, file: str) -> Iterator[RuleTemplate]:
     if blank[cursor:].strip():
         place = cursor + len(blank[cursor:]) - len(blank[cursor:].lstrip())
         raise RuleError("this belongs to no rule", where=where(place), hint="is a body missing?")
-    yield from finish(cursor)
+    yield from finish()
 
 
 def _template(

@@ -24,7 +24,7 @@ from .budget import CutBudget, Share
 from .criterion import OBSERVING, Criterion
 from .cutting import cut
 from .exact import remove_exactly
-from .group_filter import Choosing, Units
+from .group_filter import GroupFilter, Units
 from .layers import layer_changes
 from .ranking import Ranker
 from .recovery import compensate, fit_again, kept
@@ -127,11 +127,11 @@ class Prune(Pass):
         )
         before = specialize_shapes(model, sizes)
         selection = Selection(self.include, self.exclude, model, context.original)
-        choosing = Choosing(selection, self.units)
-        found = remove_exactly(model, lambda coupling: choosing(coupling)[0], context.gate)
+        group_filter = GroupFilter(selection, self.units)
+        found = remove_exactly(model, lambda coupling: group_filter(coupling)[0], context.gate)
         if not found:
             reason = "no channel is dead, constant, or the same as another"
-            return Change(False, (left_alone("model", reason), *choosing(couple(model))[1]))
+            return Change(False, (left_alone("model", reason), *group_filter(couple(model))[1]))
         notes = selection.unmatched()
         for what, reason in (
             ("dead", "the outputs do not depend on them"),
@@ -139,20 +139,20 @@ class Prune(Pass):
             ("double", "others are the same, and stand for them now"),
         ):
             counts: dict[str, int] = {}
-            for each in found:
-                counts[each.name] = counts.get(each.name, 0) + getattr(each, what)
+            for removed in found:
+                counts[removed.name] = counts.get(removed.name, 0) + getattr(removed, what)
             notes += [Note(name, f"{count} {what} channels removed", reason) for name, count in counts.items() if count]
         return Change(True, tuple(notes), layer_changes(before, specialize_shapes(model, sizes)))
 
     def _by_share(self, model: ir.Model, context: Context) -> Change:
         coupling = couple(model)
         notes = [
-            left_alone(f"{each.name} axis {each.axis}", each.why.reason, each.why.code.word)
-            for each in frozen(coupling)
+            left_alone(f"{axis.name} axis {axis.axis}", axis.why.reason, axis.why.code.word)
+            for axis in frozen(coupling)
         ]
         limits = Limits(self.align, self.most, self.minimum)
         selection = Selection(self.include, self.exclude, model, context.original)
-        found, uncut = Choosing(selection, self.units, limits)(coupling)
+        found, uncut = GroupFilter(selection, self.units, limits)(coupling)
         notes += uncut
         if not found:
             return Change(False, (left_alone("model", "no group of channels can be cut"), *notes))
@@ -183,9 +183,8 @@ class Prune(Pass):
         budget = CutBudget.of(self._share(), model, coupling, sized, found, limits, context)
 
         def allotted(target: float) -> Choice:
-            if self.per_layer:
-                return allocate_evenly(coupling, found, importance, target, limits, budget.cost)
-            return allocate(coupling, found, importance, target, limits, sized, budget.cost)
+            choose = allocate_evenly if self.per_layer else allocate
+            return choose(coupling, found, importance, target, limits, budget.cost)
 
         choice = budget.reach(allotted)
         if not choice.gone.any():

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.analysis.labels import Mask
-from onnxslim.analysis.remaining_cost import Lengths, MacsLeft, RemainingCost
+from onnxslim.analysis.remaining_cost import Lengths, RemainingCost
 
 OVERSHOOT = 0.04
 """A block that would take the share of the cost this far beyond what was asked for stays."""
@@ -74,8 +73,7 @@ def allocate(
     importance: Sequence[npt.NDArray[np.float64]],
     target: float,
     limits: Limits,
-    sized: ir.Model | None = None,
-    cost: RemainingCost | None = None,
+    cost: RemainingCost,
 ) -> Choice:
     """Choose channels until the cost of the model has fallen by `target`.
 
@@ -90,31 +88,29 @@ def allocate(
             between groups.
         target: What to save, in the unit of the cost.
         limits: What every group keeps.
-        sized: A copy of the model in which symbolic dimensions have sizes, to count MACs with; None: they count as 1.
-        cost: What the model costs; None: MACs.
+        cost: What the model costs.
     """
-    left_of: RemainingCost = cost or MacsLeft(coupling, sized)
     lengths = Lengths(coupling)
     gone: Mask = np.zeros(coupling.labels.count, np.bool_)
-    start = left = left_of(gone)
+    start = left = cost(gone)
     orders = [np.argsort(scores, kind="stable") for scores in importance]
     waiting = [blocks(group, limits) for group in groups]
     taken = [0] * len(groups)
     too_much = False
 
-    def attempt(at: int) -> tuple[float, Mask, float]:
-        chosen = orders[at][taken[at] : taken[at] + waiting[at][0]]
-        without = gone | coupling.labels.removed(groups[at].roots[chosen])
-        rest = left_of(without)
-        return float(importance[at][chosen].sum()) / max(left - rest, 1e-12 * start), without, rest
+    def attempt(index: int) -> tuple[float, Mask, float]:
+        chosen = orders[index][taken[index] : taken[index] + waiting[index][0]]
+        without = gone | coupling.labels.removed(groups[index].roots[chosen])
+        rest = cost(without)
+        return float(importance[index][chosen].sum()) / max(left - rest, 1e-12 * start), without, rest
 
-    queue = [(attempt(at)[0], at) for at in range(len(groups)) if waiting[at]]
+    queue = [(attempt(index)[0], index) for index in range(len(groups)) if waiting[index]]
     heapq.heapify(queue)
     while queue and start - left < target:
-        _, at = heapq.heappop(queue)
-        price, without, rest = attempt(at)
+        _, index = heapq.heappop(queue)
+        price, without, rest = attempt(index)
         if queue and price > queue[0][0]:
-            heapq.heappush(queue, (price, at))
+            heapq.heappush(queue, (price, index))
             continue
         if rest >= left or lengths.empties(without):
             continue  # nothing to gain, or an axis would run empty: this group is done
@@ -122,9 +118,9 @@ def allocate(
             too_much = True
             continue
         gone, left = without, rest
-        taken[at] += waiting[at].pop(0)
-        if waiting[at]:
-            heapq.heappush(queue, (attempt(at)[0], at))
+        taken[index] += waiting[index].pop(0)
+        if waiting[index]:
+            heapq.heappush(queue, (attempt(index)[0], index))
     return Choice(gone, tuple(taken), too_much)
 
 
@@ -145,12 +141,14 @@ def allocate_evenly(
     start = cost(np.zeros(coupling.labels.count, np.bool_))
     orders = [np.argsort(scores, kind="stable") for scores in importance]
     steps = [np.cumsum([0, *blocks(group, limits)]) for group in groups]
-    shares = sorted({each / len(group.roots) for group, taken in zip(groups, steps, strict=True) for each in taken[1:]})
+    shares = sorted(
+        {count / len(group.roots) for group, taken in zip(groups, steps, strict=True) for count in taken[1:]}
+    )
 
     def at_share(share: float) -> tuple[float, Choice]:
         taken = [
-            int(each[np.searchsorted(each, share * len(group.roots) + 1e-9, "right") - 1])
-            for group, each in zip(groups, steps, strict=True)
+            int(counts[np.searchsorted(counts, share * len(group.roots) + 1e-9, "right") - 1])
+            for group, counts in zip(groups, steps, strict=True)
         ]
         roots = [group.roots[order[:count]] for group, order, count in zip(groups, orders, taken, strict=True)]
         gone = coupling.labels.removed(np.concatenate([np.zeros(0, np.int64), *roots]))
@@ -163,4 +161,4 @@ def allocate_evenly(
         saved, _ = at_share(shares[middle])
         low, high = (middle + 1, high) if -np.inf < saved < target else (low, middle)
     tried = [at_share(share) for share in (0.0, *shares[max(low - 1, 0) : low + 1])]
-    return min(tried, key=lambda each: abs(each[0] - target))[1]
+    return min(tried, key=lambda attempt: abs(attempt[0] - target))[1]

@@ -34,7 +34,7 @@ class Consumer:
     """How it is read, where a stored weight does."""
 
 
-def find_ends(model: ir.Model, coupling: Coupling, known: ChannelValues) -> Iterator[Consumer]:
+def find_consumers(model: ir.Model, coupling: Coupling, known: ChannelValues) -> Iterator[Consumer]:
     """Yield where channels of the main graph end. What passes through a node, place by place, does not end there."""
     for node in model.graph:
         fitted = bind(node)

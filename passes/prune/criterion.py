@@ -22,6 +22,7 @@ from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.model.constants import constant
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.ops.binding import input_index
+from onnxslim.ops.relations import Indices
 
 Scores = npt.NDArray[np.float64]
 
@@ -56,23 +57,27 @@ OBSERVING = frozenset({Criterion.RECONSTRUCTION, Criterion.ACTIVATION, Criterion
 """What looks at samples; made-up ones say nothing to it."""
 
 
-def weight_scores(coupling: Coupling, read: Sequence[Contraction], power: int) -> Scores:
-    """Return for each label its share of the weights that are multiplied and summed, to the `power`; biases do not
+def weight_scores(coupling: Coupling, read: Sequence[Contraction]) -> Scores:
+    """Return for each label its share of the squares of the weights that are multiplied and summed; biases do not
     count."""
     total = np.zeros(coupling.labels.count)
     weights = {contraction.weight for contraction in read}
     for value, axes in coupling.weights():
         if value not in weights or value.const_value is None:
             continue
-        powers = np.abs(value.const_value.numpy().astype(np.float64)) ** power
-        whole = float(powers.sum()) or 1.0
-        for at, axis in enumerate(axes):
-            labels = coupling.of_axis(axis)
-            if labels is not None:
-                places, roots = coupling.labels.bases(labels)
-                sums = powers.sum(axis=tuple(other for other in range(len(axes)) if other != at))
-                np.add.at(total, roots, sums[places] / whole)
+        squares = np.abs(value.const_value.numpy().astype(np.float64)) ** 2
+        whole = float(squares.sum())
+        for position, axis in enumerate(axes):
+            sums = squares.sum(axis=tuple(index for index in range(len(axes)) if index != position))
+            _add_shares(total, coupling, coupling.of_axis(axis), sums, whole)
     return total
+
+
+def _add_shares(total: Scores, coupling: Coupling, labels: Indices | None, sizes: Scores, whole: float) -> None:
+    """Add to the score of each label that may be cut its share of `whole`, given the sizes along its axis."""
+    if labels is not None:
+        places, roots = coupling.labels.bases(labels)
+        np.add.at(total, roots, sizes[places] / (whole or 1.0))
 
 
 def activation_scores(
@@ -93,8 +98,7 @@ def activation_scores(
         if moment is None or labels is None:
             continue
         energy = contraction.energy(moment.variance if compensated else moment.square)
-        places, roots = coupling.labels.bases(labels)
-        np.add.at(total, roots, energy[places] / (float(energy.sum()) or 1.0))
+        _add_shares(total, coupling, labels, energy, float(energy.sum()))
     return total
 
 
@@ -114,14 +118,13 @@ def filter_scores(
         operand = contraction.fitted.signature.inputs[contraction.weight_index]
         if array is None:
             continue
-        for at, (dimension, _) in enumerate(operand.axes(array.ndim)):
-            labels = coupling.of(contraction.weight, at)
+        for axis, (dimension, _) in enumerate(operand.axes(array.ndim)):
+            labels = coupling.of(contraction.weight, axis)
             if dimension.ellipsis or not set(dimension.factors) <= set(contraction.result) or labels is None:
                 continue
-            filters = np.moveaxis(array.astype(np.float64), at, 0).reshape(array.shape[at], -1)
+            filters = np.moveaxis(array.astype(np.float64), axis, 0).reshape(array.shape[axis], -1)
             scores = measure(filters)
-            places, roots = coupling.labels.bases(labels)
-            np.add.at(total, roots, scores[places] / (float(scores.sum()) or 1.0))
+            _add_shares(total, coupling, labels, scores, float(scores.sum()))
     return total
 
 
@@ -159,8 +162,7 @@ def batchnorm_scores(coupling: Coupling, model: ir.Model, original: ir.Model) ->
         if scale is None or labels is None or len(labels) != len(scale):
             continue
         sizes = np.abs(scale.astype(np.float64))
-        places, roots = coupling.labels.bases(labels)
-        np.add.at(total, roots, sizes[places] / (float(sizes.sum()) or 1.0))
+        _add_shares(total, coupling, labels, sizes, float(sizes.sum()))
     return total
 
 
@@ -169,14 +171,13 @@ def average_scores(
 ) -> Scores:
     """Return for each label its share of the mean magnitude of what its readers read, or of how seldom that is zero."""
     total = np.zeros(coupling.labels.count)
-    data = {(each.data.name, each.data_axis): each.data for each in read}
+    data = {(contraction.data.name, contraction.data_axis): contraction.data for contraction in read}
     for (name, axis), value in data.items():
         moment, labels = moments.get((name or "", axis)), coupling.of(value, axis)
         if moment is None or labels is None:
             continue
         sizes = moment.magnitude if not zeros or moment.zeros is None else 1 - moment.zeros
-        places, roots = coupling.labels.bases(labels)
-        np.add.at(total, roots, sizes[places] / (float(sizes.sum()) or 1.0))
+        _add_shares(total, coupling, labels, sizes, float(sizes.sum()))
     return total
 
 

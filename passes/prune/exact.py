@@ -23,7 +23,7 @@ from onnxslim.pipeline.rewrite_gate import RewriteGate
 
 from .biases import add_to_bias
 from .channel_values import ChannelValues
-from .consumers import Consumer, find_ends, shift_of
+from .consumers import Consumer, find_consumers, shift_of
 from .cutting import cut
 from .structural_values import follow
 
@@ -35,7 +35,7 @@ ROUNDS = 50
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class RemovedChannels:
     """What went, by the name of the group."""
 
     name: str
@@ -49,7 +49,7 @@ class Found:
 
 def remove_exactly(
     model: ir.Model, choose: Callable[[Coupling], Sequence[ChannelGroup]], gate: RewriteGate
-) -> list[Found]:
+) -> list[RemovedChannels]:
     """Remove channels that the outputs do not depend on, in place.
 
     Args:
@@ -60,14 +60,14 @@ def remove_exactly(
     Returns:
         One entry for each group and round that lost any.
     """
-    result: list[Found] = []
+    result: list[RemovedChannels] = []
     for _ in range(ROUNDS):
         coupling = couple(model)
         found = choose(coupling)
         if not found:
             break
         known = ChannelValues(model, coupling, follow)
-        ends = list(find_ends(model, coupling, known))
+        ends = list(find_consumers(model, coupling, known))
         state = (model, coupling, found, known, ends, gate)
         step = remove_dead_and_constant(*state) or merge_duplicates(*state)
         if not step:
@@ -84,7 +84,7 @@ def remove_dead_and_constant(
     known: ChannelValues,
     ends: Sequence[Consumer],
     gate: RewriteGate,
-) -> list[Found]:
+) -> list[RemovedChannels]:
     """Remove the channels that add nothing, or a constant, wherever they end."""
     labels = coupling.labels
     stays = np.zeros(labels.count, np.bool_)
@@ -114,7 +114,7 @@ def remove_dead_and_constant(
         own = group.roots[np.isin(group.roots, taken)]
         constants = int(absorbable[own].sum()) * group.width
         if len(own):
-            result.append(Found(group.name, dead=len(own) * group.width - constants, constant=constants))
+            result.append(RemovedChannels(group.name, dead=len(own) * group.width - constants, constant=constants))
     return result
 
 
@@ -125,7 +125,7 @@ def merge_duplicates(
     known: ChannelValues,
     ends: Sequence[Consumer],
     gate: RewriteGate,
-) -> list[Found]:
+) -> list[RemovedChannels]:
     """Remove the channels that hold the same as another wherever they end, and add their weights to those of it."""
     labels = coupling.labels
     barred = np.zeros(labels.count, np.bool_)
@@ -147,7 +147,7 @@ def merge_duplicates(
         ):
             held.setdefault(root, []).append((number, along.classes[at[begin:stop]].tobytes()))
     pairs: list[tuple[int, int]] = []
-    result: list[Found] = []
+    result: list[RemovedChannels] = []
     for group in found:
         first: dict[tuple[tuple[int, bytes], ...], int] = {}
         before = len(pairs)
@@ -160,7 +160,7 @@ def merge_duplicates(
         if gate.check(f"removing channels of {group.name}", DOUBLE) is not None:
             del pairs[before:]
         else:
-            result.append(Found(group.name, double=(len(pairs) - before) * group.width))
+            result.append(RemovedChannels(group.name, double=(len(pairs) - before) * group.width))
     if pairs:
         for read in _readers(ends):
             _merge(coupling, read, pairs)

@@ -33,7 +33,7 @@ class Units(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Choosing:
+class GroupFilter:
     """The filter of groups that the options make."""
 
     selection: Selection = EVERYTHING

@@ -117,7 +117,7 @@ class Ranker:
     def _scores(self, criterion: Criterion) -> tuple[Scores, list[Note]]:
         """Return for each label what the criterion says; what it says nothing about is ranked by magnitude."""
         coupling, read = self.coupling, self.read
-        fallback = weight_scores(coupling, read, 2)
+        fallback = weight_scores(coupling, read)
         notes: list[Note] = []
         match criterion:
             case Criterion.MAGNITUDE:

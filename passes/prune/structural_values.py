@@ -87,7 +87,7 @@ def _follow_axis(known: ChannelValues, node: ir.Node, result: Axis, relations: S
     elif keeps is Constancy.LOST:
         constants = np.full(size, np.nan)
     elif filled is not None:
-        constants = _filled(node, result, relations, readings, filled, size)
+        constants = _filled(result, relations, readings, filled, size)
     else:
         data = node.inputs if has(node, Trait.JOINING) else node.inputs[:1]
         constants = _agreed([numbers[value] for value in data if value is not None], size)
@@ -162,7 +162,7 @@ def _evaluated(known: ChannelValues, node: ir.Node, numbers: Mapping[ir.Value, N
 
 
 def _filled(
-    node: ir.Node, result: Axis, relations: Sequence[Relation], readings: Sequence[PlacesRead], number: float, size: int
+    result: Axis, relations: Sequence[Relation], readings: Sequence[PlacesRead], number: float, size: int
 ) -> Numbers:
     """Return the constants of an op that puts `number` where it reads nothing, along other axes as well."""
     constants = np.full(size, number)

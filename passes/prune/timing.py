@@ -80,8 +80,6 @@ class MillisecondsLeft:
             tables.append(LatencyGrid(tuple(own), np.array(measured[: len(each)]).reshape(shape)))
             measured = measured[len(each) :]
         self._grid = LayerGrid(tables)
-        self.whole = whole
-        """Milliseconds of the whole model as it is."""
         together = float(self._grid(self._widths(full)).sum())
         self._scale = min(1.0, whole / together) if together else 1.0
         self._rest = (whole - self._scale * together) / max(self._elements(nothing), 1.0)

@@ -14,9 +14,6 @@ from onnxslim.ops.traits import Trait, has, having
 
 from .shapes import reshape_target
 
-Parts = dict["ir.Value | None", "Sequence[ir.Value | None]"]
-"""What a Concat reads, by its result."""
-
 
 def join_reshapes(model: ir.Model, known: Inference) -> int:
     """Let one Reshape stand for two ops that change the shape alone, where it can be given that of the result.

@@ -188,7 +188,7 @@ class Rounds:
         usable = [rule for rule in rules if rule.name not in self._failures]
         applied = fixpoint(self._model, usable, accept=self._accept, growth=self._growth)
         self._failures.update({skipped.rule: skipped.reason for skipped in (*applied.skipped, *applied.refused)})
-        self._counts.update({f"rule {name}": count for name, count in applied.counts.items()})
+        self._counts.update(applied.counts)
         return sum(applied.counts.values())
 
     def _accept(self, match: Match, plan: Instantiation) -> str | None:
@@ -202,7 +202,7 @@ class Rounds:
     @property
     def applied(self) -> dict[str, int]:
         """How often each rule and step was applied, without those that never were."""
-        return {name.removeprefix("rule "): count for name, count in self._counts.items() if count}
+        return {name: count for name, count in self._counts.items() if count}
 
     @property
     def failures(self) -> dict[str, str]:

@@ -48,7 +48,7 @@ def _name_sizes(graph: ir.Graph, known: Inference, version: int, outermost: bool
             if run is not None and _reads_run(node, run, version):
                 continue
             if run is not None and (version >= SHAPE_RUNS_SINCE or run[3]):
-                first[fact.dtype, fact.shape, fact.elements] = _read_run(graph, node, run, version)
+                first[fact.dtype, fact.shape, fact.elements] = _read_run(graph, node, run)
                 count += 1
     return count
 
@@ -82,7 +82,7 @@ def _reads_run(node: ir.Node, run: Run, version: int) -> bool:
     return source is not None and source.is_graph_input() and (source is run[0] or version < SHAPE_RUNS_SINCE)
 
 
-def _read_run(graph: ir.Graph, node: ir.Node, run: Run, version: int) -> ir.Value:
+def _read_run(graph: ir.Graph, node: ir.Node, run: Run) -> ir.Value:
     source, start, end, whole = run
     attributes = [] if whole else [ir.AttrInt64("start", start), ir.AttrInt64("end", end)]
     shape = ir.Node("", "Shape", [source], attributes, name=node.name)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from insert_dead_channels import plant_dead, plant_double
-from onnxslim.passes.prune.exact import Found, remove_exactly
+from onnxslim.passes.prune.exact import RemovedChannels, remove_exactly
 from onnxslim.passes.simplify import Simplify
 
 from onnxslim.analysis.coupling import couple, groups
@@ -85,7 +85,7 @@ def plant(model: ir.Model) -> tuple[ir.Model, int]:
     return model, sum(group.width for group in chosen)
 
 
-def removed(model: ir.Model, original: ir.Model, samples: Samples) -> tuple[list[Found], float, float]:
+def removed(model: ir.Model, original: ir.Model, samples: Samples) -> tuple[list[RemovedChannels], float, float]:
     """Return what went, the largest error relative to the largest output, and the seconds that it took."""
     left = model.clone()
     apart = untie_vectors(left)

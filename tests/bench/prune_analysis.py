@@ -59,7 +59,7 @@ def row(path: pathlib.Path) -> str:
         cost = MacsLeft(coupling, sized)
         scores = [np.linspace(0, 1, len(group.roots)) for group in found]
         whole = cost(np.zeros(coupling.labels.count, np.bool_))
-        allocate(coupling, found, scores, 0.3 * whole, Limits(8, 0.8), sized, cost)
+        allocate(coupling, found, scores, 0.3 * whole, Limits(8, 0.8), cost)
         marks.append(time.perf_counter())
         if traced:
             peak = tracemalloc.get_traced_memory()[1] / max(weights, 1)

@@ -38,5 +38,5 @@ def test_spellings_and_words_are_rules_of_their_own():
     text = """r for F G = Relu Abs | Neg Exp (x) => (y)
     match { y = F (G (x)) } or { y = G (F (x)) }
     rewrite { y = F (x) }"""
-    assert rule_names(text) == ("r_relu", "r_relu_2", "r_neg", "r_neg_2")
+    assert rule_names(text, "<text>") == ("r_relu", "r_relu_2", "r_neg", "r_neg_2")
     assert [node.op_type for node in read_rules(text, 17)[3].match.operations()] == ["Neg", "Exp"]

@@ -32,8 +32,9 @@ def test_every_prefilter_agrees_with_the_rule(opset: int) -> None:
     assert rules
     for rule in rules:
         seen = rule.prefilter
-        assert seen.root == (rule.root.domain, rule.root.op_type), rule.name
-        assert seen.input_producers == tuple(input_producer(rule, name) for name in rule.root.inputs), rule.name
+        root = rule.match.makers[rule.results[0].name][0]
+        assert seen.root == (root.domain, root.op_type), rule.name
+        assert seen.input_producers == tuple(input_producer(rule, name) for name in root.inputs), rule.name
         assert seen.required_producers == {post for post in seen.input_producers if post is not None}, rule.name
         assert seen.depth == depth(rule.match, rule.results[0].name), rule.name
 

@@ -7,10 +7,11 @@ import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnxslim.passes.prune.allocation import OVERSHOOT, Limits, MacsLeft, allocate, blocks
+from onnxslim.passes.prune.allocation import OVERSHOOT, Limits, allocate, blocks
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import ChannelGroup, couple, groups
+from onnxslim.analysis.remaining_cost import MacsLeft
 
 CHAIN = built(
     """g (float[1,3,8,8] x) => (float[1,4,8,8] y) {
@@ -80,7 +81,12 @@ def test_as_many_macs_go_as_were_asked_for(ratio: float) -> None:
     found = groups(coupling)
     total = measure_cost(CHAIN).macs
     choice = allocate(
-        coupling, found, [np.ones(len(each.roots)) for each in found], round(ratio * total), Limits(8, 0.8)
+        coupling,
+        found,
+        [np.ones(len(each.roots)) for each in found],
+        round(ratio * total),
+        Limits(8, 0.8),
+        MacsLeft(coupling),
     )
     saved = 1 - MacsLeft(coupling)(choice.gone) / total
     assert ratio - 0.1 <= saved <= ratio + OVERSHOOT
@@ -91,7 +97,7 @@ def test_the_least_important_channels_go_first() -> None:
     coupling = couple(CHAIN)
     found = groups(coupling)
     scores = [np.arange(len(each.roots), dtype=np.float64) for each in found]
-    choice = allocate(coupling, found, scores, measure_cost(CHAIN).macs // 8, Limits(8, 0.8))
+    choice = allocate(coupling, found, scores, measure_cost(CHAIN).macs // 8, Limits(8, 0.8), MacsLeft(coupling))
     assert sorted(choice.taken) == [0, 8]
     (chosen,) = (each for each, taken in zip(found, choice.taken, strict=True) if taken)
     assert choice.gone[chosen.roots].tolist() == [True] * 8 + [False] * (len(chosen.roots) - 8)
@@ -101,5 +107,5 @@ def test_nothing_goes_where_nothing_is_asked_for_or_to_be_had() -> None:
     coupling = couple(CHAIN)
     found = groups(coupling)
     scores = [np.ones(len(each.roots)) for each in found]
-    assert not allocate(coupling, found, scores, 0, Limits(8, 0.8)).gone.any()
-    assert not allocate(coupling, [], [], 100, Limits(8, 0.8)).gone.any()
+    assert not allocate(coupling, found, scores, 0, Limits(8, 0.8), MacsLeft(coupling)).gone.any()
+    assert not allocate(coupling, [], [], 100, Limits(8, 0.8), MacsLeft(coupling)).gone.any()

@@ -12,7 +12,7 @@ from channel_models import CHANNEL_MODELS, built, weight
 from onnxslim.passes.prune import Prune
 from onnxslim.passes.prune.allocation import Limits, allocate, allocate_evenly, blocks
 from onnxslim.passes.prune.cutting import cut
-from onnxslim.passes.prune.group_filter import Choosing, Units, in_one_piece
+from onnxslim.passes.prune.group_filter import GroupFilter, Units, in_one_piece
 from onnxslim.passes.prune.timing import MillisecondsLeft
 from onnxslim.passes.quant import Quant
 from story import make_context
@@ -107,7 +107,7 @@ def test_what_a_channel_saves_depends_on_what_is_counted() -> None:
     assert 1 - macs(gone) / macs(nothing) < 0.02
     assert 1 - parameters(gone) / parameters(nothing) > 0.2
     for cost, least in ((macs, 200), (parameters, 48)):
-        choice = allocate(coupling, [dense], [np.ones(256)], 0.2 * cost(nothing), Limits(8, 0.9), None, cost)
+        choice = allocate(coupling, [dense], [np.ones(256)], 0.2 * cost(nothing), Limits(8, 0.9), cost)
         assert choice.taken[0] >= least
 
 
@@ -136,7 +136,7 @@ def test_a_minimum_stays() -> None:
 def test_heads_are_cut_whole_or_within(units: Units) -> None:
     model = CHANNEL_MODELS["attention"]
     coupling = couple(model)
-    chosen, notes = Choosing(units=units)(coupling)
+    chosen, notes = GroupFilter(units=units)(coupling)
     whole = {in_one_piece(coupling, group) for group in chosen}
     # Two key heads, each with its two query heads; and the places within the heads.
     assert whole == {Units.AUTO: {True, False}, Units.WHOLE: {True}, Units.WITHIN: {False}}[units]

@@ -8,11 +8,11 @@ import onnx_ir as ir
 import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from exactness import some_of_each, zeroed
-from onnxslim.passes.prune.allocation import MacsLeft
 from onnxslim.passes.prune.cutting import cut
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import couple, groups
+from onnxslim.analysis.remaining_cost import MacsLeft
 from onnxslim.analysis.shapes import forget_shapes, infer_shapes
 from onnxslim.runtime.session import Session
 

@@ -12,7 +12,7 @@ import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from insert_dead_channels import plant_dead, plant_double
 from onnxslim.passes.prune import exact
-from onnxslim.passes.prune.exact import Found, remove_exactly
+from onnxslim.passes.prune.exact import RemovedChannels, remove_exactly
 from onnxslim.passes.simplify import Simplify
 from story import make_context
 from zoo import MODELS, zoo_file
@@ -32,7 +32,7 @@ def run(model: ir.Model, count: int = 2) -> list[np.ndarray]:
     return [array for batch in synthetic_samples(model, count).batches() for array in session.run(batch.feeds).values()]
 
 
-def removed(model: ir.Model) -> tuple[ir.Model, list[Found]]:
+def removed(model: ir.Model) -> tuple[ir.Model, list[RemovedChannels]]:
     """Return a copy that lost what it could, checked to say the same."""
     before = run(model)
     left = model.clone()
@@ -46,7 +46,7 @@ def removed(model: ir.Model) -> tuple[ir.Model, list[Found]]:
     return left, found
 
 
-def total(found: list[Found]) -> tuple[int, int, int]:
+def total(found: list[RemovedChannels]) -> tuple[int, int, int]:
     return sum(each.dead for each in found), sum(each.constant for each in found), sum(each.double for each in found)
 
 
@@ -395,14 +395,14 @@ def test_channels_that_no_tuple_of_a_scatter_reaches_go() -> None:
 
 
 def test_what_is_found_wrong_is_left_out_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = exact.find_ends
+    honest = exact.find_consumers
 
     def mistaken(*arguments: object) -> Iterator[exact.Consumer]:
         for end in honest(*arguments):  # type: ignore[arg-type]
             wrong = end.read is not None and end.read.weight.name == "w2"
             yield dataclasses.replace(end, inert=np.ones_like(end.inert)) if wrong else end
 
-    monkeypatch.setattr(exact, "find_ends", mistaken)
+    monkeypatch.setattr(exact, "find_consumers", mistaken)
     w1, w2 = weight(4, 8), weight(6, 5)
     model = built(
         """g (float[N,4] x, float[N,4] z) => (float[N,3] y, float[N,5] q) {

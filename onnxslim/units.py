@@ -41,13 +41,6 @@ def in_percent(share: float | None) -> str:
     return f"{share:.2%}".replace("%", " %") if 0 <= share <= 1 else f"{share:.4g}"
 
 
-def in_points(before: float, after: float) -> str:
-    """Return how far a share rose or fell, in percentage points."""
-    if not (0 <= before <= 1 and 0 <= after <= 1):
-        return f"{after - before:+.4g}"
-    return f"{100 * (after - before):+.2f} points"
-
-
 def with_interval(interval: Interval | None, digits: int = 2, scale: float = 1.0, unit: str = "") -> str:
     """Return ``28.70 dB (28.50 to 28.90)``."""
     if interval is None:

@@ -165,7 +165,7 @@ reports = st.builds(
     input=files,
     output=files,
     target=st.builds(Target, text, text, text, st.integers(1, 64)),
-    data=records(DataSource, source=text, samples=st.none() | counts, labels=st.booleans(), synthetic=st.booleans()),
+    data=records(DataSource, source=text, samples=counts, labels=st.booleans(), synthetic=st.booleans()),
     before=figures,
     after=figures,
     ratio=records(

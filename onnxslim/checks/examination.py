@@ -36,8 +36,8 @@ def examine(
     open_session: Callable[[ir.Model], Session],
     seed: int,
     *,
-    lossy: Sequence[str] = (),
-    classes: str | None = None,
+    lossy: Sequence[str],
+    classes: str | None,
 ) -> tuple[Diagnostic, ...]:
     """Return the problems of the samples as warnings. The checked samples are drawn with the seed.
 

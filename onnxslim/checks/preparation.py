@@ -83,7 +83,7 @@ def check_preparation(
     count = int(given.counts.sum())
     distance = _early(gauge, given)
     if distance > MISFIT + OF_FEW / count:
-        return _explain(prepared, given, distance, count)
+        return _explain(prepared, distance, count)
     if name is None or count < FEWEST or batches[0].feeds[name].shape[1] != 3 or _grey(batches, name):
         return []
     found = _exchanged(prepared, given, np.random.default_rng(seed))
@@ -103,7 +103,7 @@ def _early(gauge: Gauge, given: SampleStatistics) -> float:
     return float(gauge.distances(given)[:EARLY].mean())
 
 
-def _explain(prepared: Prepared, given: SampleStatistics, distance: float, count: int) -> list[Diagnostic]:
+def _explain(prepared: Prepared, distance: float, count: int) -> list[Diagnostic]:
     best = _likeliest(prepared)
     message = (
         f"the statistics of {count} samples at the model's first BatchNormalizations are {distance:.2g} off those that "

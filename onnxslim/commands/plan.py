@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from onnxslim.data import Samples, synthetic_samples
-from onnxslim.data.synthetic import SampleRecipe, SyntheticSource
+from onnxslim.data import no_samples, synthetic_samples
 from onnxslim.model import open_model
 from onnxslim.pipeline.discovery import find_pass, pass_names
 from onnxslim.pipeline.interface import Context, Kind, Pass
@@ -42,16 +41,13 @@ class ModelPlan:
     passes: Annotated[tuple[PlannedPass, ...], "in the order in which they would run, each on what the last one left"]
 
 
-def plan_model(
-    path: str | os.PathLike[str], passes: str | None = None, *, seed: int = 0, inline: bool = True
-) -> ModelPlan:
+def plan_model(path: str | os.PathLike[str], passes: str | None = None, *, inline: bool = True) -> ModelPlan:
     """Say what passes would do to the model at `path`. No verdict is passed: optimize may roll some of it back.
 
     Args:
         path: The ONNX file.
         passes: As ``-p`` takes them; each is told on what the one before leaves. None: every exact pass that says of
             itself what it would do, each on the model as it is.
-        seed: Of what the passes draw.
         inline: Inline local functions first.
 
     Raises:
@@ -63,30 +59,25 @@ def plan_model(
     steps = _that_tell() if passes is None else schedule(list(parse_passes(passes)))
     context = Context(
         original=model,
-        samples=_nothing() if all(map(_tells, steps)) else synthetic_samples(model, SAMPLES, seed, target=target),
+        samples=no_samples() if all(map(_tells, steps)) else synthetic_samples(model, SAMPLES, target=target),
         target=target,
-        generator=np.random.default_rng(seed),
-        open_session=lambda each: Session.of(each, target),
+        generator=np.random.default_rng(0),
+        open_session=lambda opened: Session.of(opened, target),
     )
-    told = []
+    planned = []
     current = model
     for step in steps:
         clone = (current if passes is not None else model).clone()
-        told.append(PlannedPass(step.name, option_values(step), step.judged_as.value, step.plan(clone, context)))
+        planned.append(PlannedPass(step.name, option_values(step), step.judged_as.value, step.plan(clone, context)))
         current = clone
-    return ModelPlan(os.fspath(Path(path)), tuple(told))
+    return ModelPlan(os.fspath(Path(path)), tuple(planned))
 
 
 def _tells(step: Pass | type[Pass]) -> bool:
-    """Whether a pass says of itself what it would do; then it must not be run on samples for it."""
+    """Whether a pass says of itself what it would do: it needs no samples, and the model need not run to find some."""
     return (step if isinstance(step, type) else type(step)).plan is not Pass.plan
 
 
 def _that_tell() -> tuple[Pass, ...]:
     found = (find_pass(name) for name in pass_names(ours=True))
-    return tuple(each() for each in found if each.kind is Kind.EXACT and _tells(each))
-
-
-def _nothing() -> Samples:
-    """Return no samples: a plan that is told needs none, and to find some the model would have to run."""
-    return Samples(SyntheticSource(SampleRecipe((), (), {}), 0, 0), "no samples", synthetic=True)
+    return tuple(step() for step in found if step.kind is Kind.EXACT and _tells(step))

@@ -139,7 +139,7 @@ def fit_table(
     by_row = _by_row(columns)
     batch = next((s.shape[0] for s in inputs if s.shape and isinstance(s.shape[0], int)), None) if by_row else 1
     if not by_row:
-        columns = _with_strides(columns, where)
+        columns = _with_strides(columns)
     counts = {column.spec.name: rows // column.stride for column in columns if (rows := column.rows()) is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} holds {count}" for name, count in counts.items())
@@ -236,7 +236,7 @@ def _by_row(columns: Sequence[Column]) -> bool:
     )
 
 
-def _with_strides(columns: Sequence[Column], where: str) -> tuple[Column, ...]:
+def _with_strides(columns: Sequence[Column]) -> tuple[Column, ...]:
     """Return `columns` with the rows per run; rows of free dimensions are divided equally among the runs."""
     counted: list[Column] = []
     for column in columns:

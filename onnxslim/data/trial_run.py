@@ -40,7 +40,6 @@ def run_in_child(
     *,
     data: object = None,
     preprocess: str | None = None,
-    timeout: float = TIMEOUT,
 ) -> None:
     """Run `model` once in a child process, if it could end the process that runs it.
 
@@ -50,7 +49,6 @@ def run_in_child(
         target: Target of the later runs.
         data: Samples of the later runs, as in `open_samples`; synthetic samples are used unless this is a path.
         preprocess: Preprocessing of images.
-        timeout: Time limit of the child, in seconds.
 
     Raises:
         RunError: The model ended the child. Other errors are reported by the later runs.
@@ -73,7 +71,7 @@ def run_in_child(
                 input=json.dumps(request),
                 capture_output=True,
                 text=True,
-                timeout=timeout,
+                timeout=TIMEOUT,
                 check=False,
             )
         except (subprocess.TimeoutExpired, OSError):

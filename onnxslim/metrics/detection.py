@@ -42,7 +42,6 @@ class Detection(Metric):
     same_shapes: ClassVar[bool] = False
     resamples: ClassVar[int] = 200
     units: ClassVar[Mapping[str, str]] = {"score error": ""}
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"score error"})
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:

@@ -38,7 +38,6 @@ class Generation(Metric):
 
     name: ClassVar[str] = "generation"
     units: ClassVar[Mapping[str, str]] = {ENTROPY: ""}
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({ENTROPY})
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:

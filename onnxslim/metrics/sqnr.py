@@ -27,7 +27,6 @@ class Sqnr(Metric):
     harmful: ClassVar[float] = 0.1
     """20 dB."""
     reads_labels: ClassVar[bool] = False
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"relative error"})
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:

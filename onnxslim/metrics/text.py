@@ -35,7 +35,6 @@ class Text(Metric):
     """Whether the output has scores along its last axis; otherwise it holds labels."""
 
     name: ClassVar[str] = "text"
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"edits per character"})
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:

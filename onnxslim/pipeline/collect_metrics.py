@@ -155,8 +155,6 @@ def check_budget(judge: Judge, result: MeasuredModel) -> Budget:
         )
     if settled(loss, max_drop):
         return budget(None, "the interval of the loss lies within the budget")
-    if judge.run.validation.count is None:
-        return budget(None, "the samples are streamed")
     needed = samples_to_settle(loss, max_drop, judge.run.validation.count)
     return budget(needed, None if needed is not None else "what is lost is just what may be")
 
@@ -167,7 +165,7 @@ def make_report(
     records: Sequence[PassRecord],
     files: tuple[pathlib.Path, pathlib.Path],
     digest: str | None,
-    subsets: Sequence[Subset] = (),
+    subsets: Sequence[Subset],
 ) -> Report:
     """Measure both ends and put the report together.
 

@@ -9,22 +9,18 @@ from onnxslim.pipeline.interface import Pass
 from onnxslim.pipeline.recipe import format_passes
 from onnxslim.pipeline.records import PassRecord
 
-HARMED = 0.01
-"""A pass has clearly done harm where it cost more than this, by the lower end of the interval of what is lost."""
 GENTLER = 0.5
 """The part of its strength at which a milder form is suggested."""
 
 
-def harm(
-    steps: Sequence[Pass], records: Sequence[PassRecord], lost: str, harmed: float = HARMED
-) -> Iterator[Diagnostic]:
+def harm(steps: Sequence[Pass], records: Sequence[PassRecord], lost: str, harmed: float) -> Iterator[Diagnostic]:
     """Yield a warning for each lossy pass that was kept and clearly did harm.
 
     Args:
         steps: The passes, as they were asked for.
         records: What became of them.
         lost: What a loss is a loss of, in the task's terms.
-        harmed: The loss from which on it is harm.
+        harmed: The loss from which on it is harm, by the lower end of its interval (`Metric.harmful`).
     """
     before = 0.0
     for step, record in zip(steps, records, strict=True):

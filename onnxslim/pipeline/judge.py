@@ -149,16 +149,16 @@ class Judge:
         return Reason(ReasonCode.OUTPUTS_UNCHANGED if self.request.check else ReasonCode.NOT_COMPARED)
 
     def _within(self, loss: Interval | None) -> Reason:
-        max_drop, count = self.request.max_drop, self.run.validation.count
+        max_drop = self.request.max_drop
         if self.run.validation.synthetic:
             return Reason(ReasonCode.NOT_CLAIMED)
         if max_drop is None:
             return Reason(ReasonCode.NO_BUDGET)
         if loss is None:
             return Reason(ReasonCode.WITHIN_BUDGET)
-        if loss.high <= max_drop or count is None:
+        if loss.high <= max_drop:
             return Reason(ReasonCode.WITHIN_BUDGET_LOSS, (loss.value,))
-        needed = samples_to_settle(loss, max_drop, count)
+        needed = samples_to_settle(loss, max_drop, self.run.validation.count)
         if needed is None:
             return Reason(ReasonCode.WITHIN_BUDGET_UNSURE, (loss.value, loss.low, loss.high))
         return Reason(ReasonCode.WITHIN_BUDGET_SAMPLES, (loss.value, loss.low, loss.high, needed))

@@ -199,8 +199,8 @@ def share_samples(
     return calibration, validation
 
 
-def set_aside(count: int | None, budget: float | None) -> float:
-    """Return which share of `count` samples (None: not known) measures, such that they resolve the budget."""
+def set_aside(count: int, budget: float | None) -> float:
+    """Return which share of `count` samples measures, such that they resolve the budget."""
     if budget is None or not count:
         return SET_ASIDE
     needed = RESOLVES / max(budget, 1e-9) / count

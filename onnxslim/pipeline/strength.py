@@ -41,9 +41,7 @@ class Trial:
     holds: bool
 
 
-def next_strength(
-    trials: Sequence[Trial], spent: float, limit: float, opening: float, most: int = MOST_TRIES
-) -> float | None:
+def next_strength(trials: Sequence[Trial], spent: float, limit: float, opening: float, most: int) -> float | None:
     """Return the strength to try next, None where the search has come to its end.
 
     Args:

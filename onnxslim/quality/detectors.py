@@ -25,7 +25,6 @@ BOXES = re.compile(r"(?i)(box|bbox|location|^loc|rect)")
 SCORES = re.compile(r"(?i)(score|conf|prob)")
 CLASSES = re.compile(r"(?i)(class|label|categor|cls)")
 LOGITS = re.compile(r"(?i)(logit|score|class|cls)")
-COUNT = re.compile(r"(?i)num")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,7 @@ def _single(evidence: Evidence) -> Iterator[RecognisedHead]:
         if 6 <= columns <= WIDEST and rows >= FEWEST and rows > columns:
             yield from _anchors_first(output, table, evidence)
         if columns == 6 and rows < FEWEST and _are_rows(table):
-            yield _rows(output, evidence)
+            yield _rows(output)
         if 5 <= rows <= WIDEST and columns >= FEWEST and columns > rows:
             yield from _channels_first(output, table, evidence)
 
@@ -69,7 +68,7 @@ def _anchors_first(output: OutputEvidence, table: Floats, evidence: Evidence) ->
     rows, columns = table.shape
     name, shape = output.name, list(output.shape)
     if columns == 6 and _are_rows(table):
-        yield _rows(output, evidence)
+        yield _rows(output)
         return
     scores = table[:, 4:]
     if not _in_unit(scores):
@@ -105,7 +104,7 @@ def _anchors_first(output: OutputEvidence, table: Floats, evidence: Evidence) ->
     )
 
 
-def _rows(output: OutputEvidence, evidence: Evidence) -> RecognisedHead:
+def _rows(output: OutputEvidence) -> RecognisedHead:
     name = output.name
     slices = Slice(name, "boxes", -1, 0, 4), Slice(name, "scores", -1, 4, 5), Slice(name, "classes", -1, 5, 6)
     reason = f"{name} {list(output.shape)} holds corners, score and class of each box, doubles suppressed inside"

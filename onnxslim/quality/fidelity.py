@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.data import Samples
 from onnxslim.quality.metric import Slice, by_sample
-from onnxslim.runtime.session import Session
 from onnxslim.runtime.statistics import Interval, bootstrap, wilson
 
 IDENTICAL = "the outputs are identical"
@@ -135,39 +133,6 @@ def cosine(rows: npt.NDArray[np.float64]) -> float:
     return float(np.clip(rows[:, 3].sum() / length, -1.0, 1.0)) if length > 0 else 0.0
 
 
-def measure_fidelity(
-    reference: Session,
-    candidate: Session,
-    samples: Samples,
-    *,
-    generator: np.random.Generator,
-    size: int | None = None,
-) -> Fidelity:
-    """Return the fidelity of a candidate, from running both models, with equal output names, on all samples.
-
-    SQNR and cosine have bootstrap intervals over the samples, shares of equal elements have Wilson's. The elements of a
-    sample count as one trial, by their share, since they are not independent. If one output is NaN or infinite and the
-    other is not, there is no SQNR.
-
-    Args:
-        reference: Session of the original.
-        candidate: Session of the candidate.
-        samples: The samples.
-        generator: Random generator of the bootstrap.
-        size: Samples per run (None: 1). They still count separately if the outputs have a sample axis.
-
-    Raises:
-        RunError: A model does not run, or lacks an output of the other model.
-        DataError: The samples cannot be read.
-    """
-    tallies = start_tallies([spec.name for spec in reference.outputs])
-    names = list(tallies)
-    for batch in samples.batches(size):
-        outputs = reference.run(batch.feeds, names), candidate.run(batch.feeds, names)
-        add_run(tallies, *outputs, batch.count)
-    return summarize(list(tallies.values()), generator)
-
-
 def start_tallies(names: Sequence[str], slices: Sequence[Slice] = ()) -> dict[str, Tally]:
     """Return empty tallies of the outputs and their slices."""
     return {
@@ -186,7 +151,12 @@ def add_run(
 
 
 def summarize(tallies: Sequence[Tally], generator: np.random.Generator) -> Fidelity:
-    """Return the fidelity of a model from the tallies of its outputs."""
+    """Return the fidelity of a model from the tallies of its outputs.
+
+    SQNR and cosine have bootstrap intervals over the samples, shares of equal elements have Wilson's. The elements of a
+    sample count as one trial, by their share, since they are not independent. If one output is NaN or infinite and the
+    other is not, there is no SQNR.
+    """
     outputs = tuple(tally.result(generator) for tally in tallies)
     agreement = next((output.agreement for output in outputs if output.agreement is not None), None)
     for output, tally in zip(outputs, tallies, strict=True):

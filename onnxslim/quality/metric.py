@@ -61,8 +61,6 @@ class Metric(abc.ABC):
     """Name for ``--metric``, and of the module."""
     units: ClassVar[Mapping[str, str]] = {}
     """Units of the figures that are not shares: dB, or empty."""
-    lower_is_better: ClassVar[frozenset[str]] = frozenset()
-    """Figures that fall if a model gets better."""
     same_shapes: ClassVar[bool] = True
     """Whether outputs must have the shapes of the reference; detectors give varying numbers of boxes."""
     harmful: ClassVar[float] = 0.01

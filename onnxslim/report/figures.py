@@ -104,7 +104,7 @@ def data_words(data: DataSource) -> str:
     """Return what was measured on."""
     if data.synthetic:
         return "The data is synthetic: speed and size are real, accuracy and agreement say nothing about your data."
-    count = "samples" if data.samples is None else f"{data.samples:,} sample{'s' * (data.samples != 1)}"
+    count = f"{data.samples:,} sample{'s' * (data.samples != 1)}"
     return f"Measured on {count} {'with' if data.labels else 'without'} labels: {data.source}"
 
 

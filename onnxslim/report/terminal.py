@@ -36,14 +36,12 @@ def print_report(report: Report, console: Console, *, verbose: bool = False, rep
     print_judgement(report.quality, console)
     budget = report.budget
     if budget.max_drop is not None:
-        verdict = "met" if budget.met else "missed"
+        verdict = "met"
         if budget.confidence is not None:
             verdict += f" with a confidence of {in_percent(budget.confidence)}"
         elif budget.samples_needed is not None:
             verdict += f" by the estimate; about {budget.samples_needed:,} samples to measure with would settle it"
-        line(
-            console, f"Budget: at most {in_percent(budget.max_drop)} lost, {verdict}", style="" if budget.met else "red"
-        )
+        line(console, f"Budget: at most {in_percent(budget.max_drop)} lost, {verdict}")
     if report.passes:
         console.print(passes_table(report.passes))
     for step in report.passes:

@@ -74,11 +74,6 @@ class Child:
         self._reader = threading.Thread(target=self._read, name="onnxslim-child", daemon=True)
         self._reader.start()
 
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
-
     def send(self, request: Mapping[str, Any]) -> None:
         """Send a request to the child.
 

@@ -57,8 +57,6 @@ class LayerTimes:
         self._cache = Cache("layers", circumstances, folder)
         self._target, self._time_layers = target, time_layers
         self._refused: set[str] = set()
-        self.measured = 0
-        """Number of layers that were measured instead of found in the cache."""
 
     def milliseconds(
         self, layers: Sequence[TimedLayer], progress: Callable[[int, int], None] = lambda done, total: None
@@ -89,7 +87,6 @@ class LayerTimes:
         times = self._time_layers([layer.model() for layer in layers.values()], self._target)
         known = {key: time for key, time in zip(layers, times, strict=True) if time is not None}
         self._refused |= layers.keys() - known.keys()
-        self.measured += len(known)
         return known
 
 

@@ -34,7 +34,7 @@ from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.data import open_samples
 from onnxslim.observe.probe import truncated
 from onnxslim.pipeline.interface import Context
-from onnxslim.quality.fidelity import measure_fidelity
+from onnxslim.quality.fidelity import add_run, start_tallies, summarize
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import detect_target
 from onnxslim.runtime.timing import compare_latency
@@ -84,7 +84,10 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
         work.split([(layer, picked[layer.name]) for layer in work.layers if layer.name in picked])
         seconds = time.perf_counter() - started
         session = Session.of(model, target)
-        fidelity = measure_fidelity(original, session, held_out, generator=np.random.default_rng(0))
+        tallies = start_tallies([spec.name for spec in original.outputs])
+        for batch in held_out.batches():
+            add_run(tallies, *(side.run(batch.feeds, list(tallies)) for side in (original, session)), batch.count)
+        fidelity = summarize(list(tallies.values()), np.random.default_rng(0))
         figures = ", ".join(
             f"{one.name} {one.sqnr_db.value:.1f}" if one.sqnr_db else f"{one.name} -" for one in fidelity.outputs
         )

@@ -73,17 +73,18 @@ def test_one_class_and_outputs_that_never_change_are_told() -> None:
 def test_few_samples_for_what_is_asked_are_told(count: int, expected: list[str]) -> None:
     session = Session.of(RESNET8)
     samples = open_samples({"image": images(count)}, session.inputs)
-    found = examine(open_model(RESNET8), session, samples, None, Session.of, 0, lossy=["quant"])
+    found = examine(open_model(RESNET8), session, samples, None, Session.of, 0, lossy=["quant"], classes=None)
     assert [each.code for each in found] == expected
-    assert examine(open_model(RESNET8), session, samples, None, Session.of, 0) == ()
+    assert examine(open_model(RESNET8), session, samples, None, Session.of, 0, lossy=(), classes=None) == ()
 
 
 def test_samples_that_calibrate_and_measure_are_told() -> None:
     session = Session.of(RESNET8)
     one, other = (open_samples({"image": each}, session.inputs) for each in (images(80), images(200)[80:]))
     model = open_model(RESNET8)
-    assert [each.code for each in examine(model, session, one, one, Session.of, 0)] == ["shared-samples"]
-    assert examine(model, session, one, other, Session.of, 0) == ()
+    (shared,) = examine(model, session, one, one, Session.of, 0, lossy=(), classes=None)
+    assert shared.code == "shared-samples"
+    assert examine(model, session, one, other, Session.of, 0, lossy=(), classes=None) == ()
 
 
 def test_the_report_holds_what_was_found() -> None:

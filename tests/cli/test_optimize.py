@@ -8,8 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 from page_checks import check_page
-
-from onnxslim.report.json import from_json
+from read_report import from_json
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from classifier import classifier
+from read_report import from_json
 from zoo import MODELS
 
 import onnxslim
@@ -12,7 +13,7 @@ from onnxslim.analysis.cost import count_macs, measure_cost
 from onnxslim.data import open_samples
 from onnxslim.pipeline.breakdown import ADDED, break_down
 from onnxslim.pipeline.interface import LayerChange
-from onnxslim.report.json import from_json, to_json
+from onnxslim.report.json import to_json
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import detect_target
 

@@ -17,7 +17,7 @@ Curve = Callable[[float], float]
 def search(curve: Curve, limit: float, opening: float = 1.0, spent: float = 0.0) -> list[Trial]:
     """Return the tries of a search, where a try at a strength loses what the curve says."""
     trials: list[Trial] = []
-    while (strength := next_strength(trials, spent, limit, opening)) is not None:
+    while (strength := next_strength(trials, spent, limit, opening, MOST_TRIES)) is not None:
         assert 0 < strength <= 1
         trials.append(Trial(strength, curve(strength), curve(strength) <= limit))
         assert len(trials) <= MOST_TRIES
@@ -63,7 +63,7 @@ def test_a_pass_that_loses_nothing_is_taken_as_far_as_it_goes() -> None:
 
 def test_losses_that_are_not_known_are_searched_by_halves() -> None:
     trials: list[Trial] = []
-    while (strength := next_strength(trials, 0.0, 0.01, 1.0)) is not None:
+    while (strength := next_strength(trials, 0.0, 0.01, 1.0, MOST_TRIES)) is not None:
         trials.append(Trial(strength, None, strength < 0.3))
     best = strongest(trials)
     assert best is not None

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fidelities import measure_fidelity
 from sample_models import from_text
 
 from onnxslim.data import open_samples
@@ -15,7 +16,6 @@ from onnxslim.quality.fidelity import (
     IDENTICAL,
     add_run,
     cosine,
-    measure_fidelity,
     sqnr_db,
     start_tallies,
     summarize,

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 from page_checks import check_page
+from read_report import from_json
 from report_strategies import sample_report
 
 import onnxslim
 from onnxslim.errors import OutputError, UsageError
 from onnxslim.report.destination import check_destinations, save_report
-from onnxslim.report.json import from_json
 
 
 def test_the_suffix_decides(tmp_path):

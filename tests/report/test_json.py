@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from read_report import from_json
 from report_strategies import reports, sample_report
 
 from onnxslim.errors import OutputError
 from onnxslim.pipeline.records import Budget, ModelFile, Report
-from onnxslim.report.json import dumps, from_json, to_json, write_json
+from onnxslim.report.destination import save_report
+from onnxslim.report.json import dumps, to_json
 
 
 @given(reports)
@@ -102,14 +105,14 @@ def test_a_null_must_say_why_and_a_number_must_be_one():
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "out.json"
-    write_json(sample_report(), path)
+    save_report(sample_report(), path)
     assert from_json(json.loads(path.read_text(encoding="utf-8"))) == sample_report()
     with pytest.raises(OutputError, match="cannot be written"):
-        write_json(sample_report(), path / "inside-a-file.json")
-    monkeypatch.setattr("onnxslim.report.json.os.replace", _full_disk)
+        save_report(sample_report(), path / "inside-a-file.json")
+    monkeypatch.setattr(os, "replace", _full_disk)
     old = path.read_bytes()
     with pytest.raises(OutputError, match="No space left"):
-        write_json(sample_report(), path)
+        save_report(sample_report(), path)
     assert [each.name for each in tmp_path.iterdir()] == ["out.json"]
     assert path.read_bytes() == old
 

@@ -45,7 +45,7 @@ def test_requests_are_answered_in_turn() -> None:
     with child() as process:
         assert ask(process, number=1) == {"number": 1}
         assert ask(process, text="\n\u2028é") == {"text": "\n\u2028é"}
-    assert not alive(process.pid)
+    assert not alive(process._process.pid)
 
 
 @pytest.mark.parametrize("name", ["numpy", "onnxruntime", "onnx_ir", "json", "runpy"])
@@ -90,7 +90,7 @@ def test_a_child_that_dies_says_why(code: str, message: str) -> None:
     process = child()
     with pytest.raises(RunError, match=message):
         ask(process, code=code)
-    assert not alive(process.pid)
+    assert not alive(process._process.pid)
 
 
 def test_nothing_can_be_sent_to_the_dead() -> None:
@@ -109,7 +109,7 @@ def test_a_child_that_hangs_is_killed() -> None:
     process = child()
     with pytest.raises(RunError, match=r"took longer than 0\.1 s"):
         ask(process, timeout=0.1, code="import time; time.sleep(600)")
-    assert not alive(process.pid)
+    assert not alive(process._process.pid)
 
 
 def test_a_command_that_does_not_start_is_an_error() -> None:
@@ -127,7 +127,7 @@ def test_an_exception_of_ours_ends_it() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert not alive(process.pid)
+    assert not alive(process._process.pid)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -135,7 +135,7 @@ def test_the_child_ends_where_its_parent_is_killed() -> None:
     code = (
         "import sys\nfrom onnxslim.runtime.child import Child, python_command\n"
         f"process = Child(python_command({ECHO!r}), 'it')\n"
-        "print(process.pid, flush=True)\nsys.stdin.read()\n"
+        "print(process._process.pid, flush=True)\nsys.stdin.read()\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert parent.stdin is not None

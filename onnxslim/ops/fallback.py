@@ -68,7 +68,9 @@ def fact_of_proto(proto: onnx.TypeProto, site: NodeFacts, output: int) -> Fact:
     if not proto.HasField("tensor_type"):
         return Fact(other=ir.serde.deserialize_type_proto_for_type(proto))
     tensor = proto.tensor_type
-    if not tensor.HasField("shape"):
+    # Where the rank of an input is not known, onnx leaves an empty shape for outputs of some ops (Attention): none.
+    unranked = any(fact is not None and fact.shape is None for fact in site.facts)
+    if not tensor.HasField("shape") or (unranked and not tensor.shape.dim):
         return Fact(ir.DataType(tensor.elem_type))
     sizes: list[Size] = []
     for axis, size in enumerate(tensor.shape.dim):

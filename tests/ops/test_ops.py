@@ -106,8 +106,9 @@ def test_a_row_is_what_its_op_does(row: Signature) -> None:
             continue
         results = batch.run()
         proved += 1
-        infers(batch, results, symbolic=False)
+        infers(batch, results)
         infers(batch, results, symbolic=True)
+        infers(batch, results, unranked=True)
         moved, _ = proves(row, case, opset)
         assert bool(moved) == bool(free)
         if op_type in ADDING:
@@ -116,7 +117,7 @@ def test_a_row_is_what_its_op_does(row: Signature) -> None:
             bound = fit(node, row)
             assert bound is not None
             assert bound.macs() == counted
-    assert proved
+    assert proved, "no node that was drawn of this row runs in ONNX Runtime: a letter allows more than the op does"
 
 
 RIGHT = {"CumSum": "CumSum X[...!s] _ -> Y[...!s]"}

@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import ShapeView, infer_at, specialize_shapes
-from onnxslim.model.nesting import main_graphs, nested_graphs, nodes_within
+from onnxslim.model.nesting import main_graphs, nested_graphs, nodes_within, read_values
+from onnxslim.model.weights import attribute_tensors
 from onnxslim.ops.binding import bind, dimensions
 from onnxslim.ops.einsum import EINSUM
 from onnxslim.ops.parameters import op_of
@@ -84,10 +85,10 @@ def measure_cost(model: ir.Model) -> Cost:
         )
         activation_bytes += sum(value_bytes(value) for value in node.outputs)
     weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
-    tensors = [tensor for node in nodes_within(model.graph) for tensor in _tensors(node)]
+    tensors = (tensor for node in nodes_within(model.graph) for tensor in attribute_tensors(node))
     return Cost(
         parameters=count_parameters(model),
-        macs=sum(each.macs for each in per_node),
+        macs=sum(cost.macs for cost in per_node),
         weight_bytes=sum(value.const_value.nbytes for value in weights if value.const_value is not None)
         + sum(tensor.nbytes for tensor in tensors),
         activation_bytes=activation_bytes,
@@ -101,7 +102,7 @@ def measure_cost(model: ir.Model) -> Cost:
 def count_parameters(model: ir.Model) -> int:
     """Return the elements of all weights, as `Cost.parameters` counts them; shapes need not be known."""
     weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
-    tensors = (tensor for node in nodes_within(model.graph) for tensor in _tensors(node))
+    tensors = (tensor for node in nodes_within(model.graph) for tensor in attribute_tensors(node))
     return sum(_parameters(value) for value in weights) + sum(tensor.size for tensor in tensors if is_parameter(tensor))
 
 
@@ -172,12 +173,6 @@ def value_bytes(value: ir.Value) -> int:
     return math.ceil(math.prod(1 if size is None else size for size in shape) * value.dtype.bitwidth / 8)
 
 
-def _tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.TENSOR:
-            yield attribute.value
-
-
 def is_parameter(tensor: ir.TensorProtocol) -> bool:
     """Whether the elements of a constant count as parameters: not those of shapes, indices, masks and words."""
     return tensor.dtype not in _NO_PARAMETERS
@@ -194,7 +189,7 @@ def _peak(graph: ir.Graph) -> int:
     """Walk the nodes in order and free each value after the last that reads it; nested graphs read at their node."""
     last: dict[ir.Value, int] = {}
     for index, node in enumerate(graph):
-        for value in _read(node):
+        for value in read_values(node):
             last[value] = index
     freed: dict[int, list[ir.Value]] = {}
     for value, index in last.items():
@@ -208,11 +203,3 @@ def _peak(graph: ir.Graph) -> int:
         alive -= sum(value_bytes(value) for value in freed.get(index, ()) if value.graph is graph)
         alive -= sum(value_bytes(value) for value in node.outputs if value not in last and not value.is_graph_output())
     return peak
-
-
-def _read(node: ir.Node) -> Iterator[ir.Value]:
-    yield from (value for value in node.inputs if value is not None)
-    for graph in nested_graphs(node):
-        yield from graph.outputs
-        for inner in graph:
-            yield from _read(inner)

@@ -84,6 +84,24 @@ def evaluate(
     return [np.asarray(result) for result in results]
 
 
+def evaluate_nodes(
+    nodes: Sequence[ir.Node], feeds: Mapping[ir.Value, Array], wanted: Sequence[ir.Value], opsets: Mapping[str, int]
+) -> list[Array] | None:
+    """Run nodes of a graph, which are topologically sorted, on arrays for the values that none of them makes; values
+    go by numbers, so that sites which are alike share a session. Returns what `evaluate` does."""
+    labels = {value: f"v{index}" for index, value in enumerate(feeds)}
+    protos = []
+    for node in nodes:
+        for output in node.outputs:
+            labels[output] = f"v{len(labels)}"
+        proto = ir.to_proto(node)
+        proto.input[:] = [labels[value] if value is not None else "" for value in node.inputs]
+        proto.output[:] = ["" if value.name == "" and value not in wanted else labels[value] for value in node.outputs]
+        protos.append(proto)
+    fed = {labels[value]: array for value, array in feeds.items()}
+    return evaluate(protos, fed, [labels[value] for value in wanted], opsets)
+
+
 def _run(session: onnxruntime.InferenceSession, outputs: list[str], feeds: Mapping[str, Array]) -> list[Any] | None:
     """Run a session; None where it refuses the values. The reference is not asked then: it may take them, or hang."""
     try:

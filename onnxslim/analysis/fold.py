@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.analysis.evaluate import divides_safely, evaluate
+from onnxslim.analysis.evaluate import divides_safely, evaluate_nodes
 from onnxslim.analysis.evaluation_limits import (
     LOOKED_BYTES,
     MOST_MACS,
@@ -309,23 +309,13 @@ def _run(
     opsets: Mapping[str, int],
     known: Mapping[ir.Value, Array] = types.MappingProxyType({}),
 ) -> dict[ir.Value, Array] | None:
-    labels: dict[ir.Value, str] = {}
-    feeds: dict[str, Array] = {}
+    feeds: dict[ir.Value, Array] = {}
     for leaf in _leaves(nodes):
         array = known[leaf] if leaf in known else constant(leaf)
         if array is None:
             return None
-        labels[leaf] = f"v{len(labels)}"
-        feeds[labels[leaf]] = array
-    protos = []
-    for node in nodes:
-        for output in node.outputs:
-            labels[output] = f"v{len(labels)}"
-        proto = ir.to_proto(node)
-        proto.input[:] = [labels[value] if value is not None else "" for value in node.inputs]
-        proto.output[:] = [labels[value] if value.name != "" else "" for value in node.outputs]
-        protos.append(proto)
-    arrays = evaluate(protos, feeds, [labels[value] for value in wanted], {"": 1, **opsets})
+        feeds[leaf] = array
+    arrays = evaluate_nodes(nodes, feeds, wanted, {"": 1, **opsets})
     return None if arrays is None else dict(zip(wanted, arrays, strict=True))
 
 

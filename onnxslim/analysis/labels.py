@@ -50,11 +50,9 @@ class Labels:
         roots = self.root[labels]
         own = np.flatnonzero((self.reason[roots] < 0) & ~self.derived[roots])
         causes, effects = self.implied[:, 0], self.implied[:, 1]
-        begin, end = np.searchsorted(effects, roots, "left"), np.searchsorted(effects, roots, "right")
-        repeats = end - begin
-        offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        places = np.concatenate([own, np.repeat(np.arange(len(roots)), repeats)])
-        found = np.concatenate([roots[own], causes[np.repeat(begin, repeats) + offsets]])
+        rows, positions = _equal_pairs(roots, effects)
+        places = np.concatenate([own, rows])
+        found = np.concatenate([roots[own], causes[positions]])
         alone = (self.reason[found] < 0) & ~self.derived[found]
         return places[alone], found[alone]
 
@@ -228,16 +226,21 @@ def _shared_wholes(root: Indices, rows: Sequence[_ProductRows]) -> Mask:
     return made > 1
 
 
+def _equal_pairs(wanted: Indices, rising: Indices) -> tuple[Indices, Indices]:
+    """Return the indices of all pairs of equal elements, one of `wanted` and one of `rising`, in the order of both."""
+    begin, end = np.searchsorted(rising, wanted, "left"), np.searchsorted(rising, wanted, "right")
+    repeats = end - begin
+    offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+    return np.repeat(np.arange(len(wanted)), repeats), np.repeat(begin, repeats) + offsets
+
+
 def _closure(implied: Indices, count: int) -> Indices:
     """Return the pairs (a, b) and, wherever there are (a, b) and (b, c), also (a, c)."""
     known = np.unique(implied[:, 0] * count + implied[:, 1])
     while True:
         first, second = known // max(count, 1), known % max(count, 1)
-        begin, end = np.searchsorted(first, second, "left"), np.searchsorted(first, second, "right")
-        repeats = end - begin
-        offsets = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        onward = np.repeat(first, repeats) * count + second[np.repeat(begin, repeats) + offsets]
-        grown = np.union1d(known, onward)
+        rows, positions = _equal_pairs(second, first)
+        grown = np.union1d(known, first[rows] * count + second[positions])
         if len(grown) == len(known):
             return np.stack([first, second], axis=1)[np.argsort(second, kind="stable")]
         known = grown

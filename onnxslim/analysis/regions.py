@@ -8,11 +8,11 @@ and the convolution, or the pair of factors, or the quantized form that took the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import onnx_ir as ir
 
-from onnxslim.model.nesting import nested_graphs
+from onnxslim.model.nesting import read_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +55,6 @@ def grouped(graph: ir.Graph, values: Collection[str]) -> dict[str, list[ir.Node]
     for node in nodes:
         groups.setdefault(owners[node][1], []).append(node)
     return groups
-
-
-def read_values(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield the values that a node reads, in its subgraphs too."""
-    yield from (value for value in node.inputs if value is not None)
-    for graph in nested_graphs(node):
-        yield from graph.outputs
-        for inner in graph:
-            yield from read_values(inner)
 
 
 def _made(model: ir.Model) -> set[str]:

@@ -39,12 +39,17 @@ def specialize_shapes(
     for value in result.graph.outputs:
         value.shape = None
     forget_shapes(result)
-    infer_shapes(result)
-    for _ in range(ROUNDS):
-        if (not fold and _all_known(result)) or not fold_constants(result):
-            break
-        infer_shapes(result)
+    infer_and_fold(result, fold=fold)
     return result
+
+
+def infer_and_fold(model: ir.Model, *, fold: bool = True) -> None:
+    """Infer shapes and fold constants, in place, until nothing more is known; `fold` as in `specialize_shapes`."""
+    infer_shapes(model)
+    for _ in range(ROUNDS):
+        if (not fold and _all_known(model)) or not fold_constants(model):
+            break
+        infer_shapes(model)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,9 @@ from typing import Annotated
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import FrozenAxis, couple, frozen, groups
-from onnxslim.analysis.fold import fold_constants
 from onnxslim.analysis.group_cost import group_costs
-from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import untie_vectors
-from onnxslim.analysis.specialize import ROUNDS
+from onnxslim.analysis.specialize import infer_and_fold
 from onnxslim.model import open_model
 
 EXAMPLES = 3
@@ -72,11 +70,7 @@ def group_model(path: str | os.PathLike[str], *, inline: bool = True) -> Groupin
     path = Path(path)
     model = open_model(path, inline=inline)
     cost = measure_cost(model)
-    infer_shapes(model)
-    for _ in range(ROUNDS):
-        if not fold_constants(model):
-            break
-        infer_shapes(model)
+    infer_and_fold(model)
     untie_vectors(model)
     coupling = couple(model)
     found = groups(coupling)

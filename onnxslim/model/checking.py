@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import ExternalDataError, ModelUnreadable
 from onnxslim.model.constants import is_constant_node
-from onnxslim.model.nesting import every_graph, nodes_within
+from onnxslim.model.nesting import every_graph, nodes_within, read_values
 
 HINT = "export or download the model again"
 TYPES = {dtype.value for dtype in ir.DataType} - {ir.DataType.UNDEFINED.value}
@@ -266,7 +266,10 @@ def check_order(graph: ir.Graph, path: pathlib.Path) -> None:
     Raises:
         ModelUnreadable: They form a cycle.
     """
-    waiting = {node: {producer for producer in _producers(node) if producer.graph is graph} for node in graph}
+    waiting = {
+        node: {maker for value in read_values(node) if (maker := value.producer()) is not None and maker.graph is graph}
+        for node in graph
+    }
     readers: dict[ir.Node, list[ir.Node]] = {}
     for node, producers in waiting.items():
         for producer in producers:
@@ -286,33 +289,10 @@ def check_order(graph: ir.Graph, path: pathlib.Path) -> None:
         seen.add(node)
         node = next(iter(waiting[node]))
     producer = next(iter(waiting[node]))
-    names = {value.name for inner in _with_nested(node) for value in inner.inputs if value is not None}
+    names = {value.name for value in read_values(node)}
     read = next(output.name for output in producer.outputs if output.name in names)
     raise ModelUnreadable(
         f"{describe_node(node.name, node.op_type)} reads {read!r}, which is made from what that node makes: a circle",
         where=path,
         hint=HINT,
     )
-
-
-def _producers(node: ir.Node) -> Iterator[ir.Node]:
-    for inner in _with_nested(node):
-        for value in inner.inputs:
-            producer = value.producer() if value is not None else None
-            if producer is not None:
-                yield producer
-
-
-def _with_nested(node: ir.Node) -> Iterator[ir.Node]:
-    yield node
-    for attribute in node.attributes.values():
-        for graph in _graphs(attribute):
-            yield from nodes_within(graph)
-
-
-def _graphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
-    if attribute.is_ref():
-        return ()
-    if attribute.type is ir.AttributeType.GRAPH:
-        return (attribute.as_graph(),)
-    return attribute.as_graphs() if attribute.type is ir.AttributeType.GRAPHS else ()

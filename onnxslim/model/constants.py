@@ -85,4 +85,4 @@ def static_bytes(value: ir.Value) -> int | None:
         if not isinstance(size, int) or size < 0:
             return None
         count *= size
-    return count * max(1, dtype.bitwidth) // 8
+    return -(-count * max(1, dtype.bitwidth) // 8)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import graphlib
 from collections.abc import Iterable
 
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedFunctionsPass
 
@@ -16,6 +15,7 @@ from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import ModelUnreadable
 from onnxslim.model.edit import names_in
 from onnxslim.model.nesting import HOLDERS, every_graph, graphs_within, nodes_within
+from onnxslim.model.schemas import find_schema
 
 MOST_NODES = 200_000
 """Limit of the inlined nodes: nested calls grow exponentially, so a kilobyte may stand for billions of nodes."""
@@ -137,9 +137,9 @@ def _is_equivalent(node: ir.Node, version: int, model_version: int) -> bool:
 
 
 def _signature(node: ir.Node, version: int) -> tuple[object, ...] | None:
-    if not onnx.defs.has(node.op_type, max_inclusive_version=version, domain=node.domain):
+    schema = find_schema(node.domain, node.op_type, version)
+    if schema is None:
         return None
-    schema = onnx.defs.get_schema(node.op_type, version, node.domain)
     operands = [[(formal.name, formal.option) for formal in side] for side in (schema.inputs, schema.outputs)]
     attributes = {
         name: (formal.type, formal.required, formal.default_value.SerializeToString())

@@ -37,6 +37,15 @@ def nodes_within(graph: ir.Graph) -> Iterator[ir.Node]:
             yield from nodes_within(inner)
 
 
+def read_values(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield the values that a node reads, and what the nodes and outputs of graphs nested in it read."""
+    yield from (value for value in node.inputs if value is not None)
+    for graph in nested_graphs(node):
+        yield from graph.outputs
+        for inner in graph:
+            yield from read_values(inner)
+
+
 def main_graphs(model: ir.Model) -> list[ir.Graph]:
     """Return the graph of a model and all graphs nested in it."""
     return list(graphs_within(model.graph))

@@ -22,7 +22,7 @@ from onnxslim.model.maps import MAP_TYPES, restore_map_types
 from onnxslim.model.nesting import every_graph
 from onnxslim.model.opening import open_model
 from onnxslim.model.sparse import SPARSE, sparsify
-from onnxslim.model.weights import weight_bytes
+from onnxslim.model.weights import tensors_of, weight_bytes
 from onnxslim.model.writing import Placement, followed, placing
 
 SINGLE_FILE_LIMIT = 1_900_000_000
@@ -127,10 +127,10 @@ def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Pa
         for graph in every_graph(model)
         for node in graph
         for key, attribute in node.attributes.items()
-        if any(isinstance(tensor, ir.ExternalTensor) for tensor in _tensors(attribute))
+        if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors_of(attribute))
     ]
     tensors = [value.const_value for value in moved if value.const_value is not None]
-    tensors += [tensor for _, _, attribute in attributes for tensor in _tensors(attribute)]
+    tensors += [tensor for _, _, attribute in attributes for tensor in tensors_of(attribute)]
     for value in values:
         if isinstance(value.const_value, ir.ExternalTensor) and not _is_external(value.const_value):
             value.const_value = _in_memory(value.const_value)
@@ -143,18 +143,10 @@ def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Pa
     for value in moved:
         value.const_value = next(external)
     for node, key, attribute in attributes:
-        replaced = [next(external) for _ in _tensors(attribute)]
+        replaced = [next(external) for _ in tensors_of(attribute)]
         single = attribute.type is ir.AttributeType.TENSOR
         node.attributes[key] = ir.AttrTensor(key, replaced[0]) if single else ir.AttrTensors(key, replaced)
     return data
-
-
-def _tensors(attribute: ir.Attr) -> list[ir.TensorProtocol]:
-    if attribute.is_ref():
-        return []
-    if attribute.type is ir.AttributeType.TENSOR:
-        return [attribute.as_tensor()]
-    return list(attribute.as_tensors()) if attribute.type is ir.AttributeType.TENSORS else []
 
 
 def _is_external(tensor: ir.TensorProtocol) -> bool:

@@ -1,4 +1,4 @@
-"""Checks nodes against the schemas of their operators when a model is opened."""
+"""The schemas of operators, and the check of nodes against them when a model is opened."""
 
 from __future__ import annotations
 
@@ -87,10 +87,18 @@ def _too_new(domain: str, op_type: str, version: int | None) -> str:
 
 
 @functools.cache
-def _signature(domain: str, op_type: str, version: int) -> _Signature | None:
+def find_schema(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | None:
+    """Return the schema of an op at an opset, or None where there is none."""
     try:
-        schema = onnx.defs.get_schema(op_type, version, domain)
+        return onnx.defs.get_schema(op_type, opset, domain)
     except onnx.defs.SchemaError:
+        return None
+
+
+@functools.cache
+def _signature(domain: str, op_type: str, version: int) -> _Signature | None:
+    schema = find_schema(domain, op_type, version)
+    if schema is None:
         return None
     types = {name: formal.type.value for name, formal in schema.attributes.items()}  # type: ignore[attr-defined]
     required = frozenset(name for name, formal in schema.attributes.items() if formal.required)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -16,9 +16,22 @@ def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
             if isinstance(value.const_value, ir.ExternalTensor):
                 yield value.const_value
         for node in graph:
-            for attribute in node.attributes.data.values():
-                tensors = attribute.value if attribute.type is ir.AttributeType.TENSORS else (attribute.value,)
-                yield from (tensor for tensor in tensors or () if isinstance(tensor, ir.ExternalTensor))
+            yield from (tensor for tensor in attribute_tensors(node) if isinstance(tensor, ir.ExternalTensor))
+
+
+def attribute_tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:
+    """Yield the tensors in the attributes of `node`, without those of nested graphs."""
+    for attribute in node.attributes.data.values():
+        yield from tensors_of(attribute)
+
+
+def tensors_of(attribute: ir.Attr) -> Sequence[ir.TensorProtocol]:
+    """Return the tensors that an attribute holds, none if it refers to one of a function."""
+    if attribute.is_ref():
+        return ()
+    if attribute.type is ir.AttributeType.TENSOR:
+        return (attribute.as_tensor(),)
+    return attribute.as_tensors() if attribute.type is ir.AttributeType.TENSORS else ()
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Batch
-from onnxslim.model.nesting import nested_graphs, nodes_within
+from onnxslim.model.nesting import nodes_within, read_values
 from onnxslim.observe.probe import defaults
 from onnxslim.runtime.session import Session
 
@@ -25,7 +25,7 @@ def early_order(graph: ir.Graph) -> list[ir.Node]:
     depth: dict[ir.Value, int] = {}
     keyed: list[tuple[int, int, ir.Node]] = []
     for at, node in enumerate(graph):
-        level = 1 + max((depth.get(value, 0) for value in _read(node)), default=0)
+        level = 1 + max((depth.get(value, 0) for value in read_values(node)), default=0)
         for value in node.outputs:
             depth[value] = level
         keyed.append((level, at, node))
@@ -53,7 +53,7 @@ class Stream:
         """How many samples there are in each batch."""
         self._last: dict[str, int] = {}
         for at, node in enumerate(self._order):
-            for value in _read(node):
+            for value in read_values(node):
                 self._last[value.name or ""] = at
 
     @property
@@ -124,12 +124,3 @@ class Stream:
             value.shape = ir.Shape([None] * array.ndim)
         model = ir.Model(inner, ir_version=self._model.ir_version, functions=list(self._model.functions.values()))
         return self._open(model), [value.name or "" for value in inner.inputs]
-
-
-def _read(node: ir.Node) -> list[ir.Value]:
-    """Return the values that a node reads, and those that its nested graphs read."""
-    read = [value for value in node.inputs if value is not None]
-    for graph in nested_graphs(node):
-        read += [value for inner in nodes_within(graph) for value in inner.inputs if value is not None]
-        read += [value for value in graph.outputs if value is not None]
-    return read

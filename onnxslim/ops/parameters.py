@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant
+from onnxslim.model.schemas import find_schema
 from onnxslim.ops.fact import Element, Unknowable, elements_of
 from onnxslim.ops.signatures import OpName
 
@@ -108,14 +109,6 @@ def opset_of(node: ir.Node) -> int:
     domain = op_of(node)[0]
     found = node.graph.opset_imports.get(domain) if node.graph is not None else None
     return found or (1 if domain else onnx.defs.onnx_opset_version())
-
-
-def find_schema(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | None:
-    """Return the schema of an op at an opset, or None where there is none."""
-    try:
-        return onnx.defs.get_schema(op_type, opset, domain)
-    except onnx.defs.SchemaError:
-        return None
 
 
 @functools.cache

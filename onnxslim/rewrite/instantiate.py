@@ -19,12 +19,13 @@ import onnx_ir as ir
 from onnxslim.analysis.fold import known_shape, may_evaluate
 from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.model.edit import constant_value
+from onnxslim.model.schemas import find_schema
 from onnxslim.ops.table import is_usual
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.match import Bound, Match, array_of, attribute_from, default_attribute
 from onnxslim.rewrite.mismatch import MismatchCode, NotApplicable
 from onnxslim.rewrite.program import Program, type_words
-from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule, find_schema
+from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule
 
 Array = npt.NDArray[Any]
 Known = Callable[["ir.Value | None"], "Array | None"]

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant_tensor
+from onnxslim.model.schemas import find_schema
 from onnxslim.ops.table import computed_default
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.mismatch import Mismatch, MismatchCode
-from onnxslim.rewrite.rule import BodyNode, Reference, Rule, find_schema
+from onnxslim.rewrite.rule import BodyNode, Reference, Rule
 from onnxslim.rewrite.signature import Environment, fits
 
 LITERAL_SIZE = 1 << 16

@@ -13,9 +13,10 @@ import onnx.helper
 import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import evaluate
+from onnxslim.model.schemas import find_schema
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.mismatch import CannotCompute, MismatchCode
-from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, find_schema
+from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode
 
 Array = npt.NDArray[Any]
 

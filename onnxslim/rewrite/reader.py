@@ -43,6 +43,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import RuleError
 from onnxslim.model.constants import is_constant_node
+from onnxslim.model.schemas import find_schema
 from onnxslim.rewrite.rule import (
     IMPORTED_VERSION,
     Body,
@@ -52,7 +53,6 @@ from onnxslim.rewrite.rule import (
     Rule,
     RuleSet,
     Skipped,
-    find_schema,
 )
 from onnxslim.rewrite.source import RuleTemplate, RuleText, split_rules, split_templates
 

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 
-import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.errors import RuleError
@@ -143,15 +142,6 @@ class Rule:
         yield "rewrite", self.rewrite
         if self.when is not None:
             yield "when", self.when
-
-
-@functools.cache
-def find_schema(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | None:
-    """Return the schema of an op at an opset, or None where there is none."""
-    try:
-        return onnx.defs.get_schema(op_type, opset, domain)
-    except onnx.defs.SchemaError:
-        return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import onnx
 import onnx.helper
 import onnx_ir as ir
 
-from onnxslim.analysis.evaluate import evaluate
+from onnxslim.analysis.evaluate import evaluate, evaluate_nodes
 from onnxslim.model.constants import constant
 from onnxslim.rewrite.instantiate import Instantiation
 from onnxslim.rewrite.match import Match
@@ -168,15 +168,8 @@ def _random(shape: list[int], dtype: np.dtype[Any], generator: np.random.Generat
 
 def run_before(match: Match, feeds: Feeds) -> list[Array] | None:
     """Run the nodes that a rule matched. Returns its results, or None where they do not run."""
-    labels = {value: f"v{place}" for place, value in enumerate(feeds)}
-    protos = []
-    for node in _in_order(match):
-        labels.update({output: f"v{len(labels) + place}" for place, output in enumerate(node.outputs)})
-        proto = ir.to_proto(node)
-        proto.input[:] = ["" if value is None else labels[value] for value in node.inputs]
-        proto.output[:] = [labels[value] for value in node.outputs]
-        protos.append(proto)
-    return _evaluate(match, protos, {labels[v]: a for v, a in feeds.items()}, [labels[v] for v in match.results()])
+    opsets = {**{node.domain: IMPORTED_VERSION for node in match.nodes}, "": match.rule.opset}
+    return evaluate_nodes(_in_order(match), feeds, match.results(), opsets)
 
 
 def _in_order(match: Match) -> list[ir.Node]:
@@ -216,17 +209,11 @@ def run_after(match: Match, plan: Instantiation, feeds: Feeds) -> list[Array] | 
         protos.append(proto)
     wanted = [result.name for result in match.rule.results]
     left = [name for name in wanted if name not in plan.arrays]
-    made = _evaluate(match, protos, arrays, left) if left else []
+    opsets = {**{proto.domain: IMPORTED_VERSION for proto in protos}, "": match.rule.opset}
+    used = {name for proto in protos for name in proto.input}
+    fed = {name: array for name, array in arrays.items() if name in used}
+    made = evaluate(protos, fed, left, opsets) if left else []
     if made is None:
         return None
     results = dict(zip(left, made, strict=True))
     return [results[name] if name in results else plan.arrays[name] for name in wanted]
-
-
-def _evaluate(
-    match: Match, protos: list[onnx.NodeProto], feeds: Mapping[str, Array], wanted: list[str]
-) -> list[Array] | None:
-    domains = {proto.domain: IMPORTED_VERSION for proto in protos}
-    used = {name for proto in protos for name in proto.input}
-    fed = {name: array for name, array in feeds.items() if name in used}
-    return evaluate(protos, fed, wanted, {**domains, "": match.rule.opset})

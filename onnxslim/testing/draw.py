@@ -20,9 +20,10 @@ import onnx.helper
 import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import evaluate
+from onnxslim.model.schemas import find_schema
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.match import Bound, literal
-from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, Reference, Rule, find_schema
+from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, Reference, Rule
 from onnxslim.rewrite.signature import DimensionRun, Parameter, TensorType
 
 Array = npt.NDArray[Any]

@@ -19,11 +19,12 @@ import onnx.helper
 import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import evaluate
+from onnxslim.model.schemas import find_schema
 from onnxslim.rewrite.instantiate import BodyEvaluation
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.mismatch import CannotCompute, NotApplicable
 from onnxslim.rewrite.reader import load_rules, rule_files, rule_names
-from onnxslim.rewrite.rule import Rule, find_schema
+from onnxslim.rewrite.rule import Rule
 from onnxslim.rewrite.signature import fits
 from onnxslim.rewrite.site_check import difference
 from onnxslim.testing.draw import Draw, NoProgram, Sample, Sampler

@@ -11,6 +11,7 @@ from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
 from onnxslim.model.edit import drop_unused
 from onnxslim.model.nesting import nodes_within
+from onnxslim.ops.binding import dimensions
 from onnxslim.ops.parameters import attribute
 
 from .resize import rewrite_lengths
@@ -27,9 +28,9 @@ def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
     rewrite_lengths(model, coupling, gone)
     for node in coupling.fitted:
         _rewrite_attributes(node, coupling, gone)
-    for value, axes in list(coupling.relations.values().items()):
-        every = ((axis, coupling.kept(value, axis, gone)) for axis in range(len(axes)))
-        kept = {axis: stays for axis, stays in every if stays is not None and len(stays) != _size(value, axis)}
+    for value in list(coupling.relations.values()):
+        every = ((axis, size, coupling.kept(value, axis, gone)) for axis, size in enumerate(dimensions(value) or ()))
+        kept = {axis: stays for axis, size, stays in every if stays is not None and len(stays) != size}
         if not kept:
             continue
         if value.is_initializer() and value.const_value is not None:
@@ -63,9 +64,3 @@ def _rewrite_attributes(node: ir.Node, coupling: Coupling, gone: Mask) -> None:
         if any(left(factor) != fitted.size(factor) for factor in factors) and not attribute(node, name):
             whole = math.prod(map(fitted.size, factors))
             node.attributes[name] = ir.AttrFloat32(name, float(whole) ** -0.5)
-
-
-def _size(value: ir.Value, axis: int) -> int | None:
-    shape = value.shape if value.shape is not None else value.const_value.shape if value.const_value is not None else ()
-    size = shape[axis]
-    return size if isinstance(size, int) else None

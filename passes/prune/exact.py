@@ -173,9 +173,7 @@ def _merge(coupling: Coupling, read: Contraction, pairs: Sequence[tuple[int, int
     operand = read.fitted.signature.inputs[read.weight_index]
     array = constant(read.weight)
     assert array is not None
-    summed = set(read.over) - {
-        factor for each in read.fitted.signature.outputs for one in each.dimensions for factor in one.factors
-    }
+    summed = set(read.over) - read.fitted.signature.reaching
     for axis, (dimension, _) in enumerate(operand.axes(array.ndim)):
         labels = coupling.of(read.weight, axis)
         if labels is None or not summed & set(dimension.factors):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx_ir as ir
 
-from onnxslim.analysis.cost import measure_cost
-from onnxslim.model.nesting import nodes_within
+from onnxslim.analysis.cost import macs_by_value
 from onnxslim.ops.binding import BoundSignature, bind, dimensions
 from onnxslim.pipeline.interface import LayerChange
 
@@ -20,17 +17,13 @@ def layer_changes(before: ir.Model, after: ir.Model) -> tuple[LayerChange, ...]:
         after: What became of it, at the same sizes. Nodes that are one make a value of the same name.
     """
     widths = _widths(after)
-    macs: list[Mapping[str, int]] = [
-        {node.outputs[0].name or "": cost.macs for node, cost in zip(nodes_within(model.graph), costs, strict=True)}
-        for model, costs in ((sized, measure_cost(sized).per_node) for sized in (before, after))
-    ]
+    macs_before, macs_after = macs_by_value(before, None), macs_by_value(after, None)
     result: list[LayerChange] = []
     for output, (node, width) in _widths(before).items():
         if output not in widths:
             continue
-        change = LayerChange(
-            node.name or output, node.op_type, "channels", width, widths[output][1], macs[0][output], macs[1][output]
-        )
+        macs = macs_before.get(output, 0), macs_after.get(output, 0)
+        change = LayerChange(node.name or output, node.op_type, "channels", width, widths[output][1], *macs)
         if (change.before, change.macs_before) != (change.after, change.macs_after):
             result.append(change)
     return tuple(result)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant
-from onnxslim.model.edit import Editor, take_over
+from onnxslim.model.edit import Editor
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.families.control_flow import branches
+from onnxslim.rewrite.identity import pass_by
 
 from .dead import remove_node
 from .value_equality import same_graph
@@ -59,13 +60,6 @@ def _inline(node: ir.Node, graph: ir.Graph, branch: ir.Graph, model: ir.Model) -
             if output.name != "":
                 output.name = editor.name(output.name or "inlined")
     graph.insert_before(node, inner_nodes)
-    for old, new in zip(node.outputs, results, strict=True):
-        if old.is_graph_output():
-            identity = ir.Node("", "Identity", [new], name=editor.name(f"{old.name}/Identity"))
-            old.type = old.type or new.type
-            graph.insert_before(node, identity)
-            take_over(identity.outputs[0], old)
-        else:
-            old.replace_all_uses_with(new)
+    pass_by(node, results)
     remove_node(node)
     return True

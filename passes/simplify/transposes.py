@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
-from onnxslim.model.constants import constant
+from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.model.edit import Editor, note_same, take_over
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.fact import NodeFacts, Unknowable
@@ -148,7 +148,7 @@ class _Layout:
     def _form(self, node: ir.Node, operands: tuple[int, ...]) -> PermutedForm | None:
         """Return the form in which `operands` are permuted; None where one of them cannot be, or all are constant."""
         values = [node.inputs[index] for index in operands]
-        if not all(map(self._has_layout, values)) or all(map(_is_constant, values)):
+        if not all(map(self._has_layout, values)) or all(constant_tensor(value) is not None for value in values):
             return None
         return PermutedForm(operands)
 
@@ -202,8 +202,8 @@ class _Layout:
         """Whether a value can be had in the other layout: of this rank, or a constant that is no larger."""
         if value is None:
             return False
-        if value.const_value is not None and not value.is_graph_input():
-            return value.const_value.size <= LARGEST_CONSTANT and len(value.const_value.shape) <= self._rank
+        if (tensor := constant_tensor(value)) is not None:
+            return tensor.size <= LARGEST_CONSTANT and len(tensor.shape) <= self._rank
         return self._rank_of(value) == self._rank
 
     # Which of them are worth it -------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class _Layout:
         seen: set[ir.Value] = set()
         for node, form in candidates.items():
             for value in (*(node.inputs[index] for index in form.operands), *node.outputs):
-                if value is not None and value not in seen and not _is_constant(value):
+                if value is not None and value not in seen and constant_tensor(value) is None:
                     seen.add(value)
                     self._add_cost(value, candidates, flow)
         saved = flow.run()
@@ -283,7 +283,7 @@ class _Layout:
         assert value is not None  # or it would have no layout
         if value not in self._moved:
             producer = value.producer()
-            array = constant(value) if _is_constant(value) else None
+            array = constant(value)
             if array is not None:
                 array = array.reshape((1,) * (self._rank - array.ndim) + array.shape).transpose(self._inverse)
                 self._moved[value] = self._editor.initializer(f"{value.name}/turned", array, self._graph)
@@ -313,7 +313,3 @@ class _Layout:
             permuted = self._transpose(new, self._permutation, f"{old.name}/back", node)
             take_over(permuted, old)
             self._moved[permuted] = new
-
-
-def _is_constant(value: ir.Value | None) -> bool:
-    return value is not None and value.const_value is not None and not value.is_graph_input()

@@ -20,6 +20,8 @@ from onnxslim.runtime.session import Session
         ((8, 1, 3, 3), "group=4, pads=[1,1,1,1]"),
         ((6, 4, 3, 3), 'auto_pad="SAME_UPPER", strides=[2,2]'),
         ((6, 4, 2, 4), 'auto_pad="SAME_LOWER", strides=[3,2]'),
+        ((6, 4, 2, 3), 'auto_pad="SAME_UPPER", strides=[1,2]'),
+        ((6, 4, 2, 3), 'auto_pad="SAME_LOWER", strides=[1,2]'),
         ((6, 4, 3, 3), 'auto_pad="VALID"'),
         ((6, 4, 1, 1), ""),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -12,76 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.model.constants import constant
-from onnxslim.model.edit import Editor, overwrite
+from onnxslim.analysis.bias import Bias, other_summand
+from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.ops.binding import BoundSignature, bind
 from onnxslim.ops.families.window import Window
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.relations import NodeAxes
 from onnxslim.ops.signatures import Operand
-from onnxslim.ops.traits import Trait, has
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Bias:
-    """The place of the vector that is added to what a contraction makes, whether there is one yet or not."""
-
-    contraction: Contraction
-    node: ir.Node
-    """The contraction itself, or an addition that alone reads it."""
-    index: int
-    """The index of that input."""
-
-    @property
-    def own(self) -> bool:
-        """Whether it is an input of the contraction itself."""
-        return self.node is self.contraction.node
-
-    @property
-    def value(self) -> ir.Value | None:
-        """The present value, None where there is none."""
-        return self.node.inputs[self.index] if self.index < len(self.node.inputs) else None
-
-    @property
-    def vector(self) -> Array | None:
-        """The vector, shape [output channels]: zeros where there is none; None where it is computed, or has more axes
-        than the output channels."""
-        size, array = self.contraction.outputs, constant(self.value)
-        if self.value is None:
-            return np.zeros(size)
-        if array is None or array.shape[-1:] != (size,) or array.size != size:
-            return None
-        return array.astype(np.float64).ravel()
-
-    @property
-    def free(self) -> bool:
-        """Whether other numbers may be written there, so that they are added to the output as they are.
-
-        Not where the output is scaled or goes through an activation, nor where the bias is computed, shared, or laid
-        out along more than the output channels.
-        """
-        alone = self.value is None or (self.value.is_initializer() and len(self.value.uses()) == 1)
-        return alone and bool(self.contraction.result) and self.contraction.plain and self.vector is not None
-
-    def write(self, editor: Editor, vector: Array) -> None:
-        """Replace the vector, or add one; a vector that other nodes read as well stays for them.
-
-        Args:
-            editor: Of the model.
-            vector: Shape [output channels].
-        """
-        value, array = self.value, constant(self.value)
-        if value is not None and array is not None and len(value.uses()) == 1 and not value.is_graph_output():
-            overwrite(value, vector)
-            return
-        if self.index >= len(self.node.inputs):
-            self.node.resize_inputs(self.index + 1)
-        weight = self.contraction.weight.dtype
-        assert weight is not None
-        own = vector.reshape(vector.shape if array is None else array.shape).astype(weight.numpy())
-        self.node.replace_input_with(self.index, editor.initializer(f"{self.node.outputs[0].name}_bias", own))
 
 
 class WeightAxes(NamedTuple):
@@ -162,14 +102,8 @@ class Contraction:
 
     @property
     def plain(self) -> bool:
-        """Whether the node makes the sums as they are: not scaled, sent through an activation, or summed again, as in
-        attention and recurrences."""
-        attributes = self.node.attributes
-        return (
-            len(self.fitted.signature.macs) == 1
-            and "activation" not in attributes
-            and all(attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
-        )
+        """Whether the node makes the sums as they are, see `is_plain`."""
+        return is_plain(self.fitted)
 
     @property
     def outputs(self) -> int:
@@ -247,10 +181,14 @@ class Contraction:
         """Where a bias is, or could be: an input of its own, or of an addition of a constant vector that reads it
         alone; None where there is no place for one."""
         if self.bias_index is not None:
-            return Bias(self, self.node, self.bias_index)
-        other = _other_summand(self.node.outputs[0]) if self.result else None
-        bias = None if other is None else Bias(self, *other)
-        return bias if bias is not None and bias.value is not None and bias.vector is not None else None
+            place: tuple[ir.Node, int] | None = self.node, self.bias_index
+        else:
+            place = other_summand(self.node.outputs[0]) if self.result else None
+        if place is None:
+            return None
+        own, plain = place[0] is self.node, bool(self.result) and self.plain
+        bias = Bias(*place, own, plain, self.outputs, self.weight.dtype)
+        return bias if own or (bias.value is not None and bias.vector is not None) else None
 
     @property
     def biased_output(self) -> ir.Value:
@@ -262,7 +200,7 @@ class Contraction:
     def residual(self) -> tuple[ir.Value, ir.Value] | None:
         """The sum of what the node makes, with its bias, and another computed value, and that value; None where it is
         read by anything else."""
-        summand = _other_summand(self.biased_output)
+        summand = other_summand(self.biased_output)
         if summand is None:
             return None
         node, index = summand
@@ -295,17 +233,27 @@ class Contraction:
         names = {letter: chr(ord("a") + index) for index, letter in enumerate(self.letters)}
         return "".join(names.get(letter, "") for letter in letters)
 
+    def contract(self, data: npt.NDArray[np.generic], letters: Iterable[str], *, absolute: bool = False) -> Array:
+        """Return what a constant input adds to the places of some factors of the output, borders left aside.
+
+        Args:
+            data: The constant at each channel of the data, shape [channels].
+            letters: The factors.
+            absolute: Multiply by the magnitudes of the weight.
+        """
+        shape = [self.sizes[self.letters.index(letter)] for letter in self.over if letter in self.letters]
+        subscripts = f"{self._subscripts(self.letters)},{self._subscripts(self.over)}->{self._subscripts(letters)}"
+        weight = np.abs(self.expanded()) if absolute else self.expanded()
+        made: Array = np.einsum(subscripts, weight, data.astype(np.float64).reshape(shape))
+        return made.ravel()
+
     def shift(self, data: Array) -> Array:
         """Return what a constant input adds to each output channel, borders left aside: shape [output channels].
 
         Args:
             data: The constant at each channel of the data, shape [channels].
         """
-        shape = [self.sizes[self.letters.index(letter)] for letter in self.over if letter in self.letters]
-        inputs = f"{self._subscripts(self.letters)},{self._subscripts(self.over)}"
-        shift: Array = np.einsum(
-            f"{inputs}->{self._subscripts(self.result)}", self.expanded(), data.reshape(shape)
-        ).ravel()
+        shift = self.contract(data, self.result)
         if self.transposed:
             # The windows overlap: each place of the output is in `kernel / strides` of them on average.
             strides = attribute(self.node, "strides")
@@ -313,47 +261,12 @@ class Contraction:
         return shift
 
 
-def add_bias(
-    editor: Editor, contraction: Contraction, shift: Array, *, kept: npt.NDArray[np.bool_] | None = None
-) -> bool:
-    """Add `shift` to the bias of a contraction; a node without one gets one, where its op has any.
-
-    Args:
-        editor: Of its model.
-        contraction: The contraction.
-        shift: Shape [output channels].
-        kept: Of the output channels those that a bias that is new holds; None: all.
-
-    Returns:
-        Whether it was done: not where the bias is not `free`.
-    """
-    bias = contraction.bias
-    if bias is None or not bias.free:
-        return False
-    vector = bias.vector
-    assert vector is not None
-    if bias.value is None:
-        bias.write(editor, shift if kept is None else shift[kept])
-    else:
-        bias.write(editor, vector + shift)
-    return True
-
-
-def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:
-    """Return the one node of its graph that reads a value, and as which input; None where there are other readers, or
-    the value is an output."""
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not value.graph:
-        return None
-    return uses[0].node, uses[0].idx
-
-
-def _other_summand(value: ir.Value) -> tuple[ir.Node, int] | None:
-    """Return the sum of two values that alone reads `value`, and which input of it the other one is."""
-    use = only_use(value)
-    if use is None or not has(use[0], Trait.ADDS) or len(use[0].inputs) != 2:
-        return None
-    return use[0], 1 - use[1]
+def is_plain(fitted: BoundSignature) -> bool:
+    """Whether a node makes the sums as they are: not scaled, sent through an activation, or summed again, as in
+    attention and recurrences."""
+    attributes = fitted.node.attributes
+    scaled = any(attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
+    return len(fitted.signature.macs) == 1 and not scaled and "activation" not in attributes
 
 
 def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
@@ -362,30 +275,32 @@ def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
         fitted = bind(node)
         if fitted is None or not fitted.signature.macs:
             continue
-        signature = fitted.signature
         present = [
             (index, operand, value)
-            for index, (operand, value) in enumerate(zip(signature.inputs, node.inputs, strict=False))
+            for index, (operand, value) in enumerate(zip(fitted.signature.inputs, node.inputs, strict=False))
             if value is not None and not operand.ignored and value.shape is not None
         ]
-        for _, data_operand, data in present:
-            if constant(data) is not None:
-                continue
-            for index, weight_operand, weight in present:
-                array = weight.const_value if weight.is_initializer() and not weight.is_graph_input() else None
-                summed = _letters(data_operand) & _letters(weight_operand) - signature.channels
-                if array is None or len(array.shape) < 2 or len(summed) != 1 or not array.dtype.is_floating_point():
-                    continue
-                assert data.shape is not None
-                axes = data_operand.axes(len(data.shape))
-                axis = next(index for index, (dimension, _) in enumerate(axes) if summed & set(dimension.factors))
-                letters, sizes = _expand(
-                    fitted, weight_operand, tuple(size for size in array.shape if isinstance(size, int))
-                )
-                if math.prod(sizes) == array.size:
-                    result, bias_index = _bias(fitted, set(letters))
-                    over = axes[axis][0].factors
-                    yield Contraction(fitted, data, axis, over, weight, index, letters, sizes, result, bias_index)
+        for (_, operand, data), stored in itertools.product(present, present):
+            found = _contraction(fitted, operand, data, *stored) if constant_tensor(data) is None else None
+            if found is not None:
+                yield found
+
+
+def _contraction(
+    fitted: BoundSignature, operand: Operand, data: ir.Value, index: int, weight_operand: Operand, weight: ir.Value
+) -> Contraction | None:
+    """Return how a node multiplies `data` by its input `index`; None where that is not stored, or nothing is summed."""
+    array = weight.const_value if weight.is_initializer() and not weight.is_graph_input() else None
+    summed = _letters(operand) & _letters(weight_operand) - fitted.signature.channels
+    if array is None or len(array.shape) < 2 or len(summed) != 1 or not array.dtype.is_floating_point():
+        return None
+    axes = operand.axes(len(data.shape or ()))
+    axis = next(index for index, (dimension, _) in enumerate(axes) if summed & set(dimension.factors))
+    letters, sizes = _expand(fitted, weight_operand, tuple(size for size in array.shape if isinstance(size, int)))
+    if math.prod(sizes) != array.size:
+        return None
+    result, bias_index = _bias(fitted, set(letters))
+    return Contraction(fitted, data, axis, axes[axis][0].factors, weight, index, letters, sizes, result, bias_index)
 
 
 def _letters(operand: Operand) -> set[str]:

@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.analysis.contraction import Contraction, only_use
+from onnxslim.analysis.bias import only_use
+from onnxslim.analysis.contraction import Contraction
 from onnxslim.data import Samples
 from onnxslim.fit.normalisation import CutNormalisation, refit_affine
 from onnxslim.fit.ridge import RidgeRegression, Solution, predict

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.analysis.contraction import only_use
+from onnxslim.analysis.bias import only_use
 from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import BoundSignature, bind

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.analysis.contraction import Bias
+from onnxslim.analysis.bias import Bias
 from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, take_over

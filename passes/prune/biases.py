@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.analysis.contraction import Contraction, add_bias
+from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.labels import Mask
 from onnxslim.model.edit import Editor
@@ -24,8 +24,11 @@ def add_to_bias(
         gone: The labels that will be cut. A new bias, which the coupling does not know, is cut here.
 
     Returns:
-        Whether there was a bias to add to, or to be made.
+        Whether it was done: not where the bias is not `free`.
     """
-    axis = read.output_axis
-    labels = None if axis is None else coupling.of(read.node.outputs[0], axis)
-    return add_bias(editor, read, shift, kept=None if labels is None else ~gone[labels])
+    bias, axis = read.bias, read.output_axis
+    if bias is None or not bias.free or bias.vector is None:
+        return False
+    labels = None if bias.value is not None or axis is None else coupling.of(read.node.outputs[0], axis)
+    bias.write(editor, bias.vector + shift if labels is None else shift[~gone[labels]])
+    return True

@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.analysis.contraction import Contraction, contractions
+from onnxslim.analysis.contraction import Contraction, contractions, is_plain
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.evaluate import evaluate
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import BoundSignature, FactorKey, bind, dimensions
 from onnxslim.ops.op import Constancy
-from onnxslim.ops.parameters import attribute
 from onnxslim.ops.relations import Indices
 from onnxslim.ops.signatures import Operand
 from onnxslim.ops.table import constancy
@@ -188,7 +187,7 @@ class ChannelValues:
         if node.domain or any(operand.ignored for operand, _ in fitted.operands()):
             return nothing
         if fitted.signature.macs:
-            return self._products(fitted, keys, said) if linear(fitted) else nothing
+            return self._products(fitted, keys, said) if is_plain(fitted) else nothing
         first = said[0][1].constant
         keeps = constancy(node)
         if keeps is Constancy.EVALUATED and len(said) == len(node.inputs):
@@ -243,15 +242,9 @@ class ChannelValues:
             length for letter, length in zip(read.letters, read.sizes, strict=True) if letter in letters
         ) != len(result):
             return result
-        varying = contracted(read, ~fixed, letters, absolute=True) > 0
-        shift = contracted(read, np.where(fixed, data.constant, 0.0), letters)
+        varying = read.contract(~fixed, letters, absolute=True) > 0
+        shift = read.contract(np.where(fixed, data.constant, 0.0), letters)
         return np.where(np.isnan(result) & ~varying, bias + shift, result)
-
-
-def linear(fitted: BoundSignature) -> bool:
-    """Whether the node is one sum of products and adds what is left: no scale, no activation with it."""
-    scaled = any(attribute(fitted.node, name) not in (None, 1, 1.0) for name in ("alpha", "beta"))
-    return len(fitted.signature.macs) == 1 and not scaled and "activation" not in fitted.node.attributes
 
 
 def multiplied(fitted: BoundSignature) -> list[Operand]:
@@ -278,22 +271,6 @@ def exactly_constant(read: Contraction, data: AxisValues) -> npt.NDArray[np.bool
     padded = read.window is not None and (read.transposed or read.window.padded)
     fixed = ~np.isnan(data.constant)
     return np.asarray(fixed & (data.constant == 0) if padded else fixed)
-
-
-def contracted(
-    read: Contraction, data: npt.NDArray[np.generic], letters: Sequence[str], absolute: bool = False
-) -> Numbers:
-    """Return what numbers at the channels of the data make at the factors `letters` of the output, borders aside."""
-    names = {letter: chr(ord("a") + at) for at, letter in enumerate(dict.fromkeys((*read.letters, *read.over)))}
-    shape = [read.sizes[read.letters.index(letter)] for letter in read.over if letter in read.letters]
-    over = "".join(names[letter] for letter in read.over if letter in read.letters)
-    weight = np.abs(read.expanded()) if absolute else read.expanded()
-    made: Numbers = np.einsum(
-        f"{''.join(names[letter] for letter in read.letters)},{over}->{''.join(names[letter] for letter in letters)}",
-        weight,
-        data.astype(np.float64).reshape(shape),
-    )
-    return made.ravel()
 
 
 def run_on(

@@ -16,7 +16,7 @@ from onnxslim.ops.relations import AddsUp, Axis, Indices, Mixes, NodeAxes
 from onnxslim.ops.signatures import Operand
 from onnxslim.ops.table import relations_of
 
-from .channel_values import ChannelValues, Numbers, contracted, exactly_constant, multiplied, recurrent
+from .channel_values import ChannelValues, Numbers, exactly_constant, multiplied, recurrent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ def shift_of(known: ChannelValues, read: Contraction, places: Indices) -> Number
     assert data is not None
     constants = np.zeros(len(data.constant))
     constants[places] = np.nan_to_num(np.where(exactly_constant(read, data), data.constant, 0.0))[places]
-    return contracted(read, constants, read.result)
+    return read.contract(constants, read.result)
 
 
 def _values(fitted: BoundSignature, operand: Operand) -> list[ir.Value]:

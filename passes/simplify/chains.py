@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.bias import only_use
 from onnxslim.analysis.inference import Inference
 from onnxslim.model.edit import Editor, set_inputs, take_over
 from onnxslim.model.nesting import every_graph, main_graphs
@@ -39,9 +40,7 @@ def join_reshapes(model: ir.Model, known: Inference) -> int:
 def _only_producer(node: ir.Node, index: int) -> ir.Node | None:
     """Return the producer of an input that nothing else reads."""
     value = node.inputs[index] if len(node.inputs) > index else None
-    if value is None or value.is_graph_output() or len(value.uses()) != 1:
-        return None
-    return value.producer()
+    return None if value is None or only_use(value) is None else value.producer()
 
 
 def _replace(editor: Editor, graph: ir.Graph, node: ir.Node, first: ir.Node, sizes: list[int]) -> None:

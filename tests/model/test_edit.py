@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_models import from_text
 
-from onnxslim.analysis.contraction import add_bias, contractions
+from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import open_model
@@ -38,7 +38,7 @@ def test_a_bias_that_is_new_is_not_called_as_a_value_that_is_there() -> None:
     )
     infer_shapes(model)
     (convolution,) = contractions(model.graph)
-    assert add_bias(Editor(model), convolution, np.ones(2))
+    convolution.bias.write(Editor(model), np.ones(2))
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     given = Session.of(model).run({"x": np.zeros((1, 2, 4, 4), np.float32)})
     np.testing.assert_array_equal(given["y"], -np.ones((1, 2, 2, 2)))

@@ -10,14 +10,16 @@ import onnx_ir as ir
 import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from onnxslim.passes.prune import Prune
+from onnxslim.passes.prune.biases import add_to_bias
 from onnxslim.passes.prune.criterion import Criterion
 from onnxslim.passes.simplify import Simplify
 from story import make_context
 from zoo import zoo_file
 
 import onnxslim
-from onnxslim.analysis.contraction import add_bias, contractions
+from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.coupling import couple
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue, DataError
@@ -214,10 +216,12 @@ def test_biases_that_are_not_ours_are_left_alone() -> None:
         w=weight(4, 2), v=weight(2, 3), u=weight(3, 2), k=weight(1, 2),
     )  # fmt: skip
     first, second, third = contractions(model.graph)
-    assert not add_bias(Editor(model), first, np.ones(2))
-    assert not add_bias(Editor(model), second, np.ones(3))
+    coupling = couple(model)
+    none = np.zeros(coupling.labels.count, np.bool_)
+    assert not add_to_bias(Editor(model), coupling, first, np.ones(2), none)
+    assert not add_to_bias(Editor(model), coupling, second, np.ones(3), none)
     before = model.graph.initializers["k"].const_value.numpy()
-    assert add_bias(Editor(model), third, np.ones(2))
+    assert add_to_bias(Editor(model), coupling, third, np.ones(2), none)
     np.testing.assert_allclose(model.graph.initializers["k"].const_value.numpy(), before + 1)
 
 

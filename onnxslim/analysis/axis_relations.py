@@ -205,16 +205,16 @@ class AxisRelations:
             self.products = []
             for whole, (first, *others) in known.items():
                 self.products.append((whole, first))
-                for other in others:
-                    if self._nests(first, other):
-                        nested.append((first, other))
+                for second in others:
+                    if self._nests(first, second):
+                        nested.append((first, second))
                     else:
-                        self.products.append((whole, other))
+                        self.products.append((whole, second))
             if not nested:
                 return
-            for first, other in nested:
-                self.align(first, other, None)
+            for first, second in nested:
+                self.align(first, second, None)
 
     def _nests(self, left: Sequence[int], right: Sequence[int]) -> bool:
         cuts = sorted({*self._cuts(left), *self._cuts(right)})
-        return all(cuts[at + 1] % cuts[at] == 0 for at in range(len(cuts) - 1))
+        return all(cuts[index + 1] % cuts[index] == 0 for index in range(len(cuts) - 1))

@@ -145,7 +145,7 @@ def groups(coupling: Coupling) -> tuple[ChannelGroup, ...]:
     together: dict[bytes, list[int]] = {}
     for base, block in zip(roots.tolist(), np.split(rows[:, 1:], begin[1:]), strict=True):
         together.setdefault(block.tobytes(), []).append(base)
-    heads = np.array(sorted(each[0] for each in together.values()), np.int64)
+    heads = np.array(sorted(members[0] for members in together.values()), np.int64)
     found: dict[int, tuple[str, int, int]] = {}
     for value, axes in coupling.weights():
         for axis in axes:
@@ -160,9 +160,9 @@ def groups(coupling: Coupling) -> tuple[ChannelGroup, ...]:
                     name, rank = value.name or "", min(len(axes), 2)
                 found[label] = (name, rank, min(width, count))
     return tuple(
-        ChannelGroup(found[each[0]][0], np.array(each), found[each[0]][2], bool(labels.mixed[each].any()))
-        for each in together.values()
-        if each[0] in found
+        ChannelGroup(found[members[0]][0], np.array(members), found[members[0]][2], bool(labels.mixed[members].any()))
+        for members in together.values()
+        if members[0] in found
     )
 
 

@@ -155,13 +155,13 @@ class Inference:
     def _settled(self, output: ir.Value, fact: Fact) -> Fact:
         """Put unknown sizes where formulas are too long, and what the file declares where that says more."""
         name = self.scope + (output.name or "")
-        dtype, shape, elements, other = fact
-        if dtype is None and other is None:
+        dtype, shape, elements, elements_dtype = fact
+        if dtype is None and elements_dtype is None:
             kind = output.type
             if isinstance(kind, ir.TensorType):
                 dtype = kind.dtype
             else:
-                other = kind
+                elements_dtype = kind
         if shape is not None:
             for size in shape:
                 if type(size) is not int and len(size.text) > LONGEST:  # type: ignore[union-attr]  # an Expression
@@ -171,7 +171,7 @@ class Inference:
             shape = _with_declared(shape, output.shape, name)
         if elements is not None:
             elements = _short_elements(elements, name, dtype)
-        return Fact(dtype, shape, elements, other)
+        return Fact(dtype, shape, elements, elements_dtype)
 
     def _write(self, output: ir.Value, fact: Fact) -> None:
         if fact.dtype is not None:
@@ -192,7 +192,7 @@ class Inference:
         elements = fact.elements
         if elements is None or output.const_value is not None or fact.dtype not in CONSTANTS or fact.shape is None:
             return
-        if all(type(each) is int for each in elements):
+        if all(type(element) is int for element in elements):
             array: npt.NDArray[Any] = np.array(elements, CONSTANTS[fact.dtype])
             output.const_value = as_tensor(array.reshape(-1 if fact.shape else ()), output.name)
 
@@ -223,13 +223,13 @@ def _short(size: Size, unknown: Size) -> Size:
 
 def _short_elements(elements: tuple[Element, ...], name: str, dtype: ir.DataType | None) -> tuple[Element, ...]:
     """Put unknown elements where an integer is not known, or its formula is too long."""
-    if all(type(each) is int for each in elements) or dtype not in INTEGERS:
+    if all(type(element) is int for element in elements) or dtype not in INTEGERS:
         return elements
     return tuple(
         unknown_element(name, place)
-        if each is None or (isinstance(each, Expression) and len(each.text) > LONGEST)
-        else each
-        for place, each in enumerate(elements)
+        if element is None or (isinstance(element, Expression) and len(element.text) > LONGEST)
+        else element
+        for place, element in enumerate(elements)
     )
 
 
@@ -242,8 +242,8 @@ def _with_declared(shape: tuple[Size, ...] | None, written: ir.Shape, name: str)
         )
     if len(shape) != len(written):
         return shape
-    for size, told in zip(shape, written, strict=True):
-        if type(size) is not int and type(told) is int and told >= 0:
+    for size, declared in zip(shape, written, strict=True):
+        if type(size) is not int and type(declared) is int and declared >= 0:
             return tuple(
                 b if type(a) is not int and isinstance(b, int) and b >= 0 else a
                 for a, b in zip(shape, written, strict=True)

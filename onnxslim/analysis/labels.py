@@ -110,7 +110,7 @@ def solve(relations: AxisRelations) -> Labels:
     right = [first(b) + ib for a, _, b, ib in relations.pairs if _known(relations, a, b)]
     root: Indices = components(np.arange(count), _joined(left), _joined(right))
     rows = [
-        _rows(first(whole), [(first(each), size_of(each)) for each in parts]) for whole, parts in relations.products
+        _rows(first(whole), [(first(part), size_of(part)) for part in parts]) for whole, parts in relations.products
     ]
     across = len(freezes)
     freezes.append(Freeze(FreezeCode.CUT_ACROSS))
@@ -124,19 +124,19 @@ def solve(relations: AxisRelations) -> Labels:
         root = joined
     derived = np.zeros(count, np.bool_)
     implied: list[Indices] = []
-    for each in rows:
-        alive = reason[each.factors] == _NONE
+    for product in rows:
+        alive = reason[product.factors] == _NONE
         several = alive.sum(axis=1) > 1
-        for column in range(each.factors.shape[1]):
-            chosen = several & alive[:, column] & (root[each.factors[:, column]] != root[each.whole])
-            implied.append(np.stack([root[each.factors[chosen, column]], root[each.whole[chosen]]], axis=1))
-            derived[root[each.whole[chosen]]] = True
+        for column in range(product.factors.shape[1]):
+            chosen = several & alive[:, column] & (root[product.factors[:, column]] != root[product.whole])
+            implied.append(np.stack([root[product.factors[chosen, column]], root[product.whole[chosen]]], axis=1))
+            derived[root[product.whole[chosen]]] = True
     reason[reason == _NONE] = -1
     mixed = np.zeros(count, np.bool_)
     for axis in {relations.find(axis) for axis in relations.mixed} & start.keys():
         mixed[root[first(axis) + np.arange(size_of(axis))]] = True
-    for each in rows:
-        mixed[root[each.factors[mixed[root[each.whole]]]]] = True
+    for product in rows:
+        mixed[root[product.factors[mixed[root[product.whole]]]]] = True
     return Labels(count, start, root, reason, tuple(freezes), derived, mixed, _closure(_joined(implied, 2), count))
 
 
@@ -147,10 +147,10 @@ def components(root: Indices, left: Indices, right: Indices) -> Indices:
     """
     root = root.copy()
     while len(left):
-        one, other = root[left], root[right]
-        apart = one != other
-        left, right, one, other = left[apart], right[apart], one[apart], other[apart]
-        np.minimum.at(root, np.maximum(one, other), np.minimum(one, other))
+        left_root, right_root = root[left], root[right]
+        apart = left_root != right_root
+        left, right, left_root, right_root = left[apart], right[apart], left_root[apart], right_root[apart]
+        np.minimum.at(root, np.maximum(left_root, right_root), np.minimum(left_root, right_root))
         while not np.array_equal(root, root[root]):
             root = root[root]
     return root
@@ -180,12 +180,12 @@ def _spread(root: Indices, rows: Sequence[_ProductRows], reason: Indices) -> Ind
         least = np.full(len(root), _NONE, np.int64)
         np.minimum.at(least, root, reason)
         reason = least[root]
-        for each in rows:
-            for column in range(each.factors.shape[1]):
-                np.minimum.at(reason, each.factors[:, column], reason[each.whole])
-            stuck = (reason[each.factors] != _NONE).all(axis=1)
-            least_of_factors = reason[each.factors].min(axis=1)
-            reason[each.whole[stuck]] = np.minimum(reason[each.whole[stuck]], least_of_factors[stuck])
+        for product in rows:
+            for column in range(product.factors.shape[1]):
+                np.minimum.at(reason, product.factors[:, column], reason[product.whole])
+            stuck = (reason[product.factors] != _NONE).all(axis=1)
+            least_of_factors = reason[product.factors].min(axis=1)
+            reason[product.whole[stuck]] = np.minimum(reason[product.whole[stuck]], least_of_factors[stuck])
         if np.array_equal(before, reason):
             return reason
 
@@ -195,23 +195,23 @@ def _agree(root: Indices, rows: Sequence[_ProductRows], free: Mask) -> tuple[Ind
     left, right, frozen = [], [], []
     seen: dict[int, tuple[int, int]] = {}
     shared = _shared_wholes(root, rows)
-    for number, each in enumerate(rows):
-        alive = free[each.factors]
+    for number, product in enumerate(rows):
+        alive = free[product.factors]
         single = alive.sum(axis=1) == 1
-        left.append(each.whole[single])
-        right.append(each.factors[single, alive[single].argmax(axis=1)])
-        for row in np.flatnonzero((alive.sum(axis=1) > 1) & shared[root[each.whole]]):
-            other_number, other_row = seen.setdefault(int(root[each.whole[row]]), (number, int(row)))
-            other = rows[other_number]
-            mine = each.factors[row, alive[row]]
-            theirs = other.factors[other_row, free[other.factors[other_row]]]
+        left.append(product.whole[single])
+        right.append(product.factors[single, alive[single].argmax(axis=1)])
+        for row in np.flatnonzero((alive.sum(axis=1) > 1) & shared[root[product.whole]]):
+            other_number, other_row = seen.setdefault(int(root[product.whole[row]]), (number, int(row)))
+            earlier = rows[other_number]
+            mine = product.factors[row, alive[row]]
+            theirs = earlier.factors[other_row, free[earlier.factors[other_row]]]
             if set(root[mine].tolist()) == set(root[theirs].tolist()):
                 continue
-            if each.sizes == other.sizes and np.array_equal(each.places[row], other.places[other_row]):
-                left.append(each.factors[row])
-                right.append(other.factors[other_row])
+            if product.sizes == earlier.sizes and np.array_equal(product.places[row], earlier.places[other_row]):
+                left.append(product.factors[row])
+                right.append(earlier.factors[other_row])
                 continue
-            for odd in (each, other):
+            for odd in (product, earlier):
                 longest = int(np.argmax(odd.sizes))
                 frozen += [odd.factors[:, column] for column in range(len(odd.sizes)) if column != longest]
             return _joined(left), _joined(right), _joined(frozen)
@@ -221,8 +221,8 @@ def _agree(root: Indices, rows: Sequence[_ProductRows], free: Mask) -> tuple[Ind
 def _shared_wholes(root: Indices, rows: Sequence[_ProductRows]) -> Mask:
     """Return for every root whether two products, or two places of one, make it."""
     made = np.zeros(len(root), np.int64)
-    for each in rows:
-        np.add.at(made, root[each.whole], 1)
+    for product in rows:
+        np.add.at(made, root[product.whole], 1)
     return made > 1
 
 

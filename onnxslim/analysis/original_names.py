@@ -44,7 +44,7 @@ class OriginalNames:
         self._same = same_values(model.graph)
         present = {value.name or "" for value in model.graph.inputs}
         present |= {value.name or "" for node in model.graph for value in node.outputs}
-        self._present = present | {other for name in present for other in self._same.get(name, ())}
+        self._present = present | {same for name in present for same in self._same.get(name, ())}
         self._origins: dict[str, Origin] = {}
 
     def of_node(self, node: ir.Node) -> Origin:

@@ -70,7 +70,7 @@ class ShapeView:
         fact = self.facts.get(value)
         if fact is None or fact.elements is None:
             return constant_tensor(value) is not None
-        return all(isinstance(each, int) for each in fact.elements)
+        return all(isinstance(element, int) for element in fact.elements)
 
 
 def infer_at(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> ShapeView:

@@ -47,8 +47,8 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     if attribute.is_ref() or attribute.type in (ir.AttributeType.SPARSE_TENSOR,):
         return None
     if attribute.type is ir.AttributeType.TENSOR:
-        held: ir.TensorProtocol = attribute.value
-        return held
+        tensor: ir.TensorProtocol = attribute.value
+        return tensor
     return ir.convenience.get_const_tensor(value)
 
 

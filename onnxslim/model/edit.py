@@ -135,8 +135,8 @@ def note_same(graph: ir.Graph, pairs: Iterable[tuple[str, str]]) -> None:
 def same_values(graph: ir.Graph) -> Mapping[str, Set[str]]:
     """Return for each name that was given to `note_same` all names of what is the same."""
     classes: dict[str, set[str]] = {}
-    for one, other in graph.meta.get(SAME, ()):
-        small, large = sorted((classes.get(one, {one}), classes.get(other, {other})), key=len)
+    for name, same in graph.meta.get(SAME, ()):
+        small, large = sorted((classes.get(name, {name}), classes.get(same, {same})), key=len)
         large |= small
-        classes.update(dict.fromkeys((one, other, *small), large))
+        classes.update(dict.fromkeys((name, same, *small), large))
     return classes

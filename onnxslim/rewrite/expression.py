@@ -215,7 +215,7 @@ class _Writer:
             if not self._at("]"):
                 self._next(",")
         self._next("]")
-        word = "value_floats" if any("." in each or "e" in each for each in numbers) else "value_ints"
+        word = "value_floats" if any("." in number or "e" in number for number in numbers) else "value_ints"
         return f"Constant <{word} = [{', '.join(numbers)}]> ()"
 
     def _number(self, text: str) -> str:

@@ -71,4 +71,4 @@ def _input_producer(name: str, makers: Makers) -> str | None:
 def _depth(name: str, makers: Makers) -> int:
     if name not in makers or makers[name][0] == CONSTANT:
         return 0
-    return 1 + max((_depth(each, makers) for each in makers[name][1]), default=0)
+    return 1 + max((_depth(operand, makers) for operand in makers[name][1]), default=0)

@@ -105,10 +105,10 @@ def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> R
             compiled[source.file, source.name] = _attempt(source, opset)
     read = [compiled[source.file, source.name] for source in sources]
     if ops is None:
-        read = [_whole(each) for each in read]
+        read = [_whole(item) for item in read]
     return RuleSet(
-        tuple(each for each in read if isinstance(each, Rule)),
-        tuple(each for each in read if isinstance(each, Skipped)),
+        tuple(item for item in read if isinstance(item, Rule)),
+        tuple(item for item in read if isinstance(item, Skipped)),
     )
 
 
@@ -142,8 +142,8 @@ def _whole(rule: Rule | Skipped) -> Rule | Skipped:
 
 def rule_files(package: str) -> tuple[tuple[str, str], ...]:
     """Return name and text of each ``*.rules`` file of a package, sorted by name."""
-    files = [each for each in importlib.resources.files(package).iterdir() if each.name.endswith(".rules")]
-    return tuple((each.name, each.read_text(encoding="utf-8")) for each in sorted(files, key=lambda each: each.name))
+    files = [file for file in importlib.resources.files(package).iterdir() if file.name.endswith(".rules")]
+    return tuple((file.name, file.read_text(encoding="utf-8")) for file in sorted(files, key=lambda file: file.name))
 
 
 def rule_names(text: str, where: str) -> tuple[str, ...]:
@@ -207,7 +207,7 @@ def _parse(text: str, source: RuleText, line: int) -> onnx.FunctionProto:
     except onnx.parser.ParseError as error:
         message = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error.args[0])
         place = re.search(r"line: (\d+)", message)
-        what = [each for each in message.splitlines() if each and not each.startswith("[ParseError")]
+        what = [part for part in message.splitlines() if part and not part.startswith("[ParseError")]
         raise RuleError(
             f"the rule {source.name} does not read: {what[-1] if what else message}",
             where=f"{source.file}:{place[1] if place else source.line}",
@@ -261,7 +261,7 @@ def _body(
                 continue
             kind = kinds.get(attribute.ref_attr_name)
             if kind is not None and is_constant_node(node) and attribute.name == "value":
-                attribute.name = next(name for name, each in CONSTANT_TYPES.items() if each is kind)
+                attribute.name = next(name for name, declared in CONSTANT_TYPES.items() if declared is kind)
             attribute.type = int(_attribute_type(node, attribute.name, opset, source))
             if attribute.ref_attr_name in attributes:
                 kinds.setdefault(attribute.ref_attr_name, ir.AttributeType(attribute.type))
@@ -320,7 +320,7 @@ def _check_reach(rule: Rule, bodies: Mapping[str, Body]) -> None:
         if name in rule.match.makers:
             node = rule.match.makers[name][0]
             reached.update(node.outputs)
-            waiting += [each for each in node.inputs if each is not None]
+            waiting += [operand for operand in node.inputs if operand is not None]
     lost = [name for node in rule.match.nodes for name in node.outputs if name not in reached]
     if lost:
         raise RuleError(

@@ -325,8 +325,8 @@ def _permutation(sampler: Sampler, data: Array) -> tuple[int, ...]:
     axes = list(range(data.ndim))
     if sampler.draw.choice((True, True, False)):
         for place in range(len(axes) - 1):
-            other = sampler.draw.integer(place, len(axes) - 1)
-            axes[place], axes[other] = axes[other], axes[place]
+            second = sampler.draw.integer(place, len(axes) - 1)
+            axes[place], axes[second] = axes[second], axes[place]
     return tuple(axes)
 
 

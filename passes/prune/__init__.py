@@ -176,10 +176,10 @@ class Prune(Pass):
         steps = [np.cumsum(blocks(group, limits)).tolist() for group in found]
         recovers = learns and (self.compensate or self.refit)
         ranker = Ranker(model, coupling, found, steps, read, moments, before, context, recovers)
-        importance, said = context.observed(
+        importance, remarks = context.observed(
             "importance", lambda: ranker.importance(criterion, sensitivity=self.sensitivity)
         )
-        notes += said
+        notes += remarks
         budget = CutBudget.of(self._share(), model, coupling, sized, found, limits, context)
 
         def allotted(target: float) -> Choice:

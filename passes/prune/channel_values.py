@@ -51,7 +51,7 @@ def classify(rows: npt.NDArray[np.generic]) -> Indices:
     """Return for each of `rows`, shape [n, ...], the number of the first that is equal to it bit by bit."""
     flat = np.ascontiguousarray(rows.reshape(len(rows), math.prod(rows.shape[1:])))
     seen: dict[bytes, int] = {}
-    return np.array([seen.setdefault(row.tobytes(), at) for at, row in enumerate(flat)], np.int64)
+    return np.array([seen.setdefault(row.tobytes(), number) for number, row in enumerate(flat)], np.int64)
 
 
 class ChannelValues:
@@ -67,8 +67,8 @@ class ChannelValues:
         self.coupling = coupling
         self.opsets: Mapping[str, int] = model.graph.opset_imports
         self.contractions: dict[ir.Node, Contraction] = {}
-        for each in contractions(model.graph):
-            self.contractions.setdefault(each.node, each)
+        for contraction in contractions(model.graph):
+            self.contractions.setdefault(contraction.node, contraction)
         self._known: dict[tuple[ir.Value, int], AxisValues] = {}
         self._holds: dict[int, bool] = {}
         for node in model.graph:
@@ -96,9 +96,9 @@ class ChannelValues:
         """Return what is known along an axis of `value`; None where not even its size is."""
         key = (value, axis)
         if key not in self._known:
-            held = constant(value)
-            if held is not None and held.dtype.kind in "fiub":
-                self._known[key] = _of_array(held, axis)
+            array = constant(value)
+            if array is not None and array.dtype.kind in "fiub":
+                self._known[key] = _of_array(array, axis)
             else:
                 labels = self.coupling.of(value, axis)
                 if labels is None:
@@ -137,7 +137,7 @@ class ChannelValues:
             if along is None or math.prod(sizes) != len(along.classes):
                 result.append(unknown(math.prod(lengths)))
                 continue
-            order = [own.index(key) for key in shared] + [at for at, key in enumerate(own) if key not in shared]
+            order = [own.index(key) for key in shared] + [index for index, key in enumerate(own) if key not in shared]
             count = math.prod(sizes[own.index(key)] for key in shared)
             spread = [length if key in shared else 1 for key, length in zip(keys, lengths, strict=True)]
             classes = classify(along.classes.reshape(sizes).transpose(order).reshape(count, -1))
@@ -168,30 +168,30 @@ class ChannelValues:
                     or not self.is_prunable(value, axis)
                 ):
                     continue
-                said = [
-                    (each, along)
-                    for each, held in fitted.operands()
-                    if any(each is declared for declared in signature.inputs) and not each.ignored
-                    for along in self.contribution(fitted, each, held, keys, lengths)
+                read = [
+                    (source, along)
+                    for source, data in fitted.operands()
+                    if any(source is declared for declared in signature.inputs) and not source.ignored
+                    for along in self.contribution(fitted, source, data, keys, lengths)
                 ]
-                if said:
-                    classes = classify(np.stack([along.classes for _, along in said], axis=1))
-                    self.record(value, axis, AxisValues(classes, self._constants(fitted, axis, keys, said)))
+                if read:
+                    classes = classify(np.stack([along.classes for _, along in read], axis=1))
+                    self.record(value, axis, AxisValues(classes, self._constants(fitted, axis, keys, read)))
 
     def _constants(
-        self, fitted: BoundSignature, axis: int, keys: Sequence[FactorKey], said: Sequence[tuple[Operand, AxisValues]]
+        self, fitted: BoundSignature, axis: int, keys: Sequence[FactorKey], read: Sequence[tuple[Operand, AxisValues]]
     ) -> Numbers:
         node = fitted.node
-        size = len(said[0][1].classes)
+        size = len(read[0][1].classes)
         nothing = np.full(size, np.nan)
         if node.domain or any(operand.ignored for operand, _ in fitted.operands()):
             return nothing
         if fitted.signature.macs:
-            return self._products(fitted, keys, said) if is_plain(fitted) else nothing
-        first = said[0][1].constant
+            return self._products(fitted, keys, read) if is_plain(fitted) else nothing
+        first = read[0][1].constant
         keeps = constancy(node)
-        if keeps is Constancy.EVALUATED and len(said) == len(node.inputs):
-            return self._pointwise(node, axis, [along.constant for _, along in said])
+        if keeps is Constancy.EVALUATED and len(read) == len(node.inputs):
+            return self._pointwise(node, axis, [along.constant for _, along in read])
         if keeps is Constancy.ZERO_KEPT:
             return np.where(first == 0, first, np.nan)
         return first if keeps is Constancy.KEPT else nothing
@@ -201,34 +201,34 @@ class ChannelValues:
         result = np.full(len(inputs[0]), np.nan)
         known = ~np.isnan(np.stack(inputs)).any(axis=0)
         if known.any():
-            arrays = [each[known] for each in inputs]
+            arrays = [numbers[known] for numbers in inputs]
             rank = len(node.outputs[0].shape or ())
-            arrays[0] = arrays[0].reshape([-1 if at == axis else 1 for at in range(rank)])
+            arrays[0] = arrays[0].reshape([-1 if position == axis else 1 for position in range(rank)])
             made = run_on(node, arrays, self.opsets)
             if made is not None and made.size == known.sum():
                 result[known] = made.ravel()
         return result
 
     def _products(
-        self, fitted: BoundSignature, keys: Sequence[FactorKey], said: Sequence[tuple[Operand, AxisValues]]
+        self, fitted: BoundSignature, keys: Sequence[FactorKey], operands: Sequence[tuple[Operand, AxisValues]]
     ) -> Numbers:
         """Return what a sum of products is where it does not depend on the input: its bias, and what constants make."""
-        size = len(said[0][1].classes)
+        size = len(operands[0][1].classes)
         factors = set(multiplied(fitted))
         zero = np.zeros(size, np.bool_)
         bias = np.zeros(size)
         for operand, value in fitted.operands():
             if operand in fitted.signature.outputs:
                 continue
-            own = [along.constant for each, along in said if each is operand]
+            own = [along.constant for source, along in operands if source is operand]
             if operand in factors:
                 for numbers in own:
                     zero |= numbers == 0
             elif own:
                 bias = bias + own[0]
             else:
-                held = constant(value)  # one number for all
-                bias = bias + (np.nan if held is None or held.size != 1 else float(held.ravel()[0]))
+                array = constant(value)  # one number for all
+                bias = bias + (np.nan if array is None or array.size != 1 else float(array.ravel()[0]))
         result = np.where(zero, bias, np.nan)
         read = self.contractions.get(fitted.node)
         if read is None:
@@ -279,14 +279,14 @@ def run_on(
     """Return what `node` makes of arrays, in the types of its inputs; None where that is not known or not finite."""
     proto = ir.to_proto(node)
     feeds: dict[str, npt.NDArray[np.generic]] = {}
-    for at, (value, array) in enumerate(zip(node.inputs, arrays, strict=True)):
+    for index, (value, array) in enumerate(zip(node.inputs, arrays, strict=True)):
         if value is None or array is None:
-            proto.input[at] = ""
+            proto.input[index] = ""
             continue
         if value.dtype is None:
             return None
-        proto.input[at] = f"input_{at}"
-        feeds[f"input_{at}"] = array.astype(value.dtype.numpy())
+        proto.input[index] = f"input_{index}"
+        feeds[f"input_{index}"] = array.astype(value.dtype.numpy())
     del proto.output[1:]
     proto.output[0] = "output"
     made = evaluate([proto], feeds, ["output"], opsets)

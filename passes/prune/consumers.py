@@ -92,7 +92,7 @@ def _unread(known: ChannelValues, fitted: BoundSignature, letter: str, size: int
     unread = np.zeros(size, np.bool_)
     for operand in fitted.signature.inputs:
         if sum(letter in dimension.factors for dimension in operand.dimensions) > 1:
-            axis = next(at for at, dimension in enumerate(operand.dimensions) if dimension.factors == (letter,))
+            axis = [dimension.factors for dimension in operand.dimensions].index((letter,))
             for value in _values(fitted, operand):
                 along = known.of(value, axis)
                 if along is not None and len(along.constant) == size:
@@ -103,12 +103,12 @@ def _unread(known: ChannelValues, fitted: BoundSignature, letter: str, size: int
 def _mended(known: ChannelValues, read: Contraction, letter: str, size: int) -> Mask:
     """Return which channels are constant for their reader, in all groups, or not read where they are not."""
     data = known.of(read.data, read.data_axis)
-    shape = [read.sizes[read.letters.index(each)] if each in read.letters else 0 for each in read.over]
+    shape = [read.sizes[read.letters.index(factor)] if factor in read.letters else 0 for factor in read.over]
     bias = read.bias
     if data is None or 0 in shape or int(np.prod(shape)) != len(data.constant) or bias is None or not bias.free:
         return np.zeros(size, np.bool_)
     fixed = exactly_constant(read, data).reshape(shape)
-    others = tuple(at for at, each in enumerate(read.over) if each != letter)
+    others = tuple(position for position, factor in enumerate(read.over) if factor != letter)
     result: Mask = np.asarray(fixed.all(axis=others), np.bool_)
     return result if len(result) == size else np.zeros(size, np.bool_)
 
@@ -123,7 +123,7 @@ def shift_of(known: ChannelValues, read: Contraction, places: Indices) -> Number
 
 
 def _values(fitted: BoundSignature, operand: Operand) -> list[ir.Value]:
-    return [value for each, value in fitted.operands() if each is operand]
+    return [value for source, value in fitted.operands() if source is operand]
 
 
 def _floats(fitted: BoundSignature) -> bool:

@@ -55,7 +55,7 @@ class Ranking:
 def eliminate(readers: Sequence[ChannelReader], count: int) -> Ranking:
     """Return in which order `count` channels go, and the relative error of all readers together."""
     states = [
-        _ReaderRows(reader, each) if isinstance(each := reader.moment, Thin) else _Moments(reader, each)
+        _ReaderRows(reader, moment) if isinstance(moment := reader.moment, Thin) else _Moments(reader, moment)
         for reader in readers
     ]
     order: list[int] = []
@@ -67,7 +67,7 @@ def eliminate(readers: Sequence[ChannelReader], count: int) -> Ranking:
         chosen = left[np.argsort(cost, kind="stable")[:step]]
         total = sum(state.remove(chosen) for state in states)
         order += chosen.tolist()
-        lost += [lost[-1] + total * (at + 1) / len(chosen) for at in range(len(chosen))]
+        lost += [lost[-1] + total * (index + 1) / len(chosen) for index in range(len(chosen))]
         left = left[~np.isin(left, chosen)]
     return Ranking(np.array(order, np.int64), np.maximum.accumulate(np.array(lost)))
 

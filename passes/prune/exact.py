@@ -130,7 +130,7 @@ def merge_duplicates(
     labels = coupling.labels
     barred = np.zeros(labels.count, np.bool_)
     # For each root where it is read: the number of the reader, and what the places there hold.
-    held: dict[int, list[tuple[int, bytes]]] = {}
+    contents: dict[int, list[tuple[int, bytes]]] = {}
     for number, end in enumerate(ends):
         roots = np.unique(labels.bases(end.labels)[1])
         own = None if end.read is None else coupling.of(end.read.data, end.read.data_axis)
@@ -139,22 +139,22 @@ def merge_duplicates(
         if end.read is None or own is None or along is None or len(end.read.weight.uses()) > 1:
             barred[roots] = True
             continue
-        at, bases = labels.bases(own)
-        order = np.lexsort((at, bases))
-        at, bases = at[order], bases[order]
+        places, bases = labels.bases(own)
+        order = np.lexsort((places, bases))
+        places, bases = places[order], bases[order]
         for root, begin, stop in zip(
             roots.tolist(), np.searchsorted(bases, roots), np.searchsorted(bases, roots, "right"), strict=True
         ):
-            held.setdefault(root, []).append((number, along.classes[at[begin:stop]].tobytes()))
+            contents.setdefault(root, []).append((number, along.classes[places[begin:stop]].tobytes()))
     pairs: list[tuple[int, int]] = []
     result: list[RemovedChannels] = []
     for group in found:
         first: dict[tuple[tuple[int, bytes], ...], int] = {}
         before = len(pairs)
         for root in group.roots.tolist():
-            if root in held and not barred[root]:
-                other = first.setdefault(tuple(held[root]), root)
-                pairs += [(other, root)] if other != root else []
+            if root in contents and not barred[root]:
+                kept = first.setdefault(tuple(contents[root]), root)
+                pairs += [(kept, root)] if kept != root else []
         if len(pairs) == before:
             continue
         if gate.check(f"removing channels of {group.name}", DOUBLE) is not None:
@@ -185,8 +185,8 @@ def _merge(coupling: Coupling, read: Contraction, pairs: Sequence[tuple[int, int
         places, roots = places[concerned], roots[concerned]
         moved = np.moveaxis(array.astype(np.float64), axis, 0).copy()
         changed = False
-        for one, other in pairs:
-            to, source = np.sort(places[roots == one]), np.sort(places[roots == other])
+        for kept, removed in pairs:
+            to, source = np.sort(places[roots == kept]), np.sort(places[roots == removed])
             if len(source):
                 moved[to] += moved[source]
                 changed = True

@@ -85,34 +85,35 @@ class Ranker:
         if count:
             prober = Prober(self.model, self.coupling, context.draw(count, "prune: sensitivity"), context.open_session)
         if criterion is Criterion.RECONSTRUCTION or (prober is not None and self.recovers):
-            for number, (at, held) in enumerate(self._moments()):
+            for number, (index, moments) in enumerate(self._moments()):
                 context.progress("rank", number, len(self.groups))
                 if criterion is Criterion.RECONSTRUCTION:
-                    readers = list(self._readers(self.groups[at], held))
+                    readers = list(self._readers(self.groups[index], moments))
                     if readers:
-                        rankings[at] = eliminate(readers, len(self.groups[at].roots))
+                        rankings[index] = eliminate(readers, len(self.groups[index].roots))
                 if prober is not None:
-                    rankings[at] = self._measured(prober, at, rankings[at], wanted[at], held if self.recovers else ())
+                    fitted = moments if self.recovers else ()
+                    rankings[index] = self._measured(prober, index, rankings[index], wanted[index], fitted)
         elif prober is not None:
-            for at in range(len(self.groups)):
-                context.progress("rank", at, len(self.groups))
-                rankings[at] = self._measured(prober, at, rankings[at], wanted[at], ())
+            for index in range(len(self.groups)):
+                context.progress("rank", index, len(self.groups))
+                rankings[index] = self._measured(prober, index, rankings[index], wanted[index], ())
         context.progress("rank", len(self.groups), len(self.groups))
         if prober is not None:
             runs = sum(map(len, wanted))
             notes.append(remark("sensitivity", f"measured by {runs} cuts of one group each", f"on {count} samples"))
-        return [as_importance(each, steps) for each, steps in zip(rankings, self.steps, strict=True)], notes
+        return [as_importance(ranking, steps) for ranking, steps in zip(rankings, self.steps, strict=True)], notes
 
     def _measured(
         self,
         prober: Prober,
-        at: int,
+        index: int,
         ranking: Ranking,
         wanted: Sequence[int],
-        held: Sequence[tuple[Contraction, Gram]],
+        moments: Sequence[tuple[Contraction, Gram]],
     ) -> Ranking:
-        group = self.groups[at]
-        return scaled(ranking, {count: prober(group, ranking.order[:count], held) for count in wanted})
+        group = self.groups[index]
+        return scaled(ranking, {count: prober(group, ranking.order[:count], moments) for count in wanted})
 
     def _scores(self, criterion: Criterion) -> tuple[Scores, list[Note]]:
         """Return for each label what the criterion says; what it says nothing about is ranked by magnitude."""
@@ -144,36 +145,36 @@ class Ranker:
     def _moments(self) -> Iterator[tuple[int, list[tuple[Contraction, Gram]]]]:
         """Yield each group with the second moments of its readers, as few turns over the samples as memory allows."""
         context = self.context
-        known = [each for each in self.read if measurable(each) and each.columns <= WIDEST]
-        of_group = [[at for at, each in enumerate(known) if self._reads(each, group)] for group in self.groups]
+        known = [contraction for contraction in self.read if measurable(contraction) and contraction.columns <= WIDEST]
+        of_group = [[index for index, own in enumerate(known) if self._reads(own, group)] for group in self.groups]
         turn: list[int] = []
         needed: set[int] = set()
         samples = context.draw(SAMPLES, "prune: ranking")
 
         def turned() -> Iterator[tuple[int, list[tuple[Contraction, Gram]]]]:
             order = sorted(needed)
-            chosen = [known[at] for at in order]
+            chosen = [known[index] for index in order]
             taken = grams(self.model, chosen, samples, samples.count, context.generator, context.open_session)
             found = dict(zip(order, taken, strict=True)) if chosen else {}
             for group in turn:
-                yield group, [(known[at], found[at]) for at in of_group[group]]
+                yield group, [(known[index], found[index]) for index in of_group[group]]
 
-        for at, readers in enumerate(of_group):
+        for index, readers in enumerate(of_group):
             more = needed | set(readers)
-            if turn and sum(held(known[each]) for each in more) > HELD:
+            if turn and sum(held(known[reader]) for reader in more) > HELD:
                 yield from turned()
                 turn, more = [], set(readers)
-            turn, needed = [*turn, at], more
+            turn, needed = [*turn, index], more
         yield from turned()
 
     def _reads(self, contraction: Contraction, group: ChannelGroup) -> bool:
         labels = self.coupling.of(contraction.data, contraction.data_axis)
         return labels is not None and bool(np.isin(self.coupling.labels.bases(labels)[1], group.roots).any())
 
-    def _readers(self, group: ChannelGroup, held: Sequence[tuple[Contraction, Gram]]) -> Iterator[ChannelReader]:
+    def _readers(self, group: ChannelGroup, moments: Sequence[tuple[Contraction, Gram]]) -> Iterator[ChannelReader]:
         """Yield the readers of a group, each group of a grouped convolution by itself."""
-        place = {int(root): at for at, root in enumerate(group.roots)}
-        for contraction, gram in held:
+        place = {int(root): index for index, root in enumerate(group.roots)}
+        for contraction, gram in moments:
             labels = self.coupling.of(contraction.data, contraction.data_axis)
             assert labels is not None
             width = len(labels) // contraction.groups
@@ -183,11 +184,11 @@ class Ranker:
             for number in range(contraction.groups):
                 places, roots = self.coupling.labels.bases(labels[number * width : (number + 1) * width])
                 channels: list[list[int]] = [[] for _ in group.roots]
-                for at, root in zip(places.tolist(), roots.tolist(), strict=True):
+                for column, root in zip(places.tolist(), roots.tolist(), strict=True):
                     if root in place:
-                        channels[place[root]].append(at)
-                columns = [np.flatnonzero(np.isin(gram.channels, each)) for each in channels]
-                if any(len(each) == contraction.columns for each in columns):
+                        channels[place[root]].append(column)
+                columns = [np.flatnonzero(np.isin(gram.channels, own)) for own in channels]
+                if any(len(own) == contraction.columns for own in columns):
                     continue  # a whole group of the convolution goes, and its output with it
                 yield ChannelReader(gram.moment[number], gram.weight[number], columns, energy)
 

@@ -51,7 +51,7 @@ class Kept:
 
 def kept(model: ir.Model, coupling: Coupling, gone: Mask, read: Sequence[Contraction]) -> Kept:
     """Return what will stay when the labels `gone` go."""
-    outputs = {each.node.outputs[0].name or "": _kept_output(coupling, each, gone) for each in read}
+    outputs = {reader.node.outputs[0].name or "": _kept_output(coupling, reader, gone) for reader in read}
     normalisations = [
         CutNormalisation(node, axis, places)
         for node in model.graph

@@ -93,10 +93,10 @@ class Prober:
     @contextlib.contextmanager
     def _cut(self, gone: Mask, moments: Sequence[tuple[Contraction, Gram]]) -> Iterator[None]:
         """Set to zero what would go, and fit what reads it."""
-        held: dict[ir.Value, ir.TensorProtocol | None] = {}
+        stored: dict[ir.Value, ir.TensorProtocol | None] = {}
 
         def put(value: ir.Value, array: npt.NDArray[np.float64]) -> None:
-            held.setdefault(value, value.const_value)
+            stored.setdefault(value, value.const_value)
             overwrite(value, array)
 
         try:
@@ -113,7 +113,7 @@ class Prober:
                 put(contraction.weight, contraction.from_blocks(fitted))
             for value, axes in self._coupling.weights():
                 array = None
-                for at, axis in enumerate(axes):
+                for position, axis in enumerate(axes):
                     labels = self._coupling.of_axis(axis)
                     if labels is None or not gone[labels].any():
                         continue
@@ -122,12 +122,12 @@ class Prober:
                         if present is None or present.dtype.kind != "f":
                             break
                         array = present.astype(np.float64)
-                    array[(slice(None),) * at + (np.flatnonzero(gone[labels]),)] = 0
+                    array[(slice(None),) * position + (np.flatnonzero(gone[labels]),)] = 0
                 if array is not None:
                     put(value, array)
             yield
         finally:
-            for value, tensor in held.items():
+            for value, tensor in stored.items():
                 value.const_value = tensor
 
 
@@ -142,12 +142,12 @@ def scaled(ranking: Ranking, measured: Mapping[int, float]) -> Ranking:
         return ranking
     counts = sorted(measured)
     costs = np.maximum.accumulate(np.maximum([measured[count] for count in counts], 0.0))
-    said = ranking.lost[counts]
-    lost = np.interp(ranking.lost, [0.0, *said], [0.0, *costs])
+    ranked = ranking.lost[counts]
+    lost = np.interp(ranking.lost, [0.0, *ranked], [0.0, *costs])
     # Beyond the last width that was measured it goes on as the criterion says.
     lost[counts] = costs
     beyond = slice(counts[-1] + 1, None)
-    lost[beyond] = costs[-1] * ranking.lost[beyond] / said[-1] if said[-1] > 0 else costs[-1] + ranking.lost[beyond]
+    lost[beyond] = costs[-1] * ranking.lost[beyond] / ranked[-1] if ranked[-1] > 0 else costs[-1] + ranking.lost[beyond]
     return Ranking(ranking.order, np.maximum.accumulate(lost))
 
 

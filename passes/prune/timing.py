@@ -68,17 +68,16 @@ class MillisecondsLeft:
             count = KNOTS.get(len(varying), 2)
             self._nodes.append(fitted)
             self._keys.append(varying)
-            knots.append(
-                [_knots(int(least[each]), int(full[each]), count, limits.step(int(full[each]))) for each in varying]
-            )
+            ends = [(int(least[column]), int(full[column])) for column in varying]
+            knots.append([_knots(low, high, count, limits.step(high)) for low, high in ends])
         every = [list(itertools.product(*own)) for own in knots]
-        asked = [self._layer(at, widths) for at, each in enumerate(every) for widths in each]
+        asked = [self._layer(index, widths) for index, choices in enumerate(every) for widths in choices]
         measured = self._measure(asked, progress)
         tables: list[LatencyGrid] = []
-        for own, each in zip(knots, every, strict=True):
+        for own, choices in zip(knots, every, strict=True):
             shape = [len(widths) for widths in own]
-            tables.append(LatencyGrid(tuple(own), np.array(measured[: len(each)]).reshape(shape)))
-            measured = measured[len(each) :]
+            tables.append(LatencyGrid(tuple(own), np.array(measured[: len(choices)]).reshape(shape)))
+            measured = measured[len(choices) :]
         self._grid = LayerGrid(tables)
         together = float(self._grid(self._widths(full)).sum())
         self._scale = min(1.0, whole / together) if together else 1.0
@@ -93,8 +92,8 @@ class MillisecondsLeft:
         """Return the same, but with each layer measured at the widths that it will have."""
         widths = self._widths(self._lengths(gone))
         layers = [
-            self._layer(at, tuple(int(width) for width in widths[at, : len(keys)]))
-            for at, keys in enumerate(self._keys)
+            self._layer(index, tuple(int(width) for width in widths[index, : len(keys)]))
+            for index, keys in enumerate(self._keys)
         ]
         total = sum(self._measure(layers, lambda done, total: None))
         return self._scale * total + self._rest * self._elements(gone)
@@ -102,11 +101,11 @@ class MillisecondsLeft:
     def _measure(self, layers: Sequence[TimedLayer], progress: Callable[[int, int], None]) -> list[float]:
         """Return the milliseconds of each layer, without what a run of nothing takes; 0 for what does not run."""
         *times, idle = self._times.milliseconds([*layers, NOTHING], progress)
-        return [max(0.0, (each or 0.0) - (idle or 0.0)) for each in times]
+        return [max(0.0, (time or 0.0) - (idle or 0.0)) for time in times]
 
-    def _layer(self, at: int, widths: Sequence[int]) -> TimedLayer:
-        sizes = {key: width for keys, width in zip(self._keys[at].values(), widths, strict=True) for key in keys}
-        layer = layer_of(self._nodes[at], sizes)
+    def _layer(self, index: int, widths: Sequence[int]) -> TimedLayer:
+        sizes = {key: width for keys, width in zip(self._keys[index].values(), widths, strict=True) for key in keys}
+        layer = layer_of(self._nodes[index], sizes)
         assert layer is not None
         return layer
 
@@ -114,8 +113,8 @@ class MillisecondsLeft:
         """Return the widths of each layer, as `LayerGrid` wants them."""
         most = max((len(keys) for keys in self._keys), default=0)
         result = np.zeros((len(self._keys), most))
-        for at, keys in enumerate(self._keys):
-            result[at, : len(keys)] = lengths[list(keys)]
+        for index, keys in enumerate(self._keys):
+            result[index, : len(keys)] = lengths[list(keys)]
         return result
 
 
@@ -141,5 +140,5 @@ def _multiplying(
 def _knots(least: int, full: int, count: int, align: int) -> tuple[int, ...]:
     """Return widths from `least` to `full`, multiples of `align` between them."""
     even = np.linspace(least, full, count)[1:-1]
-    between = {round(each / align) * align for each in even.tolist()}
-    return tuple(sorted({least, full} | {each for each in between if least < each < full}))
+    between = {round(width / align) * align for width in even.tolist()}
+    return tuple(sorted({least, full} | {width for width in between if least < width < full}))

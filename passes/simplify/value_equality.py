@@ -20,57 +20,57 @@ def same_graph(first: ir.Graph, second: ir.Graph, known: Renamed | None = None) 
     """
     renamed = dict(known or {})
     sides = (first.inputs, second.inputs), (first.outputs, second.outputs), (tuple(first), tuple(second))
-    if any(len(one) != len(other) for one, other in sides):
+    if any(len(left) != len(right) for left, right in sides):
         return False
     renamed.update(zip(first.inputs, second.inputs, strict=True))
-    for one, other in zip(first, second, strict=True):
-        if not _same_node(one, other, renamed):
+    for left, right in zip(first, second, strict=True):
+        if not _same_node(left, right, renamed):
             return False
-        renamed.update(zip(one.outputs, other.outputs, strict=True))
-    return all(_same_value(one, other, renamed) for one, other in zip(first.outputs, second.outputs, strict=True))
+        renamed.update(zip(left.outputs, right.outputs, strict=True))
+    return all(_same_value(left, right, renamed) for left, right in zip(first.outputs, second.outputs, strict=True))
 
 
-def _same_node(one: ir.Node, other: ir.Node, renamed: Renamed) -> bool:
-    if one.op_identifier() != other.op_identifier() or one.attributes.keys() != other.attributes.keys():
+def _same_node(left: ir.Node, right: ir.Node, renamed: Renamed) -> bool:
+    if left.op_identifier() != right.op_identifier() or left.attributes.keys() != right.attributes.keys():
         return False
-    if [bool(output.name) for output in one.outputs] != [bool(output.name) for output in other.outputs]:
+    if [bool(output.name) for output in left.outputs] != [bool(output.name) for output in right.outputs]:
         return False
-    if len(one.inputs) != len(other.inputs):
+    if len(left.inputs) != len(right.inputs):
         return False
-    if not all(_same_value(a, b, renamed) for a, b in zip(one.inputs, other.inputs, strict=True)):
+    if not all(_same_value(a, b, renamed) for a, b in zip(left.inputs, right.inputs, strict=True)):
         return False
-    return all(_same_attribute(one.attributes[name], other.attributes[name], renamed) for name in one.attributes)
+    return all(_same_attribute(left.attributes[name], right.attributes[name], renamed) for name in left.attributes)
 
 
-def _same_value(one: ir.Value | None, other: ir.Value | None, renamed: Renamed) -> bool:
-    if one is other:
+def _same_value(left: ir.Value | None, right: ir.Value | None, renamed: Renamed) -> bool:
+    if left is right:
         return True
-    if one is None or other is None:
+    if left is None or right is None:
         return False
-    if one in renamed:
-        return renamed[one] is other
-    if one.const_value is None or other.const_value is None or one.is_graph_input() or other.is_graph_input():
+    if left in renamed:
+        return renamed[left] is right
+    if left.const_value is None or right.const_value is None or left.is_graph_input() or right.is_graph_input():
         return False
-    return one.is_initializer() and other.is_initializer() and _same_tensor(one.const_value, other.const_value)
+    return left.is_initializer() and right.is_initializer() and _same_tensor(left.const_value, right.const_value)
 
 
-def _same_tensor(one: ir.TensorProtocol, other: ir.TensorProtocol) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
+def _same_tensor(left: ir.TensorProtocol, right: ir.TensorProtocol) -> bool:
+    if left.dtype != right.dtype or left.shape != right.shape:
         return False
-    if one.dtype.is_string():
-        return bool(np.array_equal(one.numpy(), other.numpy()))
-    return one.tobytes() == other.tobytes()
+    if left.dtype.is_string():
+        return bool(np.array_equal(left.numpy(), right.numpy()))
+    return left.tobytes() == right.tobytes()
 
 
-def _same_attribute(one: ir.Attr, other: ir.Attr, renamed: Renamed) -> bool:
-    if one.type is not other.type or one.is_ref() != other.is_ref():
+def _same_attribute(left: ir.Attr, right: ir.Attr, renamed: Renamed) -> bool:
+    if left.type is not right.type or left.is_ref() != right.is_ref():
         return False
-    if one.is_ref():
-        return one.ref_attr_name == other.ref_attr_name
-    if one.type in HOLDERS:
-        single = one.type is ir.AttributeType.GRAPH
-        mine, theirs = (((held.as_graph(),) if single else tuple(held.as_graphs())) for held in (one, other))
+    if left.is_ref():
+        return left.ref_attr_name == right.ref_attr_name
+    if left.type in HOLDERS:
+        single = left.type is ir.AttributeType.GRAPH
+        mine, theirs = (((attr.as_graph(),) if single else tuple(attr.as_graphs())) for attr in (left, right))
         return len(mine) == len(theirs) and all(same_graph(a, b, renamed) for a, b in zip(mine, theirs, strict=True))
-    if one.type is ir.AttributeType.TENSOR:
-        return _same_tensor(one.as_tensor(), other.as_tensor())
-    return bool(one.value == other.value)
+    if left.type is ir.AttributeType.TENSOR:
+        return _same_tensor(left.as_tensor(), right.as_tensor())
+    return bool(left.value == right.value)

@@ -27,6 +27,8 @@ Anything else that escapes is a bug in onnxslim, and is reported as one.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 from onnxslim.printable import printable
@@ -53,6 +55,12 @@ class OnnxslimError(Exception):
         place = f"{self.where}: " if self.where else ""
         hint = f"\n\nhint: {self.hint}" if self.hint else ""
         return f"{place}{self.what}{hint}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the beginning of a hint, "did you mean x? ", with the nearest of the words that are known; or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 class UsageError(OnnxslimError):

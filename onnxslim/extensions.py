@@ -21,11 +21,7 @@ from typing import Any, TypeVar
 from onnxslim.errors import ExtensionError
 from onnxslim.foreign_code import foreign_code
 from onnxslim.installation import DISTRIBUTION
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from onnxslim.toml import tomllib
 
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 """Names that can be written on the command line; extensions with others are not seen."""

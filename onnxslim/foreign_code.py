@@ -9,6 +9,17 @@ from collections.abc import Iterator
 from onnxslim.errors import BadOptionValue
 
 
+def owner(code: object) -> str:
+    """Return the name of the package that a class, or the class of an object, comes from."""
+    kind = code if isinstance(code, type) else type(code)
+    return kind.__module__.partition(".")[0]
+
+
+def is_ours(code: object) -> bool:
+    """Return whether a class, or the class of an object, comes with onnxslim."""
+    return owner(code) == __name__.partition(".")[0]
+
+
 @contextlib.contextmanager
 def foreign_code(where: str) -> Iterator[None]:
     """Run foreign code in the body: its output goes to standard error, and ``sys.exit`` is an error.

@@ -24,23 +24,16 @@ def passes(
 
     onnxslim passes prune
     """
-    from onnxslim.cli.output import print_json, stdout, warn
+    from onnxslim.cli.output import show, warn
     from onnxslim.commands.catalogue import all_passes, describe_pass
-    from onnxslim.printable import printable, printable_record
+    from onnxslim.printable import printable
     from onnxslim.report.catalogue import print_catalogue, print_pass
 
     if name is not None:
-        entry = describe_pass(name)
-        if json:
-            print_json(entry)
-        else:
-            print_pass(printable_record(entry), stdout())
+        show(describe_pass(name), json, print_pass)
         return
     entries, errors = all_passes()
-    if json:
-        print_json(entries)
-    else:
-        print_catalogue(printable_record(entries), stdout())
+    show(entries, json, print_catalogue)
     for error in errors:
         warn(printable(f"{error.where}: {error.what}"), printable(error.hint or "") or None)
 
@@ -52,13 +45,8 @@ def doctor(json: Json = False) -> None:
 
     onnxslim doctor
     """
-    from onnxslim.cli.output import print_json, stdout
+    from onnxslim.cli.output import show
     from onnxslim.commands.doctor import examine_machine
-    from onnxslim.printable import printable_record
     from onnxslim.report.machine import print_machine
 
-    machine = examine_machine()
-    if json:
-        print_json(machine)
-    else:
-        print_machine(printable_record(machine), stdout())
+    show(examine_machine(), json, print_machine)

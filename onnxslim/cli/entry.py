@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Errors go to standard error as ``er
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import logging
 import os
@@ -25,7 +24,7 @@ from rich.text import Text
 
 from onnxslim.cli.application import app
 from onnxslim.cli.output import warn
-from onnxslim.errors import OnnxslimError
+from onnxslim.errors import OnnxslimError, did_you_mean
 from onnxslim.installation import NAMESAKE_HINT, namesake_version
 from onnxslim.pipeline.gc_pause import patient_collector
 from onnxslim.printable import printable
@@ -145,19 +144,16 @@ def _usage(error: Any, command: Any) -> tuple[str, str]:
     help_hint = f"{error.ctx.command_path if error.ctx else PROGRAM} --help shows how it is used"
     option = getattr(error, "option_name", None)
     if isinstance(option, str) and error.ctx is not None and "No such option" in message:
-        known = [word for each in error.ctx.command.params for word in (*each.opts, *each.secondary_opts)]
-        return f"there is no option {option}", _did_you_mean(option, known) + help_hint
+        words = [
+            word for parameter in error.ctx.command.params for word in (*parameter.opts, *parameter.secondary_opts)
+        ]
+        return f"there is no option {option}", did_you_mean(option, words) + help_hint
     if message.startswith("No such command"):
         word = message.split("'")[1]
         known = list(command.commands)
-        return f"there is no command {word}", _did_you_mean(word, known) + f"the commands are: {', '.join(known)}"
+        return f"there is no command {word}", did_you_mean(word, known) + f"the commands are: {', '.join(known)}"
     text = error.format_message().rstrip(".")
     return text[:1].lower() + text[1:], help_hint
-
-
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]}? " if close else ""
 
 
 def _first_line(error: Exception) -> str:

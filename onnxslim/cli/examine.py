@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -63,12 +64,11 @@ def inspect(
 
     onnxslim inspect model.onnx --groups
     """
-    from onnxslim.cli.output import print_json, stdout
+    from onnxslim.cli.output import show
     from onnxslim.commands import inspect as command
     from onnxslim.commands.channel_groups import group_model
     from onnxslim.commands.plan import plan_model
     from onnxslim.errors import UsageError
-    from onnxslim.printable import printable_record
     from onnxslim.report.channel_groups import print_groups
     from onnxslim.report.inspection import print_inspection
     from onnxslim.report.plan import print_plan
@@ -78,24 +78,11 @@ def inspect(
     if plan and groups:
         raise UsageError("--plan and --groups are two views", where="--groups", hint="ask for one at a time")
     if plan:
-        planned = plan_model(model, passes, inline=inline)
-        if json:
-            print_json(planned)
-        else:
-            print_plan(printable_record(planned), stdout(), verbose=verbose)
-        return
-    if groups:
-        grouping = group_model(model, inline=inline)
-        if json:
-            print_json(grouping)
-        else:
-            print_groups(printable_record(grouping), stdout())
-        return
-    inspection = command.inspect(model, top, inline=inline)
-    if json:
-        print_json(inspection)
+        show(plan_model(model, passes, inline=inline), json, functools.partial(print_plan, verbose=verbose))
+    elif groups:
+        show(group_model(model, inline=inline), json, print_groups)
     else:
-        print_inspection(printable_record(inspection), stdout())
+        show(command.inspect(model, top, inline=inline), json, print_inspection)
 
 
 def bench(
@@ -122,9 +109,8 @@ def bench(
 
     onnxslim bench model.onnx model.slim.onnx --provider cpu --threads 1
     """
-    from onnxslim.cli.output import print_json, stdout
+    from onnxslim.cli.output import show, stdout
     from onnxslim.commands import bench as command
-    from onnxslim.printable import printable_record
     from onnxslim.report.benchmark import print_benchmark
     from onnxslim.report.destination import check_reports, save_report
     from onnxslim.report.terminal import print_places
@@ -134,10 +120,8 @@ def bench(
         models, data=data, preprocess=preprocess, provider=provider, threads=threads, seed=seed, seconds=seconds
     )
     save_report(result, *(report or ()))
-    if json:
-        print_json(result)
-    else:
-        print_benchmark(printable_record(result), stdout())
+    show(result, json, print_benchmark)
+    if not json:
         print_places(report or (), stdout())
 
 

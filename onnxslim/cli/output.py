@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+
+from onnxslim.printable import Record, printable_record
 
 
 def stdout() -> Console:
@@ -25,6 +28,14 @@ def warn(what: str, hint: str | None) -> None:
     """Print a warning on standard error, in one colour; `what` and `hint` are printable."""
     text = f"warning: {what}" + (f"\n\nhint: {hint}" if hint else "")
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False).print(text, style="yellow")
+
+
+def show(record: Record, json: bool, print_record: Callable[[Record, Console], None]) -> None:
+    """Print a record on standard output: as JSON, or as `print_record` does, with every text in it printable."""
+    if json:
+        print_json(record)
+    else:
+        print_record(printable_record(record), stdout())
 
 
 def print_json(record: Any, **more: Any) -> None:

@@ -1,1 +1,1 @@
-"""The commands: functions that return records and print nothing."""
+"""The commands: functions that return records and print nothing, and what these records are made of."""

@@ -11,14 +11,14 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.commands.reproduction import reproduction
+from onnxslim.commands.resources import percentiles, resource_figures
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.data.trial_run import run_in_child
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import file_bytes, open_model
 from onnxslim.pipeline.records import Percentiles, Reproduction
-from onnxslim.pipeline.reproduction import reproduction
 from onnxslim.pipeline.request import Data
-from onnxslim.pipeline.resources import percentiles, resource_figures
 from onnxslim.runtime.latency import Latency
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.statistics import Interval

@@ -9,14 +9,16 @@ from typing import Annotated
 
 import numpy as np
 
+from onnxslim.commands.breakdown import break_down
 from onnxslim.commands.difference import Difference, compare_graphs
+from onnxslim.commands.quality_records import fidelity_figures, quality_diagnostics, quality_figures
+from onnxslim.commands.reproduction import reproduction
+from onnxslim.commands.resources import percentiles
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.data.trial_run import run_in_child
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import RunError
 from onnxslim.model import file_bytes, open_model
-from onnxslim.pipeline.breakdown import break_down
-from onnxslim.pipeline.quality_records import fidelity_figures, quality_diagnostics, quality_figures
 from onnxslim.pipeline.records import (
     Breakdown,
     DataSource,
@@ -26,9 +28,7 @@ from onnxslim.pipeline.records import (
     QualityFigures,
     Reproduction,
 )
-from onnxslim.pipeline.reproduction import reproduction
 from onnxslim.pipeline.request import Data
-from onnxslim.pipeline.resources import percentiles
 from onnxslim.quality.choosing import MetricRequest, choose_metric
 from onnxslim.quality.measure import measure_quality
 from onnxslim.runtime.session import Session

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.specialize import specialize_shapes
+from onnxslim.commands.onnx_text import op_title
 from onnxslim.model import FORM, file_bytes, open_model
 from onnxslim.model.nesting import main_graphs
 from onnxslim.pipeline.discovery import pass_names
@@ -77,7 +78,7 @@ def inspect(path: str | os.PathLike[str], top: int = 10, *, inline: bool = True)
     # as declared: inference gives names to what is unknown
     inputs, outputs = (tuple(map(_tensor, values)) for values in (model.graph.inputs, model.graph.outputs))
     cost, at_one = measure_cost(model), measure_cost(specialize_shapes(model))
-    ops = collections.Counter(_op(node) for graph in main_graphs(model) for node in graph)
+    ops = collections.Counter(op_title(node) for graph in main_graphs(model) for node in graph)
     costly = sorted(at_one.per_node, key=lambda node: (-node.macs, -node.parameters))[:top]
     return Inspection(
         path=str(path),
@@ -99,10 +100,6 @@ def inspect(path: str | os.PathLike[str], top: int = 10, *, inline: bool = True)
         costly=tuple(NodeFigures(node.name, node.op_type, node.macs, node.parameters) for node in costly),
         passes=pass_names(),
     )
-
-
-def _op(node: ir.Node) -> str:
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
 
 def _tensor(value: ir.Value) -> TensorFigures:

@@ -18,6 +18,11 @@ Naming = Callable[[str], str]
 """What to write for the name of a value; the same for the same name."""
 
 
+def op_title(node: ir.Node) -> str:
+    """Return the op type of a node, behind its domain where that is not ONNX's own."""
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
 def node_text(node: ir.Node, naming: Naming = str) -> str:
     """Return a node as a line of text.
 
@@ -26,10 +31,9 @@ def node_text(node: ir.Node, naming: Naming = str) -> str:
         naming: Renames values; a comparison of regions up to names numbers them.
     """
     outputs = ", ".join(naming(output.name or "") if output.name else "" for output in node.outputs).rstrip(", ")
-    op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     attributes = ", ".join(f"{name} = {attribute_text(node.attributes[name])}" for name in sorted(node.attributes))
     inputs = ", ".join("" if value is None else value_text(value, naming) for value in node.inputs)
-    return f"{outputs} = {op}{f' <{attributes}>' if attributes else ''} ({inputs})"
+    return f"{outputs} = {op_title(node)}{f' <{attributes}>' if attributes else ''} ({inputs})"
 
 
 def value_text(value: ir.Value, naming: Naming = str) -> str:

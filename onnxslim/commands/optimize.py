@@ -14,6 +14,11 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.checks import examine
+from onnxslim.commands.collect_metrics import make_report, measure_layers
+from onnxslim.commands.harm import harm
+from onnxslim.commands.output_paths import check_places, places_read, places_written
+from onnxslim.commands.provenance import hashing, sign
+from onnxslim.commands.reproduction import reproduction
 from onnxslim.data import Subset, no_samples
 from onnxslim.data.trial_run import run_in_child
 from onnxslim.diagnostic import Diagnostic
@@ -22,17 +27,12 @@ from onnxslim.metrics.classification import Classification
 from onnxslim.model import Placement, canonicalize, open_model, placing, save_model, stage_model, weight_bytes
 from onnxslim.model.inlining import DIAGNOSTICS
 from onnxslim.model.nesting import count_nodes
-from onnxslim.pipeline.collect_metrics import make_report, measure_layers
 from onnxslim.pipeline.gc_pause import patient_collector
-from onnxslim.pipeline.harm import harm
 from onnxslim.pipeline.interface import Context
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.measured import MeasuredModel, Run
-from onnxslim.pipeline.output_paths import check_places, places_read, places_written
-from onnxslim.pipeline.provenance import hashing, sign
 from onnxslim.pipeline.recipe import format_passes, to_toml
 from onnxslim.pipeline.records import ModelFile, PassRecord, Report, Reproduction
-from onnxslim.pipeline.reproduction import reproduction
 from onnxslim.pipeline.request import ModelSource, Request, share_samples
 from onnxslim.pipeline.run import Stage, run_passes
 from onnxslim.runtime.session import IN_MEMORY_LIMIT, Session

@@ -9,6 +9,7 @@ the operator tests of ONNX, none ended a process for another reason.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -61,7 +62,7 @@ def run_in_child(
             save_model(model, path)
         request = {
             "model": os.fspath(path),
-            "target": [target.provider, target.device, target.instruction_set, target.threads],
+            "target": dataclasses.astuple(target),
             "data": os.fspath(data) if isinstance(data, str | os.PathLike) else None,
             "preprocess": preprocess,
         }

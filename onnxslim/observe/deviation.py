@@ -12,12 +12,12 @@ import onnx_ir as ir
 
 from onnxslim.analysis.cost import value_bytes
 from onnxslim.data import Samples
+from onnxslim.observe.finite import FLOATS
 from onnxslim.observe.probe import truncated
 from onnxslim.runtime.session import Session
 
 MOST_BYTES = 200_000_000
 """Bytes of values that one run returns."""
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 
 
 @dataclasses.dataclass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from onnxslim.errors import ValuesNotFinite
 
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 LARGEST = 1e15
 """Larger numbers have no squares that single precision can add up."""
 

@@ -12,10 +12,10 @@ import onnx_ir as ir
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import Samples
 from onnxslim.errors import RunError
+from onnxslim.observe.finite import FLOATS
 from onnxslim.observe.statistics import Observer, Query, Statistic
 from onnxslim.runtime.session import Session
 
-FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 """The element types of values that may be NaN or infinite."""
 
 

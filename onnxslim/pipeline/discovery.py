@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from onnxslim.errors import UnknownPass
+from onnxslim.errors import UnknownPass, did_you_mean
 from onnxslim.extensions import Group, broken, extension_names, find_extension, load_class
 from onnxslim.pipeline.interface import Kind, Pass
 
@@ -24,8 +22,7 @@ def find_pass(name: str) -> type[Pass]:
     extension = find_extension(Group.PASSES, name)
     if extension is None:
         names = pass_names()
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the passes are: {', '.join(names)}"
+        hint = did_you_mean(name, names).strip() or f"the passes are: {', '.join(names)}"
         raise UnknownPass(f"there is no pass named {name!r}", hint=hint)
     found = load_class(Group.PASSES, extension, Pass)  # type: ignore[type-abstract]
     if not isinstance(getattr(found, "kind", None), Kind):

@@ -14,7 +14,7 @@ from onnxslim.pipeline.judge import Judge, Verdict
 from onnxslim.pipeline.measured import MeasuredModel
 from onnxslim.pipeline.observations import Observations
 from onnxslim.pipeline.reasons import Reason, ReasonCode, describe
-from onnxslim.pipeline.recipe import option_values
+from onnxslim.pipeline.recipe import changed_options, option_values
 from onnxslim.pipeline.records import AttemptRecord, reason_record
 from onnxslim.pipeline.run_pass import Attempt, attempt
 from onnxslim.pipeline.strength import MOST_TRIES, Trial, next_strength, strongest
@@ -218,7 +218,7 @@ def _verdict(chosen: StrengthTrial, forms: Sequence[StrengthTrial], current: Mea
     stronger = min(failed, key=lambda form: form.strength, default=None)
     next_form = None
     if stronger is not None:
-        options = _change(chosen.step, stronger.step)
+        options = changed_options(option_values(chosen.step), option_values(stronger.step)) or "a stronger form"
         next_form = Reason(ReasonCode.STRONGER_FORM, (options,), cause=stronger.against)
     if chosen.attempt.candidate is None:
         return Verdict(False, (chosen.attempt.why_not(),)).with_reason(next_form)
@@ -227,14 +227,3 @@ def _verdict(chosen: StrengthTrial, forms: Sequence[StrengthTrial], current: Mea
     except RunError as error:
         return Verdict(False, (Reason(ReasonCode.DOES_NOT_RUN, (error.what,)),))
     return verdict.with_reason(next_form)
-
-
-def _change(chosen: Pass, stronger: Pass) -> str:
-    """Return the options of `stronger` that differ from those of `chosen`."""
-    before, after = option_values(chosen), option_values(stronger)
-    changed = [f"{name}={_short(value)}" for name, value in after.items() if before[name] != value]
-    return ":".join(changed) or "a stronger form"
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

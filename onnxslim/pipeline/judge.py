@@ -18,6 +18,7 @@ from onnxslim.pipeline.interface import Goal, Kind, Pass
 from onnxslim.pipeline.measured import MeasuredModel, Run
 from onnxslim.pipeline.probes import InputProbe, draw_probes, rounded_otherwise
 from onnxslim.pipeline.reasons import Reason, ReasonCode
+from onnxslim.pipeline.records import NOT_ASKED
 from onnxslim.quality.choosing import choose_metric
 from onnxslim.quality.measure import Quality, measure_quality
 from onnxslim.quality.metric import Recognition
@@ -166,7 +167,7 @@ class Judge:
     def nothing_claimed(self) -> str:
         """Return why nothing is said about the quality of a result."""
         if not self.request.check:
-            return "not measured: asked not to"
+            return NOT_ASKED
         if self.run.validation.synthetic:
             return "not claimed: the samples are synthetic"
         return "no output can be compared"

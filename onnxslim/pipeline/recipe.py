@@ -20,7 +20,6 @@ or the one line ``passes = "prune:ratio=0.5:align=16,quant:exclude=conv1+fc"``.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import json
 import math
@@ -33,14 +32,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from onnxslim.errors import BadOptionValue, ExtensionError, OnnxslimError, RecipeError, UnknownOption, UsageError
+from onnxslim.errors import (
+    BadOptionValue,
+    ExtensionError,
+    OnnxslimError,
+    RecipeError,
+    UnknownOption,
+    UsageError,
+    did_you_mean,
+)
 from onnxslim.pipeline.discovery import find_pass
 from onnxslim.pipeline.interface import Pass
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from onnxslim.toml import tomllib
 
 NONE = "none"
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -88,6 +91,12 @@ def options_of(pass_class: type[Pass]) -> tuple[Option, ...]:
 def option_values(step: Pass) -> dict[str, Any]:
     """Return every option of `step` with its value, as JSON and TOML spell it (enums by value, tuples as lists)."""
     return {field.name: _plain(getattr(step, field.name)) for field in dataclasses.fields(step)}
+
+
+def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return the options in `after` with another value than in `before`, joined by colons, with short numbers."""
+    changed = [(name, value) for name, value in after.items() if before.get(name) != value]
+    return ":".join(f"{name}={f'{value:.3g}' if isinstance(value, float) else value}" for name, value in changed)
 
 
 def make_pass(name: str, values: Mapping[str, Any], *, where: str = "-p") -> Pass:
@@ -344,8 +353,7 @@ def _accepted(option: Option) -> str:
 
 
 def _hint(word: str, known: Sequence[str], lead: str) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"{lead} {', '.join(known)}"
+    return f"{did_you_mean(word, known)}{lead} {', '.join(known)}"
 
 
 def _format_pass(step: Pass) -> str:

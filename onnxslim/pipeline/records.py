@@ -19,6 +19,7 @@ from onnxslim.pipeline.reasons import Reason
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target
 
+NOT_ASKED = "not measured: asked not to"
 UNITS = ("_per_s", "_bytes", "_ms", "_mj", "_db")
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from onnxslim.errors import OnnxslimError, PassFailed
+from onnxslim.foreign_code import owner
 from onnxslim.model import weight_bytes
 from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.budget import Allowance, allowance
@@ -91,11 +92,6 @@ class Stage:
             asked=option_values(self.asked),
             attempts=attempts,
         )
-
-
-def owner(step: Pass) -> str:
-    """Return the name of the package that a pass comes from."""
-    return type(step).__module__.partition(".")[0]
 
 
 def run_passes(passes: Sequence[Pass], judge: Judge, context: Context) -> list[Stage]:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError, RunError, ValuesNotFinite
-from onnxslim.foreign_code import foreign_code
+from onnxslim.foreign_code import foreign_code, is_ours
 from onnxslim.observe.not_finite import first_not_finite
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, NoteCode, NoteKind, Pass, left_alone
 from onnxslim.pipeline.judge import Judge
@@ -108,9 +108,8 @@ def _note(site: RewriteSite, why: Reason) -> Note:
 def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> Attempt:
     clone = current.model.clone()
     gate = context.gate
-    ours = type(step).__module__.startswith("onnxslim.")
     try:
-        with contextlib.nullcontext() if ours else foreign_code(f"the pass {step.name}"):
+        with contextlib.nullcontext() if is_ours(step) else foreign_code(f"the pass {step.name}"):
             change = step.run(clone, context)
     except ValuesNotFinite as error:
         begins = first_not_finite(context.original, context.samples, context.open_session)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from onnxslim.data.function import import_function
 from onnxslim.errors import BadOptionValue, OnnxslimError
-from onnxslim.foreign_code import foreign_code
+from onnxslim.foreign_code import foreign_code, is_ours
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
 
@@ -95,7 +95,7 @@ def guarded(metric: Metric | type[Metric]) -> Iterator[None]:
         BadOptionValue: A user's metric raised an exception that is not one of onnxslim, or called ``sys.exit``.
     """
     kind = metric if isinstance(metric, type) else type(metric)
-    if kind.__module__.startswith("onnxslim."):
+    if is_ours(kind):
         yield
         return
     with foreign_code(f"--metric {kind.__module__}:{kind.__qualname__}"), _user_errors():

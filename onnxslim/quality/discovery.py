@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from onnxslim.errors import BadOptionValue
+from onnxslim.errors import BadOptionValue, did_you_mean
 from onnxslim.extensions import Group, extension_names, find_extension, load_class
 from onnxslim.quality.metric import Metric
 
@@ -24,8 +22,6 @@ def find_metric(name: str) -> type[Metric]:
     extension = find_extension(Group.METRICS, name)
     if extension is None:
         names = metric_names()
-        close = difflib.get_close_matches(name, names, n=1)
-        listed = f"the metrics are: {', '.join(names)}; or module:function"
-        hint = f"did you mean {close[0]}? {listed}" if close else listed
+        hint = f"{did_you_mean(name, names)}the metrics are: {', '.join(names)}; or module:function"
         raise BadOptionValue(f"there is no metric named {name!r}", where="--metric", hint=hint)
     return load_class(Group.METRICS, extension, Metric)  # type: ignore[type-abstract]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxslim.commands.output_paths import check_places, places_read, places_written
 from onnxslim.errors import UsageError
 from onnxslim.model import Placement, open_model, placing, writing
-from onnxslim.pipeline.output_paths import check_places, places_read, places_written
 from onnxslim.report.json import dumps
 from onnxslim.report.page.document import page_of
 from onnxslim.report.page.rendering import need_libraries

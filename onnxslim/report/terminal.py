@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxslim.diagnostic import Diagnostic
+from onnxslim.pipeline.recipe import changed_options
 from onnxslim.pipeline.records import DataSource, PassRecord, QualityFigures, Report
 from onnxslim.report.figures import data_words, figure_rows, judgement, target_words
 from onnxslim.runtime.target import Target
@@ -126,17 +127,12 @@ def print_attempts(step: PassRecord, console: Console) -> None:
     for column in table.columns[2:5]:
         column.justify = "right"
     for form in step.attempts:
-        changed = [f"{name}={_short(value)}" for name, value in form.options.items() if step.asked.get(name) != value]
         lost = "-" if form.loss is None else in_percent(form.loss.value)
         smaller = "-" if form.size is None else f"{form.size:.2f}x"
         verdict = Text("kept", "green") if form.kept else Text("not kept", "yellow")
-        name = Text(":".join(changed) or "as asked")
+        name = Text(changed_options(step.asked, form.options) or "as asked")
         table.add_row(name, verdict, lost, smaller, f"{form.seconds:.1f}", Text(form.reason))
     console.print(table)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def print_changes(step: PassRecord, console: Console, *, limit: int | None) -> None:

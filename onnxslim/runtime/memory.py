@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -53,7 +54,7 @@ def peak_memory(
             "model": str(path),
             "feeds": str(archive),
             "names": list(arrays),
-            "target": [target.provider, target.device, target.instruction_set, target.threads],
+            "target": dataclasses.astuple(target),
         }
         loaded = _child(request, timeout, command)
         baseline = _child({**request, "model": None}, timeout, command) if loaded.value is not None else loaded

@@ -10,18 +10,13 @@ import dataclasses
 import functools
 import importlib.resources
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxslim.errors import BadOptionValue
 from onnxslim.extensions import Group, broken, extension_names, find_extension
 from onnxslim.ort import onnxruntime
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from onnxslim.toml import tomllib
 
 
 @dataclasses.dataclass(frozen=True)

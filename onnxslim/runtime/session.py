@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,19 +129,14 @@ class Session:
             source = str(model) if weights_folder is None else pathlib.Path(model).read_bytes()
             return cls(_open(source, target, way, where=str(model)), target)
         where = model.graph.name
-        weights = _weights(model)
-        folders = _folders(weights)
         apart = {id(value.const_value) for value in model.graph.initializers.values() if _goes_apart(value)}
-        copied = [t for t in weights if id(t) not in apart and not isinstance(t, ir.ExternalTensor)]
-        held = sum(tensor.nbytes for tensor in copied)
-        if len(folders) <= 1 and held <= IN_MEMORY_LIMIT:
-            way = dataclasses.replace(way, folder=next(iter(folders), None))
+        if _fits_in_memory(model, apart):
+            way = dataclasses.replace(way, folder=next(iter(_folders(model)), None))
             written, weights_apart = external_weights(model)
             return cls(_open(written, target, way, where, weights_apart), target)
         # ONNX Runtime has read or mapped the weights when it returns: on POSIX the files may go then
         with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
-            path = pathlib.Path(folder) / "model.onnx"
-            ir.save(model, path, external_data="model.onnx.data")
+            path, _ = write_model(model, pathlib.Path(folder))
             return cls(_open(str(path), target, way, where), target)
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
@@ -275,21 +270,28 @@ def write_model(model: ir.Model, folder: pathlib.Path) -> tuple[pathlib.Path, st
         The path, and the folder of the weights that were not written (None: none), as `Session.of` takes them.
     """
     path = folder / "model.onnx"
-    weights = _weights(model)
-    folders = _folders(weights)
-    if (
-        len(folders) <= 1
-        and sum(each.nbytes for each in weights if not isinstance(each, ir.ExternalTensor)) <= IN_MEMORY_LIMIT
-    ):
+    if _fits_in_memory(model):
         path.write_bytes(ir.to_proto(model).SerializeToString())
-        return path, next(iter(folders), None)
+        return path, next(iter(_folders(model)), None)
     ir.save(model, path, external_data="model.onnx.data")
     return path, None
 
 
-def _folders(weights: Sequence[ir.TensorProtocol]) -> set[str]:
+def _fits_in_memory(model: ir.Model, apart: Collection[int] = ()) -> bool:
+    """Whether a model is written in memory: what is copied there is small, and other weights lie in one folder.
+
+    Args:
+        model: The model.
+        apart: Ids of the tensors that are handed over beside it.
+    """
+    copied = (tensor for tensor in _weights(model) if id(tensor) not in apart)
+    size = sum(tensor.nbytes for tensor in copied if not isinstance(tensor, ir.ExternalTensor))
+    return len(_folders(model)) <= 1 and size <= IN_MEMORY_LIMIT
+
+
+def _folders(model: ir.Model) -> set[str]:
     """Return the folders in which weights lie that are not in memory."""
-    return {os.path.abspath(tensor.base_dir) for tensor in weights if isinstance(tensor, ir.ExternalTensor)}
+    return {os.path.abspath(tensor.base_dir) for tensor in _weights(model) if isinstance(tensor, ir.ExternalTensor)}
 
 
 def _weights(model: ir.Model) -> list[ir.TensorProtocol]:

@@ -14,14 +14,13 @@ import pathlib
 import pickle
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.errors import RunError
 from onnxslim.runtime.child import Child, module_command
 from onnxslim.runtime.latency import (
     TIMED_RUNS,
@@ -39,7 +38,7 @@ from onnxslim.runtime.latency import (
 )
 from onnxslim.runtime.session import Session, write_model
 from onnxslim.runtime.target import Target
-from onnxslim.runtime.turns import time_in_turns
+from onnxslim.runtime.turns import time_those_that_run
 
 Source = ir.Model | pathlib.Path | Session
 """A model in memory, a file, or a session, which is timed in this process."""
@@ -154,7 +153,7 @@ def written_request(
         "model": str(path),
         "weights": weights,
         "feeds": str(folder / "feeds"),
-        "target": list(dataclasses.astuple(target)),
+        "target": dataclasses.astuple(target),
     }
 
 
@@ -245,14 +244,7 @@ def time_layers(layers: Sequence[tuple[ir.Model, Mapping[str, Any]]], target: Ta
         RunError: The child process failed.
     """
     if not target.facts.own_process:
-        calls: dict[int, Callable[[], None]] = {}
-        for index, (model, feeds) in enumerate(layers):
-            with contextlib.suppress(RunError):
-                call = Session.of(model, target).prepare(feeds)
-                call()
-                calls[index] = call
-        times = dict(zip(calls, time_in_turns(list(calls.values())), strict=True))
-        return [times.get(index) for index in range(len(layers))]
+        return time_those_that_run(lambda layer: Session.of(layer[0], target).prepare(layer[1]), layers)
     with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
         requests = []
         for index, (model, feeds) in enumerate(layers):

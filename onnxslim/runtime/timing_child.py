@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from onnxslim.errors import OnnxslimError, RunError
+from onnxslim.errors import OnnxslimError
 from onnxslim.ort import onnxruntime
 from onnxslim.runtime.latency import run_block
 from onnxslim.runtime.session import Session, Threading
 from onnxslim.runtime.target import Target
-from onnxslim.runtime.turns import profile_nodes, time_in_turns
+from onnxslim.runtime.turns import profile_nodes, time_those_that_run
 
 MOST_TIMES = 2000
 """Maximum of the times that are returned for a block; more are thinned out evenly."""
@@ -68,16 +68,11 @@ class Server:
         if hasattr(onnxruntime, "set_global_thread_pool_sizes"):  # since 1.23
             onnxruntime.set_global_thread_pool_sizes(int(request["threads"]), 1)
             threading = Threading.SHARED
-        calls: dict[int, Callable[[], None]] = {}
-        for index, layer in enumerate(request["layers"]):
-            try:
-                call = _session(layer, threading).prepare(_feeds(layer))
-                call()
-            except RunError:
-                continue
-            calls[index] = call
-        times = dict(zip(calls, time_in_turns(list(calls.values())), strict=True))
-        return {"times": [times.get(index) for index in range(len(request["layers"]))]}
+
+        def prepare(layer: Mapping[str, Any]) -> Callable[[], None]:
+            return _session(layer, threading).prepare(_feeds(layer))
+
+        return {"times": time_those_that_run(prepare, request["layers"])}
 
     def _nodes(self, request: Mapping[str, Any]) -> dict[str, Any]:
         def open_session(profile: pathlib.Path) -> Session:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from onnxslim.errors import RunError
 from onnxslim.runtime.latency import Clock
 from onnxslim.runtime.session import Session
+
+Layer = TypeVar("Layer")
 
 ROUNDS, FEWEST = 40, 5
 """Number of runs of a call, and the minimum for slow calls."""
@@ -45,6 +49,18 @@ def time_in_turns(calls: Sequence[Callable[[], None]], clock: Clock = time.perf_
                 calls[index]()
                 times[index].append(clock() - start)
     return [float(np.quantile(runs, LOWER)) * 1e3 for runs in times]
+
+
+def time_those_that_run(prepare: Callable[[Layer], Callable[[], None]], layers: Sequence[Layer]) -> list[float | None]:
+    """Return the milliseconds of each layer in turns; None for one that `prepare` cannot open, or that fails."""
+    calls: dict[int, Callable[[], None]] = {}
+    for index, layer in enumerate(layers):
+        with contextlib.suppress(RunError):
+            call = prepare(layer)
+            call()
+            calls[index] = call
+    times = dict(zip(calls, time_in_turns(list(calls.values())), strict=True))
+    return [times.get(index) for index in range(len(layers))]
 
 
 def profile_nodes(

@@ -8,13 +8,12 @@ import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.linear_layer import LinearLayer, label, linear_layers
+from onnxslim.fit.refit import COLUMNS
 from onnxslim.model.constants import constant
 from onnxslim.ops.parameters import attribute, op_of
 from onnxslim.ops.traits import Trait, has
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 
-COLUMNS = 4608
-"""Layers with more weights for each output are left alone: their second moments take over 170 MB."""
 SMALLEST = 4096
 """Weights with fewer elements hardly ever hold what is worth a node more."""
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.data import Samples
+from onnxslim.fit.ridge import SHARE
 from onnxslim.observe.batches import held_batches
 from onnxslim.observe.products import sum_of_products, sum_of_rows
 from onnxslim.observe.rows import correspond, input_rows, output_rows, place_count
@@ -33,8 +34,6 @@ FEWEST_ROWS_PER_COLUMN = 8
 """As many are used however long their products take."""
 PRODUCTS = 2e11
 """Multiply-accumulates that the second moments of one layer may take before there are fewer rows than are enough."""
-ASIDE = 4
-"""Every n-th run is held out, to choose the damping with which a layer is fitted to make up for errors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +169,7 @@ class MomentCollector:
                 if not correspond(use, data, result):
                     continue  # which places there are depends on what a layer before gives: these are others
                 inputs, outputs = rows(use, data, result, per_sample * samples, self._generator)
-                target = moments.aside if moments.aside is not None and number % ASIDE == ASIDE - 1 else moments
+                target = moments.aside if moments.aside is not None and number % SHARE == SHARE - 1 else moments
                 _add(target, index, inputs, outputs)
                 if target.metric is not None:
                     with np.errstate(all="ignore"):

@@ -8,7 +8,6 @@ import fnmatch
 import functools
 import importlib.resources
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +17,7 @@ import onnx_ir as ir
 from onnxslim.errors import ExtensionError
 from onnxslim.model.nesting import every_graph
 from onnxslim.runtime.provider import load_provider
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from onnxslim.toml import tomllib
 
 
 class Role(enum.Enum):

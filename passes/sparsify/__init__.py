@@ -20,6 +20,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.fit.elimination import BLOCK, eliminate
+from onnxslim.fit.refit import BUDGET, COLUMNS, FEWEST, SAMPLES
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import overwrite
 from onnxslim.model.sparse import SPARSE
@@ -34,16 +35,8 @@ RATIO = 0.5
 """The share that becomes zero where nobody says how many."""
 MOST = 0.9
 """Under a budget, where nobody says how many: the largest share that is ever tried."""
-SAMPLES = 512
-"""Samples that are enough."""
 PLACES = 64
 """Places of one sample that a convolution is seen at, at most; neighbours say nearly the same."""
-FEWEST = 32
-"""Fewer samples than this say too little about a layer."""
-BUDGET = 4e12
-"""Multiply-accumulates that may be spent on runs: where layers are too many, several are seen in one run."""
-COLUMNS = 4608
-"""Weights with more elements per output are chosen by magnitude: their Gram matrix takes over 170 MB."""
 
 Array = npt.NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from onnxslim.runtime.statistics import Interval, Measured
 
 @pytest.fixture(autouse=True)
 def _no_child_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxslim.pipeline.resources.peak_memory", lambda *a, **o: Measured(4e6))
+    monkeypatch.setattr("onnxslim.commands.resources.peak_memory", lambda *a, **o: Measured(4e6))
 
 
 def test_inspect_shows_what_a_model_is(onnxslim, trim, model: Path):
@@ -94,7 +94,7 @@ def test_bench_compares_each_model_with_the_first(onnxslim, model: Path):
 
 
 def test_bench_prints_a_column_a_model_and_why_something_is_missing(onnxslim, model: Path, data: Path, monkeypatch):
-    monkeypatch.setattr("onnxslim.pipeline.resources.measure_energy", lambda *a, **o: Measured(None, "no counters"))
+    monkeypatch.setattr("onnxslim.commands.resources.measure_energy", lambda *a, **o: Measured(None, "no counters"))
     answer = onnxslim("bench", model, model, "--data", data, "--seconds", "0.1", "--threads", "1")
     assert answer.code == 0, answer.err
     for words in ("model.onnx", "Latency, median", "95 % within", "Against the first", "No energy: no counters"):

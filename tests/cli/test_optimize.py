@@ -20,9 +20,9 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     one = Latency(1.0, 1.1, 1.2, 1000.0, (0.9, 1.0, 1.3))
     paired = PairedLatency(one, one, Interval(1.0, 0.9, 1.1))
     monkeypatch.setattr("onnxslim.pipeline.judge.compare_latency", lambda *a, **o: paired)
-    monkeypatch.setattr("onnxslim.pipeline.resources.cold_figures", lambda *a, **o: (ColdStart(3.0, 2.0), None))
+    monkeypatch.setattr("onnxslim.commands.resources.cold_figures", lambda *a, **o: (ColdStart(3.0, 2.0), None))
     for name in ("peak_memory", "measure_energy"):
-        monkeypatch.setattr(f"onnxslim.pipeline.resources.{name}", lambda *a, **o: Measured(None, "not in this test"))
+        monkeypatch.setattr(f"onnxslim.commands.resources.{name}", lambda *a, **o: Measured(None, "not in this test"))
 
 
 def test_a_model_goes_through_and_the_table_tells(onnxslim, trim, model: Path, data: Path):

@@ -15,6 +15,7 @@ from read_report import from_json
 from zoo import MODELS
 
 import onnxslim
+from onnxslim.commands import resources
 from onnxslim.errors import (
     BadOptionValue,
     BudgetMissed,
@@ -26,7 +27,6 @@ from onnxslim.errors import (
     UsageError,
 )
 from onnxslim.pipeline import judge as judging
-from onnxslim.pipeline import resources
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, Progress
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.request import set_aside

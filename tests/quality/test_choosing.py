@@ -12,13 +12,13 @@ from evidences import evidence_of
 from sample_models import from_text
 from zoo import zoo_file
 
+from onnxslim.commands.quality_records import quality_diagnostics
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.metrics.classification import Classification, Reading
 from onnxslim.metrics.regression import Regression
 from onnxslim.metrics.sqnr import Sqnr
 from onnxslim.model import open_model
-from onnxslim.pipeline.quality_records import quality_diagnostics
 from onnxslim.quality.choosing import MetricRequest, bind, choose_metric, recognise
 from onnxslim.quality.discovery import find_metric, metric_names
 from onnxslim.quality.evidence import gather_evidence, producer_ops

@@ -9,9 +9,9 @@ import onnx
 import onnx.parser
 import pytest
 
+from onnxslim.commands.output_paths import check_places, places_read, places_written
 from onnxslim.errors import OutputError
 from onnxslim.model import open_model
-from onnxslim.pipeline.output_paths import check_places, places_read, places_written
 
 TEXT = '<ir_version: 9, opset_import: ["": 17]> g (float[N,16] x) => (float[N,16] y) { y = MatMul (x, w) }'
 

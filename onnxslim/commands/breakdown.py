@@ -12,12 +12,13 @@ import onnx_ir as ir
 from onnxslim.analysis.cost import is_parameter, macs_by_value
 from onnxslim.analysis.regions import Region, common_regions
 from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.commands.onnx_text import op_title
 from onnxslim.data import Samples
 from onnxslim.errors import OnnxslimError
 from onnxslim.model.nesting import nested_graphs, nodes_within
 from onnxslim.observe.deviation import Deviation, compare_values
 from onnxslim.pipeline.interface import LayerChange
-from onnxslim.pipeline.records import Breakdown, LayerCost, LayerFigures, OpFigures
+from onnxslim.pipeline.records import NOT_ASKED, Breakdown, LayerCost, LayerFigures, OpFigures
 from onnxslim.runtime.kernels import first_value, kernel_milliseconds
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
@@ -26,7 +27,6 @@ SAMPLES = 8
 """Samples that errors of layers are measured on: an energy over all elements of a value varies little."""
 ADDED = "added by ONNX Runtime"
 """Where the time of its kernels goes that belong to no node: changes of layout, copies."""
-NOT_TIMED = "not measured: asked not to"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _side(model: ir.Model, feeds: Mapping[str, Any], target: Target, timed: bool
     times: dict[str, float] = {}
     unknown, untimed = 0.0, None
     if not timed:
-        untimed = NOT_TIMED
+        untimed = NOT_ASKED
     elif not target.facts.node_times:
         untimed = f"ONNX Runtime does not tell how long a node takes on {target.provider}"
     else:
@@ -152,7 +152,7 @@ def _errors(
 ) -> tuple[dict[str, Deviation], str]:
     """Return the errors of values by name, and why a value may have none."""
     if samples is None:
-        return {}, NOT_TIMED
+        return {}, NOT_ASKED
     if samples.synthetic:
         return {}, "not claimed: the samples are synthetic"
     try:
@@ -183,7 +183,7 @@ def _layer(
         reason = found.reason or ("it is identical" if found.noise == 0 else "it is all zeros in the original")
     return LayerFigures(
         name=heaviest.name or first_value(heaviest),
-        op=_op(heaviest),
+        op=op_title(heaviest),
         value=region.value,
         before=first.cost(region.before),
         after=second.cost(region.after),
@@ -197,7 +197,7 @@ def _ops(models: Sequence[ir.Model], sides: Sequence[_ModelSide]) -> tuple[OpFig
     kinds: list[dict[str, list[ir.Node]]] = [{}, {}]
     for model, found in zip(models, kinds, strict=True):
         for node in model.graph:
-            found.setdefault(_op(node), []).append(node)
+            found.setdefault(op_title(node), []).append(node)
     figures = [
         OpFigures(op, *(side.cost(found.get(op, ())) for side, found in zip(sides, kinds, strict=True)))
         for op in dict.fromkeys([*kinds[0], *kinds[1]])
@@ -214,7 +214,3 @@ def _ops(models: Sequence[ir.Model], sides: Sequence[_ModelSide]) -> tuple[OpFig
         )
 
     return tuple(sorted(figures, key=weight))
-
-
-def _op(node: ir.Node) -> str:
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type

@@ -7,17 +7,19 @@ import pathlib
 from collections.abc import Sequence
 
 from onnxslim.analysis.cost import count_macs, count_parameters
+from onnxslim.commands.breakdown import break_down
+from onnxslim.commands.quality_records import fidelity_figures, quality_diagnostics, quality_figures
+from onnxslim.commands.resources import percentiles, resource_figures, unmeasured_resources
 from onnxslim.data import Subset
 from onnxslim.errors import BudgetMissed, RunError
 from onnxslim.installation import version
 from onnxslim.model import file_bytes
 from onnxslim.model.nesting import count_nodes
-from onnxslim.pipeline.breakdown import break_down
 from onnxslim.pipeline.budget import allowance, samples_to_settle, settled
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.measured import MeasuredModel
-from onnxslim.pipeline.quality_records import fidelity_figures, quality_diagnostics, quality_figures
 from onnxslim.pipeline.records import (
+    NOT_ASKED,
     Breakdown,
     Budget,
     DataSource,
@@ -29,11 +31,8 @@ from onnxslim.pipeline.records import (
     Ratios,
     Report,
 )
-from onnxslim.pipeline.resources import percentiles, resource_figures, unmeasured_resources
 from onnxslim.runtime.latency import Latency, PairedLatency
 from onnxslim.runtime.timing import STARTS
-
-NOT_ASKED = "not measured: asked not to"
 
 
 @dataclasses.dataclass(frozen=True)

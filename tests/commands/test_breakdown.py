@@ -10,8 +10,8 @@ from zoo import MODELS
 
 import onnxslim
 from onnxslim.analysis.cost import count_macs, measure_cost
+from onnxslim.commands.breakdown import ADDED, break_down
 from onnxslim.data import open_samples
-from onnxslim.pipeline.breakdown import ADDED, break_down
 from onnxslim.pipeline.interface import LayerChange
 from onnxslim.report.json import to_json
 from onnxslim.runtime.session import Session

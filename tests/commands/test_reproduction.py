@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxslim.pipeline.reproduction import reproduction
+from onnxslim.commands.reproduction import reproduction
 
 OPTIONS = {"--passes": "quant", "--data": None, "--max-drop": 0.01, "--verify": True, "--no-check": False}
 

@@ -7,8 +7,8 @@ import pathlib
 
 import onnx_ir as ir
 
+from onnxslim.commands.provenance import sha256, sign
 from onnxslim.installation import version
-from onnxslim.pipeline.provenance import sha256, sign
 
 IDENTITY = '<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) { y = Identity (x) }'
 

@@ -242,27 +242,17 @@ class Given:
         return (Batch(feeds) for feeds in self.feeds)
 
 
-@dataclasses.dataclass
-class Bare:
-    """All that the pass asks of a context."""
-
-    generator: object
-    progress: object
-    gate: object
-    verify: bool = False
-
-
 def run_case(case: pathlib.Path) -> dict[str, object]:
     import numpy as np
     import onnx
     from onnxslim.passes.simplify import Simplify
 
     import onnxslim
-    from onnxslim.data import Samples
+    from onnxslim.data import Samples, no_samples
     from onnxslim.errors import DataError, OnnxslimError
     from onnxslim.model import open_model, save_model
-    from onnxslim.pipeline.interface import Progress
-    from onnxslim.pipeline.rewrite_gate import RewriteGate
+    from onnxslim.pipeline.interface import Context
+    from onnxslim.runtime.target import detect_target
 
     source = model_of(case)
     model = onnx.load(source)
@@ -294,7 +284,8 @@ def run_case(case: pathlib.Path) -> dict[str, object]:
         alone = pathlib.Path(folder) / "alone.onnx"
         try:
             opened = open_model(source)
-            Simplify().run(opened, Bare(np.random.default_rng(0), Progress(), RewriteGate()))
+            target = detect_target("cpu", 1)
+            Simplify().run(opened, Context(opened, no_samples(), target, np.random.default_rng(0)))
             save_model(opened, alone)
             row["alone"], row["alone_why"] = judged(case, sets, model, alone)
         except OnnxslimError as error:

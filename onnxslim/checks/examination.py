@@ -39,7 +39,9 @@ def examine(
     lossy: Sequence[str],
     classes: str | None,
 ) -> tuple[Diagnostic, ...]:
-    """Return the problems of the samples as warnings. The checked samples are drawn with the seed.
+    """Return the problems of the samples as warnings; none where an input is a sequence, or nothing.
+
+    The checked samples are drawn with the seed.
 
     Args:
         model: The original in canonical form; not changed.
@@ -55,10 +57,12 @@ def examine(
         DataError: The samples cannot be read.
     """
     batches = _drawn(calibration, seed)
+    if not all(isinstance(array, np.ndarray) for batch in batches for array in batch.feeds.values()):
+        return ()
     found = [*_few(calibration.count, lossy), *check_values(batches)]
     if validation is not None:
         found += _shared(batches, _drawn(validation, seed))
-    shapes = {name: array.shape for name, array in batches[0].feeds.items() if hasattr(array, "shape")}
+    shapes = {name: array.shape for name, array in batches[0].feeds.items()}
     affordable = max(MIN_RUN, int(MAX_MACS * batches[0].count / max(count_macs(model, shapes), 1)))
     totals = itertools.accumulate(batch.count for batch in batches)
     run = [batch for batch, total in zip(batches, totals, strict=True) if total <= affordable] or batches[:1]

@@ -241,6 +241,11 @@ class Given:
 
         return (Batch(feeds) for feeds in self.feeds)
 
+    def read(self, indices, size: int):
+        from onnxslim.data import Batch
+
+        return (Batch(self.feeds[index]) for index in indices)
+
 
 def run_case(case: pathlib.Path) -> dict[str, object]:
     import numpy as np

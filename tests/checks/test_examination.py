@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 from zoo import MODELS
 
@@ -10,7 +15,8 @@ import onnxslim
 from onnxslim.checks import examine
 from onnxslim.checks.outputs import check_outputs
 from onnxslim.checks.values import check_values
-from onnxslim.data import Batch, open_samples
+from onnxslim.data import Batch, Samples, open_samples
+from onnxslim.data.samples import BatchLayout
 from onnxslim.model import open_model
 from onnxslim.report.json import to_json
 from onnxslim.runtime.session import Session
@@ -94,3 +100,31 @@ def test_the_report_holds_what_was_found() -> None:
     assert [each["code"] for each in to_json(result.report)["diagnostics"]] == ["inputs-do-not-fit"]
     right = onnxslim.optimize(RESNET8, "simplify", data={"image": images(40)}, measure=False)
     assert right.report.diagnostics == ()
+
+
+def test_a_sequence_is_not_examined() -> None:
+    """Samples of your own making may hold what is no tensor; ONNX Runtime takes a sequence as a list."""
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]> g (seq(float[N]) s, int64 i) => (float[N] y) {
+        a = SequenceAt (s, i)  y = Relu (a) }"""
+    )
+    feeds = {"s": [np.ones(3, np.float32), -np.ones(3, np.float32)], "i": np.array(1)}
+    samples = Samples(HandMade([feeds]), "sequences")
+    result = onnxslim.optimize(model, "simplify", data=samples, val=samples, measure=False)
+    assert [stage.name for stage in result.report.passes] == ["simplify"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HandMade:
+    feeds: list[dict[str, object]]
+    layout: ClassVar[BatchLayout] = BatchLayout(1)
+
+    @property
+    def count(self) -> int:
+        return len(self.feeds)
+
+    def pieces(self, size: int) -> Iterator[Batch]:
+        return self.read(np.arange(self.count), size)
+
+    def read(self, indices: np.ndarray, size: int) -> Iterator[Batch]:
+        return (Batch(self.feeds[index]) for index in indices)  # type: ignore[arg-type]

@@ -209,4 +209,8 @@ def _like_an_input(sizes: Sequence[int], evidence: Evidence) -> bool:
 
 
 def _like_a_length(length: int, evidence: Evidence) -> bool:
-    return any(length in np.shape(value)[1:] for value in evidence.feeds[0].values()) if evidence.feeds else False
+    return (
+        any(length in getattr(value, "shape", ())[1:] for value in evidence.feeds[0].values())
+        if evidence.feeds
+        else False
+    )

@@ -74,7 +74,7 @@ class Judge:
             outputs = self.run.original.session.run(first.feeds)
         except RunError:
             return 1
-        return several if all(np.shape(output)[:1] == (first.count,) for output in outputs.values()) else 1
+        return several if all(getattr(output, "shape", ())[:1] == (first.count,) for output in outputs.values()) else 1
 
     @functools.cached_property
     def recognition(self) -> Recognition:

@@ -105,7 +105,8 @@ class Evidence:
         """(height, width) of the inputs that are images: [N, 1 or 3 or 4, H, W] or [N, H, W, 1 or 3 or 4]."""
         found = []
         for spec in self.inputs:
-            shape: tuple[int, ...] = np.shape(self.feeds[0].get(spec.name, ())) if self.feeds else ()
+            given = self.feeds[0].get(spec.name) if self.feeds else None
+            shape: tuple[int, ...] = getattr(given, "shape", ())  # a sequence is a list
             if len(shape) == 4 and shape[1] in (1, 3, 4) and min(shape[2:]) >= 8:
                 found.append((shape[2], shape[3]))
             elif len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1:3]) >= 8:

@@ -210,5 +210,5 @@ def summarize(times: Sequence[float], batch: int = 1, cold: ColdStart | None = N
 
 def batch_size(feeds: Mapping[str, Any]) -> int:
     """Return the number of samples in `feeds`: the common first dimension of all inputs that have one; else 1."""
-    firsts = {np.shape(array)[0] for array in feeds.values() if np.ndim(array)}
+    firsts = {shape[0] for array in feeds.values() if (shape := getattr(array, "shape", ()))}
     return int(firsts.pop()) if len(firsts) == 1 else 1

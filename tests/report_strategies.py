@@ -17,15 +17,15 @@ from onnxslim.pipeline.records import (
     ModelFile,
     OutputFigures,
     PassRecord,
-    Percentiles,
     QualityFigures,
     Ratios,
     Report,
     Reproduction,
     SliceFigures,
-    TaskFigure,
     reason_key,
 )
+from onnxslim.quality.measure import MeasuredFigure
+from onnxslim.runtime.latency import Percentiles
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target
 
@@ -87,7 +87,7 @@ def sample_report() -> Report:
             lost="top-1 accuracy",
             loss=Interval(0.0015, -0.001, 0.004),
             figures=(
-                TaskFigure(
+                MeasuredFigure(
                     "top-1",
                     Interval(0.934, 0.922, 0.944),
                     Interval(0.9325, 0.92, 0.943),
@@ -184,7 +184,7 @@ reports = st.builds(
         chosen=text,
         lost=text,
         loss=st.none() | intervals,
-        figures=st.lists(st.builds(TaskFigure, text, intervals, intervals, intervals, text), max_size=2).map(tuple),
+        figures=st.lists(st.builds(MeasuredFigure, text, intervals, intervals, intervals, text), max_size=2).map(tuple),
     ),
     budget=records(
         Budget,

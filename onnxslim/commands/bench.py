@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.commands.reproduction import reproduction
-from onnxslim.commands.resources import percentiles, resource_figures
+from onnxslim.commands.resources import resource_figures
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.data.trial_run import run_in_child
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import file_bytes, open_model
-from onnxslim.pipeline.records import Percentiles, Reproduction
+from onnxslim.pipeline.records import Reproduction
 from onnxslim.pipeline.request import Data
-from onnxslim.runtime.latency import Latency
+from onnxslim.runtime.latency import Latency, Percentiles
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target, detect_target
@@ -135,7 +135,7 @@ def _figures(
     return SpeedFigures(
         path=str(file),
         size_bytes=file_bytes(file),
-        latency_ms=percentiles(latency),
+        latency_ms=latency.times,
         throughput_per_s=latency.throughput_per_s,
         speedup=speedup,
         speedup_reason=reason,

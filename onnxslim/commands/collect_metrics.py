@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from onnxslim.analysis.cost import count_macs, count_parameters
 from onnxslim.commands.breakdown import break_down
-from onnxslim.commands.quality_records import fidelity_figures, quality_diagnostics, quality_figures
-from onnxslim.commands.resources import percentiles, resource_figures, unmeasured_resources
+from onnxslim.commands.quality_records import fidelity_figures, quality_diagnostics, quality_figures, record_fidelity
+from onnxslim.commands.resources import resource_figures, unmeasured_resources
 from onnxslim.data import Subset
 from onnxslim.errors import BudgetMissed, RunError
 from onnxslim.installation import version
@@ -76,7 +76,7 @@ def model_figures(
         parameters=count_parameters(model),
         macs=count_macs(model, shapes or None),
         nodes=count_nodes(model),
-        latency_ms=percentiles(latency) if latency else None,
+        latency_ms=latency.times if latency else None,
         throughput_per_s=latency.throughput_per_s if latency else None,
         accuracy=None if accuracy is None else accuracy.value,
         accuracy_interval=None if accuracy is None else (accuracy.low, accuracy.high),
@@ -110,8 +110,8 @@ def closeness(candidate: MeasuredModel, judge: Judge) -> tuple[FidelityFigures, 
     if quality is not None:
         return fidelity_figures(quality), quality_figures(quality)
     reason = judge.nothing_claimed()
-    unknown = FidelityFigures(None, None, None, None, reason, reason, reason, reason)
-    return unknown, QualityFigures(None, reason, reason, None, metric_reason=reason, loss_reason=reason)
+    unknown = QualityFigures(None, reason, reason, None, metric_reason=reason, loss_reason=reason)
+    return record_fidelity({}, reason, reason), unknown
 
 
 def measure_layers(judge: Judge, result: MeasuredModel, records: Sequence[PassRecord]) -> Breakdown:

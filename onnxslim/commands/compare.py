@@ -13,7 +13,6 @@ from onnxslim.commands.breakdown import break_down
 from onnxslim.commands.difference import Difference, compare_graphs
 from onnxslim.commands.quality_records import fidelity_figures, quality_diagnostics, quality_figures
 from onnxslim.commands.reproduction import reproduction
-from onnxslim.commands.resources import percentiles
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.data.trial_run import run_in_child
 from onnxslim.diagnostic import Diagnostic
@@ -24,13 +23,13 @@ from onnxslim.pipeline.records import (
     DataSource,
     FidelityFigures,
     OutputFigures,
-    Percentiles,
     QualityFigures,
     Reproduction,
 )
 from onnxslim.pipeline.request import Data
 from onnxslim.quality.choosing import MetricRequest, choose_metric
 from onnxslim.quality.measure import measure_quality
+from onnxslim.runtime.latency import Percentiles
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target, detect_target
@@ -143,8 +142,8 @@ def compare(
         candidate_accuracy_reason=reason,
         reference_bytes=file_bytes(reference, opened),
         candidate_bytes=file_bytes(candidate, changed),
-        reference_latency_ms=percentiles(timed.before) if timed else None,
-        candidate_latency_ms=percentiles(timed.after) if timed else None,
+        reference_latency_ms=timed.before.times if timed else None,
+        candidate_latency_ms=timed.after.times if timed else None,
         speedup=timed.ratio if timed else None,
         reference_latency_reason=why,
         candidate_latency_reason=why,

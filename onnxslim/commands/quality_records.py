@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.pipeline.records import FidelityFigures, OutputFigures, QualityFigures, SliceFigures, TaskFigure
-from onnxslim.quality.fidelity import Fidelity, OutputFidelity
+from onnxslim.pipeline.records import FidelityFigures, OutputFigures, QualityFigures, SliceFigures, reason_key
+from onnxslim.quality.fidelity import FIGURES, Estimate, Fidelity
 from onnxslim.quality.measure import Quality
-from onnxslim.runtime.statistics import Interval
 
 WEAK_DB = 15.0
 """A slice of an output with more noise than this (18 % of the amplitude) is as good as lost."""
@@ -17,7 +19,9 @@ NO_DECISIONS = "the metric counts no decisions"
 
 def fidelity_figures(measured: Quality) -> FidelityFigures:
     """Return how close a model is as a whole; agreement is of the decisions that the metric knows of."""
-    return _fidelity_figures(measured.fidelity, measured.agreement, NO_DECISIONS)
+    agreement = {} if measured.agreement is None else {"agreement": measured.agreement}
+    values = {key: value for key, value in measured.fidelity.values.items() if key != "agreement"}
+    return record_fidelity({**values, **agreement}, measured.fidelity.reason, NO_DECISIONS)
 
 
 def quality_figures(measured: Quality) -> QualityFigures:
@@ -27,11 +31,8 @@ def quality_figures(measured: Quality) -> QualityFigures:
         chosen=measured.reason,
         lost=measured.lost,
         loss=measured.loss,
-        figures=tuple(
-            TaskFigure(figure.name, figure.before, figure.after, figure.change, figure.unit)
-            for figure in measured.figures
-        ),
-        outputs=tuple(output_figures(output) for output in measured.fidelity.outputs),
+        figures=measured.figures,
+        outputs=tuple(output_figures(output) for output in measured.fidelity.parts),
     )
 
 
@@ -49,11 +50,11 @@ def quality_diagnostics(measured: Quality, *, labelled: bool) -> tuple[Diagnosti
     if labelled and not measured.labelled:
         message = f"the labels are not used: the metric {measured.metric.name} reads none"
         found.append(Diagnostic("labels-unread", message, "name one that does: --metric NAME, or module:function"))
-    for output in measured.fidelity.outputs:
-        for part in output.slices:
-            if part.sqnr_db is None or output.sqnr_db is None:
+    for output in measured.fidelity.parts:
+        for part in output.parts:
+            if part["sqnr_db"] is None or output["sqnr_db"] is None:
                 continue
-            weak, whole = part.sqnr_db.value, output.sqnr_db.value
+            weak, whole = part["sqnr_db"].value, output["sqnr_db"].value
             if weak < WEAK_DB and weak < whole - HIDDEN_DB:
                 message = f"{part.name} within {output.name} follow at {weak:.1f} dB only, the whole at {whole:.1f} dB"
                 hint = "leave the ops that join quantities of different scale as they are: exclude= of the pass"
@@ -61,26 +62,20 @@ def quality_diagnostics(measured: Quality, *, labelled: bool) -> tuple[Diagnosti
     return tuple(found)
 
 
-def output_figures(measured: OutputFidelity) -> OutputFigures:
+def output_figures(measured: Fidelity) -> OutputFigures:
     """Return how close one output is, and each of its slices."""
     return OutputFigures(
         measured.name,
-        _fidelity_figures(measured, measured.agreement, "it holds no whole numbers"),
-        tuple(SliceFigures(part.name, part.sqnr_db, part.reason) for part in measured.slices),
+        record_fidelity(measured.values, measured.reason, "it holds no whole numbers"),
+        tuple(SliceFigures(part.name, part["sqnr_db"], part.reason) for part in measured.parts),
     )
 
 
-def _fidelity_figures(
-    measured: Fidelity | OutputFidelity, agreement: Interval | None, undecided: str
-) -> FidelityFigures:
-    reason = measured.reason or "it does not apply to these outputs"
-    return FidelityFigures(
-        agreement=agreement,
-        sqnr_db=measured.sqnr_db,
-        cosine=measured.cosine,
-        max_abs_error=measured.max_abs_error,
-        agreement_reason=None if agreement else undecided,
-        sqnr_reason=None if measured.sqnr_db else reason,
-        cosine_reason=None if measured.cosine else reason,
-        max_abs_error_reason=None if measured.max_abs_error is not None else reason,
-    )
+def record_fidelity(values: Mapping[str, Estimate], reason: str | None, undecided: str) -> FidelityFigures:
+    """Return figures of fidelity with `reason` beside those that are missing, and `undecided` beside the agreement."""
+    found: dict[str, Any] = {}
+    for figure in FIGURES:
+        missing = (reason or "it does not apply to these outputs") if figure.of_floats else undecided
+        found[figure.key] = values.get(figure.key)
+        found[reason_key(figure.key)] = missing if found[figure.key] is None else None
+    return FidelityFigures(**found)

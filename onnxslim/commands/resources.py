@@ -7,18 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnxslim.errors import RunError
-from onnxslim.pipeline.records import Percentiles
 from onnxslim.runtime.energy import measure_energy
 from onnxslim.runtime.latency import ColdStart, Latency
 from onnxslim.runtime.memory import peak_memory
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 from onnxslim.runtime.timing import cold_start
-
-
-def percentiles(latency: Latency) -> Percentiles:
-    """Return a latency as a record."""
-    return Percentiles(latency.p50, latency.p95, latency.p99, latency.quantiles)
 
 
 def resource_figures(

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from onnxslim.data import Subset
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.interface import LayerChange, Note
 from onnxslim.pipeline.reasons import Reason
+from onnxslim.quality.fidelity import FIGURES
+from onnxslim.quality.measure import MeasuredFigure
+from onnxslim.runtime.latency import Percentiles
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target
 
@@ -37,10 +40,21 @@ def _check(record: Any) -> None:
             continue
         if value is None and reason_key(name) in fields and not getattr(record, reason_key(name)):
             raise ValueError(f"{type(record).__name__}.{name} is None and {reason_key(name)} does not say why")
-        numbers = (value.value, value.low, value.high) if isinstance(value, Interval) else (value,)
-        for number in numbers:
-            if isinstance(number, float) and not math.isfinite(number):
+        for number in _numbers(value):
+            if not math.isfinite(number):
                 raise ValueError(f"{type(record).__name__}.{name} is {number}: no number that JSON can hold")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yield the floats of a value, of a tuple, or of a record."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _numbers(getattr(value, field.name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,19 +79,6 @@ class DataSource:
     labels: Annotated[bool, "whether they carry labels, so that accuracy can be measured"]
     synthetic: Annotated[bool, "true: random numbers that fit the inputs; they say nothing about accuracy"]
     subsets: Annotated[tuple[Subset, ...], "which parts of the samples were used, drawn by chance, and what for"] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Percentiles:
-    """Latency of one inference, warm, as in a process that holds only this model."""
-
-    p50: Annotated[float, "the median, in milliseconds"]
-    p95: Annotated[float, "95 % of the runs took at most this many milliseconds"]
-    p99: Annotated[float, "99 % of the runs took at most this many milliseconds"]
-    quantiles: Annotated[tuple[float, ...], "the 0th to the 100th percentile, in milliseconds: the distribution"] = ()
-
-    def __post_init__(self) -> None:
-        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,32 +125,13 @@ class Ratios:
         _check(self)
 
 
+_FIDELITY: list[Any] = [(figure.key, Annotated[figure.kind | None, figure.help]) for figure in FIGURES]
+_FIDELITY += [(reason_key(figure.key), "str | None", None) for figure in FIGURES]
+
+
 @dataclasses.dataclass(frozen=True)
-class FidelityFigures:
+class FidelityFigures(dataclasses.make_dataclass("_Fidelity", _FIDELITY, frozen=True)):  # type: ignore[misc]
     """How close the outputs are to those of the original."""
-
-    agreement: Annotated[Interval | None, "share of decisions that both models make alike, as the metric counts them"]
-    sqnr_db: Annotated[Interval | None, "signal to quantization noise, in decibels; null where nothing differs"]
-    cosine: Annotated[Interval | None, "cosine of the angle between the outputs; 1 is the same direction"]
-    max_abs_error: Annotated[float | None, "largest difference of any output value"]
-    agreement_reason: str | None = None
-    sqnr_reason: str | None = None
-    cosine_reason: str | None = None
-    max_abs_error_reason: str | None = None
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskFigure:
-    """One figure of the task: top-1, mean IoU, mAP. Without labels what the original gives is the truth."""
-
-    name: Annotated[str, "what it is"]
-    before: Annotated[Interval, "of the original, with its 95 % interval"]
-    after: Annotated[Interval, "of the result"]
-    change: Annotated[Interval, "after minus before, paired by samples"]
-    unit: Annotated[str, "% for shares, which are given as fractions; else the unit, empty where there is none"]
 
     def __post_init__(self) -> None:
         _check(self)
@@ -184,7 +166,7 @@ class QualityFigures:
     chosen: Annotated[str, "why this metric"]
     lost: Annotated[str, "what the loss is a loss of; the truth are the labels, or without them the original"]
     loss: Annotated[Interval | None, "fraction that was lost, with its 95 % interval; below 0: the result is better"]
-    figures: Annotated[tuple[TaskFigure, ...], "before and after, the most telling one first"] = ()
+    figures: Annotated[tuple[MeasuredFigure, ...], "before and after, the most telling one first"] = ()
     outputs: Annotated[tuple[OutputFigures, ...], "each output for itself"] = ()
     metric_reason: str | None = None
     loss_reason: str | None = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,41 +13,56 @@ import numpy.typing as npt
 
 from onnxslim.quality.metric import Slice, by_sample
 from onnxslim.runtime.statistics import Interval, bootstrap, wilson
+from onnxslim.units import with_interval
 
 IDENTICAL = "the outputs are identical"
 CEILING_DB = 150.0
 """SQNR of resamples without noise, above the resolution of float32 (24 bits of 6.02 dB)."""
 
 
-@dataclasses.dataclass(frozen=True)
-class OutputFidelity:
-    """Fidelity of one output. Values that do not apply are None, with the `reason`."""
+Estimate = Interval | float
 
-    name: str
-    agreement: Interval | None = None
-    """Share of equal elements (integers, strings) or equal values (sequences, maps); None for floats."""
-    sqnr_db: Interval | None = None
-    """10 log10 of the energy of the reference over that of the difference, in dB; None for identical outputs."""
-    cosine: Interval | None = None
-    """Cosine of the angle between the outputs over all samples."""
-    max_abs_error: float | None = None
-    reason: str | None = None
-    slices: tuple[OutputFidelity, ...] = ()
-    """Fidelity of the parts with different scales."""
+
+@dataclasses.dataclass(frozen=True)
+class FidelityFigure:
+    """One figure of how close outputs are: its key in JSON, how it is computed, what it means, and how it is shown."""
+
+    key: str
+    title: str
+    of: Callable[[Tally, np.random.Generator], Estimate | None]
+    """Returns the figure of one output; None: it does not apply."""
+    worst: Callable[[Sequence[Any]], Estimate]
+    """Returns that of the outputs' figures which stands for the model."""
+    help: str
+    digits: int = 3
+    unit: str = ""
+    scale: float = 1.0
+    kind: type[Interval] | type[float] = Interval
+    of_floats: bool = True
+    """Whether it is computed from floats: of finite outputs of equal shapes alone."""
+
+    def text(self, value: Estimate) -> str:
+        """Return a value as people read it; of a number without interval `digits` are those that count."""
+        if isinstance(value, Interval):
+            return with_interval(value, self.digits, self.scale, self.unit)
+        return f"{value:.{self.digits}g}{self.unit}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
-    """Fidelity of a model. SQNR, cosine and error are those of the worst output."""
+    """Fidelity of a model, which is that of its worst output, of an output, or of a slice of one."""
 
-    agreement: Interval | None
-    """Agreement of the first output that is not of floats; None if all are."""
-    sqnr_db: Interval | None
-    cosine: Interval | None
-    max_abs_error: float | None
-    reason: str | None
-    """Why a value is None: identical outputs have no finite SQNR; outputs that are not finite have no SQNR."""
-    outputs: tuple[OutputFidelity, ...]
+    name: str
+    values: Mapping[str, Estimate]
+    """The figures that apply, by key."""
+    reason: str | None = None
+    """Why a figure does not apply: identical outputs have no finite SQNR; outputs that are not finite have none."""
+    parts: tuple[Fidelity, ...] = ()
+    """The outputs of a model; the parts of an output with different scales."""
+
+    def __getitem__(self, key: str) -> Any:
+        """Return a figure; None: it does not apply."""
+        return self.values.get(key)
 
 
 @dataclasses.dataclass
@@ -86,37 +102,44 @@ class Tally:
         self.sums.append([float(np.vdot(left, right)) for left, right in pairs])
         self.max_abs_error = max(self.max_abs_error, float(np.abs(noise).max(initial=0.0)))
 
-    def result(self, generator: np.random.Generator) -> OutputFidelity:
-        """Return the fidelity of the output."""
-        slices = tuple(tally.result(generator) for _, tally in self.parts)
-        return dataclasses.replace(self._whole(generator), slices=slices)
+    @functools.cached_property
+    def rows(self) -> npt.NDArray[np.float64]:
+        """The sums, shape [samples, 4]; to be read when all samples were added."""
+        return np.asarray(self.sums, np.float64).reshape(-1, 4)
 
-    def _whole(self, generator: np.random.Generator) -> OutputFidelity:
-        agreement = wilson(sum(self.decisions), len(self.decisions)) if self.decisions else None
+    @property
+    def has_signal(self) -> bool:
+        """Whether the reference is not all zeros."""
+        return bool(self.rows[:, 0].any())
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether the outputs differ."""
+        return bool(self.rows[:, 1].any())
+
+    @property
+    def broken(self) -> bool:
+        """Whether the outputs cannot be compared as floats."""
+        return bool(self.other_shape or self.not_finite)
+
+    def result(self, generator: np.random.Generator) -> Fidelity:
+        """Return the fidelity of the output."""
+        parts = tuple(tally.result(generator) for _, tally in self.parts)
+        comparable = bool(self.sums) and not self.broken
+        found = [(figure.key, figure.of(self, generator)) for figure in FIGURES if comparable or not figure.of_floats]
+        return Fidelity(self.name, {key: value for key, value in found if value is not None}, self._reason(), parts)
+
+    def _reason(self) -> str | None:
         if self.other_shape:
-            return OutputFidelity(self.name, agreement, reason=f"{self.name} has another shape")
+            return f"{self.name} has another shape"
         if self.not_finite:
-            reason = (
-                f"{self.name} is NaN or infinite in {self.not_finite} of {len(self.sums)} samples, unlike the original"
-            )
-            return OutputFidelity(self.name, agreement, reason=reason)
+            count = f"{self.not_finite} of {len(self.sums)} samples"
+            return f"{self.name} is NaN or infinite in {count}, unlike the original"
         if not self.sums:
-            return OutputFidelity(self.name, agreement, reason=f"{self.name} is not of floats")
-        rows = np.asarray(self.sums, np.float64)
-        signal, noise = rows[:, 0].sum(), rows[:, 1].sum()
-        if signal == 0 and noise > 0:
-            return OutputFidelity(
-                self.name, agreement, None, None, self.max_abs_error, f"{self.name} is all zeros in the original"
-            )
-        if noise == 0:
-            return OutputFidelity(self.name, agreement, None, Interval(1.0, 1.0, 1.0), 0.0, IDENTICAL)
-        return OutputFidelity(
-            self.name,
-            agreement,
-            bootstrap(rows, sqnr_db, generator),
-            bootstrap(rows, cosine, generator),
-            self.max_abs_error,
-        )
+            return f"{self.name} is not of floats"
+        if not self.has_noise:
+            return IDENTICAL
+        return None if self.has_signal else f"{self.name} is all zeros in the original"
 
 
 def sqnr_db(rows: npt.NDArray[np.float64]) -> float:
@@ -131,6 +154,45 @@ def cosine(rows: npt.NDArray[np.float64]) -> float:
     """Return the cosine from the sums of samples, shape [n, 4] (see `Tally.sums`); 0 if one side is all zeros."""
     length = math.sqrt(rows[:, 0].sum()) * math.sqrt(rows[:, 2].sum())
     return float(np.clip(rows[:, 3].sum() / length, -1.0, 1.0)) if length > 0 else 0.0
+
+
+def _agreement(tally: Tally, generator: np.random.Generator) -> Interval | None:
+    return wilson(sum(tally.decisions), len(tally.decisions)) if tally.decisions else None
+
+
+def _sqnr_db(tally: Tally, generator: np.random.Generator) -> Interval | None:
+    return bootstrap(tally.rows, sqnr_db, generator) if tally.has_signal and tally.has_noise else None
+
+
+def _cosine(tally: Tally, generator: np.random.Generator) -> Interval | None:
+    if not tally.has_noise:
+        return Interval(1.0, 1.0, 1.0)
+    return bootstrap(tally.rows, cosine, generator) if tally.has_signal else None
+
+
+def _max_abs_error(tally: Tally, generator: np.random.Generator) -> float:
+    return tally.max_abs_error if tally.has_noise else 0.0
+
+
+def _first(intervals: Sequence[Interval]) -> Interval:
+    return intervals[0]
+
+
+def _lowest(intervals: Sequence[Interval]) -> Interval:
+    return min(intervals, key=lambda interval: interval.value)
+
+
+AGREEMENT = "share of decisions that both models make alike, as the metric counts them"
+SQNR = "signal to quantization noise, in decibels; null where nothing differs"
+COSINE = "cosine of the angle between the outputs; 1 is the same direction"
+LARGEST = "largest difference of any output value"
+FIGURES = (
+    FidelityFigure("agreement", "agreement", _agreement, _first, AGREEMENT, 2, " %", 100.0, of_floats=False),
+    FidelityFigure("sqnr_db", "SQNR", _sqnr_db, _lowest, SQNR, digits=1, unit=" dB"),
+    FidelityFigure("cosine", "cosine", _cosine, _lowest, COSINE, digits=4),
+    FidelityFigure("max_abs_error", "largest error", _max_abs_error, max, LARGEST, kind=float),
+)
+"""The figures of fidelity, in the order in which they are computed, recorded and shown."""
 
 
 def start_tallies(names: Sequence[str], slices: Sequence[Slice] = ()) -> dict[str, Tally]:
@@ -158,24 +220,18 @@ def summarize(tallies: Sequence[Tally], generator: np.random.Generator) -> Fidel
     other is not, there is no SQNR.
     """
     outputs = tuple(tally.result(generator) for tally in tallies)
-    agreement = next((output.agreement for output in outputs if output.agreement is not None), None)
-    for output, tally in zip(outputs, tallies, strict=True):
-        if tally.other_shape or tally.not_finite:
-            return Fidelity(agreement, None, None, None, output.reason, outputs)
-    sqnrs = [output.sqnr_db for output in outputs if output.sqnr_db is not None]
-    cosines = [output.cosine for output in outputs if output.cosine is not None]
-    reason = None
-    if not sqnrs:
-        reasons = {output.reason: None for output in outputs if output.reason}  # distinct, in order
-        reason = "; ".join(reasons) or "there is nothing to compare"
-    return Fidelity(
-        agreement,
-        min(sqnrs, key=lambda interval: interval.value, default=None),
-        min(cosines, key=lambda interval: interval.value, default=None),
-        max((output.max_abs_error for output in outputs if output.max_abs_error is not None), default=None),
-        reason,
-        outputs,
-    )
+    broken = next((output for output, tally in zip(outputs, tallies, strict=True) if tally.broken), None)
+    values = {
+        figure.key: figure.worst(known)
+        for figure in FIGURES
+        if (known := [output[figure.key] for output in outputs if output[figure.key] is not None])
+        and (broken is None or not figure.of_floats)
+    }
+    if broken is not None:
+        return Fidelity("", values, broken.reason, outputs)
+    reasons = dict.fromkeys(output.reason for output in outputs if output.reason)
+    reason = None if "sqnr_db" in values else "; ".join(reasons) or "there is nothing to compare"
+    return Fidelity("", values, reason, outputs)
 
 
 def _cut(array: npt.NDArray[Any], part: Slice) -> npt.NDArray[Any]:

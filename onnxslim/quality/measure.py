@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +22,13 @@ Draws = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredFigure:
-    """A figure of the task for both models, with 95 % bootstrap intervals over the samples."""
+    """One figure of the task: top-1, mean IoU, mAP. Without labels what the original gives is the truth."""
 
-    name: str
-    before: Interval
-    after: Interval
-    change: Interval
-    """After minus before, paired, so its interval is far narrower than the other two suggest."""
-    unit: str
-    """``%`` for shares (given as fractions), else the unit in `Metric.units`."""
+    name: Annotated[str, "what it is"]
+    before: Annotated[Interval, "of the original, with its 95 % interval"]
+    after: Annotated[Interval, "of the result"]
+    change: Annotated[Interval, "after minus before, paired by samples"]
+    unit: Annotated[str, "% for shares, which are given as fractions; else the unit, empty where there is none"]
 
 
 @dataclasses.dataclass(frozen=True)

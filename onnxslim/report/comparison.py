@@ -6,9 +6,11 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxslim.commands.compare import Comparison
+from onnxslim.pipeline.records import FidelityFigures, reason_key
+from onnxslim.quality.fidelity import FIGURES, FidelityFigure
 from onnxslim.report.figures import FigureRow, task_rows
 from onnxslim.report.terminal import line, plain_table, print_data, print_diagnostics, print_judgement, print_target
-from onnxslim.units import in_bytes, in_milliseconds, speed, times, with_interval
+from onnxslim.units import in_bytes, in_milliseconds, speed, times
 
 
 def print_comparison(result: Comparison, console: Console) -> None:
@@ -23,7 +25,7 @@ def print_comparison(result: Comparison, console: Console) -> None:
         tasks.add_row(*(Text(cell) for cell in (row.label, row.before, row.after, row.change)))
     console.print(tasks)
     print_judgement(result.quality, console)
-    table = plain_table("output", "agreement", "SQNR", "cosine", "largest error")
+    table = plain_table("output", *(figure.title for figure in FIGURES))
     for name, cells in output_rows(result):
         table.add_row(Text(name), *(Text(cell) for cell in cells))
     console.print(table)
@@ -48,21 +50,13 @@ def comparison_rows(result: Comparison) -> list[FigureRow]:
 
 
 def output_rows(result: Comparison) -> list[tuple[str, list[str]]]:
-    """Return how close each output is, and all of them where there are several: agreement, SQNR, cosine, error."""
-    found = []
-    rows = [(each.name, each.fidelity) for each in result.outputs]
+    """Return how close each output is, and all of them where there are several: a text for each of `FIGURES`."""
+    rows = [(output.name, output.fidelity) for output in result.outputs]
     if len(rows) != 1:
         rows.insert(0, ("all together", result.fidelity))
-    for name, figures in rows:
-        cells = [
-            with_interval(interval, digits, scale, unit) if interval else reason or ""
-            for interval, reason, digits, scale, unit in (
-                (figures.agreement, figures.agreement_reason, 2, 100.0, " %"),
-                (figures.sqnr_db, figures.sqnr_reason, 1, 1.0, " dB"),
-                (figures.cosine, figures.cosine_reason, 4, 1.0, ""),
-            )
-        ]
-        error = figures.max_abs_error
-        cells.append(figures.max_abs_error_reason or "" if error is None else f"{error:.3g}")
-        found.append((name, cells))
-    return found
+    return [(name, [_cell(figure, fidelity) for figure in FIGURES]) for name, fidelity in rows]
+
+
+def _cell(figure: FidelityFigure, fidelity: FidelityFigures) -> str:
+    value = getattr(fidelity, figure.key)
+    return str(getattr(fidelity, reason_key(figure.key)) or "") if value is None else figure.text(value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.pipeline.records import DataSource, Figures, QualityFigures, Report, TaskFigure, reason_key
+from onnxslim.pipeline.records import DataSource, Figures, QualityFigures, Report, reason_key
+from onnxslim.quality.measure import MeasuredFigure
 from onnxslim.runtime.target import Target
 from onnxslim.units import (
     NOTHING,
@@ -118,7 +119,7 @@ def _amount(value: float, unit: str) -> str:
     return in_percent(value) if unit == "%" else f"{value:.4g}{unit and ' '}{unit}"
 
 
-def _with_change(figure: TaskFigure) -> str:
+def _with_change(figure: MeasuredFigure) -> str:
     change = figure.change
     if figure.unit != "%":
         return f"{change.value:+.4g} ({change.low:+.4g} to {change.high:+.4g})"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
@@ -47,17 +47,22 @@ class ColdStart:
 
 
 @dataclasses.dataclass(frozen=True)
-class Latency:
-    """Percentiles of the time of one run in milliseconds, and the throughput."""
+class Percentiles:
+    """Latency of one inference, warm, as in a process that holds only this model."""
 
-    p50: float
-    """Median."""
-    p95: float
-    p99: float
+    p50: Annotated[float, "the median, in milliseconds"]
+    p95: Annotated[float, "95 % of the runs took at most this many milliseconds"]
+    p99: Annotated[float, "99 % of the runs took at most this many milliseconds"]
+    quantiles: Annotated[tuple[float, ...], "the 0th to the 100th percentile, in milliseconds: the distribution"] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """The time of one run, and the throughput."""
+
+    times: Percentiles
     throughput_per_s: float
     """Samples per second: the samples of one run divided by the median."""
-    quantiles: tuple[float, ...] = ()
-    """The 0th to the 100th percentile of single runs, for a plot."""
     cold: ColdStart | None = None
     """Cold start, if measured."""
 
@@ -205,7 +210,7 @@ def summarize(times: Sequence[float], batch: int = 1, cold: ColdStart | None = N
     milliseconds = np.asarray(times) * 1e3
     p50, p95, p99 = (float(value) for value in np.percentile(milliseconds, [50, 95, 99]))
     quantiles = tuple(float(value) for value in np.quantile(milliseconds, np.linspace(0, 1, QUANTILES)))
-    return Latency(p50, p95, p99, batch / max(p50 / 1e3, 1e-12), quantiles, cold)
+    return Latency(Percentiles(p50, p95, p99, quantiles), batch / max(p50 / 1e3, 1e-12), cold)
 
 
 def batch_size(feeds: Mapping[str, Any]) -> int:

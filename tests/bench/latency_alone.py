@@ -105,7 +105,7 @@ def row(model: pathlib.Path, slim: pathlib.Path, folder: pathlib.Path, options: 
                 model, slim, feeds, target, generator=generator, seconds=options.seconds, starts=STARTS
             )
         )
-        ours.append((paired.ratio.value, paired.before.p50, paired.after.p50))
+        ours.append((paired.ratio.value, paired.before.times.p50, paired.after.times.p50))
         noise.append(others)
         times, others = undisturbed(
             lambda: [alone(each, archive, options.seconds * 2 / 3, threads) * 1e3 for each in (model, slim)]

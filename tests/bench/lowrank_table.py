@@ -89,7 +89,7 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
             add_run(tallies, *(side.run(batch.feeds, list(tallies)) for side in (original, session)), batch.count)
         fidelity = summarize(list(tallies.values()), np.random.default_rng(0))
         figures = ", ".join(
-            f"{one.name} {one.sqnr_db.value:.1f}" if one.sqnr_db else f"{one.name} -" for one in fidelity.outputs
+            f"{one.name} {one['sqnr_db'].value:.1f}" if one["sqnr_db"] else f"{one.name} -" for one in fidelity.parts
         )
         before, after = measure_cost(base), measure_cost(model)
         faster = ""

@@ -96,7 +96,7 @@ def main(model: str, data: str, val: str, *names: str) -> None:
                 onnxslim.optimize(model, name, data=calibration, val=held_out, output=out, measure=False)
             session = Session.of(pathlib.Path(out))
             quality = judge(original, session, held_out)
-            agreement, sqnr, accuracy = quality.agreement, quality.fidelity.sqnr_db, quality.figures[0].after.value
+            agreement, sqnr, accuracy = quality.agreement, quality.fidelity["sqnr_db"], quality.figures[0].after.value
             speed = compare_latency(
                 pathlib.Path(model),
                 pathlib.Path(out),

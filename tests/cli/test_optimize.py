@@ -14,10 +14,10 @@ from read_report import from_json
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time little: these tests are about what is printed and written."""
-    from onnxslim.runtime.latency import ColdStart, Latency, PairedLatency
+    from onnxslim.runtime.latency import ColdStart, Latency, PairedLatency, Percentiles
     from onnxslim.runtime.statistics import Interval, Measured
 
-    one = Latency(1.0, 1.1, 1.2, 1000.0, (0.9, 1.0, 1.3))
+    one = Latency(Percentiles(1.0, 1.1, 1.2, (0.9, 1.0, 1.3)), 1000.0)
     paired = PairedLatency(one, one, Interval(1.0, 0.9, 1.1))
     monkeypatch.setattr("onnxslim.pipeline.judge.compare_latency", lambda *a, **o: paired)
     monkeypatch.setattr("onnxslim.commands.resources.cold_figures", lambda *a, **o: (ColdStart(3.0, 2.0), None))

@@ -31,7 +31,7 @@ from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, Progr
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.request import set_aside
 from onnxslim.report.json import to_json
-from onnxslim.runtime.latency import Latency, PairedLatency
+from onnxslim.runtime.latency import Latency, PairedLatency, Percentiles
 from onnxslim.runtime.statistics import Interval, Measured
 
 RESNET8 = MODELS / "fashion_resnet8.onnx"
@@ -104,7 +104,7 @@ class Breaks(Pass):
 
 
 def latency_of(ratio: Interval) -> Callable[..., PairedLatency]:
-    one = Latency(1.0, 1.0, 1.0, 1000.0)
+    one = Latency(Percentiles(1.0, 1.0, 1.0), 1000.0)
     return lambda *_, **__: PairedLatency(one, one, ratio)
 
 
@@ -248,7 +248,7 @@ def test_the_same_seed_gives_the_same_model_however_long_measuring_takes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     monkeypatch.setattr(resources, "peak_memory", lambda *_: Measured(None, "not here"))
-    one = Latency(1.0, 1.0, 1.0, 1000.0)
+    one = Latency(Percentiles(1.0, 1.0, 1.0), 1000.0)
     for name, draws in (("a.onnx", 3), ("b.onnx", 1000)):
 
         def timed(*_: object, generator: np.random.Generator, draws: int = draws, **__: object) -> PairedLatency:

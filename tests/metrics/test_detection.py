@@ -261,11 +261,11 @@ def test_a_head_with_boxes_in_pixels_and_scores_in_one_concat_is_judged_by_itsel
     assert isinstance(chosen.metric, Detection)
     assert chosen.metric.head.layout is BoxLayout.YOLOV8
     quality = measure_quality(chosen, session, other, samples, generator=np.random.default_rng(0))
-    (output,) = quality.fidelity.outputs
-    boxes, scores = output.slices
+    (output,) = quality.fidelity.parts
+    boxes, scores = output.parts
     assert (boxes.name, scores.name) == ("boxes", "scores")
-    assert output.sqnr_db.value == pytest.approx(boxes.sqnr_db.value, abs=0.1), "pixels drown what scores lose"
-    assert scores.sqnr_db.value != pytest.approx(boxes.sqnr_db.value, abs=0.5)
+    assert output["sqnr_db"].value == pytest.approx(boxes["sqnr_db"].value, abs=0.1), "pixels drown what scores lose"
+    assert scores["sqnr_db"].value != pytest.approx(boxes["sqnr_db"].value, abs=0.5)
     assert 0 < quality.loss.value < 1
     assert quality.loss.low < quality.loss.value < quality.loss.high
 

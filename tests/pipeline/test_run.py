@@ -22,7 +22,7 @@ from onnxslim.pipeline.measured import MeasuredModel, Run
 from onnxslim.pipeline.recipe import Recipe
 from onnxslim.pipeline.request import Request
 from onnxslim.pipeline.run import Stage, run_passes
-from onnxslim.runtime.latency import Latency, PairedLatency
+from onnxslim.runtime.latency import Latency, PairedLatency, Percentiles
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.statistics import Interval
 
@@ -106,7 +106,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Stage]]:
 
     def latency(_: object, one: MeasuredModel, other: MeasuredModel, seconds: float = 1.0) -> PairedLatency:
         ratio = number(one.model, "time") / number(other.model, "time")
-        timed = Latency(1.0, 1.0, 1.0, 1.0)
+        timed = Latency(Percentiles(1.0, 1.0, 1.0), 1.0)
         return PairedLatency(timed, timed, Interval(ratio, 0.99 * ratio, 1.01 * ratio))
 
     monkeypatch.setattr(Judge, "latency", latency)

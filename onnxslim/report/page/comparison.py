@@ -8,6 +8,7 @@ from typing import Any
 from onnxslim.commands.compare import Comparison
 from onnxslim.commands.difference import Difference
 from onnxslim.installation import version
+from onnxslim.quality.fidelity import FIGURES
 from onnxslim.report.comparison import comparison_rows, output_rows
 from onnxslim.report.figures import data_words, judgement, target_words
 from onnxslim.report.page.facts import provenance, warnings_view
@@ -38,6 +39,7 @@ def comparison_page(result: Comparison) -> str:
             "rows": comparison_rows(result),
             "latency": _latency(result, names),
             "unlabelled": "" if labelled else result.reference_accuracy_reason or "",
+            "fidelity": [figure.title for figure in FIGURES],
             "outputs": output_rows(result),
             "slices": [(each.name, each.slices) for each in result.outputs if each.slices],
             "change": _change(result.difference),

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnxslim.pipeline.records import Percentiles
 from onnxslim.report.page.svg import AFTER, BAD, BEFORE, INK, drawing
 from onnxslim.report.page.visible import shortened
+from onnxslim.runtime.latency import Percentiles
 from onnxslim.units import in_milliseconds
 
 if TYPE_CHECKING:

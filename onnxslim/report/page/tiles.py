@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.pipeline.records import Budget, FidelityFigures, Percentiles, QualityFigures, Report
+from onnxslim.pipeline.records import Budget, FidelityFigures, QualityFigures, Report
 from onnxslim.report.page.visible import shortened
+from onnxslim.runtime.latency import Percentiles
 from onnxslim.runtime.statistics import Interval
 from onnxslim.units import in_bytes, in_milliseconds, in_percent
 

@@ -7,8 +7,9 @@ from page_checks import check_page
 from report_pages import HOSTILE
 
 from onnxslim.commands.bench import Benchmark, SpeedFigures
-from onnxslim.pipeline.records import Percentiles, Reproduction
+from onnxslim.pipeline.records import Reproduction
 from onnxslim.report.page.document import page_of
+from onnxslim.runtime.latency import Percentiles
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target
 

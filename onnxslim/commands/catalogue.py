@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from onnxslim.errors import ExtensionError
 from onnxslim.pipeline.discovery import find_pass, pass_names
-from onnxslim.pipeline.recipe import options_of
+from onnxslim.pipeline.options import options_of
 
 
 @dataclasses.dataclass(frozen=True)

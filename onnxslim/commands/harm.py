@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.interface import Pass
-from onnxslim.pipeline.recipe import format_passes
+from onnxslim.pipeline.options import format_passes
 from onnxslim.pipeline.records import PassRecord
 
 GENTLER = 0.5

@@ -31,7 +31,8 @@ from onnxslim.pipeline.gc_pause import patient_collector
 from onnxslim.pipeline.interface import Context
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.measured import MeasuredModel, Run
-from onnxslim.pipeline.recipe import format_passes, to_toml
+from onnxslim.pipeline.options import format_passes
+from onnxslim.pipeline.recipe import to_toml
 from onnxslim.pipeline.records import ModelFile, PassRecord, Report, Reproduction
 from onnxslim.pipeline.request import ModelSource, Request, share_samples
 from onnxslim.pipeline.run import Stage, run_passes

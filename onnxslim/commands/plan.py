@@ -14,8 +14,8 @@ from onnxslim.data import no_samples, synthetic_samples
 from onnxslim.model import open_model
 from onnxslim.pipeline.discovery import find_pass, pass_names
 from onnxslim.pipeline.interface import Context, Kind, Pass
+from onnxslim.pipeline.options import option_values, parse_passes
 from onnxslim.pipeline.plan import PassPlan
-from onnxslim.pipeline.recipe import option_values, parse_passes
 from onnxslim.pipeline.schedule import schedule
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import detect_target

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 
 from onnxslim.errors import RunError
 from onnxslim.model import weight_bytes
+from onnxslim.pipeline.attempt import Attempt, attempt
 from onnxslim.pipeline.budget import Allowance
 from onnxslim.pipeline.interface import Context, Kind, Pass
 from onnxslim.pipeline.judge import Judge, Verdict
 from onnxslim.pipeline.measured import MeasuredModel
 from onnxslim.pipeline.observations import Observations
+from onnxslim.pipeline.options import changed_options, option_values
 from onnxslim.pipeline.reasons import Reason, ReasonCode, describe
-from onnxslim.pipeline.recipe import changed_options, option_values
 from onnxslim.pipeline.records import AttemptRecord, reason_record
-from onnxslim.pipeline.run_pass import Attempt, attempt
 from onnxslim.pipeline.strength import MOST_TRIES, Trial, next_strength, strongest
 from onnxslim.runtime.statistics import Interval
 
@@ -99,7 +99,7 @@ class Outcome:
         return tuple(form.record(self.verdict if form is self.form else None) for form in self.forms)
 
 
-def run_pass(
+def strongest_form(
     step: Pass,
     current: MeasuredModel,
     judge: Judge,

@@ -15,7 +15,8 @@ import onnx_ir as ir
 from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue, UsageError
 from onnxslim.pipeline.interface import Goal, Kind, Pass, Progress
-from onnxslim.pipeline.recipe import Recipe, load_recipe, parse_passes
+from onnxslim.pipeline.options import parse_passes
+from onnxslim.pipeline.recipe import Recipe, load_recipe
 from onnxslim.pipeline.schedule import schedule
 from onnxslim.quality.choosing import MetricRequest
 from onnxslim.runtime.session import Session

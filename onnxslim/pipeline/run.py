@@ -11,12 +11,12 @@ from onnxslim.foreign_code import owner
 from onnxslim.model import weight_bytes
 from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.budget import Allowance, allowance
-from onnxslim.pipeline.forms import Outcome, run_pass
+from onnxslim.pipeline.forms import Outcome, strongest_form
 from onnxslim.pipeline.interface import Context, Goal, Kind, Pass
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.measured import MeasuredModel
+from onnxslim.pipeline.options import option_values
 from onnxslim.pipeline.reasons import Reason, ReasonCode, describe
-from onnxslim.pipeline.recipe import option_values
 from onnxslim.pipeline.records import PassRecord, reason_record
 
 SAFE = 2.0
@@ -138,7 +138,7 @@ def _stage(
 ) -> Stage:
     started = time.perf_counter()
     try:
-        outcome = run_pass(step, current, judge, context, allowed, known, fixed)
+        outcome = strongest_form(step, current, judge, context, allowed, known, fixed)
     except OnnxslimError:
         raise
     except MemoryError as error:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.pipeline.recipe import changed_options
+from onnxslim.pipeline.options import changed_options
 from onnxslim.pipeline.records import DataSource, PassRecord, QualityFigures, Report
 from onnxslim.report.figures import data_words, figure_rows, judgement, target_words
 from onnxslim.runtime.target import Target

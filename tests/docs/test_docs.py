@@ -14,7 +14,8 @@ from zoo import ROOT
 
 import onnxslim
 from onnxslim.cli.application import app
-from onnxslim.pipeline.recipe import parse_passes, read_recipe
+from onnxslim.pipeline.options import parse_passes
+from onnxslim.pipeline.recipe import read_recipe
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

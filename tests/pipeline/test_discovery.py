@@ -9,7 +9,7 @@ import pytest
 from onnxslim.errors import UnknownPass
 from onnxslim.pipeline.discovery import find_pass, pass_names
 from onnxslim.pipeline.interface import Kind
-from onnxslim.pipeline.recipe import options_of
+from onnxslim.pipeline.options import options_of
 
 
 def test_the_three_passes_of_the_first_release_are_there() -> None:

@@ -10,20 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import onnxslim.pipeline.recipe
+import onnxslim.pipeline.options
 from onnxslim.errors import BadOptionValue, ExtensionError, RecipeError, UnknownOption, UnknownPass, UsageError
 from onnxslim.pipeline.interface import Change, Context, Kind, Pass
-from onnxslim.pipeline.recipe import (
-    Recipe,
-    format_passes,
-    load_recipe,
-    make_pass,
-    option_values,
-    options_of,
-    parse_passes,
-    read_recipe,
-    to_toml,
-)
+from onnxslim.pipeline.options import format_passes, make_pass, option_values, options_of, parse_passes
+from onnxslim.pipeline.recipe import Recipe, load_recipe, read_recipe, to_toml
 
 
 class Criterion(enum.Enum):
@@ -81,7 +72,7 @@ def _passes():
         raise UnknownPass(f"there is no pass named {name!r}", where="-p", hint="the passes are: plain, trim")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnxslim.pipeline.recipe, "find_pass", find)
+        patch.setattr(onnxslim.pipeline.options, "find_pass", find)
         yield
 
 

@@ -12,7 +12,7 @@ import pytest
 from onnxslim.errors import ScheduleError
 from onnxslim.pipeline import schedule as module
 from onnxslim.pipeline.interface import Change, Context, Kind, Pass
-from onnxslim.pipeline.recipe import parse_passes
+from onnxslim.pipeline.options import parse_passes
 from onnxslim.pipeline.schedule import schedule
 
 

@@ -52,18 +52,18 @@ def breakdown_view(breakdown: Breakdown | None) -> dict[str, Any]:
     }
 
 
-Figures = LayerFigures | OpFigures
+CostRow = LayerFigures | OpFigures
 
 
-def _total(figures: Sequence[Figures], quantity: Quantity) -> float:
+def _total(figures: Sequence[CostRow], quantity: Quantity) -> float:
     return sum(quantity[1](cost) or 0.0 for each in figures for cost in (each.before, each.after))
 
 
-def _split(figures: Sequence[Figures], known: Sequence[Quantity], most: int) -> tuple[list[Figures], list[Figures]]:
+def _split(figures: Sequence[CostRow], known: Sequence[Quantity], most: int) -> tuple[list[CostRow], list[CostRow]]:
     """Return the heaviest in the order in which they came, and the rest."""
     totals = [_total(figures, quantity) for quantity in known]
 
-    def weight(each: Figures) -> float:
+    def weight(each: CostRow) -> float:
         return max((_total([each], one) / total for one, total in zip(known, totals, strict=True)), default=0.0)
 
     ranked = sorted(range(len(figures)), key=lambda at: -weight(figures[at]))
@@ -73,7 +73,7 @@ def _split(figures: Sequence[Figures], known: Sequence[Quantity], most: int) -> 
     ]
 
 
-def _layer_rows(layers: Sequence[Figures], rest: Sequence[Figures], known: Sequence[Quantity]) -> list[dict[str, Any]]:
+def _layer_rows(layers: Sequence[CostRow], rest: Sequence[CostRow], known: Sequence[Quantity]) -> list[dict[str, Any]]:
     longest = _longest(layers, known)
     rows = []
     for each in layers:
@@ -111,7 +111,7 @@ def _layer_rows(layers: Sequence[Figures], rest: Sequence[Figures], known: Seque
     return rows
 
 
-def _op_rows(ops: Sequence[Figures], rest: Sequence[Figures], known: Sequence[Quantity]) -> list[dict[str, Any]]:
+def _op_rows(ops: Sequence[CostRow], rest: Sequence[CostRow], known: Sequence[Quantity]) -> list[dict[str, Any]]:
     longest = _longest(ops, known)
     rows = [
         {
@@ -128,21 +128,21 @@ def _op_rows(ops: Sequence[Figures], rest: Sequence[Figures], known: Sequence[Qu
     return rows
 
 
-def _longest(figures: Sequence[Figures], known: Sequence[Quantity]) -> list[float]:
+def _longest(figures: Sequence[CostRow], known: Sequence[Quantity]) -> list[float]:
     return [
         max((read(cost) or 0.0 for each in figures for cost in (each.before, each.after)), default=0.0)
         for _, read, _ in known
     ]
 
 
-def _bars(each: Figures, known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
+def _bars(each: CostRow, known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
     return [
         _pair(read(each.before), read(each.after), show, most)
         for (_, read, show), most in zip(known, longest, strict=True)
     ]
 
 
-def _rest(rest: Sequence[Figures], known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
+def _rest(rest: Sequence[CostRow], known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
     return [
         _pair(sum(read(each.before) or 0.0 for each in rest), sum(read(each.after) or 0.0 for each in rest), show, most)
         for (_, read, show), most in zip(known, longest, strict=True)

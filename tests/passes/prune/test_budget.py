@@ -25,7 +25,7 @@ from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import open_model, save_model
 from onnxslim.pipeline.interface import Change, Kind
-from onnxslim.pipeline.recipe import parse_passes
+from onnxslim.pipeline.options import parse_passes
 from onnxslim.runtime.layer import Tensor, TimedLayer
 from onnxslim.runtime.session import Session
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 import onnx_ir as ir
 
 from .constants import Array, as_tensor
-from .nesting import every_graph
+from .nesting import every_graph, values_of
 
 SAME = "onnxslim.same"
 """Where a graph keeps the names of values that stand for others, in any layout: (name, the name of the other)."""
@@ -27,13 +28,18 @@ class Editor:
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
         self._model = model
-        self._taken: set[str] = set()
         self._numbers: dict[str, Iterator[int]] = {}
+
+    @functools.cached_property
+    def _taken(self) -> set[str]:
+        return {"", *names_in(every_graph(self._model))}
 
     def name(self, wanted: str) -> str:
         """Return `wanted`, or the first of ``wanted_1``, ``wanted_2``, ... that is free, and take it."""
-        taken = self._in_use()
-        return self._take(wanted) if wanted not in taken else self._next(f"{wanted}_", first=1)
+        if wanted in self._taken:
+            return self._next(f"{wanted}_", first=1)
+        self._taken.add(wanted)
+        return wanted
 
     def numbered(self, prefix: str) -> str:
         """Return the first of ``prefix0``, ``prefix1``, ... that is free, and take it."""
@@ -44,29 +50,16 @@ class Editor:
         return new_initializer(self.graph if graph is None else graph, self.name(wanted), array)
 
     def _next(self, prefix: str, first: int) -> str:
-        taken = self._in_use()
         numbers = self._numbers.setdefault(prefix, itertools.count(first))
-        return self._take(next(name for number in numbers if (name := f"{prefix}{number}") not in taken))
-
-    def _take(self, name: str) -> str:
+        name = next(name for number in numbers if (name := f"{prefix}{number}") not in self._taken)
         self._taken.add(name)
         return name
-
-    def _in_use(self) -> set[str]:
-        if not self._taken:
-            self._taken.update(names_in(every_graph(self._model)), ("",))
-        return self._taken
 
 
 def names_in(graphs: Iterable[ir.Graph]) -> Iterator[str]:
     """Yield the names of the values and nodes of graphs, not of those nested in them; empty ones, too."""
     for graph in graphs:
-        for value in (*graph.inputs, *graph.initializers.values()):
-            yield value.name or ""
-        for node in graph:
-            yield node.name or ""
-            for value in node.outputs:
-                yield value.name or ""
+        yield from (part.name or "" for part in (*values_of(graph), *graph))
 
 
 def new_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:

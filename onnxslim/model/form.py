@@ -30,13 +30,13 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import is_constant_node
 from onnxslim.model.inlining import DIAGNOSTICS, inline_functions
-from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
+from onnxslim.model.nesting import main_graphs, nested_graphs, values_of
 from onnxslim.model.sparse import SPARSE
 from onnxslim.model.weights import external_tensors
 
 FORM = "onnxslim.form"
 CONSTANT_NODE = "onnxslim.constant_node"
-DEFAULT_DOMAINS = ("ai.onnx",)
+DEFAULT_DOMAIN = "ai.onnx"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +80,9 @@ def canonicalize(model: ir.Model, *, inline: bool = True, mode: int | None = Non
     if model.ir_version < 4:
         model.ir_version = 4
         model.graph.inputs[:] = [value for value in model.graph.inputs if not value.is_initializer()]
-    for domain in DEFAULT_DOMAINS:
-        if domain in model.opset_imports:
-            model.opset_imports[""] = model.opset_imports.pop(domain)
-    for function in model.functions.values():
-        for domain in DEFAULT_DOMAINS:
-            if domain in function.opset_imports:
-                function.opset_imports[""] = function.opset_imports.pop(domain)
-    for node in (node for graph in every_graph(model) for node in graph):
-        if node.domain in DEFAULT_DOMAINS:
-            node.domain = ""
+    for opsets in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
+        if DEFAULT_DOMAIN in opsets:
+            opsets[""] = opsets.pop(DEFAULT_DOMAIN)
     if inline:
         model.graph.meta[DIAGNOSTICS] = inline_functions(model)
     for function in model.functions.values():  # functions that are not inlined
@@ -121,10 +114,9 @@ def _copied(shape: ir.Shape | None) -> ir.Shape | None:
 
 
 def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
-    """Yield the outputs of nodes and the initializers that are neither inputs nor outputs of a graph."""
+    """Yield the values that are neither inputs nor outputs of a graph."""
     for graph in main_graphs(model):
-        values = (*graph.initializers.values(), *(output for node in graph for output in node.outputs))
-        yield from (value for value in values if not (value.is_graph_input() or value.is_graph_output()))
+        yield from (value for value in values_of(graph) if not (value.is_graph_input() or value.is_graph_output()))
 
 
 def _lift(node: ir.Node, graph: ir.Graph) -> None:
@@ -155,13 +147,8 @@ def mark_sparse(value: ir.Value) -> None:
 
 def release_constants(model: ir.Model) -> int:
     """Keep former Constant nodes as initializers when the model is saved, and return their number."""
-    marked = [
-        value
-        for graph in main_graphs(model)
-        for value in graph.initializers.values()
-        if value.meta.pop(CONSTANT_NODE, None) is not None
-    ]
-    return len(marked)
+    values = [value for graph in main_graphs(model) for value in graph.initializers.values()]
+    return sum(value.meta.pop(CONSTANT_NODE, None) is not None for value in values)
 
 
 def restored(model: ir.Model) -> ir.Model:

@@ -14,7 +14,7 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedFunctionsPass
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import ModelUnreadable
 from onnxslim.model.edit import names_in
-from onnxslim.model.nesting import HOLDERS, every_graph, graphs_within, nodes_within
+from onnxslim.model.nesting import HOLDERS, every_graph, graphs_within, nodes_within, values_of
 from onnxslim.model.schemas import find_schema
 
 MOST_NODES = 200_000
@@ -166,12 +166,7 @@ def _prepare(model: ir.Model) -> None:
         while any(used.startswith(f"{prefix}/") for used in taken):
             prefix += "_"
         for graph in graphs_within(function.graph):
-            values = [
-                *graph.inputs,
-                *graph.initializers.values(),
-                *(output for node in graph for output in node.outputs),
-            ]
-            for value in dict.fromkeys(values):
+            for value in dict.fromkeys(values_of(graph)):
                 if value.name:
                     value.name = f"{prefix}/{value.name}"
             for node in graph:

@@ -6,6 +6,7 @@ The IR maps the whole file for every tensor, so a model needs its size times the
 
 from __future__ import annotations
 
+import functools
 import mmap
 import pathlib
 from typing import Any
@@ -22,18 +23,16 @@ class MappedFile:
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
-        self._map: mmap.mmap | None = None
 
+    @functools.cached_property
     def content(self) -> mmap.mmap:
-        """Return the bytes of the file.
+        """The bytes of the file.
 
         Raises:
             OSError: The file cannot be read.
         """
-        if self._map is None:
-            with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._map
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class MappedTensor(ir.ExternalTensor):
@@ -58,13 +57,13 @@ class MappedTensor(ir.ExternalTensor):
         if self.dtype.bitwidth < 8 or not self.size:
             return super().numpy()  # packed or empty
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
-        flat = np.frombuffer(self._file.content(), dtype=dtype, offset=self.offset or 0, count=self.size)
+        flat = np.frombuffer(self._file.content, dtype=dtype, offset=self.offset or 0, count=self.size)
         return flat.reshape(self.shape.numpy())
 
     def tobytes(self) -> bytes:
         """Return the bytes of the tensor in the file."""
         start = self.offset or 0
-        return self._file.content()[start : start + (self.length or self.nbytes)] if self.size else b""
+        return self._file.content[start : start + (self.length or self.nbytes)] if self.size else b""
 
 
 def share_maps(model: ir.Model) -> None:

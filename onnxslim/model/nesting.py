@@ -46,6 +46,14 @@ def read_values(node: ir.Node) -> Iterator[ir.Value]:
             yield from read_values(inner)
 
 
+def values_of(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Yield the inputs, the initializers and the results of the nodes of a graph, not of those nested in it."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
 def main_graphs(model: ir.Model) -> list[ir.Graph]:
     """Return the graph of a model and all graphs nested in it."""
     return list(graphs_within(model.graph))

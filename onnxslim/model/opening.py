@@ -13,8 +13,8 @@ import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ModelNotFound, ModelUnreadable, ModelUnsupported, OnnxslimError
-from onnxslim.model.checking import check_names, check_order, check_tensors
-from onnxslim.model.form import DEFAULT_DOMAINS, canonicalize, is_sorted, mark_sparse
+from onnxslim.model.checking import check_names, check_order, check_tensors, nested_protos
+from onnxslim.model.form import DEFAULT_DOMAIN, canonicalize, is_sorted, mark_sparse
 from onnxslim.model.mapped import share_maps
 from onnxslim.model.maps import MAP_TYPES, remove_map_types
 from onnxslim.model.nesting import every_graph
@@ -22,6 +22,7 @@ from onnxslim.model.schemas import check_signatures
 from onnxslim.model.sparse import densify, densify_constant
 from onnxslim.model.weights import external_tensors
 from onnxslim.model.writing import is_utf8
+from onnxslim.printable import printable
 
 OLDEST_OPSET = 1
 OLDEST_NUMPY_OPSET = 7
@@ -46,27 +47,27 @@ def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model
         ExternalDataError: A file of weights is missing, too short, or outside the model's folder.
     """
     path = pathlib.Path(path)
-    proto = _read(path)
     with _file_errors(path):
-        _check_versions(proto, path)
-        check_tensors(proto, path)
-        sparse = {name for inner in _graphs(proto.graph) for name in densify(inner, path)}
+        proto, folder = _read(path), path.absolute().parent
+        _check_versions(proto)
+        check_tensors(proto, folder)
+        sparse = {name for inner in _graphs(proto.graph) for name in densify(inner, folder)}
         for node in (node for function in proto.functions for node in function.node):
-            densify_constant(node, path)
+            densify_constant(node, folder)
             for inner in _graphs_in(node):
-                densify(inner, path)
+                densify(inner, folder)
         _unify_types(proto.graph)
         map_types = remove_map_types(proto.graph)
         model = ir.from_proto(proto)
         for tensor in external_tensors(model):
-            tensor.base_dir = str(path.absolute().parent)
+            tensor.base_dir = str(folder)
         share_maps(model)
-        check_names(model, path)
+        check_names(model)
         for graph in every_graph(model):
             if not is_sorted(graph):
-                check_order(graph, path)
+                check_order(graph)
         canonicalize(model, inline=inline, mode=stat.S_IMODE(path.stat().st_mode))
-        check_signatures(model, path)
+        check_signatures(model)
         for name in sparse & model.graph.initializers.keys():
             mark_sparse(model.graph.initializers[name])
         model.graph.meta[MAP_TYPES] = map_types
@@ -75,10 +76,13 @@ def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model
 
 @contextlib.contextmanager
 def _file_errors(path: pathlib.Path) -> Iterator[None]:
-    """Turn any exception in the body into one error with the file and the innermost cause."""
+    """Add the file to errors of the body; turn any other exception into one of ours, with the innermost cause."""
     try:
         yield
-    except (OnnxslimError, MemoryError):
+    except MemoryError:
+        raise
+    except OnnxslimError as error:
+        error.where = error.where or printable(str(path))
         raise
     except Exception as error:  # onnx and onnx_ir raise any exception for an invalid file
         raise ModelUnreadable(
@@ -104,41 +108,38 @@ def _unify_types(graph: onnx.GraphProto) -> None:
 def _read(path: pathlib.Path) -> onnx.ModelProto:
     try:
         if path.is_dir():
-            raise ModelNotFound("this is a folder, not a model", where=path, hint="name the .onnx file inside it")
+            raise ModelNotFound("this is a folder, not a model", hint="name the .onnx file inside it")
         if not path.is_file() and path.exists():
-            raise ModelUnreadable("this is a device or a pipe, not a file", where=path, hint="save it as a file first")
+            raise ModelUnreadable("this is a device or a pipe, not a file", hint="save it as a file first")
         if not is_utf8(path):
-            raise ModelUnreadable("its path is no UTF-8, and ONNX Runtime takes no other", where=path, hint="rename it")
+            raise ModelUnreadable("its path is no UTF-8, and ONNX Runtime takes no other", hint="rename it")
         if path.stat().st_size == 0:
-            raise ModelUnreadable("the file is empty", where=path, hint="export or download the model again")
+            raise ModelUnreadable("the file is empty", hint="export or download the model again")
         proto = onnx.load(path, format="protobuf", load_external_data=False)
     except FileNotFoundError as error:
-        raise ModelNotFound("no such file", where=path, hint="check the path") from error
+        raise ModelNotFound("no such file", hint="check the path") from error
     except OSError as error:
-        raise ModelUnreadable(
-            f"cannot be read: {error.strerror or error}", where=path, hint="check the file"
-        ) from error
+        raise ModelUnreadable(f"cannot be read: {error.strerror or error}", hint="check the file") from error
     except ValueError as error:  # the path contains a zero byte
-        raise ModelNotFound(f"no such file: {error}", where=path, hint="check the path") from error
+        raise ModelNotFound(f"no such file: {error}", hint="check the path") from error
     except google.protobuf.message.DecodeError as error:
         raise ModelUnreadable(
-            "this is not an ONNX model, or it is truncated", where=path, hint="export or download the model again"
+            "this is not an ONNX model, or it is truncated", hint="export or download the model again"
         ) from error
     if not proto.HasField("graph") or not proto.opset_import:
-        raise ModelUnreadable("the file holds no ONNX graph", where=path, hint="is this an ONNX model at all?")
+        raise ModelUnreadable("the file holds no ONNX graph", hint="is this an ONNX model at all?")
     return proto
 
 
-def _check_versions(proto: onnx.ModelProto, path: pathlib.Path) -> None:
+def _check_versions(proto: onnx.ModelProto) -> None:
     if proto.training_info:
         raise ModelUnsupported(
-            "the model carries training graphs, which cannot be kept", where=path, hint="export it for inference"
+            "the model carries training graphs, which cannot be kept", hint="export it for inference"
         )
     for entry in proto.opset_import:
-        if entry.domain in ("", *DEFAULT_DOMAINS) and not OLDEST_OPSET <= entry.version <= NEWEST_OPSET:
+        if entry.domain in ("", DEFAULT_DOMAIN) and not OLDEST_OPSET <= entry.version <= NEWEST_OPSET:
             raise ModelUnsupported(
                 f"opset {entry.version} is outside the range {OLDEST_OPSET} to {NEWEST_OPSET}",
-                where=path,
                 hint="bring it into range with onnx.version_converter, or install a newer onnx",
             )
 
@@ -152,18 +153,12 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def _graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """Yield every graph nested in `node`."""
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            yield from _graphs(inner)
+    for inner in nested_protos(node):
+        yield from _graphs(inner)
 
 
 def file_bytes(path: str | os.PathLike[str], model: ir.Model | None = None) -> int:
-    """Return the bytes of a model on disk, including external data.
-
-    Args:
-        path: The file.
-        model: The model of this file; None: it is opened here.
-    """
+    """Return the bytes of a model on disk, including external data; `model` is the one of this file, if it is open."""
     path = pathlib.Path(path)
     tensors = external_tensors(open_model(path) if model is None else model)
     return path.stat().st_size + sum(

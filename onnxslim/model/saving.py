@@ -84,7 +84,9 @@ def stage_model(
         if source is not None and not external:
             shutil.copyfile(source, file)
         else:
-            data = _write(restored(model), file, target.name if external else None)
+            written = restored(model)
+            data = _externalize(written, folder, target.name) if external else None
+            ir.save(written, file, format="protobuf")
             if model.graph.meta.get(MAP_TYPES):
                 restore_map_types(file, model.graph.meta[MAP_TYPES])
             sparse = {name for name, value in model.graph.initializers.items() if SPARSE in value.meta}
@@ -107,19 +109,17 @@ def stage_model(
     return file
 
 
-def _write(model: ir.Model, file: pathlib.Path, name: str | None) -> pathlib.Path | None:
-    """Write `model` to `file`, with external weights if the final `name` of the model file is given.
+def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Path | None:
+    """Move the weights of `model`, including local functions and attributes, into a file in `folder`.
+
+    Args:
+        model: The model.
+        folder: Where it is written.
+        name: The final name of its file.
 
     Returns:
         The file of the weights, if any.
     """
-    data = None if name is None else _externalize(model, file.parent, name)
-    ir.save(model, file, format="protobuf")
-    return data
-
-
-def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Move the weights of `model`, including local functions and attributes, into a file in `folder`."""
     values = [value for graph in every_graph(model) for value in graph.initializers.values()]
     moved = [value for value in values if value.const_value is not None and _is_external(value.const_value)]
     attributes = [
@@ -133,13 +133,18 @@ def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Pa
     tensors += [tensor for _, _, attribute in attributes for tensor in tensors_of(attribute)]
     for value in values:
         if isinstance(value.const_value, ir.ExternalTensor) and not _is_external(value.const_value):
-            value.const_value = _in_memory(value.const_value)
+            (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
     if not tensors:
         return None
     written = ir.external_data.convert_tensors_to_external(tensors, folder, "weights")
     data = folder / f"{name}.{_digest(folder / 'weights')}.data"
     os.rename(folder / "weights", data)
-    external = iter([_located(tensor, data) for tensor in written])
+    external = (
+        ir.ExternalTensor(
+            data.name, tensor.offset, tensor.length, tensor.dtype, shape=tensor.shape, name=tensor.name, base_dir=folder
+        )
+        for tensor in written
+    )
     for value in moved:
         value.const_value = next(external)
     for node, key, attribute in attributes:
@@ -151,24 +156,6 @@ def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Pa
 
 def _is_external(tensor: ir.TensorProtocol) -> bool:
     return tensor.dtype is not ir.DataType.STRING and tensor.nbytes > INLINE_BYTES
-
-
-def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-    (loaded,) = ir.external_data.convert_tensors_from_external([tensor])
-    return loaded
-
-
-def _located(tensor: ir.ExternalTensor, data: pathlib.Path) -> ir.ExternalTensor:
-    """Return `tensor` with the location `data`."""
-    return ir.ExternalTensor(
-        data.name,
-        tensor.offset,
-        tensor.length,
-        tensor.dtype,
-        shape=tensor.shape,
-        name=tensor.name,
-        base_dir=data.parent,
-    )
 
 
 def _digest(path: pathlib.Path) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping
 
 import onnx
@@ -19,7 +17,7 @@ UNBOUNDED = 2**31 - 1
 """Maximum of inputs or outputs in the schema of an operator that takes any number."""
 
 
-def check_signatures(model: ir.Model, path: pathlib.Path) -> None:
+def check_signatures(model: ir.Model) -> None:
     """Check that every node has the inputs, outputs and attributes of its operator.
 
     Operators without a schema are skipped. Functions should be inlined first: an attribute that a call omits may be
@@ -33,57 +31,34 @@ def check_signatures(model: ir.Model, path: pathlib.Path) -> None:
     for function in model.functions.values():
         parts += [({**model.opset_imports, **function.opset_imports}, graph) for graph in graphs_within(function.graph)]
     for opsets, graph in parts:
-        versions = {"" if domain == "ai.onnx" else domain: version for domain, version in opsets.items()}
         for node in graph:
-            domain = "" if node.domain == "ai.onnx" else node.domain
-            signature = _signature(domain, node.op_type, versions[domain]) if domain in versions else None
-            wrong = (
-                _too_new(domain, node.op_type, versions.get(domain)) if signature is None else signature.against(node)
-            )
+            wrong = _violation(node, opsets[node.domain]) if node.domain in opsets else ""
             if wrong:
-                raise ModelUnreadable(f"{describe_node(node.name, node.op_type)} {wrong}", where=path, hint=HINT)
+                raise ModelUnreadable(f"{describe_node(node)} {wrong}", hint=HINT)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Signature:
-    """Inputs, outputs and attributes of an operator in one version of its operator set."""
-
-    inputs: tuple[int, int]
-    """(minimum, maximum) of their number."""
-    outputs: tuple[int, int]
-    attributes: Mapping[str, int]
-    """Name -> type, a number of `onnx.AttributeProto.AttributeType`."""
-    required: frozenset[str]
-    """Names of the required attributes."""
-
-    def against(self, node: ir.Node) -> str:
-        """Return the first violation of a node, as text; empty if there is none."""
-        for kind, found, (minimum, maximum) in (
-            ("inputs", len(node.inputs), self.inputs),
-            ("outputs", len(node.outputs), self.outputs),
-        ):
-            if not minimum <= found <= maximum:
-                takes = (
-                    f"{minimum} or more" if maximum == UNBOUNDED else " to ".join(map(str, sorted({minimum, maximum})))
-                )
-                return f"has {found} {kind}, and its operator takes {takes}"
-        for name, attribute in node.attributes.items():
-            expected = self.attributes.get(name, attribute.type.value)
-            if attribute.type.value != expected:
-                kind = ir.AttributeType(expected).name.lower()
-                return f"has the attribute {name!r} as {attribute.type.name.lower()}, and its operator takes {kind}"
-        for name in sorted(self.required - node.attributes.keys()):
-            return f"lacks the attribute {name!r}"
-        if is_constant_node(node) and not node.attributes:
-            return "holds no constant"
-        return ""
-
-
-def _too_new(domain: str, op_type: str, version: int | None) -> str:
-    """Return the violation if an operator is newer than `version` of its operator set; else empty."""
-    if version is None or not onnx.defs.has(op_type, domain=domain):
-        return ""
-    return f"is no operator of opset {version}, which the model names"
+def _violation(node: ir.Node, version: int) -> str:
+    """Return what is wrong with a node by the schema of its operator, as text; empty if nothing is."""
+    schema = find_schema(node.domain, node.op_type, version)
+    if schema is None:
+        known = onnx.defs.has(node.op_type, domain=node.domain)
+        return f"is no operator of opset {version}, which the model names" if known else ""
+    for kind, found, minimum, maximum in (
+        ("inputs", len(node.inputs), schema.min_input, schema.max_input),
+        ("outputs", len(node.outputs), schema.min_output, schema.max_output),
+    ):
+        if not minimum <= found <= maximum:
+            takes = f"{minimum} or more" if maximum == UNBOUNDED else " to ".join(map(str, sorted({minimum, maximum})))
+            return f"has {found} {kind}, and its operator takes {takes}"
+    types, required = _declared_attributes(node.domain, node.op_type, version)
+    for name, attribute in node.attributes.items():
+        expected = types.get(name, attribute.type.value)
+        if attribute.type.value != expected:
+            kind = ir.AttributeType(expected).name.lower()
+            return f"has the attribute {name!r} as {attribute.type.name.lower()}, and its operator takes {kind}"
+    for name in sorted(required - node.attributes.keys()):
+        return f"lacks the attribute {name!r}"
+    return "holds no constant" if is_constant_node(node) and not node.attributes else ""
 
 
 @functools.cache
@@ -96,10 +71,9 @@ def find_schema(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | N
 
 
 @functools.cache
-def _signature(domain: str, op_type: str, version: int) -> _Signature | None:
-    schema = find_schema(domain, op_type, version)
-    if schema is None:
-        return None
-    types = {name: formal.type.value for name, formal in schema.attributes.items()}  # type: ignore[attr-defined]
-    required = frozenset(name for name, formal in schema.attributes.items() if formal.required)
-    return _Signature((schema.min_input, schema.max_input), (schema.min_output, schema.max_output), types, required)
+def _declared_attributes(domain: str, op_type: str, version: int) -> tuple[Mapping[str, int], frozenset[str]]:
+    """Return the types of the attributes of an op, numbers of `onnx.AttributeProto.AttributeType`, by name; and the
+    names of the required ones."""
+    declared = onnx.defs.get_schema(op_type, version, domain).attributes
+    types = {name: formal.type.value for name, formal in declared.items()}  # type: ignore[attr-defined]
+    return types, frozenset(name for name, formal in declared.items() if formal.required)

@@ -20,42 +20,35 @@ SPARSE = "onnxslim.model.sparse"
 """Key of the metadata of an initializer that is written as sparse if that takes fewer bytes."""
 
 
-def densify(graph: onnx.GraphProto, path: pathlib.Path) -> list[str]:
-    """Replace the sparse initializers and Constant nodes of `graph` by dense ones.
+def densify(graph: onnx.GraphProto, folder: pathlib.Path) -> list[str]:
+    """Replace the sparse initializers and Constant nodes of `graph` by dense ones; return the names of their values.
 
-    Source: ONNX IR specification, "SparseTensorProto".
-
-    Args:
-        graph: The graph, changed in place.
-        path: Its file, in whose folder external data is.
-
-    Returns:
-        The names of the values that were sparse.
+    External data is in `folder`. Source: ONNX IR specification, "SparseTensorProto".
 
     Raises:
         ModelUnreadable: Indices are outside the shape, or the dense tensor exceeds `LARGEST_BYTES`.
     """
     names = [sparse.values.name for sparse in graph.sparse_initializer]
-    graph.initializer.extend(_dense(sparse, path) for sparse in graph.sparse_initializer)
+    graph.initializer.extend(_dense(sparse, folder) for sparse in graph.sparse_initializer)
     del graph.sparse_initializer[:]
-    return names + [node.output[0] for node in graph.node if densify_constant(node, path)]
+    return names + [node.output[0] for node in graph.node if densify_constant(node, folder)]
 
 
-def densify_constant(node: onnx.NodeProto, path: pathlib.Path) -> bool:
+def densify_constant(node: onnx.NodeProto, folder: pathlib.Path) -> bool:
     """Replace the sparse value of a Constant node by a dense one; return whether it had one."""
     if not is_constant_node(node):
         return False
     for attribute in node.attribute:
         if attribute.name == "sparse_value" and attribute.HasField("sparse_tensor"):
-            attribute.CopyFrom(onnx.helper.make_attribute("value", _dense(attribute.sparse_tensor, path)))
+            attribute.CopyFrom(onnx.helper.make_attribute("value", _dense(attribute.sparse_tensor, folder)))
             return True
     return False
 
 
-def _dense(sparse: onnx.SparseTensorProto, path: pathlib.Path) -> onnx.TensorProto:
-    folder = str(path.absolute().parent)
-    values = onnx.numpy_helper.to_array(sparse.values, base_dir=folder)
-    indices = onnx.numpy_helper.to_array(sparse.indices, base_dir=folder)
+def _dense(sparse: onnx.SparseTensorProto, folder: pathlib.Path) -> onnx.TensorProto:
+    values, indices = (
+        onnx.numpy_helper.to_array(tensor, base_dir=str(folder)) for tensor in (sparse.values, sparse.indices)
+    )
     shape, count = tuple(sparse.dims), math.prod(sparse.dims)
     reason = None
     if min(shape, default=0) < 0 or count * values.itemsize > LARGEST_BYTES:
@@ -71,7 +64,6 @@ def _dense(sparse: onnx.SparseTensorProto, path: pathlib.Path) -> onnx.TensorPro
     if reason is not None:
         raise ModelUnreadable(
             f"the sparse tensor {sparse.values.name!r} cannot be read: {reason}",
-            where=path,
             hint="export or download the model again",
         )
     dense = np.zeros(shape, values.dtype)

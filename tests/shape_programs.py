@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from hypothesis import strategies as st
 from onnx import helper
+from symbol_values import value_of
 
 from onnxslim.analysis.evaluate import evaluate
-from onnxslim.ops.arithmetic import value_of
 from onnxslim.ops.fact import Fact
 
 OPSET = 18

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import as_tensor, static_bytes
 from onnxslim.ops.binding import bind, dimensions
-from onnxslim.ops.fact import Fact, NodeFacts, Unknowable, of_tensor
+from onnxslim.ops.fact import Fact, NodeFacts, of_tensor
 from onnxslim.ops.parameters import op_of, opset_of
 from onnxslim.ops.table import find_op
 from onnxslim.ops.traits import Trait, has
@@ -63,7 +63,7 @@ def most_bytes(node: ir.Node, inputs: Sequence[Array | None]) -> float:
         width = sum(_width(array) for array in given)
     try:
         return max(_elements(node, inputs, given), 0.0) * width
-    except (ValueError, IndexError, ZeroDivisionError, OverflowError):
+    except Exception:  # of inputs that do not fit together, or of an op that is described wrongly
         return math.inf
 
 
@@ -80,10 +80,7 @@ def _elements(node: ir.Node, inputs: Sequence[Array | None], given: Sequence[Arr
         return op.largest(given)
     if op.infer is not None and has(node, Trait.SIZED_BY_VALUES):
         facts = [None if array is None else of_tensor(as_tensor(array)) for array in inputs]
-        try:
-            found = op.infer(NodeFacts(node, facts, opset_of(node)))
-        except Unknowable:
-            return math.inf
+        found = op.infer(NodeFacts(node, facts, opset_of(node)))
         fact = found if isinstance(found, Fact) else found[0]
         if fact.shape is None or not all(isinstance(size, int) for size in fact.shape):
             return math.inf

@@ -14,6 +14,7 @@ from onnxslim.model.constants import as_tensor
 from onnxslim.ops.fact import INTEGERS, NOTHING, Element, Fact, NodeFacts, Unknowable, of_tensor
 from onnxslim.ops.fallback import ask_onnx
 from onnxslim.ops.families.control_flow import CONTROL, call_function
+from onnxslim.ops.parameters import describe, op_of
 from onnxslim.ops.symbols import (
     LONGEST,
     Expression,
@@ -96,7 +97,7 @@ class Inference:
         first, *others = [None if value is None else self.fact(value) for value in node.inputs]
         shape = tuple(unknown_size(f"{self.scope}?", axis) for axis in range(rank))
         facts = [None if first is None else Fact(first.dtype, shape), *others]
-        rule = find_op((node.domain, node.op_type)).infer
+        rule = find_op(op_of(node)).infer
         if rule is None:
             return None
         try:
@@ -109,8 +110,7 @@ class Inference:
     def _visit(self, node: ir.Node) -> None:
         facts = [None if value is None else self.fact(value) for value in node.inputs]
         attributes = list(node.attributes.values())
-        control = CONTROL.get((node.domain, node.op_type))
-        if control is None:
+        if op_of(node) not in CONTROL:
             done = self._done.get(node)
             if done is not None and done[0] == facts and done[1] == attributes and done[2] >= self.writing:
                 if self.writing and any(output.shape is None for output in node.outputs):
@@ -118,60 +118,54 @@ class Inference:
                         self._write(output, self.facts.get(output, NOTHING))
                 return
             self._done[node] = (facts, attributes, self.writing)
-        version = self.opsets.get(node.domain, 1)
-        site = NodeFacts(node, facts, version, self.scope)
-        found = self._infer(site, control is not None)
-        if isinstance(found, Fact):
-            found = (found,)
-        for place, output in enumerate(node.outputs):
+        site = NodeFacts(node, facts, self.opsets.get(node.domain, 1), self.scope)
+        for output, fact in zip(node.outputs, self._infer(site), strict=True):
             if output.name == "":
                 continue
-            fact = self._settled(output, found[place] if place < len(found) else NOTHING)
-            if fact != self.facts.get(output):
-                self.facts[output] = fact
+            self.facts[output] = fact
             if self.writing:
                 self._write(output, fact)
 
-    def _infer(self, site: NodeFacts, controls: bool) -> Fact | tuple[Fact, ...]:
+    def _infer(self, site: NodeFacts) -> list[Fact]:
+        """Return what is known of each output of a node."""
         node = site.node
         try:
-            if controls:
-                return CONTROL[node.domain, node.op_type](self, site)
+            control = CONTROL.get(op_of(node))
+            if control is not None:
+                return self._settle(node, control(self, site))
             if self.model.functions and node.op_identifier() in self.model.functions:
-                return call_function(self, site)
-            rule = find_op((node.domain, node.op_type)).infer
+                return self._settle(node, call_function(self, site))
+            rule = find_op(op_of(node)).infer
             if rule is not None:
-                return rule(site)
+                return self._settle(node, rule(site))
         except (Unknowable, TooLong):
             pass
-        except Exception as error:  # of a node that is wrong: knowledge is missing then, and nothing else
-            title = node.name or (node.outputs[0].name if node.outputs else "")
-            self.problems[f"{node.op_type} {title}: {type(error).__name__}: {error}"] = None
+        except Exception as error:  # of a node or a rule that is wrong: knowledge is missing then, and nothing else
+            self.problems[f"{describe(node)}: {type(error).__name__}: {error}"] = None
         try:
-            return ask_onnx(site, self.opsets)
+            return self._settle(node, ask_onnx(site, self.opsets))
         except Unknowable:
-            return NOTHING
+            return self._settle(node, ())
+
+    def _settle(self, node: ir.Node, found: Fact | Sequence[Fact]) -> list[Fact]:
+        facts = [found] if isinstance(found, Fact) else list(found)
+        facts += [NOTHING] * (len(node.outputs) - len(facts))
+        return [self._settled(output, fact) for output, fact in zip(node.outputs, facts, strict=False)]
 
     def _settled(self, output: ir.Value, fact: Fact) -> Fact:
         """Put unknown sizes where formulas are too long, and what the file declares where that says more."""
         name = self.scope + (output.name or "")
-        dtype, shape, elements, elements_dtype = fact
-        if dtype is None and elements_dtype is None:
+        dtype, shape, elements, other = fact
+        if dtype is None and other is None:
             kind = output.type
-            if isinstance(kind, ir.TensorType):
-                dtype = kind.dtype
-            else:
-                elements_dtype = kind
-        if shape is not None:
-            for size in shape:
-                if type(size) is not int and len(size.text) > LONGEST:  # type: ignore[union-attr]  # an Expression
-                    shape = tuple(_short(size, unknown_size(name, axis)) for axis, size in enumerate(shape))
-                    break
+            dtype, other = (kind.dtype, None) if isinstance(kind, ir.TensorType) else (None, kind)
+        if shape is not None and any(map(_is_too_long, shape)):
+            shape = tuple(unknown_size(name, axis) if _is_too_long(size) else size for axis, size in enumerate(shape))
         if output.shape is not None and self._at is None:
             shape = _with_declared(shape, output.shape, name)
         if elements is not None:
             elements = _short_elements(elements, name, dtype)
-        return Fact(dtype, shape, elements, elements_dtype)
+        return Fact(dtype, shape, elements, other)
 
     def _write(self, output: ir.Value, fact: Fact) -> None:
         if fact.dtype is not None:
@@ -217,8 +211,8 @@ def _declared_size(size: int | ir.SymbolicDim, name: str, axis: int) -> Size:
     return named(text) if text and is_name(text) else unknown_size(name, axis)
 
 
-def _short(size: Size, unknown: Size) -> Size:
-    return unknown if isinstance(size, Expression) and len(size.text) > LONGEST else size
+def _is_too_long(size: Element) -> bool:
+    return isinstance(size, Expression) and len(size.text) > LONGEST
 
 
 def _short_elements(elements: tuple[Element, ...], name: str, dtype: ir.DataType | None) -> tuple[Element, ...]:
@@ -226,10 +220,8 @@ def _short_elements(elements: tuple[Element, ...], name: str, dtype: ir.DataType
     if all(type(element) is int for element in elements) or dtype not in INTEGERS:
         return elements
     return tuple(
-        unknown_element(name, place)
-        if element is None or (isinstance(element, Expression) and len(element.text) > LONGEST)
-        else element
-        for place, element in enumerate(elements)
+        unknown_element(name, index) if element is None or _is_too_long(element) else element
+        for index, element in enumerate(elements)
     )
 
 
@@ -242,13 +234,10 @@ def _with_declared(shape: tuple[Size, ...] | None, written: ir.Shape, name: str)
         )
     if len(shape) != len(written):
         return shape
-    for size, declared in zip(shape, written, strict=True):
-        if type(size) is not int and type(declared) is int and declared >= 0:
-            return tuple(
-                b if type(a) is not int and isinstance(b, int) and b >= 0 else a
-                for a, b in zip(shape, written, strict=True)
-            )
-    return shape
+    return tuple(
+        declared if type(size) is not int and isinstance(declared, int) and declared >= 0 else size
+        for size, declared in zip(shape, written, strict=True)
+    )
 
 
 def dimension(size: Size) -> int | ir.SymbolicDim:

@@ -12,6 +12,7 @@ from typing import Annotated
 import onnx_ir as ir
 
 from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.commands.onnx_text import op_title
 from onnxslim.model import FORM, file_bytes, open_model
@@ -60,6 +61,7 @@ class Inspection:
     uncounted: Annotated[tuple[str, ...], "ops whose MACs are not known and count as 0"]
     costly: Annotated[tuple[NodeFigures, ...], "the nodes with the most MACs, then the most parameters"]
     passes: Annotated[tuple[str, ...], "the passes that are installed"]
+    not_inferred: Annotated[tuple[str, ...], "nodes whose shapes could not be inferred, with the error"] = ()
 
 
 def inspect(path: str | os.PathLike[str], top: int = 10, *, inline: bool = True) -> Inspection:
@@ -77,7 +79,8 @@ def inspect(path: str | os.PathLike[str], top: int = 10, *, inline: bool = True)
     model = open_model(path, inline=inline)
     # as declared: inference gives names to what is unknown
     inputs, outputs = (tuple(map(_tensor, values)) for values in (model.graph.inputs, model.graph.outputs))
-    cost, at_one = measure_cost(model), measure_cost(specialize_shapes(model))
+    specialized = specialize_shapes(model)
+    cost, at_one = measure_cost(model), measure_cost(specialized)
     ops = collections.Counter(op_title(node) for graph in main_graphs(model) for node in graph)
     costly = sorted(at_one.per_node, key=lambda node: (-node.macs, -node.parameters))[:top]
     return Inspection(
@@ -99,6 +102,7 @@ def inspect(path: str | os.PathLike[str], top: int = 10, *, inline: bool = True)
         uncounted=cost.uncounted,
         costly=tuple(NodeFigures(node.name, node.op_type, node.macs, node.parameters) for node in costly),
         passes=pass_names(),
+        not_inferred=infer_shapes(specialized),
     )
 
 

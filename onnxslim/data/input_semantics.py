@@ -6,8 +6,8 @@ import re
 
 import onnx_ir as ir
 
-from onnxslim.ops.index_inputs import carried_inputs, index_into
 from onnxslim.ops.op import IndexInto
+from onnxslim.ops.table import carried_inputs, index_into
 from onnxslim.ops.traits import Trait, has
 
 ONES = re.compile(r"mask", re.IGNORECASE)

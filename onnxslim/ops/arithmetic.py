@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from onnxslim.ops.symbols import Expression, Size, atom_of, call, exact_quotient, expression, parse, terms_of
 
@@ -185,7 +185,7 @@ def broadcast(*sizes: Size) -> Size:
     parts: dict[str, Size] = {}
     for size in sizes:
         if isinstance(size, Expression) and size.text.startswith("broadcast(") and call(size.text) is not None:
-            parts.update({str(each): each for each in (call(size.text) or ("", ()))[1]})
+            parts.update({str(part): part for part in (call(size.text) or ("", ()))[1]})
         elif size != 1:
             parts[str(size)] = size
     if not parts:
@@ -213,12 +213,11 @@ def broadcast_shapes(shapes: Sequence[tuple[Size, ...]]) -> tuple[Size, ...]:
     first = shapes[0]
     if len(shapes) == 1 or (len(shapes) == 2 and (first == shapes[1] or not shapes[1])):
         return first
-    rank = max(map(len, shapes))
     result: list[Size] = []
-    for place in range(-rank, 0):
-        sizes = [shape[place] for shape in shapes if -place <= len(shape)]
-        one = sizes[0]
-        result.append(one if all(size == one for size in sizes) else broadcast(*sizes))
+    for axis in range(-max(map(len, shapes)), 0):
+        sizes = [shape[axis] for shape in shapes if -axis <= len(shape)]
+        alike = all(size == sizes[0] for size in sizes)
+        result.append(sizes[0] if alike else broadcast(*sizes))
     return tuple(result)
 
 
@@ -230,27 +229,3 @@ def _is_cut(size: Size, whole: Size) -> bool:
     inner = call(rest.text)
     least = whole - inner[1][1] if inner is not None and inner[0] == "max" else None
     return isinstance(least, int) and least > 1
-
-
-FUNCTIONS = {"floordiv": floordiv, "truncdiv": truncdiv, "max": maximum, "broadcast": broadcast}
-"""What atoms apply, by the name in their text."""
-
-
-def value_of(size: Size, names: Mapping[str, int]) -> int:
-    """Return what a size is where the named sizes are numbers.
-
-    Raises:
-        KeyError: It depends on an atom that `names` does not have.
-    """
-    if isinstance(size, int):
-        return size
-    return sum(factor * math.prod(_value_of_atom(atom, names) for atom in m) for m, factor in size.terms)
-
-
-def _value_of_atom(atom: str, names: Mapping[str, int]) -> int:
-    inner = call(atom)
-    if inner is None:
-        return names[atom.strip("{}")] if atom.strip("{}") in names else names[atom]
-    result = FUNCTIONS[inner[0]](*(value_of(each, names) for each in inner[1]))
-    assert isinstance(result, int)
-    return result

@@ -66,7 +66,7 @@ def dimensions(value: ir.Value) -> Dimensions | None:
         shape = value.const_value.shape
     if shape is None:
         return None
-    return tuple(size if type(size) is int and size >= 0 else _length(size) for size in shape)
+    return tuple([size if type(size) is int and size >= 0 else _length(size) for size in shape])
 
 
 def _length(size: int | ir.SymbolicDimProtocol) -> int | None:

@@ -57,24 +57,22 @@ class Cut:
     def write_shape(self, node: ir.Node, name: str, index: int) -> None:
         """Write the shape of the result where the node is told it; entries up to 1 follow by themselves."""
         result = node.outputs[0]
-        held = node.attributes.get(name)
+        attribute = node.attributes.get(name)
         given = node.inputs[index] if index < len(node.inputs) else None
-        entries = known_elements(given) if held is None else held.as_ints()
+        entries = known_elements(given) if attribute is None else attribute.as_ints()
         if entries is None or result.shape is None:
             return
         missing = len(result.shape) - len(entries)
         lengths: list[int | None] = []
-        for place, entry in enumerate(entries):
+        for axis, entry in enumerate(entries):
             if not isinstance(entry, int) or entry < 0 or entry == 1:
                 lengths.append(entry if isinstance(entry, int) else None)
-            elif entry == 0:
-                # It copies the length at the same place of the input, which may be another axis altogether.
-                left = self.length(result, place + missing)
-                lengths.append(0 if left == self.length(node.inputs[0], place) else left)
-            else:
-                left = self.length(result, place + missing)
-                lengths.append(entry if left is None else left)
-        if held is not None or constant(given) is not None:
+                continue
+            left = self.length(result, axis + missing)
+            # 0 copies the length of the same axis of the input, which may be another one altogether.
+            stays = left == self.length(node.inputs[0], axis) if entry == 0 else left is None
+            lengths.append(entry if stays else left)
+        if attribute is not None or constant(given) is not None:
             self.write(node, name, index, [length or 0 for length in lengths])
         elif given is not None and lengths != list(entries):
             node.replace_input_with(index, self._shape_like(node, given, lengths))

@@ -45,7 +45,7 @@ def einsum_row(op: OpName, equation: object, count: int) -> Signature | None:
     contracts = len(inputs) > 1 and not places.keys() <= set(result)
     return Signature(
         op=op,
-        inputs=tuple(_operand(f"X{at}", term) for at, term in enumerate(inputs)),
+        inputs=tuple(_operand(f"X{index}", term) for index, term in enumerate(inputs)),
         outputs=(_operand("Y", result),),
         macs=(tuple(sorted(places)),) * (len(inputs) - 1) if contracts else (),
         fixed=frozenset(diagonal),

@@ -93,10 +93,10 @@ class NodeFacts:
         Raises:
             Unknowable: Not all of them can be named.
         """
-        found = self.elements(index)
-        if found is None or not all(isinstance(each, (int, Expression)) for each in found):
+        elements = self.elements(index)
+        if elements is None or not all(isinstance(element, (int, Expression)) for element in elements):
             raise Unknowable
-        return found  # type: ignore[return-value]  # checked one line up
+        return elements  # type: ignore[return-value]  # checked one line up
 
     def unknown(self, axis: int, output: int = 0) -> Expression:
         """Return the size of an axis of an output, of which nothing is known."""
@@ -107,20 +107,8 @@ class NodeFacts:
         return tuple(self.unknown(axis, output) for axis in range(rank))
 
 
-INTEGERS = frozenset(
-    {
-        ir.DataType.INT64,
-        ir.DataType.INT32,
-        ir.DataType.INT16,
-        ir.DataType.INT8,
-        ir.DataType.UINT64,
-        ir.DataType.UINT32,
-        ir.DataType.UINT16,
-        ir.DataType.UINT8,
-    }
-)
-
-
+INTEGERS = frozenset(dtype for dtype in ir.DataType if dtype.is_integer() and dtype.bitwidth >= 8)
+READ = INTEGERS | {ir.DataType.BOOL, ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16}
 EXACT_FLOATS = 1 << 24
 """Whole floats up to here are exact in float32."""
 
@@ -129,14 +117,11 @@ def of_tensor(tensor: ir.TensorProtocol | None) -> Fact:
     """Return what is known of a constant."""
     if tensor is None:
         return Fact()
-    sizes = tuple(int(each) for each in tensor.shape)  # type: ignore[arg-type]  # tensors have no symbolic sizes
+    sizes = tuple(int(size) for size in tensor.shape)  # type: ignore[arg-type]  # tensors have no symbolic sizes
     elements = None
     if len(sizes) < 2 and math.prod(sizes) <= MOST_ELEMENTS and tensor.dtype in READ:
         elements = elements_of(tensor.numpy())
     return Fact(tensor.dtype, sizes, elements)
-
-
-READ = INTEGERS | {ir.DataType.BOOL, ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16}
 
 
 def elements_of(array: npt.NDArray[np.generic]) -> tuple[Element, ...]:

@@ -9,6 +9,7 @@ import onnx.shape_inference
 import onnx_ir as ir
 
 from onnxslim.model.constants import constant_tensor, tensor_bytes
+from onnxslim.model.schemas import find_schema
 from onnxslim.ops.fact import Fact, NodeFacts, Unknowable
 from onnxslim.ops.symbols import Expression, Size, parse
 
@@ -23,10 +24,9 @@ def ask_onnx(site: NodeFacts, opsets: Mapping[str, int]) -> tuple[Fact, ...]:
         Unknowable: onnx does not know the op, or cannot infer anything.
     """
     node = site.node
-    try:
-        schema = onnx.defs.get_schema(node.op_type, site.version, node.domain)
-    except Exception as error:  # onnx's own SchemaError is not exported everywhere
-        raise Unknowable from error
+    schema = find_schema(node.domain, node.op_type, site.version)
+    if schema is None:
+        raise Unknowable
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
     for value, fact in zip(node.inputs, site.facts, strict=True):

@@ -45,12 +45,9 @@ def read(site: NodeReader, name: str, default: Any = None) -> Any:
     Raises:
         Unknowable: It is a parameter of the local function that the node is in.
     """
-    held = site.node.attributes.get(name)
-    if held is None:
-        return schema_default(op_of(site.node), name, site.version) if default is None else default
-    if held.is_ref():
-        raise Unknowable
-    return held.value
+    if default is not None and name not in site.node.attributes:
+        return default
+    return attribute(site.node, name, site.version)
 
 
 def entries(site: NodeReader, name: str, index: int) -> tuple[Element, ...] | None:
@@ -63,8 +60,8 @@ def entries(site: NodeReader, name: str, index: int) -> tuple[Element, ...] | No
         Unknowable: The attribute is a parameter of the local function that the node is in.
     """
     if name in site.node.attributes:
-        held = read(site, name)
-        return (held,) if isinstance(held, (int, float)) else tuple(held)
+        value = read(site, name)
+        return (value,) if isinstance(value, (int, float)) else tuple(value)
     return site.elements(index) if site.has(index) else None
 
 
@@ -77,38 +74,43 @@ def integers(site: NodeReader, name: str, index: int) -> tuple[int, ...] | None:
     Raises:
         Unknowable: They are computed when the model runs.
     """
-    found = entries(site, name, index)
-    if found is None and not site.has(index):
+    elements = entries(site, name, index)
+    if elements is None and not site.has(index):
         return None
-    if found is None or not all(isinstance(element, int) for element in found):
+    if elements is None or not all(isinstance(element, int) for element in elements):
         raise Unknowable
-    return found  # type: ignore[return-value]  # checked one line up
+    return elements  # type: ignore[return-value]  # checked one line up
 
 
-def attribute(node: ir.Node, name: str) -> Attribute | None:
+def attribute(node: ir.Node, name: str, opset: int | None = None) -> Attribute | None:
     """Return an attribute of `node`, the default of its operator set, None where there is neither.
+
+    Args:
+        node: The node.
+        name: The attribute.
+        opset: The operator set of the node's domain; None: that of its graph.
 
     Raises:
         Unknowable: It is a parameter of the local function that the node is in.
     """
-    held = node.attributes.get(name)
-    if held is not None:
-        if held.is_ref():
-            raise Unknowable
-        return held.value if isinstance(held.value, (int, float, str)) else tuple(held.value)
-    return schema_default(op_of(node), name, opset_of(node))
+    written = node.attributes.get(name)
+    if written is None:
+        return schema_default(op_of(node), name, opset_of(node) if opset is None else opset)
+    if written.is_ref():
+        raise Unknowable
+    value: Attribute = written.value
+    return value
 
 
 def op_of(node: ir.Node) -> OpName:
-    """Return (domain, op type), with ``ai.onnx`` as the empty domain."""
-    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+    """Return (domain, op type)."""
+    return node.domain, node.op_type
 
 
 def opset_of(node: ir.Node) -> int:
     """Return the operator set of a node's domain; the newest where its graph does not say."""
-    domain = op_of(node)[0]
-    found = node.graph.opset_imports.get(domain) if node.graph is not None else None
-    return found or (1 if domain else onnx.defs.onnx_opset_version())
+    version = node.graph.opset_imports.get(node.domain) if node.graph is not None else None
+    return version or (1 if node.domain else onnx.defs.onnx_opset_version())
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Union
 
@@ -67,6 +68,7 @@ class FreezeCode(enum.Enum):
     REPEATED = "{node} repeats so often"
     FIXED_FACTOR = "{node}: no channels, but places or gates"
     READ_AS_WHOLE = "{node} reads it as a whole"
+    FAILED = "{node}: its axes are not known, for the code that relates them fails: {detail}"
     SINGLE = "an axis of size 1"
     CUT_ACROSS = "a Concat, Split or reshape cuts across the factors of this axis"
 
@@ -123,6 +125,15 @@ class Equal:
 
     first: AnyAxis
     second: AnyAxis
+
+
+def equal_axes(first: Iterable[AnyAxis], second: Iterable[AnyAxis]) -> Iterator[Equal]:
+    """Yield that axes are one, pair by pair.
+
+    Raises:
+        ValueError: There are more of the one than of the other.
+    """
+    return itertools.starmap(Equal, zip(first, second, strict=True))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -36,21 +36,22 @@ class Operand:
     absent: bool = False
     """The row holds only where the node leaves it out."""
 
+    @functools.cached_property
+    def _fixed(self) -> int:
+        return sum(not dimension.ellipsis for dimension in self.dimensions)
+
     def fits(self, rank: int) -> bool:
         """Whether a tensor of this rank can stand here."""
-        if self.absent:
-            return False
-        fixed = sum(not dimension.ellipsis for dimension in self.dimensions)
-        open_ended = fixed < len(self.dimensions)
-        return self.ignored or rank == fixed or (rank > fixed and open_ended) or (rank < fixed and self.broadcasts)
+        if self.absent or self.ignored or rank == self._fixed:
+            return not self.absent
+        return self.broadcasts if rank < self._fixed else self._fixed < len(self.dimensions)
 
     def axes(self, rank: int) -> tuple[tuple[Dimension, int], ...]:
         """Return for each of `rank` axes its dimension and, for an ellipsis, its place from the right, 1 the last."""
-        fixed = sum(not dimension.ellipsis for dimension in self.dimensions)
         result: list[tuple[Dimension, int]] = []
         for dimension in self.dimensions:
             if dimension.ellipsis:
-                result += [(dimension, place) for place in range(max(rank - fixed, 0), 0, -1)]
+                result += [(dimension, place) for place in range(rank - self._fixed, 0, -1)]
             else:
                 result.append((dimension, 0))
         return tuple(result[len(result) - rank :])
@@ -162,19 +163,6 @@ class SignatureTable(Mapping[OpName, tuple[Signature, ...]]):
 
     def __len__(self) -> int:
         return len(self._lines)
-
-
-def read_signatures(text: str, where: str) -> Mapping[OpName, tuple[Signature, ...]]:
-    """Read a whole table in the notation of `ops.axes`.
-
-    Args:
-        text: The table.
-        where: What it is called in messages.
-
-    Raises:
-        RuleError: A line that does not read; the message names the line.
-    """
-    return dict(SignatureTable(text, where))
 
 
 @functools.cache

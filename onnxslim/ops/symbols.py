@@ -19,6 +19,7 @@ The text of an expression, ``2*N + 1``, is what stands in the file as the name o
 from __future__ import annotations
 
 import functools
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Union
@@ -30,7 +31,8 @@ LONGEST = 240
 """An expression with a longer text is worth nothing; whoever makes one should put an unknown size in its place."""
 
 WORD = re.compile(r"[^\W\d][\w.:]*")
-TOKEN = re.compile(r"\s*(\d+|[^\W\d][\w.:]*|\{[^{}]*\}|[-+*(),])")
+TOKEN = re.compile(r"\s*(?:(\d+|[^\W\d][\w.:]*|\{[^{}]*\}|[-+*(),])|\S)")
+"""The group is empty for a letter that nothing can be made of."""
 
 
 class TooLong(ValueError):
@@ -164,10 +166,7 @@ def _atoms(text: str) -> frozenset[str]:
     for monomial, _ in terms_of(size):
         for atom in monomial:
             inner = call(atom)
-            if inner is None:
-                found.add(atom)
-            else:
-                found.update(*(atoms(each) for each in inner[1]))
+            found |= {atom} if inner is None else frozenset().union(*map(atoms, inner[1]))
     return frozenset(found)
 
 
@@ -182,7 +181,7 @@ def parse(text: str) -> Size:
         size = reader.sum()
     except (IndexError, KeyError, ValueError):
         return named(text)
-    return size if reader.at == len(reader.tokens) else named(text)
+    return size if reader.position == len(reader.tokens) else named(text)
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -191,29 +190,20 @@ def call(atom: str) -> tuple[str, tuple[Size, ...]] | None:
     if not atom.endswith(")") or atom.startswith("{"):
         return None
     reader = _Reader(atom)
-    return reader.tokens[0], reader.arguments(1)
+    reader.position = 2  # behind the name and its parenthesis
+    return reader.tokens[0], reader.arguments()
 
 
 class _Reader:
     def __init__(self, text: str) -> None:
-        self.tokens: list[str] = []
-        place, text = 0, text.rstrip()
-        while place < len(text):
-            match = TOKEN.match(text, place)
-            if match is None:
-                self.tokens.append("")  # what nothing can be made of
-                break
-            self.tokens.append(match[1])
-            place = match.end()
-        self.at = 0
+        self.tokens = [match[1] or "" for match in TOKEN.finditer(text)]
+        self.position = 0
 
     def sum(self) -> Size:
         sign = self._take("-")
         total = self.product() * (-1 if sign else 1)
-        while self.at < len(self.tokens) and self.tokens[self.at] in "+-" and self.tokens[self.at]:
-            factor = 1 if self.tokens[self.at] == "+" else -1
-            self.at += 1
-            total = total + self.product() * factor
+        while sign := self._take("+") or self._take("-"):
+            total = total + self.product() * (-1 if sign == "-" else 1)
         return total
 
     def product(self) -> Size:
@@ -223,8 +213,8 @@ class _Reader:
         return total
 
     def atom(self) -> Size:
-        token = self.tokens[self.at]
-        self.at += 1
+        token = self.tokens[self.position]
+        self.position += 1
         if token.isdecimal():
             return int(token)
         if token == "(":
@@ -236,24 +226,24 @@ class _Reader:
             return atom_of(token)
         if not token or token in "+-*),":
             raise ValueError(token)
-        if self.at < len(self.tokens) and self.tokens[self.at] == "(":
-            return atom_of(f"{token}({', '.join(map(str, self.arguments(self.at)))})")
+        if self._take("("):
+            return atom_of(f"{token}({', '.join(map(str, self.arguments()))})")
         return named(token)
 
-    def arguments(self, at: int) -> tuple[Size, ...]:
-        self.at = at + 1
-        found = [self.sum()]
+    def arguments(self) -> tuple[Size, ...]:
+        sizes = [self.sum()]
         while self._take(","):
-            found.append(self.sum())
+            sizes.append(self.sum())
         if not self._take(")"):
             raise ValueError("parenthesis")
-        return tuple(found)
+        return tuple(sizes)
 
-    def _take(self, token: str) -> bool:
-        if self.at < len(self.tokens) and self.tokens[self.at] == token:
-            self.at += 1
-            return True
-        return False
+    def _take(self, token: str) -> str:
+        """Return `token` and go on behind it, if it is the next; else nothing."""
+        if self.tokens[self.position : self.position + 1] != [token]:
+            return ""
+        self.position += 1
+        return token
 
 
 # Division without a remainder
@@ -293,7 +283,4 @@ def _without(monomial: Monomial, other: Monomial) -> Monomial | None:
 
 def product(sizes: Sequence[Size]) -> Size:
     """Return the product of sizes, 1 of none."""
-    total: Size = 1
-    for size in sizes:
-        total = size * total
-    return total
+    return functools.reduce(operator.mul, sizes, 1)

@@ -15,12 +15,12 @@ from onnxslim.ops.binding import BoundSignature, bind
 from onnxslim.ops.cut import Cut
 from onnxslim.ops.einsum import EINSUM
 from onnxslim.ops.fact import Unknowable
-from onnxslim.ops.op import Constancy, Ints, Op, Repeated
+from onnxslim.ops.op import Constancy, IndexInto, Ints, Op, Repeated
 from onnxslim.ops.parameters import op_of
 from onnxslim.ops.relations import FreezeCode, NodeAxes, Relation
 from onnxslim.ops.rows import infer_row, relate_row
 from onnxslim.ops.signatures import OpName, signatures
-from onnxslim.ops.traits import Trait
+from onnxslim.ops.traits import Trait, has
 
 
 @functools.cache
@@ -44,11 +44,7 @@ def _families() -> tuple[object, ...]:
 
 @functools.cache
 def find_op(name: OpName) -> Op:
-    """Return what is known of an op, of which nothing may be.
-
-    Args:
-        name: (domain, op type).
-    """
+    """Return what is known of an op, (domain, op type); of an unknown one, nothing."""
     own = ops().get(name, Op())
     rows = signatures().get(name, ())
     kind = kinds().get(rows[0].kind, Op()) if rows else Op()
@@ -57,18 +53,12 @@ def find_op(name: OpName) -> Op:
         infer = infer_row
     resize = own.resize
     if own.shape_input is not None:
-        resize = functools.partial(_resize_shape, own.shape_input)
+        resize = functools.partial(Cut.write_shape, name="shape", index=own.shape_input)
     constancy = own.constancy or functools.partial(_constancy, name)
     return dataclasses.replace(own, infer=infer, relate=own.relate or kind.relate, resize=resize, constancy=constancy)
 
 
-def _resize_shape(index: int, cut: Cut, node: ir.Node) -> None:
-    """Write the shape of the result that the node is told."""
-    cut.write_shape(node, "shape", index)
-
-
 def _constancy(name: OpName, _: ir.Node) -> Constancy:
-    """Return what the traits of an op leave of a constant channel."""
     if name in Trait.ELEMENTWISE.ops:
         return Constancy.EVALUATED
     if any(name in trait.ops for trait in (Trait.MOVEMENT, Trait.JOINING, Trait.KEEPS_CONSTANT)):
@@ -89,19 +79,42 @@ def fill(node: ir.Node) -> float | None:
     return None if own is None else own(node)
 
 
+def index_into(node: ir.Node, index: int) -> IndexInto | None:
+    """Return what the input `index` of a node indexes; None where it holds no indices."""
+    return find_op(op_of(node)).indices.get(index)
+
+
+def carried_inputs(node: ir.Node) -> Sequence[int]:
+    """Return the inputs whose elements reach a result as they are, if not all, then some: an index stays an index."""
+    own = find_op(op_of(node)).carried
+    if own is not None:
+        return own
+    return (0,) if has(node, Trait.CARRIES) else moved_inputs(node)
+
+
+def moved_inputs(node: ir.Node) -> Sequence[int]:
+    """Return the inputs that the elements of the results are elements of; none where the node computes new ones."""
+    if has(node, Trait.JOINING):
+        return range(len(node.inputs))
+    return (0,) if has(node, Trait.MOVEMENT) else ()
+
+
 def relations_of(site: NodeAxes) -> tuple[BoundSignature | None, Sequence[Relation]]:
     """Return the row of the table that holds for a node, None where none does, and the relations between its axes.
 
     What is not known of a node freezes the axes of all its operands.
     """
-    relate = find_op(op_of(site.node)).relate
-    bound = bind(site.node) if relate is None else None
+    bound = None
     try:
+        relate = find_op(op_of(site.node)).relate
         if relate is not None:
             return None, list(relate(site))
+        bound = bind(site.node)
         return bound, list(site.freeze_node(FreezeCode.NO_SIGNATURE) if bound is None else relate_row(site, bound))
     except (Unknowable, ValueError):  # or a node that is wrong
         return bound, list(site.freeze_node(FreezeCode.UNKNOWN_SHAPE))
+    except Exception as error:  # what describes the op is wrong, as a new op may be, or one of another package
+        return bound, list(site.freeze_node(FreezeCode.FAILED, f"{type(error).__name__}: {error}"))
 
 
 def _relate_frozen(site: NodeAxes) -> Iterator[Relation]:
@@ -110,15 +123,8 @@ def _relate_frozen(site: NodeAxes) -> Iterator[Relation]:
 
 
 def computed_default(node: ir.Node, name: str) -> Ints | None:
-    """Return what `node` takes for an attribute that it leaves out and that has no default in its schema.
-
-    Args:
-        node: The node, with the shapes of its inputs as far as they are known.
-        name: The attribute.
-
-    Returns:
-        Integers; None where there is no such default, or the ranks or sizes that it hangs on are not known.
-    """
+    """Return what `node` takes for an attribute that it leaves out and that has no default in its schema; None where
+    there is no such default, or the ranks or sizes that it hangs on are not known."""
     compute = find_op(op_of(node)).defaults.get(name)
     return None if compute is None else compute(node)
 

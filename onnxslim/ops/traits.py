@@ -109,11 +109,6 @@ class Trait(enum.Enum):
         """The ops, (domain, op type), that have it."""
         return _declared()[self.value]
 
-    @functools.cached_property
-    def names(self) -> frozenset[OpName]:
-        """`ops`, with ``ai.onnx`` beside the empty domain: files may call it either way."""
-        return self.ops | {("ai.onnx", op_type) for domain, op_type in self.ops if not domain}
-
 
 _LINE = re.compile(r"trait (?P<trait>[a-z ]+):\s+(?P<ops>.+)$")
 
@@ -133,10 +128,10 @@ def _declared() -> Mapping[str, frozenset[OpName]]:
 
 def has(node: Operation, trait: Trait) -> bool:
     """Whether the op of `node` has a trait."""
-    return (node.domain, node.op_type) in trait.names
+    return (node.domain, node.op_type) in trait.ops
 
 
 def having(nodes: Iterable[ir.Node], *traits: Trait) -> list[ir.Node]:
     """Return those of `nodes` whose op has one of some traits."""
-    names = frozenset().union(*(trait.names for trait in traits)) if len(traits) > 1 else traits[0].names
-    return [node for node in nodes if (node.domain, node.op_type) in names]
+    ops = frozenset().union(*(trait.ops for trait in traits))
+    return [node for node in nodes if (node.domain, node.op_type) in ops]

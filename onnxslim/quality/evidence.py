@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxslim.data import Batch, Samples
 from onnxslim.model.constants import CONSTANT
 from onnxslim.ops.families.control_flow import branches
-from onnxslim.ops.index_inputs import moved_inputs
+from onnxslim.ops.table import moved_inputs
 from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import Session, TensorSpec
 

@@ -26,6 +26,7 @@ def print_inspection(model: Inspection, console: Console) -> None:
         *(("Input", _described(tensor)) for tensor in model.inputs),
         *(("Output", _described(tensor)) for tensor in model.outputs),
         *(("Not counted", f"{op}: MACs not known") for op in model.uncounted),
+        *(("Not inferred", problem) for problem in model.not_inferred),
     )
     for name, text in rows:
         table.add_row(name, Text(text))

@@ -21,7 +21,7 @@ from onnxslim.ops.binding import dimensions, fit
 from onnxslim.ops.fact import Fact, NodeFacts
 from onnxslim.ops.relations import FreezeCode, NodeAxes
 from onnxslim.ops.rows import relate_row, row_facts
-from onnxslim.ops.signatures import OpName, Signature, read_signatures, signatures
+from onnxslim.ops.signatures import OpName, Signature, SignatureTable, signatures
 from onnxslim.ops.table import find_op, ops
 
 NEWEST = 25
@@ -147,9 +147,9 @@ RIGHT = {"CumSum": "CumSum X[...!s] _ -> Y[...!s]"}
     ],
 )
 def test_a_wrong_row_does_not_prove_on_a_node_that_the_right_one_proves_on(text: str) -> None:
-    ((wrong,),) = read_signatures(text, "wrong").values()
+    ((wrong,),) = SignatureTable(text, "wrong").values()
     rows = [row for row in signatures().get(wrong.op, ()) if row.where == wrong.where]
-    right = rows[0] if rows else read_signatures(RIGHT[wrong.op[1]], "right")[wrong.op][0]
+    right = rows[0] if rows else SignatureTable(RIGHT[wrong.op[1]], "right")[wrong.op][0]
     opset = 23 if wrong.op[1] in ("Attention", "RotaryEmbedding") else 21
     case = row_case(right, np.random.default_rng(0), equal=4)
     proves(right, case, opset)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from onnxslim.errors import RuleError
-from onnxslim.ops.signatures import read_signatures, signatures
+from onnxslim.ops.signatures import SignatureTable, signatures
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from onnxslim.ops.signatures import read_signatures, signatures
 )
 def test_a_line_that_does_not_read_is_named(line: str, what: str) -> None:
     with pytest.raises(RuleError, match="does not read") as caught:
-        read_signatures(f"# comment\n\n{line}\n", "some.axes")
+        dict(SignatureTable(f"# comment\n\n{line}\n", "some.axes"))
     assert what in str(caught.value)
     assert "some.axes:3" in str(caught.value)
 

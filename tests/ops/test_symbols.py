@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from symbol_values import value_of
 
 from onnxslim.ops.arithmetic import (
     broadcast,
@@ -19,7 +20,6 @@ from onnxslim.ops.arithmetic import (
     mod,
     never_equal,
     truncdiv,
-    value_of,
 )
 from onnxslim.ops.symbols import Size, exact_quotient, is_name, named, parse, unknown_element, unknown_size
 

@@ -60,7 +60,7 @@ def branch(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
     if len(results) == 1:
         return results[0]
     return tuple(
-        _joined(first, second, [site.unknown(axis, place) for axis in range(_rank(first))])
+        _joined(first, second, [site.unknown(axis, place) for axis in range(len(first.shape or ()))])
         for place, (first, second) in enumerate(zip(*results, strict=True))
     )
 
@@ -101,10 +101,10 @@ def scan(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
     outward = _outward(results[count:], site, _names(body), count)
     places = read(site, "scan_output_axes") or [0] * len(outward)
     collected = []
-    for fact, at in zip(outward, places, strict=True):
+    for fact, place in zip(outward, places, strict=True):
         shape = fact.shape
         if shape is not None:
-            axis = axis_of(at, len(shape) + 1)
+            axis = axis_of(place, len(shape) + 1)
             shape = (*shape[:axis], length, *shape[axis:])
         collected.append(Fact(fact.dtype, shape))
     return (*_outward(states, site, _names(body)), *collected)
@@ -136,7 +136,7 @@ def _go_round(
             walk.walk(body)
             results = [walk.fact(value) for value in body.outputs]
             kept = [
-                _joined(old, new, [unknown_size(value.name or "", axis) for axis in range(_rank(old))])
+                _joined(old, new, [unknown_size(value.name or "", axis) for axis in range(len(old.shape or ()))])
                 for value, old, new in zip(inputs, states, of_states(results), strict=True)
             ]
             if kept == states or turn == TURNS:
@@ -168,10 +168,6 @@ def call_function(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
     return _outward(facts, site, names)
 
 
-def _rank(fact: Fact) -> int:
-    return 0 if fact.shape is None else len(fact.shape)
-
-
 def _joined(first: Fact, second: Fact, unknown: Sequence[Size]) -> Fact:
     """Return what two facts agree on; sizes that differ are those of `unknown`."""
     dtype = first.dtype if first.dtype is second.dtype else None
@@ -191,26 +187,18 @@ def _names(graph: ir.Graph) -> set[str]:
 def _outward(
     facts: Sequence[Fact], site: NodeFacts, names: set[str], first: int = 0, shift: int = 0
 ) -> tuple[Fact, ...]:
-    """Return facts without the unknown sizes of values that are inside, for outputs from `first` on.
-
-    Args:
-        facts: Known inside.
-        site: The node, seen from outside.
-        names: What the values inside are called.
-        first: The output that the first fact is of.
-        shift: How many axes the output has in front of those of the fact.
-    """
+    """Return facts without the unknown sizes of values that are inside, which are called `names`, for the outputs of
+    `site` from `first` on; these have `shift` more axes in front."""
     result: list[Fact] = []
-    for output, fact in enumerate(facts, start=first):
-        shape, elements = fact.shape, fact.elements
+    for output, (dtype, shape, elements, other) in enumerate(facts, start=first):
         if shape is not None:
             shape = tuple(
-                site.unknown(axis + shift, output) if _is_inside(size, names) else size
-                for axis, size in enumerate(shape)
+                site.unknown(axis, output) if _is_inside(size, names) else size
+                for axis, size in enumerate(shape, start=shift)
             )
-        if elements is not None and any(_is_inside(each, names) for each in elements):
+        if elements is not None and any(_is_inside(element, names) for element in elements):
             elements = None
-        result.append(Fact(fact.dtype, shape, elements, fact.other))
+        result.append(Fact(dtype, shape, elements, other))
     return tuple(result)
 
 

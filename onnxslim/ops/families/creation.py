@@ -27,7 +27,7 @@ from onnxslim.ops.families.movement import freeze_computed
 from onnxslim.ops.op import Constancy, IndexInto, Op
 from onnxslim.ops.parameters import op_of, read
 from onnxslim.ops.relations import Axis, FreezeCode, NodeAxes, Relation
-from onnxslim.ops.symbols import Expression, Size, product
+from onnxslim.ops.symbols import Expression, product
 
 
 def shape(site: NodeFacts) -> Fact:
@@ -61,15 +61,15 @@ def _entries_read(node: ir.Node, index: int, entries: range) -> set[int]:
             return {entries[int(place)] for place in places.ravel()}
     if op_of(node) == ("", "Slice") and index == 0:
         taken = known_slices(NodeAxes(node), 1)
-        if taken is not None:
-            return {entries[place] for place in sliced_places(len(entries), *taken[0])} if taken else set(entries)
+        if taken:
+            return {entries[place] for place in sliced_places(len(entries), *taken[0])}
     return set(entries)
 
 
 def size(site: NodeFacts) -> Fact:
     """Size: the number of elements."""
-    fact = site.fact(0)
-    return Fact(ir.DataType.INT64, (), None if fact.shape is None else (product(fact.shape),))
+    shape = site.fact(0).shape
+    return Fact(ir.DataType.INT64, (), None if shape is None else (product(shape),))
 
 
 def constant(site: NodeFacts) -> Fact:
@@ -84,15 +84,15 @@ def constant_of_shape(site: NodeFacts) -> Fact:
     """ConstantOfShape: as large as told."""
     value = read(site, "value")
     kind = ir.DataType.FLOAT if value is None else value.dtype
-    told = site.elements(0)
-    if told is None:
+    target = site.elements(0)
+    if target is None:
         length = site.shape(0)[0]
         return Fact(kind, site.unknowns(length) if isinstance(length, int) else None)
     sizes = tuple(
-        site.unknown(axis) if each is None or isinstance(each, float) else each for axis, each in enumerate(told)
+        size if isinstance(size, (int, Expression)) else site.unknown(axis) for axis, size in enumerate(target)
     )
     elements: tuple[Element, ...] | None = None
-    if len(sizes) < 2 and all(isinstance(each, int) and each <= MOST_ELEMENTS for each in sizes):
+    if len(sizes) < 2 and all(isinstance(size, int) and size <= MOST_ELEMENTS for size in sizes):
         one = (0,) if value is None else elements_of(value.numpy()) if kind in READ else (None,)
         elements = one * int(product(sizes))  # type: ignore[arg-type]  # of ints
     return Fact(kind, sizes, elements)
@@ -113,19 +113,17 @@ def fill_of(node: ir.Node) -> float:
 def range_(site: NodeFacts) -> Fact:
     """Range: as many steps as there are from start to limit."""
     kind = site.fact(0).dtype
-    found = [site.elements(index) for index in range(3)]
-    if any(each is None or len(each) != 1 for each in found):
+    numbers = [site.elements(index) for index in range(3)]
+    start, limit, delta = (None if number is None or len(number) != 1 else number[0] for number in numbers)
+    if not (isinstance(start, (int, Expression)) and isinstance(limit, (int, Expression)) and isinstance(delta, int)):
         return Fact(kind, site.unknowns(1))
-    start, limit, delta = (each[0] for each in found if each is not None)
-    if not all(isinstance(each, (int, Expression)) for each in (start, limit)) or not isinstance(delta, int):
-        return Fact(kind, site.unknowns(1))
-    distance: Size = limit - start  # type: ignore[operator, assignment]  # neither float nor None
+    distance = limit - start
     if delta == 0:
         raise ValueError("a Range of steps of 0")
     count = maximum(0, floordiv(distance + (delta - (1 if delta > 0 else -1)), delta))
     elements = None
     if isinstance(count, int) and count <= MOST_ELEMENTS and kind in INTEGERS:
-        elements = tuple(start + delta * step for step in range(count))  # type: ignore[operator]
+        elements = tuple(start + delta * step for step in range(count))
     return Fact(kind, (count,), elements)
 
 
@@ -136,8 +134,8 @@ def random(site: NodeFacts) -> Fact:
 
 def random_like(site: NodeFacts) -> Fact:
     """RandomNormalLike, EyeLike and others: shaped like the input, and typed like it unless told otherwise."""
-    told = read(site, "dtype")
-    return Fact(site.fact(0).dtype if told is None else ir.DataType(told), site.fact(0).shape)
+    dtype = read(site, "dtype")
+    return Fact(site.fact(0).dtype if dtype is None else ir.DataType(dtype), site.fact(0).shape)
 
 
 def non_zero(site: NodeFacts) -> Fact:
@@ -147,13 +145,12 @@ def non_zero(site: NodeFacts) -> Fact:
 
 def one_hot(site: NodeFacts) -> Fact:
     """OneHot: an axis as long as the depth, among those of the indices."""
-    indices, kind = list(site.shape(0)), site.fact(2).dtype
+    shape, depths = list(site.shape(0)), site.elements(1)
     axis = read(site, "axis", -1)
-    depth = site.elements(1)
-    at = axis + len(indices) + 1 if axis < 0 else axis
-    known = depth[0] if depth is not None and len(depth) == 1 else None
-    indices.insert(at, site.unknown(at) if known is None or isinstance(known, float) else known)
-    return Fact(kind, tuple(indices))
+    axis = axis + len(shape) + 1 if axis < 0 else axis
+    depth = depths[0] if depths is not None and len(depths) == 1 else None
+    shape.insert(axis, depth if isinstance(depth, (int, Expression)) else site.unknown(axis))
+    return Fact(site.fact(2).dtype, tuple(shape))
 
 
 def largest_range(arrays: Sequence[npt.NDArray[Any]]) -> float:

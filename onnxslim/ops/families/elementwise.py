@@ -61,28 +61,21 @@ def elementwise(compute: Compute | None = None, dtype: ir.DataType | None = None
 
 
 def _elements(site: NodeFacts, compute: Compute, kind: ir.DataType | None) -> tuple[Element, ...] | None:
+    """Return the elements that a node computes; those of floats that are not whole are not known, as they round."""
     if all(fact is None or fact.elements is None for fact in site.facts):
         return None  # nothing is known that would be worth an opaque result
     inputs = [site.elements(index) for index in range(len(site.facts))]
-    length = max((len(each) for each in inputs if each is not None), default=0)
-    if any(each is None or len(each) not in (1, length) for each in inputs):
-        return None
+    length = max((len(elements) for elements in inputs if elements is not None), default=0)
     limit = LIMITS.get(kind)
-    if limit is None:
+    if limit is None or any(elements is None or len(elements) not in (1, length) for elements in inputs):
         return None
     result: list[Element] = []
-    for place in range(length):
-        arguments = [each[place if len(each) > 1 else 0] for each in inputs if each is not None]
-        result.append(None if None in arguments else _computed(compute, arguments, limit))
+    for index in range(length):
+        arguments = [elements[index if len(elements) > 1 else 0] for elements in inputs if elements is not None]
+        known = all(isinstance(argument, (int, Expression)) for argument in arguments)
+        element = compute(*arguments) if known else None
+        result.append(None if isinstance(element, int) and abs(element) >= limit else element)
     return tuple(result)
-
-
-def _computed(compute: Compute, arguments: list[Element], limit: int) -> Element:
-    """Compute one element; floats go on only where they are whole, for roundings are another's business."""
-    if any(isinstance(each, float) for each in arguments):
-        return None
-    result = compute(*arguments)
-    return None if isinstance(result, int) and abs(result) >= limit else result
 
 
 def unary(dtype: ir.DataType | None = None, compute: Callable[[Size], Element] | None = None) -> OneResult:
@@ -169,16 +162,8 @@ def _fold(compute: Callable[[Size, Size], Size]) -> Compute:
 
 def divide(site: NodeFacts) -> Fact:
     """Div: integers are rounded towards zero, sizes that were cast to floats are divided only where that is exact."""
-    kind = site.fact(0).dtype
-    return elementwise(_integer_quotient if kind in INTEGERS else _float_quotient)(site)
-
-
-def _integer_quotient(first: Size, second: Size) -> Element:
-    return None if second == 0 else truncdiv(first, second)
-
-
-def _float_quotient(first: Size, second: Size) -> Element:
-    return None if second == 0 else exact_quotient(first, second)
+    quotient: Compute = truncdiv if site.fact(0).dtype in INTEGERS else exact_quotient
+    return elementwise(lambda first, second: None if second == 0 else quotient(first, second))(site)
 
 
 def remainder(site: NodeFacts) -> Fact:
@@ -209,15 +194,15 @@ def where(site: NodeFacts) -> Fact:
         return first if condition == 1 else second if condition == 0 else first if first == second else None
 
     result = elementwise(typed_like=1)(site)
-    inputs = [site.elements(index) for index in range(3)]
-    if result.shape is None or len(result.shape) > 1 or any(each is None for each in inputs[1:]):
+    condition, first, second = (site.elements(index) for index in range(3))
+    if result.shape is None or len(result.shape) > 1 or first is None or second is None:
         return result
-    known = [each if each is not None else (None,) for each in inputs]
-    length = max(map(len, known))
-    if any(len(each) not in (1, length) for each in known) or result.shape not in ((), (length,)):
+    inputs = ((None,) if condition is None else condition, first, second)
+    length = max(map(len, inputs))
+    if any(len(elements) not in (1, length) for elements in inputs) or result.shape not in ((), (length,)):
         return result
-    columns = [each * length if len(each) == 1 else each for each in known]
-    return result._replace(elements=tuple(pick(*each) for each in zip(*columns, strict=True)))
+    columns = [elements * length if len(elements) == 1 else elements for elements in inputs]
+    return result._replace(elements=tuple(map(pick, *columns)))
 
 
 def cast(site: NodeFacts) -> Fact:
@@ -250,9 +235,9 @@ def clip(site: NodeFacts) -> Fact:
     if first.elements is None or site.version < 11:
         return Fact(first.dtype, first.shape)
     bounds = [site.elements(index) if site.has(index) else (None,) for index in (1, 2)]
-    if any(each is None or len(each) != 1 or isinstance(each[0], float) for each in bounds):
+    if any(bound is None or len(bound) != 1 or isinstance(bound[0], float) for bound in bounds):
         return Fact(first.dtype, first.shape)
-    (low,), (high,) = (each or (None,) for each in bounds)
+    (low,), (high,) = (bound or (None,) for bound in bounds)
     elements: list[Element] = []
     for element in first.elements:
         if isinstance(element, (int, Expression)):
@@ -275,8 +260,6 @@ def like_identity(site: NodeFacts) -> Fact:
     """Identity: whatever it is, it stays that."""
     return site.fact(0)
 
-
-BOOL = ir.DataType.BOOL
 
 BOOL = ir.DataType.BOOL
 

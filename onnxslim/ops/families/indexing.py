@@ -15,7 +15,7 @@ from onnxslim.ops.fact import Element, Fact, NodeFacts, Unknowable, axis_of
 from onnxslim.ops.families.movement import same
 from onnxslim.ops.op import IndexInto, Op
 from onnxslim.ops.parameters import NodeReader, entries, integers, read
-from onnxslim.ops.relations import Equal, FreezeCode, Indices, NodeAxes, Pairs, Relation
+from onnxslim.ops.relations import Equal, FreezeCode, Indices, NodeAxes, Pairs, Relation, equal_axes
 from onnxslim.ops.symbols import Size
 
 FAR = 1_000_000_000
@@ -161,15 +161,13 @@ def resize_slice(cut: Cut, node: ir.Node) -> None:
     """Write where what is taken lies now; where it lies at no even distance any more, a Gather picks it first."""
     source, result = node.inputs[0], node.outputs[0]
     assert source is not None
-    assert source.shape is not None
-    rank = len(source.shape)
-    taken = known_slices(NodeAxes(node), rank)
+    site = NodeAxes(node)
+    rank = len(site.shape(source))
+    taken = known_slices(site, rank)
     if taken is None:
         return
-    starts, ends, steps = ([numbers[at] for numbers in taken.values()] for at in range(3))
-    before = list(steps)
-    apart: dict[int, Indices] = {}
-    for at, (axis, (start, end, step)) in enumerate(taken.items()):
+    now, picked = dict(taken), dict[int, Indices]()
+    for axis, (start, end, step) in taken.items():
         stays = cut.stays(source, axis)
         if stays is None or stays.all():
             continue
@@ -177,31 +175,30 @@ def resize_slice(cut: Cut, node: ir.Node) -> None:
         moved: Indices = (np.cumsum(stays) - 1)[places[stays[places]]]
         gaps = set(np.diff(moved).tolist()) or {step}
         if len(gaps) == 1 and len(moved):
-            (steps[at],) = gaps
-            last = int(moved[-1]) + (1 if steps[at] > 0 else -1)
-            starts[at], ends[at] = int(moved[0]), last if last >= 0 else -LARGEST[0]
+            (gap,) = gaps
+            last = int(moved[-1]) + (1 if gap > 0 else -1)
+            now[axis] = int(moved[0]), last if last >= 0 else -LARGEST[0], gap
         else:
-            starts[at], ends[at], steps[at] = 0, LARGEST[0], 1
-            apart[axis] = moved
+            now[axis] = 0, LARGEST[0], 1
+            picked[axis] = moved
+    starts, ends, steps = ([numbers[column] for numbers in now.values()] for column in range(3))
     cut.write(node, "starts", 1, starts)
     cut.write(node, "ends", 2, ends)
-    if steps != before:
+    if steps != [step for *_, step in taken.values()]:
         if "starts" not in node.attributes and (len(node.inputs) < 4 or node.inputs[3] is None):
             cut.write(node, "axes", 3, list(taken))
         cut.write(node, "steps", 4, steps)
-    for axis, moved in apart.items():
-        like = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        indices = cut.editor.initializer(
-            f"{result.name}_places", moved.astype(np.int64 if like is None else like.dtype)
-        )
+    like = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    kind = np.int64 if like is None else like.dtype
+    for axis, moved in picked.items():
+        indices = cut.editor.initializer(f"{result.name}_places", moved.astype(kind))
         data = node.inputs[0]
         assert data is not None
         gather = ir.Node("", "Gather", [data, indices], [ir.AttrInt64("axis", axis)], num_outputs=1)
         gather.outputs[0].name = cut.editor.name(f"{result.name}_picked")
         gather.outputs[0].type = source.type
-        gather.outputs[0].shape = ir.Shape(
-            len(moved) if at == axis else data.shape[at] if data.shape is not None else None for at in range(rank)
-        )
+        sizes = [None] * rank if data.shape is None else list(data.shape)
+        gather.outputs[0].shape = ir.Shape([*sizes[:axis], len(moved), *sizes[axis + 1 :]])
         cut.editor.graph.insert_before(node, gather)
         node.replace_input_with(0, gather.outputs[0])
 
@@ -213,15 +210,13 @@ def gather(site: NodeFacts) -> Fact:
     """Gather: the axes of the indices in the place of one axis."""
     first, shape, places = site.fact(0), site.shape(0), site.shape(1)
     axis = axis_of(read(site, "axis", 0), len(shape))
-    elements = None
-    indices = site.fact(1).elements
-    if first.elements is not None and indices is not None and len(shape) == 1:
-        elements = tuple(_element(first.elements, index) for index in indices)
+    elements, indices = first.elements, site.fact(1).elements
+    if elements is not None and indices is not None and len(shape) == 1:
+        known = range(-len(elements), len(elements))
+        elements = tuple(elements[index] if isinstance(index, int) and index in known else None for index in indices)
+    else:
+        elements = None
     return Fact(first.dtype, (*shape[:axis], *places, *shape[axis + 1 :]), elements)
-
-
-def _element(elements: tuple[Element, ...], index: Element) -> Element:
-    return elements[index] if isinstance(index, int) and -len(elements) <= index < len(elements) else None
 
 
 def gathered_places(node: ir.Node, size: int) -> Indices | None:
@@ -237,10 +232,8 @@ def relate_gather(site: NodeAxes) -> Iterator[Relation]:
     axis = axis_of(read(site, "axis"), len(source))
     if len(result) != len(source) - 1 + len(indices):
         raise Unknowable
-    for left, right in zip(source[:axis], result[:axis], strict=True):
-        yield Equal(left, right)
-    for left, right in zip(source[axis + 1 :], result[axis + len(indices) :], strict=True):
-        yield Equal(left, right)
+    behind = axis + len(indices)
+    yield from equal_axes((*source[:axis], *source[axis + 1 :]), (*result[:axis], *result[behind:]))
     size = site.size(source[axis])
     places = None if size is None else gathered_places(site.node, size)
     if places is not None:
@@ -248,22 +241,18 @@ def relate_gather(site: NodeAxes) -> Iterator[Relation]:
         yield from site.freeze_settings()
         return
     yield from site.freeze((source[axis],), FreezeCode.LOOKED_UP)
-    for left, right in zip(indices, result[axis:], strict=False):
-        yield Equal(left, right)
+    yield from equal_axes(indices, result[axis:behind])
 
 
 def resize_gather(cut: Cut, node: ir.Node) -> None:
     """Write where the places that are picked lie now."""
-    source = node.inputs[0]
-    assert source is not None
-    assert source.shape is not None
-    axis = axis_of(read(NodeAxes(node), "axis"), len(source.shape))
-    stays = cut.stays(source, axis)
+    site = NodeAxes(node)
+    axis = axis_of(read(site, "axis"), len(site.shape(node.inputs[0])))
+    stays = cut.stays(node.inputs[0], axis)
     places = None if stays is None else gathered_places(node, len(stays))
     left = None if places is None else cut.stays(node.outputs[0], axis)
     if places is not None and stays is not None and left is not None:
-        moved: Indices = np.cumsum(stays) - 1
-        cut.write(node, "indices", 1, moved[places][left].tolist())
+        cut.write(node, "indices", 1, (np.cumsum(stays) - 1)[places][left].tolist())
 
 
 def gather_elements(site: NodeFacts) -> Fact:
@@ -303,12 +292,8 @@ def relate_gather_nd(site: NodeAxes) -> Iterator[Relation]:
     if length is None:
         raise Unknowable
     yield from site.freeze((*source[: batch + length], indices[-1]), FreezeCode.LOOKED_UP)
-    for left, right in zip(indices[:-1], result, strict=False):
-        yield Equal(left, right)
-    for left, right in zip(source[:batch], result, strict=False):
-        yield Equal(left, right)
-    for left, right in zip(source[batch + length :], result[len(indices) - 1 :], strict=True):
-        yield Equal(left, right)
+    yield from equal_axes((*indices[:-1], *source[batch + length :]), result)
+    yield from equal_axes(source[:batch], result[:batch])
 
 
 def relate_scatter_nd(site: NodeAxes) -> Iterator[Relation]:
@@ -321,12 +306,10 @@ def relate_scatter_nd(site: NodeAxes) -> Iterator[Relation]:
     length = site.size(indices[-1]) if indices else None
     if length is None:
         raise Unknowable
-    for left, right in zip(source, result, strict=True):
-        yield Equal(left, right)
-    frozen = (*source[:length], *indices, *updates[: len(indices) - 1])
-    yield from site.freeze(frozen, FreezeCode.SCATTERED)
-    for left, right in zip(source[length:], updates[len(indices) - 1 :], strict=True):
-        yield Equal(left, right)
+    written = len(indices) - 1
+    yield from equal_axes(source, result)
+    yield from site.freeze((*source[:length], *indices, *updates[:written]), FreezeCode.SCATTERED)
+    yield from equal_axes(source[length:], updates[written:])
 
 
 # Orders along an axis

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import operator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +14,7 @@ from onnxslim.ops.cut import Cut
 from onnxslim.ops.fact import Element, Fact, NodeFacts, Unknowable, axis_of
 from onnxslim.ops.op import Op, shape_of_input
 from onnxslim.ops.parameters import NodeReader, entries, integers, opset_of, read
-from onnxslim.ops.relations import Axis, Equal, FreezeCode, Frozen, NodeAxes, Pairs, Relation, SameElements
+from onnxslim.ops.relations import Axis, Equal, FreezeCode, Frozen, NodeAxes, Pairs, Relation, SameElements, equal_axes
 from onnxslim.ops.symbols import Size, exact_quotient, is_unknown, product
 
 SPLIT_AS_INPUT = 13
@@ -46,9 +48,9 @@ def reshape(site: NodeFacts) -> Fact:
         else:
             result.append(size)
     if rest is not None:
-        result[rest] = _left_over(source, [size for size in result if size is not None])
-        if result[rest] is None:
-            result[rest] = site.unknown(rest)
+        known = product([size for size in result if size is not None])
+        left_over = source is not None and known != 0
+        result[rest] = floordiv(product(source or ()), known) if left_over else site.unknown(rest)
     shape = tuple(size for size in result if size is not None)
     if source is not None and product(shape) != product(source):
         shape = _complete(site, source, shape)
@@ -66,13 +68,6 @@ def _is_size(size: Size, place: int, source: tuple[Size, ...] | None, keep_zero:
     if not is_nonnegative(size):
         return False
     return keep_zero or (source is not None and exact_quotient(product(source), size) is not None)
-
-
-def _left_over(source: tuple[Size, ...] | None, others: list[Size]) -> Size | None:
-    if source is None:
-        return None
-    known, total = product(others), product(source)
-    return None if known == 0 else floordiv(total, known)
 
 
 def _complete(site: NodeFacts, source: tuple[Size, ...], shape: tuple[Size, ...]) -> tuple[Size, ...]:
@@ -94,33 +89,28 @@ def relate_reshape(site: NodeAxes) -> Iterator[Relation]:
 
 
 def freeze_computed(site: NodeAxes, name: str, index: int) -> Iterator[Frozen]:
-    """Freeze the axes of a result whose lengths are computed: the numbers among them can be rewritten, no others.
+    """Return that the axes of a result whose lengths are computed must stay: numbers among them can be rewritten.
 
     0 and -1 (Reshape) and 1 (Expand) follow by themselves.
     """
     result = site.axes(site.node.outputs[0])
-    told = entries(site, name, index)
-    missing = len(result) - (0 if told is None else len(told))
-    for axis in result:
-        if told is None or (axis.position >= missing and not isinstance(told[axis.position - missing], int)):
-            yield from site.freeze((axis,), FreezeCode.COMPUTED_SHAPE)
+    lengths = entries(site, name, index)
+    if lengths is None:
+        return site.freeze(result, FreezeCode.COMPUTED_SHAPE)
+    named = zip(result[len(result) - len(lengths) :], lengths, strict=True)
+    computed = (axis for axis, length in named if not isinstance(length, int))
+    return site.freeze(computed, FreezeCode.COMPUTED_SHAPE)
 
 
 def relate_elements(site: NodeAxes) -> Iterator[Relation]:
     """Yield which runs of axes hold the same elements in the same order: between symbolic sizes that are the same."""
-    source, result = site.source_and_result()
+    left, right = map(list, site.source_and_result())
     yield from site.freeze_settings()
-    left, right = list(source), list(result)
     # What is before the first symbolic dimension, between two of them, and after the last is aligned by itself.
-    symbols = [[index for index, axis in enumerate(side) if site.size(axis) is None] for side in (left, right)]
-    names = [[_name_of(axes[index]) for index in side] for axes, side in zip((left, right), symbols, strict=True)]
-    if len(symbols[0]) == len(symbols[1]) and (len(symbols[0]) <= 1 or names[0] == names[1]):
-        bounds = [[-1, *symbols[side], len((left, right)[side])] for side in (0, 1)]
-        for part in range(len(bounds[0]) - 1):
-            yield SameElements(
-                tuple(left[bounds[0][part] + 1 : bounds[0][part + 1]]),
-                tuple(right[bounds[1][part] + 1 : bounds[1][part + 1]]),
-            )
+    (left_runs, left_names), (right_runs, right_names) = _runs(site, left), _runs(site, right)
+    if left_names == right_names or len(left_names) == len(right_names) == 1:
+        for first, second in zip(left_runs, right_runs, strict=True):
+            yield SameElements(tuple(first), tuple(second))
         return
     # Only what is equal at either end is known to be the same.
     while left and right and site.size(left[0]) == site.size(right[0]) is not None:
@@ -128,6 +118,19 @@ def relate_elements(site: NodeAxes) -> Iterator[Relation]:
     while left and right and site.size(left[-1]) == site.size(right[-1]) is not None:
         yield Equal(left.pop(), right.pop())
     yield from site.freeze((*left, *right), FreezeCode.UNKNOWN_SIZE)
+
+
+def _runs(site: NodeAxes, axes: Iterable[Axis]) -> tuple[list[list[Axis]], list[str]]:
+    """Return the runs of axes before, between and behind those of symbolic sizes, and the names of these sizes."""
+    runs: list[list[Axis]] = [[]]
+    names: list[str] = []
+    for axis in axes:
+        if site.size(axis) is None:
+            runs.append([])
+            names.append(_name_of(axis))
+        else:
+            runs[-1].append(axis)
+    return runs, names
 
 
 def _name_of(axis: Axis) -> str:
@@ -212,10 +215,9 @@ def transpose(site: NodeFacts) -> Fact:
 
 
 def relate_transpose(site: NodeAxes) -> Iterator[Relation]:
-    """Yield which axes are one."""
+    """Return which axes are one."""
     source, result = site.source_and_result()
-    for axis, place in zip(result, permutation(site, len(source)), strict=True):
-        yield Equal(source[place], axis)
+    return equal_axes((source[axis] for axis in permutation(site, len(source))), result)
 
 
 def _reversed_axes(node: ir.Node) -> tuple[int, ...] | None:
@@ -239,17 +241,13 @@ def concat(site: NodeFacts) -> Fact:
         if place != axis:
             result.append(min(sizes, key=lambda size: 0 if isinstance(size, int) else 1 + is_unknown(size)))
         elif len(known) == len(site.facts):
-            total: Size = 0
-            for size in sizes:
-                total = size + total
-            result.append(total)
+            result.append(functools.reduce(operator.add, sizes))
         else:
             result.append(site.unknown(place))
     elements: tuple[Element, ...] | None = None
     if rank == 1 and any(fact is not None and fact.elements is not None for fact in site.facts):
         parts = [site.elements(index) for index in range(len(site.facts))]
-        if all(part is not None for part in parts):
-            elements = tuple(element for part in parts for element in part or ())
+        elements = None if None in parts else tuple(element for part in parts for element in part or ())
     return Fact(kind, tuple(result), elements)
 
 

@@ -20,15 +20,15 @@ MICROSOFT = "com.microsoft"
 
 def quantize(site: NodeFacts) -> Fact:
     """QuantizeLinear: the type of the zero point, or what output_dtype says, or uint8."""
-    told = read(site, "output_dtype", 0)
-    kind = ir.DataType(told) if told else (site.fact(2).dtype if site.has(2) else ir.DataType.UINT8)
+    declared = read(site, "output_dtype", 0)
+    kind = ir.DataType(declared) if declared else site.fact(2).dtype if site.has(2) else ir.DataType.UINT8
     return Fact(kind, site.fact(0).shape)
 
 
 def dequantize(site: NodeFacts) -> Fact:
     """DequantizeLinear: the type of the scale."""
-    told = read(site, "output_dtype", 0)
-    return Fact(ir.DataType(told) if told else site.fact(1).dtype, site.fact(0).shape)
+    declared = read(site, "output_dtype", 0)
+    return Fact(ir.DataType(declared) if declared else site.fact(1).dtype, site.fact(0).shape)
 
 
 def relate_scales(site: NodeAxes) -> Iterator[Relation]:

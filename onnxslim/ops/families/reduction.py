@@ -12,7 +12,7 @@ from onnxslim.ops.arithmetic import maximum, minimum
 from onnxslim.ops.fact import Fact, NodeFacts, Unknowable, axis_of
 from onnxslim.ops.op import Op, all_axes
 from onnxslim.ops.parameters import NodeReader, integers, read
-from onnxslim.ops.relations import AddsUp, Equal, FreezeCode, Mixes, NodeAxes, Relation
+from onnxslim.ops.relations import AddsUp, FreezeCode, Mixes, NodeAxes, Relation, equal_axes
 from onnxslim.ops.symbols import Expression, Size
 
 ADDING = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
@@ -57,8 +57,7 @@ def reduce(site: NodeFacts) -> Fact:
     combine = COMBINED.get(site.node.op_type)
     if combine is not None and first.elements and axes and None not in first.elements:
         sizes = [number for number in first.elements if isinstance(number, (int, Expression))]
-        if len(sizes) == len(first.elements):
-            elements = (functools.reduce(combine, sizes),)
+        elements = (functools.reduce(combine, sizes),) if len(sizes) == len(first.elements) else None
     return Fact(first.dtype, _left(first.shape, axes, keep), elements)
 
 
@@ -104,8 +103,7 @@ def _rest(site: NodeAxes, gone: set[int]) -> Iterator[Relation]:
     source, result = site.source_and_result()
     kept = [axis for axis in source if axis.position not in gone]
     rest = [axis for axis in result if axis.position not in gone] if len(result) == len(source) else result
-    for left, right in zip(kept, rest, strict=True):
-        yield Equal(left, right)
+    return equal_axes(kept, rest)
 
 
 OPS = {

@@ -32,27 +32,22 @@ INTERPOLATIONS = ("nearest", "linear")
 
 def expand(site: NodeFacts) -> Fact:
     """Expand: the shape of the data and the one that is told broadcast."""
-    first = site.fact(0)
-    target = site.elements(1)
+    (dtype, shape, elements, _), target = site.fact(0), site.elements(1)
     if target is None:
         raise Unknowable
-    shape = first.shape
     if shape is None:
-        return Fact(first.dtype)
-    rank = max(len(shape), len(target))
-    asked = tuple(1 if size is None or isinstance(size, float) else size for size in target)
-    result = tuple(
-        site.unknown(place)
-        if place >= rank - len(target) and target[place - rank] is None and not never_equal(size, 1)
-        else size
-        for place, size in enumerate(broadcast_shapes([shape, asked]))
-    )
-    elements = first.elements
+        return Fact(dtype)
+    known = tuple(size if isinstance(size, (int, Expression)) else 1 for size in target)
+    sizes = list(broadcast_shapes([shape, known]))
+    for axis, size in enumerate(target, start=len(sizes) - len(target)):
+        if size is None and not never_equal(sizes[axis], 1):
+            sizes[axis] = site.unknown(axis)
+    result = tuple(sizes)
     if elements is not None and result != shape:
         length = result[0] if len(result) == 1 else None
         repeats = len(elements) == 1 and isinstance(length, int) and length <= MOST_REPEATED
         elements = elements * length if repeats else None  # type: ignore[operator]  # an int
-    return Fact(first.dtype, result, elements)
+    return Fact(dtype, result, elements)
 
 
 def relate_expand(site: NodeAxes) -> Iterator[Relation]:
@@ -108,7 +103,7 @@ def pad_widths(site: NodeReader, rank: int) -> dict[int, tuple[Element, Element]
     if pads is None:
         return None
     named = range(rank) if not axes else [axis_of(axis, rank) for axis in axes]
-    return {axis: (pads[at], pads[at + len(named)]) for at, axis in enumerate(named)}
+    return {axis: (pads[index], pads[index + len(named)]) for index, axis in enumerate(named)}
 
 
 def known_pads(site: NodeReader, rank: int) -> dict[int, tuple[int, int]] | None:
@@ -130,10 +125,10 @@ def pad(site: NodeFacts) -> Fact:
     except Unknowable:
         return Fact(first.dtype, site.unknowns(len(shape)))
     for axis, (before, after) in (pads or dict.fromkeys(range(len(shape)), (None, None))).items():
-        if before is None or after is None or isinstance(before, float) or isinstance(after, float):
-            shape[axis] = site.unknown(axis)
-        else:
+        if isinstance(before, (int, Expression)) and isinstance(after, (int, Expression)):
             shape[axis] = shape[axis] + (before + after)
+        else:
+            shape[axis] = site.unknown(axis)
     return Fact(first.dtype, tuple(shape))
 
 
@@ -159,21 +154,19 @@ def pad_fill(node: ir.Node) -> float | None:
     if attribute(node, "mode") != "constant":
         return None
     site = NodeAxes(node)
-    told = site.elements(2) if site.has(2) else (attribute(node, "value") or 0,)
-    number = told[0] if told else None
+    numbers = site.elements(2) if site.has(2) else (attribute(node, "value") or 0,)
+    number = numbers[0] if numbers else None
     return float(number) if isinstance(number, (int, float)) else math.nan
 
 
 def resize_pad(cut: Cut, node: ir.Node) -> None:
     """Write how much is put around what stays: places that are put there may go, too."""
-    source, result = node.inputs[0], node.outputs[0]
-    assert source is not None
-    assert source.shape is not None
-    pads = known_pads(NodeAxes(node), len(source.shape))
+    site = NodeAxes(node)
+    pads = known_pads(site, len(site.shape(node.inputs[0])))
     if pads is None:
         return
     for axis, (before, after) in pads.items():
-        stays = cut.stays(result, axis)
+        stays = cut.stays(node.outputs[0], axis)
         if stays is not None and before >= 0 and after >= 0:
             pads[axis] = (int(stays[:before].sum()), int(stays[len(stays) - after :].sum()))
     cut.write(node, "pads", 1, [before for before, _ in pads.values()] + [after for _, after in pads.values()])
@@ -193,8 +186,7 @@ def resize_scales(site: NodeReader) -> tuple[Element, ...] | None:
 
     Upsample and the first Resize have (x, scales), later (x, region of interest, scales, sizes).
     """
-    held = site.node.attributes.get("scales")
-    if held is not None:
+    if "scales" in site.node.attributes:
         return elements_of(np.array(read(site, "scales"), np.float64))
     index = 2 if len(site.node.inputs) > 2 else 1
     return site.elements(index) or None
@@ -210,16 +202,15 @@ def resize(site: NodeFacts) -> Fact:
     first, shape = site.fact(0), list(site.shape())
     axes = resize_axes(site, len(shape))
     sizes = site.elements(3) if site.has(3) else None
-    if sizes is not None and read(site, "keep_aspect_ratio_policy", "stretch") != "stretch":
-        return Fact(first.dtype, site.unknowns(len(shape)))
-    if sizes and len(sizes) != len(axes):
+    policy = read(site, "keep_aspect_ratio_policy", "stretch")
+    if (sizes is not None and policy != "stretch") or (sizes and len(sizes) != len(axes)):
         return Fact(first.dtype, site.unknowns(len(shape)))
     factors = None if sizes else resize_scales(site)
-    for place, axis in enumerate(axes):
-        told = sizes[place] if sizes else None
-        factor = factors[place] if factors and place < len(factors) else None
-        if isinstance(told, (int, Expression)):
-            shape[axis] = told
+    for index, axis in enumerate(axes):
+        size = sizes[index] if sizes else None
+        factor = factors[index] if factors and index < len(factors) else None
+        if isinstance(size, (int, Expression)):
+            shape[axis] = size
         elif factor is not None and not site.has(3):
             shape[axis] = _scaled(shape[axis], factor, site.unknown(axis))
         else:
@@ -248,8 +239,8 @@ def relate_resize(site: NodeAxes) -> Iterator[Relation]:
     yield from site.freeze_settings()
     node = site.node
     cropped = read(site, "coordinate_transformation_mode") == "tf_crop_and_resize"
-    told = site.elements(len(node.inputs) - 1)
-    constant = told is not None and None not in told
+    numbers = site.elements(len(node.inputs) - 1)
+    constant = numbers is not None and None not in numbers
     factors = dict(zip(resize_axes(site, len(source)), resize_scales(site) or (), strict=False))
     for left, right in zip(source, result, strict=True):
         size = site.size(left)
@@ -282,8 +273,8 @@ def resize_resize(cut: Cut, node: ir.Node) -> None:
 
 def largest_resize(arrays: Sequence[npt.NDArray[Any]]) -> float:
     """Return the elements by the sizes, or the scales, which come last."""
-    told = math.prod(map(float, arrays[-1].reshape(-1).tolist()))
-    return told if arrays[-1].dtype.kind == "i" else arrays[0].size * told
+    product = math.prod(map(float, arrays[-1].reshape(-1).tolist()))
+    return product if arrays[-1].dtype.kind == "i" else arrays[0].size * product
 
 
 OPS = {

@@ -125,10 +125,9 @@ def convolution(weight: int = 1, dtype: ir.DataType | None = None, like: int = 0
     def rule(site: NodeFacts) -> Fact:
         batch, _, space = _image(site)
         kind = dtype or site.fact(like).dtype
-        held = read(site, "kernel_shape", ())
-        outputs, _, *kernel = site.fact(weight).shape or (site.unknown(1), 0, *held)
-        if held:
-            kernel = list(held)
+        declared = read(site, "kernel_shape", ())
+        outputs, _, *kernel = site.fact(weight).shape or (site.unknown(1), 0, *declared)
+        kernel = list(declared or kernel)
         if len(kernel) != len(space):
             return Fact(kind, _ordered(site, batch, outputs, [site.unknown(axis + 2) for axis in range(len(space))]))
         return Fact(kind, _ordered(site, batch, outputs, _windows(site, tuple(space), tuple(kernel))))

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxslim.analysis.evaluate import evaluate
-from onnxslim.ops.index_inputs import carried_inputs, index_into, moved_inputs
+from onnxslim.ops.table import carried_inputs, index_into, moved_inputs
 
 DATA = np.arange(20, dtype=np.float32).reshape(4, 5)
 INDEXING = {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxslim.ops.binding import Dimensions, FactorKey, dimensions
@@ -153,7 +153,7 @@ class AxisRelations:
         elif long:
             sizes = [self.sizes[self.find(factor)] for factor in long]
             whole_size = self.sizes[self.find(whole)]
-            if None in sizes or whole_size != np.prod([size or 0 for size in sizes], dtype=np.int64):
+            if None in sizes or whole_size != math.prod(size or 0 for size in sizes):
                 why = Freeze(FreezeCode.UNKNOWN_SIZE, node)
                 for axis in (whole, *long):
                     self.freeze(axis, why)

@@ -158,16 +158,12 @@ class Contraction:
         The columns are (place of the window, channel of the group), as `onnxslim.observe.rows` makes them: neighbours
         lie along the channels.
         """
-        axes = self._axes
-        return self.expanded().transpose([axis for part in axes for axis in part]).reshape(self._block_shape())
+        groups, kernel, channels, outputs = map(self._size, self._axes)
+        return self.expanded().transpose(list(itertools.chain(*self._axes))).reshape(groups, kernel * channels, outputs)
 
     def from_blocks(self, blocks: Array) -> Array:
         """Return what `blocks` gives in the shape of the weight."""
-        return self._restored(blocks, [axis for part in self._axes for axis in part])
-
-    def _block_shape(self) -> tuple[int, int, int]:
-        groups, kernel, channels, outputs = map(self._size, self._axes)
-        return groups, kernel * channels, outputs
+        return self._restored(blocks, list(itertools.chain(*self._axes)))
 
     def _restored(self, array: Array, order: Sequence[int]) -> Array:
         shape = () if self.weight.const_value is None else self.weight.const_value.shape.numpy()

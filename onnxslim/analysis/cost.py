@@ -84,13 +84,10 @@ def measure_cost(model: ir.Model) -> Cost:
             )
         )
         activation_bytes += sum(value_bytes(value) for value in node.outputs)
-    weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
-    tensors = (tensor for node in nodes_within(model.graph) for tensor in attribute_tensors(node))
     return Cost(
         parameters=count_parameters(model),
         macs=sum(cost.macs for cost in per_node),
-        weight_bytes=sum(value.const_value.nbytes for value in weights if value.const_value is not None)
-        + sum(tensor.nbytes for tensor in tensors),
+        weight_bytes=sum(tensor.nbytes for tensor in _constants(model)),
         activation_bytes=activation_bytes,
         peak_activation_bytes=_peak(model.graph),
         nodes=len(per_node),
@@ -101,15 +98,20 @@ def measure_cost(model: ir.Model) -> Cost:
 
 def count_parameters(model: ir.Model) -> int:
     """Return the elements of all weights, as `Cost.parameters` counts them; shapes need not be known."""
-    weights = [value for graph in main_graphs(model) for value in graph.initializers.values()]
-    tensors = (tensor for node in nodes_within(model.graph) for tensor in attribute_tensors(node))
-    return sum(_parameters(value) for value in weights) + sum(tensor.size for tensor in tensors if is_parameter(tensor))
+    return sum(tensor.size for tensor in _constants(model) if is_parameter(tensor))
+
+
+def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Yield the initializers of all graphs, and the tensors in attributes."""
+    for graph in main_graphs(model):
+        yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
+        for node in graph:
+            yield from attribute_tensors(node)
 
 
 def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> int:
-    """Return the multiply-accumulates of one run.
-
-    Unlike in `Cost.macs` products of constants count as none: whoever runs the model folds them.
+    """Return the multiply-accumulates of one run. Unlike in `Cost.macs` products of constants count as none: whoever
+    runs the model folds them.
 
     Args:
         model: Not changed.
@@ -119,17 +121,11 @@ def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> i
 
 
 def macs_by_value(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> dict[str, int]:
-    """Return the multiply-accumulates of the nodes that have any, by the name of the first value that each makes.
-
-    Args:
-        model: Not changed.
-        shapes: As for `count_macs`, whose sum these are.
-    """
-    found: dict[str, int] = {}
+    """Return what `count_macs` adds up, by the name of the first value that each node makes."""
+    by_value: Counter[str] = Counter()
     for node, macs in _counted(model, shapes):
-        name = next((output.name for output in node.outputs if output.name), "")
-        found[name] = found.get(name, 0) + macs
-    return found
+        by_value[next((output.name for output in node.outputs if output.name), "")] += macs
+    return by_value
 
 
 def _counted(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> Iterator[tuple[ir.Node, int]]:
@@ -179,10 +175,8 @@ def is_parameter(tensor: ir.TensorProtocol) -> bool:
 
 
 def _parameters(value: ir.Value) -> int:
-    tensor = value.const_value
-    if tensor is None or not value.is_initializer() or not is_parameter(tensor):
-        return 0
-    return tensor.size
+    tensor = value.const_value if value.is_initializer() else None
+    return tensor.size if tensor is not None and is_parameter(tensor) else 0
 
 
 def _peak(graph: ir.Graph) -> int:

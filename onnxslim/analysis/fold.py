@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ from onnxslim.model.constants import (
     tensor_bytes,
 )
 from onnxslim.model.edit import Editor, new_initializer, take_over
-from onnxslim.model.nesting import main_graphs
+from onnxslim.model.nesting import HOLDERS, main_graphs
 from onnxslim.ops.signatures import OpName
 from onnxslim.ops.traits import Trait, has
 
@@ -102,43 +101,145 @@ def fold_constants(model: ir.Model, growth: Growth | None = None) -> tuple[str, 
     Returns:
         The names of the values that became initializers.
     """
-    names: list[str] = []
     editor, growth = Editor(model), growth or Growth()
-    for graph in main_graphs(model):
-        while folded := _fold_graph(editor, graph, model.opset_imports, growth):
-            names += folded  # once more: a divisor that was folded can be trusted now
-    return tuple(names)
+    parts = (_Folding(editor, graph, model.opset_imports, growth) for graph in main_graphs(model))
+    return tuple(name for part in parts for name in part.run())
 
 
-def _fold_graph(editor: Editor, graph: ir.Graph, opsets: Mapping[str, int], growth: Growth) -> list[str]:
-    names = [name for node in list(graph) for name in _fold_known(editor, graph, node)]
-    blocked: set[ir.Node] = set()
-    while True:
-        components = list(_components(_region(graph, blocked)))
-        too_large = {node for part in components for node in _oversize(part, growth)}
-        if too_large:
-            blocked |= too_large
-            continue
-        failed: set[ir.Node] = set()
-        for batch in _batches(components):
-            done, wrong = _fold_batch(editor, graph, batch, opsets, growth)
-            names += done
-            failed |= wrong
-        if not failed:
-            return names
-        blocked |= failed
+class _Folding:
+    """Folds the constants of one graph.
 
+    Args:
+        editor: Of the model.
+        graph: The graph, or one nested in it.
+        opsets: The version of each domain.
+        growth: What is left of the budget.
+    """
 
-def _fold_known(editor: Editor, graph: ir.Graph, node: ir.Node) -> Iterator[str]:
-    """Replace a node whose only output is known without running anything: a shape, or what shape inference said."""
-    if len(node.outputs) != 1 or not _makes_a_value(node):
-        return
-    array = known_shape(node)
-    if array is None and node.outputs[0].const_value is not None:
-        array = node.outputs[0].const_value.numpy()
-    if array is not None:
-        yield _replace(editor, graph, node.outputs[0], array)
-        graph.remove(node, safe=True)
+    def __init__(self, editor: Editor, graph: ir.Graph, opsets: Mapping[str, int], growth: Growth) -> None:
+        self._editor, self._graph, self._growth = editor, graph, growth
+        self._opsets = {"": 1, **opsets}
+        self._names: list[str] = []
+        self._blocked: set[ir.Node] = set()
+        """Nodes that stay: they cannot be evaluated, or what they make is too large."""
+
+    def run(self) -> list[str]:
+        """Fold all that can be, and return the names of the values that became initializers."""
+        while True:
+            self._blocked = set()
+            before = len(self._names)
+            self._fold()
+            if len(self._names) == before:  # else once more: a divisor that was folded can be trusted now
+                return self._names
+
+    def _fold(self) -> None:
+        for node in list(self._graph):
+            self._fold_known(node)
+        blocked = -1
+        while blocked < len(self._blocked):
+            blocked = len(self._blocked)
+            parts = list(_components(_region(self._graph, self._blocked)))
+            too_large = {node for part in parts for node in _oversize(part, self._growth)}
+            if too_large:
+                self._blocked |= too_large
+                continue
+            for batch in _batches(parts):
+                self._fold_batch(batch)
+
+    def _fold_known(self, node: ir.Node) -> None:
+        """Replace a node whose only output is known without running anything: a shape, or what inference said."""
+        if len(node.outputs) != 1 or not _makes_a_value(node):
+            return
+        array = known_shape(node)
+        if array is None and node.outputs[0].const_value is not None:
+            array = node.outputs[0].const_value.numpy()
+        if array is not None:
+            self._replace(node.outputs[0], array)
+            self._graph.remove(node, safe=True)
+
+    def _fold_batch(self, batch: Sequence[list[ir.Node]]) -> None:
+        """Fold parts in one session; one by one where they cannot be evaluated together."""
+        nodes = [node for part in batch for node in part]
+        if must_be_looked_at(nodes):  # such a part is a batch of its own
+            self._fold_looking(nodes)
+            return
+        results = self._run(nodes, _frontier(nodes))
+        if results is not None:
+            for part in batch:
+                self._put(part, {value: results[value] for value in _frontier(part)})
+        elif len(batch) > 1:
+            for part in batch:
+                self._fold_batch([part])
+        else:
+            self._blocked.add(self._culprit(nodes))
+
+    def _fold_looking(self, part: Sequence[ir.Node]) -> None:
+        """Fold a part node by node: how large a value becomes is asked when the inputs of its node are known."""
+        arrays: dict[ir.Value, Array] = {leaf: array for leaf in _leaves(part) if (array := constant(leaf)) is not None}
+        total = 0.0
+        for node in part:
+            total += most_bytes(node, [arrays.get(value) if value is not None else None for value in node.inputs])
+            wanted = [output for output in node.outputs if output.name != ""]
+            results = None if total > LOOKED_BYTES else self._run([node], wanted, arrays)
+            if results is None:
+                self._blocked.add(node)
+                return
+            arrays.update(results)
+        self._put(part, {value: arrays[value] for value in _frontier(part)})
+
+    def _put(self, part: Sequence[ir.Node], made: Mapping[ir.Value, Array]) -> None:
+        """Put what was made into the place of a part, where the budget allows for it."""
+        texts = (array for array in made.values() if array.dtype.kind in "OSU")
+        letters = sum(tensor_bytes(as_tensor(array)) - array.nbytes for array in texts)
+        more = self._growth.size(made.values()) + letters - _replaced_bytes(part)
+        if not self._growth.allows(more, len(part)):
+            self._blocked.update(maker for value in made if (maker := value.producer()) is not None)
+            return
+        self._growth.spend(more, made.values())
+        for value, array in made.items():
+            self._replace(value, array)
+        self._graph.remove(list(reversed(part)), safe=True)
+
+    def _run(
+        self, nodes: Sequence[ir.Node], wanted: Sequence[ir.Value], known: Mapping[ir.Value, Array] | None = None
+    ) -> dict[ir.Value, Array] | None:
+        """Return what nodes make, or None; `known` are the arrays that they read, where these are no constants yet."""
+        feeds: dict[ir.Value, Array] = {}
+        for leaf in _leaves(nodes):
+            array = constant(leaf) if known is None else known.get(leaf)
+            if array is None:
+                return None
+            feeds[leaf] = array
+        arrays = evaluate_nodes(nodes, feeds, wanted, self._opsets)
+        return None if arrays is None else dict(zip(wanted, arrays, strict=True))
+
+    def _culprit(self, nodes: Sequence[ir.Node]) -> ir.Node:
+        """Return the first node that cannot be evaluated together with those before it."""
+        low, high = 0, len(nodes) - 1  # nodes[:high + 1] fails
+        while low < high:
+            middle = (low + high) // 2
+            if self._run(nodes[: middle + 1], [o for o in nodes[middle].outputs if o.name != ""][:1]) is None:
+                high = middle
+            else:
+                low = middle + 1
+        return nodes[low]
+
+    def _replace(self, value: ir.Value, array: Array) -> None:
+        """Let an initializer stand where `value` stood; a graph output is passed on by an Identity, under its name."""
+        name = value.name or "folded"
+        if value.is_graph_output():
+            name = self._editor.name(f"{name}/folded")
+        initializer = new_initializer(self._graph, name, array)
+        self._names.append(name)
+        if not value.is_graph_output():
+            value.replace_all_uses_with(initializer)
+            return
+        identity = ir.Node("", "Identity", [initializer], name=self._editor.name(f"{name}/Identity"))
+        producer = value.producer()
+        if producer is not None:
+            self._graph.insert_before(producer, identity)
+        take_over(identity.outputs[0], value)
+        identity.outputs[0].type = initializer.type
 
 
 def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
@@ -147,19 +248,13 @@ def _region(graph: ir.Graph, blocked: set[ir.Node]) -> list[ir.Node]:
     for node in graph:
         if not all(v is None or v.producer() in region or constant_tensor(v) is not None for v in node.inputs):
             continue  # most nodes: so this is asked first
-        if (
-            node in blocked
-            or not _makes_a_value(node)
-            or not any(o.uses() or o.is_graph_output() for o in node.outputs)
-        ):
+        if node in blocked or not _makes_a_value(node):
             continue
-        if any(
-            a.is_ref() or a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
-        ):
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             continue
-        if not divides_safely(node):
+        if any(attribute.is_ref() or attribute.type in HOLDERS for attribute in node.attributes.values()):
             continue
-        if known_bytes([node]) > PART_BYTES or known_macs(node) > MOST_MACS:
+        if not divides_safely(node) or known_bytes([node]) > PART_BYTES or known_macs(node) > MOST_MACS:
             continue
         region[node] = None
     return list(region)
@@ -245,105 +340,3 @@ def _batches(components: Iterable[list[ir.Node]]) -> Iterator[list[list[ir.Node]
         total += size
     if batch:
         yield batch
-
-
-def _fold_batch(
-    editor: Editor, graph: ir.Graph, batch: list[list[ir.Node]], opsets: Mapping[str, int], growth: Growth
-) -> tuple[list[str], set[ir.Node]]:
-    """Fold the parts of a batch in one session. Returns the names folded, and the nodes that cannot be evaluated."""
-    nodes = [node for part in batch for node in part]
-    if must_be_looked_at(nodes):  # such a part is a batch of its own
-        return _fold_looking(editor, graph, nodes, opsets, growth)
-    results = _run(nodes, _frontier(nodes), opsets)
-    if results is None and len(batch) > 1:
-        names, failed = [], set()
-        for part in batch:
-            done, wrong = _fold_batch(editor, graph, [part], opsets, growth)
-            names += done
-            failed |= wrong
-        return names, failed
-    if results is None:
-        return [], {_culprit(nodes, opsets)}
-    names, failed = [], set()
-    for part in batch:
-        done, wrong = _put(editor, graph, part, {value: results[value] for value in _frontier(part)}, growth)
-        names += done
-        failed |= wrong
-    return names, failed
-
-
-def _fold_looking(
-    editor: Editor, graph: ir.Graph, part: list[ir.Node], opsets: Mapping[str, int], growth: Growth
-) -> tuple[list[str], set[ir.Node]]:
-    """Fold a part node by node: how large a value becomes is asked when the inputs of its node are known."""
-    arrays: dict[ir.Value, Array] = {leaf: array for leaf in _leaves(part) if (array := constant(leaf)) is not None}
-    total = 0.0
-    for node in part:
-        inputs = [arrays.get(value) if value is not None else None for value in node.inputs]
-        total += most_bytes(node, inputs)
-        wanted = [output for output in node.outputs if output.name != ""]
-        results = None if total > LOOKED_BYTES else _run([node], wanted, opsets, arrays)
-        if results is None:
-            return [], {node}
-        arrays.update(results)
-    return _put(editor, graph, part, {value: arrays[value] for value in _frontier(part)}, growth)
-
-
-def _put(
-    editor: Editor, graph: ir.Graph, part: list[ir.Node], made: Mapping[ir.Value, Array], growth: Growth
-) -> tuple[list[str], set[ir.Node]]:
-    """Put what was made into the place of a part, where the budget allows for it. Returns as `_fold_batch` does."""
-    letters = sum(tensor_bytes(as_tensor(array)) - array.nbytes for array in made.values() if array.dtype.kind in "OSU")
-    more = growth.size(made.values()) + letters - _replaced_bytes(part)
-    if not growth.allows(more, len(part)):
-        return [], {maker for value in made if (maker := value.producer()) is not None}
-    growth.spend(more, made.values())
-    names = [_replace(editor, graph, value, array) for value, array in made.items()]
-    graph.remove(list(reversed(part)), safe=True)
-    return names, set()
-
-
-def _run(
-    nodes: Sequence[ir.Node],
-    wanted: Sequence[ir.Value],
-    opsets: Mapping[str, int],
-    known: Mapping[ir.Value, Array] = types.MappingProxyType({}),
-) -> dict[ir.Value, Array] | None:
-    feeds: dict[ir.Value, Array] = {}
-    for leaf in _leaves(nodes):
-        array = known[leaf] if leaf in known else constant(leaf)
-        if array is None:
-            return None
-        feeds[leaf] = array
-    arrays = evaluate_nodes(nodes, feeds, wanted, {"": 1, **opsets})
-    return None if arrays is None else dict(zip(wanted, arrays, strict=True))
-
-
-def _culprit(nodes: Sequence[ir.Node], opsets: Mapping[str, int]) -> ir.Node:
-    """Return the first node that cannot be evaluated together with those before it."""
-    low, high = 0, len(nodes) - 1  # nodes[:high + 1] fails
-    while low < high:
-        middle = (low + high) // 2
-        if _run(nodes[: middle + 1], [o for o in nodes[middle].outputs if o.name != ""][:1], opsets) is None:
-            high = middle
-        else:
-            low = middle + 1
-    return nodes[low]
-
-
-def _replace(editor: Editor, graph: ir.Graph, value: ir.Value, array: Array) -> str:
-    """Let an initializer stand where `value` stood. A graph output is passed on by an Identity, and keeps its name."""
-    name = value.name or "folded"
-    if value.is_graph_output():
-        name = editor.name(f"{name}/folded")
-    initializer = new_initializer(graph, name, array)
-    producer = value.producer()
-    if not value.is_graph_output():
-        value.replace_all_uses_with(initializer)
-        return name
-    identity = ir.Node("", "Identity", [initializer], name=editor.name(f"{name}/Identity"))
-    if producer is not None:
-        graph.insert_before(producer, identity)
-    take_over(identity.outputs[0], value)
-    identity.outputs[0].type = initializer.type
-    return name

@@ -125,8 +125,10 @@ def _spread(editor: Editor, node: ir.Node) -> bool:
     if vector is None:
         return False
     for index, name in enumerate(("transA", "transB")[: 1 + computed]):
-        if attribute(node, name):
-            _turn(editor, node, index)
+        matrix = node.inputs[index]
+        if attribute(node, name) and matrix is not None:
+            shape = None if matrix.shape is None else ir.Shape(list(matrix.shape)[::-1])
+            _read_through(editor, node, index, ir.node("Transpose", [matrix], {"perm": [1, 0]}, name=""), shape)
         node.attributes.pop(name, None)
     for name in ("alpha", "beta"):
         node.attributes.pop(name, None)
@@ -144,20 +146,17 @@ def _spread(editor: Editor, node: ir.Node) -> bool:
     if summand is not None:
         last = _behind(editor, last, "Add", summand)
         if beta != 1.0:
-            _times(editor, last, editor.initializer(f"{output.name}_beta", np.asarray(beta, numbers)))
+            factor = editor.initializer(f"{output.name}_beta", np.asarray(beta, numbers))
+            _read_through(editor, last, 1, ir.node("Mul", [summand, factor], name=""), summand.shape)
     return True
 
 
-def _turn(editor: Editor, node: ir.Node, index: int) -> None:
-    """Let a node read a matrix turned."""
-    value = node.inputs[index]
-    assert value is not None, "Gemm has both factors"
-    turn = ir.node("Transpose", [value], {"perm": [1, 0]}, name="")
-    turned = turn.outputs[0]
-    turned.name, turned.type = editor.numbered("val_"), value.type
-    turned.shape = None if value.shape is None else ir.Shape(list(value.shape)[::-1])
-    editor.graph.insert_before(node, turn)
-    node.replace_input_with(index, turned)
+def _read_through(editor: Editor, node: ir.Node, index: int, new: ir.Node, shape: ir.Shape | None) -> None:
+    """Let a node read an input through a new node, which makes a value of the same type and of this shape of it."""
+    value = new.outputs[0]
+    value.name, value.type, value.shape = editor.numbered("val_"), node.outputs[0].type, shape
+    editor.graph.insert_before(node, new)
+    node.replace_input_with(index, value)
 
 
 def _as_matmul(graph: ir.Graph, node: ir.Node) -> ir.Node:
@@ -179,14 +178,3 @@ def _behind(editor: Editor, node: ir.Node, op_type: str, operand: ir.Value) -> i
     follower.replace_input_with(0, old)
     old.name = inner
     return follower
-
-
-def _times(editor: Editor, node: ir.Node, number: ir.Value) -> None:
-    """Let `node` read its second input times `number`."""
-    value = node.inputs[1]
-    assert value is not None, "it is the summand"
-    product = ir.node("Mul", [value, number], name="")
-    scaled = product.outputs[0]
-    scaled.name, scaled.type, scaled.shape = editor.numbered("val_"), value.type, value.shape
-    editor.graph.insert_before(node, product)
-    node.replace_input_with(1, scaled)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.analysis.labels import Mask
-from onnxslim.analysis.remaining_cost import Lengths, MacsLeft, parameters_left
+from onnxslim.analysis.remaining_cost import Lengths, macs_left, weights_left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GroupCost:
 
 def group_costs(model: ir.Model, coupling: Coupling, groups: Sequence[ChannelGroup]) -> Iterator[GroupCost]:
     """Yield what each group costs, as if it were the only one to be cut."""
-    macs, parameters = MacsLeft(coupling), parameters_left(coupling, model)
+    macs, parameters = macs_left(coupling), weights_left(coupling, model)
     nothing: Mask = np.zeros(coupling.labels.count, np.bool_)
     all_macs, all_parameters = macs(nothing), parameters(nothing)
     weights = {value for value, _ in coupling.weights()}
@@ -47,7 +47,7 @@ def group_costs(model: ir.Model, coupling: Coupling, groups: Sequence[ChannelGro
         yield GroupCost(
             weights=sum(value in weights for value in shrinking),
             tensors=len(shrinking),
-            macs_per_channel=all_macs - macs(first),
-            macs=all_macs - macs(rest),
+            macs_per_channel=round(all_macs - macs(first)),
+            macs=round(all_macs - macs(rest)),
             parameters=round(all_parameters - parameters(rest)),
         )

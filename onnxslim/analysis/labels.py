@@ -90,14 +90,14 @@ def solve(relations: AxisRelations) -> Labels:
     def size_of(axis: int) -> int:
         return relations.sizes[relations.find(axis)] or 0
 
-    freezes: list[Freeze] = [why for _, why in relations.frozen]
-    order = {index: rank for rank, index in enumerate(sorted(range(len(freezes)), key=lambda i: freezes[i].inherent))}
-    freezes = sorted(freezes, key=lambda why: why.inherent)
+    frozen = sorted(relations.frozen, key=lambda item: item[1].inherent)
+    freezes = [why for _, why in frozen]
     reason: Indices = np.full(count, _NONE, np.int64)
-    for index, (axis, _) in enumerate(relations.frozen):
-        if relations.find(axis) in start:
-            where = first(axis) + np.arange(size_of(axis))
-            reason[where] = np.minimum(reason[where], order[index])
+    earliest: dict[int, int] = {}
+    for index, (axis, _) in enumerate(frozen):
+        earliest.setdefault(relations.find(axis), index)
+    for axis in earliest.keys() & start.keys():
+        reason[start[axis] : start[axis] + size_of(axis)] = earliest[axis]
 
     # An axis must not run empty, so the one place of an axis of size 1 stays.
     single = len(freezes)
@@ -116,10 +116,10 @@ def solve(relations: AxisRelations) -> Labels:
     freezes.append(Freeze(FreezeCode.CUT_ACROSS))
     while True:
         reason = _spread(root, rows, reason)
-        left_labels, right_labels, frozen = _agree(root, rows, reason == _NONE)
+        left_labels, right_labels, cut = _agree(root, rows, reason == _NONE)
         joined = components(root, left_labels, right_labels)
-        reason[frozen] = np.minimum(reason[frozen], across)
-        if np.array_equal(joined, root) and not len(frozen):
+        reason[cut] = np.minimum(reason[cut], across)
+        if np.array_equal(joined, root) and not len(cut):
             break
         root = joined
     derived = np.zeros(count, np.bool_)
@@ -134,7 +134,7 @@ def solve(relations: AxisRelations) -> Labels:
     reason[reason == _NONE] = -1
     mixed = np.zeros(count, np.bool_)
     for axis in {relations.find(axis) for axis in relations.mixed} & start.keys():
-        mixed[root[first(axis) + np.arange(size_of(axis))]] = True
+        mixed[root[start[axis] : start[axis] + size_of(axis)]] = True
     for product in rows:
         mixed[root[product.factors[mixed[root[product.whole]]]]] = True
     return Labels(count, start, root, reason, tuple(freezes), derived, mixed, _closure(_joined(implied, 2), count))
@@ -240,7 +240,7 @@ def _closure(implied: Indices, count: int) -> Indices:
     while True:
         first, second = known // max(count, 1), known % max(count, 1)
         rows, positions = _equal_pairs(second, first)
-        grown = np.union1d(known, first[rows] * count + second[positions])
-        if len(grown) == len(known):
+        chained = first[rows] * count + second[positions]
+        if np.isin(chained, known).all():
             return np.stack([first, second], axis=1)[np.argsort(second, kind="stable")]
-        known = grown
+        known = np.union1d(known, chained)

@@ -8,7 +8,6 @@ belongs to those that the next such values come from.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 
 import onnx_ir as ir
 
@@ -78,9 +77,7 @@ class OriginalNames:
 
     def _walk(self, last: ir.Node) -> Origin:
         waiting, seen = [last], {last}
-        nodes: set[str] = set()
-        vectors: set[str] = set()
-        matrices: set[str] = set()
+        nodes, vectors, matrices = set[str](), set[str](), set[str]()
         while waiting:
             node = waiting.pop()
             nodes.add(node.name or "")
@@ -95,5 +92,5 @@ class OriginalNames:
         return Origin(frozenset(nodes), frozenset(vectors), frozenset(matrices))
 
     def _makers_of(self, name: str) -> set[ir.Node]:
-        names: Iterable[str] = (name, *self._same.get(name, ()))
-        return {self._makers[name] for name in names if name in self._makers}
+        names = {name, *self._same.get(name, ())}
+        return {self._makers[name] for name in names & self._makers.keys()}

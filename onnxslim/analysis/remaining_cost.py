@@ -6,8 +6,7 @@ A cost is a function of the labels that go. What it counts is its own affair, so
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -19,12 +18,8 @@ from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.binding import bind
 from onnxslim.ops.relations import Indices
 
-
-class RemainingCost(Protocol):
-    """What is left of a cost when channels go."""
-
-    def __call__(self, gone: Mask, /) -> float:
-        """Return what is left when the labels `gone` have gone."""
+RemainingCost = Callable[[Mask], float]
+"""Returns what is left of a cost when some labels have gone."""
 
 
 class Lengths:
@@ -77,92 +72,65 @@ class Products:
         return float((lengths[self._terms].prod(axis=1) * self._factors).sum())
 
 
-class MacsLeft:
-    """Counts the MACs of the main graph.
+def macs_left(coupling: Coupling, sized: ir.Model | None = None) -> Products:
+    """Return the count of the MACs of the main graph.
 
     Args:
         coupling: The coupled axes of the model.
         sized: A copy of the model in which symbolic dimensions have sizes; without it they count as 1.
     """
-
-    def __init__(self, coupling: Coupling, sized: ir.Model | None = None) -> None:
-        at_size = {} if sized is None else {_key(node): bind(node) for node in sized.graph}
-        self._lengths = Lengths(coupling)
-        terms: list[tuple[list[int], float]] = []
-        for fitted, bound in coupling.fitted.values():
-            whole = at_size.get(_key(fitted.node)) or fitted
-            if not bound:  # a shape is missing: the node is frozen, and costs what it costs
-                terms.append(([], whole.macs()))
-                continue
-            for term in fitted.signature.macs:
-                scale = math.prod(int(letter) for letter in term if letter.isdigit())
-                columns: list[int] = []
-                # A letter may stand in a term twice, and for the several axes of an ellipsis.
-                for key, axis in [item for letter in term for item in bound.items() if item[0][0] == letter]:
-                    column = self._lengths.of(axis)
-                    if column is not None:
-                        columns += [] if key[0].isdigit() else [column]
-                    else:
-                        scale *= whole.sizes.get(key, 1)  # too long to hold channels, or symbolic
-                terms.append((columns, scale))
-        self._products = Products(self._lengths, terms)
-
-    def __call__(self, gone: Mask, /) -> int:
-        """Return the MACs that are left when the labels `gone` have gone."""
-        return round(self._products(gone))
-
-
-def parameters_left(coupling: Coupling, model: ir.Model) -> Products:
-    """Return the count of the parameters of all graphs."""
-    return _weights_left(coupling, model, in_bytes=False)
-
-
-def bytes_left(coupling: Coupling, model: ir.Model) -> Products:
-    """Return the count of the bytes of all weights."""
-    return _weights_left(coupling, model, in_bytes=True)
-
-
-def elements_left(coupling: Coupling, sized: ir.Model) -> Products:
-    """Return the count of the elements of all values that nodes of the main graph make.
-
-    Args:
-        coupling: The coupled axes of the model.
-        sized: A copy of the model in which symbolic dimensions have sizes.
-    """
+    bound_at_size = {} if sized is None else {node.outputs[0].name: bind(node) for node in sized.graph}
     lengths = Lengths(coupling)
-    values = {value.name: axes for value, axes in coupling.relations.values().items()}
     terms: list[tuple[list[int], float]] = []
-    for node in sized.graph:
-        for value in node.outputs:
-            if value.name and value.shape is not None:
-                sizes = [size if isinstance(size, int) else 1 for size in value.shape]
-                terms.append(_term(lengths, values.get(value.name), sizes, 1.0))
+    for fitted, axes in coupling.fitted.values():
+        whole = bound_at_size.get(fitted.node.outputs[0].name) or fitted
+        if not axes:  # a shape is missing: the node is frozen, and costs what it costs
+            terms.append(([], whole.macs()))
+            continue
+        for term in fitted.signature.macs:
+            scale = math.prod(int(letter) for letter in term if letter.isdigit())
+            columns: list[int] = []
+            # A letter may stand in a term twice, and for the several axes of an ellipsis.
+            for key, axis in [item for letter in term for item in axes.items() if item[0][0] == letter]:
+                column = lengths.of(axis)
+                if column is None:
+                    scale *= whole.sizes.get(key, 1)  # too long to hold channels, or symbolic
+                elif not key[0].isdigit():
+                    columns.append(column)
+            terms.append((columns, scale))
     return Products(lengths, terms)
 
 
-def _weights_left(coupling: Coupling, model: ir.Model, *, in_bytes: bool) -> Products:
+def elements_left(coupling: Coupling, sized: ir.Model) -> Products:
+    """Return the count of the elements of all values that nodes of the main graph make, at the sizes of `sized`."""
+    lengths = Lengths(coupling)
+    axes = {value.name: axes for value, axes in coupling.relations.values().items()}
+    values = (value for node in sized.graph for value in node.outputs if value.name)
+    terms = [_term(lengths, axes.get(value.name), value.shape, 1.0) for value in values if value.shape is not None]
+    return Products(lengths, terms)
+
+
+def weights_left(coupling: Coupling, model: ir.Model, *, in_bytes: bool = False) -> Products:
+    """Return the count of the parameters of all graphs, or of the bytes of all weights."""
     lengths = Lengths(coupling)
     axes = coupling.relations.values()
     terms: list[tuple[list[int], float]] = []
     for graph in main_graphs(model):
         for value in graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or not tensor.size or not (in_bytes or is_parameter(tensor)):
-                continue
-            factor = tensor.nbytes / tensor.size if in_bytes else 1.0
-            sizes = [size if isinstance(size, int) else 1 for size in tensor.shape]
-            terms.append(_term(lengths, axes.get(value), sizes, factor))
+            if tensor is not None and tensor.size and (in_bytes or is_parameter(tensor)):
+                factor = tensor.nbytes / tensor.size if in_bytes else 1.0
+                terms.append(_term(lengths, axes.get(value), tensor.shape, factor))
     return Products(lengths, terms)
 
 
-def _term(lengths: Lengths, axes: Sequence[int] | None, sizes: Sequence[int], factor: float) -> tuple[list[int], float]:
-    """Return the product of the sizes of a tensor, by columns where they may shrink."""
+def _term(
+    lengths: Lengths, axes: Sequence[int] | None, shape: ir.ShapeProtocol, factor: float
+) -> tuple[list[int], float]:
+    """Return the product of the sizes of a tensor, by columns where they may shrink; symbolic ones count as 1."""
+    sizes = [size if isinstance(size, int) else 1 for size in shape]
     if axes is None or len(axes) != len(sizes):
         return [], factor * math.prod(sizes)
     columns = [lengths.of(axis) for axis in axes]
     fixed = math.prod(size for size, column in zip(sizes, columns, strict=True) if column is None)
     return [column for column in columns if column is not None], factor * fixed
-
-
-def _key(node: ir.Node) -> str:
-    return node.outputs[0].name or ""

@@ -5,6 +5,7 @@ What an op says about axes stands in `ops.axes`; here the axes that are one shar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
@@ -50,16 +51,14 @@ class SharedSizes(AxisRelations):
                 return
 
     def _follows(self, whole: int, factors: Sequence[int]) -> bool:
-        total = self.sizes[self.find(whole)]
-        unknown = [factor for factor in factors if self.sizes[self.find(factor)] is None]
-        known = 1
-        for factor in factors:
-            known *= self.sizes[self.find(factor)] or 1
+        whole, total = self.find(whole), self.sizes[self.find(whole)]
+        unknown = [factor for factor in map(self.find, factors) if self.sizes[factor] is None]
+        known = math.prod(self.sizes[self.find(factor)] or 1 for factor in factors)
         if total is None and not unknown:
-            self.sizes[self.find(whole)] = known
+            self.sizes[whole] = known
             return True
-        if total is not None and len(unknown) == 1 and known and total % known == 0:
-            self.sizes[self.find(unknown[0])] = total // known
+        if total is not None and len(unknown) == 1 and total % known == 0:
+            self.sizes[unknown[0]] = total // known
             return True
         return False
 

@@ -37,10 +37,10 @@ def eliminate(weight: Array, gram: Array, choose: Choose, block: int = BLOCK) ->
         part, own = weight[:, start:end].copy(), factor[start:end, start:end]
         gone = choose(part**2 / np.diag(own) ** 2)
         errors = np.zeros_like(part)
-        for at in range(end - start):
-            removed = np.where(gone[:, at], part[:, at], 0.0)
-            errors[:, at] = removed / own[at, at]
-            part[:, at:] -= np.outer(errors[:, at], own[at, at:])
+        for column in range(end - start):
+            removed = np.where(gone[:, column], part[:, column], 0.0)
+            errors[:, column] = removed / own[column, column]
+            part[:, column:] -= np.outer(errors[:, column], own[column, column:])
         weight[:, start:end] = np.where(gone, 0.0, part)
         weight[:, end:] -= errors @ factor[start:end, end:]
     return weight

@@ -19,7 +19,7 @@ ours.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +32,12 @@ from onnxslim.fit.normalisation import CutNormalisation, refit_affine
 from onnxslim.fit.ridge import RidgeRegression, Solution, predict
 from onnxslim.model.edit import Editor, overwrite
 from onnxslim.observe.batches import held_batches
-from onnxslim.observe.rows import correspond, input_rows, output_rows, place_count
+from onnxslim.observe.rows import choose_places, correspond, input_rows, output_rows, place_count
 from onnxslim.observe.stream import Stream
 from onnxslim.ops.binding import dimensions
 from onnxslim.ops.relations import Indices
 from onnxslim.ops.traits import Trait, has
-from onnxslim.runtime.session import Session
+from onnxslim.runtime.session import OpenSession
 
 SAMPLES = 512
 """Samples that are enough."""
@@ -102,14 +102,9 @@ def fits(contraction: Contraction) -> bool:
     Its output is a sum over windows or rows of its data, and its weight and bias are its own. What reads a graph input
     is right as it is.
     """
-    if (
-        not contraction.plain
-        or not contraction.regular
-        or len(contraction.weight.uses()) != 1
-        or contraction.data.producer() is None
-    ):
+    if not (contraction.plain and contraction.regular and len(contraction.weight.uses()) == 1):
         return False
-    if contraction.bias is not None and not contraction.bias.free:
+    if contraction.data.producer() is None or (contraction.bias is not None and not contraction.bias.free):
         return False
     return contraction.columns <= COLUMNS and bool(contraction.weight.dtype == ir.DataType.FLOAT)
 
@@ -119,9 +114,8 @@ def refit(
     before: ir.Model,
     chosen: Sequence[Fit],
     samples: Samples,
-    count: int,
     generator: np.random.Generator,
-    open_session: Callable[[ir.Model], Session],
+    open_session: OpenSession,
     report: Callable[[int, int], None],
     normalisations: Sequence[CutNormalisation] = (),
 ) -> None:
@@ -132,7 +126,6 @@ def refit(
         before: The same model before; values of the same name mean the same.
         chosen: What to fit; `fits` holds for each.
         samples: Calibration samples; read once.
-        count: How many samples these are.
         generator: Chooses the places of convolutions that rows are taken of.
         open_session: Opens a model on the target.
         report: Told (done, total) after each.
@@ -143,28 +136,28 @@ def refit(
     """
     editor = Editor(model)
     batches = held_batches(before, samples)
-    now, then = (Stream(each, batches, open_session) for each in (model, before))
-    place = {node: at for at, node in enumerate(now.order)}
-    made = {value.name or "": at for at, node in enumerate(then.order) for value in node.outputs}
+    now, then = Stream(model, batches, open_session), Stream(before, batches, open_session)
+    place = {node: index for index, node in enumerate(now.order)}
+    made = {value.name or "": index for index, node in enumerate(then.order) for value in node.outputs}
     steps: list[tuple[int, Fit | CutNormalisation, _Target]] = []
-    for each in chosen:
-        at = place[each.contraction.node]
-        steps.append((at, each, _target(each, {node: where for node, where in place.items() if where < at}, made)))
+    for fit in chosen:
+        start = place[fit.contraction.node]
+        steps.append((start, fit, _target(fit, set(now.order[:start]), made)))
     steps += [
         (place[norm.node] + 1, norm, _Target(norm.node.outputs[0].name or "", None, False))
         for norm in normalisations
         if norm.node.outputs[0].name in made
     ]
     steps.sort(key=lambda step: step[0])
-    for done, (at, step, target) in enumerate(steps):
-        later = {other.name for _, _, other in steps[done:]}
-        now.advance(at, {target.name} if isinstance(step, CutNormalisation) else ())
-        then.advance(made[target.name] + 1, later)
+    for done, (start, step, target) in enumerate(steps):
+        needed = {later.name for _, _, later in steps[done:]}
+        now.advance(start, {target.name} if isinstance(step, CutNormalisation) else ())
+        then.advance(made[target.name] + 1, needed)
         if isinstance(step, CutNormalisation):
             refit_affine(step, now[target.name], then[target.name])
         else:
             data, less = now[step.contraction.data.name or ""], None if target.less is None else now[target.less]
-            _fit(editor, step, data, then[target.name], less, target.rectified, count, generator)
+            _fit(editor, step, data, then[target.name], less, target.rectified, samples.count, generator)
         report(done + 1, len(steps))
 
 
@@ -189,23 +182,20 @@ def _fit(
     inputs: list[Rows] = []
     sums: list[Rows] = []
     offsets: list[Rows] = []
-    for at, each in enumerate(data):
-        kept = np.take(wanted[at], fit.kept, axis=axis)
-        available = place_count(contraction, each)
-        if not correspond(contraction, each, kept) or (less is not None and less[at].shape != kept.shape):
+    for index, batch in enumerate(data):
+        kept = np.take(wanted[index], fit.kept, axis=axis)
+        if not correspond(contraction, batch, kept) or (less is not None and less[index].shape != kept.shape):
             continue  # which places there are depends on what a layer before gives: these are others
-        share = max(1, most // count if contraction.kernel else most * len(each) // max(count, 1))
-        places = np.arange(available)
-        if share < available:
-            places = np.sort(generator.choice(available, share, replace=False))
-        inputs.append(input_rows(contraction, each, places))
+        share = most // count if contraction.kernel else most * len(batch) // max(count, 1)
+        places = choose_places(place_count(contraction, batch), share, generator)
+        inputs.append(input_rows(contraction, batch, places))
         sums.append(output_rows(contraction, kept, axis, places))
         offset = predict(inputs[-1], present)
-        offsets.append(offset if less is None else offset + output_rows(contraction, less[at], axis, places))
-    missing = [one - other for one, other in zip(sums, offsets, strict=True)]
+        offsets.append(offset if less is None else offset + output_rows(contraction, less[index], axis, places))
+    missing = [total - offset for total, offset in zip(sums, offsets, strict=True)]
     # Nothing is missing either where no place corresponds to one of before.
-    size = max((float(np.abs(each).max(initial=0)) for each in sums), default=0.0)
-    if all(float(np.abs(each).max(initial=0)) <= ROUNDING * size for each in missing):
+    size = max((float(np.abs(rows).max(initial=0)) for rows in sums), default=0.0)
+    if all(float(np.abs(rows).max(initial=0)) <= ROUNDING * size for rows in missing):
         return
     regression = RidgeRegression(inputs, intercept=bias is not None)
     chosen = regression.strength(missing)
@@ -224,21 +214,18 @@ def _fit(
             bias.write(editor, (present.bias + change.bias).ravel())
 
 
-def _target(fit: Fit, earlier: dict[ir.Node, int], made: dict[str, int]) -> _Target:
+def _target(fit: Fit, earlier: Collection[ir.Node], made: Collection[str]) -> _Target:
     output, residual = fit.contraction.biased_output, fit.contraction.residual
     if residual is None:
         return _Target(output.name or "", None, _rectified(output))
     total, other = residual
-    if other.producer() not in {None, *earlier}:
+    producer = other.producer()
+    if producer is not None and producer not in earlier:
         return _Target(output.name or "", None, False)
     full = len(dimensions(other) or ()) in (0, len(dimensions(output) or ()))
-    if full and total.name in made and _alike(total, output):
+    if full and total.name in made and dimensions(total) is not None and dimensions(total) == dimensions(output):
         return _Target(total.name or "", other.name, _rectified(total))
     return _Target(output.name or "", None, _rectified(output))
-
-
-def _alike(one: ir.Value | None, other: ir.Value) -> bool:
-    return one is not None and dimensions(one) is not None and dimensions(one) == dimensions(other)
 
 
 def _rectified(value: ir.Value) -> bool:

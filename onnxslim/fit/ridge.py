@@ -21,6 +21,8 @@ FLOOR = 1e-9
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
+Moments = tuple[Array, "Array | None"]
+"""The sum of rows, and of their products with the inputs; None where there are fewer rows than columns (dual)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +50,9 @@ class RidgeRegression:
         self._intercept = intercept
         self._width = pieces[0].shape[2]
         self._dual = sum(piece.shape[1] for piece in pieces) < self._width
-        self._aside = [at % SHARE == SHARE - 1 for at in range(len(pieces))]
-        self._parts = [self._moments(False), self._moments(True)]
+        self._aside = [index % SHARE == SHARE - 1 for index in range(len(pieces))]
+        self._counts = [sum(piece.shape[1] for piece in self._fold(pieces, aside)) for aside in (False, True)]
+        self._moments = [self._products(pieces, aside) for aside in (False, True)]
         self._dual_parts: dict[tuple[bool, ...], tuple[Array, Array]] = {}
 
     def strength(self, wanted: Sequence[Rows]) -> float:
@@ -62,26 +65,24 @@ class RidgeRegression:
         if not any(self._aside):
             return DEFAULT
         best, least = np.inf, 0.0
-        count, mean, gram = self._parts[1]
-        target, moment = self._products(wanted, True)
+        count, (total, gram), (target, moment) = self._counts[1], self._moments[1], self._products(wanted, True)
         taught = [self._products(wanted, False)]
-        for each in STRENGTHS:
-            change = self._solved(wanted, each, (False,), taught)
+        for strength in STRENGTHS:
+            change = self._solved(wanted, strength, (False,), taught)
             weights, bias = change.weights, change.bias
             # The squared error less that of no change, summed over all that was set aside.
-            if gram is None:
+            if gram is None or moment is None:
                 error = 0.0
-                for piece, other, aside in zip(self._pieces, wanted, self._aside, strict=True):
-                    if aside:
-                        left = np.square(other - predict(piece, change), dtype=np.float64)
-                        error += float((left - np.square(other, dtype=np.float64)).sum())
+                for piece, rows in zip(self._fold(self._pieces, True), self._fold(wanted, True), strict=True):
+                    left = np.square(rows - predict(piece, change), dtype=np.float64)
+                    error += float((left - np.square(rows, dtype=np.float64)).sum())
             else:
-                made = gram @ weights + mean[:, :, None] * bias[:, None]
+                made = gram @ weights + total[:, :, None] * bias[:, None]
                 error = float(((made - 2 * moment) * weights).sum())
-                through = (mean[:, None] @ weights)[:, 0]
+                through = (total[:, None] @ weights)[:, 0]
                 error += float((bias * (count * bias + through - 2 * target)).sum())
             if error < least:
-                best, least = each, error
+                best, least = strength, error
         return best
 
     def solve(self, wanted: Sequence[Rows], strength: float) -> Solution:
@@ -90,12 +91,11 @@ class RidgeRegression:
         return self._solved(wanted, strength, folds, [self._products(wanted, fold) for fold in folds])
 
     def _solved(
-        self, wanted: Sequence[Rows], strength: float, folds: Sequence[bool], products: Sequence[tuple[Array, Array]]
+        self, wanted: Sequence[Rows], strength: float, folds: Sequence[bool], products: Sequence[Moments]
     ) -> Solution:
-        parts = [self._parts[fold] for fold in folds]
-        count = sum(part[0] for part in parts)
-        mean = sum((part[1] for part in parts), np.zeros_like(parts[0][1])) / max(count, 1)
-        middle = sum((each[0] for each in products), np.zeros_like(products[0][0])) / max(count, 1)
+        moments = [self._moments[fold] for fold in folds]
+        count = sum(self._counts[fold] for fold in folds)
+        mean, middle = (np.sum([total for total, _ in parts], axis=0) / max(count, 1) for parts in (moments, products))
         if not self._intercept:
             mean, middle = 0 * mean, 0 * middle
         if self._dual:
@@ -104,9 +104,11 @@ class RidgeRegression:
             solved = np.linalg.solve(gram + self._penalty(gram, strength, count), outputs)
             weights: Array = inputs.transpose(0, 2, 1) @ solved
         else:
-            moments = [part[2] for part in parts if part[2] is not None]
-            gram = np.sum(moments, axis=0) - count * mean[:, :, None] * mean[:, None]
-            moment = np.sum([each[1] for each in products], axis=0) - count * mean[:, :, None] * middle[:, None]
+            gram, moment = (
+                np.sum([part for _, part in parts if part is not None], axis=0) for parts in (moments, products)
+            )
+            gram -= count * mean[:, :, None] * mean[:, None]
+            moment -= count * mean[:, :, None] * middle[:, None]
             weights = np.linalg.solve(gram + self._penalty(gram, strength, count), moment)
         return Solution(weights, middle - (mean[:, None] @ weights)[:, 0])
 
@@ -126,28 +128,18 @@ class RidgeRegression:
         chosen = [piece for piece, aside in zip(pieces, self._aside, strict=True) if aside in folds]
         return np.concatenate(chosen, axis=1).astype(np.float64)
 
-    def _moments(self, fold: bool) -> tuple[int, Array, Array | None]:
-        """Return how many rows a fold has, their sum, and the sum of their products."""
-        groups = self._pieces[0].shape[0]
-        count, total = 0, np.zeros((groups, self._width))
-        gram = None if self._dual else np.zeros((groups, self._width, self._width))
-        for piece, aside in zip(self._pieces, self._aside, strict=True):
-            if aside == fold:
-                count += piece.shape[1]
-                total += sum_of_rows(piece)
-                if gram is not None:
-                    gram += sum_of_products(piece, piece)
-        return count, total, gram
+    def _fold(self, pieces: Sequence[Rows], aside: bool) -> list[Rows]:
+        return [piece for piece, fold in zip(pieces, self._aside, strict=True) if fold == aside]
 
-    def _products(self, wanted: Sequence[Rows], fold: bool) -> tuple[Array, Array]:
-        """Return the sum of the rows of `wanted` in a fold, and the sum of their products with the inputs."""
+    def _products(self, wanted: Sequence[Rows], aside: bool) -> Moments:
+        """Return the sum of the rows of `wanted` in a fold, and of their products with the inputs, unless dual."""
         groups, _, outputs = wanted[0].shape
-        total, moment = np.zeros((groups, outputs)), np.zeros((groups, self._width, outputs))
-        for piece, each, aside in zip(self._pieces, wanted, self._aside, strict=True):
-            if aside == fold:
-                total += sum_of_rows(each)
-                if not self._dual:
-                    moment += sum_of_products(piece, each)
+        total = np.zeros((groups, outputs))
+        moment = None if self._dual else np.zeros((groups, self._width, outputs))
+        for piece, rows in zip(self._fold(self._pieces, aside), self._fold(wanted, aside), strict=True):
+            total += sum_of_rows(rows)
+            if moment is not None:
+                moment += sum_of_products(piece, rows)
         return total, moment
 
 

@@ -45,10 +45,5 @@ def batch_size(model: ir.Model, samples: Samples, at_least: int = 1, kept: Colle
 
 
 def held_batches(model: ir.Model, samples: Samples) -> list[Batch]:
-    """Return all samples in batches, enough of them to hold every fourth out.
-
-    Args:
-        model: The model that they run through; it is not changed.
-        samples: Read once.
-    """
+    """Return all samples, which are read once, in batches for `model`: enough of them to hold every fourth out."""
     return list(samples.batches(batch_size(model, samples, at_least=FEWEST_BATCHES)))

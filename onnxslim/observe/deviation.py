@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnxslim.analysis.cost import value_bytes
 from onnxslim.data import Samples
 from onnxslim.observe.finite import FLOATS
 from onnxslim.observe.probe import truncated
-from onnxslim.runtime.session import Session
+from onnxslim.runtime.session import OpenSession
 
 MOST_BYTES = 200_000_000
 """Bytes of values that one run returns."""
@@ -60,7 +60,7 @@ def compare_values(
     after: ir.Model,
     names: Sequence[str],
     samples: Samples,
-    open_session: Callable[[ir.Model], Session],
+    open_session: OpenSession,
 ) -> dict[str, Deviation]:
     """Return how far the values `names` of `after` are from those of `before`; those that are no floats are left out.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ from onnxslim.data import Samples
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import stream_values
 from onnxslim.observe.products import sum_of_products, sum_of_rows
-from onnxslim.observe.rows import input_rows, place_count
-from onnxslim.runtime.session import Session
+from onnxslim.observe.rows import choose_places, input_rows, place_count
+from onnxslim.runtime.session import OpenSession
 
 PRODUCTS = 2e9
 """Multiply-accumulates that one Gram matrix may take; it limits the places of a sample that rows are taken of."""
@@ -85,7 +85,7 @@ class ContractionRows:
         mean = rows.mean(axis=1, dtype=np.float64)
         rows = (rows - mean[:, None].astype(np.float32)) / np.float32(math.sqrt(count))
         ridges = _ridge(count, width) * np.square(rows, dtype=np.float64).sum(axis=(1, 2)) / width + 1e-12
-        return [Thin(each, float(ridge)) for each, ridge in zip(rows, ridges, strict=True)], mean
+        return [Thin(group, float(ridge)) for group, ridge in zip(rows, ridges, strict=True)], mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Gram:
     @functools.cached_property
     def energy(self) -> float:
         """What the contraction makes of it, squared and summed over all outputs, but for the ridge."""
-        return sum(_energy(*each) for each in zip(self.moment, self.weight, strict=True))
+        return sum(map(_energy, self.moment, self.weight))
 
     def without(self, columns: Columns) -> Array:
         """Return the weight that reads nothing of some columns, and comes as near to the outputs as it can.
@@ -153,42 +153,39 @@ def measurable(contraction: Contraction) -> bool:
     return contraction.regular and contraction.data.shape is not None
 
 
-def held(contraction: Contraction) -> int:
+def moment_bytes(contraction: Contraction) -> int:
     """Return how many bytes the moments of a contraction take."""
-    return (
-        contraction.groups * contraction.columns * (4 * FEW if contraction.columns > WIDE else 8 * contraction.columns)
-    )
+    columns = contraction.columns
+    return contraction.groups * columns * (4 * FEW if columns > WIDE else 8 * columns)
 
 
 def grams(
     model: ir.Model,
     read: Sequence[Contraction],
     samples: Samples,
-    count: int,
     generator: np.random.Generator,
-    open_session: Callable[[ir.Model], Session],
+    open_session: OpenSession,
 ) -> Iterator[Gram]:
     """Yield the Gram matrix of each contraction over all samples; see `sums`.
 
     Raises:
         RunError: The model does not run on the samples.
     """
-    found = [ContractionRows() if each.columns > WIDE else _nothing(each) for each in read]
-    _add(found, read, _seen(model, read, samples, count, generator, open_session, None))
+    found = [ContractionRows() if contraction.columns > WIDE else _nothing(contraction) for contraction in read]
+    _add(found, read, _seen(model, read, samples, None, generator, open_session))
     for contraction, total in zip(read, found, strict=True):
         moment, mean = total.moments()
-        each = contraction.columns // math.prod(contraction.kernel)
-        yield Gram(moment, contraction.blocks(), mean, np.arange(contraction.columns) % each)
+        channels = np.arange(contraction.columns) % contraction.channels
+        yield Gram(moment, contraction.blocks(), mean, channels)
 
 
 def sums(
     model: ir.Model,
     read: Sequence[Contraction],
     samples: Samples,
-    count: int,
+    places: int,
     generator: np.random.Generator,
-    open_session: Callable[[ir.Model], Session],
-    places: int | None = None,
+    open_session: OpenSession,
 ) -> list[Sums]:
     """Return for each contraction the sums over what it reads of all samples.
 
@@ -196,17 +193,15 @@ def sums(
         model: Any model; it is not changed.
         read: Contractions of its main graph, `measurable` ones.
         samples: Read once.
-        count: How many samples these are.
+        places: Of each sample, where a convolution is seen, at most; products are seen at all of theirs.
         generator: Chooses places of convolutions.
         open_session: Opens a model on the target.
-        places: Of each sample, where a convolution is seen, at most, and products are seen at all of theirs; None: as
-            many as `PRODUCTS` allows.
 
     Raises:
         RunError: The model does not run on the samples.
     """
-    result = [_nothing(each) for each in read]
-    _add(result, read, _seen(model, read, samples, count, generator, open_session, places))
+    result = [_nothing(contraction) for contraction in read]
+    _add(result, read, _seen(model, read, samples, places, generator, open_session))
     return result
 
 
@@ -214,29 +209,26 @@ def _seen(
     model: ir.Model,
     read: Sequence[Contraction],
     samples: Samples,
-    count: int,
-    generator: np.random.Generator,
-    open_session: Callable[[ir.Model], Session],
     places: int | None,
+    generator: np.random.Generator,
+    open_session: OpenSession,
 ) -> Iterator[tuple[int, Rows]]:
-    """Yield rows, each with the place in `read` of the contraction that reads them."""
+    """Yield rows, each with the index in `read` of the contraction that reads them; `places` None: as many as
+    `PRODUCTS` allows."""
     names = {contraction.data.name or "" for contraction in read}
     batches = samples.batches(batch_size(model, samples, kept=names))
     for batch, values in stream_values(model, names, batches, open_session):
-        for at, contraction in enumerate(read):
+        for index, contraction in enumerate(read):
             data = values[contraction.data.name or ""]
-            available = place_count(contraction, data)
-            share = available
+            share = available = place_count(contraction, data)
             if places is None:
                 wide = contraction.columns > WIDE
                 most = FEW if wide else int(PRODUCTS / (contraction.groups * contraction.columns**2))
-                share = max(1, most // count if contraction.kernel else most * batch.count // count)
+                share = (most if contraction.kernel else most * batch.count) // samples.count
             elif contraction.kernel:
                 share = places
-            chosen = np.arange(available)
-            if share < available:
-                chosen = np.sort(generator.choice(available, share, replace=False))
-            yield at, input_rows(contraction, data, chosen).astype(np.float32, copy=False)
+            chosen = choose_places(available, share, generator)
+            yield index, input_rows(contraction, data, chosen).astype(np.float32, copy=False)
 
 
 def _add(
@@ -244,13 +236,13 @@ def _add(
 ) -> None:
     """Add rows to what they belong to, in larger pieces: the product of few is as large a matrix as that of many."""
     waiting: dict[int, list[Rows]] = {}
-    for at, rows in pieces:
-        held = waiting.setdefault(at, [])
-        held.append(rows)
-        if sum(each.shape[1] for each in held) > read[at].columns:
-            found[at].add(np.concatenate(waiting.pop(at), axis=1))
-    for at, held in waiting.items():
-        found[at].add(np.concatenate(held, axis=1))
+    for index, rows in pieces:
+        kept = waiting.setdefault(index, [])
+        kept.append(rows)
+        if sum(piece.shape[1] for piece in kept) > read[index].columns:
+            found[index].add(np.concatenate(waiting.pop(index), axis=1))
+    for index, kept in waiting.items():
+        found[index].add(np.concatenate(kept, axis=1))
 
 
 def _nothing(contraction: Contraction) -> Sums:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,7 @@ from onnxslim.data import Samples
 from onnxslim.errors import RunError
 from onnxslim.observe.finite import FLOATS
 from onnxslim.observe.statistics import Observer, Query, Statistic
-from onnxslim.runtime.session import Session
-
-"""The element types of values that may be NaN or infinite."""
+from onnxslim.runtime.session import OpenSession
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +49,16 @@ def input_not_finite(samples: Samples) -> NotFinite | None:
             kind = _kind(array)
             if kind is None:
                 continue
-            before = found.get(name)
-            row = done + _first_row(array, batch.count)
-            first = NotFinite(f"the input {name}", kind, samples.number(row), 0) if before is None else before
-            found[name] = dataclasses.replace(first, samples=first.samples + _bad_rows(array, batch.count))
+            finite = _finite_rows(array, batch.count)
+            row = samples.number(done + int(np.argmin(finite)))
+            first = found.get(name, NotFinite(f"the input {name}", kind, row, 0))
+            found[name] = dataclasses.replace(first, samples=first.samples + int((~finite).sum()))
         done += batch.count
     return next(iter(found.values()), None)
 
 
 def first_not_finite(
-    model: ir.Model, samples: Samples, open_session: Callable[[ir.Model], Session], names: Collection[str] | None = None
+    model: ir.Model, samples: Samples, open_session: OpenSession, names: Collection[str] | None = None
 ) -> NotFinite | None:
     """Return where that begins which is not finite: an input, else a value of the main graph; None where all is finite.
 
@@ -104,19 +102,10 @@ def _kind(array: npt.NDArray[np.generic]) -> str | None:
     return "NaN" if np.isnan(array).any() else "infinite"
 
 
-def _rows(array: npt.NDArray[np.generic], count: int) -> npt.NDArray[np.bool_]:
+def _finite_rows(array: npt.NDArray[np.generic], count: int) -> npt.NDArray[np.bool_]:
     """Return for each sample of a batch whether its part of `array` is finite, shape [count]; [1] if it is shared."""
     finite = np.isfinite(array).reshape(count if array.ndim and len(array) == count else 1, -1)
     return np.asarray(finite.all(axis=1))
-
-
-def _first_row(array: npt.NDArray[np.generic], count: int) -> int:
-    return int(np.argmin(_rows(array, count)))
-
-
-def _bad_rows(array: npt.NDArray[np.generic], count: int) -> int:
-    rows = _rows(array, count)
-    return int((~rows).sum())
 
 
 def _beginning(kinds: Mapping[ir.Value, str]) -> ir.Value:

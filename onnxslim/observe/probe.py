@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx_ir.passes.common
 
 from onnxslim.data import Batch
 from onnxslim.model.edit import Editor
-from onnxslim.runtime.session import Session
+from onnxslim.runtime.session import OpenSession, Session
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -93,7 +93,7 @@ def run_on(session: Session, feeds: Feeds, outputs: Sequence[str] | None = None)
 
 
 def stream_values(
-    model: ir.Model, names: Iterable[str], batches: Iterable[Batch], open_session: Callable[[ir.Model], Session]
+    model: ir.Model, names: Iterable[str], batches: Iterable[Batch], open_session: OpenSession
 ) -> Iterator[tuple[Batch, dict[str, Any]]]:
     """Yield batches, each with the inputs of the model and the values `names`, by name.
 

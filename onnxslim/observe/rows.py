@@ -27,6 +27,14 @@ def place_count(contraction: Contraction, data: npt.NDArray[Any]) -> int:
     return math.prod(contraction.window.places(data.shape[2:]))
 
 
+def choose_places(available: int, wanted: int, generator: np.random.Generator) -> Indices:
+    """Return `wanted` of the places that there are, at least one, in order; all where there are no more."""
+    wanted = max(1, wanted)
+    if wanted >= available:
+        return np.arange(available)
+    return np.sort(generator.choice(available, wanted, replace=False))
+
+
 def correspond(contraction: Contraction, data: npt.NDArray[Any], result: npt.NDArray[Any]) -> bool:
     """Whether `result` has the places that a regular contraction makes of `data`, of which there are some."""
     if contraction.window is not None and data.size:
@@ -59,7 +67,7 @@ def input_rows(contraction: Contraction, data: npt.NDArray[Any], places: Indices
     flat_places: Indices = np.zeros((len(places), *[1] * rank), np.int64)
     for axis, index in enumerate(np.unravel_index(places, window.places(data.shape[2:]))):
         taps = index[:, None] * window.strides[axis] + np.arange(window.kernel[axis]) * window.dilations[axis]
-        shape = [len(places), *[-1 if other == axis else 1 for other in range(rank)]]
+        shape = [len(places), *[-1 if column == axis else 1 for column in range(rank)]]
         flat_places = flat_places * lengths[axis] + taps.reshape(shape)
     windows = np.take(padded.reshape(len(data), -1, data.shape[1]), flat_places.reshape(-1), axis=1)
     groups, taps_count = contraction.groups, math.prod(window.kernel)

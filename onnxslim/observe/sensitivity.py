@@ -60,22 +60,12 @@ class OutputDeviation:
             RunError: The changed model does not run.
         """
         outputs = self._outputs(changed)
-        errors: list[float] = []
+        errors: list[float | None] = []
         for name, own in self._parts.items():
             pairs = [(wanted[name], given.get(name)) for wanted, given in zip(self._reference, outputs, strict=True)]
-            for part in own:
-                deviation = Deviation()
-                for reference, array in pairs:
-                    if array is None or array.shape != reference.shape:
-                        errors.append(ANOTHER_SHAPE)
-                        break
-                    deviation.add(_cut(reference, part), _cut(array, part))
-                else:
-                    if deviation.reason is not None:
-                        errors.append(NOT_FINITE)
-                    elif deviation.relative is not None:
-                        errors.append(deviation.relative)
-        return float(np.mean(errors)) if errors else 0.0
+            errors += [_error(pairs, part) for part in own]
+        known = [error for error in errors if error is not None]
+        return float(np.mean(known)) if known else 0.0
 
     def _outputs(self, run: Run) -> list[dict[str, Floats]]:
         """Return the outputs of floats for each run, of rank 1 or more."""
@@ -84,6 +74,16 @@ class OutputDeviation:
             {name: np.atleast_1d(array.astype(np.float64)) for name, array in arrays.items() if array.dtype.kind == "f"}
             for arrays in results
         ]
+
+
+def _error(pairs: Sequence[tuple[Floats, Floats | None]], part: Part) -> float | None:
+    """Return the error of a part over all runs; None where the reference is zero there."""
+    deviation = Deviation()
+    for reference, array in pairs:
+        if array is None or array.shape != reference.shape:
+            return ANOTHER_SHAPE
+        deviation.add(_cut(reference, part), _cut(array, part))
+    return deviation.relative if deviation.reason is None else NOT_FINITE
 
 
 def _cut(array: Floats, part: Part) -> Floats:

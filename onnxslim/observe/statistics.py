@@ -19,7 +19,7 @@ from onnxslim.data import Batch, Samples
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.finite import check_finite
 from onnxslim.observe.probe import Probe, run_on
-from onnxslim.runtime.session import Session
+from onnxslim.runtime.session import OpenSession
 
 Array = npt.NDArray[np.float64]
 ChannelAxis = tuple[str, int]
@@ -92,9 +92,7 @@ class Observer:
         open_session: Opens a model on the target.
     """
 
-    def __init__(
-        self, model: ir.Model, queries: Collection[Query], open_session: Callable[[ir.Model], Session]
-    ) -> None:
+    def __init__(self, model: ir.Model, queries: Collection[Query], open_session: OpenSession) -> None:
         probe = Probe(model)
         wide: dict[str, ir.Value] = {}
         outputs: dict[Query, ir.Value] = {}
@@ -124,7 +122,7 @@ def observe(
     model: ir.Model,
     queries: Collection[Query],
     samples: Samples,
-    open_session: Callable[[ir.Model], Session],
+    open_session: OpenSession,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Query, Array]:
     """Return the answers to queries over all samples: of means those over all elements.
@@ -194,7 +192,7 @@ def channel_moments(
     model: ir.Model,
     channels: Sequence[ChannelAxis],
     samples: Samples,
-    open_session: Callable[[ir.Model], Session],
+    open_session: OpenSession,
     *,
     zeros: bool = False,
 ) -> dict[ChannelAxis, ChannelMoments]:

@@ -6,7 +6,7 @@ inputs once for every layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxslim.data import Batch
 from onnxslim.model.nesting import nodes_within, read_values
 from onnxslim.observe.probe import defaults
-from onnxslim.runtime.session import Session
+from onnxslim.runtime.session import OpenSession, Session
 
 Array = npt.NDArray[Any]
 
@@ -23,13 +23,11 @@ Array = npt.NDArray[Any]
 def early_order(graph: ir.Graph) -> list[ir.Node]:
     """Return the nodes of a graph, each as early as its inputs allow: a short branch before the end of a longer one."""
     depth: dict[ir.Value, int] = {}
-    keyed: list[tuple[int, int, ir.Node]] = []
-    for at, node in enumerate(graph):
-        level = 1 + max((depth.get(value, 0) for value in read_values(node)), default=0)
-        for value in node.outputs:
-            depth[value] = level
-        keyed.append((level, at, node))
-    return [node for _, _, node in sorted(keyed, key=lambda each: each[:2])]
+    levels: dict[ir.Node, int] = {}
+    for node in graph:
+        levels[node] = 1 + max((depth.get(value, 0) for value in read_values(node)), default=0)
+        depth.update(dict.fromkeys(node.outputs, levels[node]))
+    return sorted(graph, key=lambda node: levels[node])
 
 
 class Stream:
@@ -42,19 +40,17 @@ class Stream:
         open_session: Opens a model on the target.
     """
 
-    def __init__(self, model: ir.Model, batches: Sequence[Batch], open_session: Callable[[ir.Model], Session]) -> None:
+    def __init__(self, model: ir.Model, batches: Sequence[Batch], open_session: OpenSession) -> None:
         self._model = model
         self._order = early_order(model.graph)
         self._open = open_session
-        self._at = 0
+        self._place = 0
         given = defaults(model)
-        self._held: list[dict[str, Array]] = [{**given, **batch.feeds} for batch in batches]
+        self._batches: list[dict[str, Array]] = [{**given, **batch.feeds} for batch in batches]
+        """The values that are held of each batch, by name."""
         self.counts = [batch.count for batch in batches]
         """How many samples there are in each batch."""
-        self._last: dict[str, int] = {}
-        for at, node in enumerate(self._order):
-            for value in read_values(node):
-                self._last[value.name or ""] = at
+        self._last = {value.name or "": index for index, node in enumerate(self._order) for value in read_values(node)}
 
     @property
     def order(self) -> Sequence[ir.Node]:
@@ -63,7 +59,7 @@ class Stream:
 
     def __getitem__(self, name: str) -> list[Array]:
         """Return a value that is held, batch by batch."""
-        return [held[name] for held in self._held]
+        return [values[name] for values in self._batches]
 
     def ahead(self, name: str) -> Iterator[Array]:
         """Yield a value of the model batch by batch: as it is held, or computed of what is, without moving on.
@@ -74,12 +70,12 @@ class Stream:
         Raises:
             RunError: The model does not run on the samples.
         """
-        if name in self._held[0]:
+        if name in self._batches[0]:
             yield from self[name]
             return
-        session, names = self._segment({name})
-        for held in self._held:
-            yield session.run({each: held[each] for each in names})[name]
+        session, inputs = self._segment({name})
+        for values in self._batches:
+            yield session.run({read: values[read] for read in inputs})[name]
 
     def advance(self, place: int, keep: Collection[str] = ()) -> None:
         """Run the nodes before `place`, and drop what nobody reads from there on.
@@ -91,35 +87,35 @@ class Stream:
         Raises:
             RunError: The model does not run on the samples.
         """
-        nodes = self._order[self._at : place]
+        nodes = self._order[self._place : place]
 
         def wanted(name: str) -> bool:
             return self._last.get(name, -1) >= place or name in keep
 
         made = {value.name for node in nodes for value in node.outputs if value.name and wanted(value.name)}
         if made:
-            session, names = self._segment(made)
-            for held in self._held:
-                held.update(session.run({name: held[name] for name in names}))
+            session, inputs = self._segment(made)
+            for values in self._batches:
+                values.update(session.run({name: values[name] for name in inputs}))
         if nodes:
-            self._at = place
-        for held in self._held:
-            for name in [name for name in held if not wanted(name)]:
-                del held[name]
+            self._place = place
+        for values in self._batches:
+            for name in [name for name in values if not wanted(name)]:
+                del values[name]
 
     def _segment(self, made: Collection[str]) -> tuple[Session, list[str]]:
         """Return a session that computes `made` from what is held, and what it takes."""
         graph = self._model.graph
-        held = self._held[0]
-        starts = [value for node in graph for value in node.outputs if value.name in held]
-        starts += [value for value in graph.inputs if value.name in held]
+        known = self._batches[0]
+        starts = [value for node in graph for value in node.outputs if value.name in known]
+        starts += [value for value in graph.inputs if value.name in known]
         ends = [value for node in graph for value in node.outputs if value.name in made]
         inner = ir.convenience.extract(graph, starts, ends)
         read = {value for node in nodes_within(inner) for value in node.inputs if value is not None}
         for value in [value for value in inner.inputs if value not in read]:
             inner.inputs.remove(value)
         for value in inner.inputs:
-            array = held[value.name or ""]
+            array = known[value.name or ""]
             value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
             value.shape = ir.Shape([None] * array.ndim)
         model = ir.Model(inner, ir_version=self._model.ir_version, functions=list(self._model.functions.values()))

@@ -77,6 +77,10 @@ class TensorSpec:
         return cls(argument.name, DTYPES.get(argument.type), dimensions)
 
 
+OpenSession = Callable[[ir.Model], "Session"]
+"""Opens a model on the target."""
+
+
 def _symbol(size: object) -> str | None:
     return size if isinstance(size, str) and size not in ("", "?") else None
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
-from onnxslim.analysis.remaining_cost import MacsLeft, RemainingCost, bytes_left, parameters_left
+from onnxslim.analysis.remaining_cost import RemainingCost, macs_left, weights_left
 from onnxslim.pipeline.interface import Context, Note
 from onnxslim.runtime.layer_latency import LayerTimes
 from onnxslim.runtime.profile import quiet_milliseconds
@@ -97,9 +97,9 @@ class CutBudget:
                 lambda done, total: context.progress("timing layers", done, total),
             )
         elif kind is Share.MACS:
-            cost = MacsLeft(coupling, sized)
+            cost = macs_left(coupling, sized)
         else:
-            cost = (parameters_left if kind is Share.PARAMETERS else bytes_left)(coupling, model)
+            cost = weights_left(coupling, model, in_bytes=kind is Share.BYTES)
         return cls(kind, part, cost, cost(np.zeros(coupling.labels.count, np.bool_)), context)
 
     @property

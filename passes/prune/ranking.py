@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.cost import Cost
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
-from onnxslim.observe.gram import Gram, grams, held, measurable
+from onnxslim.observe.gram import Gram, grams, measurable, moment_bytes
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.pipeline.interface import Context, Note, remark
 
@@ -154,14 +154,14 @@ class Ranker:
         def turned() -> Iterator[tuple[int, list[tuple[Contraction, Gram]]]]:
             order = sorted(needed)
             chosen = [known[index] for index in order]
-            taken = grams(self.model, chosen, samples, samples.count, context.generator, context.open_session)
+            taken = grams(self.model, chosen, samples, context.generator, context.open_session)
             found = dict(zip(order, taken, strict=True)) if chosen else {}
             for group in turn:
                 yield group, [(known[index], found[index]) for index in of_group[group]]
 
         for index, readers in enumerate(of_group):
             more = needed | set(readers)
-            if turn and sum(held(known[reader]) for reader in more) > HELD:
+            if turn and sum(moment_bytes(known[reader]) for reader in more) > HELD:
                 yield from turned()
                 turn, more = [], set(readers)
             turn, needed = [*turn, index], more

@@ -81,7 +81,6 @@ def fit_again(model: ir.Model, teacher: ir.Model, stays: Kept, cost: Cost, conte
         teacher,
         chosen,
         samples,
-        samples.count,
         context.generator,
         context.open_session,
         lambda done, total: context.progress("refit", done, total),

@@ -219,7 +219,7 @@ class Sparsify(Pass):
         for part in np.array_split(np.arange(len(layers)), runs):
             group = [layers[index] for index in part]
             read = [layer.first for layer in group]
-            seen = sums(model, read, samples, count, context.generator, context.open_session, PLACES)
+            seen = sums(model, read, samples, PLACES, context.generator, context.open_session)
             for layer, total in zip(group, seen, strict=True):
                 choose = functools.partial(least, ratio=ratios[layer.weight], pattern=pattern)
                 fitted = [

@@ -19,7 +19,7 @@ from onnxslim.passes.simplify import Simplify
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import couple, groups
-from onnxslim.analysis.remaining_cost import MacsLeft
+from onnxslim.analysis.remaining_cost import macs_left
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import untie_vectors
 from onnxslim.analysis.specialize import specialize_shapes
@@ -56,7 +56,7 @@ def row(path: pathlib.Path) -> str:
         marks.append(time.perf_counter())
         found = [group for group in groups(coupling) if blocks(group, Limits(8, 0.8))]
         marks.append(time.perf_counter())
-        cost = MacsLeft(coupling, sized)
+        cost = macs_left(coupling, sized)
         scores = [np.linspace(0, 1, len(group.roots)) for group in found]
         whole = cost(np.zeros(coupling.labels.count, np.bool_))
         allocate(coupling, found, scores, 0.3 * whole, Limits(8, 0.8), cost)

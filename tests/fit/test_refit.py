@@ -38,7 +38,7 @@ def fitted(model: ir.Model, before: ir.Model) -> list[tuple[int, int]]:
     chosen = [Fit(each, 1, np.arange(each.outputs)) for each in contractions(model.graph) if fits(each)]
     told: list[tuple[int, int]] = []
     generator = np.random.default_rng(0)
-    refit(model, before, chosen, samples(model), len(IMAGES), generator, Session.of, lambda *each: told.append(each))
+    refit(model, before, chosen, samples(model), generator, Session.of, lambda *each: told.append(each))
     return told
 
 
@@ -85,7 +85,7 @@ def test_what_a_rectifier_cuts_off_need_not_be_right(monkeypatch: pytest.MonkeyP
         before, model = (built(text, kept=each, w=whole, b=np.full(12, -3, np.float32)) for each in masks)
         chosen = [Fit(each, 1, np.arange(12)) for each in contractions(model.graph) if fits(each)]
         given = open_samples({"x": x}, Session.of(model).inputs)
-        refit(model, before, chosen, given, len(x), np.random.default_rng(0), Session.of, lambda *_: None)
+        refit(model, before, chosen, given, np.random.default_rng(0), Session.of, lambda *_: None)
         wanted, now = (Session.of(each).run({"x": x})["y"] for each in (before, model))
         errors[rounds] = float(np.square(now - wanted).sum())
     assert errors[ROUNDS] < 0.98 * errors[0]
@@ -107,7 +107,7 @@ def test_layers_that_get_other_rows_than_before_are_fitted_to_those_that_corresp
         norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
         given = open_samples({"x": x}, Session.of(model).inputs)
         refit(
-            model, before, [Fit(each, 1, np.arange(4))], given, 256, np.random.default_rng(0), Session.of,
+            model, before, [Fit(each, 1, np.arange(4))], given, np.random.default_rng(0), Session.of,
             lambda *_: None, normalisations=[CutNormalisation(norm, 1, np.arange(4))],
         )  # fmt: skip
         held = model.graph.initializers["v"].const_value
@@ -124,7 +124,7 @@ def test_the_end_of_a_block_corrects_its_shortcut() -> None:
     (end,) = [each for each in contractions(model.graph) if each.weight.name == "w3"]
     generator = np.random.default_rng(0)
     wanted, cut = (Session.of(each).run({"x": IMAGES})["y"] for each in (before, model))
-    refit(model, before, [Fit(end, 1, np.arange(8))], samples(model), 256, generator, Session.of, lambda *each: None)
+    refit(model, before, [Fit(end, 1, np.arange(8))], samples(model), generator, Session.of, lambda *each: None)
     now = Session.of(model).run({"x": IMAGES})["y"]
     assert np.square(now - wanted).sum() < np.square(cut - wanted).sum() / 2
 

@@ -41,7 +41,7 @@ def test_outputs_squared_are_weights_times_gram(body, x, shape):
     session = Session.of(model)
     samples = open_samples({"x": data}, session.inputs)
     assert measurable(contraction)
-    (total,) = sums(model, [contraction], samples, 3, generator, Session.of)
+    (total,) = sums(model, [contraction], samples, 100, generator, Session.of)
     outputs = session.run({"x": data})["y"].astype(np.float64)
     weight = contraction.blocks()
     assert total.rows * contraction.outputs == outputs.size
@@ -54,7 +54,7 @@ def test_as_many_places_as_asked_for_are_seen():
     generator = np.random.default_rng(0)
     model, contraction = net("y = Conv (x, w)", w=np.ones((6, 4, 2, 2), np.float32))
     samples = open_samples({"x": generator.standard_normal((3, 4, 5, 5)).astype(np.float32)}, Session.of(model).inputs)
-    (total,) = sums(model, [contraction], samples, 3, generator, Session.of, places=5)
+    (total,) = sums(model, [contraction], samples, 5, generator, Session.of)
     assert total.rows == 3 * 5
 
 
@@ -83,7 +83,7 @@ def test_an_input_that_has_a_value_of_its_own_need_not_be_given():
     infer_shapes(model)
     (contraction,) = contractions(model.graph)
     samples = open_samples({"x": np.ones((3, 3), np.float32)}, Session.of(model).inputs)
-    (total,) = sums(model, [contraction], samples, 3, np.random.default_rng(0), Session.of)
+    (total,) = sums(model, [contraction], samples, 100, np.random.default_rng(0), Session.of)
     np.testing.assert_array_equal(total.products[0], total.rows)
 
 

@@ -11,7 +11,7 @@ from onnxslim.passes.prune.allocation import OVERSHOOT, Limits, allocate, blocks
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import ChannelGroup, couple, groups
-from onnxslim.analysis.remaining_cost import MacsLeft
+from onnxslim.analysis.remaining_cost import macs_left
 
 CHAIN = built(
     """g (float[1,3,8,8] x) => (float[1,4,8,8] y) {
@@ -63,7 +63,7 @@ def test_blocks_never_go_below_what_must_stay(count: int, width: int, align: int
 def test_macs_left_are_those_that_cost_counts(name: str) -> None:
     model = CHANNEL_MODELS[name]
     coupling = couple(model)
-    assert MacsLeft(coupling)(np.zeros(coupling.labels.count, np.bool_)) == measure_cost(model).macs
+    assert macs_left(coupling)(np.zeros(coupling.labels.count, np.bool_)) == measure_cost(model).macs
 
 
 def test_macs_of_what_is_frozen_and_of_long_axes_count() -> None:
@@ -72,7 +72,7 @@ def test_macs_of_what_is_frozen_and_of_long_axes_count() -> None:
         w=weight(4, 8), v=weight(8, 8),
     )  # fmt: skip
     coupling = couple(model)
-    assert MacsLeft(coupling)(np.zeros(coupling.labels.count, np.bool_)) == measure_cost(model).macs
+    assert macs_left(coupling)(np.zeros(coupling.labels.count, np.bool_)) == measure_cost(model).macs
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
@@ -86,9 +86,9 @@ def test_as_many_macs_go_as_were_asked_for(ratio: float) -> None:
         [np.ones(len(each.roots)) for each in found],
         round(ratio * total),
         Limits(8, 0.8),
-        MacsLeft(coupling),
+        macs_left(coupling),
     )
-    saved = 1 - MacsLeft(coupling)(choice.gone) / total
+    saved = 1 - macs_left(coupling)(choice.gone) / total
     assert ratio - 0.1 <= saved <= ratio + OVERSHOOT
     assert all((len(each.roots) - taken) % 8 == 0 for each, taken in zip(found, choice.taken, strict=True))
 
@@ -97,7 +97,7 @@ def test_the_least_important_channels_go_first() -> None:
     coupling = couple(CHAIN)
     found = groups(coupling)
     scores = [np.arange(len(each.roots), dtype=np.float64) for each in found]
-    choice = allocate(coupling, found, scores, measure_cost(CHAIN).macs // 8, Limits(8, 0.8), MacsLeft(coupling))
+    choice = allocate(coupling, found, scores, measure_cost(CHAIN).macs // 8, Limits(8, 0.8), macs_left(coupling))
     assert sorted(choice.taken) == [0, 8]
     (chosen,) = (each for each, taken in zip(found, choice.taken, strict=True) if taken)
     assert choice.gone[chosen.roots].tolist() == [True] * 8 + [False] * (len(chosen.roots) - 8)
@@ -107,5 +107,5 @@ def test_nothing_goes_where_nothing_is_asked_for_or_to_be_had() -> None:
     coupling = couple(CHAIN)
     found = groups(coupling)
     scores = [np.ones(len(each.roots)) for each in found]
-    assert not allocate(coupling, found, scores, 0, Limits(8, 0.8), MacsLeft(coupling)).gone.any()
-    assert not allocate(coupling, [], [], 100, Limits(8, 0.8), MacsLeft(coupling)).gone.any()
+    assert not allocate(coupling, found, scores, 0, Limits(8, 0.8), macs_left(coupling)).gone.any()
+    assert not allocate(coupling, [], [], 100, Limits(8, 0.8), macs_left(coupling)).gone.any()

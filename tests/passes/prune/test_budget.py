@@ -19,7 +19,7 @@ from story import make_context
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import Coupling, couple, groups
-from onnxslim.analysis.remaining_cost import Lengths, MacsLeft, bytes_left, elements_left, parameters_left
+from onnxslim.analysis.remaining_cost import Lengths, elements_left, macs_left, weights_left
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
@@ -69,7 +69,7 @@ def test_what_is_left_is_what_the_cut_model_costs(name: str) -> None:
     model = CHANNEL_MODELS[name].clone()
     coupling = couple(model)
     nothing = np.zeros(coupling.labels.count, np.bool_)
-    costs = parameters_left(coupling, model), bytes_left(coupling, model), elements_left(coupling, model)
+    costs = weights_left(coupling, model), weights_left(coupling, model, in_bytes=True), elements_left(coupling, model)
     cost = measure_cost(model)
     assert [costs[0](nothing), costs[1](nothing)] == [cost.parameters, cost.weight_bytes]
     assert costs[2](nothing) * 4 >= cost.activation_bytes - 64
@@ -103,7 +103,7 @@ def test_what_a_channel_saves_depends_on_what_is_counted() -> None:
     dense = next(group for group in found if len(group.roots) == 256)
     gone = coupling.labels.removed(dense.roots[:64])
     nothing = np.zeros_like(gone)
-    macs, parameters = MacsLeft(coupling), parameters_left(coupling, wide)
+    macs, parameters = macs_left(coupling), weights_left(coupling, wide)
     assert 1 - macs(gone) / macs(nothing) < 0.02
     assert 1 - parameters(gone) / parameters(nothing) > 0.2
     for cost, least in ((macs, 200), (parameters, 48)):
@@ -120,7 +120,7 @@ def test_the_same_share_of_every_group() -> None:
     coupling = couple(NET)
     found = groups(coupling)
     none = allocate_evenly(
-        coupling, found, [np.ones(len(g.roots)) for g in found], 0, Limits(8, 0.8), MacsLeft(coupling)
+        coupling, found, [np.ones(len(g.roots)) for g in found], 0, Limits(8, 0.8), macs_left(coupling)
     )
     assert not none.gone.any()
 

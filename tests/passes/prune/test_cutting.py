@@ -12,7 +12,7 @@ from onnxslim.passes.prune.cutting import cut
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.coupling import couple, groups
-from onnxslim.analysis.remaining_cost import MacsLeft
+from onnxslim.analysis.remaining_cost import macs_left
 from onnxslim.analysis.shapes import forget_shapes, infer_shapes
 from onnxslim.runtime.session import Session
 
@@ -61,7 +61,7 @@ def exactly(model: ir.Model, *, inferable: bool = True) -> tuple[ir.Model, int]:
         for value in model.graph.inputs
     }
     before = Session.of(model, optimize=False).run(feeds)
-    expected = measure_cost(model).macs - MacsLeft(coupling)(np.zeros_like(gone)) + MacsLeft(coupling)(gone)
+    expected = measure_cost(model).macs - macs_left(coupling)(np.zeros_like(gone)) + macs_left(coupling)(gone)
     cut(model, coupling, gone)
     assert measure_cost(model).macs == expected
     for name, array in Session.of(model, optimize=False).run(feeds).items():

@@ -67,7 +67,7 @@ def test_second_moments_are_those_of_the_samples() -> None:
     images = np.random.default_rng(0).normal(size=(40, 4, 6, 6)).astype(np.float32)
     samples = open_samples({"x": images}, Session.of(model).inputs)
     (each,) = contractions(model.graph)
-    (gram,) = grams(model, [each], samples, 40, np.random.default_rng(0), Session.of)
+    (gram,) = grams(model, [each], samples, np.random.default_rng(0), Session.of)
     made = Session.of(model).run({"x": images})["y"].transpose(0, 2, 3, 1).reshape(-1, 6)
     # The energy of the outputs is their variance, and a ridge on top.
     np.testing.assert_allclose(gram.energy, made.var(0).sum(), rtol=2 * RIDGE)
@@ -130,7 +130,7 @@ def test_a_wide_reader_is_known_by_few_rows() -> None:
     images = np.random.default_rng(0).normal(size=(64, channels, 3, 3)).astype(np.float32)
     (each,) = contractions(model.graph)
     samples = open_samples({"x": images}, Session.of(model).inputs)
-    (gram,) = grams(model, [each], samples, 64, np.random.default_rng(0), Session.of)
+    (gram,) = grams(model, [each], samples, np.random.default_rng(0), Session.of)
     assert isinstance(gram.moment[0], Thin)
     assert len(gram.moment[0].rows) == FEW
     made = Session.of(model).run({"x": images})["y"].transpose(0, 2, 3, 1).reshape(-1, 2)

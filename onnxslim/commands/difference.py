@@ -67,7 +67,7 @@ def compare_graphs(before: ir.Model, after: ir.Model, names: tuple[str, str] = (
         graph = model.graph
         differing = [node for node, key in zip(graph, own, strict=True) if key not in common]
         made = {output.name or "" for node in graph for output in node.outputs} - {""}
-        sides.append(_ModelNodes(made, differing, {node: at for at, node in enumerate(graph)}))
+        sides.append(_ModelNodes(made, differing, {node: place for place, node in enumerate(graph)}))
     regions: dict[tuple[tuple[str, ...], tuple[str, ...]], RewrittenRegion] = {}
     for pair in _regions(sides[BEFORE], sides[AFTER]):
         anonymous = _numbered(pair)
@@ -94,7 +94,7 @@ def _key(node: ir.Node, digests: dict[int, str]) -> Hashable:
 def _attribute_key(attribute: ir.Attr, digests: dict[int, str]) -> Hashable:
     graphs = [attribute.value] if isinstance(attribute.value, ir.Graph) else []
     if isinstance(attribute.value, list | tuple):
-        graphs = [each for each in attribute.value if isinstance(each, ir.Graph)]
+        graphs = [item for item in attribute.value if isinstance(item, ir.Graph)]
     if graphs:
         return tuple(
             (tuple(_key(node, digests) for node in graph), tuple(value.name for value in graph.outputs))
@@ -126,18 +126,18 @@ def _regions(before: _ModelNodes, after: _ModelNodes) -> list[tuple[list[ir.Node
             of = leaders[of]
         return of
 
-    for at, side in ((BEFORE, before), (AFTER, after)):
+    for index, side in ((BEFORE, before), (AFTER, after)):
         for node in side.nodes:
             for output in node.outputs:
                 if output.name:
-                    leaders[leader((at, output.name) if output.name not in anchors else output.name)] = leader(node)
+                    leaders[leader((index, output.name) if output.name not in anchors else output.name)] = leader(node)
             for name in _read(node):
                 if name not in anchors and name in side.values:
-                    leaders[leader((at, name))] = leader(node)
+                    leaders[leader((index, name))] = leader(node)
     found: dict[Hashable, tuple[list[ir.Node], list[ir.Node]]] = {}
-    for at, side in ((BEFORE, before), (AFTER, after)):
+    for index, side in ((BEFORE, before), (AFTER, after)):
         for node in side.nodes:
-            found.setdefault(leader(node), ([], []))[at].append(node)
+            found.setdefault(leader(node), ([], []))[index].append(node)
     return sorted(found.values(), key=lambda pair: min(_place(pair[BEFORE], before), _place(pair[AFTER], after)))
 
 
@@ -162,7 +162,7 @@ def _numbered(pair: tuple[list[ir.Node], list[ir.Node]]) -> tuple[tuple[str, ...
 
 
 def _changed_constants(pair: tuple[list[ir.Node], list[ir.Node]], digests: dict[int, str]) -> tuple[str, ...]:
-    held = [
+    constants = [
         {
             value.name: _digest(value.const_value, digests)
             for node in nodes
@@ -171,4 +171,4 @@ def _changed_constants(pair: tuple[list[ir.Node], list[ir.Node]], digests: dict[
         }
         for nodes in pair
     ]
-    return tuple(name for name, digest in held[BEFORE].items() if held[AFTER].get(name, digest) != digest)
+    return tuple(name for name, digest in constants[BEFORE].items() if constants[AFTER].get(name, digest) != digest)

@@ -44,7 +44,7 @@ def value_text(value: ir.Value, naming: Naming = str) -> str:
     sizes = [size if isinstance(size, int) else str(size) for size in tensor.shape]
     if math.prod(size for size in sizes if isinstance(size, int)) > SHORT or len(sizes) > 1:
         return f"{name}[{','.join(map(str, sizes))}]"
-    return f"{name}{{{', '.join(_element(each) for each in tensor.numpy().reshape(-1))}}}"
+    return f"{name}{{{', '.join(_element(element) for element in tensor.numpy().reshape(-1))}}}"
 
 
 def attribute_text(attribute: ir.Attr) -> str:
@@ -58,10 +58,10 @@ def attribute_text(attribute: ir.Attr) -> str:
         shape = ",".join(map(str, value.shape))
         if value.size > SHORT:
             return f"{value.dtype.name.lower()}[{shape}]"
-        elements = ", ".join(_element(each) for each in value.numpy().reshape(-1))
+        elements = ", ".join(_element(element) for element in value.numpy().reshape(-1))
         return f"{value.dtype.name.lower()}[{shape}] {{{elements}}}"
     if isinstance(value, list | tuple):
-        items = [_element(each) for each in value[:SHORT]] + (["..."] if len(value) > SHORT else [])
+        items = [_element(element) for element in value[:SHORT]] + (["..."] if len(value) > SHORT else [])
         return f"[{', '.join(items)}]"
     return _element(value)
 

@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 
 def _is_text(value: object) -> bool:
     if isinstance(value, list | tuple):
-        return all(_is_text(each) for each in value)
+        return all(_is_text(item) for item in value)
     return value is None or isinstance(value, str | os.PathLike | bool | int | float)
 
 

@@ -95,7 +95,7 @@ def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
     if isinstance(value, Mapping):
         value = list(value.items())
     if isinstance(value, list | tuple):
-        for each in value:
-            yield from _arrays(each)
+        for item in value:
+            yield from _arrays(item)
     elif value is not None:
         yield np.asarray(value)

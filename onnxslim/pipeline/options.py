@@ -105,14 +105,14 @@ def _option(pass_class: type[Pass], field: dataclasses.Field[Any], hint: Any) ->
     kind, text = typing.get_args(hint)[:2]
     optional = typing.get_origin(kind) in (typing.Union, types.UnionType)
     if optional:
-        (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
+        (kind,) = (part for part in typing.get_args(kind) if part is not type(None))
     if field.default is not dataclasses.MISSING:
         default = field.default
     elif field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     else:
         raise _undeclared(pass_class, f"{place} has no default: a pass must run without options")
-    choices = tuple(_choice(each) for each in kind) if _is_enum(kind) else ()
+    choices = tuple(_choice(member) for member in kind) if _is_enum(kind) else ()
     if not choices and kind not in TYPE_NAMES:
         raise _undeclared(pass_class, f"{place}: {kind} is no type that an option can have")
     name = f"one of {', '.join(choices)}" if choices else TYPE_NAMES[kind]
@@ -258,7 +258,7 @@ def _as_text(option: Option, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return "+".join(_escaped(each) for each in value)
+        return "+".join(_escaped(item) for item in value)
     if isinstance(value, str):
         # Text that happens to be "none" must not read as no value.
         return "%6Eone" if option.optional and value == NONE else _escaped(value)

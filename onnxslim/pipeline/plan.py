@@ -65,4 +65,4 @@ def gather(findings: Iterable[Finding]) -> tuple[Obstacle, ...]:
 
 def ordered(lines: Iterable[Planned]) -> tuple[Planned, ...]:
     """Sort: what is done most often first; among what is done nowhere, what fails most often first."""
-    return tuple(sorted(lines, key=lambda line: (-line.sites, -sum(each.count for each in line.obstacles))))
+    return tuple(sorted(lines, key=lambda line: (-line.sites, -sum(obstacle.count for obstacle in line.obstacles))))

@@ -67,7 +67,7 @@ def draw_probes(
     }
     names = [name for name in roles_of_dimensions(specs) if name in base]
     choices = [[(name, size) for size in SIZES if size != base[name]] for name in names]
-    turns = (each for turn in itertools.zip_longest(*choices) for each in turn if each is not None)
+    turns = (choice for turn in itertools.zip_longest(*choices) for choice in turn if choice is not None)
     elements = max(1, sum(sample[spec.name].size for spec in specs))
     for name, size in itertools.islice(turns, MOST - 1):
         recipe = SampleRecipe(tuple(specs), (), {**base, name: size})

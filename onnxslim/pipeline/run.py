@@ -166,25 +166,27 @@ def _without_what_does_not_pay(stages: list[Stage], judge: Judge, context: Conte
     if judge.request.goal is not Goal.LATENCY or not judge.request.timed:
         return stages
     faster = [
-        at for at, stage in enumerate(stages) if (stage.kept or stage.slow) and stage.lossy and stage.asked.speeds_up
+        index
+        for index, stage in enumerate(stages)
+        if (stage.kept or stage.slow) and stage.lossy and stage.asked.speeds_up
     ]
     speeds = {
-        at: speed.value
-        for at in faster[:-1]
-        if stages[at].kept and (speed := stages[at].outcome.verdict.speed) is not None
+        index: speed.value
+        for index in faster[:-1]
+        if stages[index].kept and (speed := stages[index].outcome.verdict.speed) is not None
     }
     if not speeds or min(speeds.values()) >= SAFE:
         return stages
-    at = min(speeds, key=lambda each: speeds[each])
-    context.progress(f"without {stages[at].asked.name}", 0, None)
-    tail = _again(stages[at + 1 :], stages[at].before, judge, context, with_slow=True)
+    index = min(speeds, key=lambda index: speeds[index])
+    context.progress(f"without {stages[index].asked.name}", 0, None)
+    tail = _again(stages[index + 1 :], stages[index].before, judge, context, with_slow=True)
     if tail is None:
         return stages
     ratio = judge.latency(stages[-1].after, tail[-1].after).ratio
     if ratio.low < GAIN:
         return stages
     why = Reason(ReasonCode.FASTER_WITHOUT, (ratio.value, ratio.low, ratio.high))
-    return [*stages[:at], dataclasses.replace(stages[at], left_out=why), *tail]
+    return [*stages[:index], dataclasses.replace(stages[index], left_out=why), *tail]
 
 
 def _with_what_is_left(stages: list[Stage], judge: Judge, context: Context) -> list[Stage]:
@@ -194,11 +196,11 @@ def _with_what_is_left(stages: list[Stage], judge: Judge, context: Context) -> l
     if budget is None or lost is None:
         return stages
     left = budget - max(0.0, lost.value)
-    able = (at for at, stage in enumerate(stages) if stage.kept and stage.lossy and stage.outcome.form.strength < 1)
-    at = next(able, None)
-    if at is None or left < LEFT * budget:
+    milder = [stage.kept and stage.lossy and stage.outcome.form.strength < 1 for stage in stages]
+    index = milder.index(True) if any(milder) else None
+    if index is None or left < LEFT * budget:
         return stages
-    stage = stages[at]
+    stage = stages[index]
     here = judge.loss(stage.after)
     used = 0.0 if here is None else max(0.0, here.value)
     allowed = Allowance(min(budget, used + GIVEN * left), budget, judge.request.confidence)
@@ -206,10 +208,10 @@ def _with_what_is_left(stages: list[Stage], judge: Judge, context: Context) -> l
     if not again.kept or again.outcome.form.strength == stage.outcome.form.strength:
         return stages
     again = dataclasses.replace(again, seconds=again.seconds + stage.seconds)
-    tail = _again(stages[at + 1 :], again.after, judge, context)
+    tail = _again(stages[index + 1 :], again.after, judge, context)
     if tail is None:
         return stages
-    stronger = [*stages[:at], again, *tail]
+    stronger = [*stages[:index], again, *tail]
     return stronger if _is_better(stages[-1].after, stronger[-1].after, judge) else stages
 
 

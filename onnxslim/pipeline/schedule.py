@@ -13,7 +13,7 @@ from onnxslim.pipeline.interface import Pass
 
 def with_needs(passes: Sequence[Pass]) -> tuple[Pass, ...]:
     """Return `passes` and, in front of each, what it `needs` and nobody asked for, with default options."""
-    asked = {each.name for each in passes}
+    asked = {step.name for step in passes}
     result: list[Pass] = []
 
     def add(step: Pass) -> None:

@@ -38,7 +38,7 @@ def print_groups(grouping: Grouping, console: Console) -> None:
         line(console, "8 x 4: each of the 8 takes 4 places with it. ~: an op mixes along them, as a norm does.")
     if grouping.frozen:
         table = plain_table("cannot be cut", "axes", "channels", "for example")
-        for each in grouping.frozen:
-            names = ", ".join(each.examples) + (", ..." if each.axes > len(each.examples) else "")
-            table.add_row(Text(each.reason), f"{each.axes:,}", f"{each.channels:,}", Text(names))
+        for row in grouping.frozen:
+            names = ", ".join(row.examples) + (", ..." if row.axes > len(row.examples) else "")
+            table.add_row(Text(row.reason), f"{row.axes:,}", f"{row.channels:,}", Text(names))
         console.print(table)

@@ -25,7 +25,7 @@ def to_json(record: Any) -> Any:
     if isinstance(record, Mapping):
         return {str(key): to_json(value) for key, value in record.items()}
     if isinstance(record, list | tuple):
-        return [to_json(each) for each in record]
+        return [to_json(item) for item in record]
     return record.value if isinstance(record, enum.Enum) else record
 
 

@@ -22,12 +22,12 @@ def print_plan(plan: ModelPlan, console: Console, *, verbose: bool = False) -> N
         verbose: Print every reason, not the most frequent ones of each rule.
     """
     line(console, f"{plan.path}: what would be done")
-    for each in plan.passes:
-        before, after = each.plan.nodes
-        line(console, f"\n{each.name} ({each.kind}): {before:,} -> {after:,} nodes", style="bold")
-        _print_done([row for row in each.plan.lines if row.sites], console)
-        _print_left([row for row in each.plan.lines if row.obstacles], console, None if verbose else TOP_REASONS)
-        if not each.plan.lines:
+    for step in plan.passes:
+        before, after = step.plan.nodes
+        line(console, f"\n{step.name} ({step.kind}): {before:,} -> {after:,} nodes", style="bold")
+        _print_done([row for row in step.plan.lines if row.sites], console)
+        _print_left([row for row in step.plan.lines if row.obstacles], console, None if verbose else TOP_REASONS)
+        if not step.plan.lines:
             line(console, "Nothing to do.")
 
 
@@ -44,13 +44,13 @@ def _print_done(rows: list[Planned], console: Console) -> None:
 def _print_left(rows: list[Planned], console: Console, limit: int | None) -> None:
     if not rows:
         return
-    rows = sorted(rows, key=lambda row: -sum(each.count for each in row.obstacles))
+    rows = sorted(rows, key=lambda row: -sum(obstacle.count for obstacle in row.obstacles))
     table = plain_table("would be left alone", "sites", "why", "such as")
     table.columns[1].justify = "right"
     for row in rows:
-        for at, obstacle in enumerate(row.obstacles[:limit]):
+        for index, obstacle in enumerate(row.obstacles[:limit]):
             example = Text(obstacle.example if obstacle.example != row.subject else "")
-            table.add_row(Text("" if at else row.subject), f"{obstacle.count:,}", Text(obstacle.reason), example)
+            table.add_row(Text("" if index else row.subject), f"{obstacle.count:,}", Text(obstacle.reason), example)
         if limit is not None and len(row.obstacles) > limit:
             table.add_row("", "", Text(f"and {len(row.obstacles) - limit} more reasons (--verbose)", "dim"), "")
     console.print(table)

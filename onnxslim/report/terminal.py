@@ -64,7 +64,7 @@ def print_data(data: DataSource, console: Console) -> None:
     """Print what was measured on; a warning where that means nothing."""
     line(console, data_words(data), style="bold yellow" if data.synthetic else "")
     if data.subsets:
-        used = (f"{each.purpose} {each.used:,} of {each.of:,}" for each in data.subsets)
+        used = (f"{subset.purpose} {subset.used:,} of {subset.of:,}" for subset in data.subsets)
         line(console, f"Samples used, drawn by chance: {'; '.join(used)}")
 
 
@@ -154,10 +154,10 @@ def print_layers(step: PassRecord, console: Console, *, limit: int | None) -> No
     table = plain_table(f"{step.name}: layers", "op", "", "before", "after", "MACs before", "MACs after")
     for column in table.columns[3:]:
         column.justify = "right"
-    heaviest = sorted(step.layers, key=lambda each: each.macs_after - each.macs_before)
-    for each in step.layers if limit is None else heaviest[:limit]:
-        counts = f"{each.before:,}", f"{each.after:,}", in_thousands(each.macs_before), in_thousands(each.macs_after)
-        table.add_row(Text(each.layer), each.op, each.quantity, *counts)
+    heaviest = sorted(step.layers, key=lambda row: row.macs_after - row.macs_before)
+    for row in step.layers if limit is None else heaviest[:limit]:
+        counts = f"{row.before:,}", f"{row.after:,}", in_thousands(row.macs_before), in_thousands(row.macs_after)
+        table.add_row(Text(row.layer), row.op, row.quantity, *counts)
     console.print(table)
     if limit is not None and len(step.layers) > limit:
         line(console, f"... and {len(step.layers) - limit:,} more layers (--verbose prints all)", style="dim")

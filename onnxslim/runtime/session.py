@@ -95,7 +95,7 @@ class Session:
         self.inputs = tuple(TensorSpec.of(argument) for argument in runtime.get_inputs())
         self.outputs = tuple(TensorSpec.of(argument) for argument in runtime.get_outputs())
         defaults = runtime.get_overridable_initializers()
-        self._kinds = {each.name: each.type for each in (*runtime.get_inputs(), *runtime.get_outputs(), *defaults)}
+        self._kinds = {value.name: value.type for value in (*runtime.get_inputs(), *runtime.get_outputs(), *defaults)}
         self._defaults = frozenset(argument.name for argument in defaults)
 
     @classmethod

@@ -41,15 +41,15 @@ def attempts_tried(passes: Sequence[PassRecord]) -> list[Tried]:
     speed = 1.0
     for number, step in enumerate(passes, 1):
         kept_speed = 1.0
-        for at, each in enumerate(step.attempts):
-            letter = _letter(at) if len(step.attempts) > 1 else ""
-            own = None if each.latency is None else speed * each.latency.value
+        for index, form in enumerate(step.attempts):
+            letter = _letter(index) if len(step.attempts) > 1 else ""
+            own = None if form.latency is None else speed * form.latency.value
             tried = Tried(
-                f"{number}{letter}", step.name, each.kept and step.kept, each.loss, each.size, own, each.reason
+                f"{number}{letter}", step.name, form.kept and step.kept, form.loss, form.size, own, form.reason
             )
             found.append(tried)
-            if tried.kept and each.latency is not None:
-                kept_speed = each.latency.value
+            if tried.kept and form.latency is not None:
+                kept_speed = form.latency.value
         speed *= kept_speed
     return found
 
@@ -59,31 +59,31 @@ def attempts_view(report: Report) -> dict[str, Any]:
     tried = attempts_tried(report.passes)
     drawings = [
         _loss_plot(
-            tried, "size", "Loss against size", "times smaller than the original", lambda each: each.size, report
+            tried, "size", "Loss against size", "times smaller than the original", lambda attempt: attempt.size, report
         ),
         _loss_plot(
-            tried, "speed", "Loss against speed", "times as fast as the original", lambda each: each.speed, report
+            tried, "speed", "Loss against speed", "times as fast as the original", lambda attempt: attempt.speed, report
         ),
     ]
     lists = [
         [
             {
-                "mark": each.mark,
-                "kept": each.kept,
-                "loss": "" if each.loss is None else _percent(each.loss),
-                "size": "" if each.size is None else f"{each.size:.2f}× smaller",
-                "reason": shortened(each.reason, 400),
+                "mark": attempt.mark,
+                "kept": attempt.kept,
+                "loss": "" if attempt.loss is None else _percent(attempt.loss),
+                "size": "" if attempt.size is None else f"{attempt.size:.2f}× smaller",
+                "reason": shortened(attempt.reason, 400),
             }
-            for each in tried
-            if each.mark.rstrip("abcdefghijklmnopqrstuvwxyz") == str(number)
+            for attempt in tried
+            if attempt.mark.rstrip("abcdefghijklmnopqrstuvwxyz") == str(number)
         ][:MOST]
         for number, _ in enumerate(report.passes, 1)
     ]
-    return {"attempt_plots": [each for each in drawings if each], "attempts": lists}
+    return {"attempt_plots": [plot for plot in drawings if plot], "attempts": lists}
 
 
-def _letter(at: int) -> str:
-    return chr(ord("a") + at % 26) * (1 + at // 26)
+def _letter(index: int) -> str:
+    return chr(ord("a") + index % 26) * (1 + index // 26)
 
 
 def _percent(loss: Interval) -> str:
@@ -99,22 +99,22 @@ def _loss_plot(
     report: Report,
 ) -> Plot | None:
     points = [
-        (each, each.loss, across)
-        for each in tried[:MOST]
-        if each.loss is not None and (across := read(each)) is not None
+        (form, form.loss, across)
+        for form in tried[:MOST]
+        if form.loss is not None and (across := read(form)) is not None
     ]
     if not points:
         return None
     budget = report.budget.max_drop
 
     def draw(axes: Axes) -> None:
-        for each, loss, across in points:
-            colour = GOOD if each.kept else BAD
+        for form, loss, across in points:
+            colour = GOOD if form.kept else BAD
             low, high = 100 * max(0.0, loss.value - loss.low), 100 * max(0.0, loss.high - loss.value)
             value = 100 * loss.value
             axes.errorbar([across], [value], yerr=[[low], [high]], fmt="none", ecolor=colour, alpha=0.5, linewidth=1.5)
-            axes.plot([across], [value], "o" if each.kept else "X", color=colour, markersize=10)
-            axes.annotate(each.mark, (across, value), (8, 6), textcoords="offset points", color=INK)
+            axes.plot([across], [value], "o" if form.kept else "X", color=colour, markersize=10)
+            axes.annotate(form.mark, (across, value), (8, 6), textcoords="offset points", color=INK)
         if budget is not None:
             axes.axhline(100 * budget, color=MUTED, linestyle="--", linewidth=1.2)
             axes.annotate(
@@ -126,8 +126,8 @@ def _loss_plot(
         axes.set_ylabel("lost, in %")
 
     words = "; ".join(
-        f"{each.mark} {shortened(each.name, 30)} {'' if each.kept else 'not '}kept: {_percent(loss)} at {across:.2f}"
-        for each, loss, across in points
+        f"{form.mark} {shortened(form.name, 30)} {'' if form.kept else 'not '}kept: {_percent(loss)} at {across:.2f}"
+        for form, loss, across in points
     )
     caption = "Circles were kept, crosses not; the numbers are those below. Lines: intervals of 95 %."
     return Plot(title, drawing(name, title, words, 250, draw), caption)

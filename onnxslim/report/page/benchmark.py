@@ -29,11 +29,13 @@ def benchmark_page(result: Benchmark) -> str:
             "tiles": _tiles(result),
             "rows": benchmark_rows(result),
             "missing": missing_figures(result),
-            "latency": latency_plot([(name, each.latency_ms) for name, each in zip(names, result.models, strict=True)]),
+            "latency": latency_plot(
+                [(name, model.latency_ms) for name, model in zip(names, result.models, strict=True)]
+            ),
             "apart": result.target.facts.own_process,
             "made": result.reproduction,
             "provenance": [
-                *[(f"model {at}", model.path) for at, model in enumerate(result.models, 1)],
+                *[(f"model {number}", model.path) for number, model in enumerate(result.models, 1)],
                 *provenance(result.target, result.seed, result.reproduction),
             ],
         },

@@ -41,7 +41,7 @@ def comparison_page(result: Comparison) -> str:
             "unlabelled": "" if labelled else result.reference_accuracy_reason or "",
             "fidelity": [figure.title for figure in FIGURES],
             "outputs": output_rows(result),
-            "slices": [(each.name, each.slices) for each in result.outputs if each.slices],
+            "slices": [(output.name, output.slices) for output in result.outputs if output.slices],
             "change": _change(result.difference),
             **breakdown_view(result.breakdown),
             "widths": [],

@@ -27,6 +27,6 @@ def provenance(target: Target, seed: int | None, made: Reproduction | None) -> l
 def warnings_view(diagnostics: Sequence[Diagnostic]) -> list[Diagnostic]:
     """Return warnings as they are shown: the first of them, and not too long."""
     return [
-        Diagnostic(each.code, shortened(each.message, 3 * LONGEST), shortened(each.hint, 3 * LONGEST))
-        for each in diagnostics[:TOP_WARNINGS]
+        Diagnostic(diagnostic.code, shortened(diagnostic.message, 3 * LONGEST), shortened(diagnostic.hint, 3 * LONGEST))
+        for diagnostic in diagnostics[:TOP_WARNINGS]
     ]

@@ -38,9 +38,9 @@ def breakdown_view(breakdown: Breakdown | None) -> dict[str, Any]:
     """Return what the template shows of a breakdown; empty lists where there is none."""
     if breakdown is None:
         return {"layers": [], "ops": [], "quantities": [], "errors": None, "untimed": ""}
-    known = [each for each in QUANTITIES if _total(breakdown.ops, each) > 0]
-    timed = any(cost.time_ms is not None for each in breakdown.ops for cost in (each.before, each.after))
-    reasons = [cost.time_reason for each in breakdown.ops for cost in (each.before, each.after) if cost.time_reason]
+    known = [quantity for quantity in QUANTITIES if _total(breakdown.ops, quantity) > 0]
+    timed = any(cost.time_ms is not None for row in breakdown.ops for cost in (row.before, row.after))
+    reasons = [cost.time_reason for row in breakdown.ops for cost in (row.before, row.after) if cost.time_reason]
     layers, rest = _split(breakdown.layers, known, TOP_LAYERS)
     ops, more = _split(breakdown.ops, known, TOP_OPS)
     return {
@@ -56,45 +56,45 @@ CostRow = LayerFigures | OpFigures
 
 
 def _total(figures: Sequence[CostRow], quantity: Quantity) -> float:
-    return sum(quantity[1](cost) or 0.0 for each in figures for cost in (each.before, each.after))
+    return sum(quantity[1](cost) or 0.0 for row in figures for cost in (row.before, row.after))
 
 
 def _split(figures: Sequence[CostRow], known: Sequence[Quantity], most: int) -> tuple[list[CostRow], list[CostRow]]:
     """Return the heaviest in the order in which they came, and the rest."""
     totals = [_total(figures, quantity) for quantity in known]
 
-    def weight(each: CostRow) -> float:
-        return max((_total([each], one) / total for one, total in zip(known, totals, strict=True)), default=0.0)
+    def weight(row: CostRow) -> float:
+        return max((_total([row], one) / total for one, total in zip(known, totals, strict=True)), default=0.0)
 
-    ranked = sorted(range(len(figures)), key=lambda at: -weight(figures[at]))
-    shown = {at for at in ranked[:most] if weight(figures[at]) >= SMALLEST or len(figures) <= most // 2}
-    return [each for at, each in enumerate(figures) if at in shown], [
-        each for at, each in enumerate(figures) if at not in shown
+    ranked = sorted(range(len(figures)), key=lambda index: -weight(figures[index]))
+    shown = {index for index in ranked[:most] if weight(figures[index]) >= SMALLEST or len(figures) <= most // 2}
+    return [row for index, row in enumerate(figures) if index in shown], [
+        row for index, row in enumerate(figures) if index not in shown
     ]
 
 
 def _layer_rows(layers: Sequence[CostRow], rest: Sequence[CostRow], known: Sequence[Quantity]) -> list[dict[str, Any]]:
     longest = _longest(layers, known)
     rows = []
-    for each in layers:
-        assert isinstance(each, LayerFigures)
+    for row in layers:
+        assert isinstance(row, LayerFigures)
         widths = (
             f"{change.before:,} → {change.after:,} {shortened(change.quantity, 40)}"
-            for change in each.changes
+            for change in row.changes
             if change.before != change.after and change.quantity != "bits"  # the types say it
         )
-        costs = (each.before, each.after) if each.before.weight_type or each.after.macs else ()
+        costs = (row.before, row.after) if row.before.weight_type or row.after.macs else ()
         types = dict.fromkeys(cost.weight_type for cost in costs if cost.weight_type)
-        reason = (each.sqnr_reason or "").partition(":")[0]
-        error = reason if each.sqnr_db is None else f"{each.sqnr_db:.1f} dB"
+        reason = (row.sqnr_reason or "").partition(":")[0]
+        error = reason if row.sqnr_db is None else f"{row.sqnr_db:.1f} dB"
         rows.append(
             {
-                "name": shortened(each.name, NAME),
-                "op": shortened(each.op, 40),
+                "name": shortened(row.name, NAME),
+                "op": shortened(row.op, 40),
                 "facts": ", ".join([" → ".join(types), *list(widths)[:4]]).strip(", "),
-                "bars": _bars(each, known, longest),
+                "bars": _bars(row, known, longest),
                 "error": shortened(error, 80),
-                "measured": each.sqnr_db is not None,
+                "measured": row.sqnr_db is not None,
             }
         )
     if rest:
@@ -115,11 +115,11 @@ def _op_rows(ops: Sequence[CostRow], rest: Sequence[CostRow], known: Sequence[Qu
     longest = _longest(ops, known)
     rows = [
         {
-            "name": shortened(each.op, 60),
-            "nodes": f"{each.before.nodes:,} → {each.after.nodes:,}" if each.before.nodes + each.after.nodes else "",
-            "bars": _bars(each, known, longest),
+            "name": shortened(row.op, 60),
+            "nodes": f"{row.before.nodes:,} → {row.after.nodes:,}" if row.before.nodes + row.after.nodes else "",
+            "bars": _bars(row, known, longest),
         }
-        for each in ops
+        for row in ops
     ]
     if rest:
         nodes = (sum(cost.nodes for cost in side) for side in zip(*((e.before, e.after) for e in rest), strict=True))
@@ -130,21 +130,21 @@ def _op_rows(ops: Sequence[CostRow], rest: Sequence[CostRow], known: Sequence[Qu
 
 def _longest(figures: Sequence[CostRow], known: Sequence[Quantity]) -> list[float]:
     return [
-        max((read(cost) or 0.0 for each in figures for cost in (each.before, each.after)), default=0.0)
+        max((read(cost) or 0.0 for row in figures for cost in (row.before, row.after)), default=0.0)
         for _, read, _ in known
     ]
 
 
-def _bars(each: CostRow, known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
+def _bars(row: CostRow, known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
     return [
-        _pair(read(each.before), read(each.after), show, most)
+        _pair(read(row.before), read(row.after), show, most)
         for (_, read, show), most in zip(known, longest, strict=True)
     ]
 
 
 def _rest(rest: Sequence[CostRow], known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
     return [
-        _pair(sum(read(each.before) or 0.0 for each in rest), sum(read(each.after) or 0.0 for each in rest), show, most)
+        _pair(sum(read(row.before) or 0.0 for row in rest), sum(read(row.after) or 0.0 for row in rest), show, most)
         for (_, read, show), most in zip(known, longest, strict=True)
     ]
 
@@ -158,7 +158,7 @@ def _pair(
 
 
 def _errors(layers: Sequence[LayerFigures]) -> Plot | None:
-    measured = [(place, each) for place, each in enumerate(layers, 1) if each.sqnr_db is not None]
+    measured = [(place, row) for place, row in enumerate(layers, 1) if row.sqnr_db is not None]
     if len(measured) < 2:
         return None
-    return error_plot([(place, each.name, each.sqnr_db or 0.0) for place, each in measured], len(layers))
+    return error_plot([(place, row.name, row.sqnr_db or 0.0) for place, row in measured], len(layers))

@@ -98,23 +98,23 @@ def _step(step: PassRecord, most: int) -> dict[str, Any]:
 
 def _widths(report: Report) -> list[dict[str, Any]]:
     """Return the layers that got thinner in passes that were kept, those first that save the most."""
-    changed = [(step, each) for step in report.passes if step.kept for each in step.layers]
+    changed = [(step, layer) for step in report.passes if step.kept for layer in step.layers]
     changed.sort(key=lambda pair: pair[1].macs_after - pair[1].macs_before)
-    longest = max((max(each.macs_before, each.macs_after) for _, each in changed), default=0)
+    longest = max((max(layer.macs_before, layer.macs_after) for _, layer in changed), default=0)
     return [
         {
-            "layer": shortened(each.layer, LONGEST),
-            "op": shortened(each.op, 60),
+            "layer": shortened(layer.layer, LONGEST),
+            "op": shortened(layer.op, 60),
             "step": shortened(step.name, 60),
-            "width": f"{each.before:,} → {each.after:,} {shortened(each.quantity, 60)}",
+            "width": f"{layer.before:,} → {layer.after:,} {shortened(layer.quantity, 60)}",
             "macs": Bars(
-                share(each.macs_before, longest),
-                share(each.macs_after, longest),
-                in_thousands(each.macs_before),
-                in_thousands(each.macs_after),
+                share(layer.macs_before, longest),
+                share(layer.macs_after, longest),
+                in_thousands(layer.macs_before),
+                in_thousands(layer.macs_after),
             ),
         }
-        for step, each in changed
+        for step, layer in changed
     ]
 
 

@@ -52,15 +52,15 @@ def latency_plot(models: Sequence[tuple[str, Percentiles]]) -> Plot:
         axes.set_yticks(list(places), [shortened(name, LABEL) for name, _ in models])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_ylim(0.3, len(models) + 0.7)
-        milliseconds_axis(axes, [time for _, each in models for time in (*each.quantiles[:1], each.p50, each.p99)])
+        milliseconds_axis(axes, [time for _, times in models for time in (*times.quantiles[:1], times.p50, times.p99)])
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
 
     colours = [BEFORE, *[AFTER] * (len(models) - 1)]
     words = "; ".join(
-        f"{shortened(name, 60)}: median {in_milliseconds(each.p50)}, 95 % within {in_milliseconds(each.p95)}, "
-        f"99 % within {in_milliseconds(each.p99)}"
-        for name, each in models
+        f"{shortened(name, 60)}: median {in_milliseconds(times.p50)}, 95 % within {in_milliseconds(times.p95)}, "
+        f"99 % within {in_milliseconds(times.p99)}"
+        for name, times in models
     )
     svg = drawing("latency", "Latency of one inference", words, 64 + 58 * len(models), draw)
     return Plot(
@@ -110,7 +110,7 @@ def error_plot(layers: Sequence[tuple[int, str, float]], count: int) -> Plot:
     """
 
     def draw(axes: Axes) -> None:
-        places, decibels = [place for place, _, _ in layers], [each for _, _, each in layers]
+        places, decibels = [place for place, _, _ in layers], [decibel for _, _, decibel in layers]
         axes.plot(places, decibels, color=AFTER, linewidth=1.5, alpha=0.6)
         axes.plot(places, decibels, "o", color=AFTER, markersize=7 if len(layers) < 60 else 4)
         axes.plot([worst[0]], [worst[2]], "o", color=BAD, markersize=9)

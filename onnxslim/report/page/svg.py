@@ -108,9 +108,9 @@ def _element(text: str, name: str, title: str, description: str) -> Markup:
     labels = f"{name}-title {name}-desc"
     root.attrib.update({"viewBox": box, "role": "img", "aria-labelledby": labels, "class": "plot"})
     for key, words in (("desc", description), ("title", title)):
-        said = ElementTree.Element(key, {"id": f"{name}-{key}"})
-        said.text = words
-        root.insert(0, said)
+        child = ElementTree.Element(key, {"id": f"{name}-{key}"})
+        child.text = words
+        root.insert(0, child)
     return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
 
 

@@ -79,32 +79,23 @@ __all__ = [
 ]
 
 HOMES = {
-    "Change": "onnxslim.pipeline.interface",
-    "Context": "onnxslim.pipeline.interface",
-    "Evidence": "onnxslim.quality.evidence",
-    "Figure": "onnxslim.quality.metric",
-    "Goal": "onnxslim.pipeline.interface",
-    "Kind": "onnxslim.pipeline.interface",
-    "LayerChange": "onnxslim.pipeline.interface",
-    "Metric": "onnxslim.quality.metric",
-    "Note": "onnxslim.pipeline.interface",
-    "NoteKind": "onnxslim.pipeline.interface",
-    "Pass": "onnxslim.pipeline.interface",
-    "Progress": "onnxslim.pipeline.interface",
-    "Recognition": "onnxslim.quality.metric",
-    "Report": "onnxslim.pipeline.records",
-    "Result": "onnxslim.commands.optimize",
-    "Samples": "onnxslim.data",
-    "bench": "onnxslim.commands.bench",
-    "compare": "onnxslim.commands.compare",
-    "inspect": "onnxslim.commands.inspect",
-    "left_alone": "onnxslim.pipeline.interface",
-    "open_model": "onnxslim.model",
-    "open_samples": "onnxslim.data",
-    "optimize": "onnxslim.api",
-    "remark": "onnxslim.pipeline.interface",
-    "save_model": "onnxslim.model",
-    "save_report": "onnxslim.report.destination",
+    name: module
+    for module, names in {
+        "onnxslim.api": "optimize",
+        "onnxslim.commands.bench": "bench",
+        "onnxslim.commands.compare": "compare",
+        "onnxslim.commands.inspect": "inspect",
+        "onnxslim.commands.optimize": "Result",
+        "onnxslim.data": "Samples open_samples",
+        "onnxslim.model": "open_model save_model",
+        "onnxslim.pipeline.interface": "Change Context Goal Kind LayerChange Note NoteKind Pass Progress "
+        "left_alone remark",
+        "onnxslim.pipeline.records": "Report",
+        "onnxslim.quality.evidence": "Evidence",
+        "onnxslim.quality.metric": "Figure Metric Recognition",
+        "onnxslim.report.destination": "save_report",
+    }.items()
+    for name in names.split()
 }
 """Where each name lives. ONNX Runtime takes a second to import: it is loaded when it is needed, not for ``--help``."""
 

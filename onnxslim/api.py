@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from onnxslim.commands.optimize import ReportWriter, Result
+from onnxslim.commands.optimize import Result
 from onnxslim.commands.optimize import optimize as run
 from onnxslim.pipeline.interface import Pass, Progress
 from onnxslim.pipeline.request import Data, ModelSource, Request, merge_recipe, read_goal
@@ -77,6 +77,7 @@ def optimize(
         OnnxslimError: One of its subclasses, as `onnxslim.errors` lists them. Nothing is written then.
     """
     reports = tuple(pathlib.Path(path) for path in ((report,) if isinstance(report, str | os.PathLike) else report))
+    check_destinations(reports)
     request = Request(
         model=model,
         recipe=merge_recipe(passes, recipe, max_drop=max_drop, seed=seed, confidence=confidence, as_written=as_written),
@@ -97,4 +98,4 @@ def optimize(
         breakdown=breakdown,
         progress=progress or Progress(),
     )
-    return run(request, ReportWriter(check_destinations, stage_reports))
+    return run(request, stage_reports)

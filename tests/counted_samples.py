@@ -26,10 +26,8 @@ class CountedSource:
     def count(self) -> int:
         return len(self._feeds)
 
-    def pieces(self, size: int) -> Iterator[Batch]:
-        return self.read(np.arange(len(self._feeds)), size)
-
-    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
+    def read(self, indices: npt.NDArray[np.int64] | None, size: int) -> Iterator[Batch]:
+        indices = np.arange(len(self._feeds)) if indices is None else indices
         for position, index in enumerate(indices):
             if position == 1:
                 self.streams[len(indices)] += 1

@@ -41,15 +41,13 @@ def examine(
 ) -> tuple[Diagnostic, ...]:
     """Return the problems of the samples as warnings; none where an input is a sequence, or nothing.
 
-    The checked samples are drawn with the seed.
-
     Args:
         model: The original in canonical form; not changed.
         session: Session of the original.
         calibration: Samples that calibrate.
         validation: Samples of another source that measure; None: they come from the same source.
         open_session: Opens a model on the target.
-        seed: Seed of the draw.
+        seed: Draws the samples that are checked.
         lossy: Names of the passes that learn from the samples.
         classes: Name of the output with a score per class; None: there is none.
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from onnxslim.data.samples import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,22 +76,6 @@ def exchanged_channels() -> Iterator[Mistake]:
 
 def wrong_ranges(channels: int) -> Iterator[Mistake]:
     """Yield the mistakes that shift and scale values, the most likely first."""
-    yield from _wrong_ranges(channels)
-    if channels == 3:
-        yield Mistake(FOLDED, "transpose them: NHWC to NCHW", folded=True)
-
-
-def exchanged_as_well(mistake: Mistake) -> Mistake:
-    """Return a mistake combined with exchanged channels."""
-    return dataclasses.replace(
-        mistake,
-        found=f"{mistake.found}, and {REVERSED}",
-        remedy=f"{mistake.remedy}; {REVERSE} first",
-        reversed=True,
-    )
-
-
-def _wrong_ranges(channels: int) -> Iterator[Mistake]:
     yield _mistake("they are pixels of 0 to 255 where 0 to 1 is wanted", "divide them by 255", 1 / 255, 0.0)
     yield _mistake("they are pixels of 0 to 1 where 0 to 255 is wanted", "multiply them by 255", 255.0, 0.0)
     fitting = [known for known in NORMALISATIONS if channels == 3 or len(known.mean) == 1]
@@ -108,6 +91,13 @@ def _wrong_ranges(channels: int) -> Iterator[Mistake]:
         yield _mistake("they are pixels of 0 to 255 whose mean was not subtracted", subtract, 1.0, -mean)
         found = "they are pixels of 0 to 1 where 0 to 255 less a mean is wanted"
         yield _mistake(found, f"multiply by 255, and {subtract}", 255.0, -mean)
+        yield Mistake(FOLDED, "transpose them: NHWC to NCHW", folded=True)
+
+
+def exchanged_as_well(mistake: Mistake) -> Mistake:
+    """Return a mistake combined with exchanged channels."""
+    found, remedy = f"{mistake.found}, and {REVERSED}", f"{mistake.remedy}; {REVERSE} first"
+    return dataclasses.replace(mistake, found=found, remedy=remedy, reversed=True)
 
 
 def _not_normalised(correct: Normalisation) -> Iterator[Mistake]:
@@ -137,10 +127,7 @@ def _between(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the scale and shift from values normalized with `used` to values normalized with `correct`.
 
-    Args:
-        used: The normalization that was applied.
-        correct: The normalization that the model expects.
-        exchange: The channels were exchanged after `used` was applied.
+    With `exchange` the channels were exchanged after `used` was applied.
     """
     step = -1 if exchange else 1
     mean, std = np.array(used.mean)[::step], np.array(used.std)[::step]

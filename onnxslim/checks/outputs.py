@@ -19,10 +19,7 @@ CONSTANT = 1e-3
 def check_outputs(session: Session, batches: Sequence[Batch], classes: str | None) -> list[Diagnostic]:
     """Return a warning if the original puts all samples into one class, or gives constant outputs.
 
-    Args:
-        session: Session of the original.
-        batches: Samples.
-        classes: Name of the output with a score per class, [N, C]; None: there is none.
+    `classes` is the name of the output with a score per class, [N, C]; None: there is none.
 
     Raises:
         RunError: The model does not run on the samples.

@@ -14,6 +14,7 @@ from onnxslim.data import Batch
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.runtime.session import Session
 
+CODE = "inputs-do-not-fit"
 PARTS = 16
 """Number of parts of the samples that are resampled for the standard error of a distance."""
 EARLY = 3
@@ -63,13 +64,9 @@ class Prepared:
 def check_preparation(
     model: ir.Model, batches: Sequence[Batch], open_session: Callable[[ir.Model], Session], seed: int
 ) -> list[Diagnostic]:
-    """Return a warning if the inputs do not fit the statistics in the BatchNormalizations of `model`.
+    """Return a warning if the inputs do not fit the statistics in the BatchNormalizations of `model`, the original.
 
-    Args:
-        model: The original; without BatchNormalizations there is no warning.
-        batches: Samples in random order.
-        open_session: Opens a model on the target.
-        seed: Seed of the resampling.
+    The samples are in random order; `seed` is that of their resampling.
 
     Raises:
         RunError: The model does not run on the samples.
@@ -89,14 +86,11 @@ def check_preparation(
     found = _exchanged(prepared, given, np.random.default_rng(seed))
     if found is None:
         return []
-    return [
-        Diagnostic(
-            "inputs-do-not-fit",
-            f"on {count} samples the inputs look as if {found.found}: with that undone they fit better what the "
-            "model's BatchNormalizations stored",
-            found.remedy,
-        )
-    ]
+    message = (
+        f"on {count} samples the inputs look as if {found.found}: with that undone they fit better what the model's "
+        "BatchNormalizations stored"
+    )
+    return [Diagnostic(CODE, message, found.remedy)]
 
 
 def _early(gauge: Gauge, given: SampleStatistics) -> float:
@@ -112,20 +106,10 @@ def _explain(prepared: Prepared, distance: float, count: int) -> list[Diagnostic
     if best is not None:
         mistake, left = best
         if left < EXPLAINS * distance and left < MISFIT + OF_FEW / count + EXPLAINS * MISFIT:
-            return [
-                Diagnostic(
-                    "inputs-do-not-fit",
-                    f"{message}: the inputs look as if {mistake.found}; without that they are {left:.2g} off",
-                    mistake.remedy,
-                )
-            ]
-    if distance > UNEXPLAINED:
-        return [
-            Diagnostic(
-                "inputs-do-not-fit", message, "prepare the samples as in training: scale, mean, std, channel order"
-            )
-        ]
-    return []
+            explained = f"{message}: the inputs look as if {mistake.found}; without that they are {left:.2g} off"
+            return [Diagnostic(CODE, explained, mistake.remedy)]
+    hint = "prepare the samples as in training: scale, mean, std, channel order"
+    return [Diagnostic(CODE, message, hint)] if distance > UNEXPLAINED else []
 
 
 def _likeliest(prepared: Prepared) -> tuple[Mistake, float] | None:

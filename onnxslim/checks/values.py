@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxslim.data import Batch
+from onnxslim.data.samples import Array
 from onnxslim.diagnostic import Diagnostic
-
-Array = npt.NDArray[Any]
 
 SMALLEST = 16
 """Minimum of elements of a sample for these checks."""

@@ -81,10 +81,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _fail("out of memory", None, "close other programs, or use a machine with more memory", 1)
     except Exception as error:
+        message = (str(error).strip() or "no message").splitlines()[0]
         hint = f"please report it, with the model if you can and with what {TRACEBACK}=1 makes this command print"
-        return _fail(f"bug in onnxslim: {type(error).__name__}: {_first_line(error)}", None, hint, 1)
+        return _fail(f"bug in onnxslim: {type(error).__name__}: {message}", None, hint, 1)
     finally:
-        _restore(before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _prepare_streams() -> None:
@@ -114,11 +116,6 @@ def _heed_requests_to_stop() -> dict[int, Any]:
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has it
     return {number: signal.signal(number, interrupt) for number in heeded}
-
-
-def _restore(handlers: dict[int, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def _drop_standard_output() -> None:
@@ -154,10 +151,6 @@ def _usage(error: Any, command: Any) -> tuple[str, str]:
         return f"there is no command {word}", did_you_mean(word, known) + f"the commands are: {', '.join(known)}"
     text = error.format_message().rstrip(".")
     return text[:1].lower() + text[1:], help_hint
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]
 
 
 def _warn_of_namesake() -> None:

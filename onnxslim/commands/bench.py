@@ -17,7 +17,7 @@ from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.data.trial_run import run_in_child
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import file_bytes, open_model
-from onnxslim.pipeline.records import Reproduction
+from onnxslim.pipeline.records import Reproduction, check_record
 from onnxslim.pipeline.request import Data
 from onnxslim.runtime.latency import Latency, Percentiles
 from onnxslim.runtime.session import Session
@@ -58,6 +58,9 @@ class Benchmark:
     source: Annotated[str, "the sample that was run"]
     models: Annotated[tuple[SpeedFigures, ...], "the first is what the others are compared with"]
     reproduction: Annotated[Reproduction | None, "how to measure it again"] = None
+
+    def __post_init__(self) -> None:
+        check_record(self)
 
 
 def bench(

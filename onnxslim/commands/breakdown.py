@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -48,7 +48,7 @@ class _ModelSide:
         return empty if self.untimed else dataclasses.replace(empty, time_ms=self.unknown)
 
     def cost(self, nodes: Iterable[ir.Node]) -> LayerCost:
-        members = [inner for node in nodes for inner in (node, *_inside(node))]
+        members = [inner for node in nodes for inner in (node, *_within(node))]
         tensors = [tensor for node in members for tensor in self.weights.get(node, ())]
         bytes_of: collections.Counter[str] = collections.Counter()
         for tensor in tensors:
@@ -84,7 +84,7 @@ def break_down(
         after: What became of it. Not changed.
         feeds: The sample that times are measured on; empty where nothing is run.
         target: Where the models run.
-        samples: What errors are measured on, the first few of it; None: they are not measured.
+        samples: What errors are measured on, a few of them; None: they are not measured.
         changes: What passes made of widths and ranks.
         timed: False times nothing.
     """
@@ -142,7 +142,7 @@ def _weights(model: ir.Model) -> dict[ir.Node, list[ir.TensorProtocol]]:
     return found
 
 
-def _inside(node: ir.Node) -> Iterable[ir.Node]:
+def _within(node: ir.Node) -> Iterator[ir.Node]:
     for graph in nested_graphs(node):
         yield from nodes_within(graph)
 
@@ -205,12 +205,9 @@ def _ops(models: Sequence[ir.Model], sides: Sequence[_ModelSide]) -> tuple[OpFig
     if any(side.unknown for side in sides):
         figures.append(OpFigures(ADDED, *(side.added() for side in sides)))
 
-    def weight(each: OpFigures) -> tuple[float, int, int]:
-        both = (each.before, each.after)
-        return (
-            -sum(cost.time_ms or 0.0 for cost in both),
-            -sum(cost.macs for cost in both),
-            -sum(cost.weight_bytes for cost in both),
-        )
+    def weight(figure: OpFigures) -> tuple[float, int, int]:
+        before, after = figure.before, figure.after
+        time = (before.time_ms or 0.0) + (after.time_ms or 0.0)
+        return time, before.macs + after.macs, before.weight_bytes + after.weight_bytes
 
-    return tuple(sorted(figures, key=weight))
+    return tuple(sorted(figures, key=weight, reverse=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -35,26 +34,23 @@ from onnxslim.runtime.latency import Latency, PairedLatency
 from onnxslim.runtime.timing import STARTS
 
 
-@dataclasses.dataclass(frozen=True)
-class Timed:
-    """How fast the original and the result are, or why that is not known."""
-
-    paired: PairedLatency | None
-    reason: str | None
-
-    @classmethod
-    def of(cls, judge: Judge, result: MeasuredModel, seconds: float = 3.0) -> Timed:
-        """Time the result against the original, unless nothing is to be timed."""
-        if not judge.request.timed:
-            return cls(None, NOT_ASKED)
-        try:
-            return cls(judge.latency(judge.run.original, result, seconds, STARTS), None)
-        except RunError as error:
-            return cls(None, f"not measured: {error.what}")
+def time_result(judge: Judge, result: MeasuredModel, seconds: float = 3.0) -> tuple[PairedLatency | None, str | None]:
+    """Return how fast the original and the result are, or why that is not known."""
+    if not judge.request.timed:
+        return None, NOT_ASKED
+    try:
+        return judge.latency(judge.run.original, result, seconds, STARTS), None
+    except RunError as error:
+        return None, f"not measured: {error.what}"
 
 
 def model_figures(
-    candidate: MeasuredModel, path: pathlib.Path, size_bytes: int, latency: Latency | None, timed: Timed, judge: Judge
+    candidate: MeasuredModel,
+    path: pathlib.Path,
+    size_bytes: int,
+    latency: Latency | None,
+    untimed: str | None,
+    judge: Judge,
 ) -> Figures:
     """Return the figures of the model that lies at `path`, takes `size_bytes` there and is open as `candidate`."""
     # none where nothing is run: MACs are then those of symbolic dimensions, which count as 1
@@ -80,27 +76,24 @@ def model_figures(
         throughput_per_s=latency.throughput_per_s if latency else None,
         accuracy=None if accuracy is None else accuracy.value,
         accuracy_interval=None if accuracy is None else (accuracy.low, accuracy.high),
-        latency_reason=timed.reason,
-        throughput_reason=timed.reason,
+        latency_reason=untimed,
+        throughput_reason=untimed,
         accuracy_reason=None if accuracy else unlabelled,
         **resources,
     )
 
 
-def ratios(before: Figures, after: Figures, timed: Timed) -> Ratios:
+def ratios(before: Figures, after: Figures, paired: PairedLatency | None, untimed: str | None) -> Ratios:
     """Return before / after."""
-
-    def ratio(original: int, result: int) -> float | None:
-        return original / result if result else None
-
+    none_left = "there are none left to compare with"
     return Ratios(
         size=before.size_bytes / after.size_bytes,
-        parameters=ratio(before.parameters, after.parameters),
-        macs=ratio(before.macs, after.macs),
-        latency=timed.paired.ratio if timed.paired else None,
-        parameters_reason=None if after.parameters else "there are none left to compare with",
-        macs_reason=None if after.macs else "there are none left to compare with",
-        latency_reason=timed.reason,
+        parameters=before.parameters / after.parameters if after.parameters else None,
+        macs=before.macs / after.macs if after.macs else None,
+        latency=paired.ratio if paired else None,
+        parameters_reason=None if after.parameters else none_left,
+        macs_reason=None if after.macs else none_left,
+        latency_reason=untimed,
     )
 
 
@@ -168,13 +161,8 @@ def make_report(
 ) -> Report:
     """Measure both ends and put the report together.
 
-    Args:
-        judge: Compares the result with the original.
-        result: The model as it stands after the last pass.
-        records: What became of the passes.
-        files: Where the original lies, and the result; this one alone in its folder but for weights.
-        digest: The hash of the file that came in; None where the model came in memory.
-        subsets: Which parts of the samples were used.
+    `files` are where the original lies, and the result, alone in its folder but for weights; `digest` is the hash of
+    the file that came in, None where the model came in memory.
 
     Raises:
         BudgetMissed: More is lost than may be.
@@ -182,13 +170,12 @@ def make_report(
     request, original, samples = judge.request, judge.run.original, judge.run.validation
     request.progress("measuring", 0, None)
     budget = check_budget(judge, result)
-    timed = Timed.of(judge, result)
-    paired = timed.paired
+    paired, untimed = time_result(judge, result)
     came_from, file = files
     after_bytes = sum(part.stat().st_size for part in file.parent.iterdir())
-    after = model_figures(result, file, after_bytes, paired.after if paired else None, timed, judge)
+    after = model_figures(result, file, after_bytes, paired.after if paired else None, untimed, judge)
     before_bytes = file_bytes(came_from, original.model)
-    before = model_figures(original, came_from, before_bytes, paired.before if paired else None, timed, judge)
+    before = model_figures(original, came_from, before_bytes, paired.before if paired else None, untimed, judge)
     fidelity, quality = closeness(result, judge)
     judged = judge.measure_quality(result)
     diagnostics = () if judged is None else quality_diagnostics(judged, labelled=samples.labelled)
@@ -203,7 +190,7 @@ def make_report(
         data=DataSource(samples.source, samples.count, samples.labelled, samples.synthetic, subsets=tuple(subsets)),
         before=before,
         after=after,
-        ratio=ratios(before, after, timed),
+        ratio=ratios(before, after, paired, untimed),
         fidelity=fidelity,
         quality=quality,
         budget=budget,

@@ -25,6 +25,7 @@ from onnxslim.pipeline.records import (
     OutputFigures,
     QualityFigures,
     Reproduction,
+    check_record,
 )
 from onnxslim.pipeline.request import Data
 from onnxslim.quality.choosing import MetricRequest, choose_metric
@@ -66,6 +67,9 @@ class Comparison:
     candidate_latency_reason: str | None = None
     speedup_reason: str | None = None
     diagnostics: Annotated[tuple[Diagnostic, ...], "warnings: what was found that the user should know"] = ()
+
+    def __post_init__(self) -> None:
+        check_record(self)
 
 
 def compare(

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Annotated
 
+import networkx as nx
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.commands.onnx_text import node_text, numbering
-from onnxslim.model.nesting import nested_graphs
+from onnxslim.model.nesting import read_values
 
 BEFORE, AFTER = 0, 1
 
@@ -52,13 +53,7 @@ class _ModelNodes:
 
 
 def compare_graphs(before: ir.Model, after: ir.Model, names: tuple[str, str] = ("before", "after")) -> Difference:
-    """Compare two models in canonical form, node by node.
-
-    Args:
-        before: The one model.
-        after: The other.
-        names: What they are called in the header.
-    """
+    """Compare two models in canonical form, node by node; `names` is what they are called in the header."""
     digests: dict[int, str] = {}
     keys = [[_key(node, digests) for node in model.graph] for model in (before, after)]
     common = set(keys[BEFORE]) & set(keys[AFTER])
@@ -118,41 +113,23 @@ def _digest(tensor: ir.TensorProtocol, digests: dict[int, str]) -> str:
 def _regions(before: _ModelNodes, after: _ModelNodes) -> list[tuple[list[ir.Node], list[ir.Node]]]:
     """Return the nodes of each region on both sides, in the order of the graphs."""
     anchors = before.values & after.values
-    leaders: dict[Hashable, Hashable] = {}
-
-    def leader(of: Hashable) -> Hashable:
-        while leaders.setdefault(of, of) != of:
-            leaders[of] = leaders[leaders[of]]
-            of = leaders[of]
-        return of
-
+    links: nx.Graph[Hashable] = nx.Graph()
+    for index, side in ((BEFORE, before), (AFTER, after)):
+        links.add_nodes_from(side.nodes)
+        for node in side.nodes:
+            read = {value.name for value in read_values(node)} & side.values - anchors
+            made = {output.name for output in node.outputs if output.name}
+            links.add_edges_from((node, name if name in anchors else (index, name)) for name in read | made)
+    parts = {member: number for number, part in enumerate(nx.connected_components(links)) for member in part}
+    found: dict[int, tuple[list[ir.Node], list[ir.Node]]] = {}
     for index, side in ((BEFORE, before), (AFTER, after)):
         for node in side.nodes:
-            for output in node.outputs:
-                if output.name:
-                    leaders[leader((index, output.name) if output.name not in anchors else output.name)] = leader(node)
-            for name in _read(node):
-                if name not in anchors and name in side.values:
-                    leaders[leader((index, name))] = leader(node)
-    found: dict[Hashable, tuple[list[ir.Node], list[ir.Node]]] = {}
-    for index, side in ((BEFORE, before), (AFTER, after)):
-        for node in side.nodes:
-            found.setdefault(leader(node), ([], []))[index].append(node)
+            found.setdefault(parts[node], ([], []))[index].append(node)
     return sorted(found.values(), key=lambda pair: min(_place(pair[BEFORE], before), _place(pair[AFTER], after)))
 
 
 def _place(nodes: Sequence[ir.Node], side: _ModelNodes) -> float:
     return min((side.places[node] / max(len(side.places), 1) for node in nodes), default=float("inf"))
-
-
-def _read(node: ir.Node) -> Iterable[str]:
-    """Yield the names of what a node reads, in its subgraphs too."""
-    for value in node.inputs:
-        if value is not None and value.name:
-            yield value.name
-    for graph in nested_graphs(node):
-        for inner in graph:
-            yield from _read(inner)
 
 
 def _numbered(pair: tuple[list[ir.Node], list[ir.Node]]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -110,9 +110,5 @@ def _tensor(value: ir.Value) -> TensorFigures:
     kind = "unknown" if value.type is None else type(value.type).__name__.removesuffix("Type").lower()
     if isinstance(value.type, ir.TensorType):
         kind = value.type.dtype.name.lower()
-    shape = () if value.shape is None else tuple(_dimension(size) for size in value.shape)
+    shape = tuple(size if isinstance(size, int) else size.value for size in value.shape or ())
     return TensorFigures(value.name or "", kind, shape)
-
-
-def _dimension(size: int | ir.SymbolicDim) -> int | str | None:
-    return size if isinstance(size, int) else size.value

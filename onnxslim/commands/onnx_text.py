@@ -24,12 +24,7 @@ def op_title(node: ir.Node) -> str:
 
 
 def node_text(node: ir.Node, naming: Naming = str) -> str:
-    """Return a node as a line of text.
-
-    Args:
-        node: The node. Subgraphs in its attributes are told by their number of nodes.
-        naming: Renames values; a comparison of regions up to names numbers them.
-    """
+    """Return a node as a line of text, its values renamed by `naming`; of subgraphs it tells the number of nodes."""
     outputs = ", ".join(naming(output.name or "") if output.name else "" for output in node.outputs).rstrip(", ")
     attributes = ", ".join(f"{name} = {attribute_text(node.attributes[name])}" for name in sorted(node.attributes))
     inputs = ", ".join("" if value is None else value_text(value, naming) for value in node.inputs)

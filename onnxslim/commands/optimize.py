@@ -43,14 +43,8 @@ MOST_REWRITTEN = 20_000
 100,000 nodes, and to open that chain without takes it 7 s."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportWriter:
-    """Writes reports; what they look like is a matter of the floor above."""
-
-    check: Callable[[Sequence[pathlib.Path]], None]
-    """Raises UsageError or OutputError, before any work, where a report cannot be written."""
-    stage: Callable[[Report, Sequence[pathlib.Path], Placement], None]
-    """Writes a report, for the placement to rename into place."""
+StageReports = Callable[[Report, Sequence[pathlib.Path], Placement], None]
+"""Writes a report, for the placement to rename into place; what it looks like is a matter of the floor above."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +69,12 @@ class Result:
 
 
 @patient_collector()
-def optimize(request: Request, reports: ReportWriter) -> Result:
+def optimize(request: Request, stage_reports: StageReports) -> Result:
     """Make a model smaller and faster, and measure that it still does its job.
 
     Args:
         request: What is asked for.
-        reports: Writes the report where the request asks for it; the files get their names with the result.
+        stage_reports: Writes the report where the request asks for it; the files get their names with the result.
 
     Raises:
         OnnxslimError: One of its subclasses, as `onnxslim.errors` lists them. Nothing is written then.
@@ -88,7 +82,6 @@ def optimize(request: Request, reports: ReportWriter) -> Result:
     started = time.perf_counter()
     model, path = open_source(request.model, inline=request.inline)
     check_request_places(request, model, path)
-    reports.check(request.reports)
     digest = None if path is None else hashing(path)
     generator = np.random.default_rng(request.seed)
     run = prepare_run(request, model, path, generator)
@@ -98,7 +91,7 @@ def optimize(request: Request, reports: ReportWriter) -> Result:
     warnings = examine_samples(judge, context)
     stages = run_passes(request.recipe.passes, judge, context)
     input_sha256 = None if digest is None else digest.result()
-    report = write_result(judge, stages, context.subsets, input_sha256, warnings, reports)
+    report = write_result(judge, stages, context.subsets, input_sha256, warnings, stage_reports)
     request.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
     return Result(stages[-1].after.model, report)
 
@@ -140,13 +133,7 @@ def check_request_places(request: Request, model: ir.Model, path: pathlib.Path |
 
 
 def prepare_run(request: Request, model: ir.Model, path: pathlib.Path | None, generator: np.random.Generator) -> Run:
-    """Return what a run works on: the original, opened, and its samples.
-
-    Args:
-        request: What is asked for.
-        model: The original.
-        path: Where it lies; None: in memory.
-        generator: Draws which samples measure.
+    """Return what a run works on: the original, opened, and its samples; `generator` draws which of them measure.
 
     Raises:
         RunError: ONNX Runtime refuses the model.
@@ -175,7 +162,7 @@ def prepare_run(request: Request, model: ir.Model, path: pathlib.Path | None, ge
 def _session(original: MeasuredModel, hint: str | None) -> Session:
     """Open the model that came in; where ONNX Runtime refuses it, give `hint`."""
     try:
-        return original.open()
+        return original.session
     except RunError as error:
         raise RunError(error.what, where=error.where, hint=hint) from error
 
@@ -233,17 +220,11 @@ def write_result(
     subsets: Sequence[Subset],
     input_sha256: str | None,
     warnings: Sequence[Diagnostic],
-    reports: ReportWriter,
+    stage_reports: StageReports,
 ) -> Report:
     """Sign the result, measure it where it will lie, and write it and its reports: all of them or none.
 
-    Args:
-        judge: Compares the result with the original.
-        stages: The passes that were run.
-        subsets: Which parts of the samples were used.
-        input_sha256: The hash of the file that came in; None: it came in memory.
-        warnings: What was found about the samples.
-        reports: Writes the report.
+    `warnings` are about the samples; `input_sha256` is of the file that came in, None: it came in memory.
 
     Raises:
         BudgetMissed: More is lost than may be.
@@ -277,7 +258,7 @@ def write_result(
         if request.reports or request.breakdown:
             request.progress("measuring layers", 0, None)
             report = dataclasses.replace(report, breakdown=measure_layers(judge, result, records))
-        reports.stage(report, request.reports, placement)
+        stage_reports(report, request.reports, placement)
     return report
 
 

@@ -56,7 +56,11 @@ def plan_model(path: str | os.PathLike[str], passes: str | None = None, *, inlin
     """
     model = open_model(path, inline=inline)
     target = detect_target("auto", None)
-    steps = _that_tell() if passes is None else schedule(list(parse_passes(passes)))
+    if passes is None:
+        found = (find_pass(name) for name in pass_names(ours=True))
+        steps = tuple(step() for step in found if step.kind is Kind.EXACT and _tells(step))
+    else:
+        steps = schedule(parse_passes(passes))
     context = Context(
         original=model,
         samples=no_samples() if all(map(_tells, steps)) else synthetic_samples(model, SAMPLES, target=target),
@@ -67,17 +71,11 @@ def plan_model(path: str | os.PathLike[str], passes: str | None = None, *, inlin
     planned = []
     current = model
     for step in steps:
-        clone = (current if passes is not None else model).clone()
-        planned.append(PlannedPass(step.name, option_values(step), step.judged_as.value, step.plan(clone, context)))
-        current = clone
+        current = (current if passes is not None else model).clone()
+        planned.append(PlannedPass(step.name, option_values(step), step.judged_as.value, step.plan(current, context)))
     return ModelPlan(os.fspath(Path(path)), tuple(planned))
 
 
 def _tells(step: Pass | type[Pass]) -> bool:
     """Whether a pass says of itself what it would do: it needs no samples, and the model need not run to find some."""
     return (step if isinstance(step, type) else type(step)).plan is not Pass.plan
-
-
-def _that_tell() -> tuple[Pass, ...]:
-    found = (find_pass(name) for name in pass_names(ours=True))
-    return tuple(step() for step in found if step.kind is Kind.EXACT and _tells(step))

@@ -32,7 +32,7 @@ def hashing(path: str | os.PathLike[str]) -> Future[str]:
 
 
 def sign(model: ir.Model, *, passes: str, seed: int, max_drop: float | None, input_sha256: str | None) -> None:
-    """Write the recipe, the seed and the hash of the input into the model's metadata.
+    """Write into the metadata of a result how it was made.
 
     Args:
         model: The result; changed in place.

@@ -37,12 +37,7 @@ def quality_figures(measured: Quality) -> QualityFigures:
 
 
 def quality_diagnostics(measured: Quality, *, labelled: bool) -> tuple[Diagnostic, ...]:
-    """Return what the user should know about how a model was judged.
-
-    Args:
-        measured: The quality of the result.
-        labelled: The samples carry labels.
-    """
+    """Return what the user should know about how a model was judged; `labelled`: the samples carry labels."""
     found = []
     if not measured.fits:
         message = "no task is recognised in the outputs: they are judged by the noise against their signal (SQNR)"

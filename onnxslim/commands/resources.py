@@ -18,13 +18,9 @@ from onnxslim.runtime.timing import cold_start
 def resource_figures(
     path: pathlib.Path, session: Session, feeds: Mapping[str, Any], latency: Latency | None
 ) -> dict[str, Any]:
-    """Return cold start, peak memory and energy under the keys that they have in `Figures`, reasons included.
+    """Return cold start, peak memory and energy of a model, as a file and opened, under the keys of `Figures`.
 
-    Args:
-        path: The model as a file.
-        session: The same, opened.
-        feeds: The sample that it runs on.
-        latency: What was timed of it, which may hold a cold start; None: nothing was.
+    Reasons are included. `latency` is what was timed of it, which may hold a cold start; None: nothing was.
     """
     memory, energy = peak_memory(path, feeds, session.target), measure_energy(session, feeds)
     cold, reason = cold_figures(latency, path, feeds, session.target)

@@ -30,54 +30,41 @@ def module_file(text: str) -> pathlib.Path | None:
 
 
 def import_function(text: str, option: str) -> Callable[..., Any]:
-    """Return the function named by ``module:function``; the module may be in the current directory.
-
-    Args:
-        text: The name as the user wrote it.
-        option: The option that it belongs to, for messages.
+    """Return the function that an option names, ``module:function``; the module may be in the current directory.
 
     Raises:
         BadOptionValue: The form is wrong, the module cannot be imported, or it has no such function.
     """
     if not names_function(text):
-        raise BadOptionValue(
-            f"{text!r} does not read module:function", where=option, hint="for example: mymodule:myfunction"
-        )
+        hint = "for example: mymodule:myfunction"
+        raise BadOptionValue(f"{text!r} does not read module:function", where=option, hint=hint)
+    where = f"{option} {text}"
     module_name, _, path = text.partition(":")
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
-        with foreign_code(f"{option} {text}"):
+        with foreign_code(where):
             found: Any = importlib.import_module(module_name)
             for name in path.split("."):
                 found = getattr(found, name)
     except ModuleNotFoundError as error:
-        raise BadOptionValue(
-            f"there is no module {error.name!r}", where=f"{option} {text}", hint=f"modules are looked for in {here} too"
-        ) from error
+        hint = f"modules are looked for in {here} too"
+        raise BadOptionValue(f"there is no module {error.name!r}", where=where, hint=hint) from error
     except AttributeError as error:
-        raise BadOptionValue(
-            f"the module {module_name} has no {path!r}",
-            where=f"{option} {text}",
-            hint="check the name behind the colon",
-        ) from error
+        hint = "check the name behind the colon"
+        raise BadOptionValue(f"the module {module_name} has no {path!r}", where=where, hint=hint) from error
     except BadOptionValue:
         raise
     except Exception as error:  # the user's module may raise any exception on import
-        raise BadOptionValue(
-            f"importing {module_name} raised {type(error).__name__}: {error}",
-            where=f"{option} {text}",
-            hint="import the module by itself to see where that comes from",
-        ) from error
+        what = f"importing {module_name} raised {type(error).__name__}: {error}"
+        hint = "import the module by itself to see where that comes from"
+        raise BadOptionValue(what, where=where, hint=hint) from error
     finally:
         sys.path.remove(here)
     if not callable(found):
-        raise BadOptionValue(
-            f"{path!r} is no function",
-            where=f"{option} {text}",
-            hint="name a function, or something else that can be called",
-        )
-    return found if isinstance(found, type) else guarded(found, f"{option} {text}")
+        hint = "name a function, or something else that can be called"
+        raise BadOptionValue(f"{path!r} is no function", where=where, hint=hint)
+    return found if isinstance(found, type) else guarded(found, where)
 
 
 def guarded(function: Callable[..., Any], where: str) -> Callable[..., Any]:

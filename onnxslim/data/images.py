@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxslim.data.files import opened
 from onnxslim.data.preprocess import EXAMPLE, pillow, preprocessor
-from onnxslim.data.samples import Array, Batch, BatchLayout
+from onnxslim.data.samples import Array, Batch, BatchLayout, Indices
 from onnxslim.data.table import LazyArray, fit_table
 from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.runtime.session import TensorSpec
@@ -42,13 +41,9 @@ class Images:
         """Number of images."""
         return len(self.paths)
 
-    def pieces(self, size: int) -> Iterator[Batch]:
-        """Yield all images, one at a time, since their sizes may differ."""
-        return self.read(np.arange(self.count, dtype=np.int64), size)
-
-    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Yield the images at `indices`, one at a time."""
-        for index in indices:
+    def read(self, indices: Indices | None, size: int) -> Iterator[Batch]:
+        """Yield the images at `indices` (None: all), one at a time, since their sizes may differ."""
+        for index in range(self.count) if indices is None else indices:
             path = self.paths[index]
             arrays = {self.spec.name: LazyArray.of(self._decode(path))}
             if self.classes:

@@ -94,24 +94,18 @@ def parse_preprocess(text: str) -> Preprocess:
         BadOptionValue: A key is unknown, or its value is invalid.
     """
     values: dict[str, Any] = {}
+    where = f"--preprocess {text}"
     for part in filter(None, text.split(":")):
         key, _, value = part.partition("=")
         if key not in READERS:
-            raise BadOptionValue(
-                f"there is no key {key!r}", where=f"--preprocess {text}", hint=f"the keys are: {', '.join(READERS)}"
-            )
+            raise BadOptionValue(f"there is no key {key!r}", where=where, hint=f"the keys are: {', '.join(READERS)}")
         try:
             values[key] = READERS[key](value)
         except ValueError as error:
-            raise BadOptionValue(
-                f"{key} cannot be {value!r}: {error}", where=f"--preprocess {text}", hint=EXAMPLE
-            ) from error
+            raise BadOptionValue(f"{key} cannot be {value!r}: {error}", where=where, hint=EXAMPLE) from error
     if 0.0 in values.get("std", ()) or values.get("scale") == 0.0:
-        raise BadOptionValue(
-            "std and scale divide: they cannot be 0",
-            where=f"--preprocess {text}",
-            hint="give the deviation of each channel, and 255 as scale",
-        )
+        hint = "give the deviation of each channel, and 255 as scale"
+        raise BadOptionValue("std and scale divide: they cannot be 0", where=where, hint=hint)
     return Preprocess(**values)
 
 
@@ -125,34 +119,25 @@ def preprocessor(text: str, spec: TensorSpec) -> Callable[[Any], Array]:
     if names_function(text):
         function = import_function(text, "--preprocess")
         return lambda image: np.asarray(function(image))
-    parsed = parse_preprocess(text)
+    parsed, where = parse_preprocess(text), f"--preprocess {text}"
     if len(spec.shape) != 4:
-        raise DataError(
-            f"the input {spec.name!r} of rank {len(spec.shape)} is no image",
-            where=f"--preprocess {text}",
-            hint="write a function image -> array and name it: --preprocess module:function",
-        )
+        hint = "write a function image -> array and name it: --preprocess module:function"
+        raise DataError(f"the input {spec.name!r} of rank {len(spec.shape)} is no image", where=where, hint=hint)
     layout = parsed.layout or ("nhwc" if spec.shape[3] in (1, 3) and spec.shape[1] not in (1, 3) else "nchw")
     channel_axis = LAYOUTS.index(layout) * 2 + 1
     color = parsed.color or ("gray" if spec.shape[channel_axis] == 1 else "rgb")
     channels = 1 if color == "gray" else 3
     for name, values in (("mean", parsed.mean), ("std", parsed.std)):
         if len(values) not in (0, 1, channels):
-            raise BadOptionValue(
-                f"{name} has {len(values)} values for {channels} channels",
-                where=f"--preprocess {text}",
-                hint="give one value, or one for each channel with / between",
-            )
+            hint = "give one value, or one for each channel with / between"
+            raise BadOptionValue(f"{name} has {len(values)} values for {channels} channels", where=where, hint=hint)
     height, width = (spec.shape[axis] for axis in ((2, 3) if layout == "nchw" else (1, 2)))
     if not parsed.size and not parsed.crop and isinstance(height, int) and isinstance(width, int):
         parsed = dataclasses.replace(parsed, size=(height, width))
     floating = spec.dtype is not None and spec.dtype.kind == "f"
     if not floating and (parsed.mean or parsed.std):
-        raise BadOptionValue(
-            "mean and std need an input of floats",
-            where=f"--preprocess {text}",
-            hint="leave both out: the input takes the pixels as they are",
-        )
+        hint = "leave both out: the input takes the pixels as they are"
+        raise BadOptionValue("mean and std need an input of floats", where=where, hint=hint)
     parsed = dataclasses.replace(parsed, layout=layout, color=color)
     return lambda image: apply_preprocess(parsed, image, floating=floating)
 

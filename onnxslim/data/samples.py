@@ -13,6 +13,8 @@ import numpy.typing as npt
 from onnxslim.errors import DataError
 
 Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
+"""Positions in a source, counted from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +60,8 @@ class Source(Protocol):
     def count(self) -> int:
         """Number of samples. A stream is read to its end to count them."""
 
-    def pieces(self, size: int) -> Iterator[Batch]:
-        """Yield all samples in order, at most `size` at a time."""
-
-    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Yield the samples at `indices`, in the order of `indices`, at most `size` at a time."""
+    def read(self, indices: Indices | None, size: int) -> Iterator[Batch]:
+        """Yield the samples at `indices`, in their order (None: all, in the source's), at most `size` at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,7 @@ class SampleSubset:
     """The samples of a source at given positions."""
 
     inner: Source
-    indices: npt.NDArray[np.int64]
+    indices: Indices
 
     @property
     def layout(self) -> BatchLayout:  # noqa: D102  the protocol says it
@@ -80,25 +79,8 @@ class SampleSubset:
     def count(self) -> int:  # noqa: D102  the protocol says it
         return len(self.indices)
 
-    def pieces(self, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
-        return self.inner.read(self.indices, size)
-
-    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
-        return self.inner.read(self.indices[indices], size)
-
-
-@dataclasses.dataclass(frozen=True)
-class EmptySource:
-    """A source without samples, for runs that never run the model."""
-
-    layout: BatchLayout = BatchLayout(None)
-    count: int = 0
-
-    def pieces(self, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
-        return iter(())
-
-    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
-        return iter(())
+    def read(self, indices: Indices | None, size: int) -> Iterator[Batch]:  # noqa: D102  the protocol says it
+        return self.inner.read(self.indices if indices is None else self.indices[indices], size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +130,7 @@ class Samples:
         """Yield all samples, `size` at a time (None: 1); the last batch may be smaller.
 
         A fixed batch size of the model overrides `size`, and samples that do not fill the last batch are left out. Of
-        `one_by_one` the size is 1.
-        Samples of different shapes never share a batch.
+        `one_by_one` the size is 1. Samples of different shapes never share a batch.
 
         Raises:
             DataError: A file cannot be read, or a value does not fit the type of its input.
@@ -157,7 +138,7 @@ class Samples:
         layout = self._origin.layout
         batch_size = layout.batch or (size if self._joined else None) or 1
         pending: list[Batch] = []
-        for piece in self._origin.pieces(batch_size):
+        for piece in self._origin.read(None, batch_size):
             if pending and not _alike(pending[-1], piece, layout.shared):
                 if layout.batch is None:
                     yield _join(pending, layout.shared)
@@ -239,20 +220,15 @@ class Samples:
         first, second = (fewer, rest) if len(fewer) == share else (rest, fewer)
         return self._part(first), self._part(second)
 
-    def _part(self, positions: npt.NDArray[np.int64]) -> Samples:
+    def _part(self, positions: Indices) -> Samples:
         subset = SampleSubset(self._origin, positions)
         return Samples(subset, self.source, synthetic=self.synthetic, joined=self._joined)
 
 
-def draw_positions(total: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+def draw_positions(total: int, count: int, generator: np.random.Generator) -> Indices:
     """Return `count` of `total` positions, ascending, one from each of `count` stretches of nearly equal length.
 
     Source: Cochran, "Sampling Techniques", section 8.4: stratified sampling with one unit per stratum.
-
-    Args:
-        total: Number of positions.
-        count: Number of positions to draw, at most `total`.
-        generator: Random generator.
     """
     edges = np.arange(count + 1, dtype=np.int64) * total // max(count, 1)
     return generator.integers(edges[:-1], edges[1:])

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from onnxslim.data.samples import Batch, BatchLayout
+from onnxslim.data.samples import Batch, BatchLayout, Indices
 from onnxslim.data.table import ArrayTable, LazyArray, fit_table
 from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.runtime.session import TensorSpec
@@ -44,18 +43,15 @@ class TableSequence:
         """Number of samples in all tables."""
         return sum(table.count for table in self.tables)
 
-    def pieces(self, size: int) -> Iterator[Batch]:
-        """Yield all samples in order, at most `size` at a time."""
-        return self.read(np.arange(self.count, dtype=np.int64), size)
-
-    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Yield the samples at `indices` in that order, at most `size` at a time; each file is opened once."""
+    def read(self, indices: Indices | None, size: int) -> Iterator[Batch]:
+        """Yield the samples at `indices` in that order (None: all), `size` at a time; each file is opened once."""
+        indices = np.arange(self.count, dtype=np.int64) if indices is None else indices
         if len(self.tables) > 1 and _unsorted(indices):
             yield from reordered(indices, self._read)
         else:
             yield from self._read(indices, size)
 
-    def _read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
+    def _read(self, indices: Indices, size: int) -> Iterator[Batch]:
         starts = np.cumsum([0] + [table.count for table in self.tables])
         owners = np.searchsorted(starts, indices, side="right") - 1
         begin = 0
@@ -68,20 +64,15 @@ class TableSequence:
             begin = end
 
 
-def _unsorted(indices: npt.NDArray[np.int64]) -> bool:
+def _unsorted(indices: Indices) -> bool:
     return bool((np.diff(indices) < 0).any())
 
 
-def reordered(
-    indices: npt.NDArray[np.int64], read: Callable[[npt.NDArray[np.int64], int], Iterator[Batch]]
-) -> Iterator[Batch]:
+def reordered(indices: Indices, read: Callable[[Indices, int], Iterator[Batch]]) -> Iterator[Batch]:
     """Yield the samples at `indices` in that order, from a source that is best read in ascending order.
 
-    Samples that are not yet due are kept in memory, at most `len(indices)`.
-
-    Args:
-        indices: Positions in any order.
-        read: Yields the samples at ascending positions, at most the given number at a time.
+    Samples that are not yet due are kept in memory, at most `len(indices)`. `read` yields the samples at ascending
+    positions, at most the given number at a time.
     """
     order = np.argsort(indices, kind="stable")
     waiting: dict[int, Batch] = {}
@@ -130,19 +121,17 @@ class FunctionSource:
         assert self._count is not None, "the tables were read to their end"
         return self._count
 
-    def pieces(self, size: int) -> Iterator[Batch]:
-        """Yield the samples of a new call of the function in order, at most `size` at a time."""
-        for table in self._tables():
-            yield from TableSequence((table,), table.layout).pieces(size)
-
-    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Yield the samples at `indices` in that order, at most `size` at a time."""
-        if _unsorted(indices):
+    def read(self, indices: Indices | None, size: int) -> Iterator[Batch]:
+        """Yield the samples of a new call of the function at `indices`, in that order (None: all), `size` at a time."""
+        if indices is None:
+            for table in self._tables():
+                yield from TableSequence((table,), table.layout).read(None, size)
+        elif _unsorted(indices):
             yield from reordered(indices, self._read)
         else:
             yield from self._read(indices, size)
 
-    def _read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
+    def _read(self, indices: Indices, size: int) -> Iterator[Batch]:
         start = consumed = 0
         for table in self._tables():
             end = int(np.searchsorted(indices, start + table.count, side="left"))

@@ -20,7 +20,8 @@ import onnx_ir as ir
 from onnxslim.analysis.tied import tied_sizes
 from onnxslim.data.input_semantics import ONES, RATE, ZEROS, index_bound
 from onnxslim.data.room import free_bytes
-from onnxslim.data.samples import Array, Batch, BatchLayout, EmptySource, Samples, TrialRun
+from onnxslim.data.samples import Array, Batch, BatchLayout, Indices, Samples, TrialRun
+from onnxslim.data.sources import TableSequence
 from onnxslim.data.table import kind
 from onnxslim.errors import DataError, RunError
 from onnxslim.runtime.session import Session, TensorSpec
@@ -69,9 +70,7 @@ def always(number: float) -> Draw:
 def candidates(spec: TensorSpec, value: ir.Value | None) -> tuple[Draw, ...]:
     """Return ways to draw values for an input, the most likely first.
 
-    Args:
-        spec: Name, type and shape of the input in the session.
-        value: The graph's input, whose uses show its meaning; None: unknown.
+    The uses of `value`, the input in the graph, show its meaning (None: unknown).
 
     Raises:
         DataError: The input is not a tensor.
@@ -103,7 +102,7 @@ def candidates(spec: TensorSpec, value: ir.Value | None) -> tuple[Draw, ...]:
 def roles_of_dimensions(inputs: Sequence[TensorSpec]) -> dict[str, str]:
     """Return the role of each symbolic dimension: ``batch``, ``spatial`` or ``sequence``.
 
-    A dimension without a name gets the name ``input[axis]``. Dimensions that are sums of others are left out.
+    It is by `dimension_name`. Dimensions that are sums of others are left out.
     """
     roles: dict[str, str] = {}
     symbols = {size for spec in inputs for size in spec.shape if isinstance(size, str)}
@@ -113,7 +112,7 @@ def roles_of_dimensions(inputs: Sequence[TensorSpec]) -> dict[str, str]:
                 continue
             state = axis == 1 and len(spec.shape) == 3 and isinstance(spec.shape[0], int)  # [layers, batch, hidden]
             role = "batch" if axis == 0 or state else "spatial" if len(spec.shape) >= 4 else "sequence"
-            name = _dimension(spec, axis)
+            name = dimension_name(spec, axis)
             roles[name] = "batch" if "batch" in (role, roles.get(name)) else role
     return roles
 
@@ -124,7 +123,8 @@ def _terms(symbol: str, symbols: Collection[str]) -> list[str]:
     return terms if len(terms) > 1 and all(term.isdigit() or term in symbols for term in terms) else []
 
 
-def _dimension(spec: TensorSpec, axis: int) -> str:
+def dimension_name(spec: TensorSpec, axis: int) -> str:
+    """Return the name of a symbolic dimension: its own, or ``input[axis]``."""
     size = spec.shape[axis]
     return size if isinstance(size, str) else f"{spec.name}[{axis}]"
 
@@ -141,7 +141,7 @@ class SampleRecipe:
     def shape(self, spec: TensorSpec) -> tuple[int, ...]:
         """Return the shape of an input with all symbolic dimensions replaced by their sizes."""
         return tuple(
-            size if isinstance(size, int) else self._size(_dimension(spec, axis))
+            size if isinstance(size, int) else self._size(dimension_name(spec, axis))
             for axis, size in enumerate(spec.shape)
         )
 
@@ -191,13 +191,9 @@ class SyntheticSource:
         shared = frozenset(spec.name for spec in self.recipe.inputs if not spec.shape)
         return BatchLayout(None if free and one else 1, shared)
 
-    def pieces(self, size: int) -> Iterator[Batch]:
-        """Yield all samples, one at a time."""
-        return self.read(np.arange(self.count, dtype=np.int64), size)
-
-    def read(self, indices: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
-        """Yield the samples at `indices`, one at a time."""
-        for index in indices:
+    def read(self, indices: Indices | None, size: int) -> Iterator[Batch]:
+        """Yield the samples at `indices` (None: all), one at a time."""
+        for index in range(self.count) if indices is None else indices:
             yield Batch(self.recipe.feeds(np.random.default_rng([self.seed, int(index)])))
 
 
@@ -296,7 +292,7 @@ def _tied(model: ir.Model, inputs: Sequence[TensorSpec]) -> dict[str, int]:
     except Exception:  # the model runs, but shape inference or a signature does not support it
         return {}
     symbolic = ((spec, axis) for spec in inputs for axis, size in enumerate(spec.shape) if not isinstance(size, int))
-    return {_dimension(spec, axis): tied[spec.name, axis] for spec, axis in symbolic if (spec.name, axis) in tied}
+    return {dimension_name(spec, axis): tied[spec.name, axis] for spec, axis in symbolic if (spec.name, axis) in tied}
 
 
 def _fitting(
@@ -305,7 +301,7 @@ def _fitting(
     """Return candidate sizes of each symbolic dimension: a known size first, then those that keep inputs small."""
     limits: dict[str, float] = {}
     for spec in inputs:
-        names = [_dimension(spec, axis) for axis, size in enumerate(spec.shape) if not isinstance(size, int)]
+        names = [dimension_name(spec, axis) for axis, size in enumerate(spec.shape) if not isinstance(size, int)]
         free = [name for name in names if name not in known and dimensions.get(name) != "batch"]
         fixed = math.prod([size for size in spec.shape if isinstance(size, int)])
         fixed *= math.prod(known.get(name, 1) for name in names)
@@ -326,7 +322,7 @@ def _least_elements(inputs: Sequence[TensorSpec]) -> int:
 
 def no_samples() -> Samples:
     """Return an empty source of samples, for runs that never run the model."""
-    return Samples(EmptySource(), "no samples", synthetic=True)
+    return Samples(TableSequence((), BatchLayout(None)), "no samples", synthetic=True)
 
 
 def _finite(outputs: Iterable[object]) -> bool:

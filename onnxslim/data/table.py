@@ -238,28 +238,22 @@ def _by_row(columns: Sequence[Column]) -> bool:
 
 def _with_strides(columns: Sequence[Column]) -> tuple[Column, ...]:
     """Return `columns` with the rows per run; rows of free dimensions are divided equally among the runs."""
-    counted: list[Column] = []
-    for column in columns:
-        size = column.spec.shape[0] if column.spec.shape else None
-        fixed = column.form is SampleAxis.ROWS and isinstance(size, int)
-        counted.append(dataclasses.replace(column, stride=size) if fixed and isinstance(size, int) else column)
-    runs = min(
-        (
-            (column.rows() or 0) // column.stride
-            for column in counted
-            if column.form is SampleAxis.WHOLE
-            or (column.form is SampleAxis.ROWS and isinstance(column.spec.shape[0], int))
-        ),
-        default=0,
-    )
+    strided = [dataclasses.replace(column, stride=_fixed_rows(column) or 1) for column in columns]
+    counted = [column for column in strided if column.form is SampleAxis.WHOLE or _fixed_rows(column)]
+    runs = min((column.stored.shape[0] // column.stride for column in counted), default=0)
     result = []
-    for column in counted:
-        rows = column.rows() or 0
-        free = column.form is SampleAxis.ROWS and not (column.spec.shape and isinstance(column.spec.shape[0], int))
-        if free and runs and rows % runs == 0:
-            column = dataclasses.replace(column, stride=max(1, rows // runs))
+    for column in strided:
+        free = column.form is SampleAxis.ROWS and not _fixed_rows(column)
+        if free and runs and column.stored.shape[0] % runs == 0:
+            column = dataclasses.replace(column, stride=max(1, column.stored.shape[0] // runs))
         result.append(column)
     return tuple(result)
+
+
+def _fixed_rows(column: Column) -> int:
+    """Return how many rows a run takes; 0 where the first dimension of the input is free, or samples are no rows."""
+    size = column.spec.shape[0] if column.spec.shape and column.form is SampleAxis.ROWS else None
+    return size if isinstance(size, int) else 0
 
 
 def kind(dtype: np.dtype[Any]) -> str:
@@ -297,20 +291,17 @@ def convert(array: Array, spec: TensorSpec, where: str) -> Array:
     assert spec.dtype is not None, "the caller checked that the input is a tensor"
     if array.dtype == spec.dtype:
         return array if array.flags.c_contiguous else np.ascontiguousarray(array).reshape(array.shape)
-    misfit = f"has values that do not fit {spec.dtype.name}"
-    if kind(spec.dtype) == "i" and array.size and kind(array.dtype) == "i":
-        limits = np.iinfo(spec.dtype)
-        if int(array.min()) < limits.min or int(array.max()) > limits.max:
-            raise DataError(
-                f"the array for the input {spec.name!r} {misfit}",
-                where=where,
-                hint="store its values within the range of the input's type",
-            )
     with np.errstate(over="ignore"):
         result = np.asarray(array, order="C").astype(spec.dtype)
-    if kind(spec.dtype) == "f" and not np.array_equal(np.isfinite(array), np.isfinite(result.astype(np.float64))):
+    fits = True
+    if kind(spec.dtype) == "f":
+        fits = np.array_equal(np.isfinite(array), np.isfinite(result.astype(np.float64)))
+    elif kind(spec.dtype) == kind(array.dtype) == "i" and array.size:
+        limits = np.iinfo(spec.dtype)
+        fits = limits.min <= int(array.min()) and int(array.max()) <= limits.max
+    if not fits:
         raise DataError(
-            f"the array for the input {spec.name!r} {misfit}",
+            f"the array for the input {spec.name!r} has values that do not fit {spec.dtype.name}",
             where=where,
             hint="store its values within the range of the input's type",
         )

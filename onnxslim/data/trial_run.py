@@ -1,4 +1,4 @@
-"""A first run in a child process, for models that could end the process that runs them.
+"""A first run of models that could end the process that runs them, in a child process, which runs this module.
 
 ONNX Runtime raises an error for nearly every fault of a model. The exception is an integer division that the processor
 refuses: the smallest integer by -1 (SIGFPE on x86), in older versions any integer by 0. It ends the process, either
@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -23,10 +24,10 @@ import onnx_ir as ir
 from onnxslim.analysis.evaluate import divides_safely
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples, synthetic_samples
-from onnxslim.errors import RunError
+from onnxslim.errors import OnnxslimError, RunError
 from onnxslim.model import open_model, save_model
 from onnxslim.model.nesting import every_graph
-from onnxslim.runtime.child import module_command, signal_name
+from onnxslim.runtime.child import run_module, signal_name
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 
@@ -44,12 +45,8 @@ def run_in_child(
 ) -> None:
     """Run `model` once in a child process, if it could end the process that runs it.
 
-    Args:
-        model: The model in canonical form; not changed.
-        path: Its file; None: the model is in memory only.
-        target: Target of the later runs.
-        data: Samples of the later runs, as in `open_samples`; synthetic samples are used unless this is a path.
-        preprocess: Preprocessing of images.
+    `path` is its file; None: the model is in memory only. It runs on the first of the samples `data`, which
+    `preprocess` prepares, if that is a path, else on a synthetic one.
 
     Raises:
         RunError: The model ended the child. Other errors are reported by the later runs.
@@ -67,14 +64,7 @@ def run_in_child(
             "preprocess": preprocess,
         }
         try:
-            child = subprocess.run(
-                module_command("onnxslim.data.trial_run_child"),
-                input=json.dumps(request),
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT,
-                check=False,
-            )
+            child = run_module(__name__, request, TIMEOUT)
         except (subprocess.TimeoutExpired, OSError):
             return
     if child.returncode < 0:
@@ -112,3 +102,16 @@ def run_once(request: Mapping[str, Any]) -> None:
     else:
         samples = synthetic_samples(open_model(path), 1, session=session)
     session.run(samples.first())
+
+
+def main() -> int:
+    """Run the request on standard input, in the child, and return the exit code: 1 if the model raises an error."""
+    try:
+        run_once(json.load(sys.stdin))
+    except OnnxslimError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.errors import DataError
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
 from onnxslim.quality.expected import COLUMNS, UNREADABLE, believable, expected_drop, expected_row
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, strongest, unreadable_labels
 from onnxslim.runtime.statistics import Interval, bootstrap, paired_difference, wilson
 
 EXPECTED = 6
@@ -52,8 +51,7 @@ class Classification(Metric):
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
         """Return this metric if an output holds one score per class, a probability, or classes."""
-        found = [_recognise_output(output, evidence) for output in evidence.outputs]
-        return max(filter(None, found), key=lambda recognition: recognition.strength, default=None)
+        return strongest(_recognise_output(output, evidence) for output in evidence.outputs)
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
         """Return the row of a sample.
@@ -142,12 +140,8 @@ class Classification(Metric):
         given = np.asarray(label)
         if given.dtype.kind in "iubUSO" and given.size == decisions:
             return given.reshape(-1)
-        raise DataError(
-            f"labels of shape {list(given.shape)} and type {given.dtype} are no class numbers for {decisions} "
-            f"decision{'s' * (decisions != 1)} of {self.output}",
-            where="labels",
-            hint="give integers, one for each sample, or a metric of your own: --metric module:function",
-        )
+        what = f"class numbers for {decisions} decision{'s' * (decisions != 1)} of {self.output}"
+        raise unreadable_labels(label, what, "give integers, one for each sample")
 
 
 class _Decisions:

@@ -9,13 +9,12 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.errors import DataError
 from onnxslim.quality.boxes import MOST_KEPT as MOST
 from onnxslim.quality.boxes import Boxes, match, mean_average_precision
 from onnxslim.quality.detectors import recognise_head
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.heads import Head
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, Slice
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, Slice, unreadable_labels
 from onnxslim.runtime.statistics import Interval, bootstrap
 
 OVERLAP = 0.5
@@ -60,9 +59,9 @@ class Detection(Metric):
         (the score, for a lost box), matches between the models. Lists: score, correctness and class of the boxes of
         both models, and the true classes.
         """
-        before = self._boxes(reference)
+        before = _best(self.head, reference)
         compatible = candidate is not None and self._is_compatible(reference, candidate)
-        after = self._boxes(candidate) if candidate is not None and compatible else Boxes.none()
+        after = _best(self.head, candidate) if candidate is not None and compatible else Boxes.none()
         truth = before.above(self.score) if label is None else _true_boxes(label)
         truth = truth.best(MOST)
         confident = [boxes.above(self.score) for boxes in (before, after)]
@@ -117,9 +116,6 @@ class Detection(Metric):
             return bool(np.shape(reference[self.head.boxes])[-1:] == np.shape(candidate[self.head.boxes])[-1:])
         return all(np.shape(reference[name]) == np.shape(candidate[name]) for name in self.head.outputs)
 
-    def _boxes(self, outputs: Outputs) -> Boxes:
-        return _best(self.head, outputs)
-
 
 def _best(head: Head, outputs: Outputs) -> Boxes:
     return head.read(outputs, OVERLAP).best(MOST)
@@ -143,12 +139,8 @@ def _threshold(runs: Sequence[Boxes]) -> tuple[float, str]:
 def _true_boxes(label: Array) -> Boxes:
     given = np.asarray(label, np.float64)
     if given.ndim != 2 or given.shape[1] != 5:
-        raise DataError(
-            f"labels of shape {list(given.shape)} for an image are no boxes",
-            where="labels",
-            hint="give corners and class, [N, M, 5], with a class below 0 where there is no box; or --metric "
-            "module:function",
-        )
+        hint = "give corners and class, [N, M, 5], with a class below 0 where there is no box"
+        raise unreadable_labels(given, "boxes of an image", hint)
     given = given[np.isfinite(given).all(axis=1) & (given[:, 4] >= 0)]
     return Boxes(given[:, :4], np.ones(len(given)), given[:, 4].astype(np.int64))
 

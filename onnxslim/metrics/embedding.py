@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers, strongest
 
 SMALLEST = 32
 """Minimum width of an embedding."""
@@ -38,8 +38,7 @@ class Embedding(Metric):
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
         """Return this metric if an output holds a vector of a usual width for each sample or token."""
-        found = [_recognise_vectors(output, evidence) for output in evidence.outputs]
-        return max(filter(None, found), key=lambda recognition: recognition.strength, default=None)
+        return strongest(_recognise_vectors(output, evidence) for output in evidence.outputs)
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
         """Return the cosine, the label (NaN: none), and the unit vectors before and after."""

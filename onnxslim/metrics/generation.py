@@ -11,10 +11,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.errors import DataError
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, unreadable_labels
 
 SMALLEST_VOCABULARY = 1000
 """Minimum size of a vocabulary; fewer scores per step are tags."""
@@ -104,11 +103,7 @@ def _log_softmax(logits: Array) -> npt.NDArray[np.float64]:
 def _true_tokens(label: Array, logs: npt.NDArray[np.float64]) -> tuple[Array, Array]:
     given = np.asarray(label).reshape(-1)
     if given.dtype.kind not in "iu" or len(given) != len(logs):
-        raise DataError(
-            f"labels of shape {list(np.shape(label))} and type {given.dtype} are no next tokens "
-            f"for {len(logs)} positions",
-            where="labels",
-            hint="give integers, one for each position, below 0 where it does not count; or --metric module:function",
-        )
+        hint = "give integers, one for each position, below 0 where it does not count"
+        raise unreadable_labels(label, f"next tokens for {len(logs)} positions", hint)
     counts = (given >= 0) & (given < logs.shape[-1])
     return np.where(counts, given, 0), counts

@@ -10,10 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxslim.errors import DataError
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers, unreadable_labels
 
 MOST_COLUMNS = 64
 """Limit of the numbers per sample with separate means; more numbers share one mean."""
@@ -123,12 +122,8 @@ def _truth(label: Array, before: Rows, outputs: int) -> Rows:
     given = np.asarray(label)
     if given.dtype.kind in "iuf" and given.size == before.size and outputs == 1:
         return as_numbers(given).reshape(before.shape)
-    raise DataError(
-        f"labels of shape {list(given.shape)} and type {given.dtype} are no {before.size} numbers of "
-        f"{outputs} output(s)",
-        where="labels",
-        hint="give a number for each that the model gives, or a metric of your own: --metric module:function",
-    )
+    what = f"{before.size} numbers of {outputs} output(s)"
+    raise unreadable_labels(label, what, "give a number for each that the model gives")
 
 
 def _quantity(output: OutputEvidence, evidence: Evidence) -> tuple[float, str] | None:

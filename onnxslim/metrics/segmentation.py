@@ -10,10 +10,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.errors import DataError
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, unreadable_labels
 
 FEWEST = 8
 """Minimum size of an axis of a map."""
@@ -111,11 +110,7 @@ class Segmentation(Metric):
         given = np.asarray(label)
         if given.size == marks.size and given.dtype.kind in "iub":
             return given.reshape(marks.shape).astype(np.int64)
-        raise DataError(
-            f"labels of shape {list(given.shape)} and type {given.dtype} are no classes for {list(marks.shape)} places",
-            where="labels",
-            hint="give an integer for each place, or a metric of your own: --metric module:function",
-        )
+        raise unreadable_labels(label, f"classes for {list(marks.shape)} places", "give an integer for each place")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +204,4 @@ def _like_an_input(sizes: Sequence[int], evidence: Evidence) -> bool:
 
 
 def _like_a_length(length: int, evidence: Evidence) -> bool:
-    return (
-        any(length in getattr(value, "shape", ())[1:] for value in evidence.feeds[0].values())
-        if evidence.feeds
-        else False
-    )
+    return any(length in getattr(value, "shape", ())[1:] for feeds in evidence.feeds[:1] for value in feeds.values())

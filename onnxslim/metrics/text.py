@@ -9,10 +9,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.errors import DataError
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
+from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, strongest, unreadable_labels
 
 FEWEST_STEPS = 4
 FEWEST_CHARACTERS = 11
@@ -39,8 +38,7 @@ class Text(Metric):
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
         """Return this metric if an output holds labels, or scores of labels, for the steps of a sequence."""
-        found = [_recognise_steps(output, evidence) for output in evidence.outputs]
-        return max(filter(None, found), key=lambda recognition: recognition.strength, default=None)
+        return strongest(_recognise_steps(output, evidence) for output in evidence.outputs)
 
     def row(self, reference: Outputs, candidate: Outputs | None, label: Array | None) -> Sequence[float]:
         """Return the row: equal before, after, edits before, after, length of the truth, share of equal steps."""
@@ -113,11 +111,7 @@ def edit_distance(left: Array, right: Array) -> int:
 def _true_labels(label: Array) -> Array:
     given = np.asarray(label).reshape(-1)
     if given.dtype.kind not in "iu":
-        raise DataError(
-            f"labels of type {given.dtype} are no sequence of class numbers",
-            where="labels",
-            hint="give integers, -1 behind the end of the text; or --metric module:function",
-        )
+        raise unreadable_labels(label, "sequence of class numbers", "give integers, -1 behind the end of the text")
     return given[given >= 0]
 
 

@@ -127,8 +127,7 @@ def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> 
         if step.judged_as is Kind.EXACT:
             difference = judge.difference(current, candidate)
         else:
-            difference = None
-            candidate.open()
+            difference, _ = None, candidate.session  # it must open
     except RunError as error:
         return Attempt(clone, change, gate, None, Reason(ReasonCode.DOES_NOT_RUN, (error.what,)))
     except Exception as error:  # onnx_ir raises what it likes where the graph is broken

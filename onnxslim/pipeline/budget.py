@@ -70,12 +70,7 @@ def settled(loss: Interval, budget: float) -> bool:
 def samples_to_settle(loss: Interval, budget: float, samples: int) -> int | None:
     """Return how many samples would make the interval lie on one side of the budget; None where it is too many.
 
-    An interval gets narrower by the square root of the samples.
-
-    Args:
-        loss: What is lost by estimate, with its interval.
-        budget: What may be lost.
-        samples: How many samples gave it.
+    It came from `samples` of them, and gets narrower by their square root.
     """
     reach = loss.high - loss.value if loss.value <= budget else loss.value - loss.low
     distance = abs(budget - loss.value)

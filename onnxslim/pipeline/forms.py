@@ -108,16 +108,11 @@ def strongest_form(
     known: Outcome | None = None,
     fixed: float | None = None,
 ) -> Outcome:
-    """Run a pass on what the last kept one left; where it may not lose all, in the strongest form that holds.
+    """Run a pass on the model as it stands; where it may not lose all, in the strongest form that holds.
 
-    Args:
-        step: The pass, as it was asked for.
-        current: The model as it stands.
-        judge: Measures what is lost, and whether what holds pays.
-        context: What the pass is given.
-        allowed: What may be lost; None: anything may, and the pass runs as it was asked for.
-        known: What came of the same pass on the same model where less might be lost: the search goes on from there.
-        fixed: No other form is tried; this is how strong it is.
+    Where `allowed` is None anything may be lost, and the pass runs as it was asked for. Where `known` is what came of
+    it on the same model when less might be lost, the search goes on from there. `fixed` is how strong it is where no
+    other form is to be tried.
 
     Raises:
         OnnxslimError: The pass raised it.

@@ -130,7 +130,8 @@ class Judge:
         That an EXACT step left the outputs as they were is asked before, of `difference`; that a LOSSY one is within
         the budget, of `loss`.
         """
-        kept = self._unchanged() if step.judged_as is Kind.EXACT else self._within(loss)
+        unchanged = Reason(ReasonCode.OUTPUTS_UNCHANGED if self.request.check else ReasonCode.NOT_COMPARED)
+        kept = unchanged if step.judged_as is Kind.EXACT else self._within(loss)
         if not self.request.timed:
             return Verdict(True, (kept,))
         try:
@@ -145,9 +146,6 @@ class Judge:
         ):
             return Verdict(False, (Reason(ReasonCode.SLOWER, figures),), ratio)
         return Verdict(True, (kept, Reason(ReasonCode.SPEED, figures)), ratio)
-
-    def _unchanged(self) -> Reason:
-        return Reason(ReasonCode.OUTPUTS_UNCHANGED if self.request.check else ReasonCode.NOT_COMPARED)
 
     def _within(self, loss: Interval | None) -> Reason:
         max_drop = self.request.max_drop
@@ -175,13 +173,9 @@ class Judge:
     def latency(
         self, before: MeasuredModel, after: MeasuredModel, seconds: float = 1.0, starts: int = 1
     ) -> PairedLatency:
-        """Return the paired latency of two candidates on one sample.
+        """Return the latency of two candidates on one sample, and how many times as fast `after` is as `before`.
 
-        Args:
-            before: What the ratio of the two is relative to.
-            after: What is compared with it.
-            seconds: About how long to measure.
-            starts: How often to start the processes anew meanwhile.
+        It takes about `seconds`, in which the processes are started anew `starts` times.
 
         Raises:
             RunError: One of them does not run.

@@ -24,29 +24,22 @@ class MeasuredModel:
         self.path = path
         """The file that it was read from, if it is the model of a file."""
         self._open = open_session
-        self._session: Session | None = None
         self.probe_outputs: dict[int, dict[str, Any] | None] = {}
         """What it made of each probe, by its number; None where it did not run."""
         self.quality: Quality | None = None
 
-    @property
+    @functools.cached_property
     def session(self) -> Session:
-        """A session on the model, opened when it is first asked for."""
-        return self.open()
-
-    def open(self) -> Session:
-        """Open the model, if it is not open.
+        """A session on the model, opened when it is first asked for.
 
         Raises:
             RunError: ONNX Runtime refuses the model.
         """
-        if self._session is None:
-            self._session = self._open()
-        return self._session
+        return self._open()
 
     def close(self) -> None:
         """Give the memory of the session back; it is opened anew where it is asked for again."""
-        self._session = None
+        self.__dict__.pop("session", None)
 
     @functools.cached_property
     def plain_session(self) -> Session:

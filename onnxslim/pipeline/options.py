@@ -112,7 +112,7 @@ def _option(pass_class: type[Pass], field: dataclasses.Field[Any], hint: Any) ->
         default = field.default_factory()
     else:
         raise _undeclared(pass_class, f"{place} has no default: a pass must run without options")
-    choices = tuple(_choice(member) for member in kind) if _is_enum(kind) else ()
+    choices = tuple(map(_choice, kind)) if isinstance(kind, enum.EnumMeta) else ()
     if not choices and kind not in TYPE_NAMES:
         raise _undeclared(pass_class, f"{place}: {kind} is no type that an option can have")
     name = f"one of {', '.join(choices)}" if choices else TYPE_NAMES[kind]
@@ -215,11 +215,12 @@ def _from_json(option: Option, value: Any, where: str) -> Any:
         return None
     if option.choices and isinstance(value, str):
         return _chosen(option, value, where)
-    if option.type is float and is_number(value) and abs(value) <= sys.float_info.max:
+    if option.type is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if option.type in (bool, int, str) and type(value) is option.type:
         return value
-    if option.type == tuple[str, ...] and isinstance(value, list | tuple) and all(map(_is_name, value)):
+    names = isinstance(value, list | tuple) and all(isinstance(name, str) and name for name in value)
+    if option.type == tuple[str, ...] and names:
         return tuple(value)
     raise _bad(option, json.dumps(value, default=str), where)
 
@@ -277,16 +278,3 @@ def _plain(value: Any) -> Any:
 
 def _choice(member: enum.Enum) -> str:
     return member.value if isinstance(member.value, str) else member.name.lower()
-
-
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, enum.Enum)
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a JSON or TOML value is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)

@@ -11,9 +11,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
-from onnxslim.data.synthetic import SampleRecipe, roles_of_dimensions
+from onnxslim.data.synthetic import SampleRecipe, dimension_name, roles_of_dimensions
 from onnxslim.runtime.session import TensorSpec
 
 SIZES = (2, 3, 1, 7, 33, 64)
@@ -22,8 +21,6 @@ nothing, and what takes an image or a window of samples seldom runs below 32."""
 
 MOST = 16
 """How many inputs there are at most, that of the sample included."""
-
-Array = npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +56,7 @@ def draw_probes(
     yield InputProbe(lambda: sample)
     specs = [spec for spec in inputs if isinstance(sample.get(spec.name), np.ndarray)]
     base = {
-        _symbol(spec, axis): int(size)
+        dimension_name(spec, axis): int(size)
         for spec in specs
         if len(spec.shape) == sample[spec.name].ndim
         for axis, size in enumerate(sample[spec.name].shape)
@@ -71,18 +68,12 @@ def draw_probes(
     elements = max(1, sum(sample[spec.name].size for spec in specs))
     for name, size in itertools.islice(turns, MOST - 1):
         recipe = SampleRecipe(tuple(specs), (), {**base, name: size})
-        shapes = {spec.name: _shape(sample[spec.name], recipe, spec) for spec in specs}
+        shapes = {
+            spec.name: recipe.shape(spec) if len(spec.shape) == sample[spec.name].ndim else sample[spec.name].shape
+            for spec in specs
+        }
         draw = functools.partial(_drawn, sample, shapes, generator.spawn(1)[0])
         yield InputProbe(draw, f"{name} = {size}", sum(map(math.prod, shapes.values())) / elements)
-
-
-def _symbol(spec: TensorSpec, axis: int) -> str:
-    size = spec.shape[axis]
-    return size if isinstance(size, str) else f"{spec.name}[{axis}]"
-
-
-def _shape(array: Array, recipe: SampleRecipe, spec: TensorSpec) -> tuple[int, ...]:
-    return recipe.shape(spec) if len(spec.shape) == array.ndim else array.shape
 
 
 def _drawn(

@@ -21,16 +21,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxslim.errors import RecipeError, did_you_mean
+from onnxslim.errors import RecipeError, UsageError, did_you_mean
 from onnxslim.pipeline.interface import Pass
-from onnxslim.pipeline.options import NONE, format_passes, is_number, make_pass, option_values, parse_passes
+from onnxslim.pipeline.options import NONE, format_passes, make_pass, option_values, parse_passes
 from onnxslim.toml import tomllib
 
-RECIPE_KEYS = ("seed", "max_drop", "confidence", "passes")
+RANGES: Mapping[str, tuple[str, type[numbers.Real], Callable[[Any], bool], str]] = {
+    "seed": ("the seed", numbers.Integral, lambda seed: seed >= 0, "a whole number, 0 or more"),
+    "max_drop": ("the budget", numbers.Real, lambda drop: 0 <= drop <= 1, "a fraction from 0 to 1: 0.01 is one point"),
+    "confidence": ("the confidence", numbers.Real, lambda sure: 0.5 <= sure < 1, "from 0.5 to 1, 1 excluded: 0.95"),
+}
+"""Numbers that hold for all passes: their titles, types and ranges, these in words as well."""
+RECIPE_KEYS = (*RANGES, "passes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,32 +94,23 @@ def read_recipe(text: str, *, where: str = "recipe") -> Recipe:
     if "passes" not in table:
         hint = 'write passes = "quant,prune", or a table [passes.quant] for each pass'
         raise RecipeError("the recipe names no passes", where=where, hint=hint)
-    max_drop, seed = table.get("max_drop"), table.get("seed")
-    if max_drop is not None and (not is_number(max_drop) or not 0 <= max_drop <= 1):
-        raise RecipeError("max_drop must be a number from 0 to 1", where=f"{where}: max_drop", hint="max_drop = 0.01")
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
-        raise RecipeError("seed must be a whole number, 0 or more", where=f"{where}: seed", hint="seed = 0")
-    confidence = table.get("confidence")
-    if confidence is not None and (not is_number(confidence) or not 0.5 <= confidence < 1):
-        what = "confidence must be a number from 0.5 to 1, 1 excluded"
-        raise RecipeError(what, where=f"{where}: confidence", hint="confidence = 0.95")
-    return Recipe(
-        _recipe_passes(table["passes"], where),
-        None if max_drop is None else float(max_drop),
-        seed,
-        None if confidence is None else float(confidence),
-    )
+    settings = {key: table[key] for key in RANGES if key in table}
+    for key, value in settings.items():
+        check_range(key, value, f"{where}: {key}", RecipeError)
+    return Recipe(_recipe_passes(table["passes"], where), **settings)
+
+
+def check_range(key: str, value: object, where: str, error: type[UsageError]) -> None:
+    """Raise `error` where a number for all passes is none, or out of its range."""
+    title, kind, fits, words = RANGES[key]
+    if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
+        raise error(f"{title} cannot be {value!r}", where=where, hint=words)
 
 
 def to_toml(recipe: Recipe) -> str:
     """Return `recipe` as TOML with every option spelled out, so that a run can be repeated by a later version."""
-    lines = []
-    if recipe.seed is not None:
-        lines.append(f"seed = {recipe.seed}")
-    if recipe.max_drop is not None:
-        lines.append(f"max_drop = {recipe.max_drop!r}")
-    if recipe.confidence is not None:
-        lines.append(f"confidence = {recipe.confidence!r}")
+    settings = {key: getattr(recipe, key) for key in RANGES}
+    lines = [f"{key} = {value}" for key, value in settings.items() if value is not None]
     names = [step.name for step in recipe.passes]
     if len(set(names)) < len(names):  # a table can be written only once
         lines.append(f"passes = {_toml(format_passes(recipe.passes))}")

@@ -1,7 +1,7 @@
 """The report of one run as frozen dataclasses. Field names are the keys of the JSON contract, one to one.
 
 What could not be measured is None, and the field that says why stands beside it: its name is the key without the unit,
-and ``_reason``: ``energy_mj`` has ``energy_reason``. Building a record that breaks this, or that holds a number which
+and ``_reason``: ``energy_mj`` has ``energy_reason``. Building a report that breaks this, or that holds a number which
 JSON cannot (NaN, infinity), raises ValueError: both would be bugs in onnxslim. `docs/reference/report.md` lists them.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from onnxslim.data import Subset
@@ -32,29 +32,22 @@ def reason_key(key: str) -> str:
     return key.removesuffix(unit) + "_reason"
 
 
-def _check(record: Any) -> None:
-    fields = {field.name for field in dataclasses.fields(record)}
-    for name in sorted(fields):
-        value = getattr(record, name)
-        if name.endswith("_reason"):
-            continue
-        if value is None and reason_key(name) in fields and not getattr(record, reason_key(name)):
-            raise ValueError(f"{type(record).__name__}.{name} is None and {reason_key(name)} does not say why")
-        for number in _numbers(value):
-            if not math.isfinite(number):
-                raise ValueError(f"{type(record).__name__}.{name} is {number}: no number that JSON can hold")
+def check_record(record: Any) -> None:
+    """Check a record and those within it.
 
-
-def _numbers(value: Any) -> Iterator[float]:
-    """Yield the floats of a value, of a tuple, or of a record."""
-    if isinstance(value, float):
-        yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _numbers(item)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _numbers(getattr(value, field.name))
+    Raises:
+        ValueError: A value is null and nothing says why, or it is a number that JSON cannot hold.
+    """
+    fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    for name, value in fields.items():
+        reason = reason_key(name)
+        if value is None and reason in fields and not fields[reason]:
+            raise ValueError(f"{type(record).__name__}.{name} is None and {reason} does not say why")
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError(f"{type(record).__name__}.{name} is {part}: no number that JSON can hold")
+            if dataclasses.is_dataclass(part):
+                check_record(part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +58,6 @@ class ModelFile:
     sha256: Annotated[str | None, "hash of the file's bytes, external data not included"]
     path_reason: str | None = None
     sha256_reason: str | None = None
-
-    def __post_init__(self) -> None:
-        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +95,6 @@ class Figures:
     energy_reason: str | None = None
     accuracy_reason: str | None = None
 
-    def __post_init__(self) -> None:
-        _check(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class Ratios:
@@ -121,9 +108,6 @@ class Ratios:
     macs_reason: str | None = None
     latency_reason: str | None = None
 
-    def __post_init__(self) -> None:
-        _check(self)
-
 
 _FIDELITY: list[Any] = [(figure.key, Annotated[figure.kind | None, figure.help]) for figure in FIGURES]
 _FIDELITY += [(reason_key(figure.key), "str | None", None) for figure in FIGURES]
@@ -133,9 +117,6 @@ _FIDELITY += [(reason_key(figure.key), "str | None", None) for figure in FIGURES
 class FidelityFigures(dataclasses.make_dataclass("_Fidelity", _FIDELITY, frozen=True)):  # type: ignore[misc]
     """How close the outputs are to those of the original."""
 
-    def __post_init__(self) -> None:
-        _check(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class SliceFigures:
@@ -144,9 +125,6 @@ class SliceFigures:
     name: Annotated[str, "what it holds: boxes, scores"]
     sqnr_db: Annotated[Interval | None, "signal to noise of that part alone, in decibels"]
     sqnr_reason: str | None = None
-
-    def __post_init__(self) -> None:
-        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +149,6 @@ class QualityFigures:
     metric_reason: str | None = None
     loss_reason: str | None = None
 
-    def __post_init__(self) -> None:
-        _check(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -186,9 +161,6 @@ class Budget:
     max_drop_reason: str | None = None
     samples_needed_reason: str | None = None
     confidence_reason: str | None = None
-
-    def __post_init__(self) -> None:
-        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,9 +199,6 @@ class AttemptRecord:
     latency_reason: str | None = None
     reasons: Annotated[tuple[ReasonRecord, ...], "what `reason` is made of, with codes"] = ()
 
-    def __post_init__(self) -> None:
-        _check(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class PassRecord:
@@ -249,9 +218,6 @@ class PassRecord:
     )
     attempts: Annotated[tuple[AttemptRecord, ...], "of a lossy pass: the forms that were tried, in this order"] = ()
     reasons: Annotated[tuple[ReasonRecord, ...], "what `reason` is made of, with codes"] = ()
-
-    def __post_init__(self) -> None:
-        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,3 +294,6 @@ class Report:
     diagnostics: Annotated[tuple[Diagnostic, ...], "warnings: what was found that the user should know"] = ()
     reproduction: Annotated[Reproduction | None, "how to make it again"] = None
     breakdown: Annotated[Breakdown | None, "layer by layer and op by op; only where it was asked for"] = None
+
+    def __post_init__(self) -> None:
+        check_record(self)

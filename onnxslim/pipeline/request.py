@@ -16,7 +16,7 @@ from onnxslim.data import Samples, open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue, UsageError
 from onnxslim.pipeline.interface import Goal, Kind, Pass, Progress
 from onnxslim.pipeline.options import parse_passes
-from onnxslim.pipeline.recipe import Recipe, load_recipe
+from onnxslim.pipeline.recipe import Recipe, check_range, load_recipe
 from onnxslim.pipeline.schedule import schedule
 from onnxslim.quality.choosing import MetricRequest
 from onnxslim.runtime.session import Session
@@ -142,22 +142,14 @@ def merge_recipe(
     steps = [step for part in parts for step in (parse_passes(part) if isinstance(part, str) else (part,))]
     if not steps:
         raise UsageError("no pass is asked for", where="-p", hint="name one, or leave it out for simplify")
-    drop = written.max_drop if max_drop is None else max_drop
-    if drop is not None and not 0 <= drop <= 1:
-        raise BadOptionValue(
-            f"the budget cannot be {drop}", where="--max-drop", hint="a fraction from 0 to 1: 0.01 is one point"
-        )
-    sure = written.confidence if confidence is None else confidence
-    if sure is not None and not 0.5 <= sure < 1:
-        raise BadOptionValue(
-            f"the confidence cannot be {sure}", where="--confidence", hint="from 0.5 to 1, 1 excluded: 0.95"
-        )
-    if sure is not None and drop is None:
+    given = {"max_drop": max_drop, "seed": seed, "confidence": confidence}
+    given = {key: value for key, value in given.items() if value is not None}
+    for key, value in given.items():
+        check_range(key, value, f"--{key.replace('_', '-')}", BadOptionValue)
+    merged = dataclasses.replace(written, passes=schedule(steps, as_written=as_written), **given)
+    if merged.confidence is not None and merged.max_drop is None:
         raise UsageError("there is no budget to be sure of", where="--confidence", hint="give one with --max-drop")
-    number = written.seed or 0 if seed is None else seed
-    if number < 0:
-        raise BadOptionValue(f"the seed cannot be {number}", where="--seed", hint="0 or more")
-    return Recipe(schedule(steps, as_written=as_written), drop, number, sure)
+    return dataclasses.replace(merged, seed=merged.seed or 0)
 
 
 def share_samples(
@@ -168,12 +160,6 @@ def share_samples(
     Where one of the two is missing a part of the other takes its place: a quarter, and up to half where a quarter of
     the samples could not tell whether the budget holds. Samples that a pass was fitted to never measure it: on
     ResNet-18 pruned by half they show a quarter of what is lost on others.
-
-    Args:
-        request: Names the samples, and how images become inputs; its seed makes synthetic samples.
-        model: The original, for synthetic samples.
-        session: The original, opened.
-        generator: Draws the quarter.
 
     Raises:
         DataError: They cannot be read, or do not fit the model's inputs.

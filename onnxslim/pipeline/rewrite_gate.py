@@ -9,9 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-BEYOND = "beyond the limit of this run"
-"""Why a rewrite is refused that comes after the last one allowed."""
-
 
 @dataclasses.dataclass(frozen=True, order=True)
 class RewriteSite:
@@ -46,6 +43,6 @@ class RewriteGate:
         if why is not None:
             return str(why)
         if self._limit is not None and len(self.sites) >= self._limit:
-            return BEYOND
+            return "beyond the limit of this run"
         self.sites.append(site)
         return None

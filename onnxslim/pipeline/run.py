@@ -48,13 +48,8 @@ class Stage:
     @property
     def slow(self) -> bool:
         """Whether it holds, and was rolled back because it made the model slower."""
-        outcome = self.outcome
-        return (
-            self.lossy
-            and not outcome.verdict.kept
-            and outcome.verdict.speed is not None
-            and outcome.form.against is None
-        )
+        verdict = self.outcome.verdict
+        return self.lossy and not verdict.kept and verdict.speed is not None and self.outcome.form.against is None
 
     @property
     def lossy(self) -> bool:
@@ -220,12 +215,7 @@ def _again(
 ) -> list[Stage] | None:
     """Run passes once more on another model, in the forms in which they were kept; None where one does not hold.
 
-    Args:
-        stages: The passes, as they ran.
-        current: The other model.
-        judge: As in `run_passes`.
-        context: As in `run_passes`.
-        with_slow: Run those, too, that were rolled back because they made the model slower.
+    `with_slow` runs those, too, that were rolled back because they made the model slower.
     """
     found: list[Stage] = []
     for stage in stages:

@@ -38,13 +38,9 @@ class MetricRequest:
 
 
 def choose_metric(request: MetricRequest, session: Session, model: ir.Model, samples: Samples) -> Recognition:
-    """Return the metric of a model, bound to its outputs, with the reason.
+    """Return the metric of the original, bound to its outputs, with the reason.
 
-    Args:
-        request: The user's request.
-        session: Session of the original, which is run on a few samples.
-        model: The original, for the ops that compute its outputs.
-        samples: The samples.
+    Unless it is a function of the user, the original is run on a few of the samples.
 
     Raises:
         BadOptionValue: The named metric does not fit the outputs.

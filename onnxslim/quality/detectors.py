@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxslim.quality.boxes import Floats
-from onnxslim.quality.evidence import Evidence, OutputEvidence
+from onnxslim.quality.evidence import Evidence, OutputEvidence, within_unit
 from onnxslim.quality.heads import BoxLayout, Head, grid
 from onnxslim.quality.metric import Slice
 
@@ -71,13 +71,13 @@ def _anchors_first(output: OutputEvidence, table: Floats, evidence: Evidence) ->
         yield _rows(output)
         return
     scores = table[:, 4:]
-    if not _in_unit(scores):
+    if not within_unit(scores):
         return
     boxes = table[:, :4]
     cells = [len(grid(image)[0]) for image in evidence.images]
     on_grid = any(rows in (count, 3 * count) for count in cells)
     places = Slice(name, "boxes", -1, 0, 4)
-    if not on_grid and _in_unit(boxes):
+    if not on_grid and within_unit(boxes):
         corners = _are_corners(boxes)
         yield RecognisedHead(
             Head(BoxLayout.QUERIES, name, corners=corners),
@@ -115,11 +115,11 @@ def _channels_first(output: OutputEvidence, table: Floats, evidence: Evidence) -
     """Yield heads [4 + C, A]: boxes in pixels (or within 0 to 1 on the cells of a grid), scores, optional masks."""
     rows, columns = table.shape
     on_grid = columns in [len(grid(image)[0]) for image in evidence.images]
-    if not ((table[2:4] >= 0).all() and (_in_pixels(table[:4]) or (on_grid and _in_unit(table[:4])))):
+    if not ((table[2:4] >= 0).all() and (_in_pixels(table[:4]) or (on_grid and within_unit(table[:4])))):
         return
     masks = 0
-    if not _in_unit(table[4:]):
-        if not on_grid or rows <= 4 + MASKS or not _in_unit(table[4 : rows - MASKS]):
+    if not within_unit(table[4:]):
+        if not on_grid or rows <= 4 + MASKS or not within_unit(table[4 : rows - MASKS]):
             return
         masks = MASKS
     end = rows - masks
@@ -151,7 +151,7 @@ def _pair(boxes: OutputEvidence, scores: OutputEvidence) -> RecognisedHead:
     table = scores.arrays[0].reshape(scores.shape[-2:]).astype(np.float64)
     table = table if len(table) == len(places) else table.T
     normal = f"{boxes.name} {list(boxes.shape)} are boxes"
-    if _in_unit(table):
+    if within_unit(table):
         exclusive = table.shape[1] >= 2 and bool(np.allclose(table.sum(axis=1), 1, atol=1e-3))
         background = _background(table) if exclusive else None
         head = Head(BoxLayout.SPLIT, boxes.name, scores.name, corners=_are_corners(places), background=background)
@@ -187,7 +187,7 @@ def _suppressed(evidence: Evidence) -> Iterator[RecognisedHead]:
         ]
         floats = [output for output in per_box if output.is_float]
         scores = next((output for output in floats if SCORES.search(output.name)), None)
-        scores = scores or next((output for output in floats if _in_unit(output.flat)), None)
+        scores = scores or next((output for output in floats if within_unit(output.flat)), None)
         if scores is None:
             continue
         rest = [output for output in per_box if output is not scores and _are_whole(output)]
@@ -227,7 +227,9 @@ def _are_rows(table: Floats) -> bool:
     """Return whether the columns of [K, 6] are corners, score and class number."""
     whole = table[:, 5] == np.round(table[:, 5])
     ordered = (table[:, 2] >= table[:, 0]) & (table[:, 3] >= table[:, 1])
-    return bool(whole.all() and ordered.all() and _in_unit(table[:, 4]) and (table[:, 5] >= -1).all() and table.any())
+    return bool(
+        whole.all() and ordered.all() and within_unit(table[:, 4]) and (table[:, 5] >= -1).all() and table.any()
+    )
 
 
 def _are_whole(output: OutputEvidence) -> bool:
@@ -248,10 +250,6 @@ def _are_corners(boxes: Floats) -> bool:
 def _are_offsets(boxes: Floats) -> bool:
     """Return whether boxes are offsets within cells and logarithms of sizes, which are small or negative."""
     return bool((boxes[:, 2:] < 0).any()) or float(np.quantile(np.abs(boxes), 0.99)) < 8
-
-
-def _in_unit(values: Floats) -> bool:
-    return bool(values.size) and bool((values >= -1e-6).all() and (values <= 1 + 1e-4).all())
 
 
 def _in_pixels(boxes: Floats) -> bool:

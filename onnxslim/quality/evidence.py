@@ -63,8 +63,7 @@ class OutputEvidence:
     @property
     def in_unit(self) -> bool:
         """Whether all values are within 0 to 1, as probabilities are."""
-        values = self.flat
-        return bool(values.size) and bool((values >= -1e-6).all() and (values <= 1 + 1e-4).all())
+        return within_unit(self.flat)
 
     def sums_to_one(self, axis: int) -> bool:
         """Return whether the values along an axis are probabilities of exclusive classes."""
@@ -123,12 +122,9 @@ class Evidence:
 
 
 def gather_evidence(session: Session, model: ir.Model, samples: Samples) -> Evidence:
-    """Return the evidence from running the original on a few samples.
+    """Return the evidence from running the original on the first few samples, one at a time.
 
-    Args:
-        session: Session of the original.
-        model: The original, for the ops that compute its outputs.
-        samples: The samples, of which the first are run one at a time.
+    `model` tells which ops compute its outputs.
 
     Raises:
         RunError: The model does not run on the samples.
@@ -156,6 +152,11 @@ def gather_evidence(session: Session, model: ir.Model, samples: Samples) -> Evid
         labels=batches[0].labels if batches else None,
         synthetic=samples.synthetic,
     )
+
+
+def within_unit(values: npt.NDArray[np.float64]) -> bool:
+    """Return whether there are values, and all are within 0 to 1, as probabilities are."""
+    return bool(values.size) and bool((values >= -1e-6).all() and (values <= 1 + 1e-4).all())
 
 
 def producer_ops(value: ir.Value) -> tuple[str, ...]:

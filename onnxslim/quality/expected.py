@@ -51,18 +51,11 @@ def expected_row(reference: Array, candidate: Array) -> tuple[float, ...]:
 
     Margins are differences of log probabilities, gaps are differences of probabilities. A sample with several decisions
     has their means, and NaN as margin, since its flips do not depend on a single number. A sample without decisions
-    loses nothing.
-
-    Args:
-        reference: Finite scores of the reference, shape [decisions, classes], at least two classes.
-        candidate: Finite scores of the candidate, same shape.
+    loses nothing. The scores are finite, shape [decisions, classes], of at least two classes.
     """
     if not len(reference):
         return 0.0, np.nan, 0.0, 0.0, 0.0
-    before, after = (
-        log_probabilities(np.asarray(reference, np.float64)),
-        log_probabilities(np.asarray(candidate, np.float64)),
-    )
+    before, after = (log_probabilities(np.asarray(scores, np.float64)) for scores in (reference, candidate))
     rows = np.arange(len(before))
     best, chosen = before.argmax(-1), after.argmax(-1)
     others = before.copy()

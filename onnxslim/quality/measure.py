@@ -14,10 +14,7 @@ from onnxslim.quality.custom import guarded
 from onnxslim.quality.fidelity import Fidelity, add_run, start_tallies, summarize
 from onnxslim.quality.metric import Metric, Recognition, Rows
 from onnxslim.runtime.session import Session
-from onnxslim.runtime.statistics import Interval, wilson
-
-Draws = npt.NDArray[np.float64]
-"""Values of a figure in the bootstrap resamples, shape [resamples]."""
+from onnxslim.runtime.statistics import Interval, percentile_interval, wilson
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,21 +118,17 @@ def measured_figures(metric: Metric, rows: Rows, generator: np.random.Generator)
         draws.append([(drawn[name].before, drawn[name].after) for name in values])
     table = np.asarray(draws, np.float64).reshape(metric.resamples, len(values), 2)
 
-    def interval(name: str, value: float, drawn: Draws) -> Interval:
-        return wilson(value * len(rows), len(rows)) if metric.is_share(name, rows) else _interval(value, drawn)
+    def interval(name: str, value: float, drawn: npt.NDArray[np.float64]) -> Interval:
+        share = metric.is_share(name, rows)
+        return wilson(value * len(rows), len(rows)) if share else percentile_interval(value, drawn)
 
     return tuple(
         MeasuredFigure(
             name=name,
             before=interval(name, figure.before, table[:, index, 0]),
             after=interval(name, figure.after, table[:, index, 1]),
-            change=_interval(figure.after - figure.before, table[:, index, 1] - table[:, index, 0]),
+            change=percentile_interval(figure.after - figure.before, table[:, index, 1] - table[:, index, 0]),
             unit=metric.units.get(name, "%"),
         )
         for index, (name, figure) in enumerate(values.items())
     )
-
-
-def _interval(value: float, draws: Draws) -> Interval:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(value, min(value, float(low)), max(value, float(high)))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.errors import DataError
 from onnxslim.quality.evidence import Evidence
 from onnxslim.runtime.statistics import Interval, bootstrap
 
@@ -162,6 +163,21 @@ class Recognition:
 def as_numbers(array: Array) -> npt.NDArray[np.float64]:
     """Return numbers as float64 whose squares can be summed: NaN and infinity become 0, others at most 1e100."""
     return np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(-1e100, 1e100)
+
+
+def unreadable_labels(label: Any, what: str, hint: str) -> DataError:
+    """Return the error that labels are no `what`."""
+    given = np.asarray(label)
+    return DataError(
+        f"labels of shape {list(given.shape)} and type {given.dtype} are no {what}",
+        where="labels",
+        hint=f"{hint}, or a metric of your own: --metric module:function",
+    )
+
+
+def strongest(found: Iterable[Recognition | None]) -> Recognition | None:
+    """Return the recognition of the greatest strength, the first of equals; None if there is none."""
+    return max(filter(None, found), key=lambda recognition: recognition.strength, default=None)
 
 
 def by_sample(reference: Outputs, candidate: Outputs, count: int) -> Iterator[tuple[Outputs, Outputs]]:

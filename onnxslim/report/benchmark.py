@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
 from onnxslim.commands.bench import Benchmark
-from onnxslim.report.terminal import line, plain_table, print_target
+from onnxslim.report.terminal import line, print_table, print_target
 from onnxslim.units import in_bytes, in_millijoules, in_milliseconds, per_second, speed
 
 
@@ -16,11 +15,8 @@ def print_benchmark(result: Benchmark, console: Console) -> None:
     """Print one column a model."""
     print_target(result.target, console)
     line(console, f"One sample of: {result.source}")
-    models = result.models
-    table = plain_table("", *(Path(model.path).name for model in models))
-    for name, cells in benchmark_rows(result):
-        table.add_row(name, *(Text(cell) for cell in cells))
-    console.print(table)
+    names = (Path(model.path).name for model in result.models)
+    print_table(console, ("", *names), ((name, *cells) for name, cells in benchmark_rows(result)))
     for text in missing_figures(result):
         line(console, text, style="dim")
 

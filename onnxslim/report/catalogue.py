@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from onnxslim.commands.catalogue import PassEntry
-from onnxslim.report.terminal import line, plain_table
+from onnxslim.report.terminal import line, print_table
 
 
 def shown(default: Any) -> str:
@@ -23,10 +23,8 @@ def shown(default: Any) -> str:
 
 def print_catalogue(entries: tuple[PassEntry, ...], console: Console) -> None:
     """Print one line a pass."""
-    table = plain_table("pass", "kind", "what it does")
-    for entry in entries:
-        table.add_row(entry.name, entry.kind, entry.summary)
-    console.print(table)
+    rows = ((entry.name, entry.kind, entry.summary) for entry in entries)
+    print_table(console, ("pass", "kind", "what it does"), rows)
     line(console, "Exact passes keep the outputs but for rounding; lossy ones are measured against the budget.")
     line(console, "Options of one pass: onnxslim passes NAME")
 
@@ -41,10 +39,8 @@ def print_pass(entry: PassEntry, console: Console) -> None:
     if not entry.options:
         line(console, "\nIt has no options.")
         return
-    table = plain_table("option", "default", "value", "what it means")
-    for option in entry.options:
-        table.add_row(option.name, shown(option.default), option.type, option.help)
-    console.print(table)
+    rows = ((option.name, shown(option.default), option.type, option.help) for option in entry.options)
+    print_table(console, ("option", "default", "value", "what it means"), rows)
     example = next((option for option in entry.options if option.default not in (None, [], "")), None)
     written = f":{example.name}={shown(example.default)}" if example else ""
     line(console, f"Use: onnxslim optimize model.onnx -p {entry.name}{written}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.text import Text
 
 from onnxslim.commands.channel_groups import Grouping
-from onnxslim.report.terminal import line, plain_table
+from onnxslim.report.terminal import line, print_table
 from onnxslim.units import in_thousands
+
+MEANING = """\
+MACs and parameters: what goes with all channels of a group but one, the other groups left alone.
+8 x 4: each of the 8 takes 4 places with it. ~: an op mixes along them, as a norm does."""
 
 
 def print_groups(grouping: Grouping, console: Console) -> None:
@@ -17,28 +20,28 @@ def print_groups(grouping: Grouping, console: Console) -> None:
         f"{grouping.path}: {len(grouping.groups)} groups of channels, {in_thousands(grouping.macs)} MACs, "
         f"{in_thousands(grouping.parameters)} parameters",
     )
-    if grouping.groups:
-        table = plain_table("group", "channels", "tensors", "weights", "MACs", "share", "parameters")
-        for group in grouping.groups:
-            channels = f"{group.channels:,}" + (f" x {group.width}" if group.width > 1 else "")
-            share = f"{group.macs / grouping.macs:.1%}" if grouping.macs else ""
-            table.add_row(
-                Text(group.name),
-                channels + " ~" * group.mixed,
-                f"{group.tensors:,}",
-                f"{group.weights:,}",
-                in_thousands(group.macs),
-                share,
-                in_thousands(group.parameters),
-            )
-        console.print(table)
-        line(
-            console, "MACs and parameters: what goes with all channels of a group but one, the other groups left alone."
+    rows = (
+        (
+            group.name,
+            f"{group.channels:,}" + (f" x {group.width}" if group.width > 1 else "") + " ~" * group.mixed,
+            f"{group.tensors:,}",
+            f"{group.weights:,}",
+            in_thousands(group.macs),
+            f"{group.macs / grouping.macs:.1%}" if grouping.macs else "",
+            in_thousands(group.parameters),
         )
-        line(console, "8 x 4: each of the 8 takes 4 places with it. ~: an op mixes along them, as a norm does.")
-    if grouping.frozen:
-        table = plain_table("cannot be cut", "axes", "channels", "for example")
-        for row in grouping.frozen:
-            names = ", ".join(row.examples) + (", ..." if row.axes > len(row.examples) else "")
-            table.add_row(Text(row.reason), f"{row.axes:,}", f"{row.channels:,}", Text(names))
-        console.print(table)
+        for group in grouping.groups
+    )
+    print_table(console, ("group", "channels", "tensors", "weights", "MACs", "share", "parameters"), rows)
+    if grouping.groups:
+        line(console, MEANING)
+    frozen = (
+        (
+            axes.reason,
+            f"{axes.axes:,}",
+            f"{axes.channels:,}",
+            ", ".join(axes.examples) + (", ..." if axes.axes > len(axes.examples) else ""),
+        )
+        for axes in grouping.frozen
+    )
+    print_table(console, ("cannot be cut", "axes", "channels", "for example"), frozen)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.text import Text
 
 from onnxslim.commands.compare import Comparison
 from onnxslim.pipeline.records import FidelityFigures, reason_key
 from onnxslim.quality.fidelity import FIGURES, FidelityFigure
 from onnxslim.report.figures import FigureRow, task_rows
-from onnxslim.report.terminal import line, plain_table, print_data, print_diagnostics, print_judgement, print_target
+from onnxslim.report.terminal import line, print_data, print_diagnostics, print_judgement, print_table, print_target
 from onnxslim.units import in_bytes, in_milliseconds, speed, times
 
 
@@ -19,17 +18,12 @@ def print_comparison(result: Comparison, console: Console) -> None:
     print_target(result.target, console)
     print_diagnostics(result.diagnostics, console)
     line(console, f"{result.candidate} against {result.reference}")
-    labelled = result.reference_accuracy is not None
-    tasks = plain_table("", "reference", "candidate", "change")
-    for row in comparison_rows(result):
-        tasks.add_row(*(Text(cell) for cell in (row.label, row.before, row.after, row.change)))
-    console.print(tasks)
+    rows = ((row.label, row.before, row.after, row.change) for row in comparison_rows(result))
+    print_table(console, ("", "reference", "candidate", "change"), rows)
     print_judgement(result.quality, console)
-    table = plain_table("output", *(figure.title for figure in FIGURES))
-    for name, cells in output_rows(result):
-        table.add_row(Text(name), *(Text(cell) for cell in cells))
-    console.print(table)
-    if not labelled:
+    outputs = ((name, *cells) for name, cells in output_rows(result))
+    print_table(console, ("output", *(figure.title for figure in FIGURES)), outputs)
+    if result.reference_accuracy is None:
         line(console, f"Accuracy: {result.reference_accuracy_reason}")
 
 

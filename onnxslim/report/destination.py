@@ -28,7 +28,6 @@ def check_destinations(paths: Sequence[Path]) -> None:
         if path.suffix.lower() not in (JSON, PAGE):
             hint = f"end the name in {JSON} for programs, or in {PAGE} for people"
             raise UsageError("a report has no such form", where=f"--report {path}", hint=hint)
-    for path in paths:
         if is_page(path):
             need_libraries(f"--report {path}")
 
@@ -36,10 +35,7 @@ def check_destinations(paths: Sequence[Path]) -> None:
 def check_reports(paths: Sequence[Path], models: Sequence[Path], **sources: object) -> None:
     """Check, before any work, that reports can be written at `paths`, over nothing that the run reads.
 
-    Args:
-        paths: Where reports are to go.
-        models: What is read.
-        sources: What else is read, by the name of its option (see `places_read`).
+    That are `models`, and `sources` by the names of their options (see `places_read`).
 
     Raises:
         ModelError: A model cannot be opened.

@@ -9,12 +9,7 @@ from onnxslim.commands.difference import Difference
 
 
 def print_difference(difference: Difference, console: Console) -> None:
-    """Print a difference in the manner of ``diff -u``: header, regions, ``-`` and ``+`` lines.
-
-    Args:
-        difference: What to print.
-        console: Where to; with colours where it has any.
-    """
+    """Print a difference in the manner of ``diff -u``: header, regions, ``-`` and ``+`` lines."""
 
     def put(text: str, style: str = "") -> None:
         console.print(Text(text, style), soft_wrap=True)

@@ -40,19 +40,19 @@ def figure_rows(report: Report) -> list[FigureRow]:
     for label, key, per in (("Parameters", "parameters", ratio.parameters), ("MACs", "macs", ratio.macs)):
         old, new = (in_thousands(getattr(figures, key)) for figures in (before, after))
         rows.append(FigureRow(label, old, new, times(per, "fewer", "more")))
-    nodes = _change(before.nodes, after.nodes, "fewer", "more")
+    nodes = times(before.nodes / after.nodes, "fewer", "more") if before.nodes and after.nodes else ""
     rows.append(FigureRow("Nodes", f"{before.nodes:,}", f"{after.nodes:,}", nodes))
     latency = speed(ratio.latency) if ratio.latency else ratio.latency_reason or ""
     rows.append(FigureRow("Latency, median", _median(before), _median(after), latency))
-    for label, key, show, less in (
-        ("Loading", "load_ms", in_milliseconds, "less"),
-        ("First run", "first_run_ms", in_milliseconds, "less"),
-        ("Throughput", "throughput_per_s", per_second, "less"),
-        ("Peak memory", "peak_memory_bytes", in_bytes, "less"),
-        ("Energy", "energy_mj", in_millijoules, "less"),
+    for label, key, show in (
+        ("Loading", "load_ms", in_milliseconds),
+        ("First run", "first_run_ms", in_milliseconds),
+        ("Throughput", "throughput_per_s", per_second),
+        ("Peak memory", "peak_memory_bytes", in_bytes),
+        ("Energy", "energy_mj", in_millijoules),
     ):
         old, new = getattr(before, key), getattr(after, key)
-        change = _change(old, new, less, "more") or _reason(report, key)
+        change = times(old / new, "less", "more") if old and new else _reason(report, key)
         rows.append(FigureRow(label, show(old), show(new), change))
     if before.accuracy is None and report.data.labels:
         rows.append(FigureRow("Accuracy", NOTHING, NOTHING, _reason(report, "accuracy")))
@@ -129,10 +129,6 @@ def _with_change(figure: MeasuredFigure) -> str:
 
 def _median(figures: Figures) -> str:
     return in_milliseconds(figures.latency_ms.p50 if figures.latency_ms else None)
-
-
-def _change(before: float | None, after: float | None, less: str, more: str) -> str:
-    return times(before / after, less, more) if before and after else ""
 
 
 def _reason(report: Report, key: str) -> str:

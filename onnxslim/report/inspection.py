@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from onnxslim.commands.inspect import Inspection, TensorFigures
-from onnxslim.report.terminal import line, plain_table
+from onnxslim.report.terminal import line, print_facts, print_table
 from onnxslim.units import in_bytes, in_thousands
 
 
 def print_inspection(model: Inspection, console: Console) -> None:
     """Print the whole inspection."""
     line(console, f"{model.path}: {in_bytes(model.size_bytes)}")
-    table = Table.grid(padding=(0, 2))
     opsets = ", ".join(f"{domain} {version}" for domain, version in model.opsets.items())
-    rows = (
+    facts = (
         ("Parameters", f"{in_thousands(model.parameters)}, {in_bytes(model.weight_bytes)} in memory"),
         ("MACs", f"{in_thousands(model.macs)} an inference (symbolic dimensions count as 1)"),
         ("Activations", f"{in_bytes(model.peak_activation_bytes)} at once, {in_bytes(model.activation_bytes)} in all"),
@@ -28,21 +25,24 @@ def print_inspection(model: Inspection, console: Console) -> None:
         *(("Not counted", f"{op}: MACs not known") for op in model.uncounted),
         *(("Not inferred", problem) for problem in model.not_inferred),
     )
-    for name, text in rows:
-        table.add_row(name, Text(text))
-    console.print(table)
+    print_facts(console, facts)
     ops = ", ".join(f"{op} {count}" for op, count in model.ops.items())
     line(console, f"\nOps: {ops}")
     if model.metadata:
         line(console, "\nWhat the file says about itself:")
         for key, text in model.metadata.items():
             line(console, f"  {key}: {text}")
-    if model.costly:
-        nodes = plain_table("costliest nodes", "op", "MACs", "share", "parameters")
-        for node in model.costly:
-            share = f"{node.macs / model.macs:.1%}" if model.macs else ""
-            nodes.add_row(Text(node.name), node.op_type, in_thousands(node.macs), share, in_thousands(node.parameters))
-        console.print(nodes)
+    rows = (
+        (
+            node.name,
+            node.op_type,
+            in_thousands(node.macs),
+            f"{node.macs / model.macs:.1%}" if model.macs else "",
+            in_thousands(node.parameters),
+        )
+        for node in model.costly
+    )
+    print_table(console, ("costliest nodes", "op", "MACs", "share", "parameters"), rows)
     line(console, f"What can be done to it: {', '.join(model.passes)} (see: onnxslim passes)")
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from onnxslim.commands.doctor import Machine
 from onnxslim.installation import NAMESAKE_HINT
-from onnxslim.report.terminal import line
+from onnxslim.report.terminal import line, print_facts
 
 
 def print_machine(machine: Machine, console: Console) -> None:
@@ -29,10 +27,7 @@ def print_machine(machine: Machine, console: Console) -> None:
         ("Passes", ", ".join(machine.passes)),
         ("Completion", "onnxslim --install-completion"),
     ]
-    table = Table.grid(padding=(0, 2))
-    for name, text in rows:
-        table.add_row(name, Text(text))
-    console.print(table)
+    print_facts(console, rows)
     if machine.namesake is not None:
         warning = f"onnxslim {machine.namesake}, another project, is installed too and has the same import name"
         line(console, f"warning: {warning}; {NAMESAKE_HINT}", style="yellow")

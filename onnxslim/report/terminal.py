@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -24,16 +24,13 @@ TOP_CHANGES = 4
 def print_report(report: Report, console: Console, *, verbose: bool = False, reports: Sequence[Path] = ()) -> None:
     """Print the whole report: where the data came from, before and after, the passes, what changed.
 
-    Args:
-        report: What to print.
-        console: Where to.
-        verbose: Print every change, not the first few of each pass.
-        reports: Where the report was written to as a file.
+    `verbose` prints every change, not the first few of each pass; `reports` are the files that it was written to.
     """
     print_data(report.data, console)
     print_target(report.target, console)
     print_diagnostics(report.diagnostics, console)
-    console.print(figures_table(report))
+    figures = ((row.label, row.before, row.after, row.change) for row in figure_rows(report))
+    print_table(console, ("", "before", "after", "change"), figures, right=(1, 2))
     print_judgement(report.quality, console)
     budget = report.budget
     if budget.max_drop is not None:
@@ -43,8 +40,7 @@ def print_report(report: Report, console: Console, *, verbose: bool = False, rep
         elif budget.samples_needed is not None:
             verdict += f" by the estimate; about {budget.samples_needed:,} samples to measure with would settle it"
         line(console, f"Budget: at most {in_percent(budget.max_drop)} lost, {verdict}")
-    if report.passes:
-        console.print(passes_table(report.passes))
+    print_passes(report.passes, console)
     for step in report.passes:
         print_attempts(step, console)
         print_changes(step, console, limit=None if verbose else TOP_CHANGES)
@@ -85,21 +81,25 @@ def line(console: Console, text: str, *, style: str = "") -> None:
     console.print(Text(text, style=style))
 
 
-def plain_table(*columns: str, title: str | None = None) -> Table:
-    """Return a table with these headings, the first column for names."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+def print_table(
+    console: Console, headings: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[int] = ()
+) -> None:
+    """Print a table if it has rows, the columns `right` aligned to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", justify="right" if index in right else "left")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    if table.rows:
+        console.print(table)
 
 
-def figures_table(report: Report) -> Table:
-    """Return the table of before, after, and what that means."""
-    table = plain_table("", "before", "after", "change")
-    table.columns[1].justify = table.columns[2].justify = "right"
-    for row in figure_rows(report):
-        table.add_row(Text(row.label), *(Text(cell) for cell in (row.before, row.after, row.change)))
-    return table
+def print_facts(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and what there is to say, one line a fact."""
+    table = Table.grid(padding=(0, 2))
+    for name, text in rows:
+        table.add_row(name, Text(text))
+    console.print(table)
 
 
 def print_judgement(quality: QualityFigures, console: Console) -> None:
@@ -108,56 +108,64 @@ def print_judgement(quality: QualityFigures, console: Console) -> None:
         line(console, text)
 
 
-def passes_table(passes: tuple[PassRecord, ...]) -> Table:
-    """Return one row a pass: kept or rolled back, and why."""
-    table = plain_table("pass", "kind", "", "nodes", "seconds", "why")
-    table.columns[4].justify = "right"
+def print_passes(passes: Sequence[PassRecord], console: Console) -> None:
+    """Print one row a pass: kept or rolled back, and why."""
+    rows = []
     for step in passes:
-        verdict = Text("kept", "green") if step.kept else Text("not kept", "yellow")
         nodes = f"{step.nodes[0]:,} -> {step.nodes[1]:,}"
-        table.add_row(step.name, step.kind, verdict, nodes, f"{step.seconds:.1f}", Text(step.reason))
-    return table
+        rows.append((step.name, step.kind, _verdict(step.kept), nodes, f"{step.seconds:.1f}", step.reason))
+    print_table(console, ("pass", "kind", "", "nodes", "seconds", "why"), rows, right=(4,))
+
+
+def _verdict(kept: bool) -> Text:
+    return Text("kept", "green") if kept else Text("not kept", "yellow")
 
 
 def print_attempts(step: PassRecord, console: Console) -> None:
     """Print the forms of a pass that were tried, where it was more than one."""
     if len(step.attempts) < 2:
         return
-    table = plain_table(f"{step.name}: forms tried", "", "lost", "smaller", "seconds", "why")
-    for column in table.columns[2:5]:
-        column.justify = "right"
-    for form in step.attempts:
-        lost = "-" if form.loss is None else in_percent(form.loss.value)
-        smaller = "-" if form.size is None else f"{form.size:.2f}x"
-        verdict = Text("kept", "green") if form.kept else Text("not kept", "yellow")
-        name = Text(changed_options(step.asked, form.options) or "as asked")
-        table.add_row(name, verdict, lost, smaller, f"{form.seconds:.1f}", Text(form.reason))
-    console.print(table)
+    rows = (
+        (
+            changed_options(step.asked, form.options) or "as asked",
+            _verdict(form.kept),
+            "-" if form.loss is None else in_percent(form.loss.value),
+            "-" if form.size is None else f"{form.size:.2f}x",
+            f"{form.seconds:.1f}",
+            form.reason,
+        )
+        for form in step.attempts
+    )
+    headings = f"{step.name}: forms tried", "", "lost", "smaller", "seconds", "why"
+    print_table(console, headings, rows, right=(2, 3, 4))
 
 
 def print_changes(step: PassRecord, console: Console, *, limit: int | None) -> None:
     """Print what a pass did, at most `limit` lines of it (None: all)."""
-    if not step.changes:
-        return
-    table = plain_table(f"{step.name}: what changed", "", "")
-    for note in step.changes[:limit]:
-        table.add_row(Text(note.subject), Text(note.action), Text(note.reason))
-    console.print(table)
+    rows = ((note.subject, note.action, note.reason) for note in step.changes[:limit])
+    print_table(console, (f"{step.name}: what changed", "", ""), rows)
     if limit is not None and len(step.changes) > limit:
         line(console, f"... and {len(step.changes) - limit:,} more (--verbose prints all)", style="dim")
 
 
 def print_layers(step: PassRecord, console: Console, *, limit: int | None) -> None:
     """Print the layers that got narrower or of a lower rank: at most `limit` of them, those that save the most."""
-    if not step.layers or not step.kept:
+    if not step.kept:
         return
-    table = plain_table(f"{step.name}: layers", "op", "", "before", "after", "MACs before", "MACs after")
-    for column in table.columns[3:]:
-        column.justify = "right"
-    heaviest = sorted(step.layers, key=lambda row: row.macs_after - row.macs_before)
-    for row in step.layers if limit is None else heaviest[:limit]:
-        counts = f"{row.before:,}", f"{row.after:,}", in_thousands(row.macs_before), in_thousands(row.macs_after)
-        table.add_row(Text(row.layer), row.op, row.quantity, *counts)
-    console.print(table)
+    heaviest = sorted(step.layers, key=lambda layer: layer.macs_after - layer.macs_before)
+    rows = (
+        (
+            layer.layer,
+            layer.op,
+            layer.quantity,
+            f"{layer.before:,}",
+            f"{layer.after:,}",
+            in_thousands(layer.macs_before),
+            in_thousands(layer.macs_after),
+        )
+        for layer in (step.layers if limit is None else heaviest[:limit])
+    )
+    headings = f"{step.name}: layers", "op", "", "before", "after", "MACs before", "MACs after"
+    print_table(console, headings, rows, right=(3, 4, 5, 6))
     if limit is not None and len(step.layers) > limit:
         line(console, f"... and {len(step.layers) - limit:,} more layers (--verbose prints all)", style="dim")

@@ -35,6 +35,21 @@ def module_command(module: str, *, python: str = sys.executable) -> list[str]:
     return python_command(RUN_MODULE, str(pathlib.Path(__file__).resolve().parents[2]), module, python=python)
 
 
+def run_module(
+    module: str, request: Mapping[str, Any], timeout: float, *, python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
+    """Run a module of onnxslim with a request on its standard input, as JSON, for at most `timeout` seconds.
+
+    Raises:
+        OSError: The process does not start.
+        subprocess.TimeoutExpired: It took longer, and was killed.
+    """
+    command = module_command(module, python=python)
+    return subprocess.run(
+        command, input=json.dumps(request), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
 def signal_name(number: int) -> str:
     """Return the name of a signal, with its usual cause."""
     try:

@@ -61,10 +61,7 @@ def _read_microjoules(file: pathlib.Path) -> float:
 
 
 def nvml_counters(load: Callable[[str], Any] = ctypes.CDLL) -> tuple[Counter, ...] | str:
-    """Return the counter of the first GPU, or the reason why there is none.
-
-    Args:
-        load: Opens a shared library by name.
+    """Return the counter of the first GPU, or the reason why there is none; `load` opens a shared library by name.
 
     Source: NVML API reference, nvmlDeviceGetTotalEnergyConsumption: millijoules since the driver was loaded (Volta and
     newer).

@@ -23,13 +23,8 @@ def kernel_milliseconds(
     """Return the milliseconds of nodes of the main graph by the first value that they make, and those of no node.
 
     A kernel covers the nodes between the values that kernels make; its time is that of the one of them with the most
-    multiply-accumulates. Nodes that are missing were fused into others, or folded.
-
-    Args:
-        model: The model.
-        feeds: As for `Session.run`.
-        target: Where it runs.
-        macs: Multiply-accumulates by the first value that a node makes.
+    multiply-accumulates; `macs` has them by the first value that a node makes. Nodes that are missing were fused into
+    others, or folded.
 
     Raises:
         RunError: The model does not run on `feeds`.
@@ -42,8 +37,8 @@ def kernel_milliseconds(
 
 def assign(model: ir.Model, times: Mapping[str, float], macs: Mapping[str, int]) -> tuple[dict[str, float], float]:
     """Return `times`, which are by the names of kernels, as `kernel_milliseconds` does."""
-    makers: dict[str | None, str] = {first_value(node): first_value(node) for node in model.graph}
-    makers |= {output.name: first_value(node) for node in model.graph for output in node.outputs if output.name}
+    outputs = ((node, output) for node in model.graph for output in node.outputs)
+    makers: dict[str | None, str] = {output.name: first_value(node) for node, output in outputs if output.name}
     makers |= {node.name: first_value(node) for node in model.graph if node.name}
     found = {kernel: _value_of(kernel, makers) for kernel in times}
     groups = grouped(model.graph, {value for value in found.values() if value})

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 
-from onnxslim.runtime.statistics import Interval
+from onnxslim.runtime.statistics import Interval, percentile_interval
 
 Clock = Callable[[], float]
 """Returns the time in seconds, from an arbitrary start."""
@@ -112,13 +112,7 @@ def run_block(call: Callable[[], None], seconds: float, clock: Clock = time.perf
 def measure_blocks(
     model: BlockTimer, *, batch: int = 1, seconds: float = 1.0, clock: Clock = time.perf_counter
 ) -> Latency:
-    """Return the latency of a single model.
-
-    Args:
-        model: The model.
-        batch: Number of samples per run.
-        seconds: Approximate duration, including warm-up.
-        clock: Returns the time in seconds.
+    """Return the latency of a single model with `batch` samples per run, from about `seconds` including warm-up.
 
     Raises:
         RunError: The model does not run, or the process that runs it failed.
@@ -137,14 +131,7 @@ def time_pairs(
 ) -> list[Pair]:
     """Return the times of two models in alternating blocks; the order of the two alternates from pair to pair.
 
-    Args:
-        before: The first model.
-        after: The second model, with the same inputs.
-        seconds: Approximate duration for both together, including warm-up.
-        clock: Returns the time in seconds.
-
-    Returns:
-        For each pair of blocks, the times of single runs of both models, in seconds.
+    It takes about `seconds` for both models together, including warm-up.
 
     Raises:
         RunError: A model does not run, or the process that runs it failed.
@@ -178,7 +165,7 @@ def compare_pairs(
 
     Args:
         starts: The pairs of each start.
-        generator: Random generator of the bootstrap.
+        generator: Draws the bootstrap.
         batch: Number of samples per run.
         cold: Cold starts of the two models, which are part of the result.
     """
@@ -191,13 +178,12 @@ def compare_pairs(
         chosen = (ratios[index] for index in generator.integers(0, len(ratios), len(ratios)))
         return float(np.median(np.concatenate([row[generator.integers(0, len(row), len(row))] for row in chosen])))
 
-    value = float(np.median(np.concatenate(ratios)))
-    low, high = np.quantile([draw() for _ in range(RESAMPLES)], [0.025, 0.975])
     first, second = (
         summarize([run for pairs in starts for pair in pairs for run in pair[side]], batch, cold[side])
         for side in (0, 1)
     )
-    return PairedLatency(first, second, Interval(value, min(value, float(low)), max(value, float(high))))
+    ratio = percentile_interval(float(np.median(np.concatenate(ratios))), [draw() for _ in range(RESAMPLES)])
+    return PairedLatency(first, second, ratio)
 
 
 def block_seconds(seconds: float) -> float:

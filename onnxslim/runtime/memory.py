@@ -1,4 +1,4 @@
-"""Peak memory of one run of a model, measured in child processes."""
+"""Peak memory of one run of a model, measured in child processes that run this module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim.runtime.child import module_command
+from onnxslim.errors import OnnxslimError
+from onnxslim.runtime.child import run_module
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.statistics import Measured
 from onnxslim.runtime.target import Target
@@ -30,7 +31,7 @@ def peak_memory(
     timeout: float = TIMEOUT,
     command: str = sys.executable,
 ) -> Measured:
-    """Return the peak resident memory, in bytes, of loading `path` and running it once.
+    """Return the peak resident memory, in bytes, of loading `path` and running it once, or why it is not known.
 
     One child process loads and runs the model, another does the same without the model; the result is the difference of
     their peaks. Memory-mapped files count as far as they are read. On CUDA, too, it is host memory.
@@ -41,15 +42,12 @@ def peak_memory(
         target: Target of the run.
         timeout: Time limit of each of the two processes, in seconds.
         command: Python interpreter of the children.
-
-    Returns:
-        The difference, or the reason why there is none: a child failed or took too long, or the platform does not
-        report peak memory.
     """
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
         archive = pathlib.Path(folder) / "feeds.npz"
-        arrays = {name: _plain(np.asarray(array)) for name, array in feeds.items()}
-        np.savez(archive, *arrays.values())
+        arrays = {name: np.asarray(array) for name, array in feeds.items()}
+        # strings get a fixed-length type, which needs no pickle
+        np.savez(archive, *(array.astype(str) if array.dtype == object else array for array in arrays.values()))
         request = {
             "model": str(path),
             "feeds": str(archive),
@@ -63,17 +61,9 @@ def peak_memory(
     return Measured(max(0.0, loaded.value - baseline.value))
 
 
-def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return strings with a fixed-length type, which needs no pickle; other arrays unchanged."""
-    return array.astype(str) if array.dtype == object else array
-
-
 def _child(request: Mapping[str, object], timeout: float, command: str) -> Measured:
-    arguments = module_command("onnxslim.runtime.memory_child", python=command)
     try:
-        child = subprocess.run(
-            arguments, input=json.dumps(request), capture_output=True, text=True, timeout=timeout, check=False
-        )
+        child = run_module(__name__, request, timeout, python=command)
     except subprocess.TimeoutExpired:
         return Measured(None, f"the process that measures memory took longer than {timeout:g} s")
     except OSError as error:
@@ -91,3 +81,35 @@ def run_once(request: Mapping[str, Any]) -> None:
         feeds = {name: arrays[f"arr_{index}"] for index, name in enumerate(request["names"])}
     if request["model"] is not None:
         Session.of(request["model"], Target(*request["target"])).run(feeds)
+
+
+def peak_resident_bytes(status: pathlib.Path = pathlib.Path("/proc/self/status")) -> int | None:
+    """Return the peak resident memory of this process in bytes; None if the platform does not report it.
+
+    Linux reports it in VmHWM, since a forked child inherits `ru_maxrss` from its parent. On macOS `ru_maxrss` is in
+    bytes and starts anew.
+    """
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "darwin":
+        import resource  # not on Windows
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return None
+
+
+def main() -> int:
+    """Run one request in the child, print its peak memory as JSON, and return the exit code."""
+    try:
+        run_once(json.load(sys.stdin))
+    except OnnxslimError as error:
+        print(error.what, file=sys.stderr)
+        return 1
+    print(json.dumps({"peak": peak_resident_bytes()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,12 +12,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.model.constants import Array
 from onnxslim.ort import onnxruntime
-
-Array = npt.NDArray[Any]
 
 ML_DTYPES: Mapping[str, tuple[np.dtype[Any], ir.DataType]] = {
     f"tensor({name})": (np.dtype(kind), ir.DataType[name.upper()])
@@ -38,12 +36,7 @@ PACKED = frozenset({ir.DataType.INT4, ir.DataType.UINT4})
 
 
 def to_runtime(array: Array, kind: str) -> onnxruntime.OrtValue:
-    """Return an array as an ``OrtValue``.
-
-    Args:
-        array: An array of a type in `ML_DTYPES`, or of a numpy type.
-        kind: Type name of ONNX Runtime.
-    """
+    """Return an array, of a numpy type or one in `ML_DTYPES`, as an ``OrtValue`` of ONNX Runtime's type `kind`."""
     array = np.ascontiguousarray(array).reshape(np.shape(array))  # ascontiguousarray turns scalars into vectors
     if kind not in ML_DTYPES:
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
+import functools
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.errors import ProviderUnavailable, RunError
+from onnxslim.errors import OnnxslimError, ProviderUnavailable, RunError
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ort import onnxruntime
 from onnxslim.runtime.ort_values import ML_DTYPES, from_runtime, to_runtime
@@ -46,6 +48,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     **{name: dtype for name, (dtype, _) in ML_DTYPES.items()},
 }
 """ONNX Runtime's names of types, and the numpy type of the arrays that it takes and gives. Strings are objects."""
+
+Fetch = Callable[[Any], Iterable[Any]]
+"""Makes arrays (lists and dicts of what is no tensor) of the result of a run, in the order of its outputs."""
 
 
 class Threading(enum.Enum):
@@ -128,20 +133,20 @@ class Session:
             ProviderUnavailable: The target's execution provider did not start.
         """
         target = target or detect_target()
-        way = SessionConfig(optimize, pack, profile, threading, weights_folder)
+        config = SessionConfig(optimize, pack, profile, threading, weights_folder)
         if not isinstance(model, ir.Model):
             source = str(model) if weights_folder is None else pathlib.Path(model).read_bytes()
-            return cls(_open(source, target, way, where=str(model)), target)
+            return cls(_open(source, target, config, where=str(model)), target)
         where = model.graph.name
         apart = {id(value.const_value) for value in model.graph.initializers.values() if _goes_apart(value)}
         if _fits_in_memory(model, apart):
-            way = dataclasses.replace(way, folder=next(iter(_folders(model)), None))
+            config = dataclasses.replace(config, folder=next(iter(_folders(model)), None))
             written, weights_apart = external_weights(model)
-            return cls(_open(written, target, way, where, weights_apart), target)
+            return cls(_open(written, target, config, where, weights_apart), target)
         # ONNX Runtime has read or mapped the weights when it returns: on POSIX the files may go then
         with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
             path, _ = write_model(model, pathlib.Path(folder))
-            return cls(_open(str(path), target, way, where), target)
+            return cls(_open(str(path), target, config, where), target)
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run once and return the outputs by name.
@@ -157,17 +162,9 @@ class Session:
             RunError: An input or output is missing or unknown, or ONNX Runtime failed.
         """
         names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
-        self._check(feeds, names)
-        exchanges = self._exchanges(feeds, names)
-        if self._device != "cpu" and not exchanges and self._can_bind(feeds, names):
-            return self._run_bound(feeds, names, self._device)
-        try:
-            if exchanges:
-                results = self._runtime.run_with_ort_values(names, self._exchanged(feeds))
-                return {name: from_runtime(value) for name, value in zip(names, results, strict=True)}
-            return dict(zip(names, self._runtime.run(names, dict(feeds)), strict=True))
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise run_error(error) from error
+        with runtime_errors():
+            execute, fetch = self._ready(feeds, names)
+            return dict(zip(names, fetch(execute()), strict=True))
 
     def prepare(self, feeds: Mapping[str, Any]) -> Callable[[], None]:
         """Return a call that runs the model on `feeds` and drops the outputs, for measurements.
@@ -178,21 +175,16 @@ class Session:
         Raises:
             RunError: As `run` does.
         """
-        names = [spec.name for spec in self.outputs]
-        self._check(feeds, names)
-        if self._exchanges(feeds, names):
-            values = self._exchanged(feeds)
-            return _raising_run_error(lambda: self._runtime.run_with_ort_values(names, values))
-        if self._device != "cpu" and self._can_bind(feeds, names):
-            binding = self._bind(feeds, names, self._device)
+        with runtime_errors():
+            execute, _ = self._ready(feeds, [spec.name for spec in self.outputs])
 
-            def bound() -> None:
-                self._runtime.run_with_iobinding(binding)
-                binding.synchronize_outputs()
+        def call() -> None:
+            try:  # `runtime_errors` takes a microsecond, which would be timed as well
+                execute()
+            except Exception as error:
+                raise run_error(error) from error
 
-            return _raising_run_error(bound)
-        arrays = dict(feeds)
-        return _raising_run_error(lambda: self._runtime.run(names, arrays))
+        return call
 
     def end_profile(self) -> pathlib.Path:
         """Stop telling how long each node takes, and return the file that tells (Chrome's trace format, in JSON)."""
@@ -213,39 +205,48 @@ class Session:
                     f"the model has no output {name!r}", hint="check the names of its outputs with: onnxslim inspect"
                 )
 
-    def _exchanges(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> bool:
-        """Whether arrays of types that numpy lacks go in or come out."""
-        return any(self._kinds.get(name) in ML_DTYPES for name in (*feeds, *outputs))
-
-    def _exchanged(self, feeds: Mapping[str, Any]) -> dict[str, onnxruntime.OrtValue]:
-        return {name: to_runtime(np.asarray(array), self._kinds.get(name, "")) for name, array in feeds.items()}
+    def _ready(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> tuple[Callable[[], Any], Fetch]:
+        """Return a call that runs the model on `feeds`, and what makes arrays of the outputs of its result."""
+        self._check(feeds, outputs)
+        if any(self._kinds.get(name) in ML_DTYPES for name in (*feeds, *outputs)):
+            values = {name: to_runtime(np.asarray(array), self._kinds.get(name, "")) for name, array in feeds.items()}
+            return lambda: self._runtime.run_with_ort_values(outputs, values), functools.partial(map, from_runtime)
+        if self._device != "cpu" and self._can_bind(feeds, outputs):
+            return self._bound(feeds, outputs, self._device)
+        arrays = dict(feeds)
+        return lambda: self._runtime.run(outputs, arrays), lambda results: results
 
     def _can_bind(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> bool:
         """Only tensors of numbers have a place on a device."""
         numeric = {spec.name for spec in self.outputs if spec.dtype is not None and spec.dtype != object}
         return all(np.asarray(array).dtype.kind in "fiub" for array in feeds.values()) and set(outputs) <= numeric
 
-    def _bind(self, feeds: Mapping[str, Any], outputs: Sequence[str], device: str) -> Any:
-        try:
-            binding = self._runtime.io_binding()
-            for name, array in feeds.items():
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
-                binding.bind_ortvalue_input(name, value)
-            for name in outputs:
-                binding.bind_output(name, device, 0)
-            binding.synchronize_inputs()
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise run_error(error) from error
-        return binding
+    def _bound(self, feeds: Mapping[str, Any], outputs: Sequence[str], device: str) -> tuple[Callable[[], Any], Fetch]:
+        """Return what `_ready` does, with inputs and outputs on a device."""
+        binding = self._runtime.io_binding()
+        for name, array in feeds.items():
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, device, 0)
+        binding.synchronize_inputs()
 
-    def _run_bound(self, feeds: Mapping[str, Any], outputs: Sequence[str], device: str) -> dict[str, Any]:
-        binding = self._bind(feeds, outputs, device)
-        try:
+        def execute() -> None:
             self._runtime.run_with_iobinding(binding)
             binding.synchronize_outputs()
-            return {name: value.numpy() for name, value in zip(outputs, binding.get_outputs(), strict=True)}
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise run_error(error) from error
+
+        return execute, lambda _: (value.numpy() for value in binding.get_outputs())
+
+
+@contextlib.contextmanager
+def runtime_errors(where: str | None = None) -> Iterator[None]:
+    """Turn what ONNX Runtime raises in the body, which has no common base, into a RunError."""
+    try:
+        yield
+    except OnnxslimError:
+        raise
+    except Exception as error:
+        raise run_error(error, where) from error
 
 
 def run_error(error: Exception, where: str | None = None) -> RunError:
@@ -253,16 +254,6 @@ def run_error(error: Exception, where: str | None = None) -> RunError:
     message = str(error).strip() or type(error).__name__
     first = NOISE.sub("", message.splitlines()[0]).strip()
     return RunError(f"ONNX Runtime says: {first}", where=where)
-
-
-def _raising_run_error(call: Callable[[], Any]) -> Callable[[], None]:
-    def run() -> None:
-        try:
-            call()
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise run_error(error) from error
-
-    return run
 
 
 def write_model(model: ir.Model, folder: pathlib.Path) -> tuple[pathlib.Path, str | None]:
@@ -373,11 +364,11 @@ class SessionConfig:
 def _open(
     source: str | bytes,
     target: Target,
-    way: SessionConfig,
+    config: SessionConfig,
     where: str | None,
     weights: Mapping[str, onnxruntime.OrtValue] | None = None,
 ) -> onnxruntime.InferenceSession:
-    options = way.options(target)
+    options = config.options(target)
     if weights:
         options.add_external_initializers(list(weights), list(weights.values()))
     facts = target.facts
@@ -385,14 +376,12 @@ def _open(
         raise ProviderUnavailable(
             f"the installed ONNX Runtime was built without {facts.title}", where=where, hint=facts.hints.not_built
         )
-    settings = dict(facts.options) if way.optimize else {**facts.options, **facts.exact_options}
+    settings = dict(facts.options) if config.optimize else {**facts.options, **facts.exact_options}
     providers: list[Any] = [(facts.execution_provider, settings)]
     if facts.execution_provider != CPU:
         providers.append(CPU)
-    try:
+    with runtime_errors(where):
         session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base
-        raise run_error(error, where) from error
     if facts.execution_provider not in session.get_providers():
         raise ProviderUnavailable(f"{facts.title} did not start", where=where, hint=facts.hints.not_found)
     return session

@@ -74,10 +74,14 @@ def bootstrap(
     count = len(rows)
     if count == 0:
         raise ValueError("nothing to draw from")
-    value = float(statistic(rows))
     draws = [float(statistic(rows[generator.integers(0, count, count)])) for _ in range(resamples)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(value, min(value, float(low)), max(value, float(high)))
+    return percentile_interval(float(statistic(rows)), draws)
+
+
+def percentile_interval(value: float, draws: npt.ArrayLike) -> Interval:
+    """Return `value` with the 95 % percentile interval of its bootstrap draws, which holds the value in any case."""
+    low, high = np.quantile(draws, [0.025, 0.975]).tolist()
+    return Interval(value, min(value, low), max(value, high))
 
 
 def paired_difference(before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> Interval:

@@ -149,15 +149,14 @@ def detect_target(provider: str = "auto", threads: int | None = None) -> Target:
         threads: Threads within one operator; None: one for each physical core that this process may use.
 
     Raises:
-        BadOptionValue: There is no such provider, or `threads` is not positive.
+        BadOptionValue: There is no such provider, or `threads` is out of range.
         ProviderUnavailable: The provider cannot be used here.
         ExtensionError: It comes from another distribution, and cannot be read.
     """
     chosen = None if provider == "auto" else load_provider(provider)
-    if threads is not None and threads < 1:
-        raise BadOptionValue(f"{threads} threads cannot run anything", where="--threads", hint="give 1 or more")
-    if threads is not None and threads > MOST_THREADS:
-        raise BadOptionValue(f"{threads:,} threads are more than any machine has", where="--threads", hint="give less")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        hint = f"give 1 to {MOST_THREADS:,}"
+        raise BadOptionValue(f"there cannot be {threads:,} threads", where="--threads", hint=hint)
     found = processor()
     instruction_set = best_instruction_set(found.flags, platform.machine())
     count = threads or usable_cores()

@@ -15,7 +15,6 @@ import pickle
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ from onnxslim.runtime.turns import time_those_that_run
 Source = ir.Model | pathlib.Path | Session
 """A model in memory, a file, or a session, which is timed in this process."""
 
-ROLE = "the process that times the model"
+CHILD, ROLE = "onnxslim.runtime.timing_child", "the process that times the model"
 START, OPEN, RESPONSE = 120.0, 600.0, 60.0
 """Time limits in seconds: to start a child, to load the model and run it once, and to respond beyond the work."""
 STARTS = 3
@@ -54,32 +53,10 @@ SLACK = 20.0
 
 
 class TimedProcess:
-    """A model in a child process, timed in blocks. It is a context manager, which ends the process.
+    """A model in a child process, timed in blocks; `timed_process` starts it."""
 
-    Args:
-        model: A file, or a model in memory, which is written to a temporary folder (external weights stay in place).
-        feeds: As for `Session.run`.
-        target: Target of the runs.
-        command: Command of the process; None: `timing_child`.
-
-    Raises:
-        RunError: The process does not start.
-    """
-
-    def __init__(
-        self,
-        model: ir.Model | pathlib.Path,
-        feeds: Mapping[str, Any],
-        target: Target,
-        command: Sequence[str] | None = None,
-    ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True)
-        try:
-            self._request = written_request(model, feeds, target, pathlib.Path(self._folder.name))
-            self._child = Child(list(command or module_command("onnxslim.runtime.timing_child")), ROLE)
-        except BaseException:
-            self._folder.cleanup()
-            raise
+    def __init__(self, child: Child, request: Mapping[str, Any]) -> None:
+        self._child, self._request = child, request
         self._run_seconds = 0.0
 
     def wait(self) -> None:
@@ -98,7 +75,6 @@ class TimedProcess:
         """
         self._child.send({"do": "open", **self._request})
         response = self._child.receive(OPEN)
-        self._folder.cleanup()
         self._run_seconds = float(response["first_run_ms"]) / 1e3
         return ColdStart(float(response["load_ms"]), float(response["first_run_ms"]))
 
@@ -112,18 +88,18 @@ class TimedProcess:
         work = max(seconds, (WARM_UP_RUNS + TIMED_RUNS) * self._run_seconds)
         return [float(time) for time in self._child.receive(RESPONSE + SLACK * work)["times"]]
 
-    def close(self) -> None:
-        """End the process."""
-        self._child.close()
-        self._folder.cleanup()
 
-    def __enter__(self) -> TimedProcess:
-        return self
+@contextlib.contextmanager
+def timed_process(model: ir.Model | pathlib.Path, feeds: Mapping[str, Any], target: Target) -> Iterator[TimedProcess]:
+    """Start the process that times a model, and end it afterwards.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    Raises:
+        RunError: The process does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
+        request = written_request(model, feeds, target, pathlib.Path(folder))
+        with Child(module_command(CHILD), ROLE) as child:
+            yield TimedProcess(child, request)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,14 +145,8 @@ def compare_latency(
 ) -> PairedLatency:
     """Return the paired latency of two models, measured in alternating blocks on the same feeds.
 
-    Args:
-        before: The first model.
-        after: The second model, with the same inputs.
-        feeds: As for `Session.run`.
-        target: Target of the runs.
-        generator: Random generator for the bootstrap of the ratio.
-        seconds: Approximate duration for both together, without starting processes and loading.
-        starts: Number of starts of the processes; models that run in this process are started once.
+    It takes about `seconds` for both together, without starting processes and loading. The processes are started anew
+    `starts` times; models that run in this process are started once. `generator` draws the bootstrap of the ratio.
 
     Raises:
         RunError: A model does not run, or the process that runs it failed.
@@ -209,7 +179,7 @@ def cold_start(model: ir.Model | pathlib.Path, feeds: Mapping[str, Any], target:
     Raises:
         RunError: The model does not run, or the process that runs it failed.
     """
-    with TimedProcess(model, feeds, target) as process:
+    with timed_process(model, feeds, target) as process:
         process.wait()
         return process.open()
 
@@ -228,17 +198,10 @@ def _in_processes(sources: Sequence[Source], target: Target) -> bool:
 
 
 def time_layers(layers: Sequence[tuple[ir.Model, Mapping[str, Any]]], target: Target) -> list[float | None]:
-    """Return the milliseconds of small models as parts of a larger one.
+    """Return the milliseconds of one run of small models as parts of a larger one; None for one that does not run.
 
     They take turns in one process with one pool of threads, which spin from model to model as from layer to layer of a
     larger model; see `onnxslim.runtime.turns.time_in_turns`. On CUDA they run in this process.
-
-    Args:
-        layers: Models with their feeds.
-        target: Target of the runs.
-
-    Returns:
-        Milliseconds of one run of each model; None for a model that does not run.
 
     Raises:
         RunError: The child process failed.
@@ -251,27 +214,18 @@ def time_layers(layers: Sequence[tuple[ir.Model, Mapping[str, Any]]], target: Ta
             subfolder = pathlib.Path(folder) / str(index)
             subfolder.mkdir()
             requests.append(written_request(model, feeds, target, subfolder))
-        response = _request_once(
-            {"do": "layers", "layers": requests, "threads": target.threads}, OPEN + RESPONSE * len(layers)
-        )
+        request = {"do": "layers", "layers": requests, "threads": target.threads}
+        response = time_once(request, OPEN + RESPONSE * len(layers))
     return [None if time is None else float(time) for time in response["times"]]
 
 
-def time_nodes(model: ir.Model, feeds: Mapping[str, Any], target: Target, runs: int) -> dict[str, float]:
-    """Return the milliseconds of each node of a model that runs alone in a child process; see `profile_nodes`.
+def time_once(request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """Return the response of a child process to a single request.
 
     Raises:
-        RunError: The model does not run, or the process that runs it failed.
+        RunError: The process failed, or takes longer than `timeout`, in seconds.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
-        request = written_request(model, feeds, target, pathlib.Path(folder))
-        response = _request_once({"do": "nodes", "runs": runs, **request}, OPEN + RESPONSE * runs)
-    return {str(name): float(time) for name, time in response["times"].items()}
-
-
-def _request_once(request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    """Return the response of a child process to a single request."""
-    with Child(module_command("onnxslim.runtime.timing_child"), ROLE) as child:
+    with Child(module_command(CHILD), ROLE) as child:
         child.receive(START)
         child.send(request)
         return child.receive(timeout)
@@ -297,7 +251,7 @@ def opened(
             elif not target.facts.own_process:
                 timers.append(TimedSession(Session.of(source, target), feeds))
             else:
-                timers.append(stack.enter_context(TimedProcess(source, feeds, target)))
+                timers.append(stack.enter_context(timed_process(source, feeds, target)))
         for timer in timers:
             if isinstance(timer, TimedProcess):
                 timer.wait()

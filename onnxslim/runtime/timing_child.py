@@ -15,9 +15,10 @@ from typing import Any, TextIO
 from onnxslim.errors import OnnxslimError
 from onnxslim.ort import onnxruntime
 from onnxslim.runtime.latency import run_block
+from onnxslim.runtime.profile import profile_nodes
 from onnxslim.runtime.session import Session, Threading
 from onnxslim.runtime.target import Target
-from onnxslim.runtime.turns import profile_nodes, time_those_that_run
+from onnxslim.runtime.turns import time_those_that_run
 
 MOST_TIMES = 2000
 """Maximum of the times that are returned for a block; more are thinned out evenly."""
@@ -101,13 +102,7 @@ def wait_until_idle(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until the threads of this process sleep: until it was idle twice in a row.
-
-    Args:
-        work: Returns the CPU time of all threads of this process, in seconds.
-        clock: Returns the time in seconds.
-        sleep: Sleeps for the given seconds.
-    """
+    """Wait until the threads of this process, whose CPU time is `work()`, sleep: until it was idle twice in a row."""
     end = clock() + LONGEST_SPIN
     idle = 0
     while idle < 2 and clock() < end:

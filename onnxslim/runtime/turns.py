@@ -1,20 +1,16 @@
-"""Times several calls of one process in turns, and the nodes of a model by ONNX Runtime's profile."""
+"""Times several calls of one process in turns."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import pathlib
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from onnxslim.errors import RunError
 from onnxslim.runtime.latency import Clock
-from onnxslim.runtime.session import Session
 
 Layer = TypeVar("Layer")
 
@@ -24,8 +20,6 @@ LONGEST = 0.5
 """Total seconds after which a call is slow."""
 LOWER = 0.25
 """Quantile of the times that counts: other load only adds time, and the minimum depends on chance."""
-WARM_UP = 5
-"""Number of runs of a model before the measurement."""
 
 
 def time_in_turns(calls: Sequence[Callable[[], None]], clock: Clock = time.perf_counter) -> list[float]:
@@ -61,36 +55,3 @@ def time_those_that_run(prepare: Callable[[Layer], Callable[[], None]], layers: 
             calls[index] = call
     times = dict(zip(calls, time_in_turns(list(calls.values())), strict=True))
     return [times.get(index) for index in range(len(layers))]
-
-
-def profile_nodes(
-    open_session: Callable[[pathlib.Path], Session], feeds: Mapping[str, Any], runs: int
-) -> dict[str, float]:
-    """Return the milliseconds of each node of a model: the lower quartile over its runs.
-
-    Args:
-        open_session: Opens the model with the given prefix of profile files.
-        feeds: As for `Session.run`.
-        runs: Number of runs after the warm-up.
-
-    Raises:
-        RunError: The model does not run on `feeds`.
-    """
-    with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
-        session = open_session(pathlib.Path(folder) / "profile")
-        call = session.prepare(feeds)
-        for _ in range(WARM_UP + runs):
-            call()
-        events = json.loads(session.end_profile().read_text(encoding="utf-8"))
-    times: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
-            times.setdefault(str(event["name"]).removesuffix("_kernel_time"), []).append(float(event["dur"]))
-    result: dict[str, float] = {}
-    for name, durations in times.items():
-        # nodes of the same name, and nodes of a loop, execute several times per run: their sum counts
-        repeats = max(1, len(durations) // (WARM_UP + runs))
-        timed = len(durations) > WARM_UP * repeats
-        rows = np.array(durations[WARM_UP * repeats :]) if timed else np.array(durations)
-        result[name] = float(np.quantile(rows, LOWER)) * repeats / 1e3
-    return result

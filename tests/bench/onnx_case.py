@@ -236,15 +236,10 @@ class Given:
     def count(self) -> int:
         return len(self.feeds)
 
-    def pieces(self, size: int):
-        from onnxslim.data import Batch
-
-        return (Batch(feeds) for feeds in self.feeds)
-
     def read(self, indices, size: int):
         from onnxslim.data import Batch
 
-        return (Batch(self.feeds[index]) for index in indices)
+        return (Batch(self.feeds[index]) for index in (range(self.count) if indices is None else indices))
 
 
 def run_case(case: pathlib.Path) -> dict[str, object]:

@@ -123,8 +123,5 @@ class HandMade:
     def count(self) -> int:
         return len(self.feeds)
 
-    def pieces(self, size: int) -> Iterator[Batch]:
-        return self.read(np.arange(self.count), size)
-
-    def read(self, indices: np.ndarray, size: int) -> Iterator[Batch]:
-        return (Batch(self.feeds[index]) for index in indices)  # type: ignore[arg-type]
+    def read(self, indices: np.ndarray | None, size: int) -> Iterator[Batch]:
+        return (Batch(self.feeds[index]) for index in (range(self.count) if indices is None else indices))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 from sample_models import from_text
 from zoo import MODELS
 
-from onnxslim.data import trial_run, trial_run_child
+from onnxslim.data import trial_run
 from onnxslim.data.trial_run import may_end_a_process, run_in_child, run_once
 from onnxslim.errors import RunError
 from onnxslim.model import canonicalize, open_model
@@ -100,6 +100,6 @@ def test_what_the_child_does(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyP
         }
         run_once(request)
         monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
-        assert trial_run_child.main() == 0
+        assert trial_run.main() == 0
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({**request, "model": str(tmp_path / "none.onnx")})))
-    assert trial_run_child.main() == 1
+    assert trial_run.main() == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -10,7 +11,7 @@ from read_report import from_json
 from report_strategies import reports, sample_report
 
 from onnxslim.errors import OutputError
-from onnxslim.pipeline.records import Budget, ModelFile, Report
+from onnxslim.pipeline.records import Budget, ModelFile, OutputFigures, Report, SliceFigures
 from onnxslim.report.destination import save_report
 from onnxslim.report.json import dumps, to_json
 
@@ -97,10 +98,15 @@ def test_keys_of_later_versions_are_passed_over_and_missing_ones_are_named():
 
 
 def test_a_null_must_say_why_and_a_number_must_be_one():
+    report = sample_report()
     with pytest.raises(ValueError, match="path_reason does not say why"):
-        ModelFile(None, "ab")
-    with pytest.raises(ValueError, match="no number that JSON can hold"):
-        Budget(math.nan, True, 1, 0.9)
+        dataclasses.replace(report, input=ModelFile(None, "ab"))
+    with pytest.raises(ValueError, match=r"Budget\.max_drop is nan: no number that JSON can hold"):
+        dataclasses.replace(report, budget=Budget(math.nan, True, 1, 0.9))
+    slices = (SliceFigures("boxes", None),)
+    outputs = (OutputFigures("y", report.fidelity, slices),)
+    with pytest.raises(ValueError, match="sqnr_reason does not say why"):
+        dataclasses.replace(report, quality=dataclasses.replace(report.quality, outputs=outputs))
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -55,13 +55,13 @@ def test_nothing_is_imported_from_the_current_folder(
     (tmp_path / f"{name}.py").write_text("import pathlib\npathlib.Path('run').write_text('')\n")
     monkeypatch.chdir(tmp_path)
     subprocess.run(python_command(f"import {name}"), check=True)
-    subprocess.run(module_command("onnxslim.runtime.memory_child"), input=b"{}", check=False, capture_output=True)
+    subprocess.run(module_command("onnxslim.runtime.memory"), input=b"{}", check=False, capture_output=True)
     assert not (tmp_path / "run").exists()
 
 
 def test_our_modules_are_found_from_anywhere(tmp_path: pathlib.Path) -> None:
     done = subprocess.run(
-        module_command("onnxslim.runtime.memory_child"),
+        module_command("onnxslim.runtime.memory"),
         input="{}",
         cwd=tmp_path,
         capture_output=True,

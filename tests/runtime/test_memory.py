@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from sample_models import from_text
 
-from onnxslim.runtime import memory_child
+from onnxslim.runtime import memory
 from onnxslim.runtime.memory import peak_memory, run_once
 from onnxslim.runtime.target import Target
 
@@ -75,21 +75,21 @@ def test_a_platform_that_does_not_tell_is_a_reason(growing: pathlib.Path, tmp_pa
 def test_the_peak_is_read_from_where_linux_shows_it(tmp_path: pathlib.Path) -> None:
     status = tmp_path / "status"
     status.write_text("Name:\tpython\nVmHWM:\t    1234 kB\nVmRSS:\t 1000 kB\n")
-    assert memory_child.peak_resident_bytes(status) == 1234 * 1024
+    assert memory.peak_resident_bytes(status) == 1234 * 1024
 
 
 def test_without_a_counter_there_is_no_peak(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "status").write_text("Name:\tpython\n")
     monkeypatch.setattr(sys, "platform", "win32")
-    assert memory_child.peak_resident_bytes(tmp_path / "status") is None
-    assert memory_child.peak_resident_bytes(tmp_path / "missing") is None
+    assert memory.peak_resident_bytes(tmp_path / "status") is None
+    assert memory.peak_resident_bytes(tmp_path / "missing") is None
 
 
 def test_macos_counts_in_bytes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(resource, "getrusage", lambda who: type("Usage", (), {"ru_maxrss": 4096})())
-    assert memory_child.peak_resident_bytes(tmp_path / "missing") == 4096
+    assert memory.peak_resident_bytes(tmp_path / "missing") == 4096
 
 
 def test_the_child_serves_a_request(growing, tmp_path, monkeypatch, capsys) -> None:
@@ -101,9 +101,9 @@ def test_the_child_serves_a_request(growing, tmp_path, monkeypatch, capsys) -> N
         "target": ["cpu", "", "avx2", 1],
     }
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(request)))
-    assert memory_child.main() == 0
+    assert memory.main() == 0
     assert json.loads(capsys.readouterr().out)["peak"] > 0
     run_once({**request, "model": None})
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**request, "names": ["n"]})))
-    assert memory_child.main() == 1
+    assert memory.main() == 1
     assert "nothing was given for the input 'note'" in capsys.readouterr().err

@@ -30,7 +30,7 @@ from onnxslim.runtime.timing import (
     measure_latency,
     opened,
     time_layers,
-    time_nodes,
+    timed_process,
 )
 from onnxslim.runtime.timing_child import serve, wait_until_idle
 
@@ -212,7 +212,7 @@ def test_silence_is_waited_for(spin: float, waits: float) -> None:
 
 
 def test_the_process_is_silent_when_it_answers(tmp_path: pathlib.Path) -> None:
-    with TimedProcess(weighty(), {"x": np.zeros((2000, 3), np.float32)}, Target("cpu", "", "avx2", 2)) as process:
+    with timed_process(weighty(), {"x": np.zeros((2000, 3), np.float32)}, Target("cpu", "", "avx2", 2)) as process:
         process.wait()
         process.open()
         process.block(0.05)
@@ -265,13 +265,6 @@ def test_on_cuda_layers_run_in_this_process(monkeypatch: pytest.MonkeyPatch) -> 
     none, some = time_layers([(broken, FEEDS), (from_text(TEXT), FEEDS)], Target("cuda", "test", "avx2", 1))
     assert none is None
     assert some > 0
-
-
-def test_the_times_of_nodes_are_those_of_a_process(temporary: pathlib.Path) -> None:
-    (name,) = (times := time_nodes(weighty(), FEEDS, CPU, 5))
-    assert times[name] > 0
-    with pytest.raises(RunError, match="nothing was given for the input 'x'"):
-        time_nodes(weighty(), {}, CPU, 5)
 
 
 def test_layers_share_their_threads_where_the_runtime_can(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxslim.pipeline.records import PassRecord, Report
@@ -23,8 +23,10 @@ MOST = 60
 class Tried:
     """One attempt as it is drawn and listed."""
 
+    number: int
+    """Of the pass, from 1."""
     mark: str
-    """The number of the pass, with a letter where several forms of it were tried: 2b."""
+    """The number, with a letter where several forms of the pass were tried: 2b."""
     name: str
     kept: bool
     loss: Interval | None
@@ -42,11 +44,10 @@ def attempts_tried(passes: Sequence[PassRecord]) -> list[Tried]:
     for number, step in enumerate(passes, 1):
         kept_speed = 1.0
         for index, form in enumerate(step.attempts):
-            letter = _letter(index) if len(step.attempts) > 1 else ""
+            mark = f"{number}{_letter(index) if len(step.attempts) > 1 else ''}"
             own = None if form.latency is None else speed * form.latency.value
-            tried = Tried(
-                f"{number}{letter}", step.name, form.kept and step.kept, form.loss, form.size, own, form.reason
-            )
+            kept = form.kept and step.kept
+            tried = Tried(number, mark, step.name, kept, form.loss, form.size, own, form.reason)
             found.append(tried)
             if tried.kept and form.latency is not None:
                 kept_speed = form.latency.value
@@ -58,12 +59,8 @@ def attempts_view(report: Report) -> dict[str, Any]:
     """Return what the template shows of attempts: plots, and a list for each pass by its number."""
     tried = attempts_tried(report.passes)
     drawings = [
-        _loss_plot(
-            tried, "size", "Loss against size", "times smaller than the original", lambda attempt: attempt.size, report
-        ),
-        _loss_plot(
-            tried, "speed", "Loss against speed", "times as fast as the original", lambda attempt: attempt.speed, report
-        ),
+        _loss_plot(tried, name, label, report.budget.max_drop)
+        for name, label in (("size", "times smaller than the original"), ("speed", "times as fast as the original"))
     ]
     lists = [
         [
@@ -75,7 +72,7 @@ def attempts_view(report: Report) -> dict[str, Any]:
                 "reason": shortened(attempt.reason, 400),
             }
             for attempt in tried
-            if attempt.mark.rstrip("abcdefghijklmnopqrstuvwxyz") == str(number)
+            if attempt.number == number
         ][:MOST]
         for number, _ in enumerate(report.passes, 1)
     ]
@@ -90,22 +87,15 @@ def _percent(loss: Interval) -> str:
     return f"{100 * loss.value:.2f} % lost ({100 * loss.low:.2f} to {100 * loss.high:.2f})"
 
 
-def _loss_plot(
-    tried: Sequence[Tried],
-    name: str,
-    title: str,
-    label: str,
-    read: Callable[[Tried], float | None],
-    report: Report,
-) -> Plot | None:
+def _loss_plot(tried: Sequence[Tried], name: str, label: str, budget: float | None) -> Plot | None:
+    """Return the attempts whose loss is known, and the field `name` as well, with `label` on its axis."""
     points = [
         (form, form.loss, across)
         for form in tried[:MOST]
-        if form.loss is not None and (across := read(form)) is not None
+        if form.loss is not None and (across := getattr(form, name)) is not None
     ]
     if not points:
         return None
-    budget = report.budget.max_drop
 
     def draw(axes: Axes) -> None:
         for form, loss, across in points:
@@ -130,4 +120,5 @@ def _loss_plot(
         for form, loss, across in points
     )
     caption = "Circles were kept, crosses not; the numbers are those below. Lines: intervals of 95 %."
+    title = f"Loss against {name}"
     return Plot(title, drawing(name, title, words, 250, draw), caption)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +15,8 @@ class Bars:
     before_text: str
     after_text: str
 
-
-def share(number: float, longest: float) -> float:
-    """Return how long a bar is beside the longest."""
-    return number / longest if longest > 0 else 0.0
+    @classmethod
+    def of(cls, before: float | None, after: float | None, longest: float, show: Callable[[float | None], str]) -> Bars:
+        """Return the bars of two amounts beside the longest; None is not known, and has no length."""
+        lengths = ((amount or 0.0) / longest if longest > 0 else 0.0 for amount in (before, after))
+        return cls(*lengths, show(before), show(after))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from onnxslim.pipeline.records import Breakdown, LayerCost, LayerFigures, OpFigures
-from onnxslim.report.page.bars import Bars, share
+from onnxslim.report.page.bars import Bars
 from onnxslim.report.page.plots import Plot, error_plot
 from onnxslim.report.page.visible import shortened
 from onnxslim.units import in_bytes, in_milliseconds, in_thousands
@@ -68,9 +68,8 @@ def _split(figures: Sequence[CostRow], known: Sequence[Quantity], most: int) -> 
 
     ranked = sorted(range(len(figures)), key=lambda index: -weight(figures[index]))
     shown = {index for index in ranked[:most] if weight(figures[index]) >= SMALLEST or len(figures) <= most // 2}
-    return [row for index, row in enumerate(figures) if index in shown], [
-        row for index, row in enumerate(figures) if index not in shown
-    ]
+    heaviest = [row for index, row in enumerate(figures) if index in shown]
+    return heaviest, [row for index, row in enumerate(figures) if index not in shown]
 
 
 def _layer_rows(layers: Sequence[CostRow], rest: Sequence[CostRow], known: Sequence[Quantity]) -> list[dict[str, Any]]:
@@ -92,7 +91,7 @@ def _layer_rows(layers: Sequence[CostRow], rest: Sequence[CostRow], known: Seque
                 "name": shortened(row.name, NAME),
                 "op": shortened(row.op, 40),
                 "facts": ", ".join([" → ".join(types), *list(widths)[:4]]).strip(", "),
-                "bars": _bars(row, known, longest),
+                "bars": _bars([row], known, longest),
                 "error": shortened(error, 80),
                 "measured": row.sqnr_db is not None,
             }
@@ -103,7 +102,7 @@ def _layer_rows(layers: Sequence[CostRow], rest: Sequence[CostRow], known: Seque
                 "name": f"{len(rest):,} smaller layers together" if rows else f"{len(rest):,} layers together",
                 "op": "",
                 "facts": "",
-                "bars": _rest(rest, known, longest),
+                "bars": _bars(rest, known, longest),
                 "error": "",
                 "measured": False,
             }
@@ -117,14 +116,14 @@ def _op_rows(ops: Sequence[CostRow], rest: Sequence[CostRow], known: Sequence[Qu
         {
             "name": shortened(row.op, 60),
             "nodes": f"{row.before.nodes:,} → {row.after.nodes:,}" if row.before.nodes + row.after.nodes else "",
-            "bars": _bars(row, known, longest),
+            "bars": _bars([row], known, longest),
         }
         for row in ops
     ]
     if rest:
         nodes = (sum(cost.nodes for cost in side) for side in zip(*((e.before, e.after) for e in rest), strict=True))
         name = f"{len(rest):,} other op{'s' * (len(rest) != 1)}"
-        rows.append({"name": name, "nodes": " → ".join(map("{:,}".format, nodes)), "bars": _rest(rest, known, longest)})
+        rows.append({"name": name, "nodes": " → ".join(map("{:,}".format, nodes)), "bars": _bars(rest, known, longest)})
     return rows
 
 
@@ -135,26 +134,19 @@ def _longest(figures: Sequence[CostRow], known: Sequence[Quantity]) -> list[floa
     ]
 
 
-def _bars(row: CostRow, known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
-    return [
-        _pair(read(row.before), read(row.after), show, most)
-        for (_, read, show), most in zip(known, longest, strict=True)
-    ]
+def _bars(rows: Sequence[CostRow], known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
+    """Return the bars of each quantity, of all rows together; None where there is nothing of it."""
+    found = []
+    for (_, read, show), most in zip(known, longest, strict=True):
+        before = _sum(read(row.before) for row in rows)
+        after = _sum(read(row.after) for row in rows)
+        found.append(Bars.of(before, after, most, show) if before or after else None)
+    return found
 
 
-def _rest(rest: Sequence[CostRow], known: Sequence[Quantity], longest: Sequence[float]) -> list[Bars | None]:
-    return [
-        _pair(sum(read(row.before) or 0.0 for row in rest), sum(read(row.after) or 0.0 for row in rest), show, most)
-        for (_, read, show), most in zip(known, longest, strict=True)
-    ]
-
-
-def _pair(
-    before: float | None, after: float | None, show: Callable[[float | None], str], longest: float
-) -> Bars | None:
-    if not before and not after:
-        return None
-    return Bars(share(before or 0.0, longest), share(after or 0.0, longest), show(before), show(after))
+def _sum(amounts: Iterable[float | None]) -> float | None:
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known) if known else None
 
 
 def _errors(layers: Sequence[LayerFigures]) -> Plot | None:

@@ -9,7 +9,7 @@ from typing import Any
 from onnxslim.pipeline.records import PassRecord, Report
 from onnxslim.report.figures import data_words, figure_rows, judgement, target_words
 from onnxslim.report.page.attempts import attempts_view
-from onnxslim.report.page.bars import Bars, share
+from onnxslim.report.page.bars import Bars
 from onnxslim.report.page.facts import LONGEST, provenance, warnings_view
 from onnxslim.report.page.layers import breakdown_view
 from onnxslim.report.page.plots import latency_plot
@@ -74,11 +74,7 @@ def _summary(report: Report) -> str:
 def _step(step: PassRecord, most: int) -> dict[str, Any]:
     """Return what is shown of a pass, with at most `most` of its changes."""
     notes = [
-        {
-            "subject": shortened(note.subject, LONGEST),
-            "action": shortened(note.action, LONGEST),
-            "reason": shortened(note.reason, LONGEST),
-        }
+        {name: shortened(getattr(note, name), LONGEST) for name in ("subject", "action", "reason")}
         for note in step.changes[:most]
     ]
     return {
@@ -107,12 +103,7 @@ def _widths(report: Report) -> list[dict[str, Any]]:
             "op": shortened(layer.op, 60),
             "step": shortened(step.name, 60),
             "width": f"{layer.before:,} → {layer.after:,} {shortened(layer.quantity, 60)}",
-            "macs": Bars(
-                share(layer.macs_before, longest),
-                share(layer.macs_after, longest),
-                in_thousands(layer.macs_before),
-                in_thousands(layer.macs_after),
-            ),
+            "macs": Bars.of(layer.macs_before, layer.macs_after, longest, in_thousands),
         }
         for step, layer in changed
     ]

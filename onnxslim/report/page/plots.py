@@ -35,8 +35,7 @@ class Plot:
 def latency_plot(models: Sequence[tuple[str, Percentiles]]) -> Plot:
     """Return how the latencies of models are spread, and a line from the median to the slowest hundredth of the runs.
 
-    Args:
-        models: A name and percentiles of each; the first is what the others are compared with.
+    The first of the models, which have names, is what the others are compared with.
     """
 
     def draw(axes: Axes) -> None:
@@ -102,12 +101,7 @@ def milliseconds_axis(axes: Axes, times: Sequence[float]) -> None:
 
 
 def error_plot(layers: Sequence[tuple[int, str, float]], count: int) -> Plot:
-    """Return how the error grows from layer to layer.
-
-    Args:
-        layers: Place, name and SQNR in decibels of each layer that could be compared.
-        count: How many layers there are.
-    """
+    """Return how the error grows over `count` layers: place, name and SQNR in decibels of those that were compared."""
 
     def draw(axes: Axes) -> None:
         places, decibels = [place for place, _, _ in layers], [decibel for _, _, decibel in layers]

@@ -56,19 +56,15 @@ def latency_tiles(ratio: Interval | None, before: Percentiles | None, after: Per
     """Return how many times as fast a model is, with both medians; nothing where it was not timed."""
     if ratio is None or before is None or after is None:
         return []
-    return [_speed_tile(ratio, f"{in_milliseconds(before.p50)} → {in_milliseconds(after.p50)}")]
-
-
-def _speed_tile(ratio: Interval, detail: str) -> Tile:
-    """Return how many times as fast something is, with its interval in front of `detail`."""
+    detail = f"{in_milliseconds(before.p50)} → {in_milliseconds(after.p50)}"
     if ratio.low <= 1 <= ratio.high:
-        return Tile("Speed", "the same", "", f"{detail} ({ratio.low:.2f}× to {ratio.high:.2f}×)")
-    if ratio.value > 1:
-        return Tile(
-            "Speed", f"{_two(ratio.value)}×", "faster", f"{detail} ({_two(ratio.low)} to {_two(ratio.high)})", GOOD
-        )
-    low, high = 1 / ratio.high, 1 / ratio.low
-    return Tile("Speed", f"{_two(1 / ratio.value)}×", "slower", f"{detail} ({_two(low)} to {_two(high)})", BAD)
+        return [Tile("Speed", "the same", "", f"{detail} ({ratio.low:.2f}× to {ratio.high:.2f}×)")]
+    faster = ratio.value > 1
+    value, low, high = (
+        (ratio.value, ratio.low, ratio.high) if faster else (1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+    )
+    word, mood = ("faster", GOOD) if faster else ("slower", BAD)
+    return [Tile("Speed", f"{_two(value)}×", word, f"{detail} ({_two(low)} to {_two(high)})", mood)]
 
 
 def ratio_tile(label: str, ratio: float, above: str, below: str, detail: str) -> Tile:
@@ -89,7 +85,7 @@ def quality_tile(quality: QualityFigures, fidelity: FidelityFigures, *, labelled
             return Tile(f"{label}, as the original", in_percent(after), "", _between(figure.after, 100, " %"))
         if figure.unit == "%" and 0 <= before <= 1 and 0 <= after <= 1:
             change = f"{in_percent(before)} → {in_percent(after)}"
-            return Tile(label, _signed(100 * (after - before), 2), "points", change)
+            return Tile(label, _signed(100 * (after - before)), "points", change)
         return Tile(label, f"{after - before:+.4g}", "", f"{before:.4g} → {after:.4g}")
     if fidelity.sqnr_db is not None:
         return Tile("Signal to noise", f"{fidelity.sqnr_db.value:.1f}", "dB", _between(fidelity.sqnr_db, 1, " dB"))
@@ -100,9 +96,9 @@ def _between(interval: Interval, scale: float, unit: str) -> str:
     return f"95 % interval {scale * interval.low:.4g} to {scale * interval.high:.4g}{unit}"
 
 
-def _signed(number: float, digits: int) -> str:
-    text = f"{number:+.{digits}f}"
-    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
+def _signed(number: float) -> str:
+    text = f"{number:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
 
 
 def _two(ratio: float) -> str:

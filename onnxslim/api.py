@@ -77,7 +77,6 @@ def optimize(
         OnnxslimError: One of its subclasses, as `onnxslim.errors` lists them. Nothing is written then.
     """
     reports = tuple(pathlib.Path(path) for path in ((report,) if isinstance(report, str | os.PathLike) else report))
-    check_destinations(reports)
     request = Request(
         model=model,
         recipe=merge_recipe(passes, recipe, max_drop=max_drop, seed=seed, confidence=confidence, as_written=as_written),
@@ -98,4 +97,4 @@ def optimize(
         breakdown=breakdown,
         progress=progress or Progress(),
     )
-    return run(request, stage_reports)
+    return run(request, check_destinations, stage_reports)

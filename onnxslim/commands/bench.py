@@ -6,10 +6,9 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxslim.commands.reproduction import reproduction
 from onnxslim.commands.resources import resource_figures
@@ -19,7 +18,7 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.model import file_bytes, open_model
 from onnxslim.pipeline.records import Reproduction, check_record
 from onnxslim.pipeline.request import Data
-from onnxslim.runtime.latency import Latency, Percentiles
+from onnxslim.runtime.latency import Percentiles
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target, detect_target
@@ -104,14 +103,24 @@ def bench(
     sources = files if target.facts.own_process else sessions
     models = []
     for index, (file, session) in enumerate(zip(files, sessions, strict=True)):
-        speedup, reason = None, "the model that the others are compared with"
+        speedup = None
         if index:
             pair = sources[0], sources[index]
             paired = compare_latency(*pair, feeds, target, generator=generator, seconds=seconds, starts=STARTS)
             latency, speedup = paired.after, paired.ratio
         else:
             latency = measure_latency(sources[0], feeds, target, seconds=seconds)
-        models.append(_figures(file, session, feeds, latency, speedup, None if speedup else reason))
+        models.append(
+            SpeedFigures(
+                path=str(file),
+                size_bytes=file_bytes(file),
+                latency_ms=latency.times,
+                throughput_per_s=latency.throughput_per_s,
+                speedup=speedup,
+                speedup_reason=None if speedup else "the model that the others are compared with",
+                **resource_figures(file, session, feeds, latency),
+            )
+        )
     again = reproduction(
         "bench",
         files,
@@ -125,22 +134,3 @@ def bench(
         },
     )
     return Benchmark(target, seed, samples.source, tuple(models), again)
-
-
-def _figures(
-    file: Path,
-    session: Session,
-    feeds: dict[str, npt.NDArray[Any]],
-    latency: Latency,
-    speedup: Interval | None,
-    reason: str | None,
-) -> SpeedFigures:
-    return SpeedFigures(
-        path=str(file),
-        size_bytes=file_bytes(file),
-        latency_ms=latency.times,
-        throughput_per_s=latency.throughput_per_s,
-        speedup=speedup,
-        speedup_reason=reason,
-        **resource_figures(file, session, feeds, latency),
-    )

@@ -69,11 +69,14 @@ class Result:
 
 
 @patient_collector()
-def optimize(request: Request, stage_reports: StageReports) -> Result:
+def optimize(
+    request: Request, check_reports: Callable[[Sequence[pathlib.Path]], None], stage_reports: StageReports
+) -> Result:
     """Make a model smaller and faster, and measure that it still does its job.
 
     Args:
         request: What is asked for.
+        check_reports: Raises UsageError or OutputError, before any work, where a report cannot be written.
         stage_reports: Writes the report where the request asks for it; the files get their names with the result.
 
     Raises:
@@ -82,6 +85,7 @@ def optimize(request: Request, stage_reports: StageReports) -> Result:
     started = time.perf_counter()
     model, path = open_source(request.model, inline=request.inline)
     check_request_places(request, model, path)
+    check_reports(request.reports)
     digest = None if path is None else hashing(path)
     generator = np.random.default_rng(request.seed)
     run = prepare_run(request, model, path, generator)

@@ -142,8 +142,8 @@ def merge_recipe(
     steps = [step for part in parts for step in (parse_passes(part) if isinstance(part, str) else (part,))]
     if not steps:
         raise UsageError("no pass is asked for", where="-p", hint="name one, or leave it out for simplify")
-    given = {"max_drop": max_drop, "seed": seed, "confidence": confidence}
-    given = {key: value for key, value in given.items() if value is not None}
+    settings = {"max_drop": max_drop, "seed": seed, "confidence": confidence}
+    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
     for key, value in given.items():
         check_range(key, value, f"--{key.replace('_', '-')}", BadOptionValue)
     merged = dataclasses.replace(written, passes=schedule(steps, as_written=as_written), **given)

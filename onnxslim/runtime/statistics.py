@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,7 @@ def bootstrap(
     return percentile_interval(float(statistic(rows)), draws)
 
 
-def percentile_interval(value: float, draws: npt.ArrayLike) -> Interval:
+def percentile_interval(value: float, draws: Sequence[float] | npt.NDArray[np.float64]) -> Interval:
     """Return `value` with the 95 % percentile interval of its bootstrap draws, which holds the value in any case."""
     low, high = np.quantile(draws, [0.025, 0.975]).tolist()
     return Interval(value, min(value, low), max(value, high))

@@ -82,7 +82,7 @@ def test_on_a_device_they_are_exchanged_and_not_bound(monkeypatch):
     word = ML_DTYPES["tensor(float8e5m2)"][1]
     session = Session.of(onnxslim.optimize(cast_there_and_back(int(word)), check=False).model)
     session._device = "cuda"
-    monkeypatch.setattr(session, "_bind", None)
+    monkeypatch.setattr(session, "_bound", None)
     fed = np.array([1, 2]).astype(ML_DTYPES["tensor(float8e5m2)"][0])
     np.testing.assert_array_equal(session.run({"x": fed})["wide"], [1, 2])
     session.prepare({"x": fed})()

@@ -18,5 +18,5 @@ class Bars:
     @classmethod
     def of(cls, before: float | None, after: float | None, longest: float, show: Callable[[float | None], str]) -> Bars:
         """Return the bars of two amounts beside the longest; None is not known, and has no length."""
-        lengths = ((amount or 0.0) / longest if longest > 0 else 0.0 for amount in (before, after))
-        return cls(*lengths, show(before), show(after))
+        one, other = ((amount or 0.0) / longest if longest > 0 else 0.0 for amount in (before, after))
+        return cls(one, other, show(before), show(after))

@@ -45,8 +45,6 @@ SETTINGS: Mapping[Any, Any] = {
     "ytick.labelcolor": MUTED,
     "xtick.labelsize": 12,
     "ytick.labelsize": 12,
-    "legend.frameon": False,
-    "legend.fontsize": 12,
 }
 
 FAMILY = re.compile(r"font-family: [^;]*;? ?|(?<=px) '[^;]*(?=;)")

@@ -183,13 +183,30 @@ def flattened(hint: Any) -> list[Any]:
 
 def attribute_docs(kind: Any) -> dict[str, str]:
     """Return the strings that stand below the fields of a dataclass in its source, as one line each."""
+    return {name: (said[:1].lower() + said[1:]).rstrip(".") for name, _, said in attributes(kind)}
+
+
+def attributes(kind: Any) -> list[tuple[str, str, str]]:
+    """Return name, type or value, and the string below each public attribute that the source of a class declares."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for field, after in itertools.pairwise(definition.body):
-        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(field.target, ast.Name):
-            text = " ".join(ast.literal_eval(after.value).split())
-            found[field.target.id] = (text[:1].lower() + text[1:]).rstrip(".").replace("``", "`")
+    found = []
+    for statement, after in itertools.zip_longest(definition.body, definition.body[1:]):
+        text = ""
+        if isinstance(statement, ast.AnnAssign):
+            target, hint = statement.target, statement.annotation
+            if isinstance(hint, ast.Subscript) and ast.unparse(hint.value) == "Annotated":
+                assert isinstance(hint.slice, ast.Tuple)
+                hint, text = hint.slice.elts[0], ast.literal_eval(hint.slice.elts[1])
+            shown = ast.unparse(hint) + (f" = {ast.unparse(statement.value)}" if statement.value else "")
+        elif isinstance(statement, ast.Assign):
+            target, shown = statement.targets[0], ast.unparse(statement.value)
+        else:
+            continue
+        if isinstance(after, ast.Expr):
+            text = " ".join(ast.literal_eval(after.value).split()).replace("``", "`")
+        if isinstance(target, ast.Name) and not target.id.startswith("_"):
+            found.append((target.id, shown, text))
     return found
 
 
@@ -289,10 +306,14 @@ def api_page() -> str:
 
 
 def api_section(name: str, member: Any) -> str:
-    """Return the docstring of a function or class, and those of the public methods of a class."""
+    """Return the docstring of a function or class, and the public attributes and methods of a class."""
     parts = [f"## {name}", code_fence(inspect.getdoc(member) or "")]
+    declared = attributes(member) if isinstance(member, type) else []
+    if declared:
+        parts.append(table(("attribute", "declared as", "meaning"), [(f"`{a}`", f"`{b}`", c) for a, b, c in declared]))
     for key, method in vars(member).items() if isinstance(member, type) else ():
         function = method.__func__ if isinstance(method, classmethod | staticmethod) else method
+        function = method.fget if isinstance(method, property) else function
         if inspect.isfunction(function) and not key.startswith("_") and function.__doc__:
             parts += [f"**{name}.{key}**", code_fence(inspect.getdoc(function) or "")]
     return "\n\n".join(parts)

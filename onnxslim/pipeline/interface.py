@@ -192,12 +192,14 @@ class Pass(abc.ABC):
 
     A subclass is a frozen dataclass. Its fields are its options, each annotated as ``Annotated[type, "help"]``; types
     are bool, int, float, str, an `enum.Enum`, or ``tuple[str, ...]``. This one declaration gives the command line, the
-    recipe key, the help text and the reference page. It lives in ``onnxslim.passes.<name>`` and is found there.
+    recipe key, the help text and the reference page. It is found by its entry point ``<name>`` in the group
+    ``onnxslim.passes``.
     """
 
     name: ClassVar[str]
-    """The word after ``-p``; also the name of the module."""
+    """The word after ``-p``; also the name of the entry point."""
     kind: ClassVar[Kind]
+    """Whether the outputs may change."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Passes that must run before this one; they are added to the schedule."""
     after: ClassVar[tuple[str, ...]] = ()

@@ -54,12 +54,12 @@ class Metric(abc.ABC):
     """The quality of models at one task.
 
     A subclass is a frozen dataclass whose fields are the outputs and axes that it reads, which `recognise` determines.
-    It must define `recognise`, `row` and `figures`, and `loss` if that is not the fall of the first figure. The module
-    ``onnxslim.metrics.<name>`` is found by its name.
+    It must define `recognise`, `row` and `figures`, and `loss` if that is not the fall of the first figure. It
+    is found by its entry point ``<name>`` in the group ``onnxslim.metrics``.
     """
 
     name: ClassVar[str]
-    """Name for ``--metric``, and of the module."""
+    """Name for ``--metric``, and of the entry point."""
     units: ClassVar[Mapping[str, str]] = {}
     """Units of the figures that are not shares: dB, or empty."""
     same_shapes: ClassVar[bool] = True

@@ -15,10 +15,10 @@ demo: $(VENV)/installed
 	    --data models/fashion_calib.npz --val models/fashion_test.npz --max-drop 0.01 \
 	    -o out/fashion_resnet8.slim.onnx --report out/fashion_resnet8.html --report out/fashion_resnet8.json
 
-# Everything that says whether the code is right; the tests run against the installed package.
+# Everything that says whether the code is right; the tests run against the installed package, on up to four cores.
 test: lint
 	rm -f .coverage .coverage.*
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest -n auto --maxprocesses=4 --dist worksteal --cov --cov-report=term
 
 # What a clock must say, on an idle machine; no part of `make test`.
 test-timing: $(VENV)/tested

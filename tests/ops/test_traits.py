@@ -277,7 +277,8 @@ SHAPING: dict[Trait, Callable[[str], bool]] = {
 
 
 @pytest.mark.parametrize(
-    ("trait", "op"), [pytest.param(trait, op[1], id=f"{trait.value} {op[1]}") for trait in SHAPING for op in trait.ops]
+    ("trait", "op"),
+    [pytest.param(trait, op[1], id=f"{trait.value} {op[1]}") for trait in SHAPING for op in sorted(trait.ops)],
 )
 def test_axes_are_ordered_joined_parted_and_stretched_as_the_trait_says(trait, op):
     assert SHAPING[trait](op)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 from classifier import classifier
 from outside import install
+from sample_models import from_text
+from story import nodes_of
 from zoo import ROOT
 
 
 def test_a_rule_is_found_written_proved_and_applied_as_the_page_says(tmp_path, monkeypatch, capsys):
     page = (ROOT / "docs" / "extend" / "add_a_rule.md").read_text(encoding="utf-8")
-    (rule,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    rule, case = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     (tmp_path / "parts.rules").write_text(rule)
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("hypothesis")
-    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), "add_a_rule.md", "exec"), {})
+    scope: dict[str, Any] = {}
+    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), "add_a_rule.md", "exec"), scope)
     assert "differs by" in capsys.readouterr().out
+    ((before, _, after),) = ast.literal_eval(f"{{{case}}}").values()
+    model = from_text(f'<ir_version: 8, opset_import: ["" : 21]> g {before}')
+    scope["fixpoint"](model, [scope["rule"]])
+    assert nodes_of(model.graph) == [after]
 
 
 @pytest.mark.parametrize("name", ["write_a_pass", "add_a_metric", "add_a_provider"])

@@ -22,8 +22,3 @@ def installed(distribution: str) -> str | None:
 def version() -> str:
     """Return the version of onnxslim."""
     return importlib.metadata.version(DISTRIBUTION)
-
-
-def namesake_version() -> str | None:
-    """Return the version of the other project if it is installed here, else None."""
-    return installed(NAMESAKE)

@@ -70,7 +70,6 @@ class Gauge:
     """
 
     def __init__(self, model: ir.Model, open_session: Callable[[ir.Model], Session], layers: int = LAYERS) -> None:
-        self.stored: tuple[StoredStatistics, ...] = ()
         found = find_stored(model)[:layers]
         names = list(dict.fromkeys(stored.channels[0] for stored in found))
         computed = {value.name for node in model.graph for value in node.outputs}

@@ -25,7 +25,7 @@ from rich.text import Text
 from onnxslim.cli.application import app
 from onnxslim.cli.output import warn
 from onnxslim.errors import OnnxslimError, did_you_mean
-from onnxslim.installation import NAMESAKE_HINT, namesake_version
+from onnxslim.installation import NAMESAKE, NAMESAKE_HINT, installed
 from onnxslim.pipeline.gc_pause import patient_collector
 from onnxslim.printable import printable
 
@@ -154,7 +154,7 @@ def _usage(error: Any, command: Any) -> tuple[str, str]:
 
 
 def _warn_of_namesake() -> None:
-    version = namesake_version()
+    version = installed(NAMESAKE)
     if version is not None:
         what = f"the distribution onnxslim {version}, another project, is installed in the same environment"
         warn(f"{what} and has the same import name", NAMESAKE_HINT)

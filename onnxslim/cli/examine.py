@@ -109,7 +109,7 @@ def bench(
 
     onnxslim bench model.onnx model.slim.onnx --provider cpu --threads 1
     """
-    from onnxslim.cli.output import show, stdout
+    from onnxslim.cli.output import console, show
     from onnxslim.commands import bench as command
     from onnxslim.report.benchmark import print_benchmark
     from onnxslim.report.destination import check_reports, save_report
@@ -122,7 +122,7 @@ def bench(
     save_report(result, *(report or ()))
     show(result, json, print_benchmark)
     if not json:
-        print_places(report or (), stdout())
+        print_places(report or (), console())
 
 
 def compare(
@@ -148,7 +148,7 @@ def compare(
 
     onnxslim compare model.onnx model.slim.onnx --data test.npz
     """
-    from onnxslim.cli.output import print_json, stderr, stdout
+    from onnxslim.cli.output import console, print_json
     from onnxslim.commands import compare as command
     from onnxslim.printable import printable_record
     from onnxslim.report.comparison import print_comparison
@@ -174,7 +174,7 @@ def compare(
     if json:
         print_json(result)
         return
-    print_comparison(printable_record(result), stderr() if diff else stdout())
-    print_places(report or (), stderr() if diff else stdout())
+    print_comparison(printable_record(result), console(stderr=diff))
+    print_places(report or (), console(stderr=diff))
     if diff and result.difference is not None:
-        print_difference(printable_record(result.difference), stdout())
+        print_difference(printable_record(result.difference), console())

@@ -142,7 +142,7 @@ def optimize(
     onnxslim optimize model.onnx -p prune:ratio=0.5,quant --data photos/ --preprocess size=224x224 -o small.onnx
     """
     from onnxslim import api
-    from onnxslim.cli.output import print_json, stderr, stdout
+    from onnxslim.cli.output import console, print_json
     from onnxslim.cli.progress import progress_bar
     from onnxslim.commands.difference import compare_graphs
     from onnxslim.model import open_model
@@ -182,7 +182,7 @@ def optimize(
     if json:
         print_json(result.report, **({"difference": changed} if changed else {}))
         return
-    console = stderr() if changed else stdout()
-    print_report(printable_record(result.report), console, verbose=verbose, reports=report or ())
+    tables = console(stderr=bool(changed))
+    print_report(printable_record(result.report), tables, verbose=verbose, reports=report or ())
     if changed:
-        print_difference(printable_record(changed), stdout())
+        print_difference(printable_record(changed), console())

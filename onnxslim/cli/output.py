@@ -11,17 +11,13 @@ from rich.console import Console
 from onnxslim.printable import Record, printable_record
 
 
-def stdout() -> Console:
-    """Return a console on standard output; plain where that is no terminal, without colour where NO_COLOR is set.
+def console(*, stderr: bool = False) -> Console:
+    """Return a console on standard output, or on standard error where standard output carries something else.
 
-    Brackets in names are no markup. What is printed is made printable first (`onnxslim.printable`).
+    It is plain where that is no terminal, without colour where NO_COLOR is set; brackets in names are no markup. What
+    is printed is made printable first (`onnxslim.printable`).
     """
-    return Console(highlight=False, markup=False, emoji=False)
-
-
-def stderr() -> Console:
-    """Return a console on standard error, for tables where standard output carries something else."""
-    return Console(highlight=False, markup=False, emoji=False, stderr=True)
+    return Console(highlight=False, markup=False, emoji=False, stderr=stderr)
 
 
 def warn(what: str, hint: str | None) -> None:
@@ -35,7 +31,7 @@ def show(record: Record, json: bool, print_record: Callable[[Record, Console], N
     if json:
         print_json(record)
     else:
-        print_record(printable_record(record), stdout())
+        print_record(printable_record(record), console())
 
 
 def print_json(record: Any, **more: Any) -> None:

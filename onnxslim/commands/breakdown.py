@@ -77,16 +77,10 @@ def break_down(
     changes: Iterable[LayerChange] = (),
     timed: bool = True,
 ) -> Breakdown:
-    """Measure where size, work, time and error lie.
+    """Measure where size, work, time and error lie in two models in canonical form, which are not changed.
 
-    Args:
-        before: The original, in canonical form. Not changed.
-        after: What became of it. Not changed.
-        feeds: The sample that times are measured on; empty where nothing is run.
-        target: Where the models run.
-        samples: What errors are measured on, a few of them; None: they are not measured.
-        changes: What passes made of widths and ranks.
-        timed: False times nothing.
+    Times are measured on `feeds`, which are empty where nothing is run, errors on a few of the samples; None: they are
+    not measured. `changes` is what passes made of widths and ranks.
     """
     if any(value.shape is None for node in nodes_within(before.graph) for value in node.outputs if value.name):
         before = before.clone()

@@ -58,11 +58,7 @@ class Grouping:
 
 def group_model(path: str | os.PathLike[str], *, inline: bool = True) -> Grouping:
     """Find the coupled channels of the model at `path`. Shape arithmetic on constants is folded first, and vectors
-    that several nodes share by chance count as one for each.
-
-    Args:
-        path: The ONNX file.
-        inline: Inline local functions first.
+    that several nodes share by chance count as one for each. `inline` inlines local functions before.
 
     Raises:
         ModelError: As `open_model` does.

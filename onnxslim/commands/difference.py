@@ -63,9 +63,10 @@ def compare_graphs(before: ir.Model, after: ir.Model, names: tuple[str, str] = (
         differing = [node for node, key in zip(graph, own, strict=True) if key not in common]
         made = {output.name or "" for node in graph for output in node.outputs} - {""}
         sides.append(_ModelNodes(made, differing, {node: place for place, node in enumerate(graph)}))
-    regions: dict[tuple[tuple[str, ...], tuple[str, ...]], RewrittenRegion] = {}
+    regions: dict[tuple[tuple[str, ...], ...], RewrittenRegion] = {}
     for pair in _regions(sides[BEFORE], sides[AFTER]):
-        anonymous = _numbered(pair)
+        naming = numbering()
+        anonymous = tuple(tuple(node_text(node, naming) for node in nodes) for nodes in pair)
         found = regions.get(anonymous)
         if found is not None:
             regions[anonymous] = dataclasses.replace(found, times=found.times + 1)
@@ -130,12 +131,6 @@ def _regions(before: _ModelNodes, after: _ModelNodes) -> list[tuple[list[ir.Node
 
 def _place(nodes: Sequence[ir.Node], side: _ModelNodes) -> float:
     return min((side.places[node] / max(len(side.places), 1) for node in nodes), default=float("inf"))
-
-
-def _numbered(pair: tuple[list[ir.Node], list[ir.Node]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    naming = numbering()
-    one, other = (tuple(node_text(node, naming) for node in nodes) for nodes in pair)
-    return one, other
 
 
 def _changed_constants(pair: tuple[list[ir.Node], list[ir.Node]], digests: dict[int, str]) -> tuple[str, ...]:

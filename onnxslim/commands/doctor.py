@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping
 from typing import Annotated
 
-from onnxslim.installation import installed, namesake_version, version
+from onnxslim.installation import NAMESAKE, installed, version
 from onnxslim.model import NEWEST_OPSET, OLDEST_OPSET
 from onnxslim.ort import onnxruntime
 from onnxslim.pipeline.discovery import pass_names
@@ -41,7 +41,7 @@ def examine_machine() -> Machine:
     """Look at this machine; nothing is run but a probe of CUDA where ONNX Runtime was built for it."""
     target = detect_target()
     source, reason = energy_source(target)
-    other = namesake_version()
+    other = installed(NAMESAKE)
     return Machine(
         onnxslim=version(),
         python=platform.python_version(),

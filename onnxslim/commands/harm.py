@@ -16,11 +16,7 @@ GENTLER = 0.5
 def harm(steps: Sequence[Pass], records: Sequence[PassRecord], lost: str, harmed: float) -> Iterator[Diagnostic]:
     """Yield a warning for each lossy pass that was kept and clearly did harm.
 
-    Args:
-        steps: The passes, as they were asked for.
-        records: What became of them.
-        lost: What a loss is a loss of, in the task's terms.
-        harmed: The loss from which on it is harm, by the lower end of its interval (`Metric.harmful`).
+    A loss, which is one of `lost`, is harm where the lower end of its interval is above `harmed` (`Metric.harmful`).
     """
     before = 0.0
     for step, record in zip(steps, records, strict=True):

@@ -32,14 +32,9 @@ def hashing(path: str | os.PathLike[str]) -> Future[str]:
 
 
 def sign(model: ir.Model, *, passes: str, seed: int, max_drop: float | None, input_sha256: str | None) -> None:
-    """Write into the metadata of a result how it was made.
+    """Write into the metadata of a result how it was made: passes as ``-p`` takes them, seed, budget, and its input.
 
-    Args:
-        model: The result; changed in place.
-        passes: The passes that were kept, as ``-p`` takes them.
-        seed: The seed of the one random generator.
-        max_drop: The budget, or None.
-        input_sha256: The hash of the file that came in; None for a model that was handed over in memory.
+    `input_sha256` is the hash of the file that came in; None for a model that was handed over in memory.
     """
     entries = {"version": version(), "passes": passes, "seed": str(seed)}
     if max_drop is not None:

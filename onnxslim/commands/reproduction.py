@@ -21,13 +21,9 @@ def reproduction(
     *,
     recipe: str | None = None,
 ) -> Reproduction:
-    """Return how to do it again.
+    """Return how to run a command on its arguments again, and the recipe as TOML, where there is one.
 
-    Args:
-        command: The command: ``optimize``.
-        arguments: Its models.
-        options: Its options, by their names on the command line; those that are None or False were not given.
-        recipe: The recipe as TOML, where there is one.
+    Options go by their names on the command line; those that are None or False were not given.
     """
     words = ["onnxslim", command]
     in_memory = [name for name, value in {"the model": arguments, **options}.items() if not _is_text(value)]

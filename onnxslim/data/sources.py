@@ -46,10 +46,7 @@ class TableSequence:
     def read(self, indices: Indices | None, size: int) -> Iterator[Batch]:
         """Yield the samples at `indices` in that order (None: all), `size` at a time; each file is opened once."""
         indices = np.arange(self.count, dtype=np.int64) if indices is None else indices
-        if len(self.tables) > 1 and _unsorted(indices):
-            yield from reordered(indices, self._read)
-        else:
-            yield from self._read(indices, size)
+        return self._read(indices, size) if len(self.tables) == 1 else in_order(indices, size, self._read)
 
     def _read(self, indices: Indices, size: int) -> Iterator[Batch]:
         starts = np.cumsum([0] + [table.count for table in self.tables])
@@ -64,16 +61,15 @@ class TableSequence:
             begin = end
 
 
-def _unsorted(indices: Indices) -> bool:
-    return bool((np.diff(indices) < 0).any())
-
-
-def reordered(indices: Indices, read: Callable[[Indices, int], Iterator[Batch]]) -> Iterator[Batch]:
+def in_order(indices: Indices, size: int, read: Callable[[Indices, int], Iterator[Batch]]) -> Iterator[Batch]:
     """Yield the samples at `indices` in that order, from a source that is best read in ascending order.
 
-    Samples that are not yet due are kept in memory, at most `len(indices)`. `read` yields the samples at ascending
-    positions, at most the given number at a time.
+    Where they do not ascend samples come one at a time, and those that are not yet due are kept in memory, at most
+    `len(indices)`. `read` yields the samples at ascending positions, at most the given number at a time.
     """
+    if not (np.diff(indices) < 0).any():
+        yield from read(indices, size)
+        return
     order = np.argsort(indices, kind="stable")
     waiting: dict[int, Batch] = {}
     due = 0
@@ -126,10 +122,8 @@ class FunctionSource:
         if indices is None:
             for table in self._tables():
                 yield from TableSequence((table,), table.layout).read(None, size)
-        elif _unsorted(indices):
-            yield from reordered(indices, self._read)
         else:
-            yield from self._read(indices, size)
+            yield from in_order(indices, size, self._read)
 
     def _read(self, indices: Indices, size: int) -> Iterator[Batch]:
         start = consumed = 0

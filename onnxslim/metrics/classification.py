@@ -47,6 +47,8 @@ class Classification(Metric):
     """Number of classes, if known."""
 
     name: ClassVar[str] = "classification"
+    shares: ClassVar[frozenset[str]] = frozenset({"top-1", "top-5"})
+    losses: ClassVar[tuple[str, str]] = "top-1 accuracy", "top-1 accuracy, as estimated without labels,"
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
@@ -111,30 +113,21 @@ class Classification(Metric):
             return Interval(self.loss(rows), 1 - kept.high, 1 - kept.low)
         return paired_difference(before, after)
 
-    def is_share(self, figure: str, rows: Rows) -> bool:
-        """Return True: both figures are means of shares."""
-        return True
-
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the share of equal decisions of both models per sample."""
         return rows[:, 4]
 
-    def lost(self, labelled: bool) -> str:
-        """Return the name of the lost quantity."""
-        return "top-1 accuracy" if labelled else "top-1 accuracy, as estimated without labels,"
-
     def _decisions(self, outputs: Outputs) -> _Decisions:
         value = outputs[self.output]
-        if not isinstance(value, np.ndarray):
-            return _Decisions(_named_classes(value), None)
-        if self.reading is Reading.NUMBERS:
-            return _Decisions(value.reshape(-1), None)
+        if not isinstance(value, np.ndarray) or self.reading is Reading.NUMBERS:
+            classes = value.reshape(-1) if isinstance(value, np.ndarray) else _named_classes(value)
+            return _Decisions(classes, np.ones(classes.shape, np.bool_))
         if self.reading is Reading.PROBABILITY:
             numbers = value.reshape(-1)
-            return _Decisions((numbers > 0.5).astype(np.int64), None, np.asarray(~np.isnan(numbers)))
+            return _Decisions((numbers > 0.5).astype(np.int64), np.asarray(~np.isnan(numbers)))
         scores = np.moveaxis(value, self.axis, -1)
         scores = scores.reshape(-1, scores.shape[-1])
-        return _Decisions(scores.argmax(-1), scores, np.asarray(~np.isnan(scores).any(-1)))
+        return _Decisions(scores.argmax(-1), np.asarray(~np.isnan(scores).any(-1)), scores)
 
     def _truth(self, label: Array, decisions: int) -> Array:
         given = np.asarray(label)
@@ -144,16 +137,16 @@ class Classification(Metric):
         raise unreadable_labels(label, what, "give integers, one for each sample")
 
 
+@dataclasses.dataclass(frozen=True)
 class _Decisions:
     """The decisions of one model for one sample."""
 
-    def __init__(self, best: Array, scores: Array | None, valid: Array | None = None) -> None:
-        self.best = best
-        """Class of each decision, shape [decisions]."""
-        self.scores = scores
-        """Scores, shape [decisions, classes]; None if there are none."""
-        self.valid = np.ones(best.shape, np.bool_) if valid is None else valid
-        """False if a score is NaN, so that the class means nothing; shape [decisions]."""
+    best: Array
+    """Class of each decision, shape [decisions]."""
+    valid: Array
+    """False if a score is NaN, so that the class means nothing; shape [decisions]."""
+    scores: Array | None = None
+    """Scores, shape [decisions, classes]; None if there are none."""
 
     def among_best(self, truth: Array) -> npt.NDArray[np.bool_]:
         """Return whether the true class is among the best five, shape [decisions]."""

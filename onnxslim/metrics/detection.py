@@ -38,6 +38,7 @@ class Detection(Metric):
     score: float = SCORE
 
     name: ClassVar[str] = "detection"
+    losses: ClassVar[tuple[str, str]] = "the boxes", "the boxes that the original sees"
     same_shapes: ClassVar[bool] = False
     resamples: ClassVar[int] = 200
     units: ClassVar[Mapping[str, str]] = {"score error": ""}
@@ -101,10 +102,6 @@ class Detection(Metric):
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the share (F1) of boxes that both models find, per image."""
         return np.array([_f1(row[6], row[1], row[3]) for row in rows])
-
-    def lost(self, labelled: bool) -> str:
-        """Return the name of the lost quantity."""
-        return "the boxes" if labelled else "the boxes that the original sees"
 
     def slices(self) -> tuple[Slice, ...]:
         """Return the slices of boxes and scores if they are in one tensor."""

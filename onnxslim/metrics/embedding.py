@@ -34,6 +34,8 @@ class Embedding(Metric):
     output: str
 
     name: ClassVar[str] = "embedding"
+    shares: ClassVar[frozenset[str]] = frozenset({"nearest neighbour"})
+    losses: ClassVar[tuple[str, str]] = "nearest neighbours of the same label", "cosine with the original"
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
@@ -72,17 +74,9 @@ class Embedding(Metric):
             return {"nearest neighbour": neighbours, "cosine": cosine}
         return {"cosine": cosine, "nearest neighbour": neighbours}
 
-    def is_share(self, figure: str, rows: Rows) -> bool:
-        """Return True for nearest neighbours."""
-        return figure == "nearest neighbour"
-
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return whether the nearest neighbour is the same in both models, per sample."""
         return rows[:, 4]
-
-    def lost(self, labelled: bool) -> str:
-        """Return the name of the lost quantity."""
-        return "nearest neighbours of the same label" if labelled else "cosine with the original"
 
 
 def _vectors(array: Array) -> npt.NDArray[np.float64]:

@@ -36,6 +36,7 @@ class Generation(Metric):
     output: str
 
     name: ClassVar[str] = "generation"
+    losses: ClassVar[tuple[str, str]] = "next-token accuracy", "next-token agreement with the original"
     units: ClassVar[Mapping[str, str]] = {ENTROPY: ""}
 
     @classmethod
@@ -84,10 +85,6 @@ class Generation(Metric):
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the share of positions with the same predicted token in both models, per sample."""
         return np.asarray(rows[:, 3] / np.maximum(rows[:, 0], 1) + (rows[:, 0] == 0), np.float64)
-
-    def lost(self, labelled: bool) -> str:
-        """Return the name of the lost quantity."""
-        return "next-token accuracy" if labelled else "next-token agreement with the original"
 
 
 def _log_softmax(logits: Array) -> npt.NDArray[np.float64]:

@@ -36,6 +36,7 @@ class Regression(Metric):
     """Number of values per sample with separate means, for each output."""
 
     name: ClassVar[str] = "regression"
+    losses: ClassVar[tuple[str, str]] = "R2", "R2 with the original"
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
@@ -82,10 +83,6 @@ class Regression(Metric):
             figures["R2" if single else f"R2 of {name}"] = explained
             figures["relative error" if single else f"relative error of {name}"] = error
         return figures
-
-    def lost(self, labelled: bool) -> str:
-        """Return the name of the lost quantity."""
-        return "R2" if labelled else "R2 with the original"
 
 
 def _explained(sums: Rows) -> tuple[Figure, Figure]:

@@ -38,6 +38,7 @@ class Segmentation(Metric):
     threshold: float = 0.5
 
     name: ClassVar[str] = "segmentation"
+    losses: ClassVar[tuple[str, str]] = "mean IoU", "mean IoU with the original"
     resamples: ClassVar[int] = 500
 
     @classmethod
@@ -93,10 +94,6 @@ class Segmentation(Metric):
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the share of equal positions of both models, per sample."""
         return np.asarray(rows[:, -1] / np.maximum(rows[:, -4], 1) + (rows[:, -4] == 0), np.float64)
-
-    def lost(self, labelled: bool) -> str:
-        """Return the name of the lost quantity."""
-        return "mean IoU" if labelled else "mean IoU with the original"
 
     def _marks(self, array: Array) -> Array:
         if self.axis is not None:

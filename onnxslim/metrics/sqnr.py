@@ -24,6 +24,7 @@ class Sqnr(Metric):
     """Outputs that are not of floats, for which the share of unequal elements counts."""
 
     name: ClassVar[str] = "sqnr"
+    losses: ClassVar[tuple[str, str]] = "the outputs' signal", "the outputs' signal"
     harmful: ClassVar[float] = 0.1
     """20 dB."""
     reads_labels: ClassVar[bool] = False
@@ -60,10 +61,6 @@ class Sqnr(Metric):
             for name, (signal, noise) in zip(self.outputs, pairs, strict=True)
         ]
         return max(losses, default=0.0)
-
-    def lost(self, labelled: bool) -> str:
-        """Return the name of the lost quantity."""
-        return "the outputs' signal"
 
 
 def _relative(signal: float, noise: float) -> float:

@@ -34,6 +34,7 @@ class Text(Metric):
     """Whether the output has scores along its last axis; otherwise it holds labels."""
 
     name: ClassVar[str] = "text"
+    shares: ClassVar[frozenset[str]] = frozenset({"equal sequences"})
 
     @classmethod
     def recognise(cls, evidence: Evidence) -> Recognition | None:
@@ -70,10 +71,6 @@ class Text(Metric):
             return edits.after - edits.before
         same = figures["equal sequences"]
         return same.before - same.after
-
-    def is_share(self, figure: str, rows: Rows) -> bool:
-        """Return True for equal sequences."""
-        return figure == "equal sequences"
 
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the share of equal steps of both models, per sample."""

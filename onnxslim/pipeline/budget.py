@@ -42,13 +42,7 @@ def allowance(budget: float, spent: float, later: int, confidence: float | None 
     """Return what a pass may use of the budget.
 
     Half of what is left goes to each pass, so that none takes it all from those behind it, and what a pass does not
-    use is there for the next.
-
-    Args:
-        budget: What may be lost in all, as a fraction.
-        spent: What was lost before the pass; what was won does not count.
-        later: How many lossy passes are still to come.
-        confidence: How sure it must be.
+    use is there for the next; the last one, with none `later`, may use all. What was won before does not count.
     """
     left = max(0.0, budget - max(0.0, spent))
     share = 1 - PASSED_ON if later else 1.0

@@ -46,12 +46,8 @@ def draw_probes(
     """Yield `sample`, then inputs in which one symbolic dimension has another size: first each its first other size.
 
     What is in them is drawn from the elements of the sample, so that indices stay within bounds and masks are masks. A
-    model need not run at each size: whoever asks leaves out those at which the original does not.
-
-    Args:
-        inputs: What the model takes.
-        sample: Feeds that it runs on.
-        generator: Draws the elements; those of an input do not depend on whether others were asked for.
+    model need not run at each size: whoever asks leaves out those at which the original does not. The elements of an
+    input do not depend on whether others were asked for.
     """
     yield InputProbe(lambda: sample)
     specs = [spec for spec in inputs if isinstance(sample.get(spec.name), np.ndarray)]

@@ -9,8 +9,9 @@ import onnx_ir as ir
 from onnxslim.data import Samples
 from onnxslim.data.function import names_function
 from onnxslim.errors import BadOptionValue, DataError
+from onnxslim.extensions import Group, extension_names
 from onnxslim.quality.custom import guarded, load_metric
-from onnxslim.quality.discovery import find_metric, metric_names
+from onnxslim.quality.discovery import find_metric
 from onnxslim.quality.evidence import Evidence, gather_evidence
 from onnxslim.quality.metric import Metric, Recognition
 from onnxslim.runtime.session import Session
@@ -78,7 +79,7 @@ def bind(metric: type[Metric], evidence: Evidence, option: str) -> Recognition:
 
 def recognise(evidence: Evidence) -> Recognition:
     """Return the metric that fits the outputs best, preferably one that can read the labels."""
-    metrics = [find_metric(name) for name in metric_names(ours=True)]
+    metrics = [find_metric(name) for name in extension_names(Group.METRICS, ours=True)]
     found = [recognition for metric in metrics if (recognition := metric.recognise(evidence)) is not None]
     readable = [
         candidate for candidate in found if candidate.strength > 0 and _reads_labels(candidate.metric, evidence)

@@ -7,11 +7,6 @@ from onnxslim.extensions import Group, extension_names, find_extension, load_cla
 from onnxslim.quality.metric import Metric
 
 
-def metric_names(*, ours: bool = False) -> tuple[str, ...]:
-    """Return the names of all metrics that are installed, sorted; with `ours` of those that come with onnxslim."""
-    return extension_names(Group.METRICS, ours=ours)
-
-
 def find_metric(name: str) -> type[Metric]:
     """Return the class of the metric `name`.
 
@@ -21,7 +16,7 @@ def find_metric(name: str) -> type[Metric]:
     """
     extension = find_extension(Group.METRICS, name)
     if extension is None:
-        names = metric_names()
+        names = extension_names(Group.METRICS)
         hint = f"{did_you_mean(name, names)}the metrics are: {', '.join(names)}; or module:function"
         raise BadOptionValue(f"there is no metric named {name!r}", where="--metric", hint=hint)
     return load_class(Group.METRICS, extension, Metric)  # type: ignore[type-abstract]

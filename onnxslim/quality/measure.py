@@ -66,13 +66,8 @@ def measure_quality(
 ) -> Quality:
     """Return the quality of a candidate, from running both models on all samples.
 
-    Args:
-        recognition: The metric, bound to the outputs of the reference (`onnxslim.quality.choosing`).
-        reference: Session of the original.
-        candidate: Session of the candidate.
-        samples: The samples; their labels, if any, are the truth.
-        generator: Random generator of the bootstrap.
-        size: Samples per run (None: 1). They still count separately if the outputs have a sample axis.
+    The labels of the samples, if any, are the truth. They run `size` at a time (None: 1), and still count separately if
+    the outputs have a sample axis. `generator` draws the bootstrap.
 
     Raises:
         RunError: A model does not run, or lacks an output of the other model.

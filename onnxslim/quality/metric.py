@@ -72,6 +72,10 @@ class Metric(abc.ABC):
     """Whether the metric uses labels; otherwise the output of the reference is always the truth."""
     needs_labels: ClassVar[bool] = False
     """Whether the metric requires labels."""
+    shares: ClassVar[frozenset[str]] = frozenset()
+    """Figures that are the mean of one share per sample, so that their intervals are Wilson's."""
+    losses: ClassVar[tuple[str, str] | None] = None
+    """The lost quantity with labels, and without them; None: the name of the metric says it."""
 
     @classmethod
     @abc.abstractmethod
@@ -116,7 +120,8 @@ class Metric(abc.ABC):
 
     def lost(self, labelled: bool) -> str:
         """Return the name of the lost quantity, as in "3 % of ... would be lost"."""
-        return f"{self.name} quality" if labelled else f"{self.name} agreement with the original"
+        of_truth, of_original = self.losses or (f"{self.name} quality", f"{self.name} agreement with the original")
+        return of_truth if labelled else of_original
 
     def interval(self, rows: Rows, generator: np.random.Generator) -> Interval:
         """Return the loss with its 95 % interval, by default a bootstrap over the samples."""
@@ -124,7 +129,7 @@ class Metric(abc.ABC):
 
     def is_share(self, figure: str, rows: Rows) -> bool:
         """Return whether a figure is the mean of one share per sample, so that its interval is Wilson's."""
-        return False
+        return figure in self.shares
 
     def agreement(self, rows: Rows) -> npt.NDArray[np.float64] | None:
         """Return the share of equal decisions of both models, shape [samples]; None if there are no decisions."""

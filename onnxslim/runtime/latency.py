@@ -86,7 +86,11 @@ class BlockTimer(Protocol):
     """A loaded model that can be timed."""
 
     def block(self, seconds: float) -> list[float]:
-        """Run for about `seconds`, and return the times of single runs without warm-up, in seconds."""
+        """Run for about `seconds`, and return the times of single runs without warm-up, in seconds.
+
+        Raises:
+            RunError: The model does not run, or the process that runs it ended or takes too long.
+        """
 
 
 def run_block(call: Callable[[], None], seconds: float, clock: Clock = time.perf_counter) -> list[float]:
@@ -161,13 +165,7 @@ def compare_pairs(
     """Return the latencies and their ratio, from the pairs of several starts of the processes.
 
     The same model is up to a tenth faster or slower from one process to the next, depending on its place in memory. So
-    the bootstrap has two stages: it draws starts, and pairs within each start.
-
-    Args:
-        starts: The pairs of each start.
-        generator: Draws the bootstrap.
-        batch: Number of samples per run.
-        cold: Cold starts of the two models, which are part of the result.
+    the bootstrap has two stages: it draws starts, and pairs within each start. A run is one of `batch` samples.
     """
     ratios = [
         np.array([np.median(before) / max(float(np.median(after)), 1e-12) for before, after in pairs])

@@ -78,16 +78,13 @@ class LayerTimes:
         }
         done = 0
         for part in _parts(missing):
-            self._cache.update(self._measure(part))
+            times = self._time_layers([layer.model() for layer in part.values()], self._target)
+            known = {key: time for key, time in zip(part, times, strict=True) if time is not None}
+            self._refused |= part.keys() - known.keys()
+            self._cache.update(known)
             done += len(part)
             progress(done, len(missing))
         return [self._cache.get(key) for key in keys]
-
-    def _measure(self, layers: dict[str, TimedLayer]) -> dict[str, float]:
-        times = self._time_layers([layer.model() for layer in layers.values()], self._target)
-        known = {key: time for key, time in zip(layers, times, strict=True) if time is not None}
-        self._refused |= layers.keys() - known.keys()
-        return known
 
 
 def _parts(layers: dict[str, TimedLayer]) -> Iterator[dict[str, TimedLayer]]:

@@ -75,11 +75,6 @@ class Provider:
         return self.execution_provider in onnxruntime.get_available_providers()
 
 
-def provider_names(*, ours: bool = False) -> tuple[str, ...]:
-    """Return the names of all providers, sorted; with `ours` of those that come with onnxslim."""
-    return extension_names(Group.PROVIDERS, ours=ours)
-
-
 @functools.cache
 def load_provider(name: str) -> Provider:
     """Return the provider `name`.
@@ -90,7 +85,7 @@ def load_provider(name: str) -> Provider:
     """
     extension = find_extension(Group.PROVIDERS, name)
     if extension is None:
-        names = ", ".join(("auto", *provider_names()))
+        names = ", ".join(("auto", *extension_names(Group.PROVIDERS)))
         raise BadOptionValue(
             f"there is no execution provider {name!r}", where="--provider", hint=f"the providers are: {names}"
         )

@@ -11,7 +11,8 @@ import subprocess
 from collections.abc import Iterable
 
 from onnxslim.errors import BadOptionValue, ProviderUnavailable
-from onnxslim.runtime.provider import Provider, device_name, load_provider, provider_names
+from onnxslim.extensions import Group, extension_names
+from onnxslim.runtime.provider import Provider, device_name, load_provider
 
 MOST_THREADS = 1024
 """ONNX Runtime starts as many as it is told to, or dies of it."""
@@ -161,7 +162,7 @@ def detect_target(provider: str = "auto", threads: int | None = None) -> Target:
     instruction_set = best_instruction_set(found.flags, platform.machine())
     count = threads or usable_cores()
     if chosen is None:
-        ours = (load_provider(name) for name in provider_names(ours=True))
+        ours = (load_provider(name) for name in extension_names(Group.PROVIDERS, ours=True))
         preferred = sorted(ours, key=lambda candidate: -candidate.preference)
         chosen = next(one for one in preferred if one.device is None or device_name(one.name) is not None)
     if chosen.device is None and chosen.is_built:

@@ -78,12 +78,7 @@ class TimedProcess:
         self._run_seconds = float(response["first_run_ms"]) / 1e3
         return ColdStart(float(response["load_ms"]), float(response["first_run_ms"]))
 
-    def block(self, seconds: float) -> list[float]:
-        """Run for about `seconds`, and return the times of single runs without warm-up, in seconds.
-
-        Raises:
-            RunError: The model no longer runs, or the process ended or takes too long.
-        """
+    def block(self, seconds: float) -> list[float]:  # noqa: D102  the protocol says it
         self._child.send({"do": "block", "seconds": seconds})
         work = max(seconds, (WARM_UP_RUNS + TIMED_RUNS) * self._run_seconds)
         return [float(time) for time in self._child.receive(RESPONSE + SLACK * work)["times"]]
@@ -109,12 +104,7 @@ class TimedSession:
     session: Session
     feeds: Mapping[str, Any]
 
-    def block(self, seconds: float) -> list[float]:
-        """Run for about `seconds`, and return the times of single runs without warm-up, in seconds.
-
-        Raises:
-            RunError: The model does not run.
-        """
+    def block(self, seconds: float) -> list[float]:  # noqa: D102  the protocol says it
         return run_block(self.session.prepare(self.feeds), seconds)
 
 

@@ -50,7 +50,7 @@ def test_doctor_says_what_there_is(onnxslim, monkeypatch: pytest.MonkeyPatch):
     for words in ("onnxruntime", "Providers", "Instruction set", "int8 sums", "Energy", "--install-completion"):
         assert words in answer.out
     assert "another project" not in answer.out
-    monkeypatch.setattr("onnxslim.commands.doctor.namesake_version", lambda: "0.1.98")
+    monkeypatch.setattr("onnxslim.commands.doctor.installed", lambda distribution: "0.1.98")
     monkeypatch.setattr("onnxslim.commands.doctor.energy_source", lambda target: ("package-0", None))
     assert "onnxslim 0.1.98, another project" in onnxslim("doctor").out
     machine = json.loads(onnxslim("doctor", "--json").out)

@@ -81,16 +81,16 @@ def test_an_interrupt_and_an_exhausted_memory_are_no_bugs(onnxslim, monkeypatch)
 
 
 def test_an_interrupt_outside_a_command_reads_the_same(onnxslim, monkeypatch):
-    def version():
+    def interrupted(distribution):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxslim.cli.entry.namesake_version", version)
+    monkeypatch.setattr("onnxslim.cli.entry.installed", interrupted)
     answer = onnxslim("doctor")
     assert (answer.code, answer.err.splitlines()[0]) == (1, "error: interrupted")
 
 
 def test_the_other_onnxslim_is_warned_of_on_every_run(onnxslim, monkeypatch):
-    monkeypatch.setattr("onnxslim.cli.entry.namesake_version", lambda: "0.1.98")
+    monkeypatch.setattr("onnxslim.cli.entry.installed", lambda distribution: "0.1.98")
     answer = onnxslim("--version")
     assert answer.code == 0
     assert answer.err.startswith("warning: the distribution onnxslim 0.1.98, another project")

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from onnxslim.extensions import Group, extension_names
 from onnxslim.metrics.sqnr import Sqnr
 from onnxslim.quality.choosing import recognise
-from onnxslim.quality.discovery import find_metric, metric_names
+from onnxslim.quality.discovery import find_metric
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.metric import Recognition
 
@@ -89,7 +90,7 @@ def test_whatever_a_model_is_like_its_outputs_lose_nothing_to_themselves_and_all
 
 def named(evidence: Evidence) -> list[Recognition]:
     told = dataclasses.replace(evidence, named=True)
-    metrics = [find_metric(name) for name in metric_names()]
+    metrics = [find_metric(name) for name in extension_names(Group.METRICS)]
     return [found for metric in metrics if (found := metric.recognise(told)) is not None]
 
 

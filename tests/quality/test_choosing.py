@@ -15,12 +15,13 @@ from zoo import zoo_file
 from onnxslim.commands.quality_records import quality_diagnostics
 from onnxslim.data import open_samples, synthetic_samples
 from onnxslim.errors import BadOptionValue
+from onnxslim.extensions import Group, extension_names
 from onnxslim.metrics.classification import Classification, Reading
 from onnxslim.metrics.regression import Regression
 from onnxslim.metrics.sqnr import Sqnr
 from onnxslim.model import open_model
 from onnxslim.quality.choosing import MetricRequest, bind, choose_metric, recognise
-from onnxslim.quality.discovery import find_metric, metric_names
+from onnxslim.quality.discovery import find_metric
 from onnxslim.quality.evidence import gather_evidence, producer_ops
 from onnxslim.quality.fidelity import add_run, start_tallies, summarize
 from onnxslim.quality.measure import Quality, measure_quality
@@ -50,7 +51,7 @@ def test_labels_that_a_metric_does_not_understand_rule_it_out() -> None:
     assert unknown.strength > 0, "the error that follows says what is wrong with the labels"
 
 
-@pytest.mark.parametrize("name", sorted(set(metric_names()) - {"detection"}))
+@pytest.mark.parametrize("name", sorted(set(extension_names(Group.METRICS)) - {"detection"}))
 def test_a_metric_that_is_named_is_bound_where_shapes_allow(name: str) -> None:
     image = {"x": np.zeros((1, 3, 16, 16), np.float32)}
     outputs = {

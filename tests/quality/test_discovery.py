@@ -8,11 +8,12 @@ import inspect
 import pytest
 
 from onnxslim.errors import BadOptionValue
-from onnxslim.quality.discovery import find_metric, metric_names
+from onnxslim.extensions import Group, extension_names
+from onnxslim.quality.discovery import find_metric
 from onnxslim.quality.metric import Metric
 
 
-@pytest.mark.parametrize("name", metric_names())
+@pytest.mark.parametrize("name", extension_names(Group.METRICS))
 def test_every_metric_declares_what_the_interface_asks_for(name: str) -> None:
     found = find_metric(name)
     assert found.name == name

@@ -13,7 +13,7 @@ from onnxslim.report.comparison import comparison_rows, output_rows
 from onnxslim.report.figures import data_words, judgement, target_words
 from onnxslim.report.page.facts import provenance, warnings_view
 from onnxslim.report.page.layers import breakdown_view
-from onnxslim.report.page.plots import Plot, latency_plot
+from onnxslim.report.page.plots import latency_plot
 from onnxslim.report.page.rendering import render
 from onnxslim.report.page.tiles import Tile, latency_tiles, quality_tile, size_tile
 from onnxslim.report.page.visible import shortened
@@ -26,6 +26,8 @@ def comparison_page(result: Comparison) -> str:
     """Return the page of `result`."""
     names = [shortened(pathlib.PurePath(path).name, 60) for path in (result.candidate, result.reference)]
     labelled = result.reference_accuracy is not None
+    timed = (names[1], result.reference_latency_ms), (names[0], result.candidate_latency_ms)
+    latencies = [(name, latency) for name, latency in timed if latency is not None]
     return render(
         "comparison.html",
         {
@@ -37,7 +39,7 @@ def comparison_page(result: Comparison) -> str:
             "warnings": warnings_view(result.diagnostics),
             "judgement": judgement(result.quality),
             "rows": comparison_rows(result),
-            "latency": _latency(result, names),
+            "latency": latency_plot(latencies) if latencies else None,
             "unlabelled": "" if labelled else result.reference_accuracy_reason or "",
             "fidelity": [figure.title for figure in FIGURES],
             "outputs": output_rows(result),
@@ -75,11 +77,6 @@ def _tiles(result: Comparison, labelled: bool) -> list[Tile]:
             Tile("Graph", f"{regions:,}", f"region{'s' * (regions != 1)} differ{'s' * (regions == 1)}", unchanged)
         )
     return tiles
-
-
-def _latency(result: Comparison, names: list[str]) -> Plot | None:
-    one, other = result.reference_latency_ms, result.candidate_latency_ms
-    return None if one is None or other is None else latency_plot([(names[1], one), (names[0], other)])
 
 
 def _change(difference: Difference | None) -> list[dict[str, Any]]:

@@ -54,14 +54,10 @@ SHORT_FONT = re.compile(r"\bfont: ([\d.]+px)")
 
 
 def drawing(name: str, title: str, description: str, height: int, draw: Callable[[Axes], None]) -> Markup:
-    """Return a figure as an SVG element.
+    """Return a figure as an SVG element: what `draw` draws on one pair of axes, in the colours of this module.
 
-    Args:
-        name: Marks the ids inside; no two figures of a page have the same.
-        title: What the figure is, for those who do not see it.
-        description: What it shows, with its figures.
-        height: In units of which it is `WIDTH` wide.
-        draw: Draws on the one pair of axes, in the colours of this module.
+    The name marks the ids inside: no two figures of a page have the same. Title and description are for those who do
+    not see it. The height is in units of which it is `WIDTH` wide.
     """
     import matplotlib  # here: it takes a second
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +17,7 @@ from onnxslim.data import Batch, Samples
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import RunError
 from onnxslim.fit.refit import FEWEST
-from onnxslim.runtime.session import Session
+from onnxslim.runtime.session import OpenSession, Session
 
 MAX_SAMPLES = 256
 """Maximum of samples that are checked, enough to detect a wrong order of colours."""
@@ -33,7 +33,7 @@ def examine(
     session: Session,
     calibration: Samples,
     validation: Samples | None,
-    open_session: Callable[[ir.Model], Session],
+    open_session: OpenSession,
     seed: int,
     *,
     lossy: Sequence[str],
@@ -94,10 +94,5 @@ def _shared(calibration: Sequence[Batch], validation: Sequence[Batch]) -> list[D
     count = sum(batch.count for batch in validation)
     if same <= SHARE * count:
         return []
-    return [
-        Diagnostic(
-            "shared-samples",
-            f"{same} of {count} samples to measure with that were looked at also calibrate",
-            "measure on others: what was learned from is judged too well",
-        )
-    ]
+    message = f"{same} of {count} samples to measure with that were looked at also calibrate"
+    return [Diagnostic("shared-samples", message, "measure on others: what was learned from is judged too well")]

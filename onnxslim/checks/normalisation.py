@@ -9,7 +9,7 @@ BatchNormalizations are compared. Those that an exporter has folded into weights
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from onnxslim.observe.statistics import ChannelAxis, Observer, Query, Statistic
 from onnxslim.observe.stream import early_order
 from onnxslim.ops.binding import dimensions, input_index
 from onnxslim.ops.parameters import attribute
-from onnxslim.runtime.session import Session
+from onnxslim.runtime.session import OpenSession
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,7 +69,7 @@ class Gauge:
     `stored` is empty if the model has no BatchNormalizations with trained statistics.
     """
 
-    def __init__(self, model: ir.Model, open_session: Callable[[ir.Model], Session], layers: int = LAYERS) -> None:
+    def __init__(self, model: ir.Model, open_session: OpenSession, layers: int = LAYERS) -> None:
         found = find_stored(model)[:layers]
         names = list(dict.fromkeys(stored.channels[0] for stored in found))
         computed = {value.name for node in model.graph for value in node.outputs}

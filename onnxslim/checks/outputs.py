@@ -34,13 +34,9 @@ def check_outputs(session: Session, batches: Sequence[Batch], classes: str | Non
         scores = [np.asarray(outputs[classes]) for outputs in runs]
         predicted = {int(best) for array in scores if array.ndim == 2 for best in array.argmax(1)}
         if len(predicted) == 1:
-            return [
-                Diagnostic(
-                    "one-class",
-                    f"the original puts all of {count} samples into one class, number {predicted.pop()}",
-                    "give samples of all classes, and see that they are prepared as in training",
-                )
-            ]
+            message = f"the original puts all of {count} samples into one class, number {predicted.pop()}"
+            hint = "give samples of all classes, and see that they are prepared as in training"
+            return [Diagnostic("one-class", message, hint)]
     stacked = [
         np.concatenate([np.asarray(outputs[name], np.float64).reshape(1, -1) for outputs in runs])
         for name, first in runs[0].items()
@@ -50,12 +46,7 @@ def check_outputs(session: Session, batches: Sequence[Batch], classes: str | Non
     ]
     spread = [np.sqrt(array.var(0).mean()) / max(float(np.sqrt(np.square(array).mean())), 1e-30) for array in stacked]
     if len(runs) > 1 and spread and max(spread) < CONSTANT:
-        return [
-            Diagnostic(
-                "constant-outputs",
-                f"the original gives nearly the same for all of {count} samples: its outputs differ by "
-                f"{max(spread):.1e} of their size",
-                "see that the samples are prepared as in training",
-            )
-        ]
+        differ = f"its outputs differ by {max(spread):.1e} of their size"
+        message = f"the original gives nearly the same for all of {count} samples: {differ}"
+        return [Diagnostic("constant-outputs", message, "see that the samples are prepared as in training")]
     return []

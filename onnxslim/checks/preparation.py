@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from onnxslim.checks.mistakes import Mistake, exchanged_as_well, exchanged_chann
 from onnxslim.checks.normalisation import Gauge, SampleStatistics
 from onnxslim.data import Batch
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.runtime.session import Session
+from onnxslim.runtime.session import OpenSession
 
 CODE = "inputs-do-not-fit"
 PARTS = 16
@@ -62,7 +62,7 @@ class Prepared:
 
 
 def check_preparation(
-    model: ir.Model, batches: Sequence[Batch], open_session: Callable[[ir.Model], Session], seed: int
+    model: ir.Model, batches: Sequence[Batch], open_session: OpenSession, seed: int
 ) -> list[Diagnostic]:
     """Return a warning if the inputs do not fit the statistics in the BatchNormalizations of `model`, the original.
 

@@ -56,31 +56,19 @@ def check_values(batches: Sequence[Batch]) -> list[Diagnostic]:
         return found
     copies = count - len(set(digests(batches)))
     if copies > SHARE * count:
-        found.append(
-            Diagnostic(
-                "duplicated-samples",
-                f"{copies} of {count} samples that were looked at are copies of others",
-                "they count twice, and part of them both calibrate and measure: leave them out",
-            )
-        )
+        message = f"{copies} of {count} samples that were looked at are copies of others"
+        hint = "they count twice, and part of them both calibrate and measure: leave them out"
+        found.append(Diagnostic("duplicated-samples", message, hint))
     constant = sum(map(_constant, rows(batches)))
     if constant > SHARE * count:
-        found.append(
-            Diagnostic(
-                "constant-samples",
-                f"{constant} of {count} samples that were looked at hold a single value everywhere",
-                "see how they are read: an image of one value tells nothing",
-            )
-        )
-    noisy = [name for name in batches[0].feeds if _noise([batch.feeds[name] for batch in batches])]
-    found += [
-        Diagnostic(
-            "random-samples",
-            f"the input {name} looks like an image, and like noise: neighbouring pixels have nothing in common",
-            "give real samples: on noise nothing is learned about the model, and nothing is measured",
-        )
-        for name in noisy
-    ]
+        message = f"{constant} of {count} samples that were looked at hold a single value everywhere"
+        hint = "see how they are read: an image of one value tells nothing"
+        found.append(Diagnostic("constant-samples", message, hint))
+    for name in batches[0].feeds:
+        if _noise([batch.feeds[name] for batch in batches]):
+            message = f"the input {name} looks like an image and like noise: neighbouring pixels have nothing in common"
+            hint = "give real samples: on noise nothing is learned about the model, and nothing is measured"
+            found.append(Diagnostic("random-samples", message, hint))
     return found
 
 

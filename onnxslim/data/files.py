@@ -47,11 +47,8 @@ def locate(spec: str) -> tuple[Any, str]:
             str(error), where=spec, hint="the part before :// must be a protocol that fsspec knows"
         ) from error
     except Exception as error:  # remote file systems have exceptions of their own
-        raise DataError(
-            f"cannot be reached: {error}",
-            where=spec,
-            hint="check the address, and that the place can be reached from here",
-        ) from error
+        hint = "check the address, and that the place can be reached from here"
+        raise DataError(f"cannot be reached: {error}", where=spec, hint=hint) from error
     if not found:
         raise DataError("there is no such file or folder", where=spec, hint="check the path")
     check_regular(filesystem, path)
@@ -136,9 +133,6 @@ def _lazy_array(content: Any, load: Callable[[], Array], where: str) -> LazyArra
     read = header.read_array_header_1_0 if version_1 else header.read_array_header_2_0
     shape, _, dtype = read(content)
     if dtype.hasobject:
-        raise DataError(
-            "pickled objects are refused, since reading them could run code",
-            where=where,
-            hint="store plain arrays: numbers, booleans or fixed-length strings",
-        )
+        hint = "store plain arrays: numbers, booleans or fixed-length strings"
+        raise DataError("pickled objects are refused, since reading them could run code", where=where, hint=hint)
     return LazyArray(shape, dtype, load)

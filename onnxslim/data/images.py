@@ -59,11 +59,8 @@ class Images:
             except (BadOptionValue, DataError):
                 raise
             except Exception as error:  # Pillow's decoders and the user's function: any exception
-                raise DataError(
-                    f"the image cannot be read: {error}",
-                    where=path,
-                    hint="open it with another program, or take it out of the folder",
-                ) from error
+                hint = "open it with another program, or take it out of the folder"
+                raise DataError(f"the image cannot be read: {error}", where=path, hint=hint) from error
 
 
 def open_images(
@@ -77,9 +74,8 @@ def open_images(
     """
     pillow()
     if len(inputs) != 1:
-        raise DataError(
-            f"images feed one input, and the model has {len(inputs)}", where=folder, hint="use .npz, or module:function"
-        )
+        hint = "use .npz, or module:function"
+        raise DataError(f"images feed one input, and the model has {len(inputs)}", where=folder, hint=hint)
     if preprocess is None:
         raise DataError("nobody said how images become inputs", where=folder, hint=EXAMPLE)
     parents = {str(pathlib.PurePosixPath(path).parent) for path in paths}

@@ -89,11 +89,8 @@ def _as_samples(opened: Any, inputs: Sequence[TensorSpec], name: str) -> Samples
         return _samples(TableSequence.of([fit_table(arrays, inputs, "the arrays given")]), name)
     if callable(opened):
         return Samples(FunctionSource(guarded(opened, f"--data {name}"), inputs, name), name)
-    raise DataError(
-        f"the source gives {type(opened).__name__}",
-        where=name,
-        hint="it must return arrays by name, a function that yields such arrays, or onnxslim.Samples",
-    )
+    hint = "it must return arrays by name, a function that yields such arrays, or onnxslim.Samples"
+    raise DataError(f"the source gives {type(opened).__name__}", where=name, hint=hint)
 
 
 def _recognise(text: str) -> str:
@@ -164,11 +161,8 @@ def _files_by_kind(filesystem: Any, folder: str, name: str) -> dict[str, list[st
 def _samples(source: Source, name: str) -> Samples:
     samples = Samples(source, name)
     if samples.count == 0:
-        raise DataError(
-            f"{source.count} samples do not fill a batch",
-            where=name,
-            hint=f"the model takes {source.layout.batch} at a time",
-        )
+        hint = f"the model takes {source.layout.batch} at a time"
+        raise DataError(f"{source.count} samples do not fill a batch", where=name, hint=hint)
     return samples
 
 
@@ -182,9 +176,8 @@ def _open_files(filesystem: Any, paths: Sequence[str], inputs: Sequence[TensorSp
         elif suffix == ".npy" and len(inputs) == 1:
             arrays = {inputs[0].name: read_npy(filesystem, path, cache)}
         elif suffix == ".npy":
-            raise DataError(
-                f"an .npy feeds one input, and the model has {len(inputs)}", where=path, hint="use .npz for several"
-            )
+            hint = "use .npz for several"
+            raise DataError(f"an .npy feeds one input, and the model has {len(inputs)}", where=path, hint=hint)
         else:
             raise DataError(f"nobody knows how to read a {suffix or 'nameless'} file", where=path, hint=FORMS)
         tables.append(fit_table(arrays, inputs, path, single=single))

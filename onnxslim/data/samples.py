@@ -210,9 +210,8 @@ class Samples:
             raise ValueError(f"fraction {fraction} leaves one part empty")
         count, batch = self.count, self._origin.layout.batch or 1
         if count < 2 * batch:
-            raise DataError(
-                f"{count} samples cannot be divided in two", where=self.source, hint="give more samples, or give --val"
-            )
+            hint = "give more samples, or give --val"
+            raise DataError(f"{count} samples cannot be divided in two", where=self.source, hint=hint)
         units = count // batch  # a fixed batch size wastes no samples if whole batches go to one side
         share = min(units - 1, max(1, round(units * fraction))) * batch
         fewer = draw_positions(count, min(share, count - share), generator or np.random.default_rng(0))

@@ -98,9 +98,8 @@ class FunctionSource:
         self._count: int | None = None
         first = next(self._fitted(), None)
         if first is None:
-            raise DataError(
-                "the function yields nothing", where=where, hint="it must yield a dict of arrays for each sample"
-            )
+            hint = "it must yield a dict of arrays for each sample"
+            raise DataError("the function yields nothing", where=where, hint=hint)
         self._layout = first.layout
 
     @property
@@ -155,11 +154,8 @@ class FunctionSource:
         for index, yielded in enumerate(self._call()):
             where = f"{self._where}, item {index}"
             if not isinstance(yielded, Mapping):
-                raise DataError(
-                    f"the function must yield dicts of arrays, not {type(yielded).__name__}",
-                    where=where,
-                    hint="yield {input name: array, ...}",
-                )
+                what = f"the function must yield dicts of arrays, not {type(yielded).__name__}"
+                raise DataError(what, where=where, hint="yield {input name: array, ...}")
             arrays = {str(name): LazyArray.of(array) for name, array in yielded.items()}
             yield fit_table(arrays, self._inputs, where, single=True)
 
@@ -169,8 +165,5 @@ class FunctionSource:
         except BadOptionValue:
             raise
         except Exception as error:  # the user's code, any exception
-            raise DataError(
-                f"the function raised {type(error).__name__}: {error}",
-                where=self._where,
-                hint="call it by itself to see where that comes from",
-            ) from error
+            what = f"the function raised {type(error).__name__}: {error}"
+            raise DataError(what, where=self._where, hint="call it by itself to see where that comes from") from error

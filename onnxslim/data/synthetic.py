@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -76,11 +76,8 @@ def candidates(spec: TensorSpec, value: ir.Value | None) -> tuple[Draw, ...]:
         DataError: The input is not a tensor.
     """
     if spec.dtype is None:
-        raise DataError(
-            "an input that is no tensor cannot be made up",
-            where=spec.name,
-            hint="give samples with --data module:function",
-        )
+        hint = "give samples with --data module:function"
+        raise DataError("an input that is no tensor cannot be made up", where=spec.name, hint=hint)
     element_kind, bound = kind(spec.dtype), None if value is None else index_bound(value)
     if element_kind == "b" or ONES.search(spec.name):
         return (always(1), below(2))
@@ -244,7 +241,7 @@ def synthetic_samples(
             failure = failure or error.what
             continue
         runs = runs or recipe
-        if _finite(outputs.values()):
+        if all(np.isfinite(output).all() for output in outputs.values() if _is_float(output)):
             trial_run = TrialRun(weakref.ref(session), outputs, seconds)
             return Samples(SyntheticSource(recipe, count, seed, trial_run), "synthetic samples", synthetic=True)
     if runs is None:
@@ -325,9 +322,8 @@ def no_samples() -> Samples:
     return Samples(TableSequence((), BatchLayout(None)), "no samples", synthetic=True)
 
 
-def _finite(outputs: Iterable[object]) -> bool:
-    arrays = (output for output in outputs if isinstance(output, np.ndarray))
-    return all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
+def _is_float(output: object) -> bool:
+    return isinstance(output, np.ndarray) and output.dtype.kind == "f"
 
 
 def _by_rank(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:

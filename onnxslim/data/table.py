@@ -143,22 +143,16 @@ def fit_table(
     counts = {column.spec.name: rows // column.stride for column in columns if (rows := column.rows()) is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} holds {count}" for name, count in counts.items())
-        raise DataError(
-            f"the arrays hold different numbers of samples: {listed}",
-            where=where,
-            hint="give as many samples in each array, along the first axis",
-        )
+        hint = "give as many samples in each array, along the first axis"
+        raise DataError(f"the arrays hold different numbers of samples: {listed}", where=where, hint=hint)
     count = next(iter(counts.values()), 1)
     if count == 0:
         raise DataError("there is not a single sample", where=where, hint="look into what the samples come from")
     if labels is not None:
         length = labels.shape[0] if labels.shape else 1
         if length < count or length % count:
-            raise DataError(
-                f"there are {length} labels for {count} samples",
-                where=where,
-                hint="give one label for each sample, along the first axis",
-            )
+            hint = "give one label for each sample, along the first axis"
+            raise DataError(f"there are {length} labels for {count} samples", where=where, hint=hint)
     shared = frozenset(column.spec.name for column in columns if column.form is SampleAxis.CONSTANT)
     return ArrayTable(columns, labels, count, BatchLayout(batch, shared, labels is not None), where)
 
@@ -184,42 +178,29 @@ def _column(spec: TensorSpec, arrays: Mapping[str, LazyArray], where: str, singl
     assert stored is not None, "the caller checked that every input has its array"
     place = f"{where}: {spec.name}"
     if spec.dtype is None:
-        raise DataError(
-            "this input is no tensor of a type that numpy has; it cannot be fed from data",
-            where=place,
-            hint="make the model take tensors, or go on without --data",
-        )
+        what = "this input is no tensor of a type that numpy has; it cannot be fed from data"
+        raise DataError(what, where=place, hint="make the model take tensors, or go on without --data")
     if offset is not None and scale is None:
-        raise DataError(
-            f"there is an offset without a scale: {spec.name}.scale is missing",
-            where=place,
-            hint="store the scale beside it: value = stored * scale + offset",
-        )
+        hint = "store the scale beside it: value = stored * scale + offset"
+        raise DataError(f"there is an offset without a scale: {spec.name}.scale is missing", where=place, hint=hint)
     check_dtype(np.dtype(np.float32) if scale is not None else stored.dtype, spec, place)
     rank, input_rank = len(stored.shape), len(spec.shape)
     if input_rank == 0:  # ONNX Runtime reports a scalar and an input of unknown rank alike
         form = SampleAxis.CONSTANT if rank == 0 else SampleAxis.WHOLE if rank == 1 else SampleAxis.ROWS
         return Column(spec, stored, form, scale, offset)
-    forms = {input_rank: SampleAxis.ROWS, input_rank + 1: SampleAxis.WHOLE} | (
-        {input_rank - 1: SampleAxis.SINGLE} if single else {}
-    )
+    forms = {input_rank: SampleAxis.ROWS, input_rank + 1: SampleAxis.WHOLE}
+    if single:
+        forms[input_rank - 1] = SampleAxis.SINGLE
+    what = f"an array of shape {_shape(stored.shape)} does not fit an input of shape {_shape(spec.shape)}"
     if rank not in forms:
-        raise DataError(
-            f"an array of shape {_shape(stored.shape)} does not fit an input of shape {_shape(spec.shape)}",
-            where=place,
-            hint="samples lie along the first axis",
-        )
+        raise DataError(what, where=place, hint="samples lie along the first axis")
     form = forms[rank]
     expected = spec.shape if form is SampleAxis.WHOLE else spec.shape[1:]
     given = stored.shape if form is SampleAxis.SINGLE else stored.shape[1:]
     for size, expected_size in zip(given, expected, strict=True):
         if isinstance(expected_size, int) and size != expected_size:
-            raise DataError(
-                f"an array of shape {_shape(stored.shape)} does not fit an input of shape {_shape(spec.shape)}: "
-                f"{size} is not {expected_size}",
-                where=place,
-                hint="give samples of the size that the input declares",
-            )
+            hint = "give samples of the size that the input declares"
+            raise DataError(f"{what}: {size} is not {expected_size}", where=place, hint=hint)
     return Column(spec, stored, form, scale, offset)
 
 
@@ -300,9 +281,6 @@ def convert(array: Array, spec: TensorSpec, where: str) -> Array:
         limits = np.iinfo(spec.dtype)
         fits = limits.min <= int(array.min()) and int(array.max()) <= limits.max
     if not fits:
-        raise DataError(
-            f"the array for the input {spec.name!r} has values that do not fit {spec.dtype.name}",
-            where=where,
-            hint="store its values within the range of the input's type",
-        )
+        what = f"the array for the input {spec.name!r} has values that do not fit {spec.dtype.name}"
+        raise DataError(what, where=where, hint="store its values within the range of the input's type")
     return result

@@ -17,7 +17,7 @@ from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.observations import Observations
 from onnxslim.pipeline.plan import Finding, PassPlan, Planned, gather
 from onnxslim.pipeline.rewrite_gate import RewriteGate
-from onnxslim.runtime.session import Session
+from onnxslim.runtime.session import OpenSession, Session
 from onnxslim.runtime.target import Target
 
 _T = TypeVar("_T")
@@ -148,7 +148,7 @@ class Context:
     verify: bool = False
     """Check every rewrite where it is made, on random data."""
     progress: Progress = dataclasses.field(default_factory=Progress)
-    open_session: Callable[[ir.Model], Session] = dataclasses.field(default=Session.of)
+    open_session: OpenSession = dataclasses.field(default=Session.of)
     """Opens a model on the target, for passes that must look at its values."""
     gate: RewriteGate = dataclasses.field(default_factory=RewriteGate)
     """Asked before each rewrite by passes whose rewrites can be left out one by one."""

@@ -69,11 +69,8 @@ def bind(metric: type[Metric], evidence: Evidence, option: str) -> Recognition:
         found = metric.recognise(evidence) or metric.recognise(dataclasses.replace(evidence, named=True))
     if found is None:
         shapes = ", ".join(f"{output.name} {list(output.shape)}" for output in evidence.outputs)
-        raise BadOptionValue(
-            f"no output fits {metric.name}: {shapes}",
-            where="--metric",
-            hint="leave it out for the metric that fits, or name another one, or give module:function",
-        )
+        hint = "leave it out for the metric that fits, or name another one, or give module:function"
+        raise BadOptionValue(f"no output fits {metric.name}: {shapes}", where="--metric", hint=hint)
     return dataclasses.replace(found, strength=1.0, reason=f"{option}: {found.reason}")
 
 

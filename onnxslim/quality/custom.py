@@ -55,11 +55,8 @@ class Custom(Metric):
         with _user_errors():
             scores = np.asarray(self.score(dict(outputs), labels), np.float64).reshape(-1)
         if len(scores) not in (count, len(labels)):
-            raise BadOptionValue(
-                f"the metric gave {len(scores)} scores for {count} samples",
-                where="--metric",
-                hint="return one score for each sample",
-            )
+            what = f"the metric gave {len(scores)} scores for {count} samples"
+            raise BadOptionValue(what, where="--metric", hint="return one score for each sample")
         return np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0)
 
     def figures(self, rows: Rows) -> dict[str, Figure]:
@@ -110,8 +107,5 @@ def _user_errors() -> Iterator[None]:
     except OnnxslimError:
         raise
     except Exception as error:
-        raise BadOptionValue(
-            f"the metric raised {type(error).__name__}: {error}",
-            where="--metric",
-            hint="call it by itself to see where that comes from",
-        ) from error
+        what = f"the metric raised {type(error).__name__}: {error}"
+        raise BadOptionValue(what, where="--metric", hint="call it by itself to see where that comes from") from error

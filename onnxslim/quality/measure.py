@@ -85,9 +85,8 @@ def measure_quality(
             parts.append(metric.rows(expected, actual, batch.labels if labelled else None, batch.count))
         add_run(tallies, expected, actual, batch.count)
     if not parts:
-        raise DataError(
-            "there is not a single sample", where=samples.source, hint="look into what the samples come from"
-        )
+        hint = "look into what the samples come from"
+        raise DataError("there is not a single sample", where=samples.source, hint=hint)
     with guarded(metric):
         rows = metric.gather(np.concatenate(parts))
         agreement = metric.agreement(rows)

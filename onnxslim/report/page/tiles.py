@@ -59,12 +59,9 @@ def latency_tiles(ratio: Interval | None, before: Percentiles | None, after: Per
     detail = f"{in_milliseconds(before.p50)} → {in_milliseconds(after.p50)}"
     if ratio.low <= 1 <= ratio.high:
         return [Tile("Speed", "the same", "", f"{detail} ({ratio.low:.2f}× to {ratio.high:.2f}×)")]
-    faster = ratio.value > 1
-    value, low, high = (
-        (ratio.value, ratio.low, ratio.high) if faster else (1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
-    )
-    word, mood = ("faster", GOOD) if faster else ("slower", BAD)
-    return [Tile("Speed", f"{_two(value)}×", word, f"{detail} ({_two(low)} to {_two(high)})", mood)]
+    inverse = Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+    shown, word, mood = (ratio, "faster", GOOD) if ratio.value > 1 else (inverse, "slower", BAD)
+    return [Tile("Speed", f"{_two(shown.value)}×", word, f"{detail} ({_two(shown.low)} to {_two(shown.high)})", mood)]
 
 
 def ratio_tile(label: str, ratio: float, above: str, below: str, detail: str) -> Tile:

@@ -84,7 +84,9 @@ class AxisRelations:
 
     def shape(self, value: ir.Value) -> Dimensions | None:
         """Return the sizes of the axes of `value`, None for those that are symbolic, or None for an unknown rank."""
-        return None if self.axes(value) is None else self._shapes[value]
+        if value not in self._shapes:
+            self.axes(value)
+        return self._shapes.get(value)
 
     def add(self, node: ir.Node, relations: Iterable[Relation]) -> dict[FactorKey, int]:
         """Take in what `node` says about the axes of its operands.

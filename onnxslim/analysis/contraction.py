@@ -287,7 +287,7 @@ def _contraction(
 ) -> Contraction | None:
     """Return how a node multiplies `data` by its input `index`; None where that is not stored, or nothing is summed."""
     array = weight.const_value if weight.is_initializer() and not weight.is_graph_input() else None
-    summed = _letters(operand) & _letters(weight_operand) - fitted.signature.channels
+    summed = operand.channels & weight_operand.channels - fitted.signature.channels
     if array is None or len(array.shape) < 2 or len(summed) != 1 or not array.dtype.is_floating_point():
         return None
     axes = operand.axes(len(data.shape or ()))
@@ -297,10 +297,6 @@ def _contraction(
         return None
     result, bias_index = _bias(fitted, set(letters))
     return Contraction(fitted, data, axis, axes[axis][0].factors, weight, index, letters, sizes, result, bias_index)
-
-
-def _letters(operand: Operand) -> set[str]:
-    return {letter for dimension in operand.dimensions if not dimension.ellipsis for letter in dimension.factors}
 
 
 def _expand(
@@ -324,7 +320,7 @@ def _expand(
 def _bias(fitted: BoundSignature, weight_letters: set[str]) -> tuple[tuple[str, ...], int | None]:
     """Return the factors and the place of the operand that is added: it has only axes that reach the output."""
     for index, operand in enumerate(fitted.signature.inputs):
-        if operand.ignored or not operand.dimensions or not _letters(operand) <= fitted.signature.channels:
+        if operand.ignored or not operand.dimensions or not operand.channels <= fitted.signature.channels:
             continue
         last = operand.dimensions[-1]
         if set(last.factors) <= weight_letters and (len(operand.dimensions) == 1 or operand.broadcasts):

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import ShapeView, infer_at, specialize_shapes
 from onnxslim.model.nesting import main_graphs, nested_graphs, nodes_within, read_values
-from onnxslim.model.weights import attribute_tensors
+from onnxslim.model.weights import stored_tensors
 from onnxslim.ops.binding import bind, dimensions
 from onnxslim.ops.einsum import EINSUM
 from onnxslim.ops.parameters import op_of
@@ -87,7 +87,7 @@ def measure_cost(model: ir.Model) -> Cost:
     return Cost(
         parameters=count_parameters(model),
         macs=sum(cost.macs for cost in per_node),
-        weight_bytes=sum(tensor.nbytes for tensor in _constants(model)),
+        weight_bytes=sum(tensor.nbytes for tensor in stored_tensors(main_graphs(model))),
         activation_bytes=activation_bytes,
         peak_activation_bytes=_peak(model.graph),
         nodes=len(per_node),
@@ -98,15 +98,7 @@ def measure_cost(model: ir.Model) -> Cost:
 
 def count_parameters(model: ir.Model) -> int:
     """Return the elements of all weights, as `Cost.parameters` counts them; shapes need not be known."""
-    return sum(tensor.size for tensor in _constants(model) if is_parameter(tensor))
-
-
-def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """Yield the initializers of all graphs, and the tensors in attributes."""
-    for graph in main_graphs(model):
-        yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
-        for node in graph:
-            yield from attribute_tensors(node)
+    return sum(tensor.size for tensor in stored_tensors(main_graphs(model)) if is_parameter(tensor))
 
 
 def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> int:

@@ -77,9 +77,7 @@ def evaluate(
         results = _run(session, list(outputs), fed)
     elif session is Refusal.NO_KERNEL and reference:
         results = _refer(model, list(outputs), fed)
-    if results is None:
-        return None
-    if not all(isinstance(result, (np.ndarray, np.generic)) for result in results):
+    if results is None or not all(isinstance(result, (np.ndarray, np.generic)) for result in results):
         return None
     return [np.asarray(result) for result in results]
 

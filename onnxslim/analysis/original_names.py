@@ -86,11 +86,8 @@ class OriginalNames:
                     continue
                 if value.const_value is not None:
                     (vectors if value.const_value.shape.rank() < 2 else matrices).add(value.name or "")
-                makers = self._makers_of(value.name or "")
-                waiting += makers - seen
+                names = {value.name or "", *self._same.get(value.name or "", ())}
+                makers = {self._makers[name] for name in names & self._makers.keys()} - seen
+                waiting += makers
                 seen |= makers
         return Origin(frozenset(nodes), frozenset(vectors), frozenset(matrices))
-
-    def _makers_of(self, name: str) -> set[ir.Node]:
-        names = {name, *self._same.get(name, ())}
-        return {self._makers[name] for name in names & self._makers.keys()}

@@ -146,26 +146,10 @@ def _check_tensor(place: str, tensor: onnx.TensorProto, folder: pathlib.Path) ->
                 f"{expected:,}",
                 hint=HINT,
             )
-    elif (found := _numbers(tensor, kind)) not in _possible(kind, count):
+    elif (found := len(getattr(tensor, onnx.helper.tensor_dtype_to_field(kind)))) not in _possible(kind, count):
         raise ModelUnreadable(
             f"{place} has {found:,} numbers, and its shape {list(tensor.dims)} takes {count:,}", hint=HINT
         )
-
-
-def _numbers(tensor: onnx.TensorProto, kind: ir.DataType) -> int:
-    """Return the number of entries in the field of `tensor` for elements of `kind`."""
-    match kind.name:
-        case "FLOAT" | "COMPLEX64":
-            return len(tensor.float_data)
-        case "DOUBLE" | "COMPLEX128":
-            return len(tensor.double_data)
-        case "INT64":
-            return len(tensor.int64_data)
-        case "UINT32" | "UINT64":
-            return len(tensor.uint64_data)
-        case "STRING":
-            return len(tensor.string_data)
-    return len(tensor.int32_data)
 
 
 def _possible(kind: ir.DataType, count: int) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -11,12 +11,15 @@ from onnxslim.model.nesting import every_graph, main_graphs
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
     """Yield all tensors of the model with external data."""
-    for graph in every_graph(model):
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                yield value.const_value
+    return (tensor for tensor in stored_tensors(every_graph(model)) if isinstance(tensor, ir.ExternalTensor))
+
+
+def stored_tensors(graphs: Iterable[ir.Graph]) -> Iterator[ir.TensorProtocol]:
+    """Yield the initializers of graphs and the tensors in the attributes of their nodes, not of nested graphs."""
+    for graph in graphs:
+        yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
         for node in graph:
-            yield from (tensor for tensor in attribute_tensors(node) if isinstance(tensor, ir.ExternalTensor))
+            yield from attribute_tensors(node)
 
 
 def attribute_tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:

@@ -14,12 +14,8 @@ LARGEST = 1e15
 def check_finite(largest: float, name: str | None) -> None:
     """Refuse to learn from values that are not finite: one of them would make all weights that it touches NaN.
 
-    Args:
-        largest: The largest magnitude there is.
-        name: Of the value.
-
     Raises:
-        ValuesNotFinite: It is NaN, infinite, or beyond `LARGEST`.
+        ValuesNotFinite: The largest magnitude of the value of this name is NaN, infinite, or beyond `LARGEST`.
     """
     if not largest <= LARGEST:
         raise ValuesNotFinite(

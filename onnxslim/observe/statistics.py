@@ -228,11 +228,8 @@ _MERGES: dict[Statistic | Grid, np.ufunc] = {Statistic.MINIMUM: np.minimum, Stat
 
 def _reduced_axes(value: ir.Value, axis: int | None) -> list[int] | None:
     """Return all axes but `axis`; None where no axis stays."""
-    if axis is None:
-        return None
-    assert value.shape is not None
-    rank = len(value.shape)
-    return [index for index in range(rank) if index != axis % rank]
+    rank = len(value.shape or ())
+    return None if axis is None else [index for index in range(rank) if index != axis % rank]
 
 
 def _reduced(probe: Probe, value: ir.Value, statistic: Statistic | Grid, axes: Sequence[int] | None) -> ir.Value:

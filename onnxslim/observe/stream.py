@@ -42,7 +42,8 @@ class Stream:
 
     def __init__(self, model: ir.Model, batches: Sequence[Batch], open_session: OpenSession) -> None:
         self._model = model
-        self._order = early_order(model.graph)
+        self.order = early_order(model.graph)
+        """The nodes in the order in which they run."""
         self._open = open_session
         self._place = 0
         given = defaults(model)
@@ -50,12 +51,7 @@ class Stream:
         """The values that are held of each batch, by name."""
         self.counts = [batch.count for batch in batches]
         """How many samples there are in each batch."""
-        self._last = {value.name or "": index for index, node in enumerate(self._order) for value in read_values(node)}
-
-    @property
-    def order(self) -> Sequence[ir.Node]:
-        """The nodes in the order in which they run."""
-        return self._order
+        self._last = {value.name or "": index for index, node in enumerate(self.order) for value in read_values(node)}
 
     def __getitem__(self, name: str) -> list[Array]:
         """Return a value that is held, batch by batch."""
@@ -87,7 +83,7 @@ class Stream:
         Raises:
             RunError: The model does not run on the samples.
         """
-        nodes = self._order[self._place : place]
+        nodes = self.order[self._place : place]
 
         def wanted(name: str) -> bool:
             return self._last.get(name, -1) >= place or name in keep

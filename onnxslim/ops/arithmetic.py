@@ -6,18 +6,13 @@ import functools
 import math
 from collections.abc import Sequence
 
-from onnxslim.ops.symbols import Expression, Size, atom_of, call, exact_quotient, expression, parse, terms_of
-
-
-def lower_bound(size: Size) -> int | None:
-    """Return a number that a size is never below; None where there is none."""
-    return size if isinstance(size, int) else _lower_bound(size.text)
+from onnxslim.ops.symbols import Expression, Size, atom_of, call, exact_quotient, expression, terms_of
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _lower_bound(text: str) -> int | None:
+def lower_bound(size: Size) -> int | None:
+    """Return a number that a size is never below; None where there is none."""
     total = 0
-    size = parse(text)
     for monomial, factor in terms_of(size):
         if factor < 0 and len(monomial) == 1:
             return _bound_without(size, monomial[0], factor)
@@ -87,8 +82,6 @@ def never_equal(first: Size, second: Size) -> bool:
 def floordiv(dividend: Size, divisor: Size) -> Size:
     """Return the quotient, rounded down. Where `divisor` may be 0, the result holds only if it is not."""
     if isinstance(dividend, int) and isinstance(divisor, int):
-        if divisor == 0:
-            raise ValueError("division by zero")
         return dividend // divisor
     exact = exact_quotient(dividend, divisor)
     if exact is not None:
@@ -121,8 +114,6 @@ def _quotient(dividend: Size, divisor: Size) -> Size:
 def truncdiv(dividend: Size, divisor: Size) -> Size:
     """Return the quotient, rounded towards zero, as ONNX divides integers."""
     if isinstance(dividend, int) and isinstance(divisor, int):
-        if divisor == 0:
-            raise ValueError("division by zero")
         quotient = abs(dividend) // abs(divisor)
         return quotient if (dividend < 0) == (divisor < 0) else -quotient
     exact = exact_quotient(dividend, divisor)

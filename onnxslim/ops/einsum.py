@@ -15,18 +15,12 @@ _ELLIPSIS = "..."
 
 
 def einsum_row(op: OpName, equation: object, count: int) -> Signature | None:
-    """Return the row that `equation` spells out: each letter is a factor, those missing in the output are summed over.
+    """Return the row that an equation, ``bhid,bhjd->bhij``, spells out for `count` operands; None where it does not
+    read.
 
-    Where the output is left out it has the ellipsis and then the letters that occur once, in alphabetical order (ONNX
-    specification, Einsum). A letter that one operand has twice is a diagonal: its places keep their order.
-
-    Args:
-        op: The op.
-        equation: The attribute, ``bhid,bhjd->bhij``.
-        count: How many operands the node has.
-
-    Returns:
-        The row; None where the equation does not read.
+    Each letter is a factor, those missing in the output are summed over. Where the output is left out it has the
+    ellipsis and then the letters that occur once, in alphabetical order (ONNX specification, Einsum). A letter that one
+    operand has twice is a diagonal: its places keep their order.
     """
     if not isinstance(equation, str):
         return None

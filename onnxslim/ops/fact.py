@@ -102,9 +102,9 @@ class NodeFacts:
         """Return the size of an axis of an output, of which nothing is known."""
         return unknown_size(self.scope + (self.node.outputs[output].name or ""), axis)
 
-    def unknowns(self, rank: int, output: int = 0) -> tuple[Size, ...]:
-        """Return a shape of which only the rank is known."""
-        return tuple(self.unknown(axis, output) for axis in range(rank))
+    def unknowns(self, rank: int) -> tuple[Size, ...]:
+        """Return a shape of the first output of which only the rank is known."""
+        return tuple(map(self.unknown, range(rank)))
 
 
 INTEGERS = frozenset(dtype for dtype in ir.DataType if dtype.is_integer() and dtype.bitwidth >= 8)

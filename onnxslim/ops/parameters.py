@@ -51,10 +51,8 @@ def read(site: NodeReader, name: str, default: Any = None) -> Any:
 
 
 def entries(site: NodeReader, name: str, index: int) -> tuple[Element, ...] | None:
-    """Return numbers that are an attribute in older operator sets and the input `index` in newer ones.
-
-    Returns:
-        None for each that is not known; None where there are none, or not even their number is known.
+    """Return numbers that are an attribute in older operator sets and the input `index` in newer ones: None for each
+    that is not known, None where there are none, or not even their number is known.
 
     Raises:
         Unknowable: The attribute is a parameter of the local function that the node is in.
@@ -66,10 +64,8 @@ def entries(site: NodeReader, name: str, index: int) -> tuple[Element, ...] | No
 
 
 def integers(site: NodeReader, name: str, index: int) -> tuple[int, ...] | None:
-    """Return integers that are an attribute in older operator sets and the input `index` in newer ones.
-
-    Returns:
-        None where there are none.
+    """Return integers that are an attribute in older operator sets and the input `index` in newer ones; None where
+    there are none.
 
     Raises:
         Unknowable: They are computed when the model runs.
@@ -127,11 +123,8 @@ def schema_default(op: OpName, name: str, opset: int) -> Attribute | None:
 
 
 def known_elements(value: ir.Value | None) -> tuple[Element, ...] | None:
-    """Return what is known of the elements of a vector of numbers that is computed out of constants and others.
-
-    Returns:
-        None for each element that is not known; None where not even their number is.
-    """
+    """Return what is known of the elements of a vector of numbers that is computed out of constants and others: None
+    for each that is not known, None where not even their number is."""
     array = constant(value)
     if array is not None:
         return elements_of(array) if array.dtype.kind in "iufb" else (None,) * array.size

@@ -119,8 +119,7 @@ class Freeze:
         return self.code.value.format(node=node, detail="" if named else self.detail).rstrip()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Equal:
+class Equal(NamedTuple):
     """Two axes are one: place i of the one is place i of the other."""
 
     first: AnyAxis
@@ -136,24 +135,21 @@ def equal_axes(first: Iterable[AnyAxis], second: Iterable[AnyAxis]) -> Iterator[
     return itertools.starmap(Equal, zip(first, second, strict=True))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Factored:
+class Factored(NamedTuple):
     """An axis is the product of factors, the slowest first."""
 
     whole: Axis
     factors: tuple[AnyAxis, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SameElements:
+class SameElements(NamedTuple):
     """Two runs of axes hold the same elements in the same order, as a reshape does."""
 
     first: tuple[Axis, ...]
     second: tuple[Axis, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Pairs:
+class Pairs(NamedTuple):
     """`first[first_indices]` and `second[second_indices]` are pairwise the same places."""
 
     first: Axis
@@ -162,22 +158,19 @@ class Pairs:
     second_indices: Indices
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Mixes:
+class Mixes(NamedTuple):
     """The op mixes along an axis (norms, means): cutting it is sound, but not exact."""
 
     axis: AnyAxis
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class AddsUp:
+class AddsUp(NamedTuple):
     """The op adds up along an axis: places that hold 0 add nothing."""
 
     axis: Axis
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Frozen:
+class Frozen(NamedTuple):
     """An axis must stay as it is."""
 
     axis: AnyAxis
@@ -233,7 +226,7 @@ class NodeAxes:
         """
         rank = len(self.shape(value))
         assert value is not None
-        return tuple(Axis(value, position) for position in range(rank))
+        return tuple(map(Axis, itertools.repeat(value), range(rank)))
 
     def source_and_result(self) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
         """Return the axes of the first input and of the first output.

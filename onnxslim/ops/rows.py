@@ -70,15 +70,17 @@ def relate_row(site: NodeAxes, bound: BoundSignature) -> Iterator[Relation]:
         for position, ((dimension, place), length) in enumerate(zip(operand.axes(len(shape)), shape, strict=True)):
             if length == 1 and (operand.broadcasts or dimension.ellipsis):
                 continue
+            factors: list[Factor] = []
             for letter in dimension.factors:
-                if (letter, place) not in seen:
+                factor = seen.get((letter, place))
+                if factor is None:
                     size = int(letter) if letter.isdigit() else bound.sizes.get((letter, place))
-                    seen[letter, place] = Factor(letter, place, size)
+                    factor = seen[letter, place] = Factor(letter, place, size)
                     if letter in signature.fixed:
-                        yield from site.freeze((seen[letter, place],), FreezeCode.FIXED_FACTOR)
-            factors = tuple(seen[letter, place] for letter in dimension.factors)
+                        yield from site.freeze((factor,), FreezeCode.FIXED_FACTOR)
+                factors.append(factor)
             axis = Axis(value, position)
-            yield Equal(factors[0], axis) if len(factors) == 1 else Factored(axis, factors)
+            yield Equal(factors[0], axis) if len(factors) == 1 else Factored(axis, tuple(factors))
     for (letter, _), factor in seen.items():
         if letter in signature.mixed:
             yield Mixes(factor)

@@ -37,6 +37,11 @@ class Operand:
     """The row holds only where the node leaves it out."""
 
     @functools.cached_property
+    def channels(self) -> frozenset[str]:
+        """Factors that lie on an axis of their own, not in an ellipsis."""
+        return frozenset(factor for axis in self.dimensions if not axis.ellipsis for factor in axis.factors)
+
+    @functools.cached_property
     def _fixed(self) -> int:
         return sum(not dimension.ellipsis for dimension in self.dimensions)
 
@@ -84,12 +89,13 @@ class Signature:
     @functools.cached_property
     def reaching(self) -> frozenset[str]:
         """Factors of the outputs; the op sums over all others."""
-        return _factors(self.outputs)
+        axes = (axis for operand in self.outputs for axis in operand.dimensions)
+        return frozenset(factor for axis in axes for factor in axis.factors)
 
     @functools.cached_property
     def channels(self) -> frozenset[str]:
         """Factors of the outputs that lie on an axis of their own, not in an ellipsis."""
-        return _factors(self.outputs, ellipsis=False)
+        return frozenset().union(*(operand.channels for operand in self.outputs))
 
     @functools.cached_property
     def invents_axes(self) -> bool:
@@ -98,16 +104,6 @@ class Signature:
         return any(
             axis.ellipsis and axis.factors not in known for operand in self.outputs for axis in operand.dimensions
         )
-
-
-def _factors(operands: Iterable[Operand], ellipsis: bool = True) -> frozenset[str]:
-    return frozenset(
-        factor
-        for operand in operands
-        for dimension in operand.dimensions
-        if ellipsis or not dimension.ellipsis
-        for factor in dimension.factors
-    )
 
 
 _ROW = re.compile(

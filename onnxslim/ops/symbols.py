@@ -154,15 +154,10 @@ def is_unknown(size: Size) -> bool:
     return isinstance(size, Expression) and size.text.startswith("{?") and size.text.find("}") == len(size.text) - 1
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def atoms(size: Size) -> frozenset[str]:
     """Return the named and unknown sizes and elements that an expression is made of, at any depth."""
-    return _atoms(size.text) if isinstance(size, Expression) else frozenset()
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _atoms(text: str) -> frozenset[str]:
     found: set[str] = set()
-    size = parse(text)
     for monomial, _ in terms_of(size):
         for atom in monomial:
             inner = call(atom)

@@ -246,11 +246,8 @@ class Sampler:
         if reference.name not in self.attributes:
             value = self._attribute_value(node, name, reference.type)
             attribute = None if value is None else ir.Attr(name, reference.type, value)
-            if attribute is None and self.rule.attributes.get(reference.name) is not None:
-                attribute = self.rule.attributes[reference.name]
-                self.attributes[reference.name] = Bound(attribute, True)
-                return None
-            self.attributes[reference.name] = Bound(attribute, True)
+            self.attributes[reference.name] = Bound(attribute or self.rule.attributes.get(reference.name), True)
+            return attribute
         return self.attributes[reference.name].attribute
 
     def _attribute_value(self, node: BodyNode, name: str, kind: ir.AttributeType) -> Any:
@@ -420,7 +417,7 @@ ATTRIBUTES: Mapping[tuple[Trait | None, str], Callable[[Sampler, Array], Any]] =
 """How an attribute is drawn, by trait (None: any op) and name. Others are left at their defaults."""
 
 WINDOW_ATTRIBUTES: Mapping[str, Callable[[Sampler, Array], Any]] = {
-    "kernel_shape": lambda sampler, data: _window(sampler, data),
+    "kernel_shape": _window,
     "pads": _spatial(0, 0, 2),
     "dilations": _spatial(1, 1, 1),
 }

@@ -114,7 +114,7 @@ def compare_once(rule: Rule, draw: Draw) -> bool:
     if not any(array.size and (array.dtype.kind not in "f" or np.isfinite(array).any()) for array in results):
         return False
     values = {name: _value(name, array) for name, array in sample.arrays.items()}
-    match = Match(rule, _nowhere(), values, sample.attributes)
+    match = Match(rule, ir.Node("", "Identity", []), values, sample.attributes)
     match.environment.update(_integers(sample))
     if fits((*rule.parameters, *rule.results), values, match.environment) is not None:
         return False
@@ -155,10 +155,6 @@ def _value(name: str, array: Array | None) -> ir.Value | None:
         return None
     kind = ir.DataType.STRING if array.dtype.kind in "OSU" else ir.DataType.from_numpy(array.dtype)
     return ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape(array.shape))
-
-
-def _nowhere() -> ir.Node:
-    return ir.Node("", "Identity", [])
 
 
 def _describe(sample: Sample) -> str:

@@ -101,7 +101,7 @@ def constant_of_shape(site: NodeFacts) -> Fact:
 def relate_filled(site: NodeAxes) -> Iterator[Relation]:
     """Yield which lengths are computed."""
     yield from site.freeze_settings(0)
-    yield from freeze_computed(site, "shape", 0)
+    yield from freeze_computed(site, 0)
 
 
 def fill_of(node: ir.Node) -> float:

@@ -12,7 +12,7 @@ from onnxslim.model.constants import constant
 from onnxslim.ops.arithmetic import floordiv, is_nonnegative, is_positive, maximum, minimum
 from onnxslim.ops.cut import Cut
 from onnxslim.ops.fact import Element, Fact, NodeFacts, Unknowable, axis_of
-from onnxslim.ops.families.movement import same
+from onnxslim.ops.families.elementwise import unary
 from onnxslim.ops.op import IndexInto, Op
 from onnxslim.ops.parameters import NodeReader, entries, integers, read
 from onnxslim.ops.relations import Equal, FreezeCode, Indices, NodeAxes, Pairs, Relation, equal_axes
@@ -312,6 +312,21 @@ def relate_scatter_nd(site: NodeAxes) -> Iterator[Relation]:
     yield from equal_axes(source[length:], updates[written:])
 
 
+def relate_tensor_scatter(site: NodeAxes) -> Iterator[Relation]:
+    """Yield that cache, update and result lie side by side but for the axis of time; indices are of the batch."""
+    cache, result = site.source_and_result()
+    time = axis_of(read(site, "axis"), len(cache))
+    for old, new, made in zip(cache, site.axes(site.node.inputs[1]), result, strict=True):
+        if old.position == time:
+            yield from site.freeze((old, new, made), FreezeCode.SCATTERED)
+        else:
+            yield Equal(old, new)
+            yield Equal(old, made)
+    if site.has(2):
+        (batch,) = site.axes(site.node.inputs[2])
+        yield Equal(batch, cache[0])
+
+
 # Orders along an axis
 
 
@@ -355,11 +370,12 @@ OPS = {
     ("", "Gather"): Op(gather, relate_gather, resize_gather, indices=ALONG_AXIS),
     ("", "GatherElements"): Op(gather_elements, relate_elementwise, indices=ALONG_AXIS),
     ("", "GatherND"): Op(gather_nd, relate_gather_nd, indices=TUPLES),
-    ("", "Scatter"): Op(same, relate_elementwise, indices=ALONG_AXIS),
-    ("", "ScatterElements"): Op(same, relate_elementwise, indices=ALONG_AXIS),
-    ("", "ScatterND"): Op(same, relate_scatter_nd, indices=TUPLES),
+    ("", "Scatter"): Op(unary(), relate_elementwise, indices=ALONG_AXIS),
+    ("", "ScatterElements"): Op(unary(), relate_elementwise, indices=ALONG_AXIS),
+    ("", "ScatterND"): Op(unary(), relate_scatter_nd, indices=TUPLES),
     ("ai.onnx.ml", "ArrayFeatureExtractor"): Op(indices={1: IndexInto(0, -1)}),
     ("com.microsoft", "GatherBlockQuantized"): Op(indices={1: IndexInto(0, 0, "gather_axis")}),
-    ("", "CumSum"): Op(same, relate_ordered),
+    ("", "TensorScatter"): Op(unary(), relate_tensor_scatter),
+    ("", "CumSum"): Op(unary(), relate_ordered),
     ("", "TopK"): Op(top_k, relate_ordered),
 }

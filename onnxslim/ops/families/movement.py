@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxslim.ops.arithmetic import floordiv, is_nonnegative, is_positive
 from onnxslim.ops.cut import Cut
 from onnxslim.ops.fact import Element, Fact, NodeFacts, Unknowable, axis_of
+from onnxslim.ops.families.elementwise import unary
 from onnxslim.ops.op import Op, shape_of_input
 from onnxslim.ops.parameters import NodeReader, entries, integers, opset_of, read
 from onnxslim.ops.relations import Axis, Equal, FreezeCode, Frozen, NodeAxes, Pairs, Relation, SameElements, equal_axes
@@ -85,16 +86,16 @@ def _complete(site: NodeFacts, source: tuple[Size, ...], shape: tuple[Size, ...]
 def relate_reshape(site: NodeAxes) -> Iterator[Relation]:
     """Yield that data and result hold the same elements in the same order, and which lengths are computed."""
     yield from relate_elements(site)
-    yield from freeze_computed(site, "shape", 1)
+    yield from freeze_computed(site, 1)
 
 
-def freeze_computed(site: NodeAxes, name: str, index: int) -> Iterator[Frozen]:
+def freeze_computed(site: NodeAxes, index: int) -> Iterator[Frozen]:
     """Return that the axes of a result whose lengths are computed must stay: numbers among them can be rewritten.
 
     0 and -1 (Reshape) and 1 (Expand) follow by themselves.
     """
     result = site.axes(site.node.outputs[0])
-    lengths = entries(site, name, index)
+    lengths = entries(site, "shape", index)
     if lengths is None:
         return site.freeze(result, FreezeCode.COMPUTED_SHAPE)
     named = zip(result[len(result) - len(lengths) :], lengths, strict=True)
@@ -353,11 +354,6 @@ def space_to_depth(site: NodeFacts) -> Fact:
     return Fact(site.fact(0).dtype, sizes)
 
 
-def same(site: NodeFacts) -> Fact:
-    """Return what the first input is, for ops that only put other elements into it."""
-    return Fact(site.fact(0).dtype, site.fact(0).shape)
-
-
 OPS = {
     ("", "Reshape"): Op(reshape, relate_reshape, shape_input=1),
     ("", "Flatten"): Op(flatten, relate_elements),
@@ -368,6 +364,6 @@ OPS = {
     ("", "Split"): Op(split, relate_split, resize_split),
     ("", "DepthToSpace"): Op(depth_to_space),
     ("", "SpaceToDepth"): Op(space_to_depth),
-    ("", "ReverseSequence"): Op(same),
-    ("", "Trilu"): Op(same),
+    ("", "ReverseSequence"): Op(unary()),
+    ("", "Trilu"): Op(unary()),
 }

@@ -56,7 +56,7 @@ def relate_expand(site: NodeAxes) -> Iterator[Relation]:
     assert source is not None
     yield from site.freeze_settings()
     yield from aligned(site, source, result)
-    yield from freeze_computed(site, "shape", 1)
+    yield from freeze_computed(site, 1)
 
 
 def tile(site: NodeFacts) -> Fact:

@@ -97,6 +97,14 @@ def test_a_fixed_batch_is_filled_and_the_rest_left_out() -> None:
         samples.draw(4).split(0.5)
 
 
+def test_rows_for_an_input_of_unknown_rank_are_shared_out_among_runs() -> None:
+    inputs = (*RECURRENT[:2], TensorSpec("any", FLOAT, ()))
+    arrays = {"input": np.zeros((6, 4)), "state": np.zeros((4, 3, 5)), "any": np.arange(16.0).reshape(8, 2)}
+    samples = open_samples(arrays, inputs)
+    assert samples.count == 2
+    assert [feeds.shape for feeds in values(samples, "any")] == [(4, 2), (4, 2)]
+
+
 def test_inputs_of_unlike_batches_are_one_run_a_sample() -> None:
     arrays = {"input": np.arange(30, dtype=np.float32).reshape(6, 5), "sr": 16000}
     arrays["state"] = np.arange(6 * 2 * 5, dtype=np.float32).reshape(12, 1, 5)

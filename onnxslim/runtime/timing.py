@@ -143,9 +143,11 @@ def compare_latency(
     """
     groups: list[list[Pair]] = []
     cold: list[tuple[ColdStart | None, ...]] = []
-    for _ in range(starts if _in_processes((before, after), target) else 1):
+    in_processes = target.facts.own_process and not any(isinstance(source, Session) for source in (before, after))
+    rounds = starts if in_processes else 1
+    for _ in range(rounds):
         with opened((before, after), feeds, target) as (timers, measured):
-            groups.append(time_pairs(*timers, seconds=seconds / starts))
+            groups.append(time_pairs(*timers, seconds=seconds / rounds))
             cold.append(measured)
     first, second = (_median_start(column) for column in zip(*cold, strict=True))
     return compare_pairs(groups, generator, batch_size(feeds), (first, second))
@@ -181,10 +183,6 @@ def _median_start(starts: Sequence[ColdStart | None]) -> ColdStart | None:
     return ColdStart(
         statistics.median(start.load_ms for start in known), statistics.median(start.first_run_ms for start in known)
     )
-
-
-def _in_processes(sources: Sequence[Source], target: Target) -> bool:
-    return target.facts.own_process and not any(isinstance(source, Session) for source in sources)
 
 
 def time_layers(layers: Sequence[tuple[ir.Model, Mapping[str, Any]]], target: Target) -> list[float | None]:

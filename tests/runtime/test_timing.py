@@ -105,6 +105,19 @@ def test_sessions_are_timed_in_this_process(monkeypatch: pytest.MonkeyPatch) -> 
     assert paired.ratio.value > 0
 
 
+def test_sessions_are_timed_once_for_all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[float] = []
+
+    def time_pairs(*timers: TimedSession, seconds: float) -> list[tuple[list[float], list[float]]]:
+        lengths.append(seconds)
+        return [([0.001], [0.001])] * 5
+
+    monkeypatch.setattr(timing, "time_pairs", time_pairs)
+    session = Session.of(from_text(TEXT))
+    compare_latency(session, session, FEEDS, CPU, generator=np.random.default_rng(0), seconds=0.6, starts=3)
+    assert lengths == [0.6]
+
+
 def test_on_cuda_no_second_process_holds_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "Child", None)
     monkeypatch.setattr(Session, "of", lambda model, target: "a session")

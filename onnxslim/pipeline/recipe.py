@@ -39,6 +39,7 @@ RANGES: Mapping[str, tuple[str, type[numbers.Real], Callable[[Any], bool], str]]
 }
 """Numbers that hold for all passes: their titles, types and ranges, these in words as well."""
 RECIPE_KEYS = (*RANGES, "passes")
+NAMING = 'write passes = "quant,prune", or a table [passes.quant] for each pass'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +93,7 @@ def read_recipe(text: str, *, where: str = "recipe") -> Recipe:
                 hint=f"{did_you_mean(key, RECIPE_KEYS)}a recipe has {', '.join(RECIPE_KEYS)}",
             )
     if "passes" not in table:
-        hint = 'write passes = "quant,prune", or a table [passes.quant] for each pass'
-        raise RecipeError("the recipe names no passes", where=where, hint=hint)
+        raise RecipeError("the recipe names no passes", where=where, hint=NAMING)
     settings = {key: table[key] for key in RANGES if key in table}
     for key, value in settings.items():
         check_range(key, value, f"{where}: {key}", RecipeError)
@@ -125,8 +125,7 @@ def _recipe_passes(value: Any, where: str) -> tuple[Pass, ...]:
     if isinstance(value, str):
         return parse_passes(value, where=f"{where}: passes")
     if not isinstance(value, dict) or not all(isinstance(options, dict) for options in value.values()):
-        hint = 'write passes = "quant,prune", or a table [passes.quant] for each pass'
-        raise RecipeError("passes must be text, or one table a pass", where=f"{where}: passes", hint=hint)
+        raise RecipeError("passes must be text, or one table a pass", where=f"{where}: passes", hint=NAMING)
     return tuple(make_pass(name, options, where=f"{where}: [passes.{name}]") for name, options in value.items())
 
 

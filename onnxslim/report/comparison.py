@@ -7,9 +7,8 @@ from rich.console import Console
 from onnxslim.commands.compare import Comparison
 from onnxslim.pipeline.records import FidelityFigures, reason_key
 from onnxslim.quality.fidelity import FIGURES, FidelityFigure
-from onnxslim.report.figures import FigureRow, task_rows
+from onnxslim.report.figures import FigureRow, latency_row, size_row, task_rows
 from onnxslim.report.terminal import line, print_data, print_diagnostics, print_judgement, print_table, print_target
-from onnxslim.units import in_bytes, in_milliseconds, speed, times
 
 
 def print_comparison(result: Comparison, console: Console) -> None:
@@ -29,16 +28,10 @@ def print_comparison(result: Comparison, console: Console) -> None:
 
 def comparison_rows(result: Comparison) -> list[FigureRow]:
     """Return the figures of both models as a person reads them: size, latency, and those of the task."""
-    sizes = in_bytes(result.reference_bytes), in_bytes(result.candidate_bytes)
-    smaller = times(result.reference_bytes / result.candidate_bytes, "smaller", "larger")
-    before, after = (
-        in_milliseconds(latency.p50 if latency else None)
-        for latency in (result.reference_latency_ms, result.candidate_latency_ms)
-    )
-    faster = speed(result.speedup) if result.speedup else result.speedup_reason or ""
+    latencies = result.reference_latency_ms, result.candidate_latency_ms
     return [
-        FigureRow("Size", *sizes, smaller),
-        FigureRow("Latency, median", before, after, faster),
+        size_row(result.reference_bytes, result.candidate_bytes),
+        latency_row(*latencies, result.speedup, result.speedup_reason),
         *task_rows(result.quality, labelled=result.reference_accuracy is not None),
     ]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.pipeline.records import DataSource, Figures, QualityFigures, Report, reason_key
+from onnxslim.pipeline.records import DataSource, QualityFigures, Report, reason_key
 from onnxslim.quality.measure import MeasuredFigure
+from onnxslim.runtime.latency import Percentiles
+from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target
 from onnxslim.units import (
     NOTHING,
@@ -35,15 +37,13 @@ class FigureRow:
 def figure_rows(report: Report) -> list[FigureRow]:
     """Return a row for each figure that a report has or gives a reason for."""
     before, after, ratio, fidelity = report.before, report.after, report.ratio, report.fidelity
-    sizes = in_bytes(before.size_bytes), in_bytes(after.size_bytes)
-    rows = [FigureRow("Size", *sizes, times(ratio.size, "smaller", "larger"))]
+    rows = [size_row(before.size_bytes, after.size_bytes)]
     for label, key, per in (("Parameters", "parameters", ratio.parameters), ("MACs", "macs", ratio.macs)):
         old, new = (in_thousands(getattr(figures, key)) for figures in (before, after))
         rows.append(FigureRow(label, old, new, times(per, "fewer", "more")))
     nodes = times(before.nodes / after.nodes, "fewer", "more") if before.nodes and after.nodes else ""
     rows.append(FigureRow("Nodes", f"{before.nodes:,}", f"{after.nodes:,}", nodes))
-    latency = speed(ratio.latency) if ratio.latency else ratio.latency_reason or ""
-    rows.append(FigureRow("Latency, median", _median(before), _median(after), latency))
+    rows.append(latency_row(before.latency_ms, after.latency_ms, ratio.latency, ratio.latency_reason))
     for label, key, show in (
         ("Loading", "load_ms", in_milliseconds),
         ("First run", "first_run_ms", in_milliseconds),
@@ -60,6 +60,19 @@ def figure_rows(report: Report) -> list[FigureRow]:
     sqnr = with_interval(fidelity.sqnr_db, 1, 1.0, " dB") if fidelity.sqnr_db else fidelity.sqnr_reason
     rows.append(FigureRow("SQNR", "", "", sqnr or ""))
     return rows
+
+
+def size_row(before: int, after: int) -> FigureRow:
+    """Return the row of two sizes in bytes."""
+    return FigureRow("Size", in_bytes(before), in_bytes(after), times(before / max(1, after), "smaller", "larger"))
+
+
+def latency_row(
+    before: Percentiles | None, after: Percentiles | None, ratio: Interval | None, untimed: str | None
+) -> FigureRow:
+    """Return the row of two latencies with their ratio, or why there are none."""
+    old, new = (in_milliseconds(latency.p50 if latency else None) for latency in (before, after))
+    return FigureRow("Latency, median", old, new, speed(ratio) if ratio else untimed or "")
 
 
 def task_rows(quality: QualityFigures, *, labelled: bool) -> list[FigureRow]:
@@ -125,10 +138,6 @@ def _with_change(figure: MeasuredFigure) -> str:
         return f"{change.value:+.4g} ({change.low:+.4g} to {change.high:+.4g})"
     value, low, high = (f"{100 * number:+.2f}" for number in (change.value, change.low, change.high))
     return f"{value} points ({low} to {high})"
-
-
-def _median(figures: Figures) -> str:
-    return in_milliseconds(figures.latency_ms.p50 if figures.latency_ms else None)
 
 
 def _reason(report: Report, key: str) -> str:

@@ -89,11 +89,7 @@ class AxisRelations:
         return self._shapes.get(value)
 
     def add(self, node: ir.Node, relations: Iterable[Relation]) -> dict[FactorKey, int]:
-        """Take in what `node` says about the axes of its operands.
-
-        Returns:
-            The axis that each factor is that the relations name.
-        """
+        """Take in what `node` says about the axes of its operands; return the axis that each factor is of its row."""
         factors: dict[FactorKey, int] = {}
 
         def number(axis: AnyAxis) -> int:

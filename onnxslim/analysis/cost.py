@@ -14,7 +14,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import ShapeView, infer_at, specialize_shapes
 from onnxslim.model.nesting import main_graphs, nested_graphs, nodes_within, read_values
 from onnxslim.model.weights import stored_tensors
-from onnxslim.ops.binding import bind, dimensions
+from onnxslim.ops.binding import bind, dimensions, is_sized
 from onnxslim.ops.einsum import EINSUM
 from onnxslim.ops.parameters import op_of
 from onnxslim.ops.signatures import OpName, signatures
@@ -124,7 +124,7 @@ def _counted(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> Ite
     """Yield the nodes of a model, or of a copy of it, that multiply what is not constant, with their MACs."""
     sight = infer_at(model, shapes)
     nodes = list(_multiplying(model, sight))
-    if shapes is not None and not all(_is_sized(node, sight) for node in nodes):
+    if shapes is not None and not all(is_sized(node, sight.shape) for node in nodes):
         sight = ShapeView({})
         nodes = list(_multiplying(specialize_shapes(model, shapes, fold=False), sight))
     for node in nodes:
@@ -141,11 +141,6 @@ def _multiplying(model: ir.Model, sight: ShapeView) -> Iterator[ir.Node]:
             fixed.update(node.outputs)
         elif _multiplies(op_of(node)):
             yield node
-
-
-def _is_sized(node: ir.Node, sight: ShapeView) -> bool:
-    shapes = [sight.shape(value) for value in (*node.inputs, *node.outputs) if value is not None and value.name]
-    return not any(shape is None or None in shape for shape in shapes)
 
 
 @functools.cache
@@ -173,10 +168,7 @@ def _parameters(value: ir.Value) -> int:
 
 def _peak(graph: ir.Graph) -> int:
     """Walk the nodes in order and free each value after the last that reads it; nested graphs read at their node."""
-    last: dict[ir.Value, int] = {}
-    for index, node in enumerate(graph):
-        for value in read_values(node):
-            last[value] = index
+    last = {value: index for index, node in enumerate(graph) for value in read_values(node)}
     freed: dict[int, list[ir.Value]] = {}
     for value, index in last.items():
         if not value.is_graph_output() and not value.is_initializer():

@@ -99,11 +99,8 @@ def couple(model: ir.Model) -> Coupling:
 
 
 def relate(graph: ir.Graph, relations: AxisRelations) -> dict[ir.Node, tuple[BoundSignature, Mapping[FactorKey, int]]]:
-    """Write down in `relations` what every node of `graph` says about axes.
-
-    Returns:
-        For each node with a row of its own: the row, and the axis that each of its factors is.
-    """
+    """Write down in `relations` what every node of `graph` says about axes; return for each node with a row of its own
+    the row, and the axis that each of its factors is."""
     fitted: dict[ir.Node, tuple[BoundSignature, Mapping[FactorKey, int]]] = {}
     for node in graph:
         for value in captured(node):

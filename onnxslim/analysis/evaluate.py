@@ -72,12 +72,17 @@ def evaluate(
     fed = {value.name: np.asarray(feeds[value.name]) for value in model.graph.input}
     program = model.SerializeToString()
     session = _session(program) if len(program) <= KEPT_BYTES else _open(program)
-    results = None
-    if isinstance(session, onnxruntime.InferenceSession):
-        results = _run(session, list(outputs), fed)
-    elif session is Refusal.NO_KERNEL and reference:
-        results = _refer(model, list(outputs), fed)
-    if results is None or not all(isinstance(result, (np.ndarray, np.generic)) for result in results):
+    # The reference is not asked where ONNX Runtime refuses the values: it may take them, or hang.
+    try:
+        if isinstance(session, onnxruntime.InferenceSession):
+            results: list[Any] = session.run(list(outputs), fed)
+        elif session is Refusal.NO_KERNEL and reference:
+            results = _refer(model, list(outputs), fed)
+        else:
+            return None
+    except Exception:  # an index out of range, sizes that do not fit: neither has a narrower class to catch
+        return None
+    if not all(isinstance(result, (np.ndarray, np.generic)) for result in results):
         return None
     return [np.asarray(result) for result in results]
 
@@ -100,23 +105,10 @@ def evaluate_nodes(
     return evaluate(protos, fed, [labels[value] for value in wanted], opsets)
 
 
-def _run(session: onnxruntime.InferenceSession, outputs: list[str], feeds: Mapping[str, Array]) -> list[Any] | None:
-    """Run a session; None where it refuses the values. The reference is not asked then: it may take them, or hang."""
-    try:
-        results: list[Any] = session.run(outputs, feeds)
-    except Exception:  # an index out of range, sizes that do not fit: onnxruntime has no narrower class to catch
-        return None
-    return results
-
-
-def _refer(model: onnx.ModelProto, outputs: list[str], feeds: Mapping[str, Array]) -> list[Any] | None:
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            results = list(ReferenceEvaluator(model).run(outputs, dict(feeds)))
-    except Exception:  # the reference raises whatever numpy raises
-        return None
-    return results
+def _refer(model: onnx.ModelProto, outputs: list[str], feeds: Mapping[str, Array]) -> list[Any]:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return list(ReferenceEvaluator(model).run(outputs, dict(feeds)))
 
 
 def _open(program: bytes) -> onnxruntime.InferenceSession | Refusal:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.model.constants import as_tensor, static_bytes
-from onnxslim.ops.binding import bind, dimensions
+from onnxslim.ops.binding import bind, is_sized
 from onnxslim.ops.fact import Fact, NodeFacts, of_tensor
 from onnxslim.ops.parameters import op_of, opset_of
 from onnxslim.ops.table import find_op
@@ -39,10 +39,8 @@ def known_bytes(nodes: Sequence[ir.Node]) -> int:
 
 def known_macs(node: ir.Node) -> int:
     """Return the multiply-accumulates of a node, 0 where it has none or shapes are not known."""
-    bound = bind(node)
-    shapes = [dimensions(value) for value in (*node.inputs, *node.outputs) if value is not None and value.name]
-    known = not any(shape is None or None in shape for shape in shapes)
-    return bound.macs() if bound is not None and known else 0
+    bound = bind(node) if is_sized(node) else None
+    return 0 if bound is None else bound.macs()
 
 
 def must_be_looked_at(nodes: Sequence[ir.Node]) -> bool:

@@ -88,7 +88,7 @@ def known_shape(node: ir.Node) -> Array | None:
 
 
 def fold_constants(model: ir.Model, growth: Growth | None = None) -> tuple[str, ...]:
-    """Replace what can be computed now by initializers, in the graph and in nested subgraphs.
+    """Replace what can be computed now by initializers, in the graph and in nested subgraphs; return their names.
 
     Random ops, DequantizeLinear, ops with subgraphs and ops of other domains are left alone, and so is what is larger
     than the constants that go with it, where the budget does not allow for that. Local functions hold no initializers
@@ -97,9 +97,6 @@ def fold_constants(model: ir.Model, growth: Growth | None = None) -> tuple[str, 
     Args:
         model: Changed in place.
         growth: How much larger it may become in all, and what is left of that; None: a budget for this call alone.
-
-    Returns:
-        The names of the values that became initializers.
     """
     editor, growth = Editor(model), growth or Growth()
     parts = (_Folding(editor, graph, model.opset_imports, growth) for graph in main_graphs(model))
@@ -107,14 +104,7 @@ def fold_constants(model: ir.Model, growth: Growth | None = None) -> tuple[str, 
 
 
 class _Folding:
-    """Folds the constants of one graph.
-
-    Args:
-        editor: Of the model.
-        graph: The graph, or one nested in it.
-        opsets: The version of each domain.
-        growth: What is left of the budget.
-    """
+    """Folds the constants of one graph of a model."""
 
     def __init__(self, editor: Editor, graph: ir.Graph, opsets: Mapping[str, int], growth: Growth) -> None:
         self._editor, self._graph, self._growth = editor, graph, growth

@@ -6,7 +6,7 @@ the factors into itself; what is computed gets nodes of its own beside the produ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,27 +22,21 @@ Array = npt.NDArray[np.generic]
 
 
 def fold_scales(model: ir.Model) -> int:
-    """Multiply alpha into the stored factors and beta into the stored summands of all Gemms, in place.
-
-    A factor that nodes read with another alpha, or that other ops read, stays: it would be stored twice.
-
-    Returns:
-        How many attributes went.
-    """
+    """Multiply alpha into the stored factors and beta into the stored summands of all Gemms, in place, and return how
+    many attributes went. A factor that is read with another alpha, or by other ops, stays: it would be stored twice."""
     gemms = [node for graph in main_graphs(model) for node in graph if has(node, Trait.GENERAL_PRODUCT)]
-    return sum(_fold(node, "alpha", 1) + _fold(node, "beta", 2) for node in gemms)
+    return sum(_fold(node, "alpha", (1, 0)) + _fold(node, "beta", (2,)) for node in gemms)
 
 
-def _fold(node: ir.Node, name: str, index: int) -> int:
+def _fold(node: ir.Node, name: str, places: Sequence[int]) -> int:
     if _factor(node, name) == 1.0:
         return 0
-    if index >= len(node.inputs) or node.inputs[index] is None:
-        return _drop(node, name) if name == "beta" else 0
-    places = (index,) if name == "beta" else (1, 0)
     for place in places:
-        value = node.inputs[place]
+        value = node.inputs[place] if place < len(node.inputs) else None
+        if value is None:
+            return _drop(node, name)
         array = constant(value)
-        if value is None or array is None or not value.is_initializer() or value.is_graph_output():
+        if array is None or not value.is_initializer() or value.is_graph_output():
             continue
         readers = [(use.node, use.idx) for use in value.uses()]
         alike = all(
@@ -81,14 +75,11 @@ def _scaled(array: Array, factor: float) -> Array | None:
 def spread(model: ir.Model, wanted: Callable[[ir.Node], bool]) -> int:
     """Give what Gemms do beside x W + b nodes of their own, in place: scales, turned data, summands that are no vector.
 
-    Shapes must be known. A product of two computed matrices becomes a MatMul.
+    A product of two computed matrices becomes a MatMul. Returns how many Gemms were changed.
 
     Args:
-        model: The nodes of its main graph, not those that are nested in them.
+        model: Its shapes must be known; nested graphs are left alone.
         wanted: Says of which Gemms.
-
-    Returns:
-        How many Gemms were changed.
     """
     editor = Editor(model)
     return sum(_spread(editor, node) for node in list(model.graph) if has(node, Trait.GENERAL_PRODUCT) and wanted(node))

@@ -225,13 +225,10 @@ def _short_elements(elements: tuple[Element, ...], name: str, dtype: ir.DataType
     )
 
 
-def _with_declared(shape: tuple[Size, ...] | None, written: ir.Shape, name: str) -> tuple[Size, ...] | None:
+def _with_declared(shape: tuple[Size, ...] | None, written: ir.Shape, name: str) -> tuple[Size, ...]:
     """Return an inferred shape with the numbers of the one that is written in the model."""
     if shape is None:
-        return tuple(
-            size if isinstance(size, int) and size >= 0 else unknown_size(name, axis)
-            for axis, size in enumerate(written)
-        )
+        shape = tuple(unknown_size(name, axis) for axis in range(len(written)))
     if len(shape) != len(written):
         return shape
     return tuple(

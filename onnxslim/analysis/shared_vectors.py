@@ -17,11 +17,8 @@ MANY = 1 << 14
 
 
 def untie_vectors(model: ir.Model) -> Mapping[str, tuple[ir.Value, ...]]:
-    """Copy each vector of the main graph for all but the first of its readers.
-
-    Returns:
-        For each name that was shared the values that hold it now.
-    """
+    """Copy each vector of the main graph for all but the first of its readers; return for each name that was shared
+    the values that hold it now."""
     untied: dict[str, tuple[ir.Value, ...]] = {}
     editor = Editor(model)
     for value in list(model.graph.initializers.values()):

@@ -22,7 +22,6 @@ Source: ONNX IR specification (docs/IR.md), sections "Graphs" and "Optional Inpu
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Iterator
 
@@ -65,12 +64,11 @@ def canonicalize(model: ir.Model, *, inline: bool = True, mode: int | None = Non
     Raises:
         ModelUnreadable: Local functions are recursive.
     """
+    paths = {tensor.path for tensor in external_tensors(model)}
     model.graph.meta[FORM] = OriginalForm(
         ir_version=model.ir_version,
         interface={value.name or "": _copied(value.shape) for value in _interface(model)},
-        external=frozenset(
-            map(pathlib.Path, map(os.path.realpath, {tensor.path for tensor in external_tensors(model)}))
-        ),
+        external=frozenset(pathlib.Path(path).resolve() for path in paths),
         value_info=any(value.type is not None for value in _inner_values(model) if value.const_value is None),
         mode=mode,
     )
@@ -85,12 +83,11 @@ def canonicalize(model: ir.Model, *, inline: bool = True, mode: int | None = Non
             opsets[""] = opsets.pop(DEFAULT_DOMAIN)
     if inline:
         model.graph.meta[DIAGNOSTICS] = inline_functions(model)
-    for function in model.functions.values():  # functions that are not inlined
-        if not is_sorted(function.graph):
-            function.graph.sort()
-    for graph in main_graphs(model):
+    kept_functions = (function.graph for function in model.functions.values())
+    for graph in (*main_graphs(model), *kept_functions):
         if not is_sorted(graph):
             graph.sort()
+    for graph in main_graphs(model):
         for node in list(graph):
             _lift(node, graph)
 

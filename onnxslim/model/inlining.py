@@ -27,10 +27,8 @@ DIAGNOSTICS = "onnxslim.inlining"
 def inline_functions(model: ir.Model) -> tuple[Diagnostic, ...]:
     """Inline all calls of local functions in place, in nested graphs as well, and remove unused functions.
 
-    A function of another operator set is inlined if its ops have the same meaning in that of the model.
-
-    Returns:
-        The functions that were not inlined, with the reasons.
+    A function of another operator set is inlined if its ops have the same meaning in that of the model. Returned are
+    the functions that were not inlined, with the reasons.
 
     Raises:
         ModelUnreadable: Functions are recursive, which ONNX forbids.
@@ -151,14 +149,15 @@ def _signature(node: ir.Node, version: int) -> tuple[object, ...] | None:
 def _prepare(model: ir.Model) -> None:
     """Bring functions and calls into the form that the inliner requires.
 
-    Inputs that are outputs pass through an Identity, calls name every output, and names within a function differ from
-    those of the graph.
+    Outputs that are inputs, or earlier outputs, pass through an Identity; calls name every output; names within a
+    function differ from those of the graph.
     """
     taken = set(names_in(every_graph(model)))
     for (_, name, _), function in model.functions.items():
-        passed = [index for index, output in enumerate(function.outputs) if _is_repeated(function, index, output)]
-        for index in passed:
-            identity = ir.Node("", "Identity", [function.outputs[index]])
+        for index, output in enumerate(function.outputs):
+            if output.producer() is not None and output not in function.outputs[:index]:
+                continue
+            identity = ir.Node("", "Identity", [output])
             identity.outputs[0].name = f"output_{index}"
             function.append(identity)
             function.outputs[index] = identity.outputs[0]
@@ -182,8 +181,3 @@ def _prepare(model: ir.Model) -> None:
                 if not output.name:
                     count += 1
                     output.name = f"{node.op_type}/unused_{count}"
-
-
-def _is_repeated(function: ir.Function, index: int, output: ir.Value) -> bool:
-    """Return whether an output of a function is also an input, or an earlier output."""
-    return output.producer() is None or output in function.outputs[:index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import stat
@@ -54,7 +55,7 @@ def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model
         sparse = {name for inner in _graphs(proto.graph) for name in densify(inner, folder)}
         for node in (node for function in proto.functions for node in function.node):
             densify_constant(node, folder)
-            for inner in _graphs_in(node):
+            for inner in itertools.chain(*map(_graphs, nested_protos(node))):
                 densify(inner, folder)
         _unify_types(proto.graph)
         map_types = remove_map_types(proto.graph)
@@ -148,13 +149,8 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """Yield `graph` and every graph nested in it."""
     yield graph
     for node in graph.node:
-        yield from _graphs_in(node)
-
-
-def _graphs_in(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield every graph nested in `node`."""
-    for inner in nested_protos(node):
-        yield from _graphs(inner)
+        for inner in nested_protos(node):
+            yield from _graphs(inner)
 
 
 def file_bytes(path: str | os.PathLike[str], model: ir.Model | None = None) -> int:

@@ -110,16 +110,8 @@ def stage_model(
 
 
 def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """Move the weights of `model`, including local functions and attributes, into a file in `folder`.
-
-    Args:
-        model: The model.
-        folder: Where it is written.
-        name: The final name of its file.
-
-    Returns:
-        The file of the weights, if any.
-    """
+    """Move the weights of `model`, including local functions and attributes, into a file in `folder`; return it, if
+    any. `name` is the final name of the file of the model."""
     values = [value for graph in every_graph(model) for value in graph.initializers.values()]
     moved = [value for value in values if value.const_value is not None and _is_external(value.const_value)]
     attributes = [

@@ -57,7 +57,7 @@ class Sums:
         self.inputs += sum_of_rows(rows)
         self.rows += rows.shape[1]
 
-    def moments(self) -> tuple[Sequence[Array | Thin], Array]:
+    def moments(self) -> tuple[Sequence[Array], Array]:
         """Return the moments about the mean, and the mean; the sums are lost."""
         rows = max(self.rows, 1)
         moment, mean = self.products, self.inputs / rows
@@ -68,26 +68,6 @@ class Sums:
         return list(moment), mean
 
 
-@dataclasses.dataclass
-class ContractionRows:
-    """The rows that one contraction reads."""
-
-    pieces: list[Rows] = dataclasses.field(default_factory=list)
-
-    def add(self, rows: Rows) -> None:
-        """Add rows, shape [groups, rows, columns]."""
-        self.pieces.append(rows)
-
-    def moments(self) -> tuple[Sequence[Array | Thin], Array]:
-        """Return the moments about the mean, and the mean."""
-        rows = np.concatenate(self.pieces, axis=1)
-        _, count, width = rows.shape
-        mean = rows.mean(axis=1, dtype=np.float64)
-        rows = (rows - mean[:, None].astype(np.float32)) / np.float32(math.sqrt(count))
-        ridges = _ridge(count, width) * np.square(rows, dtype=np.float64).sum(axis=(1, 2)) / width + 1e-12
-        return [Thin(group, float(ridge)) for group, ridge in zip(rows, ridges, strict=True)], mean
-
-
 @dataclasses.dataclass(frozen=True)
 class Thin:
     """Second moments as few rows: ``rows.T @ rows`` with a ridge on the diagonal."""
@@ -95,6 +75,16 @@ class Thin:
     rows: Rows
     """Shape [rows, columns]: about their mean, divided by the root of their number."""
     ridge: float
+
+
+def thin_moments(pieces: Sequence[Rows]) -> tuple[Sequence[Thin], Array]:
+    """Return the moments of rows about their mean, and the mean; pieces are of shape [groups, rows, columns]."""
+    rows = np.concatenate(pieces, axis=1)
+    _, count, width = rows.shape
+    mean = rows.mean(axis=1, dtype=np.float64)
+    rows = (rows - mean[:, None].astype(np.float32)) / np.float32(math.sqrt(count))
+    ridges = _ridge(count, width) * np.square(rows, dtype=np.float64).sum(axis=(1, 2)) / width + 1e-12
+    return [Thin(group, float(ridge)) for group, ridge in zip(rows, ridges, strict=True)], mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +161,16 @@ def grams(
     Raises:
         RunError: The model does not run on the samples.
     """
-    found = [ContractionRows() if contraction.columns > WIDE else _nothing(contraction) for contraction in read]
-    _add(found, read, _seen(model, read, samples, None, generator, open_session))
-    for contraction, total in zip(read, found, strict=True):
-        moment, mean = total.moments()
+    dense = [None if contraction.columns > WIDE else _nothing(contraction) for contraction in read]
+    thin: list[list[Rows]] = [[] for _ in read]
+    for index, rows in _stream_rows(model, read, samples, None, generator, open_session):
+        total = dense[index]
+        if total is None:
+            thin[index].append(rows)
+        else:
+            total.add(rows)
+    for contraction, total, pieces in zip(read, dense, thin, strict=True):
+        moment, mean = thin_moments(pieces) if total is None else total.moments()
         channels = np.arange(contraction.columns) % contraction.channels
         yield Gram(moment, contraction.blocks(), mean, channels)
 
@@ -201,11 +197,12 @@ def sums(
         RunError: The model does not run on the samples.
     """
     result = [_nothing(contraction) for contraction in read]
-    _add(result, read, _seen(model, read, samples, places, generator, open_session))
+    for index, rows in _stream_rows(model, read, samples, places, generator, open_session):
+        result[index].add(rows)
     return result
 
 
-def _seen(
+def _stream_rows(
     model: ir.Model,
     read: Sequence[Contraction],
     samples: Samples,
@@ -214,7 +211,8 @@ def _seen(
     open_session: OpenSession,
 ) -> Iterator[tuple[int, Rows]]:
     """Yield rows, each with the index in `read` of the contraction that reads them; `places` None: as many as
-    `PRODUCTS` allows."""
+    `PRODUCTS` allows. Pieces are large: the product of few rows is as large a matrix as that of many."""
+    waiting: dict[int, list[Rows]] = {}
     names = {contraction.data.name or "" for contraction in read}
     batches = samples.batches(batch_size(model, samples, kept=names))
     for batch, values in stream_values(model, names, batches, open_session):
@@ -228,21 +226,12 @@ def _seen(
             elif contraction.kernel:
                 share = places
             chosen = choose_places(available, share, generator)
-            yield index, input_rows(contraction, data, chosen).astype(np.float32, copy=False)
-
-
-def _add(
-    found: Sequence[Sums | ContractionRows], read: Sequence[Contraction], pieces: Iterator[tuple[int, Rows]]
-) -> None:
-    """Add rows to what they belong to, in larger pieces: the product of few is as large a matrix as that of many."""
-    waiting: dict[int, list[Rows]] = {}
-    for index, rows in pieces:
-        kept = waiting.setdefault(index, [])
-        kept.append(rows)
-        if sum(piece.shape[1] for piece in kept) > read[index].columns:
-            found[index].add(np.concatenate(waiting.pop(index), axis=1))
-    for index, kept in waiting.items():
-        found[index].add(np.concatenate(kept, axis=1))
+            pieces = waiting.setdefault(index, [])
+            pieces.append(input_rows(contraction, data, chosen).astype(np.float32, copy=False))
+            if sum(piece.shape[1] for piece in pieces) > contraction.columns:
+                yield index, np.concatenate(waiting.pop(index), axis=1)
+    for index, pieces in waiting.items():
+        yield index, np.concatenate(pieces, axis=1)
 
 
 def _nothing(contraction: Contraction) -> Sums:

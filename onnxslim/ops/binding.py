@@ -76,15 +76,17 @@ def _length(size: int | ir.SymbolicDimProtocol) -> int | None:
     return int(size.value) if size.value is not None and size.value.isdecimal() else None
 
 
+def is_sized(node: ir.Node, shape_of: ShapeOf = dimensions) -> bool:
+    """Whether the sizes of all values that a node reads and makes are known."""
+    shapes = (shape_of(value) for value in (*node.inputs, *node.outputs) if value is not None and value.name)
+    return all(shape is not None and None not in shape for shape in shapes)
+
+
 def bind(node: ir.Node, shape_of: SizesOf = dimensions) -> BoundSignature | None:
     """Return the first row of the table that holds for `node`, or None; ops of a kind have no row.
 
     A row holds where the attributes have the values that it names, no operand is left over, and every rank fits.
-
-    Args:
-        node: The node.
-        shape_of: Says the shapes of its values; by itself, what is written in the model. The sizes of factors are
-            formulas where those of shapes are.
+    `shape_of` says the shapes of the node's values; the sizes of factors are formulas where those of shapes are.
     """
     for signature in signatures().get(op_of(node), ()):
         row: Signature | None = signature

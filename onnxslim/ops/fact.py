@@ -73,11 +73,8 @@ class NodeFacts:
         return fact.shape
 
     def elements(self, index: int) -> tuple[Element, ...] | None:
-        """Return the elements of a small input; integers that nothing is known of are unknown, but the same each time.
-
-        Returns:
-            None where the input is missing, large, or not even its length is known.
-        """
+        """Return the elements of an input; None where it is missing, large, or not even its length is known. Integers
+        that nothing is known of are unknown, but the same each time."""
         fact = self.fact(index)
         if fact.elements is not None or fact.shape is None or len(fact.shape) > 1:
             return fact.elements

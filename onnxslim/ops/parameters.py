@@ -79,12 +79,8 @@ def integers(site: NodeReader, name: str, index: int) -> tuple[int, ...] | None:
 
 
 def attribute(node: ir.Node, name: str, opset: int | None = None) -> Attribute | None:
-    """Return an attribute of `node`, the default of its operator set, None where there is neither.
-
-    Args:
-        node: The node.
-        name: The attribute.
-        opset: The operator set of the node's domain; None: that of its graph.
+    """Return an attribute of `node`, the default of its operator set (`opset`, or that of its graph), None where there
+    is neither.
 
     Raises:
         Unknowable: It is a parameter of the local function that the node is in.

@@ -181,12 +181,7 @@ Relation = Union[Equal, Factored, SameElements, Pairs, Mixes, AddsUp, Frozen]  #
 
 
 class NodeAxes:
-    """A node and the axes of its operands, with their sizes as far as they are known.
-
-    Args:
-        node: The node.
-        shape_of: The shapes of its values; None for each size that is symbolic.
-    """
+    """A node and the axes of its operands, with their sizes as far as they are known, as `shape_of` says them."""
 
     __slots__ = ("node", "shape_of")
 

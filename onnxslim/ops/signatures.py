@@ -204,8 +204,7 @@ def _row(line: str) -> Signature:
         raise ValueError("it has neither '->' nor 'kind:'")
     marks: dict[str, str] = {}
     places: dict[str, int] = {}
-    inputs = tuple(_operands(match["inputs"], marks, places))
-    outputs = tuple(_operands(match["outputs"], marks, places))
+    inputs, outputs = (tuple(_operands(match[side], marks, places)) for side in ("inputs", "outputs"))
     where: list[tuple[str, int | str]] = []
     binds: list[tuple[str, tuple[str, ...]]] = []
     scales: list[tuple[str, tuple[str, ...]]] = []
@@ -217,10 +216,8 @@ def _row(line: str) -> Signature:
         product = tuple((scale["factors"] if scale else value).split("*"))
         if all(factor in places for factor in product):
             (scales if scale else binds).append((attribute, product))
-        elif re.fullmatch(r"-?\d+", value):
-            where.append((attribute, int(value)))
         else:
-            where.append((attribute, value))
+            where.append((attribute, int(value) if re.fullmatch(r"-?\d+", value) else value))
     macs = tuple(
         tuple(re.split(r"\s*\*\s*", term.strip())) for term in (match["macs"] or "").split("+") if term.strip()
     )

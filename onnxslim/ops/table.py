@@ -54,23 +54,20 @@ def find_op(name: OpName) -> Op:
     resize = own.resize
     if own.shape_input is not None:
         resize = functools.partial(Cut.write_shape, name="shape", index=own.shape_input)
-    constancy = own.constancy or functools.partial(_constancy, name)
-    return dataclasses.replace(own, infer=infer, relate=own.relate or kind.relate, resize=resize, constancy=constancy)
+    return dataclasses.replace(own, infer=infer, relate=own.relate or kind.relate, resize=resize)
 
 
-def _constancy(name: OpName, _: ir.Node) -> Constancy:
+def constancy(node: ir.Node) -> Constancy:
+    """Return what is left of a constant channel of the first input, of all inputs of an elementwise op or a Concat."""
+    name = op_of(node)
+    own = find_op(name).constancy
+    if own is not None:
+        return own(node)
     if name in Trait.ELEMENTWISE.ops:
         return Constancy.EVALUATED
     if any(name in trait.ops for trait in (Trait.MOVEMENT, Trait.JOINING, Trait.KEEPS_CONSTANT)):
         return Constancy.KEPT
     return Constancy.ZERO_KEPT if name in Trait.KEEPS_ZERO.ops else Constancy.LOST
-
-
-def constancy(node: ir.Node) -> Constancy:
-    """Return what is left of a constant channel of the first input, of all inputs of an elementwise op or a Concat."""
-    own = find_op(op_of(node)).constancy
-    assert own is not None
-    return own(node)
 
 
 def fill(node: ir.Node) -> float | None:

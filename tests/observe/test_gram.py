@@ -9,7 +9,7 @@ from sample_models import from_text
 from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
-from onnxslim.observe.gram import RIDGE, ContractionRows, Sums, Thin, measurable, sums
+from onnxslim.observe.gram import RIDGE, Sums, Thin, measurable, sums, thin_moments
 from onnxslim.runtime.session import Session
 
 
@@ -92,7 +92,7 @@ def test_rows_that_are_held_say_what_their_sums_say():
     rows = np.random.default_rng(0).standard_normal((2, 10, 30)).astype(np.float32)
     total = Sums(np.zeros((2, 30, 30)), np.zeros((2, 30)))
     total.add(rows)
-    thin, dense = (each.moments()[0] for each in (ContractionRows([rows[:, :4], rows[:, 4:]]), total))
+    thin, dense = thin_moments([rows[:, :4], rows[:, 4:]])[0], total.moments()[0]
     for few, whole, own in zip(thin, dense, rows, strict=True):
         assert isinstance(few, Thin)
         np.testing.assert_allclose(few.rows.T @ few.rows + few.ridge * np.eye(30), whole, atol=1e-5)

@@ -71,7 +71,7 @@ def loop(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
     states = [fact or NOTHING for fact in site.facts[2:]]
     count = len(states)
     turn = [Fact(ir.DataType.INT64, ()), Fact(ir.DataType.BOOL, ())]
-    results, states = _go_round(walk, body, turn, states, lambda facts: facts[1 : 1 + count])
+    results, states = _go_round(walk, body, turn, states, first_input=2, first_result=1)
     collected = [
         Fact(fact.dtype, None if fact.shape is None else (site.unknown(0, count + place), *fact.shape))
         for place, fact in enumerate(_outward(results[1 + count :], site, _names(body), count, shift=1))
@@ -97,7 +97,7 @@ def scan(walk: Walk, site: NodeFacts) -> tuple[Fact, ...]:
         length = fact.shape[axis]
         slices.append(Fact(fact.dtype, (*fact.shape[:axis], *fact.shape[axis + 1 :])))
     states = [fact or NOTHING for fact in site.facts[:count]]
-    results, states = _go_round(walk, body, slices, states, lambda facts: facts[:count], states_first=True)
+    results, states = _go_round(walk, body, slices, states)
     outward = _outward(results[count:], site, _names(body), count)
     places = read(site, "scan_output_axes") or [0] * len(outward)
     collected = []
@@ -115,16 +115,15 @@ def _go_round(
     body: ir.Graph,
     others: Sequence[Fact],
     states: list[Fact],
-    of_states: Callable[[list[Fact]], list[Fact]],
-    states_first: bool = False,
+    first_input: int = 0,
+    first_result: int = 0,
 ) -> tuple[list[Fact], list[Fact]]:
     """Infer the body of a loop until a turn keeps what is believed of the states; returns its results, and them.
 
     The first belief is that states stay what they are in the beginning. What a turn changes is believed no more. Until
-    that has come to rest, nothing is written into the model.
+    that has come to rest, nothing is written into the model. States are inputs and results from these on.
     """
-    first = 0 if states_first else len(others)
-    inputs = body.inputs[first : first + len(states)]
+    inputs = body.inputs[first_input : first_input + len(states)]
     rest = [value for value in body.inputs if value not in inputs]
     writing, walk.writing = walk.writing, False
     try:
@@ -135,9 +134,10 @@ def _go_round(
             walk.facts.update(zip(rest, others, strict=True))
             walk.walk(body)
             results = [walk.fact(value) for value in body.outputs]
+            made = results[first_result : first_result + len(states)]
             kept = [
                 _joined(old, new, [unknown_size(value.name or "", axis) for axis in range(len(old.shape or ()))])
-                for value, old, new in zip(inputs, states, of_states(results), strict=True)
+                for value, old, new in zip(inputs, states, made, strict=True)
             ]
             if kept == states or turn == TURNS:
                 break

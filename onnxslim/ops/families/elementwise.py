@@ -94,10 +94,10 @@ def unary(dtype: ir.DataType | None = None, compute: Callable[[Size], Element] |
 # What they say about axes
 
 
-def aligned(site: NodeAxes, source: ir.Value, result: ir.Value) -> Iterator[Relation]:
+def aligned(site: NodeAxes, source: ir.Value | None, result: ir.Value) -> Iterator[Relation]:
     """Yield that `source` broadcasts to `result`: axes aligned at the right are one, but for those of size 1."""
-    left, right = site.shape_of(source), site.shape_of(result)
-    if left is None or right is None or len(left) > len(right):
+    left, right = None if source is None else site.shape_of(source), site.shape_of(result)
+    if source is None or left is None or right is None or len(left) > len(right):
         yield from site.freeze_values((source, result), FreezeCode.UNKNOWN_SHAPE)
         return
     for place in range(1, len(left) + 1):
@@ -112,15 +112,6 @@ def relate_all(site: NodeAxes) -> Iterator[Relation]:
         for source in node.inputs:
             if source is not None and result.name and (result is node.outputs[0] or site.shape_of(result)):
                 yield from aligned(site, source, result)
-
-
-def relate_first(site: NodeAxes) -> Iterator[Relation]:
-    """Yield that the first input broadcasts to all outputs; the others have no part in it."""
-    source = site.node.inputs[0]
-    assert source is not None
-    for result in site.node.outputs:
-        if result.name:
-            yield from aligned(site, source, result)
 
 
 # What elements become
@@ -294,7 +285,10 @@ OPS = {
     ("", "IsInf"): Op(unary(BOOL)),
     ("", "Where"): Op(where, carried=(1, 2)),
     ("", "Cast"): Op(cast),
-    ("", "CastLike"): Op(lambda site: Fact(site.fact(1).dtype, site.fact(0).shape), relate_first),
+    ("", "CastLike"): Op(
+        lambda site: Fact(site.fact(1).dtype, site.fact(0).shape),
+        lambda site: aligned(site, site.node.inputs[0], site.node.outputs[0]),
+    ),
     ("", "Clip"): Op(clip),
     ("", "PRelu"): Op(unary()),
     ("", "Dropout"): Op(dropout),

@@ -16,7 +16,7 @@ from onnxslim.ops.families.elementwise import unary
 from onnxslim.ops.op import IndexInto, Op
 from onnxslim.ops.parameters import NodeReader, entries, integers, read
 from onnxslim.ops.relations import Equal, FreezeCode, Indices, NodeAxes, Pairs, Relation, equal_axes
-from onnxslim.ops.symbols import Size
+from onnxslim.ops.symbols import Expression, Size
 
 FAR = 1_000_000_000
 """An end of a Slice from here on means the end of the axis: exporters write INT_MAX or this, and no axis is so long."""
@@ -334,13 +334,11 @@ def top_k(site: NodeFacts) -> tuple[Fact, ...]:
     """TopK: the axis becomes as long as k."""
     first, shape = site.fact(0), site.shape()
     axis = axis_of(read(site, "axis", -1), len(shape))
-    told = entries(site, "k", 1)
-    count: Element = told[0] if told is not None and len(told) == 1 else None
-    if count is None or isinstance(count, float):
-        sizes = [(*shape[:axis], site.unknown(axis, output), *shape[axis + 1 :]) for output in range(2)]
-    else:
-        sizes = [(*shape[:axis], count, *shape[axis + 1 :])] * 2
-    return (Fact(first.dtype, sizes[0]), Fact(ir.DataType.INT64, sizes[1]))
+    counts = entries(site, "k", 1)
+    count = counts[0] if counts is not None and len(counts) == 1 else None
+    sizes = [count if isinstance(count, (int, Expression)) else site.unknown(axis, output) for output in range(2)]
+    values, places = ((*shape[:axis], size, *shape[axis + 1 :]) for size in sizes)
+    return (Fact(first.dtype, values), Fact(ir.DataType.INT64, places))
 
 
 def relate_ordered(site: NodeAxes) -> Iterator[Relation]:

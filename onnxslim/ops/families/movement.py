@@ -257,7 +257,7 @@ def relate_concat(site: NodeAxes) -> Iterator[Relation]:
     return relate_joined(site, site.node.outputs[0], [value for value in site.node.inputs if value is not None])
 
 
-def relate_joined(site: NodeAxes, whole: ir.Value, parts: list[ir.Value]) -> Iterator[Relation]:
+def relate_joined(site: NodeAxes, whole: ir.Value | None, parts: list[ir.Value]) -> Iterator[Relation]:
     """Yield that `parts` lie one after the other in `whole`."""
     whole_axes, part_axes = site.axes(whole), [site.axes(part) for part in parts]
     where = read(site, "axis", None) % len(whole_axes)
@@ -314,9 +314,7 @@ def split(site: NodeFacts) -> tuple[Fact, ...]:
 def relate_split(site: NodeAxes) -> Iterator[Relation]:
     """Yield that the outputs lie one after the other in the data."""
     yield from site.freeze_settings()
-    source = site.node.inputs[0]
-    assert source is not None
-    yield from relate_joined(site, source, [value for value in site.node.outputs if value.name])
+    yield from relate_joined(site, site.node.inputs[0], [value for value in site.node.outputs if value.name])
     lengths = split_lengths(site)
     if site.has(1) and (lengths is None or None in lengths):
         yield from site.freeze_node(FreezeCode.COMPUTED_SIZES)

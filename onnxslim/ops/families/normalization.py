@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from onnxslim.ops.fact import Fact, NodeFacts, Unknowable, axis_of
+from onnxslim.ops.fact import Fact, NodeFacts, axis_of
 from onnxslim.ops.families.elementwise import relate_all, unary
 from onnxslim.ops.op import Constancy, IndexInto, Op
 from onnxslim.ops.parameters import NodeReader, read
@@ -54,13 +54,10 @@ def relate_mixing(site: NodeAxes) -> Iterator[Relation]:
 
 def layer_normalization(site: NodeFacts) -> tuple[Fact, ...]:
     """LayerNormalization: the data keep their shape; the statistics lack what is normalised, but for ones."""
-    first = site.fact(0)
-    if first.shape is None:
-        raise Unknowable
-    axis = axis_of(read(site, "axis", -1), len(first.shape))
-    statistic = (*first.shape[:axis], *[1] * (len(first.shape) - axis))
-    kind = ir.DataType(read(site, "stash_type", 1))
-    return (Fact(first.dtype, first.shape), *[Fact(kind, statistic)] * (len(site.node.outputs) - 1))
+    shape = site.shape()
+    axis = axis_of(read(site, "axis", -1), len(shape))
+    statistic = Fact(ir.DataType(read(site, "stash_type", 1)), (*shape[:axis], *[1] * (len(shape) - axis)))
+    return (Fact(site.fact(0).dtype, shape), *[statistic] * (len(site.node.outputs) - 1))
 
 
 def batch_normalization(site: NodeFacts) -> tuple[Fact, ...]:

@@ -31,11 +31,6 @@ def reduced_axes(site: NodeReader, rank: int) -> set[int]:
     return {axis_of(axis, rank) for axis in axes}
 
 
-def argument_axes(site: NodeReader, rank: int) -> set[int]:
-    """Return the axis that an ArgMax or ArgMin leaves out, or makes 1."""
-    return {axis_of(read(site, "axis"), rank)}
-
-
 def _left(shape: tuple[Size, ...], axes: set[int], keep: bool) -> tuple[Size, ...]:
     if keep:
         return tuple(1 if axis in axes else size for axis, size in enumerate(shape))
@@ -44,21 +39,19 @@ def _left(shape: tuple[Size, ...], axes: set[int], keep: bool) -> tuple[Size, ..
 
 def reduce(site: NodeFacts) -> Fact:
     """Reduce*: the axes that are named become 1, or go."""
-    first, keep = site.fact(0), bool(read(site, "keepdims", 1))
-    if first.shape is None:
-        raise Unknowable
+    first, shape, keep = site.fact(0), site.shape(), bool(read(site, "keepdims", 1))
     try:
-        axes = reduced_axes(site, len(first.shape))
+        axes = reduced_axes(site, len(shape))
     except Unknowable:
         if not keep:
             raise
-        return Fact(first.dtype, site.unknowns(len(first.shape)))
+        return Fact(first.dtype, site.unknowns(len(shape)))
     elements = None
     combine = COMBINED.get(site.node.op_type)
     if combine is not None and first.elements and axes and None not in first.elements:
         sizes = [number for number in first.elements if isinstance(number, (int, Expression))]
         elements = (functools.reduce(combine, sizes),) if len(sizes) == len(first.elements) else None
-    return Fact(first.dtype, _left(first.shape, axes, keep), elements)
+    return Fact(first.dtype, _left(shape, axes, keep), elements)
 
 
 COMBINED: dict[str, Callable[[Size, Size], Size]] = {
@@ -73,7 +66,8 @@ COMBINED: dict[str, Callable[[Size, Size], Size]] = {
 def argument(site: NodeFacts) -> Fact:
     """ArgMax, ArgMin: the axis becomes 1, or goes."""
     shape = site.shape()
-    return Fact(ir.DataType.INT64, _left(shape, argument_axes(site, len(shape)), bool(read(site, "keepdims"))))
+    axis = axis_of(read(site, "axis"), len(shape))
+    return Fact(ir.DataType.INT64, _left(shape, {axis}, bool(read(site, "keepdims"))))
 
 
 def relate_reduce(site: NodeAxes) -> Iterator[Relation]:
@@ -85,18 +79,17 @@ def relate_reduce(site: NodeAxes) -> Iterator[Relation]:
     except Unknowable:
         yield from site.freeze_node(FreezeCode.COMPUTED_AXES)
         return
-    op_type = site.node.op_type
-    for index in gone:
-        yield AddsUp(source[index]) if op_type in ADDING else Mixes(source[index])
+    adds_up = site.node.op_type in ADDING
+    yield from (AddsUp(source[index]) if adds_up else Mixes(source[index]) for index in gone)
     yield from _rest(site, gone)
 
 
 def relate_argument(site: NodeAxes) -> Iterator[Relation]:
     """Yield which axes stay; of the other, the answer is a place."""
     source, _ = site.source_and_result()
-    gone = argument_axes(site, len(source))
-    yield from site.freeze((source[index] for index in gone), FreezeCode.ANSWERED)
-    yield from _rest(site, gone)
+    gone = axis_of(read(site, "axis"), len(source))
+    yield from site.freeze((source[gone],), FreezeCode.ANSWERED)
+    yield from _rest(site, {gone})
 
 
 def _rest(site: NodeAxes, gone: set[int]) -> Iterator[Relation]:

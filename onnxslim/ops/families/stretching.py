@@ -52,10 +52,8 @@ def expand(site: NodeFacts) -> Fact:
 
 def relate_expand(site: NodeAxes) -> Iterator[Relation]:
     """Yield that the data broadcast to the result, and which lengths are computed."""
-    source, result = site.node.inputs[0], site.node.outputs[0]
-    assert source is not None
     yield from site.freeze_settings()
-    yield from aligned(site, source, result)
+    yield from aligned(site, site.node.inputs[0], site.node.outputs[0])
     yield from freeze_computed(site, 1)
 
 

@@ -1,9 +1,19 @@
-"""Diagnostics: warnings for the user, with a code for programs."""
+"""Diagnostics, and codes: what is told to the user, as words that stay the same for programs."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Annotated
+
+
+class Code(enum.Enum):
+    """A code of a reason; the value says it in words, with figures and names put in."""
+
+    @property
+    def word(self) -> str:
+        """The code as reports have it, which stays the same from version to version: few-samples."""
+        return self.name.lower().replace("_", "-")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,13 @@ from typing import Annotated, ClassVar
 
 import onnx_ir as ir
 
+from onnxslim.diagnostic import Code
 from onnxslim.errors import OnnxslimError
 from onnxslim.model import open_model, save_model
 from onnxslim.model.edit import become
 from onnxslim.model.nesting import main_graphs
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.runtime.child import python_command
 
 CHILD = """
@@ -28,6 +30,15 @@ if not held:
 onnx.save(model, sys.argv[2])
 """
 """Run by a Python of its own, with the paths of the model and of the result."""
+
+
+class OnnxsimCode(Code):
+    """Why the result of onnxsim is not taken."""
+
+    TIMED_OUT = "onnxsim took longer than {0:g} seconds"
+    CRASHED = "onnxsim crashed with signal {0}"
+    FAILED = "onnxsim failed: {0}"
+    OTHER_INTERFACE = "onnxsim changed the {0} from {1} to {2}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +66,11 @@ class Onnxsim(Pass):
         with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
             source, target = pathlib.Path(folder) / "before.onnx", pathlib.Path(folder) / "after.onnx"
             save_model(model, source)
-            reason = self._simplify(source, target)
-            if reason is not None:
-                return _left_alone(reason)
+            if reason := self._simplify(source, target):
+                return Change(False, (left_alone("model", reason),))
             simplified = open_model(target)
-            reason = _other_interface(model, simplified)
-            if reason is not None:
-                return _left_alone(reason)
+            if reason := _other_interface(model, simplified):
+                return Change(False, (left_alone("model", reason),))
             for graph in main_graphs(simplified):
                 for value in graph.initializers.values():  # the folder goes, and what is mapped from it
                     if isinstance(value.const_value, ir.ExternalTensor):
@@ -71,7 +80,7 @@ class Onnxsim(Pass):
         become(model, simplified)
         return Change(modified=True, notes=(Note("nodes", f"{before} -> {sum(1 for _ in model.graph)}"),))
 
-    def _simplify(self, source: pathlib.Path, target: pathlib.Path) -> str | None:
+    def _simplify(self, source: pathlib.Path, target: pathlib.Path) -> Reason | None:
         """Run onnxsim on a file. Returns why there is no result, or None."""
         try:
             child = subprocess.run(
@@ -82,24 +91,20 @@ class Onnxsim(Pass):
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return f"onnxsim took longer than {self.timeout:g} seconds"
+            return Reason(OnnxsimCode.TIMED_OUT, (self.timeout,))
         if child.returncode < 0:
-            return f"onnxsim crashed with signal {-child.returncode}"
+            return Reason(OnnxsimCode.CRASHED, (-child.returncode,))
         if child.returncode or not target.exists():
             lines = child.stderr.strip().splitlines()
-            return f"onnxsim failed: {lines[-1] if lines else 'it wrote nothing'}"
+            return Reason(OnnxsimCode.FAILED, (lines[-1] if lines else "it wrote nothing",))
         return None
 
 
-def _left_alone(reason: str) -> Change:
-    return Change(modified=False, notes=(left_alone("model", reason),))
-
-
-def _other_interface(model: ir.Model, simplified: ir.Model) -> str | None:
+def _other_interface(model: ir.Model, simplified: ir.Model) -> Reason | None:
     """Return how inputs or outputs differ, which nobody asked for."""
     for which in ("inputs", "outputs"):
         before = [value.name for value in getattr(model.graph, which)]
         after = [value.name for value in getattr(simplified.graph, which)]
         if before != after:
-            return f"onnxsim changed the {which} from {before} to {after}"
+            return Reason(OnnxsimCode.OTHER_INTERFACE, (which, before, after))
     return None

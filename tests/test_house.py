@@ -21,6 +21,7 @@ FLOORS = {
     for number, name in enumerate(
         (
             "onnxslim.printable",
+            "onnxslim.arrays",
             "onnxslim.toml",
             "onnxslim.errors",
             "onnxslim.diagnostic",

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.bias import Bias, other_summand
 from onnxslim.model.constants import constant, constant_tensor
-from onnxslim.ops.binding import BoundSignature, bind
+from onnxslim.ops.binding import BoundSignature, bind, output_channel_axis
 from onnxslim.ops.families.window import Window
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.relations import NodeAxes
@@ -89,6 +89,12 @@ class Contraction:
             axes = axes._replace(**{name: (*getattr(axes, name), axis)})
         return axes
 
+    @functools.cached_property
+    def weight_axis(self) -> int | None:
+        """The axis of the weight, as it is stored, that holds the output channels; None where no axis holds just them:
+        groups of a ConvTranspose."""
+        return output_channel_axis(self.node, self.weight_index)
+
     @property
     def outputs_first(self) -> bool:
         """Whether the weight is stored with its outputs before its channels."""
@@ -119,6 +125,11 @@ class Contraction:
     def groups(self) -> int:
         """Groups of channels that do not meet: 1 but for grouped convolutions."""
         return self._size(self._axes.groups)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output is made of one channel, which no other output reads."""
+        return self.groups == self.outputs and self.channels == 1
 
     @property
     def channels(self) -> int:
@@ -177,14 +188,20 @@ class Contraction:
         """Where a bias is, or could be: an input of its own, or of an addition of a constant vector that reads it
         alone; None where there is no place for one."""
         if self.bias_index is not None:
-            place: tuple[ir.Node, int] | None = self.node, self.bias_index
-        else:
-            place = other_summand(self.node.outputs[0]) if self.result else None
+            return self.own_bias
+        place = other_summand(self.node.outputs[0]) if self.result else None
         if place is None:
             return None
-        own, plain = place[0] is self.node, bool(self.result) and self.plain
-        bias = Bias(*place, own, plain, self.outputs, self.weight.dtype)
-        return bias if own or (bias.value is not None and bias.vector is not None) else None
+        bias = Bias(*place, False, self.plain, self.outputs, self.weight.dtype)
+        return bias if bias.value is not None and bias.vector is not None else None
+
+    @property
+    def own_bias(self) -> Bias | None:
+        """The place of the bias among the inputs of the node, whether it has one or not; None where the op has none."""
+        if self.bias_index is None:
+            return None
+        plain = bool(self.result) and self.plain
+        return Bias(self.node, self.bias_index, True, plain, self.outputs, self.weight.dtype)
 
     @property
     def biased_output(self) -> ir.Value:
@@ -265,8 +282,9 @@ def is_plain(fitted: BoundSignature) -> bool:
     return len(fitted.signature.macs) == 1 and not scaled and "activation" not in attributes
 
 
-def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
-    """Yield the contractions among `nodes`, in their order."""
+def contractions(nodes: Iterable[ir.Node], *, unranked: bool = False) -> Iterator[Contraction]:
+    """Yield the contractions among `nodes`, in their order; of data of unknown rank, whose `data_axis` means nothing
+    then, only where `unranked` asks for them."""
     for node in nodes:
         fitted = bind(node)
         if fitted is None or not fitted.signature.macs:
@@ -274,7 +292,7 @@ def contractions(nodes: Iterable[ir.Node]) -> Iterator[Contraction]:
         present = [
             (index, operand, value)
             for index, (operand, value) in enumerate(zip(fitted.signature.inputs, node.inputs, strict=False))
-            if value is not None and not operand.ignored and value.shape is not None
+            if value is not None and not operand.ignored and (unranked or value.shape is not None)
         ]
         for (_, operand, data), stored in itertools.product(present, present):
             found = _contraction(fitted, operand, data, *stored) if constant_tensor(data) is None else None
@@ -290,7 +308,7 @@ def _contraction(
     summed = operand.channels & weight_operand.channels - fitted.signature.channels
     if array is None or len(array.shape) < 2 or len(summed) != 1 or not array.dtype.is_floating_point():
         return None
-    axes = operand.axes(len(data.shape or ()))
+    axes = operand.axes(len(operand.dimensions if data.shape is None else data.shape))
     axis = next(index for index, (dimension, _) in enumerate(axes) if summed & set(dimension.factors))
     letters, sizes = _expand(fitted, weight_operand, tuple(size for size in array.shape if isinstance(size, int)))
     if math.prod(sizes) != array.size:

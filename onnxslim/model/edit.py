@@ -29,6 +29,7 @@ class Editor:
         self.graph = model.graph
         self._model = model
         self._numbers: dict[str, Iterator[int]] = {}
+        self._constants: dict[tuple[str, str, tuple[int, ...], bytes], ir.Value] = {}
 
     @functools.cached_property
     def _taken(self) -> set[str]:
@@ -48,6 +49,13 @@ class Editor:
     def initializer(self, wanted: str, array: Array, graph: ir.Graph | None = None) -> ir.Value:
         """Return a new initializer of the main graph, or of one nested in it, called `wanted` where that is free."""
         return new_initializer(self.graph if graph is None else graph, self.name(wanted), array)
+
+    def constant(self, prefix: str, array: Array) -> ir.Value:
+        """Return an initializer of the main graph under a numbered name, one for all equal arrays."""
+        key = prefix, array.dtype.str, array.shape, array.tobytes()
+        if key not in self._constants:
+            self._constants[key] = new_initializer(self.graph, self.numbered(prefix), array)
+        return self._constants[key]
 
     def _next(self, prefix: str, first: int) -> str:
         numbers = self._numbers.setdefault(prefix, itertools.count(first))

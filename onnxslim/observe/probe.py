@@ -35,7 +35,6 @@ class Probe:
         self.values: dict[str, ir.Value] = {value.name or "": value for value in self._graph.inputs}
         """The values of the main graph that nodes make, and its inputs, by name."""
         self.values |= {value.name or "": value for node in self._graph for value in node.outputs}
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def add(self, op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         """Append a node and return its output."""
@@ -46,11 +45,7 @@ class Probe:
 
     def constant(self, array: npt.ArrayLike) -> ir.Value:
         """Return an initializer, one for all equal arrays."""
-        content = np.asarray(array)
-        key = content.dtype.str, content.shape, content.tobytes()
-        if key not in self._constants:
-            self._constants[key] = self.editor.initializer("probe_constant", content)
-        return self._constants[key]
+        return self.editor.constant("probe_constant_", np.asarray(array))
 
     def reduce(self, op_type: str, value: ir.Value, axes: Sequence[int] | None) -> ir.Value:
         """Append ReduceMean, ReduceMin or ReduceMax over `axes`, which do not stay, and return its output; None: over

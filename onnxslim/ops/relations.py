@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Union
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.diagnostic import Code
 from onnxslim.ops.binding import Dimensions, ShapeOf, dimensions
 from onnxslim.ops.fact import Element, Unknowable
 from onnxslim.ops.parameters import describe, known_elements, opset_of
@@ -38,7 +38,7 @@ class Factor(NamedTuple):
 AnyAxis = Union[Axis, Factor]  # noqa: UP007  # evaluated, on Python 3.10 too
 
 
-class FreezeCode(enum.Enum):
+class FreezeCode(Code):
     """Why an axis must stay as it is; the value says so in words, with the node, and a detail, put in."""
 
     UNKNOWN_SHAPE = "{node}: a shape is not known before the model runs"
@@ -71,11 +71,6 @@ class FreezeCode(enum.Enum):
     FAILED = "{node}: its axes are not known, for the code that relates them fails: {detail}"
     SINGLE = "an axis of size 1"
     CUT_ACROSS = "a Concat, Split or reshape cuts across the factors of this axis"
-
-    @property
-    def word(self) -> str:
-        """The code as reports have it, which stays the same from version to version."""
-        return self.name.lower().replace("_", "-")
 
 
 INHERENT = frozenset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -131,7 +131,8 @@ def has(node: Operation, trait: Trait) -> bool:
     return (node.domain, node.op_type) in trait.ops
 
 
-def having(nodes: Iterable[ir.Node], *traits: Trait) -> list[ir.Node]:
-    """Return those of `nodes` whose op has one of some traits."""
+def having(graphs: Iterable[ir.Graph], *traits: Trait) -> Iterator[ir.Node]:
+    """Yield the nodes of graphs whose op has one of some traits; a graph may be changed while its nodes are given."""
     ops = frozenset().union(*(trait.ops for trait in traits))
-    return [node for node in nodes if (node.domain, node.op_type) in ops]
+    for graph in graphs:
+        yield from [node for node in graph if (node.domain, node.op_type) in ops]

@@ -69,8 +69,8 @@ def attempt(step: Pass, current: MeasuredModel, judge: Judge, context: Context) 
     """
     opset = current.model.opset_imports.get("", step.oldest_opset)
     if opset < step.oldest_opset:
-        age = f"opset {opset} is older than {step.oldest_opset}, from which on elementwise ops broadcast as in numpy"
-        change = Change(False, (left_alone("model", age, NoteCode.OLD_OPSET),))
+        age = Reason(NoteCode.OLD_OPSET, (opset, step.oldest_opset))
+        change = Change(False, (left_alone("model", age),))
         return Attempt(current.model, change, RewriteGate(), None, None)
     banned: dict[RewriteSite, Reason] = {}
 
@@ -114,7 +114,7 @@ def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> 
     except ValuesNotFinite as error:
         begins = first_not_finite(context.original, context.samples, context.open_session)
         why = error.what if begins is None else str(begins)
-        change = Change(False, (left_alone("model", why, NoteCode.NOT_FINITE),))
+        change = Change(False, (left_alone("model", Reason(NoteCode.NOT_FINITE, (why,))),))
         return Attempt(clone, change, gate, None, None)
     except OnnxslimError:
         raise

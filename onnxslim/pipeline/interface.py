@@ -5,17 +5,20 @@ from __future__ import annotations
 import abc
 import dataclasses
 import enum
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import ClassVar, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.data import Samples, Subset
+from onnxslim.diagnostic import Code
+from onnxslim.errors import BadOptionValue
 from onnxslim.model import OLDEST_NUMPY_OPSET
 from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.observations import Observations
 from onnxslim.pipeline.plan import Finding, PassPlan, Planned, gather
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.rewrite_gate import RewriteGate
 from onnxslim.runtime.session import OpenSession, Session
 from onnxslim.runtime.target import Target
@@ -54,12 +57,14 @@ class NoteKind(str, enum.Enum):
     """Neither: how something was done, or what was found."""
 
 
-class NoteCode(str, enum.Enum):
+class NoteCode(Code):
     """Codes of notes that every pass may have; a pass has codes of its own beside them."""
 
-    OLD_OPSET = "old-opset"
-    NOT_FINITE = "not-finite"
-    UNMATCHED = "unmatched"
+    OLD_OPSET = "opset {0} is older than {1}, from which on elementwise ops broadcast as in numpy"
+    NOT_FINITE = "{0}"
+    UNMATCHED = "no node, weight or op type of the model is called so"
+    NOT_INCLUDED = "not in include"
+    EXCLUDED = "in exclude"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +87,11 @@ class Note:
     """Names of the values that the reason is about."""
 
 
-def left_alone(subject: str, reason: str, code: str = "", *, action: str = "left alone") -> Note:
-    """Return a note on what a pass did not change, and why."""
-    return Note(subject, action, reason, NoteKind.LEFT_ALONE, code)
+def left_alone(subject: str, reason: str | Reason, code: str = "", *, action: str = "left alone") -> Note:
+    """Return a note on what a pass did not change, and why; a `Reason` has its own code, and what it is about."""
+    if isinstance(reason, str):
+        return Note(subject, action, reason, NoteKind.LEFT_ALONE, code)
+    return Note(subject, action, str(reason), NoteKind.LEFT_ALONE, reason.code.word, reason.nodes, reason.values)
 
 
 def remark(subject: str, action: str, reason: str = "", code: str = "") -> Note:
@@ -231,6 +238,20 @@ class Pass(abc.ABC):
     def opening(self) -> float:
         """The strength that is tried first under a budget: 1 where the options say how much is to be saved."""
         return 1.0
+
+    def check_shares(self, *names: str) -> None:
+        """Raise BadOptionValue where an option, unless it is None, is no share between 0 and 1, both excluded."""
+        self._check(names, lambda value: 0 < value < 1, "a share between 0 and 1, both excluded")
+
+    def check_counts(self, *names: str) -> None:
+        """Raise BadOptionValue where an option, unless it is None, is less than 1."""
+        self._check(names, lambda value: value >= 1, "1 or more")
+
+    def _check(self, names: Iterable[str], holds: Callable[[float], bool], allowed: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                raise BadOptionValue(f"{name} is {value}", where=self.name, hint=f"{name} is {allowed}")
 
     @abc.abstractmethod
     def run(self, model: ir.Model, context: Context) -> Change:

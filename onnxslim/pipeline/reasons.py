@@ -6,9 +6,11 @@ import dataclasses
 import enum
 from collections.abc import Sequence
 
+from onnxslim.diagnostic import Code
+
 
 @enum.unique
-class ReasonCode(enum.Enum):
+class ReasonCode(Code):
     """What decided about a pass; the value says so in words, with figures, names and another reason put in."""
 
     OUTPUTS_UNCHANGED = "outputs unchanged"
@@ -49,26 +51,23 @@ class ReasonCode(enum.Enum):
     OTHER_NOT_FINITE = "other values are not finite"
     BEYOND_ROUNDING = "relative difference {0:.1e}, at most {1:.0e} is rounding"
 
-    @property
-    def word(self) -> str:
-        """The code as reports have it, which stays the same from version to version."""
-        return self.name.lower().replace("_", "-")
-
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
     """One reason."""
 
-    code: ReasonCode
+    code: Code
     words: tuple[object, ...] = ()
     """Figures and names that its text mentions."""
     values: tuple[str, ...] = ()
     """Names of the values of the model that it is about."""
     cause: Reason | None = None
     """What it follows from."""
+    nodes: tuple[str, ...] = ()
+    """Names of the nodes that it is about."""
 
     def __str__(self) -> str:
-        return self.code.value.format(*self.words, cause=self.cause)
+        return str(self.code.value).format(*self.words, cause=self.cause)
 
 
 def describe(reasons: Sequence[Reason]) -> str:

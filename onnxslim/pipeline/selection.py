@@ -12,6 +12,7 @@ from onnxslim.analysis.original_names import OriginalNames
 from onnxslim.model.nesting import every_graph
 
 from .interface import Note, NoteCode, remark
+from .reasons import Reason
 
 Include = Annotated[
     tuple[str, ...],
@@ -47,25 +48,25 @@ class Selection:
             self._origins = OriginalNames(model, original)
             self._known = _all_names(model, original)
 
-    def against(self, *things: ir.Node | ir.Value | None) -> str:
-        """Return why nodes, or weights, are not asked for; empty where they are.
+    def against(self, *things: ir.Node | ir.Value | None) -> Reason | None:
+        """Return why nodes, or weights, are not asked for; None where they are.
 
         Args:
             things: What is worked on together. A node goes by the names of all its weights; a weight by its own, and
                 those of the nodes that read it.
         """
         if self._origins is None:
-            return ""
+            return None
         names = set().union(*(self._names(thing) for thing in things if thing is not None))
         if self._patterns["include"] and not matches(names, self._patterns["include"]):
-            return "not in include"
-        return "in exclude" if matches(names, self._patterns["exclude"]) else ""
+            return Reason(NoteCode.NOT_INCLUDED)
+        return Reason(NoteCode.EXCLUDED) if matches(names, self._patterns["exclude"]) else None
 
     def unmatched(self) -> list[Note]:
         """Return a note on each pattern that matches nothing in the file."""
-        why = "no node, weight or op type of the model is called so"
+        code = NoteCode.UNMATCHED
         return [
-            remark(option, f"{pattern!r} matches nothing", why, NoteCode.UNMATCHED)
+            remark(option, f"{pattern!r} matches nothing", code.value, code.word)
             for option, patterns in self._patterns.items()
             for pattern in patterns
             if not matches(self._known, (pattern,))

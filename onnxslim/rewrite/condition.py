@@ -5,12 +5,10 @@ A `when` is evaluated once for sites that are alike to it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Array
 from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.rewrite.instantiate import BodyEvaluation, Instantiation
 from onnxslim.rewrite.match import Match
@@ -75,7 +73,7 @@ def overflow(match: Match, plan: Instantiation) -> Mismatch | None:
     return None
 
 
-def _is_finite(array: npt.NDArray[Any]) -> bool:
+def _is_finite(array: Array) -> bool:
     if array.dtype.kind == "V" and "float" in array.dtype.name:  # as ml_dtypes calls what numpy lacks
         array = array.astype(np.float32)
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())

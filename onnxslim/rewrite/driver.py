@@ -22,7 +22,7 @@ from onnxslim.rewrite.instantiate import Instantiation, build
 from onnxslim.rewrite.match import Match, find_match
 from onnxslim.rewrite.mismatch import Mismatch
 from onnxslim.rewrite.profitability import added_bytes, plan_rewrite
-from onnxslim.rewrite.rule import DoesNotCheck, Rule, Skipped
+from onnxslim.rewrite.rule import DoesNotCheck, Rule
 
 Accept = Callable[[Match, Instantiation], "str | None"]
 """Asked before a rewrite: None lets it happen, a text is the reason why not."""
@@ -34,10 +34,10 @@ class Applied:
 
     counts: Mapping[str, int]
     """How often each rule was applied; rules that never were are missing."""
-    skipped: tuple[Skipped, ...] = ()
-    """Rules that raised, and were not used any more."""
-    refused: tuple[Skipped, ...] = ()
-    """Sites that `accept` did not let happen: rule and node, and the reason."""
+    broken: Mapping[str, str]
+    """Rules that raised, and were not used any more, with the reason."""
+    refused: Mapping[str, str]
+    """Sites that `accept` did not let happen, as rule and node, with the reason."""
 
 
 def fixpoint(
@@ -92,7 +92,7 @@ class _Driver:
         self.counts: dict[str, int] = {}
         self.broken: dict[str, str] = {}
         self.unreadable: set[str] = set()  # at this opset: reading them again at every site would find the same
-        self.refused: dict[tuple[str, str], str] = {}
+        self.refused: dict[str, str] = {}
         self.functions = [f for f in model.functions.values() if f.opset_imports.get("") == self.opset]
         self.inner = {graph for function in self.functions for graph in graphs_within(function.graph)}
         self.unsorted: dict[ir.Graph, None] = {}
@@ -138,7 +138,7 @@ class _Driver:
                 self.broken[rule.name] = f"{type(error).__name__}: {error}"
                 continue
             if why is not None:
-                self.refused[rule.name, node.name or node.op_type] = why
+                self.refused[f"{rule.name} at {node.name or node.op_type}"] = why
                 continue
             try:
                 touched = self._apply(match, plan)
@@ -192,11 +192,7 @@ class _Driver:
     def finish(self) -> Applied:
         for graph in self.unsorted:
             graph.sort()
-        return Applied(
-            dict(self.counts),
-            tuple(Skipped(rule, why) for rule, why in self.broken.items()),
-            tuple(Skipped(f"{rule} at {node}", why) for (rule, node), why in self.refused.items()),
-        )
+        return Applied(self.counts, self.broken, self.refused)
 
 
 def _maker(value: ir.Value | None) -> str | None:

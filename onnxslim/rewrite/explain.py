@@ -30,11 +30,9 @@ class NearMiss:
 
 
 def near_misses(model: ir.Model, rules: Sequence[Rule]) -> Iterator[NearMiss]:
-    """Yield where rules nearly apply to `model`, in the order of its nodes. The model is not changed.
+    """Yield where rules of the opset of `model` nearly apply, in the order of its nodes. The model is not changed.
 
-    Args:
-        model: The model, its shapes inferred. What still matches and pays is no miss.
-        rules: Rules of the opset of the model.
+    Its shapes are inferred. What still matches and pays is no miss.
     """
     index: dict[tuple[str, str], list[Rule]] = {}
     for rule in rules:

@@ -20,6 +20,7 @@ written twice in a body is computed once.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ class _Token(NamedTuple):
     begin: int
 
 
+@functools.lru_cache(maxsize=1024)  # the prefilter needs a match, and the reader again
 def write_out(body: str, where: str) -> str:
     """Return the body of a rule, braces included, as ONNX text with as many lines.
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.defs
 import onnx_ir as ir
 
 from onnxslim.analysis.fold import known_shape, may_evaluate
+from onnxslim.arrays import Array
 from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.model.edit import constant_value
 from onnxslim.model.schemas import find_schema
@@ -27,7 +27,6 @@ from onnxslim.rewrite.mismatch import MismatchCode, NotApplicable
 from onnxslim.rewrite.program import Program, type_words
 from onnxslim.rewrite.rule import Body, BodyNode, Reference, Rule
 
-Array = npt.NDArray[Any]
 Known = Callable[["ir.Value | None"], "Array | None"]
 
 
@@ -215,10 +214,7 @@ class BodyEvaluation:
     ) -> dict[str, Array]:
         """Give literals the element type of what they meet: inputs that an op wants to be of one type.
 
-        Args:
-            node: The op.
-            feeds: Its known inputs.
-            others: The element types of its other inputs.
+        `feeds` are the known inputs of the node, `others` the element types of the other ones.
         """
         schema = find_schema(node.domain, node.op_type, self.rule.opset)
         if schema is None or not any(name in self._literals for name in feeds):
@@ -291,10 +287,7 @@ class BodyEvaluation:
             fresh = {
                 label: self.array(label)
                 for label in inputs
-                if label is not None
-                and (label in self._arrays or label not in self.values)
-                and self.is_known(label)
-                and not (label in self.values and self.values[label] is not None)
+                if label is not None and self.values.get(label) is None and self.is_known(label)
             }
             if any(kind is None for kind in others.values()) and any(label in self._literals for label in fresh):
                 others = {**others, **{label: self._guess_type() for label, kind in others.items() if kind is None}}
@@ -343,12 +336,7 @@ def _renamed(bound: Bound, name: str, node: BodyNode, rule: Rule) -> ir.Attr | N
 def build(
     plan: Instantiation, match: Match, name: Callable[[str], str]
 ) -> tuple[list[ir.Node], list[ir.Value], dict[str, ir.Value]]:
-    """Make nodes of a plan.
-
-    Args:
-        plan: What was planned.
-        match: Where.
-        name: Gives a name that is free in the model for a name of the body.
+    """Make nodes of a plan; `name` gives a name that is free in the model for a name of the body.
 
     Returns:
         The nodes; the initializers that they read, not yet registered; and what the names of the body became.

@@ -6,12 +6,11 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Array
 from onnxslim.model.constants import constant_tensor
 from onnxslim.model.schemas import find_schema
 from onnxslim.ops.table import computed_default
@@ -63,12 +62,9 @@ Mismatches = list[Mismatch]
 
 
 def find_match(rule: Rule, root: ir.Node, mismatches: Mismatches | None = None) -> Match | None:
-    """Match `rule` with the node that would make its first result.
+    """Match `rule` with the node `root`, which would make its first result.
 
-    Args:
-        rule: The rule.
-        root: The node.
-        mismatches: Filled with why each way of matching failed; None where nobody wants to know.
+    Where `mismatches` are wanted, they are filled with why each way of matching failed.
     """
     if mismatches is None and not _is_promising(rule, root):
         return None
@@ -192,13 +188,7 @@ def attribute_of(node: ir.Node, name: str, opset: int) -> Bound:
 def default_of(node: ir.Node, name: str, opset: int) -> ir.Attr | None:
     """Return what `node` takes for an attribute that it leaves out: what the schema says, or what its shapes say.
 
-    Args:
-        node: The node.
-        name: The attribute.
-        opset: The operator set of the default domain.
-
-    Returns:
-        The attribute; None where it has no default, or one that hangs on shapes which are not known.
+    None where it has no default, or one that hangs on shapes which are not known. `opset`: of the default domain.
     """
     declared = default_attribute(node.domain, node.op_type, name, opset)
     if declared is not None:
@@ -254,7 +244,7 @@ def _compare_literal(match: Match, wanted: BodyNode, value: ir.Value) -> Mismatc
     return None if same else Mismatch(MismatchCode.TWO_ATTRIBUTES, (attribute.name,), value=value)
 
 
-def same_literal(wanted: npt.NDArray[Any], array: npt.NDArray[Any]) -> bool:
+def same_literal(wanted: Array, array: Array) -> bool:
     """Whether a known tensor is what a literal of a pattern asks for."""
     if wanted.size != 1 and wanted.shape != array.shape:
         return False
@@ -274,7 +264,7 @@ def same_literal(wanted: npt.NDArray[Any], array: npt.NDArray[Any]) -> bool:
         return bool(np.all((many == target) | (np.abs(many - target) <= tolerance * np.abs(target))))
 
 
-def literal(node: BodyNode) -> npt.NDArray[Any]:
+def literal(node: BodyNode) -> Array:
     """Return the array that a Constant of a body holds. It must not be a reference."""
     name, attribute = next(iter(node.attributes.items()))
     if isinstance(attribute, Reference):
@@ -282,7 +272,7 @@ def literal(node: BodyNode) -> npt.NDArray[Any]:
     return array_of(attribute)
 
 
-def array_of(attribute: ir.Attr) -> npt.NDArray[Any]:
+def array_of(attribute: ir.Attr) -> Array:
     """Return the array that a Constant with this attribute makes."""
     if attribute.type is ir.AttributeType.TENSOR:
         return attribute.as_tensor().numpy()
@@ -295,7 +285,7 @@ def array_of(attribute: ir.Attr) -> npt.NDArray[Any]:
     return np.array(attribute.value, dtype=kind)
 
 
-def attribute_from(array: npt.NDArray[Any], name: str, kind: ir.AttributeType) -> ir.Attr | None:
+def attribute_from(array: Array, name: str, kind: ir.AttributeType) -> ir.Attr | None:
     """Return a known array as an attribute of a type, or None where it is none of that type."""
     if kind is ir.AttributeType.FLOAT and array.size == 1 and array.dtype.kind not in "OSUb":
         return ir.Attr(name, kind, float(array.reshape(-1)[0]))

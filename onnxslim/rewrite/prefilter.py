@@ -40,14 +40,9 @@ class Prefilter:
 
 
 def read_prefilter(written: str, result: str) -> Prefilter | None:
-    """Glance at a match.
+    """Glance at a match, written as `onnxslim.rewrite.expression.write_out` does, and return what is seen.
 
-    Args:
-        written: The body as ONNX text, as `onnxslim.rewrite.expression.write_out` makes it.
-        result: The name of the first result.
-
-    Returns:
-        What is seen; None where nothing makes the result, so that no node could be the root.
+    None where nothing makes the first result, `result`, so that no node could be the root.
     """
     makers: dict[str, tuple[OpName, tuple[str, ...]]] = {}
     for statement in STATEMENT.finditer(written):

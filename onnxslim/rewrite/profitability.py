@@ -17,10 +17,6 @@ def plan_rewrite(match: Match, growth: Growth) -> Instantiation | Mismatch:
     """Return what a rule would put in the place of a match, or why it does not apply there.
 
     A rewrite pays if fewer nodes remain after folding, or as many and fewer bytes of constants are read.
-
-    Args:
-        match: The place.
-        growth: The bytes that the model may still grow by.
     """
     rule, evaluation = match.rule, BodyEvaluation(match, match.rule.rewrite)
     try:

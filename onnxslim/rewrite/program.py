@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.defs
 import onnx.helper
 import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import evaluate
+from onnxslim.arrays import Array
 from onnxslim.model.schemas import find_schema
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.mismatch import CannotCompute, MismatchCode
 from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode
-
-Array = npt.NDArray[Any]
 
 FIXED_TYPES = {
     "tensor(int64)": ir.DataType.INT64,
@@ -33,12 +30,7 @@ class Program:
     """Nodes that were entered and did not run yet."""
 
     def __init__(self, opset: int, *, reference: bool) -> None:
-        """Begin an empty program.
-
-        Args:
-            opset: The version of the default domain.
-            reference: Try the reference implementation where ONNX Runtime fails.
-        """
+        """Begin an empty program; `reference` tries the reference implementation where ONNX Runtime fails."""
         self._opset, self._reference = opset, reference
         self._protos: list[onnx.NodeProto] = []
         self._feeds: dict[str, Array] = {}

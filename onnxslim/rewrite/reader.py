@@ -44,16 +44,7 @@ import onnx_ir as ir
 from onnxslim.errors import RuleError
 from onnxslim.model.constants import is_constant_node
 from onnxslim.model.schemas import find_schema
-from onnxslim.rewrite.rule import (
-    IMPORTED_VERSION,
-    Body,
-    BodyNode,
-    DoesNotCheck,
-    Reference,
-    Rule,
-    RuleSet,
-    Skipped,
-)
+from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, DoesNotCheck, Reference, Rule
 from onnxslim.rewrite.source import RuleTemplate, RuleText, split_rules, split_templates
 
 OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
@@ -78,18 +69,21 @@ def read_rules(text: str, opset: int, where: str = "<text>") -> tuple[Rule, ...]
     Raises:
         RuleError: One of them is no rule, or does not check at `opset`; the error names file and line.
     """
-    return tuple(_checked(_compile(source, opset)) for source in split_rules(text, where))
+    rules = tuple(_compile(source, opset) for source in split_rules(text, where))
+    for rule in rules:
+        _ = rule.rewrite  # what is wrong with it is known here
+    return rules
 
 
-def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> RuleSet:
-    """Read the ``*.rules`` files of a package, in the order of their names.
+def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> tuple[Rule, ...]:
+    """Return the rules of the ``*.rules`` files of a package, in the order of their names.
 
     Args:
         package: Where the files are.
         opset: Of the model.
         ops: The ops of the model: rules for ops that are not there are left out. Whoever rewrites asks again when
             there are others. Those that are there are glanced at; their bodies, which may not check at this opset, are
-            read where they are asked for. None: all rules, read whole.
+            read where they are asked for. None: all rules that check at this opset, read whole.
 
     Raises:
         RuleError: A file holds what is no rule at all.
@@ -102,18 +96,13 @@ def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> R
         sources = [source for template in present for source in template.rules if source.demands <= ops]
     for source in sources:
         if (source.file, source.name) not in compiled:
-            compiled[source.file, source.name] = _attempt(source, opset)
-    read = [compiled[source.file, source.name] for source in sources]
-    if ops is None:
-        read = [_whole(item) for item in read]
-    return RuleSet(
-        tuple(item for item in read if isinstance(item, Rule)),
-        tuple(item for item in read if isinstance(item, Skipped)),
-    )
+            compiled[source.file, source.name] = _compile(source, opset)
+    rules = (compiled[source.file, source.name] for source in sources)
+    return tuple(rules if ops is not None else filter(_checks, rules))
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(package: str, opset: int) -> dict[tuple[str, str], Rule | Skipped]:
+def _compiled(package: str, opset: int) -> dict[tuple[str, str], Rule]:
     """Return what was read of a package so far, by file and name; `load_rules` fills it."""
     return {}
 
@@ -123,21 +112,12 @@ def _templates(package: str) -> tuple[RuleTemplate, ...]:
     return tuple(template for file, text in rule_files(package) for template in split_templates(text, file))
 
 
-def _attempt(source: RuleText, opset: int) -> Rule | Skipped:
+def _checks(rule: Rule) -> bool:
+    """Whether all bodies of a rule check at its opset."""
     try:
-        return _compile(source, opset)
-    except DoesNotCheck as error:
-        return Skipped(source.name, error.what)
-
-
-def _whole(rule: Rule | Skipped) -> Rule | Skipped:
-    """Return a rule all of whose bodies check, or that it is skipped."""
-    if isinstance(rule, Skipped):
-        return rule
-    try:
-        return _checked(rule)
-    except DoesNotCheck as error:
-        return Skipped(rule.name, error.what)
+        return bool(rule.rewrite)
+    except DoesNotCheck:
+        return False
 
 
 def rule_files(package: str) -> tuple[tuple[str, str], ...]:
@@ -181,12 +161,6 @@ def _compile(source: RuleText, opset: int) -> Rule:
         return others
 
     rule = Rule(source, opset, attributes, read_match, read_others)
-    return rule
-
-
-def _checked(rule: Rule) -> Rule:
-    """Read all of a rule at once, so that what is wrong with it is known here."""
-    _ = rule.rewrite
     return rule
 
 
@@ -325,14 +299,16 @@ def _check_reach(rule: Rule, bodies: Mapping[str, Body]) -> None:
     if lost:
         raise RuleError(
             f"the rule {rule.name} cannot be matched: {lost[0]} does not lead to {rule.results[0].name}",
-            where=rule.where,
+            where=rule.source.where,
             hint="let the first result depend on every node of match",
         )
     used = {name for body in bodies.values() for node in body.nodes for name in node.inputs}
     unseen = [p.name for p in rule.parameters if p.name in used and p.name not in reached]
     if unseen:
         raise RuleError(
-            f"the rule {rule.name} does not match its parameter {unseen[0]}", where=rule.where, hint="use it in match"
+            f"the rule {rule.name} does not match its parameter {unseen[0]}",
+            where=rule.source.where,
+            hint="use it in match",
         )
     bound = {a.name for node in rule.match.nodes for a in node.attributes.values() if isinstance(a, Reference)}
     free = [
@@ -344,5 +320,7 @@ def _check_reach(rule: Rule, bodies: Mapping[str, Body]) -> None:
     ]
     if free:
         raise RuleError(
-            f"the rule {rule.name} uses @{free[0]}, which its match does not bind", where=rule.where, hint="bind it"
+            f"the rule {rule.name} uses @{free[0]}, which its match does not bind",
+            where=rule.source.where,
+            hint="bind it",
         )

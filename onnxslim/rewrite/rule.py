@@ -83,16 +83,6 @@ class Rule:
         return self.source.name
 
     @property
-    def where(self) -> str:
-        """File and line."""
-        return self.source.where
-
-    @property
-    def comment(self) -> str:
-        """The comment above it: the rule in a sentence, or in algebra."""
-        return self.source.comment
-
-    @property
     def parameters(self) -> tuple[Parameter, ...]:
         """What it takes."""
         return self.source.parameters
@@ -142,19 +132,3 @@ class Rule:
         yield "rewrite", self.rewrite
         if self.when is not None:
             yield "when", self.when
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """A rule that is not used on a model, and why."""
-
-    rule: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class RuleSet:
-    """The rules of a folder that can be used at an opset, and those that cannot."""
-
-    rules: tuple[Rule, ...]
-    skipped: tuple[Skipped, ...] = ()

@@ -22,6 +22,7 @@ that holds only if no broadcasting takes place says that its result has the shap
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -240,10 +241,7 @@ def _products(environment: Environment) -> Mismatch | None:
         if "*" not in word or not isinstance(size, int):
             continue
         factors = [int(factor) if factor.isdigit() else environment.get(factor) for factor in word.split("*")]
-        if all(isinstance(factor, int) for factor in factors):
-            product = 1
-            for factor in factors:
-                product *= int(factor or 0)
-            if product != size:
-                return Mismatch(MismatchCode.OTHER_SIZE, (word, product, size))
+        known = [factor for factor in factors if isinstance(factor, int)]
+        if len(known) == len(factors) and math.prod(known) != size:
+            return Mismatch(MismatchCode.OTHER_SIZE, (word, math.prod(known), size))
     return None

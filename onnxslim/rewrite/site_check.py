@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.helper
 import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import evaluate, evaluate_nodes
+from onnxslim.arrays import Array
 from onnxslim.model.constants import constant
 from onnxslim.rewrite.instantiate import Instantiation
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.rule import IMPORTED_VERSION
 
-Array = npt.NDArray[Any]
 Feeds = Mapping[ir.Value, Array]
 
 TOLERANCE: Mapping[str, float] = {"float64": 1e-9, "float32": 2e-4, "float16": 2e-2}
@@ -62,11 +61,6 @@ def check_site(match: Match, plan: Instantiation, generator: np.random.Generator
 
     Constants are what they are; symbolic dimensions get sizes, the same wherever a name occurs; what is not known of a
     shape is guessed, several times until the site runs.
-
-    Args:
-        match: The site.
-        plan: What it would become.
-        generator: Where random numbers come from.
     """
     for guess in GUESSES if is_guessed(match) else GUESSES[:1]:
         feeds = site_feeds(match, generator, guess)

@@ -81,13 +81,6 @@ class RuleText:
         Raises:
             RuleError: It does not read.
         """
-        return self._written_match if word == "match" else self._write(word)
-
-    @functools.cached_property
-    def _written_match(self) -> str:  # the prefilter needs it, and the reader again
-        return self._write("match")
-
-    def _write(self, word: str) -> str:
         line, text = self.bodies[word]
         return write_out(text, f"{self.file}:{line + 1}")
 

@@ -185,7 +185,7 @@ def prove_rule(package: str, name: str) -> tuple[int, ...]:
     for opset in range(_newest_opset(), OLDEST_PROVED_OPSET - 1, -1):
         if opset <= FEW_KERNELS_OPSET and proved:
             break
-        rule = next((rule for rule in load_rules(package, opset).rules if rule.name == name), None)
+        rule = next((rule for rule in load_rules(package, opset) if rule.name == name), None)
         if rule is None or schema_versions(rule) in proved:
             continue  # the same versions of the same ops mean the same
         try:

@@ -14,9 +14,11 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.model.constants import constant
 from onnxslim.ops.parameters import attribute
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass, left_alone
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 
 from .allocation import RankRule, RankTarget, SplitSettings
+from .codes import LowrankCode
 from .embedding import split_tables
 from .factors import Factorization
 from .fusing import fuse
@@ -79,16 +81,8 @@ class Lowrank(Pass):
                 where="lowrank",
                 hint="ranks are chosen by one of energy, params, rank and breakeven",
             )
-        for name in asked:
-            value = getattr(self, name)
-            if not 0 < value < 1:
-                raise BadOptionValue(
-                    f"{name} is {value}", where="lowrank", hint=f"{name} is a share between 0 and 1, both excluded"
-                )
-        if self.align < 1:
-            raise BadOptionValue(f"align is {self.align}", where="lowrank", hint="align is a rank, 1 or more")
-        if self.smallest < 1:
-            raise BadOptionValue(f"smallest is {self.smallest}", where="lowrank", hint="weights have 1 number or more")
+        self.check_shares("energy", "params", "rank")
+        self.check_counts("align", "smallest")
         known = [form.value for form in Factorization]
         for word in self.kinds:
             if word not in known:
@@ -121,11 +115,8 @@ class Lowrank(Pass):
     @property
     def opening(self) -> float:
         """An energy of 0.99 where no rank rule is given."""
-        return (
-            (1 - OPENING) / (1 - LEAST)
-            if self.target == RankTarget(RankRule.ENERGY, ENERGY) and self.energy is None
-            else 1.0
-        )
+        asked = self.energy is not None or self.target.rule is not RankRule.ENERGY
+        return 1.0 if asked else (1 - OPENING) / (1 - LEAST)
 
     def settings(self, goal: Goal) -> SplitSettings:
         """Return the settings of a run with this goal."""
@@ -149,16 +140,15 @@ class Lowrank(Pass):
         if fused:
             infer_shapes(model)
         layers, left = find_layers(model, selection, self.smallest)
-        notes = [*selection.unmatched(), *fused, *(left_alone(name, reason) for name, reason in left)]
+        notes = [*selection.unmatched(), *fused, *left]
         first: list[Note] = []
-        not_finite = ""
         changes: tuple[LayerChange, ...] = ()
-        settings = self.settings(context.goal)
+        settings, reason = self.settings(context.goal), Reason(LowrankCode.NO_LAYER)
         if layers:
             work = Splitting(settings, model, layers, context)
             chosen, reasons = work.choose(work.options())
             notes += work.notes
-            not_finite = work.not_finite
+            reason = next(iter(work.broken.values()), Reason(LowrankCode.NOTHING_PAYS))
             notes += [left_alone(layer.name, why) for layer, why in zip(layers, reasons, strict=True) if why]
             pairs = zip(layers, chosen, strict=True)
             picked = [(layer, candidate) for layer, candidate in pairs if candidate is not None]
@@ -167,8 +157,8 @@ class Lowrank(Pass):
                 gone = sum(layer.parameters - candidate.parameters for layer, candidate in picked)
                 removed = f"{gone / before:.1%} of the parameters of {len(layers)} layers removed"
                 missed = self.params is not None and gone < round(self.params * before)
-                reason = f"{self.params:.1%} was asked for: the splits that will do remove no more" if missed else ""
-                first.append(Note("model", removed, reason))
+                short = f"{self.params:.1%} was asked for: the splits that will do remove no more" if missed else ""
+                first.append(Note("model", removed, short))
                 first += work.split(picked)
                 changes = tuple(work.changes)
         if Factorization.EMBEDDING in settings.forms:
@@ -177,7 +167,6 @@ class Lowrank(Pass):
             changes += tables
             notes += whole
         if not first and not fused:
-            reason = not_finite or ("no split of a layer pays" if layers else "no layer can be split")
             return Change(False, (left_alone("model", reason), *notes))
         infer_shapes(model)
         return Change(True, (*first, *notes), changes)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Sequence
-from typing import Protocol
+
+from onnxslim.pipeline.reasons import Reason
 
 from .candidates import SplitCandidate
+from .codes import LowrankCode
 from .factors import Factorization
 from .layer import SMALLEST
 
@@ -59,45 +61,28 @@ ErrorCost = Callable[[float], float]
 """Maps the error of a layer to the error of the outputs."""
 
 
-class Splittable(Protocol):
-    """A layer or a table."""
-
-    @property
-    def parameters(self) -> int:
-        """Elements of the weight."""
-
-    @property
-    def inputs(self) -> int:
-        """Channels of the data, or rows."""
-
-    @property
-    def outputs(self) -> int:
-        """Output channels, or numbers in a row."""
-
-
 def choose(
-    layers: Sequence[Splittable],
+    parameters: Sequence[int],
     options: Sequence[Sequence[SplitCandidate]],
     target: RankTarget,
     error_costs: Sequence[ErrorCost] | None = None,
 ) -> list[SplitCandidate | None]:
-    """Return the split of each layer, None where it stays whole.
+    """Return the split of each layer, or table, None where it stays whole.
 
     Args:
-        layers: The layers.
+        parameters: For each layer how many it has.
         options: The splits that each of them admits.
         target: The rule that chooses ranks.
         error_costs: The cost of an error of each layer where they share a budget; None: all alike.
     """
     if target.rule is RankRule.PARAMS:
-        total = sum(layer.parameters for layer in layers)
-        return budget([layer.parameters for layer in layers], options, round(target.amount * total), error_costs)
+        return budget(parameters, options, round(target.amount * sum(parameters)), error_costs)
     return [_alone(candidates, target) for candidates in options]
 
 
 def _alone(candidates: Sequence[SplitCandidate], target: RankTarget) -> SplitCandidate | None:
     if target.rule is RankRule.ENERGY:
-        enough = [candidate for candidate in candidates if candidate.error <= (target.most_error or 0.0)]
+        enough = [candidate for candidate in candidates if candidate.error <= 1 - target.amount]
         return min(enough, key=lambda candidate: (candidate.parameters, candidate.error), default=None)
     if target.rule is RankRule.RANK:
         distance = {candidate: abs(candidate.share - target.amount) for candidate in candidates}
@@ -123,8 +108,7 @@ def budget(
     "Efficient bit allocation for an arbitrary set of quantizers", 1988). The last step is as short as it may be.
 
     Args:
-        parameters: For each layer how many it has.
-        options: The splits that each layer admits.
+        parameters: As for `choose`, as are `options`.
         target: Parameters to remove.
         error_costs: The cost of an error of each layer, rising with it; None: all alike.
     """
@@ -181,14 +165,15 @@ def describe(parameters: int, candidate: SplitCandidate) -> str:
     return f"{candidate.form.value} of rank {ranks}: {parameters} -> {candidate.parameters} parameters"
 
 
-def why_whole(candidates: Sequence[SplitCandidate], target: RankTarget, align: int = 1) -> str:
-    """Return why a layer stays whole that may be split into `own`, of ranks that are multiples of `align`."""
+def why_whole(candidates: Sequence[SplitCandidate], target: RankTarget, align: int) -> Reason:
+    """Return why a layer stays whole that has `candidates`, of ranks that are multiples of `align`."""
     if not candidates:
-        return "no split saves parameters" + (f" with a rank that is a multiple of {align}" if align > 1 else "")
+        multiple = f" with a rank that is a multiple of {align}" if align > 1 else ""
+        return Reason(LowrankCode.NOTHING_SAVED, (multiple,))
     if target.rule is RankRule.RANK:
         most = max(candidate.share for candidate in candidates)
-        return f"with {target.amount:.1%} of its rank nothing is saved (with {most:.1%} there is)"
+        return Reason(LowrankCode.RANK_TOO_HIGH, (target.amount, most))
     if target.rule is RankRule.ENERGY:
         least = min(candidate.error for candidate in candidates)
-        return f"no split that saves parameters retains {target.amount:.1%} of its output (at most {1 - least:.1%})"
-    return "the budget is met without it"
+        return Reason(LowrankCode.ENERGY_TOO_HIGH, (target.amount, 1 - least))
+    return Reason(LowrankCode.BUDGET_MET)

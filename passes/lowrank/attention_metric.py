@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.bias import only_use
 from onnxslim.analysis.linear_layer import LinearLayer
+from onnxslim.arrays import Array, Floats
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import BoundSignature, bind
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import Session
-
-Array = npt.NDArray[np.float64]
 
 LONGEST = 8
 """Nodes between a layer and the product, at most."""
@@ -45,13 +42,8 @@ class AttentionProduct:
     """The axis of the channels of the output of the layer."""
     _session: Session | None = None
 
-    def moment(self, result: npt.NDArray[Any], other: npt.NDArray[Any], open_session: Callable[..., Session]) -> Array:
-        """Return the sum over places of M, shape [outputs, outputs].
-
-        Args:
-            result: What the layer gave.
-            other: The other factor.
-            open_session: Opens a model on the target.
+    def moment(self, result: Array, other: Array, open_session: Callable[..., Session]) -> Floats:
+        """Return the sum over places of M, shape [outputs, outputs], for what the layer gave and the other factor.
 
         Raises:
             RunError: What lies between does not run.
@@ -70,7 +62,7 @@ class AttentionProduct:
             total[np.ix_(channels[head], channels[head])] += np.einsum("bip,bjp->ij", part, part, optimize=True)
         return total
 
-    def _channels(self, shape: tuple[int, ...], open_session: Callable[..., Session]) -> tuple[npt.NDArray[Any], Array]:
+    def _channels(self, shape: tuple[int, ...], open_session: Callable[..., Session]) -> tuple[Array, Floats]:
         """Return which channel each element of a head is, and what it is multiplied by; shapes [..., k]."""
         if self._session is None:
             self._session = open_session(self.path)

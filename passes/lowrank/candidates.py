@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import LinearLayer
+from onnxslim.arrays import Floats
 
-from .factors import PAIRS, Factorization, Problem, pair_outputs, split
-
-Array = npt.NDArray[np.float64]
+from .emit import parts
+from .factors import Factorization, Problem, split
 
 STEPS = 24
 """Ranks of one axis that are looked at, at most; more make the choice finer than errors are known."""
-
-
 TELLING = 1e-6
 """An expected error below this is rounding: it does not tell how far expected errors are from real ones."""
 
@@ -63,38 +61,16 @@ def forms(layer: LinearLayer) -> tuple[Factorization, ...]:
     return (Factorization.TUCKER, *((Factorization.SPATIAL,) if wide else ()), Factorization.SEPARABLE)
 
 
-def parameters(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...]) -> int:
-    """Return how many elements the factors have."""
-    return sum(count for count, _ in _terms(layer, form, ranks, Positions(1, 1, 1)))
-
-
-def macs(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...], positions: Positions) -> float:
-    """Return the multiply-accumulates of the factors as a share of those of the layer."""
-    after = sum(count * places for count, places in _terms(layer, form, ranks, positions))
-    return after / max(layer.parameters * positions.outputs, 1)
-
-
-def _terms(
-    layer: LinearLayer, form: Factorization, ranks: tuple[int, ...], positions: Positions
-) -> Iterator[tuple[int, int]]:
-    """Yield for each factor (elements, places that it works in)."""
-    inputs, outputs, taps = layer.inputs, layer.outputs, math.prod(layer.kernel)
-    if form in PAIRS:
-        yield inputs * ranks[0], positions.outputs
-        yield ranks[0] * pair_outputs(form, outputs, ranks[0]), positions.outputs
-    elif form is Factorization.TUCKER:
-        few, narrow = ranks
-        if few < inputs:
-            yield inputs * few, positions.inputs
-        yield few * taps * narrow, positions.outputs
-        if narrow < outputs:
-            yield narrow * outputs, positions.outputs
-    elif form is Factorization.SPATIAL:
-        yield inputs * layer.kernel[0] * ranks[0], positions.between
-        yield ranks[0] * layer.kernel[1] * outputs, positions.outputs
-    else:
-        yield inputs * ranks[0] * taps, positions.outputs
-        yield inputs * ranks[0] * outputs, positions.outputs
+def cost(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...], positions: Positions) -> tuple[int, float]:
+    """Return the elements of the factors, and their multiply-accumulates as a share of those of the layer."""
+    sizes = [math.prod(part.shape) for part in parts(layer, form, ranks)]
+    places = [positions.outputs] * len(sizes)
+    if form is Factorization.SPATIAL:
+        places[0] = positions.between
+    elif form is Factorization.TUCKER and ranks[0] < layer.inputs:
+        places[0] = positions.inputs
+    macs = sum(size * count for size, count in zip(sizes, places, strict=True))
+    return sum(sizes), macs / max(layer.parameters * positions.outputs, 1)
 
 
 def candidates(
@@ -175,36 +151,33 @@ def shapes(
     layer: LinearLayer, form: Factorization, align: int, positions: Positions, *, more_macs: bool
 ) -> list[SplitCandidate]:
     """Return the splits of one form as `candidates` does, before anything is known of their errors: these are 0."""
-    return [
-        SplitCandidate(form, ranks, parameters(layer, form, ranks), work, 0.0, _share(layer, form, ranks))
-        for ranks in _ranks(layer, form, align)
-        if parameters(layer, form, ranks) < layer.parameters
-        and ((work := macs(layer, form, ranks, positions)) <= 1 or more_macs)
-    ]
+    result: list[SplitCandidate] = []
+    full = [size for _, size in full_ranks(layer, form)]
+    for ranks in _ranks(full, form, align):
+        parameters, macs = cost(layer, form, ranks, positions)
+        if parameters < layer.parameters and (macs <= 1 or more_macs):
+            share = sum(rank / whole for rank, whole in zip(ranks, full, strict=True)) / len(full)
+            result.append(SplitCandidate(form, ranks, parameters, macs, 0.0, share))
+    return result
 
 
 def full_ranks(layer: LinearLayer, form: Factorization) -> tuple[tuple[str, int], ...]:
     """Return what each rank of a form is called, and how large it is when nothing is lost."""
-    return {
-        Factorization.MATRIX: (("rank", min(layer.inputs, layer.outputs)),),
-        Factorization.PIVOT: (("rank", min(layer.inputs, layer.outputs)),),
-        Factorization.TUCKER: (("rank of inputs", layer.inputs), ("rank of outputs", layer.outputs)),
-        Factorization.SPATIAL: (("rank", min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[-1])),)
-        if layer.kernel
-        else (),
-        Factorization.SEPARABLE: (("windows", math.prod(layer.kernel)),),
-    }[form]
-
-
-def _share(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...]) -> float:
-    full = full_ranks(layer, form)
-    return sum(rank / whole for rank, (_, whole) in zip(ranks, full, strict=True)) / len(full)
+    match form:
+        case Factorization.TUCKER:
+            return ("rank of inputs", layer.inputs), ("rank of outputs", layer.outputs)
+        case Factorization.SPATIAL:
+            return (("rank", min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[1])),)
+        case Factorization.SEPARABLE:
+            return (("windows", math.prod(layer.kernel)),)
+        case _:
+            return (("rank", min(layer.inputs, layer.outputs)),)
 
 
 def losses(problem: Problem, form: Factorization) -> Callable[[tuple[int, ...]], float]:
     """Return what says which share of the energy of the output a split loses, by its ranks, from spectra alone."""
     floor = problem.floor
-    spectra: dict[Factorization, Callable[[], list[Array]]] = {
+    spectra: dict[Factorization, Callable[[], list[Floats]]] = {
         Factorization.MATRIX: lambda: [problem.output_basis[0]],
         Factorization.PIVOT: lambda: [problem.output_basis[0]],
         Factorization.TUCKER: lambda: [problem.input_basis[0], problem.output_basis[0]],
@@ -222,27 +195,22 @@ def losses(problem: Problem, form: Factorization) -> Callable[[tuple[int, ...]],
     return lost
 
 
-def tail(energies: Array) -> Array:
+def tail(energies: Floats) -> Floats:
     """Return what share of the energies is lost where the first 0, 1, 2 ... are kept."""
     total = max(float(energies.sum()), np.finfo(np.float64).tiny)
-    shares: Array = np.append(energies[::-1].cumsum()[::-1], 0.0) / total
+    shares: Floats = np.append(energies[::-1].cumsum()[::-1], 0.0) / total
     return shares
 
 
-def _ranks(layer: LinearLayer, form: Factorization, align: int) -> Iterator[tuple[int, ...]]:
-    if form in PAIRS:
-        full = min(layer.inputs, layer.outputs)
-        yield from ((rank,) for rank in multiples(full, align, STEPS * 4))
-    elif form is Factorization.SPATIAL:
-        full = min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[1])
-        yield from ((rank,) for rank in multiples(full, align, STEPS * 4))
-    elif form is Factorization.SEPARABLE:
-        yield from ((rank,) for rank in range(1, math.prod(layer.kernel)))
+def _ranks(full: Sequence[int], form: Factorization, align: int) -> Iterator[tuple[int, ...]]:
+    """Yield the ranks to look at, below the full ones; of two ranks one may be full."""
+    if form is Factorization.SEPARABLE:
+        yield from ((rank,) for rank in range(1, full[0]))
+    elif len(full) == 1:
+        yield from ((rank,) for rank in multiples(full[0], align, STEPS * 4))
     else:
-        for few in (*multiples(layer.inputs, align, STEPS), layer.inputs):
-            for narrow in (*multiples(layer.outputs, align, STEPS), layer.outputs):
-                if few < layer.inputs or narrow < layer.outputs:
-                    yield few, narrow
+        choices = ((*multiples(size, align, STEPS), size) for size in full)
+        yield from (ranks for ranks in itertools.product(*choices) if ranks != tuple(full))
 
 
 def multiples(full: int, align: int, steps: int) -> list[int]:

@@ -7,14 +7,14 @@ With p the share of each row and T the table, the split keeps the directions in 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import label
-from onnxslim.data import Batch, Samples
+from onnxslim.arrays import Floats
+from onnxslim.data import Batch
 from onnxslim.fit.refit import SAMPLES
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, take_over
@@ -23,15 +23,15 @@ from onnxslim.observe.probe import stream_values
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, has
 from onnxslim.pipeline.interface import Context, LayerChange, Note, left_alone
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 from onnxslim.runtime.session import Session
 
 from .allocation import SplitSettings, choose, describe, why_whole
 from .candidates import STEPS, SplitCandidate, multiples, tail
+from .codes import LowrankCode
 from .factors import Factorization, Split
-from .layer import SMALLEST, too_small
-
-Array = npt.NDArray[np.float64]
+from .layer import SMALLEST
 
 UNREAD = 0.25
 """The share of the weight that all rows share alike, whatever was read."""
@@ -47,7 +47,7 @@ class EmbeddingTable:
     inputs: int
     """Rows."""
     outputs: int
-    """Numbers in a row."""
+    """Floats in a row."""
 
     @property
     def parameters(self) -> int:
@@ -66,24 +66,26 @@ def split_tables(
     Raises:
         RunError: The model does not run on the calibration samples.
     """
-    tables, others = find_tables(model, selection, settings.smallest)
-    left = [left_alone(name, reason) for name, reason in others]
+    tables, left = find_tables(model, selection, settings.smallest)
     if not settings.size:
-        reason = "not faster: rows are read without a product; pays=size splits it"
+        reason = Reason(LowrankCode.NOT_FASTER, ("rows are read without a product; pays=size splits it",))
         return [], [*left, *(left_alone(table.name, reason) for table in tables)], ()
     learns = settings.whiten and not context.samples.synthetic
-    counts: dict[str, Array] = {}
+    counts: dict[str, Floats] = {}
     if learns and tables:
-        counts = count_rows(model, tables, context.draw(SAMPLES, "lowrank: rows of tables"), context.open_session)
+        samples = context.draw(SAMPLES, "lowrank: rows of tables")
+        batches = samples.batches(batch_size(model, samples))
+        counts = count_rows(model, tables, batches, context.open_session)
     bases = [basis(table, counts.get(table.name)) for table in tables]
     spectra = zip(tables, bases, strict=True)
     options = [table_candidates(table, energies, settings.align) for table, (energies, _) in spectra]
     editor = Editor(model)
     done: list[Note] = []
     changes: list[LayerChange] = []
-    reads = count_reads(model, tables, context) if tables else {}
+    first = Batch(context.samples.first())
+    reads = count_rows(model, tables, [first], context.open_session) if tables else {}
     for table, (_, vectors), candidates, candidate in zip(
-        tables, bases, options, choose(tables, options, settings.target), strict=True
+        tables, bases, options, choose([table.parameters for table in tables], options, settings.target), strict=True
     ):
         if candidate is None:
             left.append(left_alone(table.name, why_whole(candidates, settings.target, settings.align)))
@@ -92,17 +94,17 @@ def split_tables(
         kept = f"{1 - candidate.error:.2%} of the energy of its rows retained"
         done.append(Note(table.name, describe(table.parameters, candidate), kept))
         (rank,), full = candidate.ranks, min(table.inputs, table.outputs)
-        work = reads[table.name] * rank * table.outputs
+        work = int(reads[table.name].sum()) * rank * table.outputs
         changes.append(LayerChange(table.name, table.nodes[0].op_type, "rank", full, rank, 0, work))
     return done, left, tuple(changes)
 
 
 def find_tables(
     model: ir.Model, selection: Selection = EVERYTHING, smallest: int = SMALLEST
-) -> tuple[list[EmbeddingTable], list[tuple[str, str]]]:
-    """Return the tables of the main graph that may be split, and (name, reason) for the others."""
+) -> tuple[list[EmbeddingTable], list[Note]]:
+    """Return the tables of the main graph that may be split, and notes on the others."""
     found: list[EmbeddingTable] = []
-    left: list[tuple[str, str]] = []
+    left: list[Note] = []
     for value in model.graph.initializers.values():
         tensor, uses = value.const_value, list(value.uses())
         readers = [use.node for use in uses if has(use.node, Trait.TAKES_SLICES) and use.idx == 0]
@@ -111,67 +113,45 @@ def find_tables(
         reason = selection.against(*(use.node for use in uses))
         rows, columns = tensor.shape.numpy()
         if rows * columns < smallest:
-            reason = reason or too_small(rows, columns, smallest)
+            reason = reason or Reason(LowrankCode.TOO_SMALL, (rows, columns, smallest))
         elif len(readers) < len(uses) or value.is_graph_input() or value.is_graph_output():
-            reason = reason or "its table is shared with a node of another kind"
+            reason = reason or Reason(LowrankCode.TABLE_OF_OTHER_OP, values=(value.name or "",))
         elif any(attribute(node, "axis") not in (0, -2) or node.graph is not model.graph for node in readers):
-            reason = reason or "it is not read row by row"
+            reason = reason or Reason(LowrankCode.NOT_BY_ROWS)
         if reason:
-            left.append((label(readers[0]), reason))
+            left.append(left_alone(label(readers[0]), reason))
         else:
             found.append(EmbeddingTable(label(readers[0]), tuple(readers), value, rows, columns))
     return found, left
 
 
 def count_rows(
-    model: ir.Model, tables: Sequence[EmbeddingTable], samples: Samples, open_session: Callable[[ir.Model], Session]
-) -> dict[str, Array]:
-    """Return for each table, by name, how often the samples read each row.
+    model: ir.Model,
+    tables: Sequence[EmbeddingTable],
+    batches: Iterable[Batch],
+    open_session: Callable[[ir.Model], Session],
+) -> dict[str, Floats]:
+    """Return for each table, by name, how often the samples of `batches` read each row.
 
     Raises:
         RunError: The model does not run on the samples.
     """
     counts = {table.name: np.zeros(table.inputs) for table in tables}
-    for table, read in _read(model, tables, samples.batches(batch_size(model, samples)), open_session):
-        counts[table.name] += np.bincount(read.ravel() % table.inputs, minlength=table.inputs)
+    read = [(table, value) for table in tables for node in table.nodes if (value := node.inputs[1]) is not None]
+    fixed = {value.name or "": array for _, value in read if (array := constant(value)) is not None}
+    computed = {value.name or "" for _, value in read} - fixed.keys()
+    for _, found in stream_values(model, computed, batches, open_session):
+        values = {**found, **fixed}
+        for table, value in read:
+            places = np.asarray(values[value.name or ""])
+            counts[table.name] += np.bincount(places.ravel() % table.inputs, minlength=table.inputs)
     return counts
 
 
-def count_reads(model: ir.Model, tables: Sequence[EmbeddingTable], context: Context) -> dict[str, int]:
-    """Return for each table, by name, how many rows the first sample reads.
-
-    Raises:
-        RunError: The model does not run on it.
-    """
-    reads = dict.fromkeys((table.name for table in tables), 0)
-    for table, read in _read(model, tables, [Batch(context.samples.first())], context.open_session):
-        reads[table.name] += read.size
-    return reads
-
-
-def _read(
-    model: ir.Model,
-    tables: Sequence[EmbeddingTable],
-    batches: Iterable[Batch],
-    open_session: Callable[[ir.Model], Session],
-) -> Iterator[tuple[EmbeddingTable, npt.NDArray[np.int64]]]:
-    """Yield the numbers of the rows that each node reads of a table, run by run."""
-    places = {value.name or "": value for table in tables for node in table.nodes if (value := node.inputs[1])}
-    fixed = {name: array for name, value in places.items() if (array := constant(value)) is not None}
-    for _, found in stream_values(model, places.keys() - fixed.keys(), batches, open_session):
-        values = {**found, **fixed}
-        for table in tables:
-            for node in table.nodes:
-                value = node.inputs[1]
-                yield table, np.asarray(values[(value.name if value is not None else None) or ""])
-
-
-def basis(table: EmbeddingTable, counts: Array | None) -> tuple[Array, Array]:
+def basis(table: EmbeddingTable, counts: Floats | None) -> tuple[Floats, Floats]:
     """Return (energies, directions as columns) of the rows of a table, the largest first.
 
-    Args:
-        table: The table.
-        counts: How often each row is read; None: all count alike.
+    `counts` says how often each row is read; None: all count alike.
     """
     rows = _rows(table)
     share = np.full(table.inputs, 1 / table.inputs)
@@ -181,13 +161,13 @@ def basis(table: EmbeddingTable, counts: Array | None) -> tuple[Array, Array]:
     return np.maximum(values[::-1], 0), vectors[:, ::-1]
 
 
-def _rows(table: EmbeddingTable) -> Array:
+def _rows(table: EmbeddingTable) -> Floats:
     array = constant(table.weight)
     assert array is not None
     return array.astype(np.float64)
 
 
-def table_candidates(table: EmbeddingTable, energies: Array, align: int) -> list[SplitCandidate]:
+def table_candidates(table: EmbeddingTable, energies: Floats, align: int) -> list[SplitCandidate]:
     """Return the splits of a table that have fewer parameters."""
     lost = tail(energies)
     result = []
@@ -202,7 +182,7 @@ def table_candidates(table: EmbeddingTable, energies: Array, align: int) -> list
     return result
 
 
-def split_table(table: EmbeddingTable, vectors: Array, rank: int) -> Split:
+def split_table(table: EmbeddingTable, vectors: Floats, rank: int) -> Split:
     """Return the split of a table that keeps the first `rank` directions."""
     kept = vectors[:, :rank]
     narrow = _rows(table) @ kept

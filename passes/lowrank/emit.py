@@ -11,14 +11,14 @@ import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.linear_layer import LinearLayer
+from onnxslim.arrays import Floats
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, overwrite, take_over
 from onnxslim.ops.parameters import Attribute, op_of
 from onnxslim.runtime.layer import DTYPES, Previous, Step, Tensor, TimedLayer
 
-from .factors import PAIRS, Factorization, Split, pair_outputs
+from .factors import PAIRS, Factorization, Split
 
-Array = npt.NDArray[np.float64]
 Attributes = dict[str, Attribute]
 
 
@@ -28,7 +28,7 @@ class Part:
 
     shape: tuple[int, ...]
     attributes: Attributes
-    arrange: Callable[[Array], Array]
+    arrange: Callable[[Floats], Floats]
     """Makes what is stored of the factor as `Split.factors` has it."""
 
 
@@ -36,23 +36,19 @@ def parts(layer: LinearLayer, form: Factorization, ranks: tuple[int, ...]) -> li
     """Return the nodes that the factors of a layer become, in their order; the last holds the bias."""
     if form not in PAIRS:
         return _OF_WINDOWS[form](layer, ranks)
-    rank, last = ranks[0], pair_outputs(form, layer.outputs, ranks[0])
+    (rank,) = ranks
+    last = layer.outputs - rank if form is Factorization.PIVOT else layer.outputs  # the first makes `rank` of them
     if not layer.kernel:
         return _of_matrices(layer, rank, last)
     return [_wide(layer, layer.inputs, rank), _narrow(layer, (rank, last))]
 
 
 def _of_matrices(layer: LinearLayer, rank: int, last: int) -> list[Part]:
-    attributes = _copied(layer)
-    reverse = layer.first.outputs_first
-    arrange: Callable[[Array], Array] = np.transpose if reverse else np.asarray
-    return [
-        Part(tuple(reversed(shape)) if reverse else shape, each, arrange)
-        for shape, each in (
-            ((layer.inputs, rank), attributes),
-            ((rank, last), {name: value for name, value in attributes.items() if name != "transA"}),
-        )
-    ]
+    first = _copied(layer)
+    second = {name: value for name, value in first.items() if name != "transA"}
+    if layer.first.outputs_first:
+        return [Part((rank, layer.inputs), first, np.transpose), Part((last, rank), second, np.transpose)]
+    return [Part((layer.inputs, rank), first, np.asarray), Part((rank, last), second, np.asarray)]
 
 
 def _copied(layer: LinearLayer) -> Attributes:
@@ -132,14 +128,14 @@ _OF_WINDOWS = {
 }
 
 
-def write(editor: Editor, layer: LinearLayer, split: Split, biases: Sequence[Array | None]) -> None:
-    """Put the factors of `split` in the place of `layer`, in place.
+def write(editor: Editor, layer: LinearLayer, split: Split, biases: Sequence[Floats | None]) -> None:
+    """Put the factors of `split` in the place of `layer`, whose nodes go, in place.
 
     Args:
         editor: Of the model.
-        layer: What was split; its nodes go.
+        layer: The layer.
         split: The factors.
-        biases: For each use what its bias is to be, None where it stays as it is.
+        biases: For each use the bias that it gets, shape [outputs]; None where it stays as it is.
     """
     array = constant(layer.weight)
     assert array is not None
@@ -155,20 +151,13 @@ def write(editor: Editor, layer: LinearLayer, split: Split, biases: Sequence[Arr
     drop_unused(editor.graph, [layer.weight])
 
 
-def refit_whole(editor: Editor, layer: LinearLayer, dense: Array, biases: Sequence[Array | None]) -> None:
-    """Give a layer that stays whole other numbers, in place.
-
-    Args:
-        editor: Of the model.
-        layer: The layer.
-        dense: Its weight, shape [columns, outputs].
-        biases: For each use what its bias is to be, None where it stays as it is.
-    """
+def refit_whole(editor: Editor, layer: LinearLayer, dense: Floats, biases: Sequence[Floats | None]) -> None:
+    """Give a layer that stays whole other numbers, in place: `dense` [columns, outputs], and biases as for `write`."""
     overwrite(layer.weight, layer.first.as_weight(dense))
     _write_biases(editor, layer, biases)
 
 
-def _write_biases(editor: Editor, layer: LinearLayer, biases: Sequence[Array | None]) -> None:
+def _write_biases(editor: Editor, layer: LinearLayer, biases: Sequence[Floats | None]) -> None:
     for use, vector in zip(layer.uses, biases, strict=True):
         if vector is not None and use.bias is not None:
             use.bias.write(editor, vector)

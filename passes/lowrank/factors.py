@@ -27,9 +27,8 @@ import functools
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from onnxslim.arrays import Floats
 
 LEAST_METRIC = 1e-2
 """Every output matters at least this share of what outputs do on average: what reads it is known from samples alone."""
@@ -58,11 +57,6 @@ PAIRS = frozenset({Factorization.MATRIX, Factorization.PIVOT})
 """The forms that are two products of matrices, of one rank."""
 
 
-def pair_outputs(form: Factorization, outputs: int, rank: int) -> int:
-    """Return how many outputs the second of two products makes: in the pivoted form the first makes some of them."""
-    return outputs - rank if form is Factorization.PIVOT else outputs
-
-
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Factors that take the place of a weight, in the order in which they are applied."""
@@ -71,11 +65,11 @@ class Split:
     ranks: tuple[int, ...]
     """MATRIX, PIVOT, SPATIAL: (rank); TUCKER: (channels of the input, of the output); SEPARABLE: (windows for a
     channel)."""
-    factors: tuple[Array, ...]
+    factors: tuple[Floats, ...]
     """MATRIX: [columns, r], [r, outputs]; PIVOT: [columns, r], [r, outputs - r]; TUCKER: [inputs, r], [r, *kernel, s],
     [s, outputs], the outer ones left out where a rank is full; SPATIAL: [inputs, k, r], [r, l, outputs]; SEPARABLE:
     [inputs, *kernel, r], [inputs, r, outputs]."""
-    dense: Array
+    dense: Floats
     """The weight that they amount to, shape [columns, outputs]."""
 
 
@@ -83,19 +77,19 @@ class Split:
 class LayerMoments:
     """Second moments of the input x and the wanted output y of a layer, about the mean where it has a bias."""
 
-    gram: Array
+    gram: Floats
     """E[xx'], shape [columns, columns]."""
-    cross: Array
+    cross: Floats
     """E[xy'], shape [columns, outputs]."""
     energy: float
     """E|y|^2."""
 
     @classmethod
-    def plain(cls, weight: Array) -> LayerMoments:
+    def plain(cls, weight: Floats) -> LayerMoments:
         """Return moments of inputs that are not correlated: with them every split is the unwhitened one."""
         return cls(np.eye(len(weight)), weight, float((weight**2).sum()))
 
-    def damped(self, weight: Array, share: float) -> LayerMoments:
+    def damped(self, weight: Floats, share: float) -> LayerMoments:
         """Return moments as if some white noise had gone through `weight`, `share` of the mean square of an input.
 
         It keeps what few samples do not tell at what the weight says.
@@ -107,7 +101,7 @@ class LayerMoments:
             self.energy + noise * float((weight**2).sum()),
         )
 
-    def loss(self, dense: Array) -> float:
+    def loss(self, dense: Floats) -> float:
         """Return E|y - V'x|^2 as a share of E|y|^2 for a weight of shape [columns, outputs]."""
         left = self.energy - 2 * float(np.vdot(dense, self.cross)) + float(np.vdot(dense, self.gram @ dense))
         return max(left, 0.0) / max(self.energy, np.finfo(np.float64).tiny)
@@ -119,7 +113,7 @@ class Problem:
 
     moments: LayerMoments
     kernel: tuple[int, ...] = ()
-    metric: Array | None = None
+    metric: Floats | None = None
     """How errors of the outputs matter, shape [outputs, outputs], positive semidefinite; None: all alike."""
 
     @property
@@ -138,7 +132,7 @@ class Problem:
         return self.columns // math.prod(self.kernel)
 
     @functools.cached_property
-    def best(self) -> Array:
+    def best(self) -> Floats:
         """The dense weight that fits best, shape [columns, outputs]."""
         return np.asarray(np.linalg.solve(self.moments.gram, self.moments.cross), np.float64)
 
@@ -148,7 +142,7 @@ class Problem:
         return self.moments.loss(self.best)
 
     @functools.cached_property
-    def _root(self) -> Array | None:
+    def _root(self) -> Floats | None:
         """A root L of the metric, LL' = M: rows of outputs times it matter alike; None without a metric."""
         if self.metric is None:
             return None
@@ -156,20 +150,20 @@ class Problem:
         wide = _symmetric(self.metric) + least * np.eye(len(self.metric))
         return np.asarray(np.linalg.cholesky(wide), np.float64)
 
-    def loss(self, dense: Array) -> float:
+    def loss(self, dense: Floats) -> float:
         """Return the loss of a weight of shape [columns, outputs] as a share of what there is to lose."""
         wrong, whole = self.best - dense, self.best
         if self._root is not None:
             wrong, whole = wrong @ self._root, whole @ self._root
-        lost, most = (float(np.vdot(each, self.moments.gram @ each)) for each in (wrong, whole))
+        lost, most = (float(np.vdot(weight, self.moments.gram @ weight)) for weight in (wrong, whole))
         return min(lost / max(most, np.finfo(np.float64).tiny), 1.0) * (1 - self.floor) + self.floor
 
     @functools.cached_property
-    def output_basis(self) -> tuple[Array, Array, Array]:
+    def output_basis(self) -> tuple[Floats, Floats, Floats]:
         """Directions of the output by what they carry, the largest first: (energies [r], what outputs are multiplied
         by [outputs, r], what makes outputs of that [r, outputs])."""
         root = self._root
-        best, cross = (each if root is None else each @ root for each in (self.best, self.moments.cross))
+        best, cross = (matrix if root is None else matrix @ root for matrix in (self.best, self.moments.cross))
         if self.outputs <= self.columns:
             values, vectors = np.linalg.eigh(_symmetric(best.T @ cross))
             values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
@@ -180,42 +174,42 @@ class Problem:
         return values, root @ vectors, np.linalg.solve(root.T, vectors).T
 
     @functools.cached_property
-    def input_basis(self) -> tuple[Array, Array, Array]:
+    def input_basis(self) -> tuple[Floats, Floats, Floats]:
         """Directions of the channels of the input: (energies, what to multiply by [inputs, r], its inverse)."""
         taps = math.prod(self.kernel)
         gram = np.einsum("atbt->ab", self.moments.gram.reshape(self.inputs, taps, self.inputs, taps)) / taps
         return _whitened(gram, self.best.reshape(self.inputs, -1))
 
     @functools.cached_property
-    def column_basis(self) -> tuple[Array, Array, Array]:
+    def column_basis(self) -> tuple[Floats, Floats, Floats]:
         """Directions of the columns of the window, as `input_basis`: shape [inputs * k, r]."""
         rows, width = self.kernel
         gram = self.moments.gram.reshape(self.inputs * rows, width, self.inputs * rows, width)
         return _whitened(np.einsum("atbt->ab", gram) / width, self.best.reshape(self.inputs * rows, -1))
 
     @functools.cached_property
-    def channel_basis(self) -> tuple[Array, Array]:
+    def channel_basis(self) -> tuple[Floats, Floats]:
         """Windows of each channel: (energies [inputs, r], windows [inputs, taps, r])."""
         taps = math.prod(self.kernel)
         channels = np.arange(self.inputs)
         grams = self.moments.gram.reshape(self.inputs, taps, self.inputs, taps)[channels, :, channels, :]
         weights = self.best.reshape(self.inputs, taps, self.outputs)
-        each = [_whitened(gram, weight) for gram, weight in zip(grams, weights, strict=True)]
-        return np.stack([energy for energy, _, _ in each]), np.stack([vectors for _, vectors, _ in each])
+        energies, vectors, _ = zip(*map(_whitened, grams, weights), strict=True)
+        return np.stack(energies), np.stack(vectors)
 
 
-def right_vectors(matrix: Array) -> tuple[Array, Array]:
+def right_vectors(matrix: Floats) -> tuple[Floats, Floats]:
     """Return (squared singular values, right singular vectors as columns), the largest first; [min(n, m)] of them."""
     _, singular, transposed = np.linalg.svd(matrix, full_matrices=False)
     return singular**2, transposed.T
 
 
-def _symmetric(matrix: Array) -> Array:
+def _symmetric(matrix: Floats) -> Floats:
     """Return the symmetric part: rounding makes the rest."""
     return (matrix + matrix.T) / 2
 
 
-def _whitened(gram: Array, weight: Array) -> tuple[Array, Array, Array]:
+def _whitened(gram: Floats, weight: Floats) -> tuple[Floats, Floats, Floats]:
     """Return the SVD of `weight` whitened by `gram` on its left: (energies, L^-T P, P' L'), L the root of the gram."""
     root = np.linalg.cholesky(gram)
     wide = root.T @ weight
@@ -262,8 +256,8 @@ def _tucker(problem: Problem, ranks: tuple[int, ...]) -> Split:
     taps = math.prod(problem.kernel)
     moments = problem.moments
     gram, cross = moments.gram, moments.cross
-    first: Array | None = None
-    last: tuple[Array, Array] | None = None
+    first: Floats | None = None
+    last: tuple[Floats, Floats] | None = None
     if narrow < problem.outputs:
         _, down, up = problem.output_basis
         last = down[:, :narrow], up[:narrow].copy()
@@ -285,7 +279,7 @@ def _tucker(problem: Problem, ranks: tuple[int, ...]) -> Split:
     return Split(Factorization.TUCKER, ranks, tuple(factors), dense)
 
 
-def _through_channels(gram: Array, first: Array, taps: int) -> Array:
+def _through_channels(gram: Floats, first: Floats, taps: int) -> Floats:
     """Return the gram behind a factor that works on channels alone, at each place of the window."""
     channels, kept = first.shape
     half = np.tensordot(gram.reshape(channels, taps, channels * taps), first, axes=(0, 0))  # [taps, n, kept]

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.analysis.bias import Bias
 from onnxslim.analysis.linear_layer import LinearLayer
+from onnxslim.arrays import Floats
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.ops.parameters import attribute
@@ -22,27 +21,20 @@ from onnxslim.pipeline.selection import EVERYTHING, Selection
 
 from .layer import find_layers
 
-Array = npt.NDArray[np.float64]
-
 
 @dataclasses.dataclass(frozen=True)
 class Product:
     """The layer that two layers in a row amount to."""
 
-    stored: Array
+    stored: Floats
     """The weight as it is stored."""
-    bias: Array | None
+    bias: Floats | None
     host: ir.Node
     """The node whose op and attributes the product has."""
 
 
 def fuse(model: ir.Model, selection: Selection = EVERYTHING) -> list[Note]:
-    """Multiply out what can be, in place, and say what was done. The outputs stay the same but for rounding.
-
-    Args:
-        model: The model.
-        selection: Which factors.
-    """
+    """Multiply out what can be, in place, and say what was done. The outputs stay the same but for rounding."""
     notes: list[Note] = []
     editor = Editor(model)
     while (pair := _pair(model, selection)) is not None:
@@ -62,14 +54,9 @@ def _pair(model: ir.Model, selection: Selection) -> tuple[LinearLayer, LinearLay
         data = second.first.data
         maker = data.producer()
         first = makers.get(maker) if maker is not None else None
-        if (
-            first is None
-            or len(data.uses()) != 1
-            or data.is_graph_output()
-            or first.weight.dtype != second.weight.dtype
-        ):
+        if first is None or len(data.uses()) != 1 or data.is_graph_output():
             continue
-        if bool(first.kernel) != bool(second.kernel):
+        if first.weight.dtype != second.weight.dtype or bool(first.kernel) != bool(second.kernel):
             continue
         product = _of_convolutions(first, second) if second.kernel else _of_matrices(first, second)
         if product is not None and product.stored.size <= first.parameters + second.parameters:
@@ -81,7 +68,7 @@ def _of_matrices(first: LinearLayer, second: LinearLayer) -> Product | None:
     if not first.first.weight_index or not second.first.weight_index or attribute(second.node, "transA"):
         return None
     # A Gemm works on matrices alone, and so does whatever stands beside one; it has a place for a bias.
-    hosts = [layer for layer in (first, second) if _own_bias(layer) is not None]
+    hosts = [layer for layer in (first, second) if layer.first.own_bias is not None]
     host = hosts[0] if hosts else second
     if attribute(first.node, "transA") and host is not first:
         return None
@@ -97,7 +84,8 @@ def _of_convolutions(first: LinearLayer, second: LinearLayer) -> Product | None:
         matrix = one @ two
         stored = matrix.T.reshape(second.outputs, first.inputs, *first.kernel)
         return Product(stored, before @ two + after, first.node)
-    if not _narrow(first) or (before.any() and _is_padded(second)):
+    window = second.first.window
+    if not _narrow(first) or (before.any() and (window is None or window.padded)):
         return None
     windows = two.reshape(second.inputs, -1, second.outputs)
     matrix = np.einsum("ir,rto->ito", one, windows).reshape(-1, second.outputs)
@@ -111,17 +99,8 @@ def _narrow(layer: LinearLayer) -> bool:
     return window is not None and max(*window.kernel, *window.strides) == 1 and not window.padded
 
 
-def _is_padded(layer: LinearLayer) -> bool:
-    return layer.first.window is None or layer.first.window.padded
-
-
-def _own_bias(layer: LinearLayer) -> Bias | None:
-    """Return the bias that is an input of the node itself, whether it has one or not."""
-    return layer.first.bias if layer.first.bias_index is not None else None
-
-
-def _bias(layer: LinearLayer) -> Array:
-    bias = _own_bias(layer)
+def _bias(layer: LinearLayer) -> Floats:
+    bias = layer.first.own_bias
     return np.zeros(layer.outputs) if bias is None or bias.vector is None else bias.vector
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
@@ -12,7 +10,11 @@ from onnxslim.fit.refit import COLUMNS
 from onnxslim.model.constants import constant
 from onnxslim.ops.parameters import attribute, op_of
 from onnxslim.ops.traits import Trait, has
+from onnxslim.pipeline.interface import Note, left_alone
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import EVERYTHING, Selection
+
+from .codes import LowrankCode
 
 SMALLEST = 4096
 """Weights with fewer elements hardly ever hold what is worth a node more."""
@@ -20,8 +22,8 @@ SMALLEST = 4096
 
 def find_layers(
     model: ir.Model, selection: Selection = EVERYTHING, smallest: int = SMALLEST
-) -> tuple[list[LinearLayer], list[tuple[str, str]]]:
-    """Return the layers of the main graph that may be split, in its order, and (name, reason) for the others.
+) -> tuple[list[LinearLayer], list[Note]]:
+    """Return the layers of the main graph that may be split, in its order, and notes on the others.
 
     All uses of such a layer read its weight in the same way.
 
@@ -30,54 +32,47 @@ def find_layers(
         selection: The nodes that the options choose.
         smallest: Weights with fewer numbers are left alone.
     """
-    layers = linear_layers(model.graph)
-    unfit = {layer.weight: next(filter(None, map(_unfit, layer.uses)), "") for layer in layers}
-    left = [(label(node), "its weight is quantized") for node in _quantized(model.graph)]
-    left += [(layer.name, unfit[layer.weight]) for layer in layers if unfit[layer.weight]]
+    left = [left_alone(label(node), Reason(LowrankCode.QUANTIZED)) for node in model.graph if _is_quantized(node)]
     found: list[LinearLayer] = []
-    for layer in layers:
-        if unfit[layer.weight]:
-            continue
-        reason = selection.against(*(use.node for use in layer.weight.uses()))
+    for layer in linear_layers(model.graph):
+        reason = next(filter(None, map(_unfit, layer.uses)), None)
+        reason = reason or selection.against(*(use.node for use in layer.weight.uses()))
         reason = reason or _unsplittable(layer) or _small(layer, smallest)
         if reason:
-            left.append((layer.name, reason))
+            left.append(left_alone(layer.name, reason))
         else:
             found.append(layer)
     return found, left
 
 
-def _unfit(use: Contraction) -> str:
-    """Return why a node cannot be replaced by two of its op; empty where it can."""
+def _unfit(use: Contraction) -> Reason | None:
+    """Return why a node cannot be replaced by two of its op; None where it can."""
     tensor = use.weight.const_value
     assert tensor is not None
     if not has(use.node, Trait.COMPOSES):
-        return f"{use.node.op_type} is not split"
+        return Reason(LowrankCode.OP, (use.node.op_type,))
     if use.window is not None:
         if use.groups != 1:
-            return "its channels are grouped: the groups are factors already"
-        if use.window.fixed_pads is None:
-            return "its padding depends on the size of the image (auto_pad)"
-        return ""
+            return Reason(LowrankCode.GROUPED)
+        return Reason(LowrankCode.AUTO_PAD) if use.window.fixed_pads is None else None
     if use.weight_index != 1 and len(use.fitted.signature.inputs) > 2:
-        return "its weight is the left factor"
+        return Reason(LowrankCode.LEFT_FACTOR)
     if not use.plain:
-        return "it scales its result (alpha, beta)"
-    return "" if len(tensor.shape) == 2 else f"its weight has {len(tensor.shape)} axes"
+        return Reason(LowrankCode.SCALED)
+    return None if len(tensor.shape) == 2 else Reason(LowrankCode.WEIGHT_RANK, (len(tensor.shape),))
 
 
-def _unsplittable(layer: LinearLayer) -> str:
+def _unsplittable(layer: LinearLayer) -> Reason | None:
+    values = (layer.weight.name or "",)
     if len(layer.weight.uses()) != len(layer.uses):
-        return "its weight is shared with a node of another kind"
+        return Reason(LowrankCode.WEIGHT_OF_OTHER_OP, values=values)
     if layer.weight.is_graph_output():
-        return "its weight is an output of the model"
-    if reason := next(filter(None, map(_strange_bias, layer.uses)), ""):
+        return Reason(LowrankCode.WEIGHT_IS_OUTPUT, values=values)
+    if reason := next(filter(None, map(_strange_bias, layer.uses)), None):
         return reason
     if len({_reading(use) for use in layer.uses}) > 1:
-        return "its weight is shared by nodes that read it differently"
-    if layer.columns > COLUMNS or layer.outputs > COLUMNS:
-        return f"more than {COLUMNS} inputs or outputs of one window"
-    return ""
+        return Reason(LowrankCode.READ_DIFFERENTLY, values=values)
+    return Reason(LowrankCode.TOO_WIDE, (COLUMNS,)) if max(layer.columns, layer.outputs) > COLUMNS else None
 
 
 def _reading(use: Contraction) -> tuple[object, ...]:
@@ -86,31 +81,27 @@ def _reading(use: Contraction) -> tuple[object, ...]:
     return (op_of(use.node), use.weight_index, use.letters, use.sizes, use.window, *transposed)
 
 
-def _small(layer: LinearLayer, smallest: int) -> str:
-    few = layer.parameters < smallest or (smallest > 1 and min(layer.inputs, layer.outputs) < 2)
-    return too_small(layer.columns, layer.outputs, smallest) if few else ""
+def _small(layer: LinearLayer, smallest: int) -> Reason | None:
+    if layer.parameters < smallest:
+        return Reason(LowrankCode.TOO_SMALL, (layer.columns, layer.outputs, smallest))
+    if smallest > 1 and min(layer.inputs, layer.outputs) < 2:
+        return Reason(LowrankCode.ONE_ROW, (layer.columns, layer.outputs))
+    return None
 
 
-def too_small(inputs: int, outputs: int, smallest: int) -> str:
-    """Return why a weight of so many numbers is left alone, and what would have it split."""
-    if inputs * outputs >= smallest:
-        return f"it is one row of numbers: {inputs} x {outputs}"
-    return f"too small: {inputs} x {outputs}, and smallest is {smallest}"
+def _is_quantized(node: ir.Node) -> bool:
+    """Whether a node multiplies by what is stored in integers."""
+    makers = [value.producer() for value in node.inputs[:2] if value is not None] if has(node, Trait.COMPOSES) else ()
+    return any(
+        maker is not None and has(maker, Trait.DEQUANTIZES) and constant(maker.inputs[0]) is not None
+        for maker in makers
+    )
 
 
-def _quantized(graph: ir.Graph) -> Iterator[ir.Node]:
-    for node in graph:
-        if not has(node, Trait.COMPOSES):
-            continue
-        for value in node.inputs[:2]:
-            maker = None if value is None else value.producer()
-            if maker is not None and has(maker, Trait.DEQUANTIZES) and constant(maker.inputs[0]) is not None:
-                yield node
-
-
-def _strange_bias(use: Contraction) -> str:
-    """Return why the own bias of a node cannot be added behind factors; empty where it can, or where there is none."""
+def _strange_bias(use: Contraction) -> Reason | None:
+    """Return why the own bias of a node cannot be added behind factors; None where it can, or where there is none."""
     bias = use.bias
-    if bias is None or bias.vector is not None:
-        return ""
-    return "its bias is not constant" if constant(bias.value) is None else "its bias is not one number for each output"
+    if bias is None or bias.value is None or bias.vector is not None:
+        return None
+    code = LowrankCode.BIAS_COMPUTED if constant(bias.value) is None else LowrankCode.BIAS_NO_VECTOR
+    return Reason(code, values=(bias.value.name or "",))

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.linear_layer import LinearLayer
+from onnxslim.arrays import Array, Floats, Singles
 from onnxslim.data import Samples
 from onnxslim.fit.ridge import SHARE
 from onnxslim.observe.batches import held_batches
@@ -25,11 +25,8 @@ from .attention_metric import AttentionProduct
 from .factors import LayerMoments
 from .output_metric import OutputReader
 
-Array = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.float32]
-
 ROWS_PER_COLUMN = 32
-"""Rows for each weight of an output that are enough: more take time and tell little."""
+"""Singles for each weight of an output that are enough: more take time and tell little."""
 FEWEST_ROWS_PER_COLUMN = 8
 """As many are used however long their products take."""
 PRODUCTS = 2e11
@@ -50,13 +47,13 @@ class Downstream:
 class CollectedMoments:
     """Sums over the rows that one layer was seen at."""
 
-    gram: Array
-    cross: Array
+    gram: Floats
+    cross: Floats
     energy: float = 0.0
     rows: int = 0
-    sums: list[tuple[Array, Array, int]] = dataclasses.field(default_factory=list)
+    sums: list[tuple[Floats, Floats, int]] = dataclasses.field(default_factory=list)
     """For each use (sum of x, sum of y, rows)."""
-    metric: Array | None = None
+    metric: Floats | None = None
     """The metric of the outputs, summed: see `output_metric` and `attention_metric`."""
     aside: CollectedMoments | None = None
     """The same of samples that were set aside, to tell what carries over to others."""
@@ -91,7 +88,7 @@ class CollectedMoments:
         count = max(self.rows, 1)
         return LayerMoments(gram / count, cross / count, energy / count)
 
-    def means(self) -> list[tuple[Array, Array]]:
+    def means(self) -> list[tuple[Floats, Floats]]:
         """Return for each use the means of what it gets and of what it gave."""
         return [(inputs / max(rows, 1), outputs / max(rows, 1)) for inputs, outputs, rows in self.sums]
 
@@ -180,7 +177,7 @@ class MomentCollector:
                             target.metric += comparison.moment(result, other, self._open)
         return moments
 
-    def _wanted_sums(self, layer: LinearLayer, name: str) -> Iterator[npt.NDArray[Any]]:
+    def _wanted_sums(self, layer: LinearLayer, name: str) -> Iterator[Array]:
         """Yield what a layer gave before, batch by batch, and what its sum with another value lacks by now."""
         term = self._behind.terms.get(layer.name)
         if term is None or self._before is None:
@@ -210,7 +207,7 @@ def _empty(layer: LinearLayer, *, weighed: bool) -> CollectedMoments:
     return CollectedMoments(np.zeros((columns, columns)), np.zeros((columns, outputs)), sums=sums, metric=metric)
 
 
-def _add(moments: CollectedMoments, index: int, inputs: Rows, outputs: Rows) -> None:
+def _add(moments: CollectedMoments, index: int, inputs: Singles, outputs: Singles) -> None:
     with np.errstate(all="ignore"):  # what is not finite is found in the sums
         moments.gram += sum_of_products(inputs, inputs)
         moments.cross += sum_of_products(inputs, outputs)
@@ -221,7 +218,9 @@ def _add(moments: CollectedMoments, index: int, inputs: Rows, outputs: Rows) -> 
         moments.sums[index] = *totals, count + len(inputs)
 
 
-def rows(use: Contraction, data: Any, result: Any, most: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
+def rows(
+    use: Contraction, data: Any, result: Any, most: int, generator: np.random.Generator
+) -> tuple[Singles, Singles]:
     """Return what a use of a layer gets and gives as rows, shapes [rows, columns] and [rows, outputs].
 
     A convolution is looked at in at most `most` windows (im2col), in the same places of all samples. The columns are

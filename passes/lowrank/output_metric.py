@@ -16,17 +16,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction, contractions
 from onnxslim.analysis.linear_layer import LinearLayer
+from onnxslim.arrays import Floats, Singles
 from onnxslim.model.constants import constant
 from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import Session
-
-Array = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.float32]
 
 LONGEST = 32
 """Nodes between a layer and what reads it, at most."""
@@ -47,12 +44,8 @@ class OutputReader:
     """The axis of the channels."""
     _session: Session | None = None
 
-    def moment(self, outputs: Rows, open_session: Callable[[ir.Model], Session]) -> Array:
-        """Return the sum over rows of M, shape [outputs, outputs].
-
-        Args:
-            outputs: What the layer gave, shape [rows, outputs].
-            open_session: Opens a model on the target.
+    def moment(self, outputs: Singles, open_session: Callable[[ir.Model], Session]) -> Floats:
+        """Return the sum over rows of M, shape [outputs, outputs], for what the layer gave, shape [rows, outputs].
 
         Raises:
             RunError: The functions do not run.
@@ -68,7 +61,7 @@ class OutputReader:
             total += (slopes.T @ slopes) * (weight @ weight.T)
         return total
 
-    def _run(self, session: Session, outputs: Rows) -> list[Rows]:
+    def _run(self, session: Session, outputs: Singles) -> list[Singles]:
         shape = [1] * self.rank
         along = 0 if self.axis else 1
         shape[along], shape[self.axis] = outputs.shape
@@ -85,12 +78,9 @@ def find_readers(graph: ir.Graph, layers: Iterable[LinearLayer]) -> dict[str, Ou
     for contraction in contractions(graph):
         if contraction.plain and contraction.regular and contraction.groups == 1:
             products[contraction.node, contraction.data] = contraction
-    found = {layer.name: _reader(graph, layer, products) for layer in layers if _asked(layer)}
+    simple = [layer for layer in layers if len(layer.uses) == 1 and math.prod(layer.kernel) == 1]
+    found = {layer.name: _reader(graph, layer, products) for layer in simple}
     return {name: reader for name, reader in found.items() if reader is not None}
-
-
-def _asked(layer: LinearLayer) -> bool:
-    return len(layer.uses) == 1 and math.prod(layer.kernel) == 1
 
 
 def _reader(

@@ -14,17 +14,13 @@ from onnxslim.analysis.linear_layer import LinearLayer
 
 
 def find_terms(layers: Iterable[LinearLayer]) -> dict[str, str]:
-    """Return for layers, by name, the name of the value that is added to what they give, where nothing else reads
-    them."""
-    found = {layer.name: _term(layer) for layer in layers if len(layer.uses) == 1}
-    return {name: term for name, term in found.items() if term is not None}
-
-
-def _term(layer: LinearLayer) -> str | None:
-    """Return the name of the other term; None where there is none, or it is of another shape or type."""
-    output, residual = layer.first.biased_output, layer.first.residual
-    if residual is None:
-        return None
-    _, other = residual
-    alike = output.shape is not None and output.shape == other.shape and other.dtype == ir.DataType.FLOAT
-    return other.name if alike else None
+    """Return for layers that nothing else reads, by name, the name of the value that is added to what they give."""
+    terms: dict[str, str] = {}
+    for layer in layers:
+        output, residual = layer.first.biased_output, layer.first.residual
+        if len(layer.uses) > 1 or residual is None or output.shape is None:
+            continue
+        _, term = residual
+        if output.shape == term.shape and term.dtype == ir.DataType.FLOAT:
+            terms[layer.name] = term.name or ""
+    return terms

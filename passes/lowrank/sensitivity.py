@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.analysis.linear_layer import LinearLayer
+from onnxslim.analysis.linear_layer import LinearLayer, linear_layers
+from onnxslim.arrays import Floats
 from onnxslim.data import Samples
 from onnxslim.model.edit import Editor
 from onnxslim.observe.batches import batch_size
@@ -19,9 +19,6 @@ from onnxslim.runtime.session import Session
 
 from .emit import write
 from .factors import Split
-from .layer import find_layers
-
-Array = npt.NDArray[np.float64]
 
 ENOUGH = 32
 """Samples that tell one layer from another."""
@@ -32,12 +29,9 @@ LEAST = 1e-3
 
 
 class SplitError:
-    """Measures the error of the outputs of a model in which one layer is split.
+    """Measures the error of the outputs of a model, which is not changed, in which one layer is split.
 
-    Args:
-        model: The model, whole; it is not changed.
-        samples: Few of them; read once, and held.
-        open_session: Opens a model on the target.
+    The samples, few of them, are read once, and held.
 
     Raises:
         RunError: The model does not run on the samples.
@@ -48,10 +42,10 @@ class SplitError:
         runs = [batch.feeds for batch in samples.batches(batch_size(model, samples))]
         self._error = OutputDeviation(open_session(model).run, runs)
 
-    def __call__(self, layer: LinearLayer, made: Split, biases: list[Array | None]) -> float:
+    def __call__(self, layer: LinearLayer, made: Split, biases: list[Floats | None]) -> float:
         """Return the energy of the error of the outputs, as a share of theirs, where `layer` alone is split."""
         probe = self._model.clone()
-        copied = next(found for found in find_layers(probe, smallest=1)[0] if found.weight.name == layer.weight.name)
+        copied = next(found for found in linear_layers(probe.graph) if found.weight.name == layer.weight.name)
         write(Editor(probe), copied, made, biases)
         return self._error(self._open(probe).run)
 

@@ -7,23 +7,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.analysis.specialize import specialize_shapes
+from onnxslim.arrays import Floats
 from onnxslim.data import Batch
 from onnxslim.fit.refit import BUDGET, FEWEST, STREAMED
 from onnxslim.model.edit import Editor
 from onnxslim.observe.not_finite import first_not_finite
 from onnxslim.observe.probe import stream_values
 from onnxslim.pipeline.interface import Context, LayerChange, Note, remark
+from onnxslim.pipeline.reasons import Reason
 
 from .allocation import ErrorCost, RankRule, SplitSettings, choose, describe, why_whole
 from .attention_metric import find_comparisons
 from .candidates import Positions, SplitCandidate, candidates, forms, full_ranks, nearest, shapes
+from .codes import LowrankCode
 from .emit import refit_whole, write
 from .factors import Factorization, LayerMoments, Problem, split
 from .layer_moments import CollectedMoments, Downstream, MomentCollector, enough_rows
@@ -32,8 +34,6 @@ from .residual import find_terms
 from .sensitivity import ENOUGH, SplitError, curves
 from .sensitivity import FEWEST as FEWEST_TO_COMPARE
 from .timing import SplitTimer
-
-Array = npt.NDArray[np.float64]
 
 SAMPLES = 1024
 """Samples that are enough. On MiniLM 897 texts were 0.2 to 0.4 dB better than 512."""
@@ -59,20 +59,14 @@ class _Options:
     candidates: Sequence[Sequence[SplitCandidate]]
     curves: Sequence[ErrorCost]
     """The cost of an error of each layer."""
-    slow: Sequence[str]
-    """For each layer the reason why no split of it is faster; empty where one may be."""
-    broken: Mapping[int, str]
+    slow: Sequence[Reason | None]
+    """For each layer the reason why no split of it is faster; None where one may be."""
+    broken: Mapping[int, Reason]
     """Layers that cannot be fitted, with the reason."""
 
 
 class Splitting:
-    """Splits layers of one model.
-
-    Args:
-        settings: The options of the pass.
-        model: Split in place.
-        layers: Those that may be split, in the order of the graph.
-        context: The samples, the target, the goal.
+    """Splits the layers of one model that may be split, given in the order of the graph, in place.
 
     Raises:
         RunError: The model does not run on the calibration samples.
@@ -85,9 +79,8 @@ class Splitting:
         self.notes: list[Note] = []
         self._curves: Sequence[ErrorCost] = curves({}, len(layers))
         """The cost of an error of each layer."""
-        self._broken: dict[int, str] = {}
-        self.not_finite = ""
-        """The value where infinities or NaNs begin, if they reach a layer; else empty."""
+        self.broken: dict[int, Reason] = {}
+        """Layers that infinities or NaNs reach, and where these begin."""
         self.changes: list[LayerChange] = []
         """A row for each rank of each layer that was split."""
         self._learns = settings.whiten and not context.samples.synthetic
@@ -109,8 +102,8 @@ class Splitting:
             products = find_comparisons(graph, layers)
             self._downstream = Downstream(find_readers(graph, layers), products, find_terms(layers))
         self._timer = SplitTimer(context, model, self._shapes)
-        self._slow = [""] * len(layers)
-        """For each layer the reason why no split of it is faster; empty where one may be."""
+        self._slow: list[Reason | None] = [None] * len(layers)
+        """For each layer the reason why no split of it is faster; None where one may be."""
         most = min(SAMPLES, context.samples.count)
         # Where a sample is many rows (tokens, windows), fewer samples say as much.
         self.count = min(most, max(FEWEST, *(self._needed(layer) for layer in layers)))
@@ -158,7 +151,7 @@ class Splitting:
         target = self._settings.target
         depends = target.amount if target.rule is RankRule.RANK else None  # the form that is timed is near that rank
         found = self._context.observed(("splits", depends), self._options)
-        self._curves, self._slow, self._broken = found.curves, list(found.slow), dict(found.broken)
+        self._curves, self._slow, self.broken = found.curves, list(found.slow), dict(found.broken)
         return found.candidates
 
     def _options(self) -> _Options:
@@ -173,8 +166,7 @@ class Splitting:
             index = places[layer.name]
             problem = self._problem(layer, moments)
             if not np.isfinite(problem.moments.energy):
-                self.not_finite = self.not_finite or self._where_not_finite()
-                self._broken[index] = self.not_finite
+                self.broken[index] = next(iter(self.broken.values()), None) or self._where_not_finite()
                 continue
             splits = candidates(
                 layer,
@@ -194,11 +186,11 @@ class Splitting:
                     measured[index].append((problem.loss(made.dense), cost))
             result[index] = splits
             self._context.progress("lowrank: spectra", done, len(worth))
-        return _Options(result, curves(measured, len(result)), self._slow, self._broken)
+        return _Options(result, curves(measured, len(result)), self._slow, self.broken)
 
-    def _where_not_finite(self) -> str:
+    def _where_not_finite(self) -> Reason:
         begins = first_not_finite(self._model, self._samples, self._context.open_session)
-        return "what it gets or gives is not finite" + (f": {begins}" if begins is not None else "")
+        return Reason(LowrankCode.NOT_FINITE, ("" if begins is None else f": {begins}",))
 
     def _forms_worth_fitting(self) -> list[tuple[Factorization, ...]]:
         """Return for each layer the forms that are faster with few parameters, by their shapes alone.
@@ -212,22 +204,16 @@ class Splitting:
                 candidates = shapes(layer, form, settings.align, self._positions(layer), more_macs=settings.size)
                 if form in settings.forms and candidates:
                     probes.append((index, min(candidates, key=lambda candidate: self._distance(layer, candidate))))
-        if settings.size:
-            faster: list[float | None] = [math.inf] * len(probes)
-        else:
+        slower: list[Reason | None] = [None] * len(probes)
+        if not settings.size:
             probed = [self.layers[index] for index, _ in probes]
-            faster = self._timer.ratios(probed, [candidate for _, candidate in probes])
+            slower = self._timer.slower(probed, [candidate for _, candidate in probes])
         allowed: list[tuple[Factorization, ...]] = [()] * len(self.layers)
-        for (index, candidate), ratio in zip(probes, faster, strict=True):
-            if ratio is not None and ratio >= self._timer.margin:
+        for (index, candidate), reason in zip(probes, slower, strict=True):
+            if reason is None:
                 allowed[index] += (candidate.form,)
-                self._slow[index] = ""
-            elif allowed[index]:
-                continue
-            elif ratio is None:
-                self._slow[index] = f"its split cannot be timed: {self._timer.why(self.layers[index])}"
-            else:
-                self._slow[index] = f"not faster: {ratio:.2f}x at {describe(self.layers[index].parameters, candidate)}"
+            if reason is None or not allowed[index]:
+                self._slow[index] = reason
         return allowed
 
     def _distance(self, layer: LinearLayer, candidate: SplitCandidate) -> float:
@@ -246,46 +232,38 @@ class Splitting:
         few = self._context.draw(min(ENOUGH, affordable), "lowrank: sensitivity")
         return SplitError(self._model, few, self._context.open_session)
 
-    def choose(self, options: Sequence[Sequence[SplitCandidate]]) -> tuple[list[SplitCandidate | None], list[str]]:
+    def choose(
+        self, options: Sequence[Sequence[SplitCandidate]]
+    ) -> tuple[list[SplitCandidate | None], list[Reason | None]]:
         """Return the split of each layer, None where it stays whole, and the reason for that."""
-        target = self._settings.target
-        timer, slow = self._timer, list(self._slow)
+        slow, parameters = list(self._slow), [layer.parameters for layer in self.layers]
         allowed = [list(candidates) for candidates in options]
         while True:
-            chosen = choose(self.layers, allowed, target, self._curves)
-            if self._settings.size:
+            chosen = choose(parameters, allowed, self._settings.target, self._curves)
+            slower = [] if self._settings.size else self._timer.slower(self.layers, chosen)
+            if not any(slower):
                 break
-            ratios = timer.ratios(self.layers, chosen)
-            slower = [
-                (index, candidate)
-                for index, (candidate, ratio) in enumerate(zip(chosen, ratios, strict=True))
-                if candidate is not None and (ratio is None or ratio < timer.margin)
-            ]
-            if not slower:
-                break
-            for index, candidate in slower:
-                if ratios[index] is None:
-                    slow[index] = f"its split cannot be timed: {timer.why(self.layers[index])}"
-                    allowed[index] = []
+            for index, (candidate, reason) in enumerate(zip(chosen, slower, strict=True)):
+                if candidate is None or reason is None:
                     continue
-                described = describe(self.layers[index].parameters, candidate)
-                slow[index] = f"not faster: {ratios[index]:.2f}x at {described}"
+                slow[index] = reason
                 # A larger split of the same form takes longer still; one that is hardly smaller is not worth the time.
                 allowed[index] = [
-                    larger
-                    for larger in allowed[index]
-                    if larger.form is not candidate.form or larger.parameters < 0.9 * candidate.parameters
+                    smaller
+                    for smaller in allowed[index]
+                    if reason.code is LowrankCode.NOT_FASTER
+                    and (smaller.form is not candidate.form or smaller.parameters < 0.9 * candidate.parameters)
                 ]
-        reasons = [""] * len(chosen)
+        reasons: list[Reason | None] = [None] * len(chosen)
         for index, layer in enumerate(self.layers):
             if chosen[index] is None:
-                reasons[index] = slow[index] or self._broken.get(index) or self._why_whole(layer, options[index])
+                reasons[index] = slow[index] or self.broken.get(index) or self._why_whole(layer, options[index])
         return chosen, reasons
 
-    def _why_whole(self, layer: LinearLayer, candidates: Sequence[SplitCandidate]) -> str:
+    def _why_whole(self, layer: LinearLayer, candidates: Sequence[SplitCandidate]) -> Reason:
         known = forms(layer)
         if not set(known) & set(self._settings.forms):
-            return f"kinds leaves out what it may be split into: {', '.join(form.value for form in known)}"
+            return Reason(LowrankCode.KINDS, (", ".join(form.value for form in known),))
         return why_whole(candidates, self._settings.target, self._settings.align)
 
     def split(self, chosen: Sequence[tuple[LinearLayer, SplitCandidate]]) -> list[Note]:
@@ -293,7 +271,7 @@ class Splitting:
         behind the first split that stay whole are fitted as well."""
         notes: list[Note] = []
         wanted = {layer.name: candidate for layer, candidate in chosen}
-        unfit = {self.layers[index].name for index in self._broken}
+        unfit = {self.layers[index].name for index in self.broken}
         collector = self._collector(self._model.clone() if self._learns else None)
         work = [layer for layer, _ in chosen]
         if collector is not None and self._settings.recover:
@@ -352,7 +330,7 @@ def _with_moments(
     return [(layer, None) for layer in layers] if collector is None else collector.each(collector.order(layers))
 
 
-def _carries_over(fitted: LayerMoments, aside: LayerMoments, weight: Array) -> float | None:
+def _carries_over(fitted: LayerMoments, aside: LayerMoments, weight: Floats) -> float | None:
     """Return the damping with which a fit to some samples serves others best; None where the weight as it is serves
     them better still."""
     best, least = None, aside.loss(weight)
@@ -364,11 +342,11 @@ def _carries_over(fitted: LayerMoments, aside: LayerMoments, weight: Array) -> f
     return best
 
 
-def _biases(layer: LinearLayer, moments: CollectedMoments | None, dense: Array) -> list[Array | None]:
+def _biases(layer: LinearLayer, moments: CollectedMoments | None, dense: Floats) -> list[Floats | None]:
     """Return for each use the bias with which the mean of the output is right; None where it stays as it is."""
     if moments is None:
         return [None] * len(layer.uses)
-    result: list[Array | None] = []
+    result: list[Floats | None] = []
     total = moments.joined()
     for use, (inputs, outputs), (_, _, rows) in zip(layer.uses, total.means(), total.sums, strict=True):
         bias = use.bias

@@ -8,9 +8,12 @@ import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.pipeline.interface import Context
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.runtime.layer_latency import LayerTimes
 
+from .allocation import describe
 from .candidates import SplitCandidate
+from .codes import LowrankCode
 from .emit import timed
 
 MARGIN = 1.03
@@ -26,24 +29,33 @@ class SplitTimer:
         shapes: Of the values that the layers get, by name.
     """
 
-    margin = MARGIN
-
     def __init__(self, context: Context, model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._times = LayerTimes(context.target)
         self._progress = context.progress
         self._opsets: dict[str, int] = {"": model.graph.opset_imports[""]}
         self._shapes = shapes
-        self._untimed: dict[str, str] = {}
 
-    def why(self, layer: LinearLayer) -> str:
-        """Return why a layer was not timed."""
-        return self._untimed.get(layer.name, "")
-
-    def ratios(self, layers: Sequence[LinearLayer], chosen: Sequence[SplitCandidate | None]) -> list[float | None]:
-        """Return the time of each layer over that of its split; None where there is none, or where it was not timed.
+    def slower(self, layers: Sequence[LinearLayer], chosen: Sequence[SplitCandidate | None]) -> list[Reason | None]:
+        """Return for each layer why its split is not worth its time; None where it is faster, or where there is none.
 
         All are measured in turns.
         """
+        reasons: list[Reason | None] = [None] * len(layers)
+        for index, (layer, candidate, ratio) in enumerate(
+            zip(layers, chosen, self.ratios(layers, chosen), strict=True)
+        ):
+            if isinstance(ratio, str):
+                reasons[index] = Reason(LowrankCode.NOT_TIMED, (ratio,))
+            elif candidate is not None and ratio is not None and ratio < MARGIN:
+                where = f"{ratio:.2f}x at {describe(layer.parameters, candidate)}"
+                reasons[index] = Reason(LowrankCode.NOT_FASTER, (where,))
+        return reasons
+
+    def ratios(
+        self, layers: Sequence[LinearLayer], chosen: Sequence[SplitCandidate | None]
+    ) -> list[float | str | None]:
+        """Return the time of each layer over that of its split, or why it was not timed; None where it has none."""
+        result: list[float | str | None] = [None] * len(layers)
         pairs = {}
         for index, (layer, candidate) in enumerate(zip(layers, chosen, strict=True)):
             if candidate is None:
@@ -52,18 +64,17 @@ class SplitTimer:
             whole = timed(layer, data, None, (), self._opsets)
             parts = timed(layer, data, candidate.form, candidate.ranks, self._opsets)
             if whole is None or parts is None:
-                self._untimed[layer.name] = f"it is of {layer.weight.dtype}"
+                result[index] = f"it is of {layer.weight.dtype}"
             else:
                 pairs[index] = whole, parts
         models = [candidate for pair in pairs.values() for candidate in pair]
         times = iter(
             self._times.milliseconds(models, lambda done, total: self._progress("lowrank: timing", done, total))
         )
-        result: list[float | None] = [None] * len(layers)
         for index in pairs:
             whole_time, parts_time = next(times), next(times)
             if whole_time is None or parts_time is None:
-                self._untimed[layers[index].name] = "it does not run by itself"
+                result[index] = "it does not run by itself"
             else:
                 result[index] = whole_time / parts_time
         return result

@@ -10,13 +10,16 @@ import onnx_ir as ir
 
 from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.cost import measure_cost
-from onnxslim.analysis.coupling import couple, frozen
+from onnxslim.analysis.coupling import FrozenAxis, couple, frozen
+from onnxslim.analysis.linear_layer import label
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments, channel_moments
+from onnxslim.ops.relations import FreezeCode
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone, remark
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 
 from .allocation import Choice, Limits, allocate, allocate_evenly, blocks
@@ -24,7 +27,7 @@ from .budget import CutBudget, Share
 from .criterion import OBSERVING, Criterion
 from .cutting import cut
 from .exact import remove_exactly
-from .group_filter import GroupFilter, Units
+from .group_filter import GroupFilter, PruneCode, Units
 from .layers import layer_changes
 from .ranking import Ranker
 from .recovery import compensate, fit_again, kept
@@ -65,12 +68,9 @@ class Prune(Pass):
     refit: Annotated[bool, "fit the weights that read fewer channels to the outputs of before, in closed form"] = True
 
     def __post_init__(self) -> None:
-        given = {share.value: value for share in Share if (value := getattr(self, share.value)) is not None}
-        for name, value in {**given, "most": self.most}.items():
-            if not 0 < value < 1:
-                raise BadOptionValue(
-                    f"{name} is {value}", where="prune", hint=f"{name} is a share between 0 and 1, both excluded"
-                )
+        given = [share.value for share in Share if getattr(self, share.value) is not None]
+        self.check_shares(*given, "most")
+        self.check_counts("align", "minimum")
         if len(given) > 1:
             raise BadOptionValue(
                 f"{' and '.join(given)} are given, and one share can be reached",
@@ -79,15 +79,10 @@ class Prune(Pass):
             )
         if self.exact and (given or self.per_layer):
             raise BadOptionValue(
-                f"exact removes all that is to be had, and {next(iter(given), 'per_layer')} asks for a share",
+                f"exact removes all that is to be had, and {[*given, 'per_layer'][0]} asks for a share",
                 where="prune",
                 hint="give exact alone, or a share; two passes, exact first, do both",
             )
-        for name, count in (("align", self.align), ("minimum", self.minimum)):
-            if count < 1:
-                raise BadOptionValue(
-                    f"{name} is {count}", where="prune", hint=f"{name} is a number of channels, 1 or more"
-                )
 
     @property
     def judged_as(self) -> Kind:
@@ -130,8 +125,8 @@ class Prune(Pass):
         group_filter = GroupFilter(selection, self.units)
         found = remove_exactly(model, lambda coupling: group_filter(coupling)[0], context.gate)
         if not found:
-            reason = "no channel is dead, constant, or the same as another"
-            return Change(False, (left_alone("model", reason), *group_filter(couple(model))[1]))
+            nothing = left_alone("model", Reason(PruneCode.NOTHING_REMOVABLE))
+            return Change(False, (nothing, *group_filter(couple(model))[1]))
         notes = selection.unmatched()
         for what, reason in (
             ("dead", "the outputs do not depend on them"),
@@ -146,16 +141,13 @@ class Prune(Pass):
 
     def _by_share(self, model: ir.Model, context: Context) -> Change:
         coupling = couple(model)
-        notes = [
-            left_alone(f"{axis.name} axis {axis.axis}", axis.why.reason, axis.why.code.word)
-            for axis in frozen(coupling)
-        ]
+        notes = [_note(axis) for axis in frozen(coupling)]
         limits = Limits(self.align, self.most, self.minimum)
         selection = Selection(self.include, self.exclude, model, context.original)
         found, uncut = GroupFilter(selection, self.units, limits)(coupling)
         notes += uncut
         if not found:
-            return Change(False, (left_alone("model", "no group of channels can be cut"), *notes))
+            return Change(False, (left_alone("model", Reason(PruneCode.NO_GROUP)), *notes))
         # Where the sizes of images are symbolic, those of a sample say which layers are the heavy ones.
         sizes = {name: array.shape for name, array in context.samples.first().items()}
         sized = specialize_shapes(model, sizes)
@@ -188,7 +180,7 @@ class Prune(Pass):
 
         choice = budget.reach(allotted)
         if not choice.gone.any():
-            reason = f"no block of channels saves {budget.what} without taking far more than {budget.asked}"
+            reason = Reason(PruneCode.NO_BLOCK, (budget.what, budget.asked))
             return Change(False, (*notes, left_alone("model", reason)))
         teacher = model.clone()
         if self.compensate and learns:
@@ -212,3 +204,11 @@ class Prune(Pass):
     def _share(self) -> tuple[Share, float]:
         """Return what is to be reached."""
         return next(((share, value) for share in Share if (value := getattr(self, share.value)) is not None), DEFAULT)
+
+
+def _note(axis: FrozenAxis) -> Note:
+    why = axis.why
+    nodes = () if why.node is None else (label(why.node),)
+    values = (why.detail,) if why.code in (FreezeCode.GRAPH_INPUT, FreezeCode.GRAPH_OUTPUT) else ()
+    note = left_alone(f"{axis.name} axis {axis.axis}", why.reason, why.code.word)
+    return dataclasses.replace(note, nodes=nodes, values=values)

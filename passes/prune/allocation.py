@@ -9,11 +9,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
-from onnxslim.analysis.labels import Mask
 from onnxslim.analysis.remaining_cost import Lengths, RemainingCost
+from onnxslim.arrays import Floats, Mask
 
 OVERSHOOT = 0.04
 """A block that would take the share of the cost this far beyond what was asked for stays."""
@@ -70,7 +69,7 @@ def blocks(group: ChannelGroup, limits: Limits) -> list[int]:
 def allocate(
     coupling: Coupling,
     groups: Sequence[ChannelGroup],
-    importance: Sequence[npt.NDArray[np.float64]],
+    importance: Sequence[Floats],
     target: float,
     limits: Limits,
     cost: RemainingCost,
@@ -127,7 +126,7 @@ def allocate(
 def allocate_evenly(
     coupling: Coupling,
     groups: Sequence[ChannelGroup],
-    importance: Sequence[npt.NDArray[np.float64]],
+    importance: Sequence[Floats],
     target: float,
     limits: Limits,
     cost: RemainingCost,

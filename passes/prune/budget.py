@@ -113,10 +113,7 @@ class CutBudget:
         return f"{self.kind.value}={self.share}"
 
     def reach(self, allotted: Callable[[float], Choice]) -> Choice:
-        """Return the choice of channels that saves the share.
-
-        Args:
-            allotted: Makes a choice that saves so much, as the cost reckons it.
+        """Return the choice of channels that saves the share; `allotted` makes one that saves so much by the cost.
 
         Milliseconds are reckoned between widths that were measured. The layers are measured once more at the widths
         chosen, and where that is not what was reckoned, the choice is made again for more, or less.
@@ -143,12 +140,7 @@ class CutBudget:
     def notes(self, choice: Choice, limits: Limits, before: ir.Model, after: ir.Model, macs: float) -> list[Note]:
         """Return what was reached, in words; for milliseconds what was predicted beside what was measured.
 
-        Args:
-            choice: What went.
-            limits: What every group keeps.
-            before: The model before the cut.
-            after: And after it.
-            macs: The share of the MACs that went.
+        `macs` is the share of the MACs that went between the models `before` and `after`.
         """
         gone = choice.gone
         left = self.cost.measured(gone) if isinstance(self.cost, MillisecondsLeft) else self.cost(gone)

@@ -18,14 +18,12 @@ import onnx_ir as ir
 from onnxslim.analysis.contraction import Contraction, contractions, is_plain
 from onnxslim.analysis.coupling import Coupling
 from onnxslim.analysis.evaluate import evaluate
+from onnxslim.arrays import Floats, Indices, Mask
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import BoundSignature, FactorKey, bind, dimensions
 from onnxslim.ops.op import Constancy
-from onnxslim.ops.relations import Indices
 from onnxslim.ops.signatures import Operand
 from onnxslim.ops.table import constancy
-
-Numbers = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +31,8 @@ class AxisValues:
     """What is known of the places along one axis of a value."""
 
     classes: Indices
-    """Places with the same number hold the same, whatever the input is. Numbers say nothing between two axes."""
-    constant: Numbers
+    """Places with the same number hold the same, whatever the input is. Floats say nothing between two axes."""
+    constant: Floats
     """The number that a place holds everywhere, whatever the input is; NaN where it is not known to be one."""
 
     def take(self, places: Indices) -> AxisValues:
@@ -57,10 +55,8 @@ def classify(rows: npt.NDArray[np.generic]) -> Indices:
 class ChannelValues:
     """What is known of the axes of all values of the main graph that hold channels that can be cut.
 
-    Args:
-        model: The model; shapes are known as far as they can be.
-        coupling: Its coupled axes.
-        follow: Records what is known of the outputs of a node without a row of its own.
+    Shapes are known as far as they can be. `follow` records what is known of the outputs of a node without a row of its
+    own.
     """
 
     def __init__(self, model: ir.Model, coupling: Coupling, follow: Callable[[ChannelValues, ir.Node], None]) -> None:
@@ -180,7 +176,7 @@ class ChannelValues:
 
     def _constants(
         self, fitted: BoundSignature, axis: int, keys: Sequence[FactorKey], read: Sequence[tuple[Operand, AxisValues]]
-    ) -> Numbers:
+    ) -> Floats:
         node = fitted.node
         size = len(read[0][1].classes)
         nothing = np.full(size, np.nan)
@@ -196,7 +192,7 @@ class ChannelValues:
             return np.where(first == 0, first, np.nan)
         return first if keeps is Constancy.KEPT else nothing
 
-    def _pointwise(self, node: ir.Node, axis: int, inputs: Sequence[Numbers]) -> Numbers:
+    def _pointwise(self, node: ir.Node, axis: int, inputs: Sequence[Floats]) -> Floats:
         """Ask the op what it makes of the constants: the data has its channels along `axis`, all else is a vector."""
         result = np.full(len(inputs[0]), np.nan)
         known = ~np.isnan(np.stack(inputs)).any(axis=0)
@@ -211,7 +207,7 @@ class ChannelValues:
 
     def _products(
         self, fitted: BoundSignature, keys: Sequence[FactorKey], operands: Sequence[tuple[Operand, AxisValues]]
-    ) -> Numbers:
+    ) -> Floats:
         """Return what a sum of products is where it does not depend on the input: its bias, and what constants make."""
         size = len(operands[0][1].classes)
         factors = set(multiplied(fitted))
@@ -266,16 +262,14 @@ def recurrent(fitted: BoundSignature, letters: set[str]) -> bool:
     )
 
 
-def exactly_constant(read: Contraction, data: AxisValues) -> npt.NDArray[np.bool_]:
+def exactly_constant(read: Contraction, data: AxisValues) -> Mask:
     """Return for each channel whether it is constant for its reader: at borders that are padded only 0 is."""
     padded = read.window is not None and (read.transposed or read.window.padded)
     fixed = ~np.isnan(data.constant)
     return np.asarray(fixed & (data.constant == 0) if padded else fixed)
 
 
-def run_on(
-    node: ir.Node, arrays: Sequence[npt.NDArray[np.generic] | None], opsets: Mapping[str, int]
-) -> Numbers | None:
+def run_on(node: ir.Node, arrays: Sequence[npt.NDArray[np.generic] | None], opsets: Mapping[str, int]) -> Floats | None:
     """Return what `node` makes of arrays, in the types of its inputs; None where that is not known or not finite."""
     proto = ir.to_proto(node)
     feeds: dict[str, npt.NDArray[np.generic]] = {}
@@ -301,7 +295,7 @@ def _of_array(array: npt.NDArray[np.generic], axis: int) -> AxisValues:
     return AxisValues(classify(rows), _common(rows.astype(np.float64)))
 
 
-def _common(rows: Numbers) -> Numbers:
+def _common(rows: Floats) -> Floats:
     """Return for each row the number that all of it is, NaN where they differ."""
     if not rows.shape[1]:
         return np.full(len(rows), np.nan)

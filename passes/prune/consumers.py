@@ -10,20 +10,19 @@ import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.coupling import Coupling
-from onnxslim.analysis.labels import Mask
+from onnxslim.arrays import Floats, Indices, Mask
 from onnxslim.ops.binding import BoundSignature, bind
-from onnxslim.ops.relations import AddsUp, Axis, Indices, Mixes, NodeAxes
+from onnxslim.ops.relations import AddsUp, Axis, Mixes, NodeAxes
 from onnxslim.ops.signatures import Operand
 from onnxslim.ops.table import relations_of
 
-from .channel_values import ChannelValues, Numbers, exactly_constant, multiplied, recurrent
+from .channel_values import ChannelValues, exactly_constant, multiplied, recurrent
 
 
 @dataclasses.dataclass(frozen=True)
 class Consumer:
     """Channels that one node sums up."""
 
-    node: ir.Node
     labels: Indices
     """The labels of the axis, or factor, that is summed over."""
     inert: Mask
@@ -43,15 +42,15 @@ def find_consumers(model: ir.Model, coupling: Coupling, known: ChannelValues) ->
             continue
         for relation in relations_of(NodeAxes(node))[1]:
             if isinstance(relation, (Mixes, AddsUp)) and isinstance(relation.axis, Axis):
-                yield from _axis_end(coupling, known, node, relation.axis, sums=isinstance(relation, AddsUp))
+                yield from _axis_end(coupling, known, relation.axis, sums=isinstance(relation, AddsUp))
 
 
-def _axis_end(coupling: Coupling, known: ChannelValues, node: ir.Node, axis: Axis, *, sums: bool) -> Iterator[Consumer]:
+def _axis_end(coupling: Coupling, known: ChannelValues, axis: Axis, *, sums: bool) -> Iterator[Consumer]:
     labels = coupling.of(*axis)
     if labels is not None and known.is_prunable(*axis):
         along = known.of(*axis)
         zero = np.zeros(len(labels), np.bool_) if along is None or not sums else along.constant == 0
-        yield Consumer(node, labels, zero, np.zeros(len(labels), np.bool_))
+        yield Consumer(labels, zero, np.zeros(len(labels), np.bool_))
 
 
 def _row_ends(coupling: Coupling, known: ChannelValues, fitted: BoundSignature) -> Iterator[Consumer]:
@@ -70,21 +69,18 @@ def _row_ends(coupling: Coupling, known: ChannelValues, fitted: BoundSignature) 
         # A sum over this factor alone, of products: a 0 on either side adds nothing.
         simple = letter not in signature.mixed and sum(letter in term for term in signature.macs) == 1
         if again:
-            yield Consumer(fitted.node, labels, _unread(known, fitted, letter, len(labels)), nothing)
+            yield Consumer(labels, _unread(known, fitted, letter, len(labels)), nothing)
         elif not simple or not _floats(fitted):
-            yield Consumer(fitted.node, labels, nothing, nothing)
+            yield Consumer(labels, nothing, nothing)
         else:
             inert = nothing.copy()
             for operand in multiplied(fitted):
                 for value in _values(fitted, operand):
                     for along in known.contribution(fitted, operand, value, [key], [len(labels)]):
                         inert |= along.constant == 0
-            absorbable = nothing
-            if read is not None and letter in read.over:
-                absorbable = _mended(known, read, letter, len(labels))
-            yield Consumer(
-                fitted.node, labels, inert, absorbable, read if read is not None and letter in read.over else None
-            )
+            own = read if read is not None and letter in read.over else None
+            absorbable = nothing if own is None else _mended(known, own, letter, len(labels))
+            yield Consumer(labels, inert, absorbable, own)
 
 
 def _unread(known: ChannelValues, fitted: BoundSignature, letter: str, size: int) -> Mask:
@@ -113,7 +109,7 @@ def _mended(known: ChannelValues, read: Contraction, letter: str, size: int) -> 
     return result if len(result) == size else np.zeros(size, np.bool_)
 
 
-def shift_of(known: ChannelValues, read: Contraction, places: Indices) -> Numbers:
+def shift_of(known: ChannelValues, read: Contraction, places: Indices) -> Floats:
     """Return what constant channels at `places` of the data add to each output channel."""
     data = known.of(read.data, read.data_axis)
     assert data is not None

@@ -14,17 +14,14 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
+from onnxslim.arrays import Floats, Indices
 from onnxslim.model.constants import constant
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.ops.binding import input_index
-from onnxslim.ops.relations import Indices
-
-Scores = npt.NDArray[np.float64]
 
 
 class Criterion(enum.Enum):
@@ -57,7 +54,7 @@ OBSERVING = frozenset({Criterion.RECONSTRUCTION, Criterion.ACTIVATION, Criterion
 """What looks at samples; made-up ones say nothing to it."""
 
 
-def weight_scores(coupling: Coupling, read: Sequence[Contraction]) -> Scores:
+def weight_scores(coupling: Coupling, read: Sequence[Contraction]) -> Floats:
     """Return for each label its share of the squares of the weights that are multiplied and summed; biases do not
     count."""
     total = np.zeros(coupling.labels.count)
@@ -73,7 +70,7 @@ def weight_scores(coupling: Coupling, read: Sequence[Contraction]) -> Scores:
     return total
 
 
-def _add_shares(total: Scores, coupling: Coupling, labels: Indices | None, sizes: Scores, whole: float) -> None:
+def _add_shares(total: Floats, coupling: Coupling, labels: Indices | None, sizes: Floats, whole: float) -> None:
     """Add to the score of each label that may be cut its share of `whole`, given the sizes along its axis."""
     if labels is not None:
         places, roots = coupling.labels.bases(labels)
@@ -82,14 +79,10 @@ def _add_shares(total: Scores, coupling: Coupling, labels: Indices | None, sizes
 
 def activation_scores(
     coupling: Coupling, read: Sequence[Contraction], moments: Mapping[ChannelAxis, ChannelMoments], *, compensated: bool
-) -> Scores:
+) -> Floats:
     """Return for each label its share of the energy that its readers make of their inputs.
 
-    Args:
-        coupling: The coupled axes.
-        read: The readers.
-        moments: What the inputs of the readers are on average.
-        compensated: The mean of what is cut will be made up for, so that only its variance is lost.
+    `compensated` says that the mean of what is cut will be made up for, so that only its variance is lost.
     """
     total = np.zeros(coupling.labels.count)
     for contraction in read:
@@ -102,15 +95,10 @@ def activation_scores(
     return total
 
 
-def filter_scores(
-    coupling: Coupling, read: Sequence[Contraction], measure: Callable[[npt.NDArray[np.float64]], Scores]
-) -> Scores:
+def filter_scores(coupling: Coupling, read: Sequence[Contraction], measure: Callable[[Floats], Floats]) -> Floats:
     """Return for each label its share of what `measure` makes of the filters of each weight that makes it.
 
-    Args:
-        coupling: The coupled axes.
-        read: The contractions whose weights count.
-        measure: Given filters as rows, returns a number for each.
+    It is given filters as rows, and returns a number for each.
     """
     total = np.zeros(coupling.labels.count)
     for contraction in read:
@@ -128,28 +116,17 @@ def filter_scores(
     return total
 
 
-def norms(filters: npt.NDArray[np.float64], power: int) -> Scores:
-    """Return the norm of each row."""
-    scores: Scores = np.linalg.norm(filters, ord=power, axis=1)
-    return scores
-
-
-def distances(filters: npt.NDArray[np.float64]) -> Scores:
+def distances(filters: Floats) -> Floats:
     """Return for each row the sum of its distances from all others: the least is nearest to the geometric median."""
     squares = (filters**2).sum(axis=1)
     apart = squares[:, None] + squares - 2 * filters @ filters.T
-    scores: Scores = np.sqrt(np.maximum(apart, 0)).sum(axis=1)
+    scores: Floats = np.sqrt(np.maximum(apart, 0)).sum(axis=1)
     return scores
 
 
-def batchnorm_scores(coupling: Coupling, model: ir.Model, original: ir.Model) -> Scores:
+def batchnorm_scores(coupling: Coupling, model: ir.Model, original: ir.Model) -> Floats:
     """Return for each label its share of the scales of the normalisations of `original`, found by the names of their
-    outputs; labels that none scales have 0.
-
-    Args:
-        coupling: The coupled axes of `model`.
-        model: The model that is pruned; its BatchNormalization may be folded into convolutions that kept its name.
-        original: The model as it came.
+    outputs: those of `model` may be folded into convolutions that kept these names. Labels that none scales have 0.
     """
     total = np.zeros(coupling.labels.count)
     values = {value.name: value for node in model.graph for value in node.outputs}
@@ -168,7 +145,7 @@ def batchnorm_scores(coupling: Coupling, model: ir.Model, original: ir.Model) ->
 
 def average_scores(
     coupling: Coupling, read: Sequence[Contraction], moments: Mapping[ChannelAxis, ChannelMoments], *, zeros: bool
-) -> Scores:
+) -> Floats:
     """Return for each label its share of the mean magnitude of what its readers read, or of how seldom that is zero."""
     total = np.zeros(coupling.labels.count)
     data = {(contraction.data.name, contraction.data_axis): contraction.data for contraction in read}
@@ -181,7 +158,7 @@ def average_scores(
     return total
 
 
-def shuffled(groups: Sequence[ChannelGroup], scores: Scores, generator: np.random.Generator) -> Scores:
+def shuffled(groups: Sequence[ChannelGroup], scores: Floats, generator: np.random.Generator) -> Floats:
     """Return `scores` shuffled within each group."""
     scores = scores.copy()
     for group in groups:

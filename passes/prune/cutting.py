@@ -7,25 +7,23 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.coupling import Coupling
-from onnxslim.analysis.labels import Mask
-from onnxslim.model.edit import drop_unused
+from onnxslim.arrays import Floats, Mask
+from onnxslim.model.edit import Editor, drop_unused
 from onnxslim.model.nesting import nodes_within
 from onnxslim.ops.binding import dimensions
-from onnxslim.ops.parameters import attribute
-
-from .resize import rewrite_lengths
+from onnxslim.ops.cut import Cut
+from onnxslim.ops.parameters import attribute, op_of
+from onnxslim.ops.table import find_op
 
 
 def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
-    """Remove the labels `gone` wherever they occur in the main graph of `model`, in place.
+    """Remove the labels `gone` (see `Labels.removed`) wherever they occur in the main graph of `model`, in place.
 
-    Args:
-        model: The model that `coupling` was made of.
-        coupling: Its coupled axes. It describes the model before the cut, and is of no use afterwards.
-        gone: For each label whether it goes; see `Labels.removed`.
+    `coupling` was made of the model before the cut, and is of no use afterwards.
     """
-    rewrite_lengths(model, coupling, gone)
+    _rewrite_lengths(model, coupling, gone)
     for node in coupling.fitted:
         _rewrite_attributes(node, coupling, gone)
     for value in list(coupling.relations.values()):
@@ -45,6 +43,45 @@ def cut(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
         for value in node.outputs:
             value.const_value = None  # what shape inference knew of its elements may have changed
     drop_unused(model.graph)
+
+
+def add_to_bias(editor: Editor, coupling: Coupling, read: Contraction, shift: Floats, gone: Mask) -> bool:
+    """Add to the bias of a contraction, before the cut, what channels that go have added so far.
+
+    Args:
+        editor: Of its model.
+        coupling: The coupled axes.
+        read: The contraction.
+        shift: What to add, shape [output channels].
+        gone: The labels that will be cut. A new bias, which the coupling does not know, is cut here.
+
+    Returns:
+        Whether it was done: not where the bias is not `free`.
+    """
+    bias, axis = read.bias, read.output_axis
+    if bias is None or not bias.free or bias.vector is None:
+        return False
+    labels = None if bias.value is not None or axis is None else coupling.of(read.node.outputs[0], axis)
+    bias.write(editor, bias.vector + shift if labels is None else shift[~gone[labels]])
+    return True
+
+
+def _rewrite_lengths(model: ir.Model, coupling: Coupling, gone: Mask) -> None:
+    """Rewrite what the nodes of the main graph hold as lengths and places, as if the labels `gone` were cut already."""
+
+    def stays(value: ir.Value, axis: int) -> Mask | None:
+        labels = coupling.of(value, axis)
+        return None if labels is None else ~gone[labels]
+
+    def shrinks(value: ir.Value | None) -> bool:
+        axes = () if value is None else coupling.relations.values().get(value, ())
+        return any((labels := coupling.of_axis(axis)) is not None and bool(gone[labels].any()) for axis in axes)
+
+    cut = Cut(Editor(model), stays)
+    for node in list(model.graph):
+        resize = find_op(op_of(node)).resize
+        if resize is not None and any(map(shrinks, (*node.inputs, *node.outputs))):
+            resize(cut, node)
 
 
 def _rewrite_attributes(node: ir.Node, coupling: Coupling, gone: Mask) -> None:

@@ -19,10 +19,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Floats, Indices
 from onnxslim.observe.gram import SINGLE, Thin
-
-Array = npt.NDArray[np.float64]
-Columns = npt.NDArray[np.int64]
 
 AT_ONCE = 33
 """A group is eliminated in about as many steps; in smaller groups every step takes one channel."""
@@ -32,11 +30,11 @@ AT_ONCE = 33
 class ChannelReader:
     """A layer, or a group of one, that reads channels which may go."""
 
-    moment: Array | Thin
+    moment: Floats | Thin
     """Shape [columns, columns]."""
-    weight: Array
+    weight: Floats
     """Shape [columns, outputs]."""
-    columns: Sequence[Columns]
+    columns: Sequence[Indices]
     """For each channel the columns that go with it; none where the reader does not read it."""
     energy: float
     """What its errors are measured by."""
@@ -46,9 +44,9 @@ class ChannelReader:
 class Ranking:
     """In which order the channels of a group go, and what has been lost when."""
 
-    order: Columns
+    order: Indices
     """Places in the group, the first to go first."""
-    lost: Array
+    lost: Floats
     """Shape [channels + 1]: what is lost when as many are gone; rises."""
 
 
@@ -61,47 +59,46 @@ def eliminate(readers: Sequence[ChannelReader], count: int) -> Ranking:
     order: list[int] = []
     lost = [0.0]
     step = max(1, count // AT_ONCE)
-    left = np.arange(count)
-    while len(left):
-        cost = sum((state.costs(left) for state in states), np.zeros(len(left)))
-        chosen = left[np.argsort(cost, kind="stable")[:step]]
+    remaining = np.arange(count)
+    while len(remaining):
+        costs = sum((state.costs(remaining) for state in states), np.zeros(len(remaining)))
+        chosen = remaining[np.argsort(costs, kind="stable")[:step]]
         total = sum(state.remove(chosen) for state in states)
         order += chosen.tolist()
         lost += [lost[-1] + total * (index + 1) / len(chosen) for index in range(len(chosen))]
-        left = left[~np.isin(left, chosen)]
+        remaining = remaining[~np.isin(remaining, chosen)]
     return Ranking(np.array(order, np.int64), np.maximum.accumulate(np.array(lost)))
 
 
 class _Moments:
     """A reader by the inverse of its moments."""
 
-    def __init__(self, reader: ChannelReader, moment: Array) -> None:
-        kind = np.float32 if len(moment) > SINGLE else np.float64
-        self._inverse: npt.NDArray[np.floating] = np.linalg.inv(moment.astype(kind))
-        self._weight: npt.NDArray[np.floating] = reader.weight.astype(kind)
+    def __init__(self, reader: ChannelReader, moment: Floats) -> None:
+        dtype = np.float32 if len(moment) > SINGLE else np.float64
+        self._inverse: npt.NDArray[np.floating] = np.linalg.inv(moment.astype(dtype))
+        self._weight: npt.NDArray[np.floating] = reader.weight.astype(dtype)
         self._columns = reader.columns
         self._energy = max(reader.energy, 1e-30)
 
-    def costs(self, channels: Columns) -> Array:
+    def costs(self, channels: Indices) -> Floats:
         """Return what it would cost to remove each of `channels` alone."""
         costs = np.zeros(len(channels))
-        for where, columns in _alike(self._columns, channels):
-            inner = self._inverse[columns[:, :, None], columns[:, None, :]]
-            weight = self._weight[columns]
-            costs[where] = _traces(inner, weight)
+        for positions, columns in _by_width(self._columns, channels):
+            blocks = self._inverse[columns[:, :, None], columns[:, None, :]]
+            costs[positions] = _traces(blocks, self._weight[columns])
         return costs / self._energy
 
-    def remove(self, channels: Columns) -> float:
+    def remove(self, channels: Indices) -> float:
         """Remove `channels`, and return what that costs."""
         columns = np.concatenate([self._columns[channel] for channel in channels])
         if not len(columns):
             return 0.0
-        weight, across = self._weight[columns].copy(), self._inverse[:, columns].copy()
-        inner = across[columns]
-        solved = np.linalg.solve(inner, weight)
-        cost = float((solved * weight).sum()) / self._energy
-        self._weight -= across @ solved
-        self._inverse -= across @ np.linalg.solve(inner, across.T)
+        weight, inverse = self._weight[columns].copy(), self._inverse[:, columns].copy()
+        block = inverse[columns]
+        solution = np.linalg.solve(block, weight)
+        cost = float((solution * weight).sum()) / self._energy
+        self._weight -= inverse @ solution
+        self._inverse -= inverse @ np.linalg.solve(block, inverse.T)
         # What has gone must not come back by rounding.
         self._weight[columns] = 0
         self._inverse[columns] = 0
@@ -118,53 +115,51 @@ class _ReaderRows:
         self._columns = reader.columns
         self._energy = max(reader.energy, 1e-30)
         self._products = (self._rows @ self._rows.T).astype(np.float64)
-        self._given = np.zeros((len(self._rows), self._weight.shape[1]))
-        self._square = self._lost = 0.0
+        self._removed_outputs = np.zeros((len(self._rows), self._weight.shape[1]))
+        self._removed_energy = self._lost = 0.0
         self._invert()
 
-    def costs(self, channels: Columns) -> Array:
+    def costs(self, channels: Indices) -> Floats:
         """Return what it would cost to remove each of `channels` alone."""
         costs = np.zeros(len(channels))
-        moved = (self._inverse @ self._given).astype(np.float32)
+        shift = (self._inverse @ self._removed_outputs).astype(np.float32)
         inverse = self._inverse.astype(np.float32)
-        for where, columns in _alike(self._columns, channels):
+        for positions, columns in _by_width(self._columns, channels):
             rows = self._rows[:, columns.ravel()]
-            weight = (self._weight[columns.ravel()] + rows.T @ moved).reshape(*columns.shape, -1)
-            mapped = (inverse @ rows).reshape(len(rows), *columns.shape).transpose(1, 0, 2)
+            weight = (self._weight[columns.ravel()] + rows.T @ shift).reshape(*columns.shape, -1)
+            solution = (inverse @ rows).reshape(len(rows), *columns.shape).transpose(1, 0, 2)
             rows = rows.reshape(len(rows), *columns.shape).transpose(1, 2, 0)
-            inner = np.eye(columns.shape[1], dtype=np.float32) - rows @ mapped
-            costs[where] = self._ridge * _traces(inner, weight)
+            blocks = np.eye(columns.shape[1], dtype=np.float32) - rows @ solution
+            costs[positions] = self._ridge * _traces(blocks, weight)
         return costs / self._energy
 
-    def remove(self, channels: Columns) -> float:
+    def remove(self, channels: Indices) -> float:
         """Remove `channels`, and return what that costs."""
         columns = np.concatenate([self._columns[channel] for channel in channels])
         if not len(columns):
             return 0.0
         rows, weight = self._rows[:, columns], self._weight[columns]
-        self._given += rows @ weight
+        self._removed_outputs += rows @ weight
         self._products -= rows @ rows.T
-        self._square += float(np.square(weight, dtype=np.float64).sum())
+        self._removed_energy += float(np.square(weight, dtype=np.float64).sum())
         self._invert()
-        before = self._lost
-        self._lost = self._ridge * (float(((self._inverse @ self._given) * self._given).sum()) + self._square)
+        before, outputs = self._lost, self._removed_outputs
+        self._lost = self._ridge * (float(((self._inverse @ outputs) * outputs).sum()) + self._removed_energy)
         return max(self._lost - before, 0.0) / self._energy
 
     def _invert(self) -> None:
         self._inverse = np.linalg.inv(self._products + self._ridge * np.eye(len(self._products)))
 
 
-def _alike(columns: Sequence[Columns], channels: Columns) -> Iterator[tuple[Columns, Columns]]:
-    """Yield the places among `channels` of those that have as many columns, with these columns."""
-    sizes = np.array([len(columns[channel]) for channel in channels])
-    for size in np.unique(sizes[sizes > 0]):
-        where = np.flatnonzero(sizes == size)
-        yield where, np.stack([columns[channel] for channel in channels[where]])
+def _by_width(columns: Sequence[Indices], channels: Indices) -> Iterator[tuple[Indices, Indices]]:
+    """Yield positions in `channels`, those with as many columns together, with their columns, shape [positions, n]."""
+    widths = np.array([len(columns[channel]) for channel in channels])
+    for width in np.unique(widths[widths > 0]):
+        positions = np.flatnonzero(widths == width)
+        yield positions, np.stack([columns[channel] for channel in channels[positions]])
 
 
-def _traces(inner: npt.NDArray[np.floating], weight: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+def _traces(blocks: npt.NDArray[np.floating], weight: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Return ``tr(W^T A^-1 W)`` for each channel; W W^T is smaller than W."""
-    traces: npt.NDArray[np.floating] = np.trace(
-        np.linalg.solve(inner, weight @ weight.transpose(0, 2, 1)), axis1=1, axis2=2
-    )
-    return traces
+    solutions = np.linalg.solve(blocks, weight @ weight.transpose(0, 2, 1))
+    return np.asarray(np.trace(solutions, axis1=1, axis2=2))

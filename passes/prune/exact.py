@@ -16,15 +16,14 @@ import onnx_ir as ir
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.coupling import ChannelGroup, Coupling, couple
 from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.arrays import Indices
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, overwrite
-from onnxslim.ops.relations import Indices
 from onnxslim.pipeline.rewrite_gate import RewriteGate
 
-from .biases import add_to_bias
 from .channel_values import ChannelValues
 from .consumers import Consumer, find_consumers, shift_of
-from .cutting import cut
+from .cutting import add_to_bias, cut
 from .structural_values import follow
 
 WITHOUT_TRACE, DOUBLE = "what is dead or constant", "what is double"

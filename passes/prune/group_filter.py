@@ -10,7 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling, groups
+from onnxslim.diagnostic import Code
 from onnxslim.pipeline.interface import Note, left_alone
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 
 from .allocation import Limits, blocks
@@ -19,6 +21,18 @@ QUANTIZED = frozenset(
     {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT16, ir.DataType.UINT16}
 )
 """Types of weights that are quantized: their scales were made for all of their channels."""
+
+
+class PruneCode(Code):
+    """Why a group of channels, or a whole model, is not cut."""
+
+    NOTHING_REMOVABLE = "no channel is dead, constant, or the same as another"
+    NO_GROUP = "no group of channels can be cut"
+    NO_BLOCK = "no block of channels saves {0} without taking far more than {1}"
+    QUANTIZED = "its weights are quantized: prune the float model, and quantize afterwards"
+    UNITS = "units={0}"
+    TOO_FEW = "{0} channels are too few to spare any"
+    LIMITS = "of {0} channels minimum={1} and most={2} leave none to cut"
 
 
 class Units(enum.Enum):
@@ -56,21 +70,21 @@ class GroupFilter:
 
     def _against(
         self, coupling: Coupling, group: ChannelGroup, weights: Iterable[ir.Value], quantized: set[int]
-    ) -> str:
+    ) -> Reason | None:
         if reason := self.selection.against(*weights):
             return reason
         if int(group.roots[0]) in quantized:
-            return "its weights are quantized: prune the float model, and quantize afterwards"
+            return Reason(PruneCode.QUANTIZED)
         if self.units is not Units.AUTO and group.width > 1:
             whole = in_one_piece(coupling, group)
             if whole is not None and whole is not (self.units is Units.WHOLE):
-                return f"units={self.units.value}"
+                return Reason(PruneCode.UNITS, (self.units.value,))
         if self.limits is not None and not blocks(group, self.limits):
             count = len(group.roots) * group.width
             if count < 2 * self.limits.step(count):
-                return f"{count} channels are too few to spare any"
-            return f"of {count} channels minimum={self.limits.minimum} and most={self.limits.most} leave none to cut"
-        return ""
+                return Reason(PruneCode.TOO_FEW, (count,))
+            return Reason(PruneCode.LIMITS, (count, self.limits.minimum, self.limits.most))
+        return None
 
 
 def in_one_piece(coupling: Coupling, group: ChannelGroup) -> bool | None:

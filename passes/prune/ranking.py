@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.cost import Cost
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
+from onnxslim.arrays import Floats
 from onnxslim.observe.gram import Gram, grams, measurable, moment_bytes
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.pipeline.interface import Context, Note, remark
 
 from .criterion import (
     Criterion,
-    Scores,
     activation_scores,
     average_scores,
     batchnorm_scores,
     distances,
     filter_scores,
-    norms,
     shuffled,
     weight_scores,
 )
@@ -38,8 +35,6 @@ WIDEST = 9216
 """Readers with more columns are judged by their energy alone."""
 SAMPLES = 512
 """Samples that second moments are taken of, at most."""
-
-Importance = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +53,11 @@ class Ranker:
     recovers: bool
     """Whether readers will be fitted to what is left."""
 
-    def importance(self, criterion: Criterion, *, sensitivity: bool) -> tuple[list[Importance], list[Note]]:
+    def importance(self, criterion: Criterion, *, sensitivity: bool) -> tuple[list[Floats], list[Note]]:
         """Return for each group what each of its channels costs, comparable between groups.
 
-        Args:
-            criterion: What ranks the channels of a group.
-            sensitivity: Measure what cutting each group costs the outputs. Without, groups are compared by what the
-                criterion says.
+        Channels of a group are ranked by the criterion. Without `sensitivity`, which measures what cutting each group
+        costs the outputs, groups are compared by what it says, too.
 
         Raises:
             RunError: The model does not run on the calibration samples.
@@ -84,38 +77,26 @@ class Ranker:
         prober = None
         if count:
             prober = Prober(self.model, self.coupling, context.draw(count, "prune: sensitivity"), context.open_session)
-        if criterion is Criterion.RECONSTRUCTION or (prober is not None and self.recovers):
-            for number, (index, moments) in enumerate(self._moments()):
-                context.progress("rank", number, len(self.groups))
-                if criterion is Criterion.RECONSTRUCTION:
-                    readers = list(self._readers(self.groups[index], moments))
-                    if readers:
-                        rankings[index] = eliminate(readers, len(self.groups[index].roots))
-                if prober is not None:
-                    fitted = moments if self.recovers else ()
-                    rankings[index] = self._measured(prober, index, rankings[index], wanted[index], fitted)
-        elif prober is not None:
-            for index in range(len(self.groups)):
-                context.progress("rank", index, len(self.groups))
-                rankings[index] = self._measured(prober, index, rankings[index], wanted[index], ())
+        eliminates = criterion is Criterion.RECONSTRUCTION
+        observes = eliminates or (prober is not None and self.recovers)
+        turns = self._moments() if observes else iter((index, []) for index in range(len(self.groups)))
+        for number, (index, moments) in enumerate(turns):
+            context.progress("rank", number, len(self.groups))
+            group = self.groups[index]
+            readers = list(self._readers(group, moments)) if eliminates else []
+            if readers:
+                rankings[index] = eliminate(readers, len(group.roots))
+            if prober is not None:
+                order, fitted = rankings[index].order, moments if self.recovers else ()
+                measured = {count: prober(group, order[:count], fitted) for count in wanted[index]}
+                rankings[index] = scaled(rankings[index], measured)
         context.progress("rank", len(self.groups), len(self.groups))
         if prober is not None:
             runs = sum(map(len, wanted))
             notes.append(remark("sensitivity", f"measured by {runs} cuts of one group each", f"on {count} samples"))
         return [as_importance(ranking, steps) for ranking, steps in zip(rankings, self.steps, strict=True)], notes
 
-    def _measured(
-        self,
-        prober: Prober,
-        index: int,
-        ranking: Ranking,
-        wanted: Sequence[int],
-        moments: Sequence[tuple[Contraction, Gram]],
-    ) -> Ranking:
-        group = self.groups[index]
-        return scaled(ranking, {count: prober(group, ranking.order[:count], moments) for count in wanted})
-
-    def _scores(self, criterion: Criterion) -> tuple[Scores, list[Note]]:
+    def _scores(self, criterion: Criterion) -> tuple[Floats, list[Note]]:
         """Return for each label what the criterion says; what it says nothing about is ranked by magnitude."""
         coupling, read = self.coupling, self.read
         fallback = weight_scores(coupling, read)
@@ -126,8 +107,8 @@ class Ranker:
             case Criterion.RANDOM:
                 return shuffled(self.groups, fallback, self.context.generator), []
             case Criterion.L1 | Criterion.L2:
-                measure = functools.partial(norms, power=1 if criterion is Criterion.L1 else 2)
-                scores = filter_scores(coupling, read, measure)
+                power = 1 if criterion is Criterion.L1 else 2
+                scores = filter_scores(coupling, read, lambda filters: np.linalg.norm(filters, ord=power, axis=1))
             case Criterion.FPGM:
                 scores = filter_scores(coupling, read, distances)
             case Criterion.BATCHNORM:
@@ -193,7 +174,7 @@ class Ranker:
                 yield ChannelReader(gram.moment[number], gram.weight[number], columns, energy)
 
 
-def ranked(scores: Scores) -> Ranking:
+def ranked(scores: Floats) -> Ranking:
     """Return the ranking by scores that add up."""
     order = np.argsort(scores, kind="stable")
     return Ranking(order, np.concatenate([[0.0], np.cumsum(scores[order])]))

@@ -11,16 +11,15 @@ import onnx_ir as ir
 from onnxslim.analysis.contraction import Contraction, contractions
 from onnxslim.analysis.cost import Cost
 from onnxslim.analysis.coupling import Coupling
-from onnxslim.analysis.labels import Mask
+from onnxslim.arrays import Indices, Mask
 from onnxslim.fit.normalisation import CutNormalisation, has_own_affine
 from onnxslim.fit.refit import Fit, enough, fits, refit
 from onnxslim.model.edit import Editor
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.ops.binding import input_index
-from onnxslim.ops.relations import Indices
 from onnxslim.pipeline.interface import Context, Note, remark
 
-from .biases import add_to_bias
+from .cutting import add_to_bias
 
 
 def compensate(
@@ -51,7 +50,11 @@ class Kept:
 
 def kept(model: ir.Model, coupling: Coupling, gone: Mask, read: Sequence[Contraction]) -> Kept:
     """Return what will stay when the labels `gone` go."""
-    outputs = {reader.node.outputs[0].name or "": _kept_output(coupling, reader, gone) for reader in read}
+    outputs: dict[str, tuple[int, Indices]] = {}
+    for contraction in read:
+        output, axis = contraction.node.outputs[0], contraction.output_axis or 0
+        places = coupling.kept(output, axis, gone)
+        outputs[output.name or ""] = axis, np.zeros(0, np.int64) if places is None else places
     normalisations = [
         CutNormalisation(node, axis, places)
         for node in model.graph
@@ -87,13 +90,6 @@ def fit_again(model: ir.Model, teacher: ir.Model, stays: Kept, cost: Cost, conte
         normalisations=stays.normalisations,
     )
     return Note(f"{len(chosen)} weights", f"refitted on {samples.count} samples")
-
-
-def _kept_output(coupling: Coupling, contraction: Contraction, gone: Mask) -> tuple[int, Indices]:
-    """Return the axis of the channels of the output, and the places along it that stay."""
-    axis = contraction.output_axis or 0
-    places = coupling.kept(contraction.node.outputs[0], axis, gone)
-    return axis, np.zeros(0, np.int64) if places is None else places
 
 
 def _channels(coupling: Coupling, node: ir.Node, gone: Mask) -> Iterator[tuple[int, Indices]]:

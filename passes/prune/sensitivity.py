@@ -12,12 +12,11 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
-from onnxslim.analysis.labels import Mask
+from onnxslim.arrays import Floats, Indices, Mask
 from onnxslim.data import Samples
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import overwrite
@@ -39,12 +38,7 @@ FEWEST = 8
 
 
 def probes(steps: Sequence[int], count: int) -> list[int]:
-    """Return how many channels are cut to see what it costs.
-
-    Args:
-        steps: How many channels may be gone, rising, without 0.
-        count: Channels of the group.
-    """
+    """Return how many channels of `count` are cut to see what it costs; `steps` may be gone, rising, without 0."""
     if not steps:
         return []
     nearest = {min(steps, key=lambda step: abs(step - fraction * count)) for fraction in FRACTIONS}
@@ -58,13 +52,9 @@ def affordable(runs: int, macs: int, count: int) -> int:
 
 
 class Prober:
-    """Runs a model with channels cut, and tells how far its outputs are off.
+    """Runs a model with channels cut, and tells how far its outputs are off; it is as it was again after each probe.
 
-    Args:
-        model: The model; as it was again after each probe.
-        coupling: Its coupled axes.
-        samples: Read once, and held.
-        open_session: Opens a model on the target.
+    The samples are read once, and held.
     """
 
     def __init__(
@@ -76,15 +66,10 @@ class Prober:
         runs = [batch.feeds for batch in samples.batches(batch_size(model, samples))]
         self._error = OutputDeviation(open_session(model).run, runs)
 
-    def __call__(
-        self, group: ChannelGroup, order: npt.NDArray[np.int64], moments: Sequence[tuple[Contraction, Gram]]
-    ) -> float:
-        """Return the relative squared error of the outputs when channels of a group go.
+    def __call__(self, group: ChannelGroup, order: Indices, moments: Sequence[tuple[Contraction, Gram]]) -> float:
+        """Return the relative squared error of the outputs when channels of a group go, `order` says which.
 
-        Args:
-            group: The group.
-            order: Which of its channels go.
-            moments: What its readers read; those that are missing here are not fitted.
+        Of its readers those are fitted whose `moments` are given.
         """
         gone = self._coupling.labels.removed(group.roots[order])
         with self._cut(gone, moments):
@@ -95,7 +80,7 @@ class Prober:
         """Set to zero what would go, and fit what reads it."""
         stored: dict[ir.Value, ir.TensorProtocol | None] = {}
 
-        def put(value: ir.Value, array: npt.NDArray[np.float64]) -> None:
+        def put(value: ir.Value, array: Floats) -> None:
             stored.setdefault(value, value.const_value)
             overwrite(value, array)
 
@@ -134,9 +119,7 @@ class Prober:
 def scaled(ranking: Ranking, measured: Mapping[int, float]) -> Ranking:
     """Return a ranking whose losses are those that were measured, and in between go as they went.
 
-    Args:
-        ranking: What a criterion says.
-        measured: For some counts of channels that are gone what that costs the outputs.
+    `measured` says for some counts of channels that are gone what that costs the outputs.
     """
     if not measured:
         return ranking
@@ -151,7 +134,7 @@ def scaled(ranking: Ranking, measured: Mapping[int, float]) -> Ranking:
     return Ranking(ranking.order, np.maximum.accumulate(lost))
 
 
-def as_importance(ranking: Ranking, steps: Sequence[int]) -> npt.NDArray[np.float64]:
+def as_importance(ranking: Ranking, steps: Sequence[int]) -> Floats:
     """Return for each channel what it costs that it goes, such that sorting gives the order of the ranking.
 
     The losses at the widths that are allowed are replaced by the largest convex curve below them: a step that costs

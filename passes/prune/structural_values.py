@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Floats, Indices
 from onnxslim.model.constants import constant
 from onnxslim.ops.binding import dimensions
 from onnxslim.ops.op import Constancy
-from onnxslim.ops.relations import Axis, Equal, Factored, Indices, Mixes, NodeAxes, Pairs, Relation, SameElements
+from onnxslim.ops.relations import Axis, Equal, Factored, Mixes, NodeAxes, Pairs, Relation, SameElements
 from onnxslim.ops.table import constancy, fill, relations_of
 from onnxslim.ops.traits import Trait, has
 
-from .channel_values import AxisValues, ChannelValues, Numbers, classify, run_on
+from .channel_values import AxisValues, ChannelValues, classify, run_on
 
 MAX_ELEMENTS = 1 << 22
 """Reshapes of more elements than this are not followed."""
@@ -121,7 +122,7 @@ def _pairs(result: Axis, relations: Iterable[Relation]) -> Iterator[tuple[Axis, 
                 yield relation.second, relation.second_indices, relation.first_indices
 
 
-def _numbers(value: ir.Value, readings: Sequence[PlacesRead], size: int) -> Numbers:
+def _numbers(value: ir.Value, readings: Sequence[PlacesRead], size: int) -> Floats:
     """Return the number that an operand holds for each place of a result; inf where the place reads nothing of it."""
     own = [reading for reading in readings if reading.value is value]
     if own:
@@ -134,7 +135,7 @@ def _numbers(value: ir.Value, readings: Sequence[PlacesRead], size: int) -> Numb
     return np.full(size, float(array.ravel()[0]) if uniform and array is not None else np.nan)
 
 
-def _agreed(operands: Sequence[Numbers], size: int) -> Numbers:
+def _agreed(operands: Sequence[Floats], size: int) -> Floats:
     """Return for each place the number on which all operands that are read there agree; NaN where there is none."""
     result = np.full(size, np.inf)
     for numbers in operands:
@@ -142,7 +143,7 @@ def _agreed(operands: Sequence[Numbers], size: int) -> Numbers:
     return np.where(np.isinf(result), np.nan, result)
 
 
-def _evaluated(known: ChannelValues, node: ir.Node, numbers: Mapping[ir.Value, Numbers], size: int) -> Numbers:
+def _evaluated(known: ChannelValues, node: ir.Node, numbers: Mapping[ir.Value, Floats], size: int) -> Floats:
     """Return what an elementwise op makes of constants; the op itself is asked."""
     given = np.stack([numbers[value] for value in node.inputs if value is not None])
     result = np.full(size, np.nan)
@@ -163,7 +164,7 @@ def _evaluated(known: ChannelValues, node: ir.Node, numbers: Mapping[ir.Value, N
 
 def _filled(
     result: Axis, relations: Sequence[Relation], readings: Sequence[PlacesRead], number: float, size: int
-) -> Numbers:
+) -> Floats:
     """Return the constants of an op that puts `number` where it reads nothing, along other axes as well."""
     constants = np.full(size, number)
     rank = len(dimensions(result.value) or ())

@@ -10,14 +10,12 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
-from onnxslim.analysis.labels import Mask
 from onnxslim.analysis.remaining_cost import Lengths, elements_left
+from onnxslim.arrays import Floats, Indices, Mask
 from onnxslim.ops.binding import BoundSignature, FactorKey, bind
-from onnxslim.ops.relations import Indices
 from onnxslim.runtime.layer import TimedLayer, layer_of
 from onnxslim.runtime.layer_grid import LatencyGrid, LayerGrid
 from onnxslim.runtime.layer_latency import NOTHING, LayerTimes
@@ -109,7 +107,7 @@ class MillisecondsLeft:
         assert layer is not None
         return layer
 
-    def _widths(self, lengths: Indices) -> npt.NDArray[np.float64]:
+    def _widths(self, lengths: Indices) -> Floats:
         """Return the widths of each layer, as `LayerGrid` wants them."""
         most = max((len(keys) for keys in self._keys), default=0)
         result = np.zeros((len(self._keys), most))

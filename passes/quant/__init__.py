@@ -17,9 +17,11 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.model import FORM
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, Kind, LayerChange, Note, Pass, left_alone, remark
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 
 from .calibration import CalibrationSettings, Calibrator
+from .codes import QuantCode
 from .insert import insert
 from .opset import QUANTIZATION_OPSET, upgraded
 from .parameters import WeightSettings, quantize_parameters
@@ -67,9 +69,7 @@ class Quant(Pass):
                 where="quant",
                 hint="give a number above 50, at most 100",
             )
-        if self.samples < 1:
-            raise BadOptionValue(f"{self.samples} samples calibrate nothing", where="quant", hint="give 1 or more")
-
+        self.check_counts("samples")
         if not 0 < self.error <= 1:
             raise BadOptionValue(
                 f"error is {self.error}", where="quant", hint="error is a share above 0 and at most 1, which is all"
@@ -82,15 +82,14 @@ class Quant(Pass):
     def run(self, model: ir.Model, context: Context) -> Change:
         """Quantize `model` in place, or say why not."""
         table = load_table(context.target.provider)
-        reason = _reason_against(model, table)
-        if reason:
+        if reason := _reason_against(model, table):
             return Change(False, (left_alone("model", reason),))
         infer_shapes(model)
         notes: list[Note] = []
         working = model
         if model.graph.opset_imports[""] < QUANTIZATION_OPSET:
             newer = upgraded(model)
-            if isinstance(newer, str):
+            if isinstance(newer, Reason):
                 return Change(False, (left_alone("model", newer),))
             working = newer
             notes.append(
@@ -109,11 +108,9 @@ class Quant(Pass):
         if self.error < 1 and plan.pays:
             plan = calibrator.plan(self._in_float(working, plan, calibrator, macs, context))
         if not plan.pays:
-            reason = "nothing in it can run in int8"
-            if self.error < 1:
-                reason = "no layer is left that costs the outputs little enough"
-            if calibrator.not_finite:
-                reason += f": {calibrator.not_finite}"
+            code = QuantCode.NOTHING_QUANTIZABLE if self.error == 1 else QuantCode.NOTHING_CHEAP
+            begins = calibrator.not_finite
+            reason = Reason(code, ("",)) if begins is None else Reason(code, (f": {begins}",), begins.values)
             return Change(False, (left_alone("model", reason), *selection.unmatched(), *plan.left))
         summary, layers = _summary(plan, macs)
         scales = calibrator.scales(plan)
@@ -132,7 +129,7 @@ class Quant(Pass):
         calibrator: Calibrator,
         macs: Mapping[str, int],
         context: Context,
-    ) -> dict[ir.Node, str]:
+    ) -> dict[ir.Node, Reason]:
         """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
 
         def observe() -> tuple[RoundingError, ...]:
@@ -141,14 +138,13 @@ class Quant(Pass):
             return rounding_errors(model, plan, scales, weights, sum(macs.values()), context)
 
         errors = context.observed("rounding errors", observe)
-        reasons: dict[ir.Node, str] = {}
+        reasons: dict[ir.Node, Reason] = {}
         sites = layers_of(plan)
         work = {key: sum(macs.get(site.key, 0) for site in own) for key, own in sites.items()}
         for key, reason in layers_in_float(errors, work, self.error).items():
             for site in sites[key]:
-                reasons[site.node] = (
-                    reason if site.is_contraction else f"it belongs to the layer {key}, which stays in float"
-                )
+                of_layer = Reason(QuantCode.OF_FLOAT_LAYER, (key,), (key,))
+                reasons[site.node] = reason if site.is_contraction else of_layer
         return reasons
 
     def _weight_settings(self, context: Context) -> WeightSettings:
@@ -157,12 +153,7 @@ class Quant(Pass):
 
 
 def _summary(plan: QuantPlan, macs: Mapping[str, int]) -> tuple[list[Note], tuple[LayerChange, ...]]:
-    """Return notes on what runs in int8, and the layers that do.
-
-    Args:
-        plan: Its nodes are those of the float model.
-        macs: The multiply-accumulates of its nodes, by the names of their first outputs.
-    """
+    """Return notes on what runs in int8, and the layers that do; `macs` by the names of the first outputs of nodes."""
     counts = Counter(site.node.op_type for site in plan.sites)
     notes = [Note(op_type, f"{count} in int8") for op_type, count in counts.most_common()]
     layers = []
@@ -179,19 +170,18 @@ def _summary(plan: QuantPlan, macs: Mapping[str, int]) -> tuple[list[Note], tupl
     return notes, tuple(layers)
 
 
-def _reason_against(model: ir.Model, table: Int8Table) -> str:
-    """Return why `model` must not be quantized at all; empty where nothing speaks against it."""
+def _reason_against(model: ir.Model, table: Int8Table) -> Reason | None:
+    """Return why `model` must not be quantized at all; None where nothing speaks against it."""
     if table.reason:
-        return table.reason
+        return Reason(QuantCode.NO_INT8_KERNELS, (table.reason,))
     found = count_quantized(model)
     if found:
-        return "already quantized: " + ", ".join(f"{count} {op_type}" for op_type, count in sorted(found.items()))
+        counts = ", ".join(f"{count} {op_type}" for op_type, count in sorted(found.items()))
+        return Reason(QuantCode.QUANTIZED, (counts,))
     halves = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
     if any(value.dtype in halves for value in model.graph.initializers.values()):
-        return "its weights are half precision: quantize the float32 model instead"
-    if "" not in model.graph.opset_imports:
-        return "it uses no operators of ONNX itself"
-    return ""
+        return Reason(QuantCode.HALF_PRECISION)
+    return None if "" in model.graph.opset_imports else Reason(QuantCode.NO_ONNX_OPS)
 
 
 def _forget_value_info(model: ir.Model) -> None:

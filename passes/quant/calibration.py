@@ -10,10 +10,9 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Floats
 from onnxslim.data import Samples
 from onnxslim.observe.not_finite import first_not_finite
 from onnxslim.observe.statistics import (
@@ -27,16 +26,18 @@ from onnxslim.observe.statistics import (
     ranges,
 )
 from onnxslim.pipeline.interface import Context, Note, remark
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
 from .coarse import coarse_joins, coarse_scores
+from .codes import QuantCode
 from .opset import upgraded
 from .plan import QuantPlan, make_plan
 from .scales import Activations, Calibration, Histogram, Scale, choose_scale
-from .site import QuantSite
 from .table import Int8Table
 
-Floats = npt.NDArray[np.float64]
+CHANNELS = 1
+"""The axis of channels of the tensors that are multiplied by a weight and get a bias."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,19 +72,15 @@ class Calibrator:
             settings.activations is Activations.AUTO and table.activations == "int8"
         )
         self._ranges: dict[str, Range] = {}
-        self._infinite: dict[str, str] = {}
+        self._infinite: dict[str, Reason] = {}
         self.means: dict[str, Floats] = {}
         """The mean of each channel of the tensors that are multiplied by a weight and get a bias, by name."""
         self.notes: list[Note] = []
-        self.not_finite = ""
-        """Where values that are not finite begin; empty where all are finite."""
+        self.not_finite: Reason | None = None
+        """Where values that are not finite begin; None where all are finite."""
 
-    def plan(self, in_float: Mapping[ir.Node, str] | None = None) -> QuantPlan:
-        """Return which nodes and tensors can be quantized.
-
-        Args:
-            in_float: Nodes that stay float in any case, and why.
-        """
+    def plan(self, in_float: Mapping[ir.Node, Reason] | None = None) -> QuantPlan:
+        """Return which nodes and tensors can be quantized; `in_float` says which stay float in any case, and why."""
         left = dict(in_float or {})
         while True:
             plan = make_plan(
@@ -98,9 +95,9 @@ class Calibrator:
             infinite = [name for name in sources if not self._ranges[name].finite]
             if infinite:
                 begins = first_not_finite(self._model, self._samples, self._context.open_session, infinite)
-                reason = "its range is not finite" + (f": {begins}" if begins is not None else "")
-                self._infinite.update(dict.fromkeys(infinite, reason))
-                self.not_finite = self.not_finite or reason
+                words = ("" if begins is None else f": {begins}",)
+                self._infinite |= {name: Reason(QuantCode.RANGE_NOT_FINITE, words, (name,)) for name in infinite}
+                self.not_finite = self.not_finite or self._infinite[infinite[0]]
                 continue
             coarse = coarse_joins(plan, self._ranges)
             coarse |= coarse_scores(self._model.graph, self._table, plan, self._ranges)
@@ -110,11 +107,12 @@ class Calibrator:
 
     def _observe(self, plan: QuantPlan) -> None:
         """Observe the ranges of all tensors of a plan that are not known yet, and the means of channels."""
-        names = [name for name in _names(plan) if name not in self._ranges]
+        members = (value.name or "" for group in plan.groups for value in group.members)
+        names = [name for name in members if name not in self._ranges]
         if not names:
             return
-        sites = filter(_is_corrected, plan.sites if self._settings.means else ())
-        means = {site.operands()[0].name or "": None for site in sites}
+        biased = [site.operands()[0] for site in plan.sites if self._settings.means and site.bias is not None]
+        means = {value.name or "": None for value in biased if value.shape is not None}
         queries = [*range_queries(names), *(Query(name, Statistic.MEAN, CHANNELS) for name in means)]
         answers = self._answers(self._model, queries, "calibration: ranges")
         self._ranges |= ranges(answers, names)
@@ -149,10 +147,10 @@ class Calibrator:
     @functools.cached_property
     def _histograms(self) -> Mapping[str, Histogram]:
         """Return the histograms of all tensors whose ranges are known and finite."""
-        model: ir.Model | str = self._model
+        model: ir.Model | Reason = self._model
         if self._model.graph.opset_imports[""] < HISTOGRAM_OPSET:
             model = upgraded(self._model)
-        if isinstance(model, str):
+        if isinstance(model, Reason):
             wanted = self._settings.calibration.value
             self.notes.append(
                 remark("calibration", f"minmax, not {wanted}", f"histograms need opset {HISTOGRAM_OPSET}")
@@ -162,16 +160,3 @@ class Calibrator:
         queries = [Query(name, grid) for name, grid in grids.items()]
         answers = self._answers(model, queries, "calibration: histograms")
         return {name: Histogram(answers[Query(name, grid)], grid) for name, grid in grids.items()}
-
-
-CHANNELS = 1
-"""The axis of channels of the tensors that are multiplied by a weight and get a bias."""
-
-
-def _names(plan: QuantPlan) -> list[str]:
-    return [value.name or "" for group in plan.groups for value in group.members]
-
-
-def _is_corrected(site: QuantSite) -> bool:
-    """Whether the bias of a site can take back the mean error of its weight."""
-    return site.weight is not None and site.bias is not None and site.operands()[0].shape is not None

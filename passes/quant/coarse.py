@@ -10,8 +10,11 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from onnxslim.analysis.linear_layer import label
 from onnxslim.observe.statistics import Range
+from onnxslim.pipeline.reasons import Reason
 
+from .codes import QuantCode
 from .plan import QuantPlan
 from .scales import LEVELS
 from .table import Int8Table, Role
@@ -24,15 +27,13 @@ COARSEST = 1 / 16
 are told apart between 0 and 1; and detectors are judged by the order of their scores."""
 
 
-def coarse_joins(plan: QuantPlan, ranges: Mapping[str, Range]) -> dict[ir.Node, str]:
+def coarse_joins(plan: QuantPlan, ranges: Mapping[str, Range]) -> dict[ir.Node, Reason]:
     """Return the nodes that would give tensors of too different a range one scale at the end of the model, and why.
 
-    Args:
-        plan: The nodes that would run in int8.
-        ranges: Of the sources of its groups, by name.
+    `ranges` are those of the sources of the groups of the plan, by name.
     """
     sources = plan.sources
-    reasons: dict[ir.Node, str] = {}
+    reasons: dict[ir.Node, Reason] = {}
     for site in plan.sites:
         if not site.row.joins or site.node not in plan.last:
             continue
@@ -41,30 +42,23 @@ def coarse_joins(plan: QuantPlan, ranges: Mapping[str, Range]) -> dict[ir.Node, 
         narrow = min(spans, key=lambda value: spans[value])
         levels = LEVELS * spans[narrow] / whole if whole > 0 else LEVELS
         if 0 < levels < FEWEST_LEVELS:
-            reasons[site.node] = (
-                f"its parts differ too much to share a scale: {narrow.name} would have {levels:.2g} of {LEVELS} levels"
-            )
+            name = narrow.name or ""
+            reasons[site.node] = Reason(QuantCode.COARSE_PART, (name, levels, LEVELS), (name,))
     return reasons
 
 
 def coarse_scores(
     graph: ir.Graph, table: Int8Table, plan: QuantPlan, ranges: Mapping[str, Range]
-) -> dict[ir.Node, str]:
-    """Return the nodes whose int8 results are too coarse for the scores that are made of them, and why.
+) -> dict[ir.Node, Reason]:
+    """Return the nodes of the main graph whose int8 results are too coarse for the scores made of them, and why.
 
     A Concat that joins what the scores are made of with something else goes first; then the product itself, which may
-    have a finer scale of its own.
-
-    Args:
-        graph: The main graph.
-        table: The ops that the target runs in int8.
-        plan: The nodes that would run in int8.
-        ranges: Of the sources of its groups, by name.
+    have a finer scale of its own. `ranges` as for `coarse_joins`.
     """
     sources = plan.sources
     makers = {result: site for site in plan.sites for result in site.results}
     before_products = _before_products(graph, table)
-    reasons: dict[ir.Node, str] = {}
+    reasons: dict[ir.Node, Reason] = {}
     for node in graph:
         row = table.row(node)
         if row is None or not row.scores or node in before_products:
@@ -75,7 +69,7 @@ def coarse_scores(
             if step <= COARSEST:
                 break
             if site.row.role is not Role.MOVEMENT:
-                reasons[site.node] = f"{node.op_type} makes scores of it, and would see steps of {step:.2g}"
+                reasons[site.node] = Reason(QuantCode.COARSE_SCORES, (node.op_type, step), nodes=(label(node),))
                 break
             value = site.operands()[0]
     return reasons

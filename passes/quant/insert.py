@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Array
 from onnxslim.model.constants import constant
-from onnxslim.model.edit import Editor, drop_unused, new_initializer, take_over
+from onnxslim.model.edit import Editor, drop_unused, take_over
 
 from .parameters import quantize_bias
 from .plan import QuantPlan
@@ -40,18 +41,14 @@ class Writer:
     def __init__(self, model: ir.Model) -> None:
         self._graph = model.graph
         self._editor = Editor(model)
-        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def name(self) -> str:
         """Return a name that is free."""
         return self._editor.numbered("q")
 
-    def constant(self, array: npt.NDArray[Any]) -> ir.Value:
+    def constant(self, array: Array) -> ir.Value:
         """Return an initializer, one for all equal arrays."""
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._constants:
-            self._constants[key] = new_initializer(self._graph, self.name(), array)
-        return self._constants[key]
+        return self._editor.constant("q", array)
 
     def rename(self, value: ir.Value, original: ir.Value) -> None:
         """Give an initializer the name of the one that it replaces, once nothing reads that one."""
@@ -94,13 +91,7 @@ def insert(
 ) -> None:
     """Insert the pairs of a plan and replace its weights and biases, in place.
 
-    Args:
-        model: Its main graph is quantized.
-        plan: Its sites and groups.
-        scales: The scale of every tensor of every group.
-        weights: The weight of every site that has one.
-        biases: The bias of every site that has one.
-        table: The clamps of the target.
+    There is a scale for every tensor of every group, and a weight, and a bias, for every site that has one.
     """
     graph, writer = model.graph, Writer(model)
     _write_parameters(writer, plan, scales, weights, biases)
@@ -160,27 +151,22 @@ def _write_parameters(
     written: dict[tuple[ir.Value, int | None], ir.Value] = {}
     named: dict[ir.Value, ir.Value] = {}
     for site in plan.sites:
-        if site.weight is None:
+        if site.product is None:
             continue
-        weight = weights[site.node]
-        original = site.node.inputs[site.weight]
-        assert original is not None, "a weight is a constant, and so it is there"
+        weight, original = weights[site.node], site.product.weight
         key = (original, weight.axis)
         if key not in written:
             zero_point = writer.constant(np.zeros(weight.scale.shape, np.int8)) if site.row.zero_point else None
             levels = writer.constant(weight.levels)
             named[levels] = original
             written[key] = writer.dequantize(levels, writer.constant(weight.scale), zero_point, weight.axis)
-        site.node.replace_input_with(site.weight, written[key])
-        if site.node in biases:
-            assert site.bias is not None
+        site.node.replace_input_with(site.product.weight_index, written[key])
+        if site.node in biases and site.product.bias_index is not None:
             operand = site.operands()[0]
             levels_of_bias, scale = quantize_bias(biases[site.node], scales[operand].scale, weight)
             axis = None if weight.axis is None else 0
             bias = writer.dequantize(writer.constant(levels_of_bias), writer.constant(scale), None, axis)
-            if site.bias >= len(site.node.inputs):
-                site.node.resize_inputs(site.bias + 1)
-            site.node.replace_input_with(site.bias, bias)
+            site.node.replace_input_with(site.product.bias_index, bias)
     for levels, original in named.items():
         writer.rename(levels, original)
 
@@ -211,14 +197,10 @@ def _without_clamp(graph: ir.Graph, value: ir.Value, scale: Scale, table: Int8Ta
         return value
     before = node.inputs[0]
     assert before is not None
-    outputs = [index for index, output in enumerate(graph.outputs) if output is value]
-    for use in tuple(value.uses()):
-        use.node.replace_input_with(use.idx, before)
-    for index in outputs:
-        graph.outputs[index] = before
-    name = value.name
+    name, exposed = value.name, value.is_graph_output()
+    value.replace_all_uses_with(before, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-    if outputs:
+    if exposed:
         before.name = name
     return before
 

@@ -9,6 +9,9 @@ import onnx_ir as ir
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import FORM, canonicalize, weight_bytes
+from onnxslim.pipeline.reasons import Reason
+
+from .codes import QuantCode
 
 QUANTIZATION_OPSET = 13
 """DequantizeLinear has an axis since opset 13."""
@@ -18,19 +21,19 @@ LARGEST = 1 << 30
 """Bytes of weights that are handed to the converter: it works on a serialised model, which ends at 2 GiB."""
 
 
-def upgraded(model: ir.Model) -> ir.Model | str:
+def upgraded(model: ir.Model) -> ir.Model | Reason:
     """Return `model` at `PREFERRED_OPSET`, in canonical form and with shapes, or why that is not possible.
 
     Names of inputs, outputs and values stay. `model` itself is not changed.
     """
     if weight_bytes(model) > LARGEST:
-        return f"it has opset {model.opset_imports.get('')} and is too large to be converted"
+        return Reason(QuantCode.TOO_LARGE, (model.opset_imports.get(""),))
     try:
         proto = onnx.version_converter.convert_version(ir.to_proto(model), PREFERRED_OPSET)
         result = ir.from_proto(proto)
     except Exception as error:  # the converter raises whatever its C++ code throws
-        reason = str(error).strip().partition("\n")[0]
-        return f"it has opset {model.opset_imports.get('')}, and onnx cannot convert it: {reason}"
+        message = str(error).strip().partition("\n")[0]
+        return Reason(QuantCode.NOT_CONVERTED, (model.opset_imports.get(""), message))
     canonicalize(result)
     result.graph.meta.update(model.graph.meta)
     form = model.graph.meta.get(FORM)

@@ -10,16 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Floats, Singles
 from onnxslim.model.constants import constant
 from onnxslim.pipeline.interface import Context
 
 from .plan import QuantPlan
 from .saturation import Saturation
 from .scales import Scale
-from .site import QuantSite
 from .weights import QuantizedWeight, quantize_weight
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,40 +40,31 @@ def quantize_parameters(
 ) -> tuple[dict[ir.Node, QuantizedWeight], dict[ir.Node, Floats]]:
     """Return the weight and the bias of every site that has one.
 
-    Args:
-        plan: Its sites.
-        scales: Of its tensors.
-        means: The mean of each channel of tensors, by name; biases behind others are not corrected.
-        settings: How weights are quantized.
-        context: Told how far it is.
+    `means` holds the mean of each channel of tensors, by name; biases behind others are not corrected.
     """
     biases: dict[ir.Node, Floats] = {}
     floors: dict[ir.Value, Floats] = {}
     for site in plan.sites:
-        if site.weight is None or site.bias is None:
+        bias = constant(site.bias)
+        if site.product is None or bias is None:
             continue
-        weight, array = site.node.inputs[site.weight], constant(site.node.inputs[site.bias])
-        assert weight is not None
-        assert array is not None
-        biases[site.node] = array.astype(np.float64)
-        floor = bias_floor(array, scales[site.operands()[0]].scale)
+        biases[site.node] = bias.astype(np.float64)
+        weight, floor = site.product.weight, bias_floor(bias, scales[site.operands()[0]].scale)
         floors[weight] = np.maximum(floors.get(weight, np.zeros(1)), floor)
     quantized: dict[tuple[ir.Value, int], QuantizedWeight] = {}
     weights: dict[ir.Node, QuantizedWeight] = {}
     for index, site in enumerate(plan.sites):
-        if site.weight is None or site.axis is None:
+        array = None if site.product is None else constant(site.product.weight)
+        if site.product is None or site.product.weight_axis is None or array is None:
             continue
-        weight = site.node.inputs[site.weight]
-        array = constant(weight)
-        assert weight is not None
-        assert array is not None
-        key = weight, site.axis
+        weight, axis = key = site.product.weight, site.product.weight_axis
         if key not in quantized:
+            exact = site.row.depthwise == "exact" and site.product.depthwise
             quantized[key] = quantize_weight(
                 array.astype(np.float32, copy=False),
-                site.axis,
+                axis,
                 packing=site.row.packing,
-                saturation=Saturation.IGNORE if _adds_exactly(site, array) else settings.saturation,
+                saturation=Saturation.IGNORE if exact else settings.saturation,
                 per_channel=settings.per_channel,
                 search=settings.search,
                 floor=floors.get(weight, 0.0),
@@ -83,20 +72,12 @@ def quantize_parameters(
         weights[site.node] = quantized[key]
         mean = means.get(site.operands()[0].name or "")
         if mean is not None and site.node in biases:
-            biases[site.node] += bias_correction(array, quantized[key].dequantized(), site.axis, mean)
+            biases[site.node] += bias_correction(array, quantized[key].dequantized(), axis, mean)
         context.progress("quantizing weights", index + 1, len(plan.sites))
     return weights, biases
 
 
-def _adds_exactly(site: QuantSite, weight: npt.NDArray[np.generic]) -> bool:
-    """Whether this is a depthwise convolution, and the kernel for it does not saturate."""
-    group = site.node.attributes.get_int("group", 1)
-    return site.row.depthwise == "exact" and group == weight.shape[0] and bool(weight.shape[1] == 1)
-
-
-def quantize_bias(
-    bias: Any, input_scale: np.float32, weight: QuantizedWeight
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+def quantize_bias(bias: Any, input_scale: np.float32, weight: QuantizedWeight) -> tuple[npt.NDArray[np.int32], Singles]:
     """Return a bias as int32, and its scale: what one product of input and weight counts for."""
     scale = (input_scale * weight.scale).astype(np.float32)
     info = np.iinfo(np.int32)
@@ -104,9 +85,7 @@ def quantize_bias(
     return levels.astype(np.int32), scale
 
 
-def bias_correction(
-    weight: npt.NDArray[np.float32], quantized: npt.NDArray[np.float32], axis: int, means: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def bias_correction(weight: Singles, quantized: Singles, axis: int, means: Floats) -> Floats:
     """Return what to add to the bias of each output channel to take back the mean error of its quantized weights.
 
     E[Wx - W'x] = (W - W') E[x] (Nagel et al., "Data-free quantization through weight equalization and bias correction",
@@ -126,6 +105,6 @@ def bias_correction(
     return np.asarray(np.einsum("goc,gc->go", grouped, means.reshape(groups, -1)).reshape(-1))
 
 
-def bias_floor(bias: Any, input_scale: np.float32) -> npt.NDArray[np.float64]:
+def bias_floor(bias: Any, input_scale: np.float32) -> Floats:
     """Return the smallest weight scales with which `bias` stays below 2**30 in int32, room for sums included."""
     return np.abs(np.asarray(bias, np.float64)) / (float(input_scale) * 2**30)

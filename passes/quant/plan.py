@@ -12,8 +12,10 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from onnxslim.pipeline.interface import Note, left_alone
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 
+from .codes import QuantCode
 from .site import QuantSite, SiteFinder
 from .table import Int8Table, Role
 
@@ -47,7 +49,7 @@ class QuantPlan:
     @property
     def pays(self) -> bool:
         """Whether something runs in int8 that is worth it by itself."""
-        return any(site.weight is not None or site.row.required for site in self.sites)
+        return any(site.product is not None or site.row.required for site in self.sites)
 
     @property
     def sources(self) -> dict[ir.Value, str]:
@@ -60,8 +62,8 @@ def make_plan(
     table: Int8Table,
     *,
     selection: Selection = EVERYTHING,
-    float_values: Mapping[str, str] | None = None,
-    float_nodes: Mapping[ir.Node, str] | None = None,
+    float_values: Mapping[str, Reason] | None = None,
+    float_nodes: Mapping[ir.Node, Reason] | None = None,
 ) -> QuantPlan:
     """Return which nodes and tensors of the main graph become int8.
 
@@ -74,7 +76,7 @@ def make_plan(
     """
     finder = SiteFinder(table, selection, float_values or {})
     sites: dict[ir.Node, QuantSite] = {}
-    reasons: dict[ir.Node, str] = {}
+    reasons: dict[ir.Node, Reason] = {}
     for node in model.graph:
         found = (float_nodes or {}).get(node) or finder.site(node)
         if isinstance(found, QuantSite):
@@ -112,11 +114,11 @@ def _result_readers(site: QuantSite, sites: Sites) -> list[QuantSite | None]:
     return [reader for value in site.results for reader in _readers(value, sites)]
 
 
-def _isolated(sites: Sites) -> dict[ir.Node, str]:
+def _isolated(sites: Sites) -> dict[ir.Node, Reason]:
     """Return the arithmetic and movement sites that would lie alone among floats, and why."""
     producers = {value: site for site in sites.values() for value in site.results}
     behind, before = _with_int8_inputs(sites, producers), _before_contractions(sites)
-    reasons: dict[ir.Node, str] = {}
+    reasons: dict[ir.Node, Reason] = {}
     for node, site in sites.items():
         if site.is_contraction:
             continue
@@ -124,14 +126,15 @@ def _isolated(sites: Sites) -> dict[ir.Node, str]:
         enclosed = bool(readers) and None not in readers
         quantized = [operand in producers for operand in site.operands()]
         from_input = site.row.role is Role.MOVEMENT and all(value.is_graph_input() for value in site.operands())
-        if any(value.is_graph_output() for value in (*node.outputs, *site.results)):
-            reasons[node] = "it makes an output of the model"
+        outputs = [value.name or "" for value in (*node.outputs, *site.results) if value.is_graph_output()]
+        if outputs:
+            reasons[node] = Reason(QuantCode.MODEL_OUTPUT, values=tuple(dict.fromkeys(outputs)))
         elif not ((all(quantized) and quantized) or ((any(quantized) or from_input) and enclosed)):
-            reasons[node] = "the tensors around it are float"
+            reasons[node] = Reason(QuantCode.AMONG_FLOATS)
         elif site.row.scores and node not in before:
-            reasons[node] = "it makes scores for the outputs, and 256 levels rank them badly"
+            reasons[node] = Reason(QuantCode.SCORES)
         elif node not in behind and node not in before:
-            reasons[node] = "nothing behind it needs int8"
+            reasons[node] = Reason(QuantCode.NOTHING_BEHIND)
     return reasons
 
 
@@ -156,12 +159,15 @@ def _before_contractions(sites: Sites) -> set[ir.Node]:
     return found
 
 
-def _partly_float(sites: Sites) -> dict[ir.Node, str]:
+def _partly_float(sites: Sites) -> dict[ir.Node, Reason]:
     """Return the contractions whose weight is shared with one that stays float: one initializer, one decision."""
-    weights = {weight for site in sites.values() if (weight := site.weight_value()) is not None}
-    shared = {weight for weight in weights if any(use.node not in sites for use in weight.uses())}
-    reason = "its weight is shared with a node that stays float"
-    return {node: reason for node, site in sites.items() if site.weight_value() in shared}
+    weights = {node: site.product.weight for node, site in sites.items() if site.product is not None}
+    shared = {weight for weight in set(weights.values()) if any(use.node not in sites for use in weight.uses())}
+    return {
+        node: Reason(QuantCode.WEIGHT_OF_FLOAT_NODE, values=(weight.name or "",))
+        for node, weight in weights.items()
+        if weight in shared
+    }
 
 
 def _groups(sites: Sites) -> tuple[ScaleGroup, ...]:

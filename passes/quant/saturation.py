@@ -20,10 +20,10 @@ weights are as right as any others.
 from __future__ import annotations
 
 import enum
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from onnxslim.arrays import Array, Singles
 
 PAIR_LIMIT = 32767 // 255
 """The largest sum of two weights of one sign that no activations can make overflow."""
@@ -52,13 +52,10 @@ class Saturation(enum.Enum):
         return Saturation.PAIRS if saturates else Saturation.IGNORE
 
 
-def products_in_order(weight: npt.NDArray[Any], axis: int, packing: str | None) -> npt.NDArray[Any]:
+def products_in_order(weight: Array, axis: int, packing: str | None) -> Array:
     """Return `weight` as (output channels, products), in the order in which the kernel adds them up.
 
-    Args:
-        weight: As the node has it.
-        axis: Its axis of output channels.
-        packing: ``channels last``: the axis after the output channels (the input channels) runs fastest.
+    With the packing ``channels last`` the axis after that of the output channels (the input channels) runs fastest.
     """
     rows = np.moveaxis(weight, axis, 0)
     if packing == "channels last":
@@ -66,7 +63,7 @@ def products_in_order(weight: npt.NDArray[Any], axis: int, packing: str | None) 
     return rows.reshape(len(rows), -1)
 
 
-def restore_order(rows: npt.NDArray[Any], shape: tuple[int, ...], axis: int, packing: str | None) -> npt.NDArray[Any]:
+def restore_order(rows: Array, shape: tuple[int, ...], axis: int, packing: str | None) -> Array:
     """Undo `products_in_order` for a weight of that `shape`."""
     ordered = [shape[axis], *(size for index, size in enumerate(shape) if index != axis)]
     if packing == "channels last":
@@ -77,22 +74,22 @@ def restore_order(rows: npt.NDArray[Any], shape: tuple[int, ...], axis: int, pac
     return np.ascontiguousarray(np.moveaxis(rows, 0, axis))
 
 
-def fit_pairs(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def fit_pairs(levels: Singles) -> Singles:
     """Return whole numbers next to `levels` of which no pair of neighbours in a row sums up to more than the limit.
 
     Args:
         levels: (rows, products), real numbers, at most `FULL_RANGE` in magnitude.
     """
-    whole = np.rint(levels)
-    paired = levels.shape[1] // 2 * 2
-    left, right = levels[:, 0:paired:2], levels[:, 1:paired:2]
-    bad = (np.abs(whole[:, 0:paired:2] + whole[:, 1:paired:2]) > PAIR_LIMIT) & (left * right > 0)
-    if bad.any():
-        rows, pairs = np.nonzero(bad)
-        one, two = np.abs(left[bad]), np.abs(right[bad])
-        # the nearest point of the line one + two = limit, between its ends
-        first = np.clip(np.rint((PAIR_LIMIT + one - two) / 2), PAIR_LIMIT - FULL_RANGE, FULL_RANGE)
-        sign = np.sign(left[bad])
-        whole[rows, 2 * pairs] = sign * first
-        whole[rows, 2 * pairs + 1] = sign * (PAIR_LIMIT - first)
-    return whole
+    rounded = np.rint(levels)
+    even = levels.shape[1] // 2 * 2
+    left, right = levels[:, 0:even:2], levels[:, 1:even:2]
+    overflowing = (np.abs(rounded[:, 0:even:2] + rounded[:, 1:even:2]) > PAIR_LIMIT) & (left * right > 0)
+    if overflowing.any():
+        rows, pairs = np.nonzero(overflowing)
+        left_size, right_size = np.abs(left[overflowing]), np.abs(right[overflowing])
+        # the nearest point of the line left + right = limit, between its ends
+        nearest = np.clip(np.rint((PAIR_LIMIT + left_size - right_size) / 2), PAIR_LIMIT - FULL_RANGE, FULL_RANGE)
+        sign = np.sign(left[overflowing])
+        rounded[rows, 2 * pairs] = sign * nearest
+        rounded[rows, 2 * pairs + 1] = sign * (PAIR_LIMIT - nearest)
+    return rounded

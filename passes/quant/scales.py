@@ -14,6 +14,7 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Floats, Singles
 from onnxslim.observe.statistics import BINS, Grid, Range
 
 LEVELS = 255
@@ -63,7 +64,7 @@ class Scale:
         return cls(scale, lowest + int(np.clip(round(-low / float(scale)), 0, LEVELS)), dtype)
 
     @property
-    def parameters(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.integer]]:
+    def parameters(self) -> tuple[Singles, npt.NDArray[np.integer]]:
         """The scale and the zero point as QuantizeLinear takes them, shape []."""
         return np.asarray(self.scale), np.asarray(self.zero_point, self.dtype)
 
@@ -74,7 +75,7 @@ class Scale:
         step = float(self.scale)
         return (info.min - self.zero_point) * step, (info.max - self.zero_point) * step
 
-    def quantize(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
+    def quantize(self, array: Singles) -> npt.NDArray[np.integer]:
         """Return the levels nearest to `array`, halves to even, as QuantizeLinear does."""
         info = np.iinfo(self.dtype)
         levels = np.clip(np.rint(array / self.scale) + self.zero_point, info.min, info.max)
@@ -85,11 +86,11 @@ class Scale:
 class Histogram:
     """How many elements of a tensor are nearest to each multiple of a grid."""
 
-    counts: npt.NDArray[np.float64]
+    counts: Floats
     grid: Grid
 
     @property
-    def centers(self) -> npt.NDArray[np.float64]:
+    def centers(self) -> Floats:
         """The multiples."""
         return np.asarray((np.arange(BINS) - self.grid.zero) * self.grid.width, np.float64)
 
@@ -121,14 +122,10 @@ def mse_interval(histogram: Histogram) -> tuple[float, float]:
     return -float(lows[best[1]]), float(highs[best[0]])
 
 
-def _tail(
-    magnitudes: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _tail(magnitudes: Floats, counts: Floats) -> tuple[Floats, Floats, Floats]:
     """For one side of zero: candidate bounds, the error of cutting off there, and how many values stay inside.
 
-    Args:
-        magnitudes: Distances from zero, ascending.
-        counts: How many values lie there.
+    `counts` values lie at each of `magnitudes`, which ascend from zero.
     """
     seen = np.flatnonzero(counts)
     if not len(seen):

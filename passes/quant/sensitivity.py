@@ -18,7 +18,9 @@ from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import Probe, run_on
 from onnxslim.observe.sensitivity import OutputDeviation, Run
 from onnxslim.pipeline.interface import Context
+from onnxslim.pipeline.reasons import Reason
 
+from .codes import QuantCode
 from .plan import QuantPlan
 from .scales import Scale
 from .site import QuantSite
@@ -74,15 +76,9 @@ def rounding_errors(
     macs: int,
     context: Context,
 ) -> tuple[RoundingError, ...]:
-    """Return the errors that the weights and tensors of a plan bring, each rounded alone.
+    """Return the errors that the weights and tensors of a plan bring, each rounded alone; `model` is not changed.
 
-    Args:
-        model: In float; it is not changed.
-        plan: The nodes and tensors that would be quantized.
-        scales: Of its tensors.
-        weights: Of its sites.
-        macs: Multiply-accumulates of one run.
-        context: The target and the samples: the smaller the model, the more of them are used.
+    The fewer multiply-accumulates one run of the model takes, `macs`, the more samples are used.
 
     Raises:
         RunError: The model does not run on the samples.
@@ -106,22 +102,17 @@ def rounding_errors(
     return tuple(found)
 
 
-def layers_in_float(errors: Sequence[RoundingError], macs: Mapping[str, int], share: float) -> dict[str, str]:
-    """Return the layers to leave in float so that at most a share of the error is left, and why.
+def layers_in_float(errors: Sequence[RoundingError], macs: Mapping[str, int], share: float) -> dict[str, Reason]:
+    """Return the layers to leave in float so that at most a share (above 0) of the error is left, and why.
 
     Again and again the layers are taken that bring most of the error for their multiply-accumulates.
-
-    Args:
-        errors: The errors that were measured.
-        macs: Multiply-accumulates of each layer.
-        share: Of the error, above 0.
     """
     total, work = sum(error.share for error in errors), sum(macs.values())
     touching: dict[str, list[int]] = {}
     for index, error in enumerate(errors):
         for layer in error.layers:
             touching.setdefault(layer, []).append(index)
-    chosen: dict[str, str] = {}
+    chosen: dict[str, Reason] = {}
     remaining = dict(enumerate(errors))
 
     def avoided(layers: Set[str]) -> set[int]:
@@ -143,7 +134,7 @@ def layers_in_float(errors: Sequence[RoundingError], macs: Mapping[str, int], sh
             others = sorted(best - {layer})
             together = f"together with {', '.join(others)} " if others else ""
             own = macs.get(layer, 0) / max(work, 1)
-            chosen[layer] = f"{together}it brings {brought:.1%} of the error; it makes {own:.1%} of the products"
+            chosen[layer] = Reason(QuantCode.COSTLY, (together, brought, own), tuple(others))
     return chosen
 
 
@@ -155,7 +146,7 @@ def _rounded_with(plan: QuantPlan) -> dict[frozenset[str], list[QuantSite | ir.V
     for site in plan.sites:
         if site.node not in owners:
             continue
-        if site.weight is not None:
+        if site.product is not None:
             found.setdefault(frozenset({owners[site.node]}), []).append(site)
         for value in (*site.operands(), *site.results):
             touching.setdefault(value, set()).add(owners[site.node])
@@ -184,13 +175,13 @@ def _switched(
             if isinstance(part, ir.Value):
                 _round(probe, probe.values[part.name or ""], scales[part], switch)
                 continue
-            node = probe.values[part.node.outputs[0].name or ""].producer()
+            node = probe.values[part.key].producer()
             assert node is not None
-            assert part.weight is not None
-            weight = node.inputs[part.weight]
+            assert part.product is not None
+            weight = node.inputs[part.product.weight_index]
             assert weight is not None
             stored = probe.constant(weights[part.node].dequantized())
-            node.replace_input_with(part.weight, probe.add("Where", switch, stored, weight))
+            node.replace_input_with(part.product.weight_index, probe.add("Where", switch, stored, weight))
     graph.sort()
     return probe.model
 

@@ -7,13 +7,15 @@ import functools
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.analysis.bias import only_use
+from onnxslim.analysis.contraction import Contraction, contractions
 from onnxslim.model.constants import constant
-from onnxslim.ops.binding import output_channel_axis
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
+from .codes import QuantCode
 from .table import Int8Table, Role, Row
 
 
@@ -25,13 +27,11 @@ class QuantSite:
     row: Row
     data: tuple[int, ...]
     """Inputs that are activations."""
-    constants: tuple[int, ...]
+    constants: tuple[int, ...] = ()
     """Inputs among the activations that are one constant number."""
-    weight: int | None
-    axis: int | None
-    """The axis of output channels of the weight; None: it has no weight."""
-    bias: int | None
-    clamp: ir.Node | None
+    product: Contraction | None = None
+    """How it multiplies by a stored weight; None: it has none."""
+    clamp: ir.Node | None = None
     """The Relu or Clip behind it that quantization makes superfluous."""
 
     @property
@@ -49,6 +49,12 @@ class QuantSite:
         """The values that are quantized: the outputs of the node, or of the clamp behind it."""
         return tuple((self.clamp or self.node).outputs)
 
+    @property
+    def bias(self) -> ir.Value | None:
+        """The stored bias that its kernel takes as int32."""
+        own = None if self.product is None or self.row.bias is None else self.product.own_bias
+        return None if own is None else own.value
+
     @functools.cached_property
     def data_indices(self) -> frozenset[int]:
         """The inputs that are activations, to look them up: a node may have thousands."""
@@ -59,105 +65,94 @@ class QuantSite:
         inputs = self.node.inputs
         return tuple(value for value in (inputs[index] for index in self.data) if value is not None)
 
-    def weight_value(self) -> ir.Value | None:
-        """Return its weight, if it has one."""
-        return None if self.weight is None else self.node.inputs[self.weight]
-
 
 class SiteFinder:
-    """Recognises the nodes of one model that can run in int8.
+    """Recognises the nodes of one model that can run in int8: `float_values` says which tensors cannot, by name."""
 
-    Args:
-        table: The ops that the target runs in int8.
-        selection: The nodes that may be quantized.
-        float_values: Names of tensors that cannot be quantized, and why.
-    """
-
-    def __init__(self, table: Int8Table, selection: Selection, float_values: Mapping[str, str]) -> None:
+    def __init__(self, table: Int8Table, selection: Selection, float_values: Mapping[str, Reason]) -> None:
         self._table, self._selection, self._float_values = table, selection, float_values
-        self._own_weights: dict[ir.Value | None, bool] = {}
+        self._of_one_op: dict[ir.Value, bool] = {}
         """Whether all nodes that read a weight are of one op."""
 
-    def site(self, node: ir.Node) -> QuantSite | str:
+    def site(self, node: ir.Node) -> QuantSite | Reason:
         """Return how a node runs in int8, or why it cannot."""
         row = self._table.row(node)
         if row is None:
-            return f"{node.op_type} has no int8 kernel on {self._table.provider}"
+            return Reason(QuantCode.NO_KERNEL, (node.op_type, self._table.provider))
         if reason := self._selection.against(node) or _reason_against(node, row):
             return reason
-        weight = axis = None
-        if row.weight is not None:
-            array = constant(node.inputs[row.weight])
-            if array is not None:
-                weight, axis = row.weight, output_channel_axis(node, row.weight)
-                if reason := self._reason_against_weight(node, row, array, axis):
-                    return reason
-            elif row.data is None or row.weight not in row.data:
-                return "its weight is not constant"
-        bias = row.bias if row.bias is not None and row.bias < len(node.inputs) else None
-        bias = None if bias is None or node.inputs[bias] is None else bias
+        product = None
+        if row.weight is not None and constant(node.inputs[row.weight]) is not None:
+            product = next(
+                (found for found in contractions([node], unranked=True) if found.weight_index == row.weight), None
+            )
+            if reason := self._reason_against_weight(node, row, row.weight, product):
+                return reason
+        elif row.weight is not None and row.weight not in (row.data or ()):
+            return Reason(QuantCode.WEIGHT_COMPUTED)
+        bias = node.inputs[row.bias] if row.bias is not None and row.bias < len(node.inputs) else None
         if bias is not None:
-            array = constant(node.inputs[bias])
+            array = constant(bias)
             if array is None:
-                return "its bias is not constant"
+                return Reason(QuantCode.BIAS_COMPUTED, values=(bias.name or "",))
             if array.ndim != 1 or not np.isfinite(array).all():
-                return "its bias is no finite vector"
+                return Reason(QuantCode.BIAS_NO_VECTOR, values=(bias.name or "",))
         data: list[int] = []
         constants: list[int] = []
         for index in row.data if row.data is not None else range(len(node.inputs)):
-            if index == weight:
+            if product is not None and index == product.weight_index:
                 continue
             value = node.inputs[index]
             array = constant(value)
+            names: tuple[str, ...] = () if value is None else (value.name or "",)
             if array is None:
                 data.append(index)
             elif row.role is Role.ARITHMETIC and array.size == 1 and np.isfinite(array).all():
                 constants.append(index)
             else:
-                return "an operand is a constant tensor"
+                return Reason(QuantCode.CONSTANT_OPERAND, values=names)
             if value is None or value.dtype != ir.DataType.FLOAT:
                 dtype = "unknown" if value is None or value.dtype is None else value.dtype.name
-                return f"its input is {dtype}, not FLOAT"
+                return Reason(QuantCode.INPUT_TYPE, (dtype,), names)
         clamp = None if row.role is Role.MOVEMENT else _absorbed_clamp(node, self._table)
-        site = QuantSite(node, row, tuple(data), tuple(constants), weight, axis, bias, clamp)
-        names = (value.name or "" for value in (*site.operands(), *site.results))
+        site = QuantSite(node, row, tuple(data), tuple(constants), product, clamp)
+        names = tuple(value.name or "" for value in (*site.operands(), *site.results))
         return next((self._float_values[name] for name in names if name in self._float_values), site)
 
-    def _reason_against_weight(self, node: ir.Node, row: Row, array: npt.NDArray[np.generic], axis: int | None) -> str:
-        """Return why the int8 kernel cannot take a weight; empty where it can."""
-        assert row.weight is not None
+    def _reason_against_weight(self, node: ir.Node, row: Row, index: int, product: Contraction | None) -> Reason | None:
+        """Return why the int8 kernel cannot take the constant input `index` as weight; None where it can."""
+        weight = node.inputs[index]
+        array = constant(weight)
+        assert weight is not None
+        assert array is not None
         if row.rank is not None and array.ndim != row.rank:
-            return f"its weight has {array.ndim} axes, the kernel wants {row.rank}"
+            return Reason(QuantCode.WEIGHT_RANK, (array.ndim, row.rank))
         if not np.isfinite(array).all():
-            return "its weight is not finite"
-        if axis is None:
-            return "which axis of its weight holds the output channels is not known"
-        value = node.inputs[row.weight]
-        if value not in self._own_weights:
-            kinds = {(use.node.op_type, use.idx) for use in value.uses()} if value is not None else set()
-            self._own_weights[value] = kinds == {(node.op_type, row.weight)}
-        return "" if self._own_weights[value] else "its weight is also read by another op"
+            return Reason(QuantCode.WEIGHT_NOT_FINITE)
+        if product is None or product.weight_axis is None:
+            return Reason(QuantCode.WEIGHT_AXIS)
+        if weight not in self._of_one_op:
+            self._of_one_op[weight] = len({(use.node.op_type, use.idx) for use in weight.uses()}) == 1
+        shared = not self._of_one_op[weight]
+        return Reason(QuantCode.WEIGHT_OF_OTHER_OP, values=(weight.name or "",)) if shared else None
 
 
-def _reason_against(node: ir.Node, row: Row) -> str:
-    """Return why the int8 kernel of an op does not take a node; empty where it does."""
+def _reason_against(node: ir.Node, row: Row) -> Reason | None:
+    """Return why the int8 kernel of an op does not take a node; None where it does."""
     for name, wanted in row.attributes.items():
         attribute = node.attributes.get(name)
         if attribute is not None and not np.all(np.asarray(attribute.value) == wanted):
-            return f"its kernel is for {name} = {wanted}"
+            return Reason(QuantCode.ATTRIBUTE, (name, wanted))
     if row.outputs and len([value for value in node.outputs if value.name]) > row.outputs:
-        return "its int8 kernel has no second output"
-    return ""
+        return Reason(QuantCode.SECOND_OUTPUT)
+    return None
 
 
 def _absorbed_clamp(node: ir.Node, table: Int8Table) -> ir.Node | None:
     """Return the clamp that alone reads the output of `node`. Zero must lie inside it: zero is always a level."""
-    output = node.outputs[0]
-    uses = tuple(output.uses())
-    if len(uses) != 1 or uses[0].idx != 0 or output.is_graph_output() or uses[0].node.graph is not node.graph:
-        return None
-    limits = clamp_limits(uses[0].node, table)
-    return uses[0].node if limits is not None and limits[0] <= 0.0 <= limits[1] else None
+    use = only_use(node.outputs[0])
+    limits = None if use is None or use[1] else clamp_limits(use[0], table)
+    return use[0] if use is not None and limits is not None and limits[0] <= 0.0 <= limits[1] else None
 
 
 def clamp_limits(node: ir.Node, table: Int8Table) -> tuple[float, float] | None:

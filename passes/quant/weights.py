@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Singles
+
 from .saturation import (
     FULL_RANGE,
     HALF_RANGE,
@@ -20,8 +22,6 @@ from .saturation import (
     products_in_order,
     restore_order,
 )
-
-Floats = npt.NDArray[np.float32]
 
 COARSE = tuple(np.geomspace(0.5, 2.0, 17))
 """Candidate scales, as multiples of the one that covers the whole channel."""
@@ -36,12 +36,12 @@ class QuantizedWeight:
     """A weight in int8."""
 
     levels: npt.NDArray[np.int8]
-    scale: Floats
+    scale: Singles
     """One for each channel of `axis`, or one for all (of shape ())."""
     axis: int | None
     """The axis of output channels; None: one scale for the whole tensor."""
 
-    def dequantized(self) -> Floats:
+    def dequantized(self) -> Singles:
         """Return the weight that the levels stand for."""
         if self.axis is None:
             return self.levels * self.scale
@@ -51,7 +51,7 @@ class QuantizedWeight:
 
 
 def quantize_weight(
-    weight: Floats,
+    weight: Singles,
     axis: int,
     *,
     packing: str | None = None,
@@ -74,59 +74,42 @@ def quantize_weight(
     rows = products_in_order(weight, axis, packing).astype(np.float32, copy=False)
     limit = HALF_RANGE if saturation is Saturation.REDUCE_RANGE else FULL_RANGE
     pairs = saturation is Saturation.PAIRS
-    blocks = (
-        [rows[start : start + _rows_a_block(rows)] for start in range(0, len(rows), _rows_a_block(rows))]
-        if per_channel
-        else [rows]
-    )
-    scales = np.concatenate([_best_scales(block, limit, pairs, per_channel, search) for block in blocks])
-    scales = np.maximum(_without_zeros(scales), floor).astype(np.float32)
+    height = max(1, BLOCK // max(1, rows.shape[1])) if per_channel else len(rows)
+    blocks = [slice(start, start + height) for start in range(0, len(rows), height)]
+    scales = np.concatenate([_best_scales(rows[block], limit, pairs, per_channel, search) for block in blocks])
+    # A channel without weights gets the scale of the finest other one: its bias is measured in it.
+    positive = scales[scales > 0]
+    scales = np.where(scales > 0, scales, positive.min() if len(positive) else np.float32(1))
+    scales = np.maximum(scales, floor).astype(np.float32)
     if not per_channel:
         scales = np.full_like(scales, scales.max())
-    levels = np.concatenate(
-        [_levels(block, scale, limit, pairs) for block, scale in zip(blocks, _split(scales, blocks), strict=True)]
-    ).astype(np.int8)
+    levels = np.concatenate([_levels(rows[block], scales[block], limit, pairs) for block in blocks]).astype(np.int8)
     restored = restore_order(levels, weight.shape, axis, packing)
     return QuantizedWeight(restored, scales if per_channel else scales[0].reshape(()), axis if per_channel else None)
 
 
-def _rows_a_block(rows: Floats) -> int:
-    products: int = rows.shape[1]
-    return max(1, BLOCK // max(1, products))
-
-
-def _split(scales: Floats, blocks: list[Floats]) -> list[Floats]:
-    return np.split(scales, np.cumsum([len(block) for block in blocks])[:-1])
-
-
-def _without_zeros(scales: Floats) -> Floats:
-    """Give channels without weights the scale of the finest other one: their bias is measured in it."""
-    positive = scales[scales > 0]
-    return np.asarray(np.where(scales > 0, scales, positive.min() if len(positive) else 1), np.float32)
-
-
-def _levels(rows: Floats, scales: Floats, limit: int, pairs: bool) -> Floats:
+def _levels(rows: Singles, scales: Singles, limit: int, pairs: bool) -> Singles:
     levels = np.clip(rows / scales[:, None], -limit, limit)
     return fit_pairs(levels) if pairs else np.rint(levels)
 
 
-def _best_scales(rows: Floats, limit: int, pairs: bool, per_channel: bool, search: bool) -> Floats:
+def _best_scales(rows: Singles, limit: int, pairs: bool, per_channel: bool, search: bool) -> Singles:
     """Return the scale of each row; 0 for a row of zeros."""
-    covering = np.abs(rows).max(axis=1, initial=0.0) / np.float32(limit)
+    best_scales = np.abs(rows).max(axis=1, initial=0.0) / np.float32(limit)
     if not per_channel:
-        covering = np.full_like(covering, covering.max(initial=0.0))
+        best_scales = np.full_like(best_scales, best_scales.max(initial=0.0))
     if not search and not pairs:
-        return np.asarray(covering, np.float32)
-    best = covering.copy()
-    least = np.full(len(rows), np.inf)
-    for candidates in (COARSE, FINE):
-        centre = best.copy()
-        for factor in candidates:
-            scales = centre * np.float32(factor)
-            safe = np.where(scales > 0, scales, np.float32(1))
-            error = ((_levels(rows, safe, limit, pairs) * safe[:, None] - rows) ** 2).sum(axis=1, dtype=np.float64)
+        return np.asarray(best_scales, np.float32)
+    least_errors = np.full(len(rows), np.inf)
+    for factors in (COARSE, FINE):
+        start = best_scales.copy()
+        for factor in factors:
+            scales = start * np.float32(factor)
+            divisors = np.where(scales > 0, scales, np.float32(1))
+            restored = _levels(rows, divisors, limit, pairs) * divisors[:, None]
+            errors = ((restored - rows) ** 2).sum(axis=1, dtype=np.float64)
             if not per_channel:
-                error = np.full_like(error, error.sum())
-            better = error < least
-            least[better], best[better] = error[better], scales[better]
-    return np.asarray(best, np.float32)
+                errors = np.full_like(errors, errors.sum())
+            better = errors < least_errors
+            least_errors[better], best_scales[better] = errors[better], scales[better]
+    return np.asarray(best_scales, np.float32)

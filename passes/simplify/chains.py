@@ -22,18 +22,17 @@ def join_reshapes(model: ir.Model, known: Inference) -> int:
     Rules do the same where only the second is a Reshape to a known shape. Returns how many were joined.
     """
     count, editor = 0, Editor(model)
-    for graph in main_graphs(model):
-        for node in having(graph, Trait.RESHAPES):
-            first = _only_producer(node, 0)
-            if first is None or not has(first, Trait.RESHAPES) or first.graph is not graph:
-                continue
-            source, shape = first.inputs[0], known.fact(node.outputs[0]).shape
-            if source is None or shape is None:
-                continue
-            sizes = reshape_target(known.fact(source).shape, shape)
-            if sizes is not None:
-                _replace(editor, graph, node, first, sizes)
-                count += 1
+    for node in having(main_graphs(model), Trait.RESHAPES):
+        first = _only_producer(node, 0)
+        if first is None or not has(first, Trait.RESHAPES) or node.graph is None or first.graph is not node.graph:
+            continue
+        source, shape = first.inputs[0], known.fact(node.outputs[0]).shape
+        if source is None or shape is None:
+            continue
+        sizes = reshape_target(known.fact(source).shape, shape)
+        if sizes is not None:
+            _replace(editor, node.graph, node, first, sizes)
+            count += 1
     return count
 
 
@@ -55,19 +54,16 @@ def _replace(editor: Editor, graph: ir.Graph, node: ir.Node, first: ir.Node, siz
 def join_concatenations(model: ir.Model) -> int:
     """Let a Concat read what another Concat along the same axis reads for it alone. Returns how many were joined."""
     count = 0
-    for graph in every_graph(model):
-        for node in having(graph, Trait.JOINING):
-            if node.graph is None:
-                continue
-            inner = [maker for index in range(len(node.inputs)) if (maker := _inner_concat(node, index)) is not None]
-            if not inner:
-                continue
-            parts: dict[ir.Value | None, Sequence[ir.Value | None]] = {
-                maker.outputs[0]: maker.inputs for maker in inner
-            }
-            set_inputs(node, [part for value in node.inputs for part in parts.get(value, (value,))])
-            graph.remove(inner, safe=True)
-            count += len(inner)
+    for node in having(every_graph(model), Trait.JOINING):
+        if node.graph is None:
+            continue  # it was joined to another one
+        inner = [maker for index in range(len(node.inputs)) if (maker := _inner_concat(node, index)) is not None]
+        if not inner:
+            continue
+        parts: dict[ir.Value | None, Sequence[ir.Value | None]] = {maker.outputs[0]: maker.inputs for maker in inner}
+        set_inputs(node, [part for value in node.inputs for part in parts.get(value, (value,))])
+        node.graph.remove(inner, safe=True)
+        count += len(inner)
     return count
 
 

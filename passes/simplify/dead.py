@@ -13,7 +13,7 @@ from onnxslim.rewrite.identity import eliminate_identity
 
 def eliminate_identities(model: ir.Model) -> int:
     """Remove Identity nodes, except those that give a graph output its name. Returns how many."""
-    return sum(eliminate_identity(node) for graph in every_graph(model) for node in having(graph, Trait.IDENTITY))
+    return sum(eliminate_identity(node) for node in having(every_graph(model), Trait.IDENTITY))
 
 
 def remove_dead_nodes(model: ir.Model) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.fold import may_evaluate
+from onnxslim.arrays import Array
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import note_same
 from onnxslim.model.nesting import every_graph, main_graphs, nested_graphs
@@ -63,11 +62,11 @@ def _digest(value: ir.Value, whole: bool) -> bytes:
         return repr(array.tolist()).encode()
     if array.size > PREFIX_BYTES and _is_filled(array):
         return (value.name or "").encode()  # a large constant of one value is equal to others by accident
-    data: npt.NDArray[Any] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    data: Array = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return hashlib.blake2b((data if whole else data[:PREFIX_BYTES]).data).digest()
 
 
-def _is_filled(array: npt.NDArray[Any]) -> bool:
+def _is_filled(array: Array) -> bool:
     first = array.reshape(-1)[:PREFIX_BYTES]
     return bool(np.all(first == first[0]))
 

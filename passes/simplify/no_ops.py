@@ -16,12 +16,8 @@ from onnxslim.rewrite.identity import pass_by
 
 def pass_by_ops_without_effect(model: ir.Model, known: Inference) -> int:
     """Let the users of ops that are proved to do nothing use what these read. Returns how many there were."""
-    count = 0
-    for graph in main_graphs(model):
-        for node in having(graph, Trait.IDENTITY_AT_EQUAL_SHAPE):
-            if _keeps_shape(node, known):
-                count += _pass_by_first(node)
-    return count
+    nodes = having(main_graphs(model), Trait.IDENTITY_AT_EQUAL_SHAPE)
+    return sum(_pass_by_first(node) for node in nodes if _keeps_shape(node, known))
 
 
 def _keeps_shape(node: ir.Node, known: Inference) -> bool:
@@ -76,14 +72,14 @@ def leave_to_broadcasting(model: ir.Model, known: Inference) -> int:
         How many Expands are needed no more.
     """
     count = 0
-    for graph in main_graphs(model):
-        for node in having(graph, Trait.WIDENS):
-            if not node.outputs[0].is_graph_output():
-                uses = list(node.outputs[0].uses())
-                if uses and all(_is_widened_anyway(use.node, node, known) for use in uses):
-                    for use in uses:
-                        use.node.replace_input_with(use.idx, node.inputs[0])
-                    count += 1
+    for node in having(main_graphs(model), Trait.WIDENS):
+        uses = list(node.outputs[0].uses())
+        if not uses or node.outputs[0].is_graph_output():
+            continue
+        if all(_is_widened_anyway(use.node, node, known) for use in uses):
+            for use in uses:
+                use.node.replace_input_with(use.idx, node.inputs[0])
+            count += 1
     return count
 
 
@@ -106,20 +102,19 @@ def _is_widened_anyway(user: ir.Node, expand: ir.Node, known: Inference) -> bool
 def drop_empty_parts(model: ir.Model, known: Inference) -> int:
     """Let a Concat not read what has no elements, and be nothing where it reads one value. Returns how many changed."""
     count = 0
-    for graph in main_graphs(model):
-        for node in having(graph, Trait.JOINING):
-            axis = node.attributes.get("axis")
-            if axis is None or axis.is_ref():
-                continue
-            shapes = [None if value is None else known.fact(value).shape for value in node.inputs]
-            parts = [
-                value
-                for value, shape in zip(node.inputs, shapes, strict=True)
-                if shape is None or not -len(shape) <= axis.as_int() < len(shape) or shape[axis.as_int()] != 0
-            ]
-            if parts and len(parts) < len(node.inputs):
-                set_inputs(node, parts)
-                count += 1
-            if len(node.inputs) == 1:
-                count += _pass_by_first(node)
+    for node in having(main_graphs(model), Trait.JOINING):
+        axis = node.attributes.get("axis")
+        if axis is None or axis.is_ref():
+            continue
+        shapes = [None if value is None else known.fact(value).shape for value in node.inputs]
+        parts = [
+            value
+            for value, shape in zip(node.inputs, shapes, strict=True)
+            if shape is None or not -len(shape) <= axis.as_int() < len(shape) or shape[axis.as_int()] != 0
+        ]
+        if parts and len(parts) < len(node.inputs):
+            set_inputs(node, parts)
+            count += 1
+        if len(node.inputs) == 1:
+            count += _pass_by_first(node)
     return count

@@ -23,12 +23,11 @@ LARGEST = 1 << 20
 def leave_out_zero_states(model: ir.Model) -> int:
     """Leave out initial states that are zeros. Returns how many."""
     count = 0
-    for graph in every_graph(model):
-        for node in having(graph, Trait.RECURRENT):
-            for index, value in enumerate(node.inputs):
-                if index in STATES and value is not None and _is_zero(value):
-                    node.replace_input_with(index, None)
-                    count += 1
+    for node in having(every_graph(model), Trait.RECURRENT):
+        for index, value in enumerate(node.inputs):
+            if index in STATES and value is not None and _is_zero(value):
+                node.replace_input_with(index, None)
+                count += 1
     return count
 
 

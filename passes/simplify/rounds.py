@@ -97,12 +97,9 @@ LAST_STEPS: tuple[NamedStep, ...] = (
 
 
 class Rounds:
-    """One simplification of one model.
+    """One simplification of one model, in place, by the rules of a package.
 
-    Args:
-        model: The model, changed in place.
-        context: Its gate is asked before each rewrite; with `verify`, each is checked where it is made.
-        package: Where the rules lie.
+    The gate of the context is asked before each rewrite; with `verify`, each is checked where it is made.
     """
 
     def __init__(self, model: ir.Model, context: Context, package: str) -> None:
@@ -120,11 +117,7 @@ class Rounds:
         return any(self._counts.values())
 
     def run(self, last: Iterable[NamedStep] = ()) -> None:
-        """Simplify. Nothing is raised: simplification must never be what fails.
-
-        Args:
-            last: Steps to do once nothing changes any more, before what is unused is removed.
-        """
+        """Simplify, and do the steps `last` once nothing changes any more. Nothing is raised: that must not fail."""
         declared = distrust_shapes(self._model)
         known = Inference(self._model)
         for done in range(ROUNDS):
@@ -184,10 +177,10 @@ class Rounds:
         if self._old:
             return 0
         ops = {node.op_type for graph in every_graph(self._model) for node in graph}
-        rules = load_rules(self._package, self._opset, frozenset(ops)).rules
+        rules = load_rules(self._package, self._opset, frozenset(ops))
         usable = [rule for rule in rules if rule.name not in self._failures]
         applied = fixpoint(self._model, usable, accept=self._accept, growth=self._growth)
-        self._failures.update({skipped.rule: skipped.reason for skipped in (*applied.skipped, *applied.refused)})
+        self._failures |= {**applied.broken, **applied.refused}
         self._counts.update(applied.counts)
         return sum(applied.counts.values())
 

@@ -18,7 +18,6 @@ from onnxslim.analysis.contraction import Contraction, contractions
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import main_graphs
-from onnxslim.ops.binding import output_channel_axis
 
 SPLIT_SIZES_ARE_INPUT = 13
 """Since this opset."""
@@ -48,9 +47,10 @@ def _merge(editor: Editor, graph: ir.Graph, opset: int) -> int:
 def _key(layer: Contraction) -> Hashable | None:
     """Return what siblings have in common, or None for a layer that can have none."""
     node, weight, bias = layer.node, layer.weight.const_value, _bias(layer)
-    axis = output_channel_axis(node, layer.weight_index)
     read = {layer.data, layer.weight, bias}
-    if weight is None or axis is None or not layer.plain or layer.groups != 1 or _result_axis(layer) is None:
+    if weight is None or layer.weight_axis is None or _result_axis(layer) is None:
+        return None
+    if not layer.plain or layer.groups != 1:
         return None
     if any(value is not None and value not in read for value in node.inputs) or len(node.outputs) != 1:
         return None
@@ -60,14 +60,13 @@ def _key(layer: Contraction) -> Hashable | None:
         return None
     if not layer.window and len(weight.shape) != 2:
         return None
-    sizes = [None if index == axis else size for index, size in enumerate(weight.shape)]
+    sizes = [None if index == layer.weight_axis else size for index, size in enumerate(weight.shape)]
     attributes = sorted((name, attribute.type, repr(attribute.value)) for name, attribute in node.attributes.items())
     return node.op_identifier(), layer.data, layer.weight_index, tuple(sizes), weight.dtype, bias is None, *attributes
 
 
 def _bias(layer: Contraction) -> ir.Value | None:
-    index = layer.bias_index
-    return layer.node.inputs[index] if index is not None and index < len(layer.node.inputs) else None
+    return None if layer.own_bias is None else layer.own_bias.value
 
 
 def _result_axis(layer: Contraction) -> int | None:
@@ -81,7 +80,7 @@ def _result_axis(layer: Contraction) -> int | None:
 
 def _join(editor: Editor, graph: ir.Graph, layers: list[Contraction], opset: int) -> None:
     first, node, name = layers[0], layers[0].node, layers[0].node.outputs[0].name
-    weight_axis, result_axis = output_channel_axis(node, first.weight_index), _result_axis(first)
+    weight_axis, result_axis = first.weight_axis, _result_axis(first)
     assert weight_axis is not None, "or it would be no sibling"
     assert result_axis is not None, "or it would be no sibling"
     axes = {first.weight_index: weight_axis}

@@ -30,18 +30,15 @@ def join_slices(model: ir.Model, known: Inference) -> int:
     """
     if model.opset_imports.get("", 0) < INPUTS_SINCE:
         return 0
-    count, editor = 0, Editor(model)
-    for graph in main_graphs(model):
-        for node in having(graph, Trait.SLICES):
-            count += _join(editor, graph, node, known)
-    return count
+    editor = Editor(model)
+    return sum(_join(editor, node, known) for node in having(main_graphs(model), Trait.SLICES))
 
 
-def _join(editor: Editor, graph: ir.Graph, first: ir.Node, known: Inference) -> bool:
+def _join(editor: Editor, first: ir.Node, known: Inference) -> bool:
     """Let the Slices behind `first` read its input; False where something else needs its result."""
-    result, source = first.outputs[0], first.inputs[0]
+    graph, result, source = first.graph, first.outputs[0], first.inputs[0]
     users = list(dict.fromkeys(use.node for use in result.uses()))
-    if source is None or not users or result.is_graph_output():
+    if graph is None or source is None or not users or result.is_graph_output():
         return False
     if not all(has(node, Trait.SLICES) and node.graph is graph for node in users):
         return False

@@ -22,12 +22,11 @@ from onnxslim.rewrite.identity import pass_by
 def join_pieces(model: ir.Model, known: Inference) -> int:
     """Pass by each Concat of all parts of a Split, and each Split of a Concat at its borders. Returns how many."""
     count = 0
-    for graph in main_graphs(model):
-        for node in having(graph, Trait.JOINING, Trait.PARTS):
-            values = _whole(node, known) if has(node, Trait.JOINING) else _parts(node, known)
-            if values is not None:
-                pass_by(node, values)
-                count += 1
+    for node in having(main_graphs(model), Trait.JOINING, Trait.PARTS):
+        values = _whole(node, known) if has(node, Trait.JOINING) else _parts(node, known)
+        if values is not None:
+            pass_by(node, values)
+            count += 1
     return count
 
 

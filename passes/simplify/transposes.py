@@ -71,7 +71,7 @@ def move_transposes(model: ir.Model, known: Inference) -> int:
     return sum(
         _Layout(editor, graph, order, known).apply()
         for graph in main_graphs(model)
-        for order in dict.fromkeys(permutation_of(node, known) for node in having(graph, Trait.PERMUTES))
+        for order in dict.fromkeys(permutation_of(node, known) for node in having([graph], Trait.PERMUTES))
         if order is not None and order != tuple(range(len(order)))
     )
 

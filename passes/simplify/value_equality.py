@@ -13,10 +13,7 @@ Renamed = dict[ir.Value, ir.Value]
 def same_graph(first: ir.Graph, second: ir.Graph, known: Renamed | None = None) -> bool:
     """Whether two graphs have the same nodes in the same order, and give the same outputs.
 
-    Args:
-        first: One of them.
-        second: The other.
-        known: What values of graphs around `first` are called around `second`, where these are not one.
+    `known` says what values of graphs around `first` are called around `second`, where these are not one.
     """
     renamed = dict(known or {})
     sides = (first.inputs, second.inputs), (first.outputs, second.outputs), (tuple(first), tuple(second))

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.linear_layer import LinearLayer, linear_layers
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import specialize_shapes
-from onnxslim.errors import BadOptionValue
+from onnxslim.arrays import Floats
+from onnxslim.diagnostic import Code
 from onnxslim.fit.elimination import BLOCK, eliminate
 from onnxslim.fit.refit import BUDGET, COLUMNS, FEWEST, SAMPLES
 from onnxslim.model.constants import constant
@@ -26,6 +26,7 @@ from onnxslim.model.edit import overwrite
 from onnxslim.model.sparse import SPARSE
 from onnxslim.observe.gram import measurable, sums
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone, remark
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 from onnxslim.units import in_bytes
 
@@ -37,8 +38,6 @@ MOST = 0.9
 """Under a budget, where nobody says how many: the largest share that is ever tried."""
 PLACES = 64
 """Places of one sample that a convolution is seen at, at most; neighbours say nearly the same."""
-
-Array = npt.NDArray[np.float64]
 
 
 class Method(enum.Enum):
@@ -62,6 +61,15 @@ class Store(enum.Enum):
 
     DENSE = "dense"
     SPARSE = "sparse"
+
+
+class SparsifyCode(Code):
+    """Why a weight, or a whole model, stays dense."""
+
+    NOTHING_CHOSEN = "no weight can be made sparse"
+    MODEL_OUTPUT = "it is an output of the model"
+    TOO_SMALL = "{0} elements are fewer than smallest={1}"
+    NO_WHOLE_GROUPS = "{0} input channels are no whole groups of {1}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +99,8 @@ class Sparsify(Pass):
     ] = Store.DENSE
 
     def __post_init__(self) -> None:
-        if self.ratio is not None and not 0 < self.ratio < 1:
-            raise BadOptionValue(
-                f"ratio is {self.ratio}", where="sparsify", hint="ratio is a share between 0 and 1, both excluded"
-            )
-        if self.smallest < 1:
-            raise BadOptionValue(f"smallest is {self.smallest}", where="sparsify", hint="give 1 or more")
+        self.check_shares("ratio")
+        self.check_counts("smallest")
         read_pattern(self.pattern)
 
     def milder(self, strength: float) -> Pass | None:
@@ -120,7 +124,7 @@ class Sparsify(Pass):
         pattern = read_pattern(self.pattern)
         chosen, notes = self._chosen(model, pattern, Selection(self.include, self.exclude, model, context.original))
         if not chosen:
-            return Change(False, (left_alone("model", "no weight can be made sparse"), *notes))
+            return Change(False, (left_alone("model", Reason(SparsifyCode.NOTHING_CHOSEN)), *notes))
         before = _compressed(chosen)
         ratio = RATIO if self.ratio is None else self.ratio
         ratios = dict.fromkeys((layer.weight for layer in chosen), ratio)
@@ -164,15 +168,15 @@ class Sparsify(Pass):
                 chosen.append(layer)
         return chosen, notes
 
-    def _against(self, layer: LinearLayer, pattern: Pattern) -> str:
-        """Return why a weight cannot be made sparse, or is too small for it; empty where it can."""
+    def _against(self, layer: LinearLayer, pattern: Pattern) -> Reason | None:
+        """Return why a weight cannot be made sparse, or is too small for it; None where it can."""
         if layer.weight.is_graph_output():
-            return "it is an output of the model"
+            return Reason(SparsifyCode.MODEL_OUTPUT)
         if layer.parameters < self.smallest:
-            return f"{layer.parameters} elements are fewer than smallest={self.smallest}"
+            return Reason(SparsifyCode.TOO_SMALL, (layer.parameters, self.smallest))
         if not pattern.fits(layer.inputs):
-            return f"{layer.inputs} input channels are no whole groups of {pattern.group}"
-        return ""
+            return Reason(SparsifyCode.NO_WHOLE_GROUPS, (layer.inputs, pattern.group), nodes=(layer.name,))
+        return None
 
     def _seen(
         self, chosen: Sequence[LinearLayer], context: Context, notes: list[Note]
@@ -231,12 +235,12 @@ class Sparsify(Pass):
                 context.progress("sparsify", done, len(layers))
 
 
-def _rows(layer: LinearLayer) -> Array:
+def _rows(layer: LinearLayer) -> Floats:
     """Return the weight, shape [groups, outputs, columns], neighbouring columns along the input channels."""
     return np.ascontiguousarray(layer.first.blocks().swapaxes(1, 2))
 
 
-def _write(layer: LinearLayer, rows: Array) -> None:
+def _write(layer: LinearLayer, rows: Floats) -> None:
     overwrite(layer.weight, layer.first.from_blocks(rows.swapaxes(1, 2)))
 
 

@@ -8,13 +8,11 @@ from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from onnxslim.arrays import Floats, Mask
 from onnxslim.errors import BadOptionValue
 
-Array = npt.NDArray[np.float64]
 Key = TypeVar("Key", bound=Hashable)
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +43,10 @@ def read_pattern(text: str) -> Pattern:
     return Pattern(int(match[1]), int(match[2]))
 
 
-def least(scores: Array, ratio: float, pattern: Pattern) -> Mask:
-    """Return which weights become zero, shape [outputs, columns] as the scores.
+def least(scores: Floats, ratio: float, pattern: Pattern) -> Mask:
+    """Return which weights become zero, shape [outputs, columns] as the scores, which say how much each matters.
 
-    Args:
-        scores: How much each weight matters.
-        ratio: Share of all that become zero; an N:M pattern has its own.
-        pattern: Whether neighbours share.
+    A share `ratio` of all does; an N:M pattern has its own.
     """
     if not pattern.group:
         count = round(ratio * scores.size)
@@ -64,7 +59,7 @@ def least(scores: Array, ratio: float, pattern: Pattern) -> Mask:
     return mask
 
 
-def shares(weights: Mapping[Key, Array], ratio: float) -> dict[Key, float]:
+def shares(weights: Mapping[Key, Floats], ratio: float) -> dict[Key, float]:
     """Return for each weight the share that becomes zero, where the least important of all weights together do.
 
     A square counts relative to the squares of its layer that are no smaller. Source: Lee et al., "Layer-adaptive

@@ -67,7 +67,7 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
     print(
         f"{len(layers)} layers of {whole} parameters, {len(picked)} split, {gone / whole:.1%} of the parameters gone;"
     )
-    slower = [why for why in reasons if why.startswith("not faster")]
+    slower = [str(why) for why in reasons if str(why).startswith("not faster")]
     print(f"{len(slower)} left alone because they are not faster: {'; '.join(slower)}\n")
     print("| split | parameters | MACs | SQNR of each output, dB | times faster | s |")
     print("| --- | --- | --- | --- | --- | --- |")

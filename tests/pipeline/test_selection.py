@@ -12,6 +12,7 @@ import onnxslim
 from onnxslim.analysis.original_names import OriginalNames
 from onnxslim.model.edit import note_same
 from onnxslim.pipeline.interface import NoteCode, remark
+from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import EVERYTHING, Selection, matches
 
 HEADER = '<ir_version: 9, opset_import: ["" : 17]> '
@@ -95,16 +96,16 @@ def test_include_comes_first_and_exclude_takes_away() -> None:
     model = from_text(HEADER + "g (float[2] x, float[2] w) => (float[2] y) { [conv1] y = Add (x, w) }", w=np.ones(2))
     (node,) = model.graph
     for include, exclude, reason in (
-        ((), (), ""),
-        (("conv*",), (), ""),
-        (("CONV*",), (), "not in include"),
-        (("fc",), (), "not in include"),
-        ((), ("conv?",), "in exclude"),
-        (("conv1",), ("w",), "in exclude"),
-        (("fc",), ("conv1",), "not in include"),
+        ((), (), None),
+        (("conv*",), (), None),
+        (("CONV*",), (), Reason(NoteCode.NOT_INCLUDED)),
+        (("fc",), (), Reason(NoteCode.NOT_INCLUDED)),
+        ((), ("conv?",), Reason(NoteCode.EXCLUDED)),
+        (("conv1",), ("w",), Reason(NoteCode.EXCLUDED)),
+        (("fc",), ("conv1",), Reason(NoteCode.NOT_INCLUDED)),
     ):
         assert Selection(include, exclude, model, model).against(node) == reason
-    assert EVERYTHING.against(node) == ""
+    assert EVERYTHING.against(node) is None
     assert not EVERYTHING.unmatched()
 
 
@@ -117,8 +118,8 @@ def test_patterns_without_a_match_are_told() -> None:
     model = from_text(HEADER + "g (float[2] a) => (float[2] b) { [named] b = Relu (a) }")
     why = "no node, weight or op type of the model is called so"
     assert Selection(("named", "b", "Re*"), ("c*",), model, model).unmatched() == [
-        remark("include", "'b' matches nothing", why, NoteCode.UNMATCHED),
-        remark("exclude", "'c*' matches nothing", why, NoteCode.UNMATCHED),
+        remark("include", "'b' matches nothing", why, "unmatched"),
+        remark("exclude", "'c*' matches nothing", why, "unmatched"),
     ]
 
 

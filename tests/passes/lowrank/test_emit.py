@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnxslim.passes.lowrank.candidates import Positions, forms, macs, parameters
+from onnxslim.passes.lowrank.candidates import Positions, cost, forms
 from onnxslim.passes.lowrank.emit import parts, timed, write
 from onnxslim.passes.lowrank.factors import Factorization, LayerMoments, Problem, split
 from onnxslim.passes.lowrank.layer import find_layers
@@ -234,7 +234,7 @@ def test_what_is_left_alone_has_a_reason(text: str, shapes: dict[str, tuple[int,
     layers, left = find_layers(model(text, **{key: weight(*shape) for key, shape in shapes.items()}), smallest=1)
     assert not layers
     assert len(left) == 1
-    assert reason in left[0][1]
+    assert reason in left[0].reason
 
 
 def test_a_bias_that_two_nodes_read_is_copied() -> None:
@@ -276,7 +276,7 @@ def test_quantized_weights_are_left_alone() -> None:
     )
     layers, left = find_layers(before, smallest=1)
     assert not layers
-    assert [reason for _, reason in left] == ["its weight is quantized"]
+    assert [note.reason for note in left] == ["its weight is quantized"]
 
 
 def test_what_is_counted_is_what_is_written() -> None:
@@ -289,12 +289,13 @@ def test_what_is_counted_is_what_is_written() -> None:
     for form in forms(layer):
         ranks = {Factorization.TUCKER: (16, 16), Factorization.SPATIAL: (16,), Factorization.SEPARABLE: (2,)}[form]
         written = sum(int(np.prod(part.shape)) for part in parts(layer, form, ranks))
-        assert parameters(layer, form, ranks) == written
+        parameters, share = cost(layer, form, ranks, extent)
+        assert parameters == written
         one = timed(layer, (1, 32, 9, 9), form, ranks, {"": 17})
         assert one is not None
         made, feeds = one.model()
         infer_shapes(made)
-        work = macs(layer, form, ranks, extent) * layer.parameters * extent.outputs
+        work = share * layer.parameters * extent.outputs
         assert measure_cost(made).macs == round(work)
         (result,) = Session.of(made).run(feeds).values()
         assert result.shape == (1, 48, 5, 5)
@@ -309,7 +310,8 @@ def test_what_is_counted_of_matrices_is_what_is_written(form: Factorization, tex
     (layer,), _ = find_layers(before, smallest=1)
     assert form in forms(layer)
     written = sum(int(np.prod(part.shape)) for part in parts(layer, form, (16,)))
-    assert parameters(layer, form, (16,)) == written == 16 * (128 - 16 * (form is Factorization.PIVOT))
+    parameters, _ = cost(layer, form, (16,), Positions(1, 1, 1))
+    assert parameters == written == 16 * (128 - 16 * (form is Factorization.PIVOT))
     one = timed(layer, (64, 64), form, (16,), {"": 17})
     assert one is not None
     made, feeds = one.model()

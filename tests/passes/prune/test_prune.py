@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 from channel_models import CHANNEL_MODELS, built, weight
 from onnxslim.passes.prune import Prune
-from onnxslim.passes.prune.biases import add_to_bias
 from onnxslim.passes.prune.criterion import Criterion
+from onnxslim.passes.prune.cutting import add_to_bias
 from onnxslim.passes.simplify import Simplify
 from story import make_context
 from zoo import zoo_file

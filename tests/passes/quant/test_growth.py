@@ -64,9 +64,9 @@ def quantize(model):
     plan = make_plan(model, CPU)
     scales = {value: Scale.covering(-1, 1, signed=False) for group in plan.groups for value in group.members}
     weights = {
-        site.node: quantize_weight(site.node.inputs[site.weight].const_value.numpy(), site.axis)
+        site.node: quantize_weight(site.product.weight.const_value.numpy(), site.product.weight_axis)
         for site in plan.sites
-        if site.weight is not None
+        if site.product is not None
     }
     insert(model, plan, scales, weights, {}, CPU)
 

@@ -88,11 +88,11 @@ def between_pairs(op_type: str, signed: bool) -> ir.Model:
     scales = dict.fromkeys((value for group in plan.groups for value in group.members), scale)
     quantized, biases = {}, {}
     for site in plan.sites:
-        if site.weight is not None:
-            array = site.node.inputs[site.weight].const_value.numpy()
+        if site.product is not None:
+            array = site.product.weight.const_value.numpy()
             quantized[site.node] = quantize_weight(array, 1 if op_type == "MatMul" else 0)
         if site.bias is not None:
-            biases[site.node] = site.node.inputs[site.bias].const_value.numpy().astype(np.float64)
+            biases[site.node] = site.bias.const_value.numpy().astype(np.float64)
     insert(model, plan, scales, quantized, biases, CPU)
     return model
 
@@ -104,7 +104,7 @@ def plan_alone(model: ir.Model, op_type: str):
     node = next(node for node in model.graph if node.op_type == op_type)
     row = CPU.rows[op_type]
     data = row.data if row.data is not None else tuple(range(len(node.inputs)))
-    site = QuantSite(node, row, data, (), None, None, None, None)
+    site = QuantSite(node, row, data)
     values = dict.fromkeys((*site.operands(), *site.results))
     return QuantPlan((site,), tuple(ScaleGroup(value, (value,)) for value in values), ())
 

@@ -1,0 +1,42 @@
+"""Codes of what quantization leaves in float."""
+
+from __future__ import annotations
+
+from onnxslim.diagnostic import Code
+
+
+class QuantCode(Code):
+    """Why a model or a node stays in float."""
+
+    NO_INT8_KERNELS = "{0}"
+    QUANTIZED = "already quantized: {0}"
+    HALF_PRECISION = "its weights are half precision: quantize the float32 model instead"
+    NO_ONNX_OPS = "it uses no operators of ONNX itself"
+    TOO_LARGE = "it has opset {0} and is too large to be converted"
+    NOT_CONVERTED = "it has opset {0}, and onnx cannot convert it: {1}"
+    NOTHING_QUANTIZABLE = "nothing in it can run in int8{0}"
+    NOTHING_CHEAP = "no layer is left that costs the outputs little enough{0}"
+
+    NO_KERNEL = "{0} has no int8 kernel on {1}"
+    ATTRIBUTE = "its kernel is for {0} = {1}"
+    SECOND_OUTPUT = "its int8 kernel has no second output"
+    WEIGHT_COMPUTED = "its weight is not constant"
+    WEIGHT_RANK = "its weight has {0} axes, the kernel wants {1}"
+    WEIGHT_NOT_FINITE = "its weight is not finite"
+    WEIGHT_AXIS = "which axis of its weight holds the output channels is not known"
+    WEIGHT_OF_OTHER_OP = "its weight is also read by another op"
+    WEIGHT_OF_FLOAT_NODE = "its weight is shared with a node that stays float"
+    BIAS_COMPUTED = "its bias is not constant"
+    BIAS_NO_VECTOR = "its bias is no finite vector"
+    CONSTANT_OPERAND = "an operand is a constant tensor"
+    INPUT_TYPE = "its input is {0}, not FLOAT"
+    RANGE_NOT_FINITE = "its range is not finite{0}"
+
+    MODEL_OUTPUT = "it makes an output of the model"
+    AMONG_FLOATS = "the tensors around it are float"
+    SCORES = "it makes scores for the outputs, and 256 levels rank them badly"
+    NOTHING_BEHIND = "nothing behind it needs int8"
+    COARSE_PART = "its parts differ too much to share a scale: {0} would have {1:.2g} of {2} levels"
+    COARSE_SCORES = "{0} makes scores of it, and would see steps of {1:.2g}"
+    COSTLY = "{0}it brings {1:.1%} of the error; it makes {2:.1%} of the products"
+    OF_FLOAT_LAYER = "it belongs to the layer {0}, which stays in float"

@@ -201,32 +201,28 @@ def _recognise_output(output: OutputEvidence, evidence: Evidence) -> Recognition
     if not output.is_float:
         return _recognise_numbers(output, evidence)
     shape = output.shape
-    if evidence.named or not NO_CLASSES.search(output.name):
+    excluded = bool(NO_CLASSES.search(output.name))
+    if evidence.named or not excluded:
         binary = _recognise_probability(output, evidence) or _recognise_steps(output, evidence)
         if binary is not None:
             return binary
     squeezed = shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
-    if len(squeezed) == 2 and squeezed[1] >= 2:
-        axis = -1 if squeezed == shape else 1 - len(shape)
-        metric = Classification(output.name, Reading.SCORES, axis, squeezed[1])
-        strength = 0.5
-        if NO_CLASSES.search(output.name):
-            return Recognition(metric, 0.5, "it was asked for") if evidence.named else None
-        if output.made_by(Trait.RECURRENT, Trait.LAYER_NORMALIZATION) and not evidence.named:
-            return None  # states, vectors
-        if output.made_by(Trait.LOGISTIC) and not output.sums_to_one(axis) and not evidence.named:
-            metric = dataclasses.replace(metric, reading=Reading.PROBABILITY)
-            reason = f"{output.name} {list(shape)} holds {squeezed[1]} probabilities of their own, yes from a half"
-            return Recognition(metric, 0.75, reason)
-        if output.made_by(Trait.DISTRIBUTION) or output.sums_to_one(axis):
-            return Recognition(
-                metric, 0.95, f"{output.name} {list(shape)} holds probabilities of {squeezed[1]} classes"
-            )
-        if NAMED.search(output.name):
-            strength = 0.7
-        reason = f"{output.name} {list(shape)} holds a score for each of {squeezed[1]} classes"
-        return Recognition(metric, strength, reason)
-    return None
+    if len(squeezed) != 2 or squeezed[1] < 2:
+        return None
+    axis = -1 if squeezed == shape else 1 - len(shape)
+    metric = Classification(output.name, Reading.SCORES, axis, squeezed[1])
+    if excluded:
+        return Recognition(metric, 0.5, "it was asked for") if evidence.named else None
+    if output.made_by(Trait.RECURRENT, Trait.LAYER_NORMALIZATION) and not evidence.named:
+        return None  # states, vectors
+    holds = f"{output.name} {list(shape)} holds"
+    if output.made_by(Trait.LOGISTIC) and not output.sums_to_one(axis) and not evidence.named:
+        metric = dataclasses.replace(metric, reading=Reading.PROBABILITY)
+        return Recognition(metric, 0.75, f"{holds} {squeezed[1]} probabilities of their own, yes from a half")
+    if output.made_by(Trait.DISTRIBUTION) or output.sums_to_one(axis):
+        return Recognition(metric, 0.95, f"{holds} probabilities of {squeezed[1]} classes")
+    strength = 0.7 if NAMED.search(output.name) else 0.5
+    return Recognition(metric, strength, f"{holds} a score for each of {squeezed[1]} classes")
 
 
 def _recognise_probability(output: OutputEvidence, evidence: Evidence) -> Recognition | None:

@@ -159,9 +159,11 @@ class Inference:
         if dtype is None and other is None:
             kind = output.type
             dtype, other = (kind.dtype, None) if isinstance(kind, ir.TensorType) else (None, kind)
-        if shape is not None and any(map(_is_too_long, shape)):
-            shape = tuple(unknown_size(name, axis) if _is_too_long(size) else size for axis, size in enumerate(shape))
-        if output.shape is not None and self._at is None:
+        formulas = [size for size in shape or () if type(size) is not int]  # of most shapes there are none
+        if any(map(_is_too_long, formulas)):
+            sizes = enumerate(shape or ())
+            shape = tuple(unknown_size(name, axis) if _is_too_long(size) else size for axis, size in sizes)
+        if output.shape is not None and self._at is None and (shape is None or formulas):
             shape = _with_declared(shape, output.shape, name)
         if elements is not None:
             elements = _short_elements(elements, name, dtype)

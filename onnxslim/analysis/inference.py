@@ -45,17 +45,17 @@ class Inference:
 
     Args:
         model: The model.
-        at: Shapes of inputs, by name, that they shall have instead of those that the model declares. What it says of
-            the values inside is not believed then, and nothing is written into it.
+        input_shapes: Shapes of inputs, by name, that they shall have instead of those that the model declares. What it
+            says of the values inside is not believed then, and nothing is written into it.
     """
 
-    def __init__(self, model: ir.Model, at: Mapping[str, Sequence[int]] | None = None) -> None:
+    def __init__(self, model: ir.Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> None:
         self.model = model
-        self._at = at
+        self._input_shapes = input_shapes
         self.facts: dict[ir.Value, Fact] = {}
         self.problems: dict[str, None] = {}
         """What went wrong, one line each."""
-        self.writing = at is None
+        self.writing = input_shapes is None
         """Whether what is found out is written into the model, too; not while a loop is tried out."""
         self.scope = ""
         self.opsets: Mapping[str, int] = model.opset_imports
@@ -67,7 +67,7 @@ class Inference:
         self.opsets = self.model.opset_imports
         for value in self.model.graph.inputs:
             fact = declared(value)
-            shape = (self._at or {}).get(value.name or "")
+            shape = (self._input_shapes or {}).get(value.name or "")
             if shape is not None:
                 fact = fact._replace(shape=tuple(shape))
             if self.facts.get(value) != fact:
@@ -163,7 +163,7 @@ class Inference:
         if any(map(_is_too_long, formulas)):
             sizes = enumerate(shape or ())
             shape = tuple(unknown_size(name, axis) if _is_too_long(size) else size for axis, size in sizes)
-        if output.shape is not None and self._at is None and (shape is None or formulas):
+        if output.shape is not None and self._input_shapes is None and (shape is None or formulas):
             shape = _with_declared(shape, output.shape, name)
         if elements is not None:
             elements = _short_elements(elements, name, dtype)

@@ -76,7 +76,7 @@ class ShapeView:
 def infer_at(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None) -> ShapeView:
     """Look at a model, which is neither changed nor copied, on inputs of these shapes, as `specialize_shapes` has them;
     None: of those that they declare. Where sizes stay unknown, `specialize_shapes` may find out more."""
-    known = Inference(model, at=None if shapes is None else _wanted(model, shapes))
+    known = Inference(model, None if shapes is None else _wanted(model, shapes))
     known.writing = False
     known.run()
     return ShapeView(known.facts)

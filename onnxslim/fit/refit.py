@@ -84,15 +84,15 @@ class _Target:
     """Whether a rectifier alone reads it."""
 
 
-def enough(count: int, macs: int, held: int = 0) -> int:
+def enough(count: int, macs: int, alive_bytes: int = 0) -> int:
     """Return how many samples to use, 0 where the budget does not reach for enough of them.
 
     Args:
         count: Samples that there are.
         macs: Of the model, for one sample.
-        held: Bytes of values of the model that are alive at once, for one sample.
+        alive_bytes: Bytes of values of the model that are alive at once, for one sample.
     """
-    most = min(SAMPLES, int(BUDGET / max(2 * macs, 1)), int(STREAMED / max(held, 1)))
+    most = min(SAMPLES, int(BUDGET / max(2 * macs, 1)), int(STREAMED / max(alive_bytes, 1)))
     return 0 if min(most, count) < FEWEST else most
 
 

@@ -74,8 +74,8 @@ def size(site: NodeFacts) -> Fact:
 
 def constant(site: NodeFacts) -> Fact:
     """Constant: what its attribute says."""
-    (held,) = site.node.attributes.values()
-    if held.is_ref() or held.type is ir.AttributeType.SPARSE_TENSOR:
+    (attribute,) = site.node.attributes.values()
+    if attribute.is_ref() or attribute.type is ir.AttributeType.SPARSE_TENSOR:
         raise Unknowable
     return of_tensor(ir.convenience.get_const_tensor(site.node.outputs[0]))
 

@@ -62,17 +62,12 @@ class _Writer:
         self.count = 0
 
     def written(self) -> str:
-        text, line = "{", self.body.count("\n", 0, self.place)
-        text += "\n" * line
-        while self._peek() is not None:
-            begin = self._peek()
-            assert begin is not None
-            now = self.body.count("\n", 0, begin.begin)
-            text, line = text + "\n" * (now - line), now
+        lines = [""] * (self.body.count("\n") + 1)
+        while (token := self._peek()) is not None:
             self._statement()
-            text += "  ".join(self.lines) + "  "
+            lines[self.body.count("\n", 0, token.begin)] += "  ".join(self.lines) + "  "
             self.lines.clear()
-        return text + "\n" * (self.body.count("\n") - line) + "}"
+        return "{" + "\n".join(lines) + "}"
 
     # Tokens -------------------------------------------------------------------------------------------------------
 

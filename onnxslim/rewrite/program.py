@@ -60,14 +60,7 @@ class Program:
     def add(
         self, node: BodyNode, inputs: Sequence[str], feeds: Mapping[str, Array], attributes: Iterable[ir.Attr]
     ) -> None:
-        """Enter a node.
-
-        Args:
-            node: What to run.
-            inputs: The names of its inputs, empty where one is missing.
-            feeds: Arrays for those inputs that the program does not make.
-            attributes: Its attributes.
-        """
+        """Enter a node; `feeds` holds those of its inputs, "" where one is missing, that the program does not make."""
         # A literal may have other types at other nodes, so the type is part of the name.
         inputs = list(inputs)
         while inputs and not inputs[-1]:

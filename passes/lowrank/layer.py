@@ -25,12 +25,7 @@ def find_layers(
 ) -> tuple[list[LinearLayer], list[Note]]:
     """Return the layers of the main graph that may be split, in its order, and notes on the others.
 
-    All uses of such a layer read its weight in the same way.
-
-    Args:
-        model: With shapes.
-        selection: The nodes that the options choose.
-        smallest: Weights with fewer numbers are left alone.
+    Shapes are known. All uses of such a layer read its weight, of `smallest` numbers at least, in the same way.
     """
     left = [left_alone(label(node), Reason(LowrankCode.QUANTIZED)) for node in model.graph if _is_quantized(node)]
     found: list[LinearLayer] = []

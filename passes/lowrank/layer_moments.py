@@ -96,14 +96,8 @@ class CollectedMoments:
 class MomentCollector:
     """Looks at one layer after the other of a model that runs on samples, piece by piece.
 
-    Args:
-        now: The model; a layer may be replaced once it has been looked at.
-        before: The model as it was; its values have the same names. None: nothing of `now` changes.
-        samples: Calibration samples, read once.
-        count: How many these are.
-        generator: Chooses the rows.
-        open_session: Opens a model on the target.
-        behind: What becomes of what layers give.
+    A layer of the model `now` may be replaced once it has been looked at. The values of `before`, the model as it was,
+    have the same names; None: nothing of `now` changes. The samples are read once.
     """
 
     def __init__(
@@ -111,7 +105,6 @@ class MomentCollector:
         now: ir.Model,
         before: ir.Model | None,
         samples: Samples,
-        count: int,
         generator: np.random.Generator,
         open_session: Callable[[ir.Model], Session],
         behind: Downstream,
@@ -122,7 +115,7 @@ class MomentCollector:
         self._gave = self._before or self._now
         self._place = {value.name or "": index for index, node in enumerate(self._now.order) for value in node.outputs}
         self._made = {value.name or "": index for index, node in enumerate(self._gave.order) for value in node.outputs}
-        self._count, self._generator, self._open = count, generator, open_session
+        self._count, self._generator, self._open = samples.count, generator, open_session
         self._behind = behind
 
     def order(self, layers: Iterable[LinearLayer]) -> list[LinearLayer]:

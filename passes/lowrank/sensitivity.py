@@ -71,11 +71,9 @@ class Curve:
 
 
 def curves(measured: Mapping[int, Sequence[tuple[float, float]]], count: int) -> list[Curve]:
-    """Return what errors of each layer cost.
+    """Return what errors of each of `count` layers cost; those that were not measured count as the average does.
 
-    Args:
-        measured: For layers one or two times (error of the layer, error of the outputs), both as shares.
-        count: How many layers there are; those that were not measured count as the average does.
+    For others one or two times (error of the layer, error of the outputs) was measured, both as shares.
     """
     found = {index: sorted(pair for pair in pairs if pair[0] > 0) for index, pairs in measured.items()}
     found = {index: pairs for index, pairs in found.items() if pairs}

@@ -317,7 +317,6 @@ class Splitting:
             self._model,
             before,
             self._samples,
-            self.count,
             context.generator,
             context.open_session,
             self._downstream,

@@ -78,16 +78,8 @@ def allocate(
 
     All groups are ranked together: a block of the least important channels of a group costs their importance for each
     MAC (byte, millisecond) that it saves. What it saves depends on what has gone before, so the least costly block is
-    found by lazy evaluation.
-
-    Args:
-        coupling: The coupled axes.
-        groups: The groups that may lose channels.
-        importance: For each group the importance of its channels, in the order of `ChannelGroup.roots`, comparable
-            between groups.
-        target: What to save, in the unit of the cost.
-        limits: What every group keeps.
-        cost: What the model costs.
+    found by lazy evaluation. `importance` is that of the channels of each group, in the order of `ChannelGroup.roots`,
+    comparable between groups.
     """
     lengths = Lengths(coupling)
     gone: Mask = np.zeros(coupling.labels.count, np.bool_)

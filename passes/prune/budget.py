@@ -67,16 +67,9 @@ class CutBudget:
         limits: Limits,
         context: Context,
     ) -> CutBudget:
-        """Return the budget of a model; for milliseconds its layers are timed on the target.
+        """Return the budget of a model: the share of a quantity that is to go; for milliseconds its layers are timed.
 
-        Args:
-            share: Of what, and how much of it.
-            model: The model.
-            coupling: Its coupled axes.
-            sized: A copy in which symbolic dimensions have the sizes of a sample.
-            groups: The groups that may lose channels.
-            limits: What every group keeps.
-            context: The target, samples, and progress.
+        In `sized`, a copy of the model, symbolic dimensions have the sizes of a sample.
 
         Raises:
             RunError: The model does not run on the samples.

@@ -10,11 +10,9 @@ from onnxslim.pipeline.interface import LayerChange
 
 
 def layer_changes(before: ir.Model, after: ir.Model) -> tuple[LayerChange, ...]:
-    """Return a row for each node that multiplies and whose width or MACs differ.
+    """Return a row for each node that multiplies and whose width or MACs differ between two models.
 
-    Args:
-        before: The model that came in, at the sizes of a sample (`onnxslim.analysis.specialize.specialize_shapes`).
-        after: What became of it, at the same sizes. Nodes that are one make a value of the same name.
+    Both have the sizes of a sample (`onnxslim.analysis.specialize`). Nodes that are one make a value of the same name.
     """
     widths = _widths(after)
     macs_before, macs_after = macs_by_value(before, None), macs_by_value(after, None)

@@ -27,16 +27,10 @@ KNOTS = {0: 1, 1: 5, 2: 4, 3: 3}
 
 
 class MillisecondsLeft:
-    """Tells how long the model takes when channels have gone.
+    """Tells how long the model takes when channels have gone: `whole` milliseconds as it is.
 
-    Args:
-        coupling: The coupled axes of the model.
-        sized: A copy of the model in which symbolic dimensions have sizes.
-        groups: The groups that may lose channels.
-        limits: What every group keeps.
-        times: Measures layers.
-        whole: Milliseconds of the whole model as it is.
-        progress: Told how many of how many layers were measured.
+    In `sized`, a copy of the model, symbolic dimensions have sizes. `progress` is told how many of how many layers were
+    measured.
     """
 
     def __init__(

@@ -53,15 +53,7 @@ class CalibrationSettings:
 
 
 class Calibrator:
-    """Calibrates one model.
-
-    Args:
-        settings: Options of the pass.
-        model: With the types of its values known; it is not changed.
-        table: The ops that the target runs in int8.
-        context: The target, and what was observed when the pass was tried before.
-        samples: The calibration samples.
-    """
+    """Calibrates one model, which is not changed, on samples; the types of its values are known."""
 
     def __init__(
         self, settings: CalibrationSettings, model: ir.Model, table: Int8Table, context: Context, samples: Samples

@@ -67,12 +67,8 @@ def make_plan(
 ) -> QuantPlan:
     """Return which nodes and tensors of the main graph become int8.
 
-    Args:
-        model: In canonical form, with the types of its values known.
-        table: The ops that the target runs in int8.
-        selection: The nodes that may be quantized.
-        float_values: Names of tensors that cannot be quantized, and why.
-        float_nodes: Nodes that stay float, and why.
+    The model is in canonical form, with the types of its values known. `float_values` (tensors, by name) and
+    `float_nodes` cannot be quantized, or shall not, for these reasons.
     """
     finder = SiteFinder(table, selection, float_values or {})
     sites: dict[ir.Node, QuantSite] = {}

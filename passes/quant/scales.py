@@ -142,14 +142,9 @@ def _tail(magnitudes: Floats, counts: Floats) -> tuple[Floats, Floats, Floats]:
 def choose_scale(
     seen: Range, histogram: Histogram | None, calibration: Calibration, percentile: float, signed: bool
 ) -> Scale:
-    """Return the scale and zero point of a tensor.
+    """Return the scale and zero point of a tensor whose range is finite.
 
-    Args:
-        seen: Its range; must be finite.
-        histogram: Its distribution; None: only the range is known, which is then covered.
-        calibration: How to choose.
-        percentile: Percent of the values to cover, for `Calibration.PERCENTILE`.
-        signed: int8 rather than uint8.
+    Without a histogram the range is covered. `percentile`, in percent of the values, is for `Calibration.PERCENTILE`.
     """
     low, high = seen.low, seen.high
     if histogram is not None and histogram.counts.any():

@@ -72,6 +72,6 @@ def test_moments_are_about_the_mean_where_a_bias_makes_up_for_it(bias: bool) -> 
 
 def _seen(whole: ir.Model, layer: LinearLayer, data: np.ndarray) -> CollectedMoments:
     samples = open_samples({"x": data}, Session.of(whole).inputs)
-    watch = MomentCollector(whole, None, samples, len(data), np.random.default_rng(0), Session.of, Downstream())
+    watch = MomentCollector(whole, None, samples, np.random.default_rng(0), Session.of, Downstream())
     ((_, seen),) = watch.each([layer])
     return seen

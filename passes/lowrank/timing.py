@@ -41,13 +41,14 @@ class SplitTimer:
         All are measured in turns.
         """
         reasons: list[Reason | None] = [None] * len(layers)
-        for index, (layer, candidate, ratio) in enumerate(
-            zip(layers, chosen, self.ratios(layers, chosen), strict=True)
-        ):
+        for index, ratio in enumerate(self.ratios(layers, chosen)):
+            candidate = chosen[index]
+            if candidate is None or ratio is None:
+                continue
             if isinstance(ratio, str):
                 reasons[index] = Reason(LowrankCode.NOT_TIMED, (ratio,))
-            elif candidate is not None and ratio is not None and ratio < MARGIN:
-                where = f"{ratio:.2f}x at {describe(layer.parameters, candidate)}"
+            elif ratio < MARGIN:
+                where = f"{ratio:.2f}x at {describe(layers[index].parameters, candidate)}"
                 reasons[index] = Reason(LowrankCode.NOT_FASTER, (where,))
         return reasons
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.arrays import Indices
 from onnxslim.ops.binding import Dimensions, FactorKey, dimensions
 from onnxslim.ops.relations import (
     AnyAxis,
@@ -19,7 +20,6 @@ from onnxslim.ops.relations import (
     Freeze,
     FreezeCode,
     Frozen,
-    Indices,
     Mixes,
     Pairs,
     Relation,

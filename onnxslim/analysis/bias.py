@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Floats
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, overwrite
 from onnxslim.ops.traits import Trait, has
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Bias:
         return self.node.inputs[self.index] if self.index < len(self.node.inputs) else None
 
     @property
-    def vector(self) -> Array | None:
+    def vector(self) -> Floats | None:
         """The vector, shape [output channels]: zeros where there is none; None where it is computed, or has more axes
         than the output channels."""
         array = constant(self.value)
@@ -58,7 +56,7 @@ class Bias:
         alone = self.value is None or (self.value.is_initializer() and len(self.value.uses()) == 1)
         return alone and self.plain and self.vector is not None
 
-    def write(self, editor: Editor, vector: Array) -> None:
+    def write(self, editor: Editor, vector: Floats) -> None:
         """Replace the vector, or add one; a vector that other nodes read as well stays for them.
 
         Args:

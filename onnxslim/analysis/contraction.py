@@ -14,14 +14,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.bias import Bias, other_summand
+from onnxslim.arrays import Floats
 from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.ops.binding import BoundSignature, bind, output_channel_axis
 from onnxslim.ops.families.window import Window
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.relations import NodeAxes
 from onnxslim.ops.signatures import Operand
-
-Array = npt.NDArray[np.float64]
 
 
 class WeightAxes(NamedTuple):
@@ -151,11 +150,11 @@ class Contraction:
         several = any(letter[0] in self.fitted.signature.reaching or letter.isdigit() for letter in windows)
         return not self.transposed and bool(self.result) and not several
 
-    def matrix(self) -> Array:
+    def matrix(self) -> Floats:
         """Return the weight as a matrix of shape [columns, outputs], the columns as (channel, *kernel)."""
         return self.expanded().transpose(self._matrix_axes()).reshape(self.columns, self.outputs)
 
-    def as_weight(self, matrix: Array) -> Array:
+    def as_weight(self, matrix: Floats) -> Floats:
         """Return what `matrix` gives in the shape of the weight."""
         return self._restored(matrix, self._matrix_axes())
 
@@ -163,7 +162,7 @@ class Contraction:
         result = self._result_axes
         return [axis for axis in range(len(self.letters)) if axis not in result] + result
 
-    def blocks(self) -> Array:
+    def blocks(self) -> Floats:
         """Return the weight, shape [groups, columns, outputs of a group].
 
         The columns are (place of the window, channel of the group), as `onnxslim.observe.rows` makes them: neighbours
@@ -172,11 +171,11 @@ class Contraction:
         groups, kernel, channels, outputs = map(self._size, self._axes)
         return self.expanded().transpose(list(itertools.chain(*self._axes))).reshape(groups, kernel * channels, outputs)
 
-    def from_blocks(self, blocks: Array) -> Array:
+    def from_blocks(self, blocks: Floats) -> Floats:
         """Return what `blocks` gives in the shape of the weight."""
         return self._restored(blocks, list(itertools.chain(*self._axes)))
 
-    def _restored(self, array: Array, order: Sequence[int]) -> Array:
+    def _restored(self, array: Floats, order: Sequence[int]) -> Floats:
         shape = () if self.weight.const_value is None else self.weight.const_value.shape.numpy()
         return array.reshape([self.sizes[axis] for axis in order]).transpose(np.argsort(order)).reshape(shape)
 
@@ -220,25 +219,25 @@ class Contraction:
         other = node.inputs[index]
         return None if other is None or constant(other) is not None else (node.outputs[0], other)
 
-    def expanded(self) -> Array:
+    def expanded(self) -> Floats:
         """Return the weight with one axis for each factor, in the order of `letters`."""
         array = constant(self.weight)
         assert array is not None
-        expanded: Array = array.astype(np.float64).reshape(self.sizes)
+        expanded: Floats = array.astype(np.float64).reshape(self.sizes)
         return expanded
 
-    def energy(self, second_moment: Array) -> Array:
+    def energy(self, second_moment: Floats) -> Floats:
         """Return for each channel of the data what it adds to the output, squared and summed over all else.
 
         Args:
             second_moment: The mean square (or the variance) of each channel of the data, shape [channels].
         """
-        squares: Array = second_moment * self.reduce(self.expanded() ** 2, self.over).ravel()
+        squares: Floats = second_moment * self.reduce(self.expanded() ** 2, self.over).ravel()
         return squares
 
-    def reduce(self, expanded: Array, letters: Iterable[str]) -> Array:
+    def reduce(self, expanded: Floats, letters: Iterable[str]) -> Floats:
         """Sum over all factors but `letters`, which come in this order; a factor that the weight lacks has size 1."""
-        reduced: Array = np.einsum(f"{self._subscripts(self.letters)}->{self._subscripts(letters)}", expanded)
+        reduced: Floats = np.einsum(f"{self._subscripts(self.letters)}->{self._subscripts(letters)}", expanded)
         return reduced
 
     def _subscripts(self, letters: Iterable[str]) -> str:
@@ -246,7 +245,7 @@ class Contraction:
         names = {letter: chr(ord("a") + index) for index, letter in enumerate(self.letters)}
         return "".join(names.get(letter, "") for letter in letters)
 
-    def contract(self, data: npt.NDArray[np.generic], letters: Iterable[str], *, absolute: bool = False) -> Array:
+    def contract(self, data: npt.NDArray[np.generic], letters: Iterable[str], *, absolute: bool = False) -> Floats:
         """Return what a constant input adds to the places of some factors of the output, borders left aside.
 
         Args:
@@ -257,10 +256,10 @@ class Contraction:
         shape = [self.sizes[self.letters.index(letter)] for letter in self.over if letter in self.letters]
         subscripts = f"{self._subscripts(self.letters)},{self._subscripts(self.over)}->{self._subscripts(letters)}"
         weight = np.abs(self.expanded()) if absolute else self.expanded()
-        made: Array = np.einsum(subscripts, weight, data.astype(np.float64).reshape(shape))
+        made: Floats = np.einsum(subscripts, weight, data.astype(np.float64).reshape(shape))
         return made.ravel()
 
-    def shift(self, data: Array) -> Array:
+    def shift(self, data: Floats) -> Floats:
         """Return what a constant input adds to each output channel, borders left aside: shape [output channels].
 
         Args:

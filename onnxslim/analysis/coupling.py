@@ -17,10 +17,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.axis_relations import AxisRelations
-from onnxslim.analysis.labels import Labels, Mask, solve
+from onnxslim.analysis.labels import Labels, solve
+from onnxslim.arrays import Indices, Mask
 from onnxslim.model.nesting import nested_graphs, nodes_within
 from onnxslim.ops.binding import BoundSignature, FactorKey
-from onnxslim.ops.relations import Freeze, FreezeCode, Indices, NodeAxes
+from onnxslim.ops.relations import Freeze, FreezeCode, NodeAxes
 from onnxslim.ops.table import relations_of
 
 

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.helper
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from onnxslim.arrays import Array
 from onnxslim.model.constants import as_tensor, constant
 from onnxslim.ops.traits import Trait, has
 from onnxslim.ort import onnxruntime
@@ -32,8 +32,6 @@ KEPT_BYTES = 1 << 14
 
 NO_KERNEL = "NOT_IMPLEMENTED"
 """In ONNX Runtime's messages, where a program is right and it has no kernel for one of the ops."""
-
-Array = npt.NDArray[Any]
 
 
 class Refusal(enum.Enum):

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Array
 from onnxslim.model.constants import as_tensor, static_bytes
 from onnxslim.ops.binding import bind, is_sized
 from onnxslim.ops.fact import Fact, NodeFacts, of_tensor
@@ -28,8 +27,6 @@ LOOKED_BYTES = 16 << 20
 
 MOST_MACS = 10**10
 """Multiply-accumulates of a node that is evaluated: a second or so."""
-
-Array = npt.NDArray[Any]
 
 
 def known_bytes(nodes: Sequence[ir.Node]) -> int:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import divides_safely, evaluate_nodes
@@ -25,6 +23,7 @@ from onnxslim.analysis.evaluation_limits import (
     must_be_looked_at,
 )
 from onnxslim.analysis.growth import Growth
+from onnxslim.arrays import Array
 from onnxslim.model.constants import (
     CONSTANT,
     Operation,
@@ -44,8 +43,6 @@ SHARED_BYTES = 1 << 10
 
 SESSION_BYTES = 64 << 20
 """Constants that one session is given at once: weights on disk are not all to be read into memory together."""
-
-Array = npt.NDArray[Any]
 
 
 def may_evaluate(op: Operation) -> bool:

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Array
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, overwrite, take_over
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, has
-
-Array = npt.NDArray[np.generic]
 
 
 def fold_scales(model: ir.Model) -> int:

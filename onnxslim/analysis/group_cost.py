@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
-from onnxslim.analysis.labels import Mask
 from onnxslim.analysis.remaining_cost import Lengths, macs_left, weights_left
+from onnxslim.arrays import Mask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,12 +12,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxslim.analysis.axis_relations import AxisRelations
-from onnxslim.ops.relations import Freeze, FreezeCode, Indices
-
-Mask = npt.NDArray[np.bool_]
+from onnxslim.arrays import Indices, Mask
+from onnxslim.ops.relations import Freeze, FreezeCode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction, contractions
-
-Array = npt.NDArray[np.float64]
+from onnxslim.arrays import Floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +59,7 @@ class LinearLayer:
         """Elements of the weight."""
         return self.columns * self.outputs
 
-    def matrix(self) -> Array:
+    def matrix(self) -> Floats:
         """Return the weight, shape [columns, outputs], the columns as (channel, *kernel)."""
         return self.first.matrix()
 

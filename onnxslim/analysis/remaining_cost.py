@@ -13,10 +13,9 @@ import onnx_ir as ir
 
 from onnxslim.analysis.cost import is_parameter
 from onnxslim.analysis.coupling import Coupling
-from onnxslim.analysis.labels import Mask
+from onnxslim.arrays import Indices, Mask
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.binding import bind
-from onnxslim.ops.relations import Indices
 
 RemainingCost = Callable[[Mask], float]
 """Returns what is left of a cost when some labels have gone."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim.data.samples import Array
+from onnxslim.arrays import Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.arrays import Floats
 from onnxslim.data import Batch
 from onnxslim.model.constants import constant
 from onnxslim.observe.probe import truncated
@@ -24,8 +24,6 @@ from onnxslim.observe.stream import early_order
 from onnxslim.ops.binding import dimensions, input_index
 from onnxslim.ops.parameters import attribute
 from onnxslim.runtime.session import OpenSession
-
-Floats = npt.NDArray[np.float64]
 
 LAYERS = 9
 """Number of BatchNormalizations: in ResNet-20 and ResNet-56 more of them do not detect exchanged channels better."""

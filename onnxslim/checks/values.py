@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Array
 from onnxslim.data import Batch
-from onnxslim.data.samples import Array
 from onnxslim.diagnostic import Diagnostic
 
 SMALLEST = 16

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 import numpy as np
 
-from onnxslim.data.samples import Array
+from onnxslim.arrays import Array
 from onnxslim.data.table import LazyArray
 from onnxslim.errors import DataError, OnnxslimError
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from onnxslim.arrays import Array, Indices
 from onnxslim.data.files import opened
 from onnxslim.data.preprocess import EXAMPLE, pillow, preprocessor
-from onnxslim.data.samples import Array, Batch, BatchLayout, Indices
+from onnxslim.data.samples import Batch, BatchLayout
 from onnxslim.data.table import LazyArray, fit_table
 from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.runtime.session import TensorSpec

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxslim.arrays import Array
 from onnxslim.data.function import import_function, names_function
-from onnxslim.data.samples import Array
 from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.runtime.session import TensorSpec
 

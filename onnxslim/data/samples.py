@@ -8,13 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from onnxslim.arrays import Array, Indices
 from onnxslim.errors import DataError
-
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
-"""Positions in a source, counted from 0."""
 
 
 @dataclasses.dataclass(frozen=True)

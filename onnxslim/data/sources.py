@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim.data.samples import Batch, BatchLayout, Indices
+from onnxslim.arrays import Indices
+from onnxslim.data.samples import Batch, BatchLayout
 from onnxslim.data.table import ArrayTable, LazyArray, fit_table
 from onnxslim.errors import BadOptionValue, DataError
 from onnxslim.runtime.session import TensorSpec

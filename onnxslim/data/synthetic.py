@@ -18,9 +18,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.tied import tied_sizes
+from onnxslim.arrays import Array, Indices
 from onnxslim.data.input_semantics import ONES, RATE, ZEROS, index_bound
 from onnxslim.data.room import free_bytes
-from onnxslim.data.samples import Array, Batch, BatchLayout, Indices, Samples, TrialRun
+from onnxslim.data.samples import Batch, BatchLayout, Samples, TrialRun
 from onnxslim.data.sources import TableSequence
 from onnxslim.data.table import kind
 from onnxslim.errors import DataError, RunError

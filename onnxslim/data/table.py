@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.data.samples import Array, Batch, BatchLayout
+from onnxslim.arrays import Array
+from onnxslim.data.samples import Batch, BatchLayout
 from onnxslim.errors import DataError
 from onnxslim.runtime.session import TensorSpec
 

@@ -11,17 +11,18 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Floats
+
 BLOCK = 128
 """Columns among which weights are chosen at once; a multiple of every usual N:M group."""
 DAMPING = 1e-2
 """Added to the diagonal of the Gram matrix, relative to its mean: few samples leave it singular."""
 
-Array = npt.NDArray[np.float64]
-Choose = Callable[[Array], npt.NDArray[np.bool_]]
+Choose = Callable[[Floats], npt.NDArray[np.bool_]]
 """Given how much each weight of a block matters, shape [outputs, columns], says which become zero."""
 
 
-def eliminate(weight: Array, gram: Array, choose: Choose, block: int = BLOCK) -> Array:
+def eliminate(weight: Floats, gram: Floats, choose: Choose, block: int = BLOCK) -> Floats:
     """Return `weight` with the chosen elements zero and the others fitted to what it gave before.
 
     Args:
@@ -46,7 +47,7 @@ def eliminate(weight: Array, gram: Array, choose: Choose, block: int = BLOCK) ->
     return weight
 
 
-def _inverse_factor(gram: Array) -> Array:
+def _inverse_factor(gram: Floats) -> Floats:
     """Return the upper Cholesky factor of the inverse: row i is what column i may still change."""
     damping = DAMPING * float(np.mean(np.diag(gram))) or 1.0
     inverse = np.linalg.inv(gram + damping * np.eye(len(gram)))

@@ -9,15 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Indices, Singles
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import overwrite
 from onnxslim.ops.binding import input_index
-from onnxslim.ops.relations import Indices
 
 RIDGE = 1e-3
 """The weight of the present scale, relative to the energy of the output."""
-
-Array = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +34,7 @@ def has_own_affine(node: ir.Node) -> bool:
     return len(_affine(node)) == 2
 
 
-def refit_affine(normalisation: CutNormalisation, outputs: Sequence[Array], before: Sequence[Array]) -> None:
+def refit_affine(normalisation: CutNormalisation, outputs: Sequence[Singles], before: Sequence[Singles]) -> None:
     """Fit for each channel a scale and a shift of the present output to that of before, by ridge regression, and put
     them into the scale and the bias.
 

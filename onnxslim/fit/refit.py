@@ -22,11 +22,11 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.bias import only_use
 from onnxslim.analysis.contraction import Contraction
+from onnxslim.arrays import Indices, Singles
 from onnxslim.data import Samples
 from onnxslim.fit.normalisation import CutNormalisation, refit_affine
 from onnxslim.fit.ridge import RidgeRegression, Solution, predict
@@ -35,7 +35,6 @@ from onnxslim.observe.batches import held_batches
 from onnxslim.observe.rows import choose_places, correspond, input_rows, output_rows, place_count
 from onnxslim.observe.stream import Stream
 from onnxslim.ops.binding import dimensions
-from onnxslim.ops.relations import Indices
 from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.session import OpenSession
 
@@ -60,9 +59,6 @@ ROUNDS = 2
 """How often a layer before a rectifier is fitted again, to what matters behind it."""
 COLUMNS = 4608
 """Contractions with more weights per output channel are left as they are: their normal equations take over 170 MB."""
-
-
-Rows = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +160,9 @@ def refit(
 def _fit(
     editor: Editor,
     fit: Fit,
-    data: Sequence[Rows],
-    wanted: Sequence[Rows],
-    less: Sequence[Rows] | None,
+    data: Sequence[Singles],
+    wanted: Sequence[Singles],
+    less: Sequence[Singles] | None,
     rectified: bool,
     count: int,
     generator: np.random.Generator,
@@ -179,9 +175,9 @@ def _fit(
     present = Solution(weights, vector.reshape(groups, outputs))
     most = max(PRODUCTS / (groups * width * width), ROWS_PER_COLUMN * width)
     most = int(min(most, HELD / (4 * groups * (width + 2 * outputs))))
-    inputs: list[Rows] = []
-    sums: list[Rows] = []
-    offsets: list[Rows] = []
+    inputs: list[Singles] = []
+    sums: list[Singles] = []
+    offsets: list[Singles] = []
     for index, batch in enumerate(data):
         kept = np.take(wanted[index], fit.kept, axis=axis)
         if not correspond(contraction, batch, kept) or (less is not None and less[index].shape != kept.shape):

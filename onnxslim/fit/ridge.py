@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from onnxslim.arrays import Floats, Singles
 from onnxslim.observe.products import sum_of_products, sum_of_rows
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -19,9 +19,7 @@ SHARE = 4
 FLOOR = 1e-9
 """Keeps columns that are always 0 from making the equations singular; relative to a column of ones."""
 
-Array = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.float32]
-Moments = tuple[Array, "Array | None"]
+Moments = tuple[Floats, "Floats | None"]
 """The sum of rows, and of their products with the inputs; None where there are fewer rows than columns (dual)."""
 
 
@@ -29,9 +27,9 @@ Moments = tuple[Array, "Array | None"]
 class Solution:
     """What is to be added to the present weights."""
 
-    weights: Array
+    weights: Floats
     """Shape [groups, columns, outputs]."""
-    bias: Array
+    bias: Floats
     """Shape [groups, outputs]; 0 where there is no intercept."""
 
 
@@ -45,7 +43,7 @@ class RidgeRegression:
         intercept: Whether there is a bias.
     """
 
-    def __init__(self, pieces: Sequence[Rows], *, intercept: bool) -> None:
+    def __init__(self, pieces: Sequence[Singles], *, intercept: bool) -> None:
         self._pieces = pieces
         self._intercept = intercept
         self._width = pieces[0].shape[2]
@@ -53,9 +51,9 @@ class RidgeRegression:
         self._aside = [index % SHARE == SHARE - 1 for index in range(len(pieces))]
         self._counts = [sum(piece.shape[1] for piece in self._fold(pieces, aside)) for aside in (False, True)]
         self._moments = [self._products(pieces, aside) for aside in (False, True)]
-        self._dual_parts: dict[tuple[bool, ...], tuple[Array, Array]] = {}
+        self._dual_parts: dict[tuple[bool, ...], tuple[Floats, Floats]] = {}
 
-    def strength(self, wanted: Sequence[Rows]) -> float:
+    def strength(self, wanted: Sequence[Singles]) -> float:
         """Return the strength that serves what was set aside best when the rest teaches; infinite where none does
         better than no change.
 
@@ -85,13 +83,13 @@ class RidgeRegression:
                 best, least = strength, error
         return best
 
-    def solve(self, wanted: Sequence[Rows], strength: float) -> Solution:
+    def solve(self, wanted: Sequence[Singles], strength: float) -> Solution:
         """Return what makes the inputs into `wanted`, rows of shape [groups, rows, outputs], at the least cost."""
         folds = (False, True)
         return self._solved(wanted, strength, folds, [self._products(wanted, fold) for fold in folds])
 
     def _solved(
-        self, wanted: Sequence[Rows], strength: float, folds: Sequence[bool], products: Sequence[Moments]
+        self, wanted: Sequence[Singles], strength: float, folds: Sequence[bool], products: Sequence[Moments]
     ) -> Solution:
         moments = [self._moments[fold] for fold in folds]
         count = sum(self._counts[fold] for fold in folds)
@@ -102,7 +100,7 @@ class RidgeRegression:
             inputs, gram = self._seen(tuple(folds), mean)
             outputs = self._stacked(wanted, folds) - middle[:, None]
             solved = np.linalg.solve(gram + self._penalty(gram, strength, count), outputs)
-            weights: Array = inputs.transpose(0, 2, 1) @ solved
+            weights: Floats = inputs.transpose(0, 2, 1) @ solved
         else:
             gram, moment = (
                 np.sum([part for _, part in parts if part is not None], axis=0) for parts in (moments, products)
@@ -112,26 +110,26 @@ class RidgeRegression:
             weights = np.linalg.solve(gram + self._penalty(gram, strength, count), moment)
         return Solution(weights, middle - (mean[:, None] @ weights)[:, 0])
 
-    def _seen(self, folds: tuple[bool, ...], mean: Array) -> tuple[Array, Array]:
+    def _seen(self, folds: tuple[bool, ...], mean: Floats) -> tuple[Floats, Floats]:
         """Return the inputs of some folds about their mean, and products of their rows: the same for each strength."""
         if folds not in self._dual_parts:
             inputs = self._stacked(self._pieces, folds) - mean[:, None]
             self._dual_parts[folds] = inputs, inputs @ inputs.transpose(0, 2, 1)
         return self._dual_parts[folds]
 
-    def _penalty(self, gram: Array, strength: float, count: int) -> Array:
+    def _penalty(self, gram: Floats, strength: float, count: int) -> Floats:
         scale = np.trace(gram, axis1=1, axis2=2) / self._width
-        penalty: Array = (strength * scale + FLOOR * count)[:, None, None] * np.eye(gram.shape[-1])
+        penalty: Floats = (strength * scale + FLOOR * count)[:, None, None] * np.eye(gram.shape[-1])
         return penalty
 
-    def _stacked(self, pieces: Sequence[Rows], folds: Sequence[bool]) -> Array:
+    def _stacked(self, pieces: Sequence[Singles], folds: Sequence[bool]) -> Floats:
         chosen = [piece for piece, aside in zip(pieces, self._aside, strict=True) if aside in folds]
         return np.concatenate(chosen, axis=1).astype(np.float64)
 
-    def _fold(self, pieces: Sequence[Rows], aside: bool) -> list[Rows]:
+    def _fold(self, pieces: Sequence[Singles], aside: bool) -> list[Singles]:
         return [piece for piece, fold in zip(pieces, self._aside, strict=True) if fold == aside]
 
-    def _products(self, wanted: Sequence[Rows], aside: bool) -> Moments:
+    def _products(self, wanted: Sequence[Singles], aside: bool) -> Moments:
         """Return the sum of the rows of `wanted` in a fold, and of their products with the inputs, unless dual."""
         groups, _, outputs = wanted[0].shape
         total = np.zeros((groups, outputs))
@@ -143,8 +141,8 @@ class RidgeRegression:
         return total, moment
 
 
-def predict(piece: Rows, solution: Solution) -> Rows:
+def predict(piece: Singles, solution: Solution) -> Singles:
     """Return what a solution makes of a piece of the inputs."""
-    rows: Rows = piece @ solution.weights.astype(np.float32)
+    rows: Singles = piece @ solution.weights.astype(np.float32)
     rows += solution.bias[:, None].astype(np.float32)
     return rows

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Array
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
 from onnxslim.quality.expected import COLUMNS, UNREADABLE, believable, expected_drop, expected_row
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, strongest, unreadable_labels
+from onnxslim.quality.metric import Figure, Metric, Outputs, Recognition, Rows, strongest, unreadable_labels
 from onnxslim.runtime.statistics import Interval, bootstrap, paired_difference, wilson
 
 EXPECTED = 6

@@ -9,12 +9,13 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Array
 from onnxslim.quality.boxes import MOST_KEPT as MOST
 from onnxslim.quality.boxes import Boxes, match, mean_average_precision
 from onnxslim.quality.detectors import recognise_head
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.heads import Head
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, Slice, unreadable_labels
+from onnxslim.quality.metric import Figure, Metric, Outputs, Recognition, Rows, Slice, unreadable_labels
 from onnxslim.runtime.statistics import Interval, bootstrap
 
 OVERLAP = 0.5

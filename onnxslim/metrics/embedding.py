@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Array
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers, strongest
+from onnxslim.quality.metric import Figure, Metric, Outputs, Recognition, Rows, as_numbers, strongest
 
 SMALLEST = 32
 """Minimum width of an embedding."""

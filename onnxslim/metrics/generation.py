@@ -11,9 +11,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Array
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, unreadable_labels
+from onnxslim.quality.metric import Figure, Metric, Outputs, Recognition, Rows, unreadable_labels
 
 SMALLEST_VOCABULARY = 1000
 """Minimum size of a vocabulary; fewer scores per step are tags."""

@@ -10,9 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from onnxslim.arrays import Array
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers, unreadable_labels
+from onnxslim.quality.metric import Figure, Metric, Outputs, Recognition, Rows, as_numbers, unreadable_labels
 
 MOST_COLUMNS = 64
 """Limit of the numbers per sample with separate means; more numbers share one mean."""

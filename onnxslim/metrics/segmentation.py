@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Array
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, unreadable_labels
+from onnxslim.quality.metric import Figure, Metric, Outputs, Recognition, Rows, unreadable_labels
 
 FEWEST = 8
 """Minimum size of an axis of a map."""

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Array
 from onnxslim.quality.evidence import Evidence
 from onnxslim.quality.fidelity import equal_share
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, as_numbers
+from onnxslim.quality.metric import Figure, Metric, Outputs, Recognition, Rows, as_numbers
 
 
 @dataclasses.dataclass(frozen=True)

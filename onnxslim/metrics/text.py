@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Array
 from onnxslim.ops.traits import Trait
 from onnxslim.quality.evidence import Evidence, OutputEvidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows, strongest, unreadable_labels
+from onnxslim.quality.metric import Figure, Metric, Outputs, Recognition, Rows, strongest, unreadable_labels
 
 FEWEST_STEPS = 4
 FEWEST_CHARACTERS = 11

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-Array = npt.NDArray[Any]
+from onnxslim.arrays import Array
+
 CONSTANT = ("", "Constant")
 """The node that stores a tensor. To the file format it is what an initializer is: the only op that this floor knows."""
 

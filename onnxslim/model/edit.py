@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 import onnx_ir as ir
 
-from .constants import Array, as_tensor
+from onnxslim.arrays import Array
+
+from .constants import as_tensor
 from .nesting import every_graph, values_of
 
 SAME = "onnxslim.same"

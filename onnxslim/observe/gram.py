@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
+from onnxslim.arrays import Floats, Mask, Singles
 from onnxslim.data import Samples
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import stream_values
@@ -36,28 +37,24 @@ FEW = 512
 SINGLE = 1000
 """With more unknowns, equations are solved in single precision; the ridge allows it."""
 
-Array = npt.NDArray[np.float64]
-Columns = npt.NDArray[np.bool_]
-Rows = npt.NDArray[np.float32]
-
 
 @dataclasses.dataclass
 class Sums:
     """Sums over all rows x that one contraction reads."""
 
-    products: Array
+    products: Floats
     """Of x x', shape [groups, columns, columns]."""
-    inputs: Array
+    inputs: Floats
     """Of x, shape [groups, columns]."""
     rows: int = 0
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: Singles) -> None:
         """Add rows, shape [groups, rows, columns]."""
         self.products += sum_of_products(rows, rows)
         self.inputs += sum_of_rows(rows)
         self.rows += rows.shape[1]
 
-    def moments(self) -> tuple[Sequence[Array], Array]:
+    def moments(self) -> tuple[Sequence[Floats], Floats]:
         """Return the moments about the mean, and the mean; the sums are lost."""
         rows = max(self.rows, 1)
         moment, mean = self.products, self.inputs / rows
@@ -72,12 +69,12 @@ class Sums:
 class Thin:
     """Second moments as few rows: ``rows.T @ rows`` with a ridge on the diagonal."""
 
-    rows: Rows
+    rows: Singles
     """Shape [rows, columns]: about their mean, divided by the root of their number."""
     ridge: float
 
 
-def thin_moments(pieces: Sequence[Rows]) -> tuple[Sequence[Thin], Array]:
+def thin_moments(pieces: Sequence[Singles]) -> tuple[Sequence[Thin], Floats]:
     """Return the moments of rows about their mean, and the mean; pieces are of shape [groups, rows, columns]."""
     rows = np.concatenate(pieces, axis=1)
     _, count, width = rows.shape
@@ -91,11 +88,11 @@ def thin_moments(pieces: Sequence[Rows]) -> tuple[Sequence[Thin], Array]:
 class Gram:
     """What a contraction reads, about its mean: a bias makes up for that."""
 
-    moment: Sequence[Array | Thin]
+    moment: Sequence[Floats | Thin]
     """For each group the mean of products of columns, shape [columns, columns], with a ridge on the diagonal."""
-    weight: Array
+    weight: Floats
     """Shape [groups, columns, outputs of a group]."""
-    mean: Array
+    mean: Floats
     """Shape [groups, columns]."""
     channels: npt.NDArray[np.int64]
     """For each column the channel of its group that it reads."""
@@ -105,7 +102,7 @@ class Gram:
         """What the contraction makes of it, squared and summed over all outputs, but for the ridge."""
         return sum(map(_energy, self.moment, self.weight))
 
-    def without(self, columns: Columns) -> Array:
+    def without(self, columns: Mask) -> Floats:
         """Return the weight that reads nothing of some columns, and comes as near to the outputs as it can.
 
         Args:
@@ -120,14 +117,14 @@ class Gram:
         return fitted
 
 
-def _energy(moment: Array | Thin, weight: Array) -> float:
+def _energy(moment: Floats | Thin, weight: Floats) -> float:
     if isinstance(moment, Thin):
         made = moment.rows @ weight.astype(np.float32)
         return float(np.square(made, dtype=np.float64).sum() + moment.ridge * np.square(weight).sum())
     return float(((moment @ weight) * weight).sum())
 
 
-def _made_up(moment: Array | Thin, kept: Columns, gone: Columns, weight: Array) -> Array:
+def _made_up(moment: Floats | Thin, kept: Mask, gone: Mask, weight: Floats) -> Floats:
     """Return what the columns that are kept must read besides to make up for the weight of those that go."""
     if isinstance(moment, Thin):
         rows, missing = moment.rows[:, kept], moment.rows[:, gone] @ weight.astype(np.float32)
@@ -162,7 +159,7 @@ def grams(
         RunError: The model does not run on the samples.
     """
     dense = [None if contraction.columns > WIDE else _nothing(contraction) for contraction in read]
-    thin: list[list[Rows]] = [[] for _ in read]
+    thin: list[list[Singles]] = [[] for _ in read]
     for index, rows in _stream_rows(model, read, samples, None, generator, open_session):
         total = dense[index]
         if total is None:
@@ -209,10 +206,10 @@ def _stream_rows(
     places: int | None,
     generator: np.random.Generator,
     open_session: OpenSession,
-) -> Iterator[tuple[int, Rows]]:
+) -> Iterator[tuple[int, Singles]]:
     """Yield rows, each with the index in `read` of the contraction that reads them; `places` None: as many as
     `PRODUCTS` allows. Pieces are large: the product of few rows is as large a matrix as that of many."""
-    waiting: dict[int, list[Rows]] = {}
+    waiting: dict[int, list[Singles]] = {}
     names = {contraction.data.name or "" for contraction in read}
     batches = samples.batches(batch_size(model, samples, kept=names))
     for batch, values in stream_values(model, names, batches, open_session):

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common
 
+from onnxslim.arrays import Array
 from onnxslim.data import Batch
 from onnxslim.model.edit import Editor
 from onnxslim.runtime.session import OpenSession, Session
 
-Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
 AXES_AS_INPUT = 18

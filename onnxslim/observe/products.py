@@ -6,26 +6,22 @@ that is taken away is rounding. So products are summed about the mean of the row
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-Rows = npt.NDArray[Any]
+from onnxslim.arrays import Array, Floats
 
 
-def sum_of_rows(rows: Rows) -> Array:
+def sum_of_rows(rows: Array) -> Floats:
     """Return the sum of rows, shape [..., rows, columns], in double precision: [..., columns]."""
-    total: Array = rows.sum(axis=-2, dtype=np.float64)
+    total: Floats = rows.sum(axis=-2, dtype=np.float64)
     return total
 
 
-def sum_of_products(one: Rows, other: Rows) -> Array:
+def sum_of_products(one: Array, other: Array) -> Floats:
     """Return the sum over rows of x y', shape [..., columns of one, columns of other].
 
     Args:
-        one: Rows x, shape [..., rows, columns], in single precision or better.
+        one: Array x, shape [..., rows, columns], in single precision or better.
         other: As many rows y.
     """
     count = one.shape[-2]
@@ -33,13 +29,13 @@ def sum_of_products(one: Rows, other: Rows) -> Array:
         return np.zeros((*one.shape[:-2], one.shape[-1], other.shape[-1]))
     x, m, sum_x = _centred(one)
     y, n, sum_y = (x, m, sum_x) if other is one else _centred(other)
-    total: Array = (x.swapaxes(-1, -2) @ y).astype(np.float64)
+    total: Floats = (x.swapaxes(-1, -2) @ y).astype(np.float64)
     # The sum of (x + m)(y + n)' is that of xy', and (sum of x + count m) n' + m (sum of y)'.
     total += np.stack([sum_x + count * m, m], axis=-1) @ np.stack([n, sum_y], axis=-2)
     return total
 
 
-def _centred(rows: Rows) -> tuple[Rows, Array, Array]:
+def _centred(rows: Array) -> tuple[Array, Floats, Floats]:
     """Return rows about their mean, the mean, and the sum of what is left: the mean is rounded."""
     mean = rows.mean(axis=-2, dtype=np.float64).astype(rows.dtype)
     left = rows - mean[..., None, :]

@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.analysis.contraction import Contraction
+from onnxslim.arrays import Indices, Singles
 from onnxslim.observe.finite import check_finite
-from onnxslim.ops.relations import Indices
-
-Rows = npt.NDArray[np.float32]
 
 
 def place_count(contraction: Contraction, data: npt.NDArray[Any]) -> int:
@@ -42,7 +40,7 @@ def correspond(contraction: Contraction, data: npt.NDArray[Any], result: npt.NDA
     return 0 < data.size // contraction.channels // contraction.groups == result.size // contraction.outputs
 
 
-def input_rows(contraction: Contraction, data: npt.NDArray[Any], places: Indices, *, check: bool = True) -> Rows:
+def input_rows(contraction: Contraction, data: npt.NDArray[Any], places: Indices, *, check: bool = True) -> Singles:
     """Return what a regular contraction reads at some places, shape [groups, rows, columns].
 
     Args:
@@ -71,12 +69,12 @@ def input_rows(contraction: Contraction, data: npt.NDArray[Any], places: Indices
         flat_places = flat_places * lengths[axis] + taps.reshape(shape)
     windows = np.take(padded.reshape(len(data), -1, data.shape[1]), flat_places.reshape(-1), axis=1)
     groups, taps_count = contraction.groups, math.prod(window.kernel)
-    rows: Rows = windows.reshape(len(data) * len(places), taps_count, groups, -1)
+    rows: Singles = windows.reshape(len(data) * len(places), taps_count, groups, -1)
     rows = rows.transpose(2, 0, 1, 3).reshape(groups, len(rows), -1)
     return rows
 
 
-def output_rows(contraction: Contraction, result: npt.NDArray[Any], axis: int, places: Indices) -> Rows:
+def output_rows(contraction: Contraction, result: npt.NDArray[Any], axis: int, places: Indices) -> Singles:
     """Return what a regular contraction makes at some places, shape [groups, rows, outputs of a group].
 
     Args:
@@ -89,5 +87,5 @@ def output_rows(contraction: Contraction, result: npt.NDArray[Any], axis: int, p
         flat = np.moveaxis(result.reshape(*result.shape[:2], -1)[:, :, places], 1, -1)
     else:
         flat = np.moveaxis(result, axis, -1).reshape(-1, result.shape[axis])[places]
-    rows: Rows = flat.reshape(-1, contraction.groups, flat.shape[-1] // contraction.groups).transpose(1, 0, 2)
+    rows: Singles = flat.reshape(-1, contraction.groups, flat.shape[-1] // contraction.groups).transpose(1, 0, 2)
     return rows

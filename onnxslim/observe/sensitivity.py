@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Floats
 from onnxslim.observe.deviation import Deviation
 from onnxslim.observe.probe import Feeds
 
@@ -25,7 +26,6 @@ APART = 10.0
 LONGEST = 4096
 """Axes longer than this are not taken apart: they are positions, and not quantities."""
 
-Floats = npt.NDArray[np.float64]
 Run = Callable[[Feeds], Mapping[str, Any]]
 """Returns the outputs of a model by name."""
 Part = tuple[int, npt.NDArray[np.bool_]] | None

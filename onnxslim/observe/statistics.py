@@ -12,16 +12,15 @@ import enum
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Floats
 from onnxslim.data import Batch, Samples
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.finite import check_finite
 from onnxslim.observe.probe import Probe, run_on
 from onnxslim.runtime.session import OpenSession
 
-Array = npt.NDArray[np.float64]
 ChannelAxis = tuple[str, int]
 """(name of a value, axis of its channels)."""
 
@@ -108,7 +107,7 @@ class Observer:
         self._session = open_session(probe.compute(outputs.values()))
         self._names = {query: output.name or "" for query, output in outputs.items()}
 
-    def __call__(self, batch: Batch) -> dict[Query, Array]:
+    def __call__(self, batch: Batch) -> dict[Query, Floats]:
         """Return the answers for one batch.
 
         Raises:
@@ -124,7 +123,7 @@ def observe(
     samples: Samples,
     open_session: OpenSession,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[Query, Array]:
+) -> dict[Query, Floats]:
     """Return the answers to queries over all samples: of means those over all elements.
 
     Args:
@@ -139,7 +138,7 @@ def observe(
     """
     size_of = {query: Query(query.value, Statistic.SIZE) for query in queries if query.statistic in _MEANS}
     observer = Observer(model, [*queries, *size_of.values()], open_session)
-    totals: dict[Query, Array] = {}
+    totals: dict[Query, Floats] = {}
     done = 0
     for batch in samples.batches(batch_size(model, samples)):
         answers = observer(batch)
@@ -162,7 +161,7 @@ def range_queries(names: Collection[str]) -> list[Query]:
     return [Query(name, statistic) for name in names for statistic in _RANGE]
 
 
-def ranges(answers: Mapping[Query, Array], names: Collection[str]) -> dict[str, Range]:
+def ranges(answers: Mapping[Query, Floats], names: Collection[str]) -> dict[str, Range]:
     """Return the ranges of values of one or more runs. Only the mean is sure to show a NaN: the smallest and the
     largest element leave it out on some processors."""
     found: dict[str, Range] = {}
@@ -176,14 +175,14 @@ def ranges(answers: Mapping[Query, Array], names: Collection[str]) -> dict[str, 
 class ChannelMoments:
     """Means over all elements of a channel, shape [channels]."""
 
-    mean: Array
-    magnitude: Array
-    square: Array
-    zeros: Array | None = None
+    mean: Floats
+    magnitude: Floats
+    square: Floats
+    zeros: Floats | None = None
     """The share of zeros, where it was asked for."""
 
     @property
-    def variance(self) -> Array:
+    def variance(self) -> Floats:
         """The mean square without the squared mean."""
         return np.maximum(self.square - self.mean**2, 0)
 

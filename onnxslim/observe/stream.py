@@ -7,17 +7,14 @@ inputs once for every layer.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Array
 from onnxslim.data import Batch
 from onnxslim.model.nesting import nodes_within, read_values
 from onnxslim.observe.probe import defaults
 from onnxslim.runtime.session import OpenSession, Session
-
-Array = npt.NDArray[Any]
 
 
 def early_order(graph: ir.Graph) -> list[ir.Node]:

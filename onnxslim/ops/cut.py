@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Mask
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor
 from onnxslim.ops.binding import dimensions
 from onnxslim.ops.parameters import known_elements
-
-Mask = npt.NDArray[np.bool_]
 
 
 class Cut:

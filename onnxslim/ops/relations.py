@@ -7,16 +7,13 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Union
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.arrays import Indices
 from onnxslim.diagnostic import Code
 from onnxslim.ops.binding import Dimensions, ShapeOf, dimensions
 from onnxslim.ops.fact import Element, Unknowable
 from onnxslim.ops.parameters import describe, known_elements, opset_of
-
-Indices = npt.NDArray[np.int64]
 
 
 class Axis(NamedTuple):

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from onnxslim.arrays import Floats
+
 Ints = npt.NDArray[np.int64]
 
 MOST_BOXES = 1000

@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Array
 from onnxslim.data.function import import_function
 from onnxslim.errors import BadOptionValue, OnnxslimError
 from onnxslim.foreign_code import foreign_code, is_ours
 from onnxslim.quality.evidence import Evidence
-from onnxslim.quality.metric import Array, Figure, Metric, Outputs, Recognition, Rows
+from onnxslim.quality.metric import Figure, Metric, Outputs, Recognition, Rows
 
 Score = Callable[[dict[str, Any], npt.NDArray[Any]], npt.NDArray[Any]]
 """Maps the outputs of one run (arrays by name) and its labels to one score per sample, shape [N]."""

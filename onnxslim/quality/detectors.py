@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxslim.quality.boxes import Floats
+from onnxslim.arrays import Floats
 from onnxslim.quality.evidence import Evidence, OutputEvidence, within_unit
 from onnxslim.quality.heads import BoxLayout, Head, grid
 from onnxslim.quality.metric import Slice

@@ -18,9 +18,8 @@ of harm. Both are unbiased if the reference is calibrated, and too high if it is
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from onnxslim.arrays import Floats
 
 COLUMNS = 5
 LOST, MARGIN, CHANGE, GAP, FLIPPED = range(COLUMNS)
@@ -35,7 +34,7 @@ UNREADABLE = (1.0, np.nan, 0.0, 1.0, 1.0)
 """Row of a sample whose candidate outputs cannot be read."""
 
 
-def log_probabilities(scores: Array) -> Array:
+def log_probabilities(scores: Floats) -> Floats:
     """Return the log probabilities of scores, shape [decisions, classes].
 
     Scores that are non-negative and sum to 1 are probabilities; others are logits.
@@ -46,7 +45,7 @@ def log_probabilities(scores: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
-def expected_row(reference: Array, candidate: Array) -> tuple[float, ...]:
+def expected_row(reference: Floats, candidate: Floats) -> tuple[float, ...]:
     """Return the row of one sample: loss by a flip, margin of the best class, its change, gap, share flipped.
 
     Margins are differences of log probabilities, gaps are differences of probabilities. A sample with several decisions
@@ -77,12 +76,12 @@ def expected_row(reference: Array, candidate: Array) -> tuple[float, ...]:
     )
 
 
-def believable(rows: Array) -> bool:
+def believable(rows: Floats) -> bool:
     """Return whether the scores of the reference can be used as probabilities."""
     return float(rows[:, GAP].mean()) >= SURE
 
 
-def expected_drop(rows: Array) -> float:
+def expected_drop(rows: Floats) -> float:
     """Return the estimated fall of top-1 as a fraction, from the rows of samples, shape [samples, 5]."""
     lost, margin, change, gap, flipped = rows.T
     if not believable(rows):
@@ -97,7 +96,7 @@ def expected_drop(rows: Array) -> float:
     return float(max(predicted.mean(), lost.mean() - ERRORS * error))
 
 
-def normal_below(x: Array) -> Array:
+def normal_below(x: Floats) -> Floats:
     """Return the standard normal distribution function with an error below 1e-7.
 
     Source: Abramowitz and Stegun, Handbook of mathematical functions (1964), 7.1.26.

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.quality.boxes import Boxes, Floats, corners_of_centres, suppress
+from onnxslim.arrays import Floats
+from onnxslim.quality.boxes import Boxes, corners_of_centres, suppress
 
 STRIDES = (8, 16, 32)
 """Cell sizes in pixels of the three grids of YOLO heads."""

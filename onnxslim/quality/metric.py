@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxslim.arrays import Array, Floats
 from onnxslim.errors import DataError
 from onnxslim.quality.evidence import Evidence
 from onnxslim.runtime.statistics import Interval, bootstrap
 
-Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.float64]
+Rows = Floats
 """Rows of samples, shape [samples, k]; the metric defines the k columns."""
 Outputs = Mapping[str, Any]
 """Outputs by name: arrays, or lists and dicts for sequences and maps."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Numbers = npt.NDArray[np.float64]
+from onnxslim.arrays import Floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LatencyGrid:
 
     widths: tuple[tuple[int, ...], ...]
     """Measured sizes of each width (channels in, channels out, ...), ascending."""
-    milliseconds: Numbers
+    milliseconds: Floats
     """Milliseconds of each combination, with one axis per width."""
 
 
@@ -46,7 +46,7 @@ class LayerGrid:
             inner = tuple(slice(size) for size in times.shape)
             self._times[layer][inner] = times
 
-    def __call__(self, widths: Numbers) -> Numbers:
+    def __call__(self, widths: Floats) -> Floats:
         """Return the milliseconds of each layer, [layers].
 
         Args:

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.model.constants import Array
+from onnxslim.arrays import Array
 from onnxslim.ort import onnxruntime
 
 ML_DTYPES: Mapping[str, tuple[np.dtype[Any], ir.DataType]] = {

@@ -14,19 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx.defs
 import onnx.helper
 import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import evaluate
+from onnxslim.arrays import Array
 from onnxslim.model.schemas import find_schema
 from onnxslim.ops.traits import Trait, has
 from onnxslim.rewrite.match import Bound, literal
 from onnxslim.rewrite.rule import IMPORTED_VERSION, BodyNode, Reference, Rule
 from onnxslim.rewrite.signature import DimensionRun, Parameter, TensorType
 
-Array = npt.NDArray[Any]
 Item = TypeVar("Item")
 Drawn = TypeVar("Drawn")
 

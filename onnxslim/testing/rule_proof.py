@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx.defs
 import onnx.helper
 import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import evaluate
+from onnxslim.arrays import Array
 from onnxslim.model.schemas import find_schema
 from onnxslim.rewrite.instantiate import BodyEvaluation
 from onnxslim.rewrite.match import Match
@@ -28,8 +28,6 @@ from onnxslim.rewrite.rule import Rule
 from onnxslim.rewrite.signature import fits
 from onnxslim.rewrite.site_check import difference
 from onnxslim.testing.draw import Draw, NoProgram, Sample, Sampler
-
-Array = npt.NDArray[Any]
 
 OLDEST_PROVED_OPSET = 7
 """Opsets from here on are tried; those before 11 only for a rule that applies at no newer one."""

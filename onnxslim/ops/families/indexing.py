@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.arrays import Indices
 from onnxslim.model.constants import constant
 from onnxslim.ops.arithmetic import floordiv, is_nonnegative, is_positive, maximum, minimum
 from onnxslim.ops.cut import Cut
@@ -15,7 +16,7 @@ from onnxslim.ops.fact import Element, Fact, NodeFacts, Unknowable, axis_of
 from onnxslim.ops.families.elementwise import unary
 from onnxslim.ops.op import IndexInto, Op
 from onnxslim.ops.parameters import NodeReader, entries, integers, read
-from onnxslim.ops.relations import Equal, FreezeCode, Indices, NodeAxes, Pairs, Relation, equal_axes
+from onnxslim.ops.relations import Equal, FreezeCode, NodeAxes, Pairs, Relation, equal_axes
 from onnxslim.ops.symbols import Expression, Size
 
 FAR = 1_000_000_000

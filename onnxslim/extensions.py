@@ -104,7 +104,7 @@ def load_class(group: Group, extension: Extension, base: type[T]) -> type[T]:
     if not (isinstance(found, type) and issubclass(found, base)) or inspect.isabstract(found):
         raise broken(group, extension, f"it is no subclass of onnxslim.{base.__name__} with all its methods")
     if getattr(found, "name", None) != extension.name:
-        raise broken(group, extension, f"its name is {getattr(found, 'name', None)!r}")
+        raise broken(group, extension, f"its name is {getattr(found, 'name', None)!r}, not {extension.name!r}")
     return found
 
 

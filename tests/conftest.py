@@ -1,9 +1,12 @@
-"""Every test draws the same weights, whichever tests ran before it."""
+"""Every test draws the same weights, whichever tests ran before it; what is shared shows why it fails, as tests do."""
 
 from __future__ import annotations
 
-import channel_models
 import pytest
+
+pytest.register_assert_rewrite("story", "op_proof", "op_runs", "row_cases", "exactness", "permute_channels")
+
+import channel_models  # noqa: E402  # after the line above, which is about what is imported later
 
 STATE = channel_models.GENERATOR.bit_generator.state
 

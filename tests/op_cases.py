@@ -177,15 +177,15 @@ def elementwise(op_type: str) -> Callable[[Draw], Case]:
     return drawn
 
 
-def quantized(op_type: str) -> Callable[[Draw], Case]:
+def quantized(op: OpName) -> Callable[[Draw], Case]:
     def drawn(draw: Draw) -> Case:
         shape = draw.shape()
-        data = draw.data(shape, f32 if op_type == "QuantizeLinear" else np.uint8)
+        data = draw.data(shape, f32 if op[1] == "QuantizeLinear" else np.uint8)
         axis = draw.axis(len(shape))
         along = draw.opset >= 13 and draw.chance(0.6)
         size = (shape[axis],) if along else ()
         scales: list[Array | None] = [draw.data(size), draw.data(size, np.uint8)][: 1 + draw.chance()]
-        return Case(("", op_type), [data, *scales], {"axis": axis} if along else {})
+        return Case(op, [data, *scales], {"axis": axis} if along else {})
 
     return drawn
 
@@ -225,7 +225,11 @@ DRAWN: dict[OpName, Callable[[Draw], Case]] = {
         for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
     },
     **{("", name): argument(name) for name in ("ArgMax", "ArgMin")},
-    **{("", name): quantized(name) for name in ("QuantizeLinear", "DequantizeLinear")},
+    **{
+        (domain, name): quantized((domain, name))
+        for domain in ("", "com.microsoft")
+        for name in ("QuantizeLinear", "DequantizeLinear")
+    },
     ("", "CastLike"): elementwise("CastLike"),
     **{
         op: (elementwise if rows[0].kind == "broadcast" else mixing)(op[1])
@@ -236,10 +240,19 @@ DRAWN: dict[OpName, Callable[[Draw], Case]] = {
 """For each op what draws a node of it."""
 
 
-def operator_sets(op_type: str, most: int) -> Iterator[int]:
-    """Yield each operator set from 7 on, the first that ONNX Runtime supports, in which an op changed."""
-    found: set[int] = set()
+def operator_sets(op: OpName, most: int) -> Iterator[int]:
+    """Yield each operator set from 7 on, the first that ONNX Runtime supports, in which an op changed.
+
+    An op of another domain has versions that onnx does not know: one set of ONNX is yielded beside it.
+    """
+    domain, op_type = op
+    found = {21} if domain else set[int]()
     for schema in onnx.defs.get_all_schemas_with_history():
-        if schema.name == op_type and not schema.domain and not schema.deprecated and schema.since_version <= most:
+        if (
+            schema.name == op_type
+            and schema.domain == domain
+            and not schema.deprecated
+            and schema.since_version <= most
+        ):
             found.add(max(schema.since_version, 7))
     yield from sorted(found)

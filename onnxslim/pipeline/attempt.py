@@ -111,6 +111,8 @@ def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> 
     try:
         with contextlib.nullcontext() if is_ours(step) else foreign_code(f"the pass {step.name}"):
             change = step.run(clone, context)
+        if not isinstance(change, Change):
+            raise TypeError(f"its run returned {type(change).__name__}, not a Change")
     except ValuesNotFinite as error:
         begins = first_not_finite(context.original, context.samples, context.open_session)
         why = error.what if begins is None else str(begins)

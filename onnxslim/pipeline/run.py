@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import time
+import traceback
 from collections.abc import Sequence
 
 from onnxslim.errors import OnnxslimError, PassFailed
@@ -144,8 +146,9 @@ def _stage(
         ) from error
     except Exception as error:
         before = ", ".join(stage.asked.name for stage in done) or "no other pass"
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         raise PassFailed(
-            f"raised {type(error).__name__}: {error}",
+            f"raised {type(error).__name__}: {error} ({pathlib.Path(frame.filename).name}, line {frame.lineno})",
             where=f"the pass {step.name} (after {before})",
             hint=f"this is a bug in {owner(step)}; leave the pass out with -p, and please report it",
         ) from error

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import itertools
 import re
 from collections.abc import Mapping
 
@@ -45,7 +46,7 @@ from onnxslim.errors import RuleError
 from onnxslim.model.constants import is_constant_node
 from onnxslim.model.schemas import find_schema
 from onnxslim.rewrite.rule import IMPORTED_VERSION, Body, BodyNode, DoesNotCheck, Reference, Rule
-from onnxslim.rewrite.source import RuleTemplate, RuleText, split_rules, split_templates
+from onnxslim.rewrite.source import CALLED, RuleTemplate, RuleText, split_rules, split_templates
 
 OPERATION = re.compile(r"(?P<op>[A-Za-z_][\w.]*)\s*<(?P<attributes>[^<>]*\.\.\.[^<>]*)>")
 OLD_CONSTANT = 12
@@ -86,7 +87,7 @@ def load_rules(package: str, opset: int, ops: frozenset[str] | None = None) -> t
             read where they are asked for. None: all rules that check at this opset, read whole.
 
     Raises:
-        RuleError: A file holds what is no rule at all.
+        RuleError: A file holds what is no rule at all, or names no op of ONNX; or there is no such file.
     """
     compiled, templates = _compiled(package, opset), _templates(package)
     if ops is None:
@@ -109,7 +110,30 @@ def _compiled(package: str, opset: int) -> dict[tuple[str, str], Rule]:
 
 @functools.lru_cache(maxsize=16)
 def _templates(package: str) -> tuple[RuleTemplate, ...]:
-    return tuple(template for file, text in rule_files(package) for template in split_templates(text, file))
+    files = rule_files(package)
+    if not files:
+        raise RuleError(
+            "there is no *.rules file in it",
+            where=package,
+            hint='declare them, or they are not installed: [tool.setuptools.package-data] package = ["*.rules"]',
+        )
+    templates = tuple(template for file, text in files for template in split_templates(text, file))
+    for template in templates:
+        _check_ops(template)
+    return templates
+
+
+def _check_ops(template: RuleTemplate) -> None:
+    """Refuse names of ops that ONNX has in no version: the rule would be skipped at every opset, without a word."""
+    bodies = [text for _, text in (*template.head.bodies.values(), *template.alternatives)]
+    called = {op for text in bodies for op in CALLED.findall(text)} - {*template.words}
+    unknown = sorted(op for op in {*called, *itertools.chain(*template.choices)} if not onnx.defs.has(op))
+    if unknown:
+        raise RuleError(
+            f"the rule {template.head.name} calls {unknown[0]}, which ONNX has in no version",
+            where=template.head.where,
+            hint="check how it is spelt; an op of another domain is written domain.Op",
+        )
 
 
 def _checks(rule: Rule) -> bool:
@@ -223,6 +247,13 @@ def _body(
         function.opset_import.add(domain=domain, version=version)
     function.attribute.extend(name for name in attributes if name not in function.attribute)
     known = {*attributes, *parameters, *(name for node in function.node for name in node.output)}
+    unmade = next((name for node in function.node for name in node.input if name and name not in known), None)
+    if unmade is not None:
+        raise RuleError(
+            f"the rule {source.name} reads {unmade} in {word}, which is no parameter, and no node makes it",
+            where=source.where,
+            hint="check how it is spelt",
+        )
     for node in sorted(function.node, key=lambda node: is_constant_node(node)):  # these are what others say
         for attribute in node.attribute:
             if attribute.ref_attr_name and attribute.ref_attr_name not in known:
@@ -319,8 +350,11 @@ def _check_reach(rule: Rule, bodies: Mapping[str, Body]) -> None:
         if isinstance(attribute, Reference) and attribute.name in rule.attributes and attribute.name not in bound
     ]
     if free:
+        op, _, name = free[0].partition("_")
+        written_out = free[0] not in _declared(rule.source) and onnx.defs.has(op)
+        used_by = f"{op} <...>" if written_out else f"@{free[0]}"
         raise RuleError(
-            f"the rule {rule.name} uses @{free[0]}, which its match does not bind",
+            f"the rule {rule.name} uses {used_by}, which its match does not bind",
             where=rule.source.where,
-            hint="bind it",
+            hint=f"declare and name the attributes: {op} <{name} = @{name}>" if written_out else "bind it",
         )

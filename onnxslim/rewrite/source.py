@@ -21,7 +21,7 @@ HEAD = re.compile(
     r"\s*(?P<name>[A-Za-z_]\w*)\s*(?:\bfor\s+(?P<words>[A-Z]\w*(?:\s+[A-Z]\w*)*)\s*=\s*(?P<items>[\w\s|]+?)\s*)?"
     r"(?:<(?P<attributes>[^>]*)>)?\s*\((?P<parameters>[^)]*)\)\s*=>\s*\((?P<results>[^)]*)\)\s*match\s*"
 )
-CALLED = re.compile(r"\b([A-Z]\w*)\s*(?:<[^<>]*>)?\s*\(")
+CALLED = re.compile(r"(?<![.\w])([A-Z]\w*)\s*(?:<[^<>]*>)?\s*\(")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,6 +92,17 @@ class Raises(Pass):
 
 
 @dataclasses.dataclass(frozen=True)
+class Silent(Pass):
+    """Returns nothing."""
+
+    name: ClassVar[str] = "silent"
+    kind: ClassVar[Kind] = Kind.EXACT
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        return None  # type: ignore[return-value]
+
+
+@dataclasses.dataclass(frozen=True)
 class Breaks(Pass):
     """Leaves a graph that ONNX Runtime does not load."""
 
@@ -195,8 +206,16 @@ def test_nothing_to_do_is_said_with_the_reason() -> None:
 
 
 def test_a_pass_that_raises_is_named_with_those_before_it() -> None:
-    with pytest.raises(PassFailed, match=r"the pass raises \(after scale\): raised ZeroDivisionError: by zero"):
+    with pytest.raises(
+        PassFailed,
+        match=r"the pass raises \(after scale\): raised ZeroDivisionError: by zero \(test_optimize.py, line \d+\)",
+    ):
         optimize(Scale(), Raises())
+
+
+def test_a_pass_that_returns_no_change_is_named() -> None:
+    with pytest.raises(PassFailed, match="its run returned NoneType, not a Change"):
+        optimize(Silent())
 
 
 def test_the_report_says_what_was_asked_and_survives_json(tmp_path: pathlib.Path) -> None:

@@ -78,6 +78,31 @@ def test_rules_that_do_not_check_at_an_opset_are_skipped_with_the_reason():
 
 
 @pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"__init__.py": ""}, "no .*rules file"),
+        ({"__init__.py": "", "a.rules": RELU.replace("Relu (a)", "Relux (a)")}, "relu_relu calls Relux, which ONNX"),
+        ({"__init__.py": "", "a.rules": RELU.replace("{ y = Relu (x)", "{ y = Rellu (x)")}, "calls Rellu, which ONNX"),
+        (
+            {
+                "__init__.py": "",
+                "a.rules": "r for F = Relu | Tanhh (x) => (y)\nmatch { y = F (x) }\nrewrite { y = F (x) }",
+            },
+            "calls Tanhh, which ONNX",
+        ),
+    ],
+)
+def test_what_would_be_skipped_at_every_opset_is_an_error(files, message, tmp_path, monkeypatch):
+    package = f"rules_{abs(hash(message))}"  # what was read of a package is kept
+    for name, text in files.items():
+        (tmp_path / package).mkdir(exist_ok=True)
+        (tmp_path / package / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuleError, match=message):
+        load_rules(package, 21, frozenset({"Relu"}))
+
+
+@pytest.mark.parametrize(
     ("text", "message", "line"),
     [
         ("r (x) => (y)\nmatch { y = Relu (x }\nrewrite { y = Relu (x) }", "does not read", 2),
@@ -91,6 +116,12 @@ def test_rules_that_do_not_check_at_an_opset_are_skipped_with_the_reason():
         ("r (x) => (y)\nmatch { y = Relu <alpha = @a> (x) }\nrewrite { y = Relu (x) }", "nobody declares", 1),
         ("r <a> (x) => (y)\nmatch { y = Relu <alpha = @a> (x) }\nrewrite { y = Relu (x) }", "no attribute alpha", 1),
         ("r <a> (x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Elu <alpha = @a> (x) }", "does not bind", 1),
+        (
+            "r (x) => (y)\nmatch { a = Neg (x) y = Relu (a) }\nrewrite { y = Elu <...> (x) }",
+            "uses Elu <...>, which its match does not bind",
+            1,
+        ),
+        ("r (x) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Neg (xx) }", "reads xx in rewrite, which is no param", 1),
         ("r (x, z) => (y)\nmatch { y = Relu (x) }\nrewrite { y = Add (x, z) }", "does not match its parameter z", 1),
         (
             "r (x) => (y, z)\nmatch { y = Relu (x) z = Neg (x) }\nrewrite { y = Relu (x) z = Abs (x) }",

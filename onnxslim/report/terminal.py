@@ -143,7 +143,8 @@ def print_attempts(step: PassRecord, console: Console) -> None:
 def print_changes(step: PassRecord, console: Console, *, limit: int | None) -> None:
     """Print what a pass did, at most `limit` lines of it (None: all)."""
     rows = ((note.subject, note.action, note.reason) for note in step.changes[:limit])
-    print_table(console, (f"{step.name}: what changed", "", ""), rows)
+    title = "what changed" if step.kept else "what it found, not kept"
+    print_table(console, (f"{step.name}: {title}", "", ""), rows)
     if limit is not None and len(step.changes) > limit:
         line(console, f"... and {len(step.changes) - limit:,} more (--verbose prints all)", style="dim")
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.records import AttemptRecord, Budget, FidelityFigures, Figures, QualityFigures, Report
-from onnxslim.report.terminal import print_layers, print_report
+from onnxslim.report.terminal import print_changes, print_layers, print_report
 from onnxslim.runtime.statistics import Interval
 
 
@@ -116,6 +116,15 @@ def test_layers_of_a_kept_pass_are_printed_those_that_save_the_most_first():
     stream = io.StringIO()
     print_layers(report.passes[0], Console(file=stream), limit=None)
     assert not stream.getvalue()
+
+
+def test_what_a_pass_did_that_was_not_kept_is_not_called_a_change():
+    kept = sample_report().passes[1]
+    for step, title in ((kept, "what changed"), (dataclasses.replace(kept, kept=False), "what it found, not kept")):
+        stream = io.StringIO()
+        print_changes(step, Console(file=stream, width=100), limit=None)
+        assert "/layer0/Conv[0]" in stream.getvalue()
+        assert title in stream.getvalue()
 
 
 def test_the_forms_that_were_tried_are_printed_where_it_was_more_than_one():

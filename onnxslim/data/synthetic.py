@@ -92,7 +92,8 @@ def candidates(spec: TensorSpec, value: ir.Value | None) -> tuple[Draw, ...]:
     if not spec.shape:
         return (always(1), always(16000), always(0))
     if spec.dtype.itemsize == 1:
-        limits = ml_dtypes.iinfo(spec.dtype) if spec.dtype.kind == "V" else np.iinfo(spec.dtype)  # type: ignore[no-untyped-call]
+        read_limits = ml_dtypes.iinfo if spec.dtype.kind == "V" else np.iinfo
+        limits = read_limits(spec.dtype)
         return (lambda generator, shape: generator.integers(limits.min, limits.max + 1, shape).astype(np.float64),)
     return (below(2), always(0), below(100))
 

@@ -6,12 +6,13 @@ Source: ONNX IR specification (docs/IR.md), sections "Graphs", "External Tensor 
 
 from __future__ import annotations
 
+import functools
 import graphlib
 import itertools
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 import onnx_ir as ir
@@ -121,10 +122,18 @@ def describe_node(node: ir.Node | onnx.NodeProto) -> str:
     return f"the node {node.name!r} ({node.op_type})" if node.name else f"a node without a name ({node.op_type})"
 
 
+@functools.cache
+def declared_attributes(domain: str, op_type: str, version: int) -> tuple[Mapping[str, int], frozenset[str]]:
+    """Return the types of the attributes of an op, numbers of `onnx.AttributeProto.AttributeType`, by name; and the
+    names of the required ones."""
+    declared = onnx.defs.get_schema(op_type, version, domain).attributes
+    types = {name: formal.type.value for name, formal in declared.items()}  # type: ignore[attr-defined]  # an enumeration
+    return types, frozenset(name for name, formal in declared.items() if formal.required)
+
+
 def _check_constant(node: onnx.NodeProto) -> None:
     kinds = [(attribute.name, attribute.type) for attribute in node.attribute]
-    declared = onnx.defs.get_schema(node.op_type).attributes
-    types = {name: formal.type.value for name, formal in declared.items()}  # type: ignore[attr-defined]  # an enumeration
+    types, _ = declared_attributes("", node.op_type, onnx.defs.onnx_opset_version())
     if len(kinds) != 1 or types.get(kinds[0][0]) != kinds[0][1]:
         names = ", ".join(repr(name) for name, _ in kinds) or "none"
         raise ModelUnreadable(f"{describe_node(node)} holds no constant: its attributes are {names}", hint=HINT)

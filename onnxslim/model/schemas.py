@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 
 import onnx
 import onnx_ir as ir
 
 from onnxslim.errors import ModelUnreadable
-from onnxslim.model.checking import HINT, describe_node
+from onnxslim.model.checking import HINT, declared_attributes, describe_node
 from onnxslim.model.constants import is_constant_node
 from onnxslim.model.nesting import graphs_within, main_graphs
 
@@ -50,7 +49,7 @@ def _violation(node: ir.Node, version: int) -> str:
         if not minimum <= found <= maximum:
             takes = f"{minimum} or more" if maximum == UNBOUNDED else " to ".join(map(str, sorted({minimum, maximum})))
             return f"has {found} {kind}, and its operator takes {takes}"
-    types, required = _declared_attributes(node.domain, node.op_type, version)
+    types, required = declared_attributes(node.domain, node.op_type, version)
     for name, attribute in node.attributes.items():
         expected = types.get(name, attribute.type.value)
         if attribute.type.value != expected:
@@ -68,12 +67,3 @@ def find_schema(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | N
         return onnx.defs.get_schema(op_type, opset, domain)
     except onnx.defs.SchemaError:
         return None
-
-
-@functools.cache
-def _declared_attributes(domain: str, op_type: str, version: int) -> tuple[Mapping[str, int], frozenset[str]]:
-    """Return the types of the attributes of an op, numbers of `onnx.AttributeProto.AttributeType`, by name; and the
-    names of the required ones."""
-    declared = onnx.defs.get_schema(op_type, version, domain).attributes
-    types = {name: formal.type.value for name, formal in declared.items()}  # type: ignore[attr-defined]
-    return types, frozenset(name for name, formal in declared.items() if formal.required)

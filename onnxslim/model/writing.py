@@ -25,7 +25,7 @@ from onnxslim.errors import OutputError
 try:
     import fcntl
 except ImportError:  # Windows has no advisory locks: hidden folders of killed runs stay there
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # where it is used, it is asked for first
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Signals that stop a run, which are deferred while files are renamed."""

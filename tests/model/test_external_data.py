@@ -10,8 +10,8 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.parser
 import onnx_ir as ir
-import onnxruntime
 import pytest
+from round_trip import run
 from zoo import MODELS
 
 from onnxslim.errors import ExternalDataError
@@ -25,10 +25,6 @@ from onnxslim.model import (
 )
 
 RESNET8 = MODELS / "fashion_resnet8.onnx"
-
-
-def run(path: pathlib.Path, **feeds: np.ndarray) -> list[np.ndarray]:
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
 
 
 @pytest.fixture

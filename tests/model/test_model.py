@@ -12,11 +12,10 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.parser
 import onnx_ir as ir
-import onnxruntime
 import pytest
+from round_trip import run, there_and_back, write
 from zoo import MODELS
 
-from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import ModelNotFound, ModelUnreadable, ModelUnsupported, OutputError
 from onnxslim.model import (
     canonicalize,
@@ -56,24 +55,6 @@ g (float[N] x) => (float[N] y) { y = local.Twice (x) }
 <domain: "local", opset_import: ["": 17]>
 Twice (a) => (b) { b = Add (a, a) }
 """
-
-
-def write(folder: pathlib.Path, text: str) -> pathlib.Path:
-    path = folder / "model.onnx"
-    onnx.save(onnx.parser.parse_model(text), path)
-    return path
-
-
-def run(path: pathlib.Path, **feeds: np.ndarray) -> list[np.ndarray]:
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
-
-
-def there_and_back(path: pathlib.Path) -> pathlib.Path:
-    model = open_model(path, inline=False)
-    infer_shapes(model)
-    result = path.with_name("again.onnx")
-    save_model(model, result)
-    return result
 
 
 @pytest.mark.parametrize("text", [CONSTANTS, NESTED, FUNCTION])

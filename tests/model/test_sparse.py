@@ -10,32 +10,13 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 import onnx.parser
-import onnxruntime
 import pytest
+from round_trip import run, there_and_back
 
-from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import (
     open_model,
     save_model,
 )
-
-
-def write(folder: pathlib.Path, text: str) -> pathlib.Path:
-    path = folder / "model.onnx"
-    onnx.save(onnx.parser.parse_model(text), path)
-    return path
-
-
-def run(path: pathlib.Path, **feeds: np.ndarray) -> list[np.ndarray]:
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
-
-
-def there_and_back(path: pathlib.Path) -> pathlib.Path:
-    model = open_model(path, inline=False)
-    infer_shapes(model)
-    result = path.with_name("again.onnx")
-    save_model(model, result)
-    return result
 
 
 @pytest.mark.parametrize("coordinates", [np.array([1, 5]), np.array([[0, 1], [1, 2]])])

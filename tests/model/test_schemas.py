@@ -20,6 +20,8 @@ from onnxslim.model import open_model
         ("y, z = Relu (x)", "(Relu) has 2 outputs, and its operator takes 1"),
         ("y = Concat (x, x)", "(Concat) lacks the attribute 'axis'"),
         ("y = Constant ()", "(Constant) holds no constant"),
+        ("y = Constant <value_int = 1.5> ()", "(Constant) holds no constant: its attributes are 'value_int'"),
+        ("y = Constant <wert = 1.5> ()", "(Constant) holds no constant: its attributes are 'wert'"),
         ("y = Elu <alpha = 1> (x)", "(Elu) has the attribute 'alpha' as int, and its operator takes float"),
     ],
 )

@@ -221,6 +221,10 @@ class Pass(abc.ABC):
         """The kind that this very run is held to: `kind`, unless its options promise more."""
         return self.kind
 
+    def made_for(self, provider: str) -> bool:
+        """Whether the result is for `provider`. Where it is for another one, its speed here says nothing."""
+        return True
+
     def milder(self, strength: float) -> Pass | None:
         """Return this pass with options that make it `strength` strong; None where it has one form only.
 

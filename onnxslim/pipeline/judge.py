@@ -134,6 +134,8 @@ class Judge:
         kept = unchanged if step.judged_as is Kind.EXACT else self._within(loss)
         if not self.request.timed:
             return Verdict(True, (kept,))
+        if not step.made_for(self.request.target.provider):
+            return Verdict(True, (kept, Reason(ReasonCode.MADE_FOR_OTHER)))
         try:
             ratio = self.latency(before, after).ratio
         except RunError as error:

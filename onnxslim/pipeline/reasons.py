@@ -26,6 +26,7 @@ class ReasonCode(Code):
     )
     SPEED = "{0:.2f}x the speed of before ({1:.2f} to {2:.2f})"
     SLOWER = "slower here: {0:.2f}x the speed of before ({1:.2f} to {2:.2f}); --goal size keeps it"
+    MADE_FOR_OTHER = "its speed here says nothing: it is made for another target"
     NOT_TIMED = "it cannot be timed: {0}"
     NOTHING_TO_DO = "nothing to do: {0}"
     NOTHING_FOUND = "nothing to do"

@@ -32,13 +32,6 @@ INSTRUCTION_SETS: tuple[tuple[str, frozenset[str]], ...] = (
 MACHINES = {"x86_64": "sse2", "amd64": "sse2", "i686": "sse2", "aarch64": "neon", "arm64": "neon"}
 """What a machine certainly has, where it does not tell more."""
 
-SATURATING = frozenset({"sse2", "sse4", "avx2", "avx512"})
-"""Where products of uint8 and int8 are added in pairs as int16, and saturate there (VPMADDUBSW and its kin).
-
-VNNI, AMX and Arm's SDOT/UDOT add into int32 at once; plain NEON widens its products before it adds. Source: ONNX
-Runtime, "Quantize ONNX models", When and why do I need to try U8U8: x86-64 without VNNI saturates, Arm does not.
-"""
-
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -56,7 +49,7 @@ class Target:
     @property
     def int8_saturates(self) -> bool:
         """Whether sums of two uint8 x int8 products saturate, so that weights must leave a bit free."""
-        return bool(self.facts.int8.get("saturates")) and self.instruction_set in SATURATING
+        return self.instruction_set in self.facts.int8.get("saturates", ())
 
     @property
     def facts(self) -> Provider:

@@ -29,7 +29,7 @@ from .plan import QuantPlan
 from .saturation import Saturation
 from .scales import Activations, Calibration
 from .sensitivity import RoundingError, layers_in_float, layers_of, rounding_errors
-from .table import Int8Table, count_quantized, load_table
+from .table import Int8Table, check_target, count_quantized, load_table
 
 FLOAT_BITS, BITS = 32, 8
 
@@ -43,6 +43,9 @@ class Quant(Pass):
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
     after: ClassVar[tuple[str, ...]] = ("prune", "lowrank", "sparsify")
 
+    target: Annotated[
+        str, "what the result is written for: cpu, tensorrt, qnn, qdq or another provider; auto: the one of the run"
+    ] = "auto"
     calibration: Annotated[Calibration, "how the range of an activation is chosen"] = Calibration.MINMAX
     percentile: Annotated[float, "percent of the values that percentile calibration covers"] = 99.99
     activations: Annotated[Activations, "element type of activations; auto: what the target likes best"] = (
@@ -70,10 +73,16 @@ class Quant(Pass):
                 hint="give a number above 50, at most 100",
             )
         self.check_counts("samples")
+        if self.target != "auto":
+            check_target(self.target)
         if not 0 < self.error <= 1:
             raise BadOptionValue(
                 f"error is {self.error}", where="quant", hint="error is a share above 0 and at most 1, which is all"
             )
+
+    def made_for(self, provider: str) -> bool:
+        """Whether the result is written for `provider`."""
+        return self.target in ("auto", provider)
 
     def milder(self, strength: float) -> Pass | None:
         """Leave the layers that cost the outputs most in float; the amplitude of the error is the strength."""
@@ -81,7 +90,7 @@ class Quant(Pass):
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Quantize `model` in place, or say why not."""
-        table = load_table(context.target.provider)
+        table = load_table(context.target.provider if self.target == "auto" else self.target)
         if reason := _reason_against(model, table):
             return Change(False, (left_alone("model", reason),))
         infer_shapes(model)
@@ -106,7 +115,7 @@ class Quant(Pass):
         macs = macs_by_value(working, {name: np.shape(array) for name, array in samples.first().items()})
         plan = calibrator.plan()
         if self.error < 1 and plan.pays:
-            plan = calibrator.plan(self._in_float(working, plan, calibrator, macs, context))
+            plan = calibrator.plan(self._in_float(working, plan, calibrator, macs, table, context))
         if not plan.pays:
             code = QuantCode.NOTHING_QUANTIZABLE if self.error == 1 else QuantCode.NOTHING_CHEAP
             begins = calibrator.not_finite
@@ -116,7 +125,8 @@ class Quant(Pass):
         scales = calibrator.scales(plan)
         if working is not model:
             become(model, working)
-        weights, biases = quantize_parameters(plan, scales, calibrator.means, self._weight_settings(context), context)
+        settings_of_weights = self._weight_settings(table, context)
+        weights, biases = quantize_parameters(plan, scales, calibrator.means, settings_of_weights, context)
         insert(model, plan, scales, weights, biases, table)
         _forget_value_info(model)
         notes += calibrator.notes
@@ -128,13 +138,14 @@ class Quant(Pass):
         plan: QuantPlan,
         calibrator: Calibrator,
         macs: Mapping[str, int],
+        table: Int8Table,
         context: Context,
     ) -> dict[ir.Node, Reason]:
         """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
 
         def observe() -> tuple[RoundingError, ...]:
             scales = calibrator.scales(plan)
-            weights, _ = quantize_parameters(plan, scales, {}, self._weight_settings(context), context)
+            weights, _ = quantize_parameters(plan, scales, {}, self._weight_settings(table, context), context)
             return rounding_errors(model, plan, scales, weights, sum(macs.values()), context)
 
         errors = context.observed("rounding errors", observe)
@@ -147,8 +158,8 @@ class Quant(Pass):
                 reasons[site.node] = reason if site.is_contraction else of_layer
         return reasons
 
-    def _weight_settings(self, context: Context) -> WeightSettings:
-        saturation = self.saturation.on(context.target.int8_saturates)
+    def _weight_settings(self, table: Int8Table, context: Context) -> WeightSettings:
+        saturation = self.saturation.on(context.target.instruction_set in table.saturates)
         return WeightSettings(saturation, self.per_channel, self.calibration is Calibration.MSE)
 
 

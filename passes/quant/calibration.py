@@ -131,7 +131,12 @@ class Calibrator:
         for group in plan.groups:
             name = group.source.name or ""
             scale = choose_scale(
-                self._ranges[name], histograms.get(name), settings.calibration, settings.percentile, self._signed
+                self._ranges[name],
+                histograms.get(name),
+                settings.calibration,
+                settings.percentile,
+                self._signed,
+                self._table.symmetric,
             )
             scales.update(dict.fromkeys(group.members, scale))
         return scales

@@ -18,6 +18,7 @@ class QuantCode(Code):
     NOTHING_CHEAP = "no layer is left that costs the outputs little enough{0}"
 
     NO_KERNEL = "{0} has no int8 kernel on {1}"
+    KEPT_WIDE = "it stays wide: {0}"
     ATTRIBUTE = "its kernel is for {0} = {1}"
     SECOND_OUTPUT = "its int8 kernel has no second output"
     WEIGHT_COMPUTED = "its weight is not constant"

@@ -97,7 +97,7 @@ def insert(
     _write_parameters(writer, plan, scales, weights, biases)
     for site in plan.sites:
         for index in site.constants:
-            _write_constant(writer, site.node, index, signed=_signed(scales))
+            _write_constant(writer, site.node, index, signed=_signed(scales), symmetric=table.symmetric)
     results = {value for site in plan.sites for value in site.results}
     readers: dict[ir.Value, set[ir.Node]] = {}
     for site in plan.sites:
@@ -171,12 +171,11 @@ def _write_parameters(
         writer.rename(levels, original)
 
 
-def _write_constant(writer: Writer, node: ir.Node, index: int, *, signed: bool) -> None:
-    """Replace an operand that is one number by its levels: with a scale of its own it is as exact as a float."""
+def _write_constant(writer: Writer, node: ir.Node, index: int, *, signed: bool, symmetric: bool) -> None:
+    """Replace a constant operand by its levels: one number, with a scale of its own, is as exact as a float."""
     array = constant(node.inputs[index])
     assert array is not None, "the plan says that it is constant"
-    number = float(array.reshape(()))
-    scale = Scale.covering(number, number, signed)
+    scale = Scale.covering(float(array.min()), float(array.max()), signed, symmetric)
     levels = writer.constant(scale.quantize(array.astype(np.float32)))
     zero_point = writer.constant(np.asarray(scale.zero_point, scale.dtype))
     node.replace_input_with(

@@ -73,13 +73,17 @@ def make_plan(
     finder = SiteFinder(table, selection, float_values or {})
     sites: dict[ir.Node, QuantSite] = {}
     reasons: dict[ir.Node, Reason] = {}
+    absorbed: set[ir.Node | None] = set()
     for node in model.graph:
+        if node in absorbed:
+            continue
         found = (float_nodes or {}).get(node) or finder.site(node)
         if isinstance(found, QuantSite):
             sites[node] = found
+            absorbed.add(found.clamp)
         else:
             reasons[node] = found
-    while dropped := _isolated(sites) | _partly_float(sites):
+    while dropped := ({} if table.everywhere else _isolated(sites)) | _partly_float(sites):
         for node in dropped:
             del sites[node]
         reasons |= dropped
@@ -125,7 +129,7 @@ def _isolated(sites: Sites) -> dict[ir.Node, Reason]:
         outputs = [value.name or "" for value in (*node.outputs, *site.results) if value.is_graph_output()]
         if outputs:
             reasons[node] = Reason(QuantCode.MODEL_OUTPUT, values=tuple(dict.fromkeys(outputs)))
-        elif not ((all(quantized) and quantized) or ((any(quantized) or from_input) and enclosed)):
+        elif not ((all(quantized) and quantized) or ((any(quantized) or from_input or site.row.residual) and enclosed)):
             reasons[node] = Reason(QuantCode.AMONG_FLOATS)
         elif site.row.scores and node not in before:
             reasons[node] = Reason(QuantCode.SCORES)

@@ -53,8 +53,15 @@ class Scale:
     dtype: np.dtype[np.uint8] | np.dtype[np.int8]
 
     @classmethod
-    def covering(cls, low: float, high: float, signed: bool) -> Scale:
-        """Return the map whose levels cover the interval. Zero is always a level: padding and Relu make many zeros."""
+    def covering(cls, low: float, high: float, signed: bool, symmetric: bool = False) -> Scale:
+        """Return the map whose levels cover the interval. Zero is always a level: padding and Relu make many zeros.
+
+        A `symmetric` map, of signed levels, has zero as its zero point.
+        """
+        if symmetric:
+            high = max(abs(low), abs(high))
+            scale = np.float32(high / np.iinfo(np.int8).max)
+            return cls(scale if scale > np.finfo(np.float32).tiny else np.float32(1), 0, np.dtype(np.int8))
         low, high = min(low, 0.0), max(high, 0.0)
         lowest = -128 if signed else 0
         dtype: np.dtype[np.uint8] | np.dtype[np.int8] = np.dtype(np.int8) if signed else np.dtype(np.uint8)
@@ -140,9 +147,14 @@ def _tail(magnitudes: Floats, counts: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def choose_scale(
-    seen: Range, histogram: Histogram | None, calibration: Calibration, percentile: float, signed: bool
+    seen: Range,
+    histogram: Histogram | None,
+    calibration: Calibration,
+    percentile: float,
+    signed: bool,
+    symmetric: bool = False,
 ) -> Scale:
-    """Return the scale and zero point of a tensor whose range is finite.
+    """Return the scale and zero point of a tensor whose range is finite, see `Scale.covering`.
 
     Without a histogram the range is covered. `percentile`, in percent of the values, is for `Calibration.PERCENTILE`.
     """
@@ -152,4 +164,4 @@ def choose_scale(
             low, high = percentile_interval(histogram, percentile)
         elif calibration is Calibration.MSE:
             low, high = mse_interval(histogram)
-    return Scale.covering(max(low, seen.low), min(high, seen.high), signed)
+    return Scale.covering(max(low, seen.low), min(high, seen.high), signed, symmetric)

@@ -28,7 +28,7 @@ class QuantSite:
     data: tuple[int, ...]
     """Inputs that are activations."""
     constants: tuple[int, ...] = ()
-    """Inputs among the activations that are one constant number."""
+    """Inputs among the activations that are constant: one number, or a tensor where everything is quantized."""
     product: Contraction | None = None
     """How it multiplies by a stored weight; None: it has none."""
     clamp: ir.Node | None = None
@@ -99,15 +99,20 @@ class SiteFinder:
                 return Reason(QuantCode.BIAS_NO_VECTOR, values=(bias.name or "",))
         data: list[int] = []
         constants: list[int] = []
+        left_out = self._fused_operands(node) if row.residual else frozenset()
+        if product is not None:
+            left_out |= {product.weight_index}
         for index in row.data if row.data is not None else range(len(node.inputs)):
-            if product is not None and index == product.weight_index:
+            if index >= len(node.inputs) or index in left_out:
                 continue
             value = node.inputs[index]
             array = constant(value)
             names: tuple[str, ...] = () if value is None else (value.name or "",)
             if array is None:
                 data.append(index)
-            elif row.role is Role.ARITHMETIC and array.size == 1 and np.isfinite(array).all():
+            elif (
+                row.role is Role.ARITHMETIC and (array.size == 1 or self._table.everywhere) and np.isfinite(array).all()
+            ):
                 constants.append(index)
             else:
                 return Reason(QuantCode.CONSTANT_OPERAND, values=names)
@@ -118,6 +123,19 @@ class SiteFinder:
         site = QuantSite(node, row, tuple(data), tuple(constants), product, clamp)
         names = tuple(value.name or "" for value in (*site.operands(), *site.results))
         return next((self._float_values[name] for name in names if name in self._float_values), site)
+
+    def _fused_operands(self, node: ir.Node) -> frozenset[int]:
+        """Return the inputs that contractions make for `node` alone, but the first if there is no other input."""
+        found = frozenset(
+            index
+            for index, value in enumerate(node.inputs)
+            if value is not None
+            and (producer := value.producer()) is not None
+            and (row := self._table.row(producer)) is not None
+            and row.role is Role.CONTRACTION
+            and only_use(value) is not None
+        )
+        return found - {min(found)} if len(found) == len(node.inputs) else found
 
     def _reason_against_weight(self, node: ir.Node, row: Row, index: int, product: Contraction | None) -> Reason | None:
         """Return why the int8 kernel cannot take the constant input `index` as weight; None where it can."""
@@ -139,6 +157,8 @@ class SiteFinder:
 
 def _reason_against(node: ir.Node, row: Row) -> Reason | None:
     """Return why the int8 kernel of an op does not take a node; None where it does."""
+    if row.wide:
+        return Reason(QuantCode.KEPT_WIDE, (row.wide,))
     for name, wanted in row.attributes.items():
         attribute = node.attributes.get(name)
         if attribute is not None and not np.all(np.asarray(attribute.value) == wanted):

@@ -14,10 +14,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxslim.errors import ExtensionError
+from onnxslim.errors import BadOptionValue, ExtensionError
+from onnxslim.extensions import Group, extension_names
 from onnxslim.model.nesting import every_graph
 from onnxslim.runtime.provider import load_provider
 from onnxslim.toml import tomllib
+
+EIGHT_BITS = ("uint8", "int8")
+"""Element types of activations and of weights that kernels take where a table does not say."""
 
 
 class Role(enum.Enum):
@@ -37,7 +41,9 @@ class Row:
 
     op_type: str
     role: Role
-    becomes: str
+    types: tuple[str, ...]
+    weights: tuple[str, ...]
+    becomes: str = ""
     data: tuple[int, ...] | None = None
     weight: int | None = None
     bias: int | None = None
@@ -50,6 +56,8 @@ class Row:
     joins: bool = False
     scores: bool = False
     depthwise: str = ""
+    residual: bool = False
+    wide: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +83,12 @@ class Int8Table:
     """The element type of activations that its kernels like best."""
     rows: Mapping[str, Row]
     clamps: Mapping[str, Clamp]
+    symmetric: bool = False
+    """Zero points of activations must be zero."""
+    everywhere: bool = False
+    """An op that has a row is quantized wherever it stands."""
+    saturates: frozenset[str] = frozenset()
+    """Instruction sets on which sums of two products saturate."""
 
     def row(self, node: ir.Node) -> Row | None:
         """Return the row of the op of `node`."""
@@ -83,6 +97,15 @@ class Int8Table:
     def clamp(self, node: ir.Node) -> Clamp | None:
         """Return the clamp that the op of `node` is."""
         return None if node.domain else self.clamps.get(node.op_type)
+
+
+def check_target(name: str) -> None:
+    """Raise BadOptionValue where no provider, whose table could be read, is called `name`."""
+    names = extension_names(Group.PROVIDERS)
+    if name not in names:
+        raise BadOptionValue(
+            f"there is no target {name!r}", where="quant", hint=f"the targets are: {', '.join(('auto', *names))}"
+        )
 
 
 @functools.cache
@@ -96,7 +119,12 @@ def load_table(provider: str) -> Int8Table:
     if not content:
         return Int8Table(provider, f"nobody has said yet which ops {provider} runs in int8", "uint8", {}, {})
     try:
-        rows = {op_type: _row(op_type, columns) for op_type, columns in content.get("ops", {}).items()}
+        types = {key: content.get(key, EIGHT_BITS) for key in ("types", "weights")}
+        rows = {
+            op_type: _row(op_type, {**types, **columns})
+            for op_types, columns in content.get("ops", {}).items()
+            for op_type in op_types.split()
+        }
         clamps = {op_type: Clamp(op_type, **columns) for op_type, columns in content.get("clamps", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ExtensionError(
@@ -104,13 +132,21 @@ def load_table(provider: str) -> Int8Table:
             where=f"{provider}.toml",
             hint="onnxslim/runtime/targets/cpu.toml explains the columns",
         ) from error
-    return Int8Table(provider, content.get("reason", ""), content.get("activations", "uint8"), rows, clamps)
+    return Int8Table(
+        provider,
+        content.get("reason", ""),
+        content.get("activations", "uint8"),
+        rows,
+        clamps,
+        bool(content.get("symmetric")),
+        bool(content.get("everywhere")),
+        frozenset(content.get("saturates", ())),
+    )
 
 
 def _row(op_type: str, columns: Mapping[str, Any]) -> Row:
-    data = columns.get("data")
-    typed = {"role": Role(columns["role"]), "data": None if data is None else tuple(data)}
-    return Row(op_type, **{**columns, **typed})
+    lists = {key: tuple(columns[key]) for key in ("types", "weights", "data") if key in columns}
+    return Row(op_type, **{**columns, **lists, "role": Role(columns["role"])})
 
 
 def count_quantized(model: ir.Model) -> Counter[str]:

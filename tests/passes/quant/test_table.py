@@ -37,8 +37,8 @@ EXAMPLES: dict[str, tuple[str, dict[str, np.ndarray]]] = {
     "LeakyRelu": ("y = LeakyRelu (x)", {}),
     "Sigmoid": ("y = Sigmoid (x)", {}),
     "MaxPool": ("y = MaxPool <kernel_shape = [2, 2]> (x)", {}),
-    "ReduceMax": ("y = ReduceMax <axes = [2]> (x)", {}),
-    "ReduceMin": ("y = ReduceMin <axes = [2]> (x)", {}),
+    "ReduceMax": ("y = ReduceMax (x, i)", {"i": np.array([2])}),
+    "ReduceMin": ("y = ReduceMin (x, i)", {"i": np.array([2])}),
     "Reshape": ("y = Reshape (x, i)", {"i": np.array([0, -1])}),
     "Flatten": ("y = Flatten (x)", {}),
     "Transpose": ("y = Transpose <perm = [0, 2, 3, 1]> (x)", {}),
@@ -50,6 +50,9 @@ EXAMPLES: dict[str, tuple[str, dict[str, np.ndarray]]] = {
     "GatherElements": ("y = GatherElements (x, i)", {"i": np.zeros((1, 4, 8, 8), np.int64)}),
     "Expand": ("y = Expand (x, i)", {"i": np.array([3, 4, 8, 8])}),
     "Tile": ("y = Tile (x, i)", {"i": np.array([2, 1, 1, 1])}),
+    "DepthToSpace": ("y = DepthToSpace <blocksize = 2> (x)", {}),
+    "Softmax": ("y = Softmax (x)", {}),
+    "Where": ("c = Less (t, x2) y = Where (c, x, x2)", {"t": np.ones(1, np.float32)}),
     "Resize": ('y = Resize <mode = "nearest"> (x, , i)', {"i": np.array([1, 1, 2, 2], np.float32)}),
 }
 """One use of each op of the table, from x and x2 (1 x 4 x 8 x 8) to y."""
@@ -67,7 +70,7 @@ def optimised_ops(model: ir.Model, folder: pathlib.Path) -> list[str]:
 def between_pairs(op_type: str, signed: bool) -> ir.Model:
     """A model of one op of the table, with Q and DQ around it."""
     body, weights = EXAMPLES[op_type]
-    text = f"""<ir_version: 9, opset_import: ["" : 17]>
+    text = f"""<ir_version: 10, opset_import: ["" : 21]>
         g (float[1,4,8,8] x, float[1,4,8,8] x2) => (float[] z) {{ {body} z = HardSigmoid (y) }}"""
     model = from_text(text, **weights)
     if "y2" in body:
@@ -79,7 +82,7 @@ def between_pairs(op_type: str, signed: bool) -> ir.Model:
         tail.outputs[0].name, tail.outputs[0].type = "z2", ir.TensorType(ir.DataType.FLOAT)
     for node in model.graph:
         for value in node.outputs:
-            value.dtype = ir.DataType.FLOAT
+            value.dtype = ir.DataType.BOOL if value.name == "c" else ir.DataType.FLOAT
     plan = make_plan(model, CPU)
     if not plan.sites or all(site.node.op_type != op_type for site in plan.sites):
         # arithmetic and movement join int8 neighbours only: write their pairs without asking for neighbours
@@ -109,16 +112,59 @@ def plan_alone(model: ir.Model, op_type: str):
     return QuantPlan((site,), tuple(ScaleGroup(value, (value,)) for value in values), ())
 
 
-@pytest.mark.parametrize("op_type", sorted(CPU.rows))
-@pytest.mark.parametrize("signed", [False, True], ids=["uint8", "int8"])
-def test_row_becomes_what_it_says(op_type, signed, tmp_path):
-    ops = optimised_ops(between_pairs(op_type, signed), tmp_path)
-    row = CPU.rows[op_type]
-    assert row.becomes in ops
-    # what is left in float is the tail, and what goes in and out of int8
+TYPES = ("uint8", "int8", "uint16", "int16")
+WEIGHTS = (*TYPES, "uint4", "int4")
+
+
+def retype(model: ir.Model, names: set[str], element_type: str) -> None:
+    """Give initializers another element type."""
+    dtype = ir.DataType[element_type.upper()]
+    for name in names:
+        value = model.graph.initializers[name]
+        levels = np.clip(value.const_value.numpy(), 0, 7).astype(dtype.numpy())
+        value.const_value = ir.tensor(levels, dtype, name=name)
+        value.dtype = dtype
+
+
+def with_activations(model: ir.Model, element_type: str) -> ir.Model:
+    quantizers = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+    retype(model, {node.inputs[2].name for node in quantizers}, element_type)
+    for node in quantizers:
+        node.outputs[0].dtype = node.inputs[2].dtype
+    return model
+
+
+def with_weights(model: ir.Model, element_type: str) -> ir.Model:
+    stored = [node for node in model.graph if node.op_type == "DequantizeLinear" and node.inputs[0].is_initializer()]
+    weights = [node for node in stored if node.inputs[0].dtype == ir.DataType.INT8]
+    retype(model, {value.name for node in weights for value in (node.inputs[0], *node.inputs[2:])}, element_type)
+    return model
+
+
+def is_fused(op_type: str, model: ir.Model, folder: pathlib.Path) -> bool:
+    """Whether ONNX Runtime makes what the row says, and leaves what leads into int8 and out of it, and no more."""
+    ops = optimised_ops(model, folder)
     outputs = 2 if op_type == "Split" else 1
-    assert ops.count("DequantizeLinear") <= outputs
-    assert ops.count("QuantizeLinear") <= (2 if op_type in ("Add", "Mul", "Concat") else 1)
+    inputs = 2 if op_type in ("Add", "Mul", "Concat", "Where") else 1
+    leads = ops.count("DequantizeLinear") <= outputs and ops.count("QuantizeLinear") <= inputs
+    return leads and CPU.rows[op_type].becomes in ops
+
+
+@pytest.mark.parametrize("op_type", sorted(CPU.rows))
+def test_row_becomes_what_it_says_for_its_types_and_no_other(op_type, tmp_path):
+    def fused(element_type: str) -> bool:
+        model = between_pairs(op_type, signed=element_type.startswith("int"))
+        return is_fused(op_type, with_activations(model, element_type), tmp_path)
+
+    assert tuple(filter(fused, TYPES)) == CPU.rows[op_type].types
+
+
+@pytest.mark.parametrize("op_type", [name for name, row in sorted(CPU.rows.items()) if row.weight is not None])
+def test_kernel_takes_the_weights_that_its_row_says_and_no_other(op_type, tmp_path):
+    def fused(element_type: str) -> bool:
+        return is_fused(op_type, with_weights(between_pairs(op_type, signed=False), element_type), tmp_path)
+
+    assert tuple(filter(fused, WEIGHTS)) == CPU.rows[op_type].weights
 
 
 def test_every_row_has_an_example():

@@ -1,0 +1,106 @@
+"""Rounds weights to the values that a format has, so that the outputs of their layer change as little as may be.
+
+What rounding one weight does to the outputs, the others can make up for, as far as their inputs are correlated. Columns
+are rounded one after the other, those with the largest inputs first, and the error of each is passed on to those that
+follow (Frantar et al., "GPTQ: Accurate post-training quantization for generative pre-trained transformers", ICLR 2023);
+then each is rounded anew with all others given, until nothing changes (the goal of Nagel et al., "Up or down? Adaptive
+rounding for post-training quantization", ICML 2020, by coordinate descent on the Gram matrix in place of gradients).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnxslim.arrays import Floats
+
+Nearest = Callable[["int | np.integer", Floats], Floats]
+"""Returns the nearest values that the format has: of a column, for numbers of shape [groups, outputs]."""
+
+BLOCK = 64
+"""Columns whose errors are passed on together: products of matrices are faster than those of vectors."""
+SWEEPS = 2
+"""How often every column is rounded anew at most; the error hardly falls afterwards."""
+DAMPING = 1e-2
+"""What is added to the diagonal, relative to its mean: the moments are those of a sample."""
+
+
+def round_columns(weight: Floats, moment: Floats, nearest: Nearest) -> Floats:
+    """Return values that the format has in place of `weight`, with little error of the outputs.
+
+    Args:
+        weight: Shape [groups, columns, outputs].
+        moment: For each group the mean products of what columns read, shape [groups, columns, columns]; about the mean,
+            where a bias makes up for that.
+        nearest: The format.
+    """
+    moment = _damped(moment)
+    rounded = _pass_on(weight, moment, nearest)
+    plain = np.stack([nearest(column, weight[:, column]) for column in range(weight.shape[1])], axis=1)
+    started = np.where(
+        (output_error(weight - plain, moment) < output_error(weight - rounded, moment))[:, None], plain, rounded
+    )
+    return _descend(weight, moment, started, nearest)
+
+
+def output_error(difference: Floats, moment: Floats) -> Floats:
+    """Return the energy of the error of each output, shape [groups, outputs].
+
+    Args:
+        difference: Of the weights, shape [groups, columns, outputs].
+        moment: Shape [groups, columns, columns].
+    """
+    error: Floats = ((moment @ difference) * difference).sum(axis=1)
+    return error
+
+
+def _damped(moment: Floats) -> Floats:
+    diagonal = np.einsum("gcc->gc", moment)
+    damped = moment.copy()
+    np.einsum("gcc->gc", damped)[...] += DAMPING * diagonal.mean(axis=1, keepdims=True) + 1e-12
+    return damped
+
+
+def _pass_on(weight: Floats, moment: Floats, nearest: Nearest) -> Floats:
+    """Round column after column, and pass the error of each on to those that follow."""
+    groups, columns, _ = weight.shape
+    order = np.argsort(-np.einsum("gcc->gc", moment).mean(axis=0), kind="stable")
+    inverse = np.linalg.inv(moment[:, order[:, None], order])
+    # The upper factor U of the inverse, U'U: row i says how the error of column i is best made up for by those behind.
+    upper = np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).swapaxes(1, 2)
+    left, rounded = weight[:, order].copy(), np.empty_like(weight)
+    for start in range(0, columns, BLOCK):
+        end = min(start + BLOCK, columns)
+        errors = np.empty((groups, end - start, weight.shape[2]))
+        for place in range(start, end):
+            value = nearest(order[place], left[:, place])
+            rounded[:, order[place]] = value
+            error = (left[:, place] - value) / upper[:, place, place, None]
+            left[:, place + 1 : end] -= upper[:, place, place + 1 : end, None] * error[:, None]
+            errors[:, place - start] = error
+        left[:, end:] -= upper[:, start:end, end:].swapaxes(1, 2) @ errors
+    return rounded
+
+
+def _descend(weight: Floats, moment: Floats, rounded: Floats, nearest: Nearest) -> Floats:
+    """Round each column anew with all others given, until nothing changes."""
+    columns = weight.shape[1]
+    rounded = rounded.copy()
+    for _ in range(SWEEPS):
+        changed = False
+        for start in range(0, columns, BLOCK):
+            block = slice(start, min(start + BLOCK, columns))
+            slope = moment[:, block] @ (weight - rounded)
+            for place in range(block.stop - start):
+                column = start + place
+                wanted = rounded[:, column] + slope[:, place] / moment[:, column, column, None]
+                value = nearest(column, wanted)
+                step = value - rounded[:, column]
+                if step.any():
+                    changed = True
+                    rounded[:, column] = value
+                    slope -= moment[:, block, column, None] * step[:, None]
+        if not changed:
+            break
+    return rounded

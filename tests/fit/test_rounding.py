@@ -1,0 +1,60 @@
+"""Rounding of weights: every value is one of the format, and the outputs change less than with the nearest ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxslim.fit.rounding import output_error, round_columns
+
+
+def layer(seed, groups=1, columns=24, outputs=6, mixing=1.0):
+    generator = np.random.default_rng(seed)
+    mix = np.eye(columns) + mixing * generator.normal(size=(groups, columns, columns)) / np.sqrt(columns)
+    inputs = generator.normal(size=(groups, 8 * columns, columns)) @ mix
+    moment = inputs.swapaxes(1, 2) @ inputs / inputs.shape[1]
+    return generator.normal(size=(groups, columns, outputs)), moment
+
+
+def grid(weight, most):
+    step = np.abs(weight).max(axis=1) / most
+    return step, lambda column, values: np.clip(np.rint(values / step), -most, most) * step
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]), st.integers(1, 70), st.sampled_from([1, 7, 127]))
+def test_values_are_those_of_the_format_and_no_output_gets_worse_than_with_the_nearest(seed, groups, columns, most):
+    weight, moment = layer(seed, groups, columns)
+    step, nearest = grid(weight, most)
+    rounded = round_columns(weight, moment, nearest)
+    levels = rounded / step[:, None]
+    np.testing.assert_allclose(levels, np.rint(levels), atol=1e-9)
+    assert np.abs(levels).max() <= most + 1e-9
+    plain = np.clip(np.rint(weight / step[:, None]), -most, most) * step[:, None]
+    damped = moment + np.einsum("gcc->gc", moment).mean(axis=1)[:, None, None] * 1e-2 * np.eye(columns)
+    assert (output_error(weight - rounded, damped) <= output_error(weight - plain, damped) * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("columns", [24, 130])
+def test_correlated_inputs_make_up_for_each_other(columns):
+    weight, moment = layer(0, columns=columns, mixing=3.0)
+    step, nearest = grid(weight, 7)
+    rounded = round_columns(weight, moment, nearest)
+    plain = np.clip(np.rint(weight / step[:, None]), -7, 7) * step[:, None]
+    assert output_error(weight - rounded, moment).sum() < output_error(weight - plain, moment).sum() / 2
+
+
+def test_weights_that_the_format_has_stay():
+    weight, moment = layer(1, groups=2)
+    step, nearest = grid(weight, 7)
+    weight = np.clip(np.rint(weight / step[:, None]), -7, 7) * step[:, None]
+    np.testing.assert_allclose(round_columns(weight, moment, nearest), weight)
+
+
+def test_columns_that_are_always_zero_are_rounded_to_the_nearest():
+    weight, moment = layer(2)
+    moment[:, 3] = moment[:, :, 3] = 0
+    step, nearest = grid(weight, 7)
+    np.testing.assert_allclose(round_columns(weight, moment, nearest)[:, 3], nearest(3, weight[:, 3]), atol=1e-6)

@@ -29,6 +29,7 @@ from onnxslim.commands.channel_groups import Grouping
 from onnxslim.commands.compare import Comparison
 from onnxslim.commands.doctor import Machine
 from onnxslim.commands.inspect import Inspection
+from onnxslim.commands.placement import ModelPlacement
 from onnxslim.pipeline.discovery import pass_names
 from onnxslim.pipeline.recipe import RECIPE_KEYS
 from onnxslim.pipeline.records import Report
@@ -142,6 +143,7 @@ def report_page() -> str:
         ("compare", Comparison),
         ("inspect", Inspection),
         ("inspect --groups", Grouping),
+        ("inspect --placement", ModelPlacement),
         ("doctor", Machine),
     ):
         parts += [f"## {name} --json", *record_tables(kind, known=Report)]

@@ -49,12 +49,24 @@ def inspect(
             "--groups", help="Show instead which channels go together, what is at stake, what cannot be cut and why."
         ),
     ] = False,
+    placement: Annotated[
+        bool,
+        typer.Option(
+            "--placement",
+            help="Run it, and show instead which nodes run in int8 here, which in float, and which conversions between "
+            "the two bring nothing.",
+        ),
+    ] = False,
+    data: Data = None,
+    preprocess: Preprocess = None,
+    provider: Provider = "auto",
+    threads: Threads = None,
     inline: Inline = True,
     json: Json = False,
 ) -> None:
     """Show what a model is: size, parameters, MACs, inputs and outputs, ops, the costliest nodes.
 
-    The model is not run, unless the plan of a pass is asked for that must look at its values.
+    The model is not run, unless its placement is asked for, or the plan of a pass that must look at its values.
 
     [bold]Examples[/bold]
 
@@ -63,24 +75,34 @@ def inspect(
     onnxslim inspect model.onnx --plan
 
     onnxslim inspect model.onnx --groups
+
+    onnxslim inspect model.int8.onnx --placement --provider cpu --threads 1
     """
     from onnxslim.cli.output import show
     from onnxslim.commands import inspect as command
     from onnxslim.commands.channel_groups import group_model
+    from onnxslim.commands.placement import place_model
     from onnxslim.commands.plan import plan_model
     from onnxslim.errors import UsageError
     from onnxslim.report.channel_groups import print_groups
     from onnxslim.report.inspection import print_inspection
+    from onnxslim.report.placement import print_placement
     from onnxslim.report.plan import print_plan
 
+    views = [name for name, wanted in (("--plan", plan), ("--groups", groups), ("--placement", placement)) if wanted]
     if passes is not None and not plan:
         raise UsageError("passes are named, but no plan is asked for", where="-p", hint="add --plan, or use optimize")
-    if plan and groups:
-        raise UsageError("--plan and --groups are two views", where="--groups", hint="ask for one at a time")
+    if len(views) > 1:
+        raise UsageError(f"{' and '.join(views)} are {len(views)} views", where=views[-1], hint="ask for one at a time")
+    if data is not None and not placement:
+        raise UsageError("samples are given, but nothing is run", where="--data", hint="add --placement")
     if plan:
         show(plan_model(model, passes, inline=inline), json, functools.partial(print_plan, verbose=verbose))
     elif groups:
         show(group_model(model, inline=inline), json, print_groups)
+    elif placement:
+        found = place_model(model, data=data, preprocess=preprocess, provider=provider, threads=threads, inline=inline)
+        show(found, json, functools.partial(print_placement, top=top))
     else:
         show(command.inspect(model, top, inline=inline), json, print_inspection)
 

@@ -40,7 +40,7 @@ def assign(model: ir.Model, times: Mapping[str, float], macs: Mapping[str, int])
     outputs = ((node, output) for node in model.graph for output in node.outputs)
     makers: dict[str | None, str] = {output.name: first_value(node) for node, output in outputs if output.name}
     makers |= {node.name: first_value(node) for node in model.graph if node.name}
-    found = {kernel: _value_of(kernel, makers) for kernel in times}
+    found = {kernel: value_of(kernel, makers) for kernel in times}
     groups = grouped(model.graph, {value for value in found.values() if value})
     result: dict[str, float] = {}
     unknown = 0.0
@@ -60,7 +60,7 @@ def first_value(node: ir.Node) -> str:
     return next((output.name for output in node.outputs if output.name), "")
 
 
-def _value_of(kernel: str, makers: Mapping[str | None, str]) -> str | None:
+def value_of(kernel: str, makers: Mapping[str | None, str]) -> str | None:
     """Return the value that a kernel makes: of the node or value whose name the kernel's begins with."""
     name = kernel.removeprefix("fused ")
     while name:

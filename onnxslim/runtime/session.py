@@ -112,6 +112,7 @@ class Session:
         optimize: bool = True,
         pack: bool = True,
         profile: pathlib.Path | None = None,
+        optimized: pathlib.Path | None = None,
         threading: Threading = Threading.SLEEPING,
         weights_folder: str | None = None,
     ) -> Session:
@@ -125,6 +126,7 @@ class Session:
             pack: Let it pack weights and change layouts, as it does for users. False opens faster, and copies no
                 weights that lie in files of their own: for models that are run a few times, to look at what they give.
             profile: What the names of the files begin with that tell how long each node takes (`end_profile`).
+            optimized: Where ONNX Runtime writes the graph that it made of the model, its weights in a file beside it.
             threading: Whose threads work, and what they do between runs; for what is timed.
             weights_folder: Where the external weights of a file lie, if not beside it (see `write_model`).
 
@@ -133,7 +135,7 @@ class Session:
             ProviderUnavailable: The target's execution provider did not start.
         """
         target = target or detect_target()
-        config = SessionConfig(optimize, pack, profile, threading, weights_folder)
+        config = SessionConfig(optimize, pack, profile, threading, weights_folder, optimized)
         if not isinstance(model, ir.Model):
             source = str(model) if weights_folder is None else pathlib.Path(model).read_bytes()
             return cls(_open(source, target, config, where=str(model)), target)
@@ -335,6 +337,7 @@ class SessionConfig:
     threading: Threading
     folder: str | None = None
     """Where the weights lie that a model in memory only points at."""
+    optimized: pathlib.Path | None = None
 
     def options(self, target: Target) -> onnxruntime.SessionOptions:
         """Return the options of a session on `target`."""
@@ -353,6 +356,10 @@ class SessionConfig:
         if self.profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(self.profile)
+        if self.optimized is not None:
+            options.optimized_model_filepath = str(self.optimized)
+            name = f"{self.optimized.name}.data"
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", name)
         if not self.pack:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.add_session_config_entry("session.disable_prepacking", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ from typing import Any, TextIO
 from onnxslim.errors import OnnxslimError
 from onnxslim.ort import onnxruntime
 from onnxslim.runtime.latency import run_block
-from onnxslim.runtime.profile import profile_nodes
+from onnxslim.runtime.profile import profile_kernels
 from onnxslim.runtime.session import Session, Threading
 from onnxslim.runtime.target import Target
 from onnxslim.runtime.turns import time_those_that_run
@@ -76,10 +77,15 @@ class Server:
         return {"times": time_those_that_run(prepare, request["layers"])}
 
     def _nodes(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        def open_session(profile: pathlib.Path) -> Session:
-            return _session(request, Threading.SPINNING, profile)
+        optimized = request.get("optimized")
 
-        return {"times": profile_nodes(open_session, _feeds(request), int(request["runs"]))}
+        def open_session(profile: pathlib.Path) -> Session:
+            return _session(
+                request, Threading.SPINNING, profile, None if optimized is None else pathlib.Path(optimized)
+            )
+
+        kernels = profile_kernels(open_session, _feeds(request), int(request["runs"]))
+        return {"kernels": [dataclasses.astuple(kernel) for kernel in kernels]}
 
 
 def _feeds(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,11 +93,17 @@ def _feeds(request: Mapping[str, Any]) -> dict[str, Any]:
     return dict(pickle.loads(pathlib.Path(request["feeds"]).read_bytes()))
 
 
-def _session(request: Mapping[str, Any], threading: Threading, profile: pathlib.Path | None = None) -> Session:
+def _session(
+    request: Mapping[str, Any],
+    threading: Threading,
+    profile: pathlib.Path | None = None,
+    optimized: pathlib.Path | None = None,
+) -> Session:
     return Session.of(
         pathlib.Path(request["model"]),
         Target(*request["target"]),
         profile=profile,
+        optimized=optimized,
         threading=threading,
         weights_folder=request["weights"],
     )

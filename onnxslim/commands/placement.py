@@ -18,7 +18,7 @@ from onnxslim.model import open_model
 from onnxslim.pipeline.records import check_record
 from onnxslim.pipeline.request import Data
 from onnxslim.runtime.kernels import first_value
-from onnxslim.runtime.placement import Place, Placement, place
+from onnxslim.runtime.placement import KernelPlacement, RunsIn, place
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target, detect_target
 
@@ -41,7 +41,7 @@ class KernelFigures:
 
     name: Annotated[str, "in ONNX Runtime's graph"]
     op_type: Annotated[str, "in ONNX Runtime's graph"]
-    place: Annotated[str, "what it computes on: int8, packed weights, float or other"]
+    runs_in: Annotated[str, "what it computes on: int8, packed weights, float or other"]
     provider: Annotated[str, "the execution provider that it belongs to"]
     nodes: Annotated[tuple[str, ...], "nodes of the model that it does the work of"]
     ops: Annotated[tuple[str, ...], "the ops of these"]
@@ -155,20 +155,20 @@ def place_model(
     )
 
 
-def _places(found: Placement, clock: _Clock) -> dict[str, PlaceFigures]:
+def _places(found: KernelPlacement, clock: _Clock) -> dict[str, PlaceFigures]:
     nodes = Counter(item.place for item in found.nodes)
     kernels = Counter(found.places.values())
-    times = dict.fromkeys(Place, 0.0)
+    times = dict.fromkeys(RunsIn, 0.0)
     for name, kernel in found.kernels.items():
         times[found.places[name]] += kernel.milliseconds
     return {
         where.value: PlaceFigures(nodes[where], kernels[where], **clock.figures(times[where]))  # type: ignore[arg-type]  # a dict for two types
-        for where in Place
+        for where in RunsIn
         if nodes[where] or kernels[where]
     }
 
 
-def _kernels(found: Placement, clock: _Clock) -> tuple[KernelFigures, ...]:
+def _kernels(found: KernelPlacement, clock: _Clock) -> tuple[KernelFigures, ...]:
     covered: dict[str, list[ir.Node]] = {}
     for item in found.nodes:
         if item.kernel is not None:
@@ -185,11 +185,11 @@ def _kernels(found: Placement, clock: _Clock) -> tuple[KernelFigures, ...]:
             **clock.figures(kernel.milliseconds),  # type: ignore[arg-type]  # as above
         )
         for kernel in rows
-        if found.places[kernel.name] is not Place.CONVERSION
+        if found.places[kernel.name] is not RunsIn.CONVERSION
     )
 
 
-def _conversions(found: Placement, clock: _Clock) -> tuple[ConversionFigures, ...] | None:
+def _conversions(found: KernelPlacement, clock: _Clock) -> tuple[ConversionFigures, ...] | None:
     if found.conversions is None:
         return None
     rows = sorted(found.conversions, key=lambda conversion: -conversion.kernel.milliseconds)

@@ -9,16 +9,16 @@ from rich.console import Console
 from onnxslim.commands.placement import ModelPlacement
 from onnxslim.report.figures import target_words
 from onnxslim.report.terminal import line, print_table
-from onnxslim.runtime.placement import Place, Purpose
+from onnxslim.runtime.placement import Purpose, RunsIn
 from onnxslim.units import in_milliseconds, in_percent
 
 MEANING = {
-    Place.INT8: "computes on integers of 8 bits",
-    Place.WEIGHTS: "computes on floats, with weights of few bits",
-    Place.FLOAT: "computes on floats",
-    Place.CONVERSION: "between floats and integers",
-    Place.OTHER: "shapes, indices, truth values",
-    Place.NOWHERE: "computed when the model was opened, or not run",
+    RunsIn.INT8: "computes on integers of 8 bits",
+    RunsIn.WEIGHTS: "computes on floats, with weights of few bits",
+    RunsIn.FLOAT: "computes on floats",
+    RunsIn.CONVERSION: "between floats and integers",
+    RunsIn.OTHER: "shapes, indices, truth values",
+    RunsIn.NOWHERE: "computed when the model was opened, or not run",
 }
 
 
@@ -32,7 +32,7 @@ def print_placement(placement: ModelPlacement, console: Console, *, top: int = 1
             f"{figures.kernels:,}",
             in_milliseconds(figures.time_ms),
             in_percent(figures.share),
-            MEANING[Place(where)],
+            MEANING[RunsIn(where)],
         )
         for where, figures in placement.places.items()
     )
@@ -42,7 +42,7 @@ def print_placement(placement: ModelPlacement, console: Console, *, top: int = 1
             kernel.nodes[-1] if kernel.nodes else kernel.name,
             ", ".join(kernel.ops),
             kernel.op_type,
-            kernel.place,
+            kernel.runs_in,
             in_milliseconds(kernel.time_ms),
             in_percent(kernel.share),
         )

@@ -27,7 +27,7 @@ EIGHT_BITS = frozenset({"int8", "uint8"})
 FLOATS = frozenset({"float", "float16", "bfloat16", "double"})
 
 
-class Place(str, enum.Enum):
+class RunsIn(str, enum.Enum):
     """What a node, or a kernel, computes on."""
 
     INT8 = "int8"
@@ -68,7 +68,7 @@ class PlacedNode:
     """Where one node of the model runs. Conversions are not listed."""
 
     node: ir.Node
-    place: Place
+    place: RunsIn
     kernel: Kernel | None
 
 
@@ -83,19 +83,19 @@ class Conversion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
+class KernelPlacement:
     """Where a model runs."""
 
     kernels: Mapping[str, Kernel]
     """All kernels, by name."""
-    places: Mapping[str, Place]
+    places: Mapping[str, RunsIn]
     """What each computes on, by its name."""
     nodes: tuple[PlacedNode, ...]
     conversions: tuple[Conversion, ...] | None
     """None where the provider does not write the graph that it runs."""
 
 
-def place(model: ir.Model, feeds: Mapping[str, Any], target: Target, runs: int = RUNS) -> Placement:
+def place(model: ir.Model, feeds: Mapping[str, Any], target: Target, runs: int = RUNS) -> KernelPlacement:
     """Run `model`, which is not changed, on `feeds`, and return where each node runs.
 
     Raises:
@@ -115,7 +115,7 @@ def place(model: ir.Model, feeds: Mapping[str, Any], target: Target, runs: int =
         return _placement(model, found, graphs)
 
 
-def _placement(model: ir.Model, found: Sequence[Kernel], graphs: Sequence[ir.Graph]) -> Placement:
+def _placement(model: ir.Model, found: Sequence[Kernel], graphs: Sequence[ir.Graph]) -> KernelPlacement:
     by_name = {kernel.name: kernel for kernel in found}
     runtime = {node.name or "": node for graph in graphs for node in graph}
     places = {name: place_of(kernel, runtime.get(name)) for name, kernel in by_name.items()}
@@ -125,13 +125,13 @@ def _placement(model: ir.Model, found: Sequence[Kernel], graphs: Sequence[ir.Gra
         for node in graph:
             if not _converts(node):
                 kernel = covering.get(node)
-                where = Place.NOWHERE if kernel is None else places[kernel.name]
-                nodes.append(PlacedNode(node, Place.FLOAT if where is Place.CONVERSION else where, kernel))
+                where = RunsIn.NOWHERE if kernel is None else places[kernel.name]
+                nodes.append(PlacedNode(node, RunsIn.FLOAT if where is RunsIn.CONVERSION else where, kernel))
     conversions = tuple(_conversions(graphs, by_name, places)) if graphs else None
-    return Placement(by_name, places, tuple(nodes), conversions)
+    return KernelPlacement(by_name, places, tuple(nodes), conversions)
 
 
-def place_of(kernel: Kernel, node: ir.Node | None = None) -> Place:
+def place_of(kernel: Kernel, node: ir.Node | None = None) -> RunsIn:
     """Return what a kernel computes on; `node` is its node in ONNX Runtime's graph, where that is known.
 
     A profile leaves out the weights that a kernel packed when the model was opened; the graph has them.
@@ -140,12 +140,12 @@ def place_of(kernel: Kernel, node: ir.Node | None = None) -> Place:
     stored = {value.dtype.name.lower() for value in values if value is not None and value.dtype is not None}
     given, made = EIGHT_BITS & {*kernel.inputs, *stored}, EIGHT_BITS & set(kernel.outputs)
     if kernel.op_type in CONVERTERS or (made and not given and FLOATS & set(kernel.inputs)):
-        return Place.CONVERSION
+        return RunsIn.CONVERSION
     if node is not None and "bits" in node.attributes and FLOATS & set(kernel.outputs):
-        return Place.WEIGHTS
+        return RunsIn.WEIGHTS
     if given and kernel.op_type not in CASTS:
-        return Place.INT8
-    return Place.FLOAT if FLOATS & {*kernel.inputs[:1], *kernel.outputs[:1]} else Place.OTHER
+        return RunsIn.INT8
+    return RunsIn.FLOAT if FLOATS & {*kernel.inputs[:1], *kernel.outputs[:1]} else RunsIn.OTHER
 
 
 CONVERTERS = frozenset(op_type for trait in (Trait.QUANTIZES, Trait.DEQUANTIZES) for _, op_type in trait.ops)
@@ -158,7 +158,7 @@ def _converts(node: ir.Node) -> bool:
 
 
 def _covering(
-    model: ir.Model, found: Mapping[str, Kernel], places: Mapping[str, Place], runtime: Mapping[str, ir.Node]
+    model: ir.Model, found: Mapping[str, Kernel], places: Mapping[str, RunsIn], runtime: Mapping[str, ir.Node]
 ) -> dict[ir.Node, Kernel]:
     """Return the kernel that does the work of each node of the model.
 
@@ -173,7 +173,7 @@ def _covering(
         for name, kernel in found.items():
             made = [output.name for output in runtime[name].outputs] if name in runtime else []
             value = next((makers[output] for output in made if output in makers), None)
-            if value is None and places[name] is not Place.CONVERSION:  # those are called after what they are for
+            if value is None and places[name] is not RunsIn.CONVERSION:  # those are called after what they are for
                 value = value_of(name, makers)
             if value is None:
                 continue
@@ -186,12 +186,12 @@ def _covering(
     return covering
 
 
-def _weight(kernel: Kernel, places: Mapping[str, Place]) -> tuple[bool, float]:
-    return places[kernel.name] is not Place.CONVERSION, kernel.milliseconds
+def _weight(kernel: Kernel, places: Mapping[str, RunsIn]) -> tuple[bool, float]:
+    return places[kernel.name] is not RunsIn.CONVERSION, kernel.milliseconds
 
 
 def _conversions(
-    graphs: Sequence[ir.Graph], found: Mapping[str, Kernel], places: Mapping[str, Place]
+    graphs: Sequence[ir.Graph], found: Mapping[str, Kernel], places: Mapping[str, RunsIn]
 ) -> Iterator[Conversion]:
     for graph in graphs:
         for node in graph:

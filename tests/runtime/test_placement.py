@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from sample_models import from_text
 
-from onnxslim.runtime.placement import Place, Placement, Purpose, place, place_of
+from onnxslim.runtime.placement import KernelPlacement, Purpose, RunsIn, place, place_of
 from onnxslim.runtime.profile import Kernel, kernels
 from onnxslim.runtime.target import Target, detect_target
 
@@ -27,16 +27,16 @@ def pairs(*names: str) -> str:
     return " ".join(lines)
 
 
-def placed(body: str, feeds: dict[str, np.ndarray] = FEEDS, opset: int = 17, **weights: np.ndarray) -> Placement:
+def placed(body: str, feeds: dict[str, np.ndarray] = FEEDS, opset: int = 17, **weights: np.ndarray) -> KernelPlacement:
     head = f'<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
     return place(from_text(f"{head} g (float[1,4,8,8] x) => (float[] y) {{ {body} }}", **weights), feeds, CPU, runs=2)
 
 
-def where(found: Placement) -> dict[str, str]:
+def where(found: KernelPlacement) -> dict[str, str]:
     return {item.node.op_type: item.place.value for item in found.nodes}
 
 
-def purposes(found: Placement) -> list[tuple[str, str]]:
+def purposes(found: KernelPlacement) -> list[tuple[str, str]]:
     assert found.conversions is not None
     return sorted((item.kernel.op_type, item.purpose.value) for item in found.conversions)
 
@@ -138,17 +138,17 @@ def test_a_provider_that_writes_no_graph_tells_the_places_all_the_same(monkeypat
 @pytest.mark.parametrize(
     ("op_type", "inputs", "outputs", "expected"),
     [
-        ("QLinearConv", ("uint8", "float", "uint8", "int8"), ("uint8",), Place.INT8),
-        ("QuantizeLinear", ("float", "float", "uint8"), ("uint8",), Place.CONVERSION),
-        ("DynamicQuantizeLinear", ("float",), ("uint8", "float", "uint8"), Place.CONVERSION),
-        ("Cast", ("uint8",), ("float",), Place.FLOAT),
-        ("ArgMax", ("float",), ("int64",), Place.FLOAT),
-        ("Shape", ("float",), ("int64",), Place.FLOAT),
-        ("Add", ("int64", "int64"), ("int64",), Place.OTHER),
-        ("", (), (), Place.OTHER),
+        ("QLinearConv", ("uint8", "float", "uint8", "int8"), ("uint8",), RunsIn.INT8),
+        ("QuantizeLinear", ("float", "float", "uint8"), ("uint8",), RunsIn.CONVERSION),
+        ("DynamicQuantizeLinear", ("float",), ("uint8", "float", "uint8"), RunsIn.CONVERSION),
+        ("Cast", ("uint8",), ("float",), RunsIn.FLOAT),
+        ("ArgMax", ("float",), ("int64",), RunsIn.FLOAT),
+        ("Shape", ("float",), ("int64",), RunsIn.FLOAT),
+        ("Add", ("int64", "int64"), ("int64",), RunsIn.OTHER),
+        ("", (), (), RunsIn.OTHER),
     ],
 )
 def test_element_types_say_what_a_kernel_computes_on(
-    op_type: str, inputs: tuple[str, ...], outputs: tuple[str, ...], expected: Place
+    op_type: str, inputs: tuple[str, ...], outputs: tuple[str, ...], expected: RunsIn
 ) -> None:
     assert place_of(Kernel("k", op_type, "", inputs, outputs, 1.0)) is expected

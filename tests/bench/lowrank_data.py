@@ -43,10 +43,14 @@ def pieces(word: str, vocabulary: Mapping[str, int]) -> list[int]:
     return found
 
 
+def topics() -> str:
+    """Return the help topics of Python."""
+    return "\n".join(pydoc_data.topics.topics.values())
+
+
 def text(tokenizer: str, folder: str) -> None:
     vocabulary = json.loads(pathlib.Path(tokenizer).read_text())["model"]["vocab"]
-    topics = "\n".join(pydoc_data.topics.topics.values())
-    ids = [each for word in words(topics) for each in pieces(word, vocabulary)]
+    ids = [each for word in words(topics()) for each in pieces(word, vocabulary)]
     rows = np.array(ids[: len(ids) // (LENGTH - 2) * (LENGTH - 2)]).reshape(-1, LENGTH - 2)
     edges = (np.full((len(rows), 1), vocabulary[name]) for name in ("[CLS]", "[SEP]"))
     first, last = edges

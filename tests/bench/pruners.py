@@ -2,9 +2,9 @@
 
     python tests/bench/pruners.py cifar10_resnet56.onnx cifar:cifar10_train_10k.npz cifar:cifar10_test.npz 0.3,0.5
 
-Samples are read as `quantizers.py` reads them, those of CIFAR-10 in an order drawn by chance; 256 of the first file
-calibrate, and all of the second measure, or ``IMAGES`` of them where the environment says so. Names of
-criteria may follow, to run only those, with options where they need some (``reconstruction:sensitivity=false``).
+Samples are read as `classifier_samples.py` reads them, those of CIFAR-10 in an order drawn by chance; 256 of the first
+file calibrate, and all of the second measure, or ``IMAGES`` of them where the environment says so. Names of criteria
+may follow, to run only those, with options where they need some (``reconstruction:sensitivity=false``).
 Options that are the same in every run go into the environment variable ``OPTIONS`` (``align=4``). Prints a Markdown
 table; the last column says how much of what the cut alone loses recovery wins back.
 """
@@ -17,7 +17,7 @@ import pathlib
 import sys
 import tempfile
 
-from quantizers import CALIBRATION, judge, read
+from classifier_samples import CALIBRATION, judge, read
 
 import onnxslim
 from onnxslim.runtime.session import Session

@@ -1,121 +1,130 @@
-"""Our int8 beside ONNX Runtime's own quantizer, on the same calibration samples and the same held-out ones.
+"""Our quantizer beside ONNX Runtime's, NNCF, onnxsim and AIMET, on the float models of the zoo.
 
-    python tests/bench/quantizers.py models/fashion_resnet8.onnx models/fashion_calib.npz models/fashion_test.npz
-    python tests/bench/quantizers.py cifar10_resnet20.onnx cifar:cifar10_train_10k.npz cifar:cifar10_test.npz
+    python tests/bench/quantizers.py out/zoo/real out/zoo/thin --data out/quant_data --lock FILE
+    python tests/bench/quantizers.py out/zoo/real --models 'ppocr*' --tools ours,nncf --again ours
 
-``cifar:FILE`` reads images of CIFAR-10 (`x`, uint8 NHWC, and `y`) as the zoo's README says, in an order drawn by
-chance with a fixed seed: in the file they lie class by class. At most 256 samples calibrate. Names of quantizers may
-follow, to run only those. Latencies are paired, in blocks, with the float model, batch 1. Prints a Markdown table.
+Each tool runs in a process and an environment of its own (quantize_child.py: ENVS/NAME/bin/python, ours in the one that
+runs this), on the same samples (quant_data.py). What comes out is looked at from outside (check_quantized.py) on
+samples that calibrated nothing. A tool that fails gives a row with what it said.
+
+Rows are appended to a file of JSON lines as they are made; the last one of a model and a tool counts. Those that are
+there, of the same version of the tool, are not made again (--again TOOL makes them). Latencies are measured last, all
+those of a model in turns, and only where --lock or --idle says that nothing else runs. Prints Markdown.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import argparse
+import fnmatch
+import json
 import pathlib
 import sys
-import tempfile
-from collections.abc import Iterator
+import time
+from typing import Any
 
-import numpy as np
-import onnxruntime.quantization as ort
+from quantize_child import OURS, TOOLS
+from quantizers_table import render
+from simplifiers import child
+from simplifiers_table import write_between
 
-import onnxslim
-from onnxslim.data import Samples, open_samples
-from onnxslim.metrics.classification import Classification
-from onnxslim.quality.measure import Quality, measure_quality
-from onnxslim.quality.metric import Recognition
-from onnxslim.runtime.session import Session
-from onnxslim.runtime.timing import compare_latency
-
-CALIBRATION = 256
-MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-OURS = ("quant", "quant,prune:ratio=0.4:align=16")
-THEIRS = {
-    "U8S8": {"weight_type": ort.QuantType.QInt8},
-    "U8S8, 7-bit weights": {"weight_type": ort.QuantType.QInt8, "reduce_range": True},
-    "U8U8": {"weight_type": ort.QuantType.QUInt8},
-}
+Row = dict[str, Any]
+Rows = dict[tuple[str, str], Row]
+DEFAULT = tuple(tool for tool in TOOLS if tool not in OURS[1:])
 
 
-def read(spec: str, session: Session) -> Samples:
-    if not spec.startswith("cifar:"):
-        return open_samples(spec, session.inputs)
-    with np.load(spec.removeprefix("cifar:")) as file:
-        order = np.random.default_rng(0).permutation(len(file["y"]))
-        images = ((file["x"][order].astype(np.float32) / 255 - MEAN) / DEVIATION).transpose(0, 3, 1, 2)
-        labels = file["y"][order].astype(np.int64)
-        return open_samples({session.inputs[0].name: images, "labels": labels}, session.inputs)
+def read_rows(path: pathlib.Path) -> Rows:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {(row["model"], row["tool"]): row for row in map(json.loads, lines)}
 
 
-def judge(original: Session, candidate: Session, samples: Samples) -> Quality:
-    """Return top-1 of two classifiers of one output, how often they agree, and how closely the outputs follow."""
-    recognition = Recognition(Classification(original.outputs[0].name, classes=10), 1.0, "the zoo's classifiers")
-    generator = np.random.default_rng(0)
-    return measure_quality(recognition, original, candidate, samples, generator=generator, size=32)
+def python_of(tool: str, envs: pathlib.Path) -> pathlib.Path | str:
+    return envs / TOOLS[tool][1] / "bin" / "python" if TOOLS[tool][1] else sys.executable
 
 
-class Reader(ort.CalibrationDataReader):
-    def __init__(self, samples: Samples) -> None:
-        self._batches: Iterator = samples.batches()
+def made(path: pathlib.Path, tool: str, out: pathlib.Path, options: argparse.Namespace) -> Row:
+    """Return what a tool took and what it gave, or `failed` with the reason."""
+    calib, test = (options.data / f"{path.stem}_{part}.npz" for part in ("calib", "test"))
+    out.unlink(missing_ok=True)
+    python = python_of(tool, options.envs)
+    costs = child(python, "quantize_child.py", tool, str(path), str(out), str(calib), timeout=options.timeout)
+    for left in out.parent.glob(f"{out.name}.*"):
+        left.unlink()
+    if "failed" in costs:
+        return costs
+    fewer = () if options.held_out is None else ("--held-out", str(options.held_out))
+    checked = child(sys.executable, "check_quantized.py", str(path), str(out), str(test), *fewer, timeout=1800)
+    return costs | checked
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else dict(batch.feeds)
 
-
-def theirs(model: str, out: str, samples: Samples, options: dict[str, object]) -> None:
-    ort.quant_pre_process(model, out + ".pre")
-    ort.quantize_static(
-        out + ".pre",
-        out,
-        Reader(samples),
-        quant_format=ort.QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=ort.QuantType.QUInt8,
-        calibrate_method=ort.CalibrationMethod.MinMax,
-        **options,
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=pathlib.Path, help="folders of .onnx files, or such files")
+    parser.add_argument("--data", default="out/quant_data", type=pathlib.Path, help="what quant_data.py made")
+    parser.add_argument("--tools", default=",".join(DEFAULT), help=f"with commas between, of: {', '.join(TOOLS)}")
+    parser.add_argument("--models", default="*", help="only models of this name (* and ? match)")
+    parser.add_argument("--envs", default="out/envs", type=pathlib.Path, help="folder of environments")
+    parser.add_argument(
+        "--made", default="out/quantized", type=pathlib.Path, help="where the quantized models are kept"
     )
+    parser.add_argument("--timeout", default=1800.0, type=float, help="seconds after which a tool has failed")
+    parser.add_argument("--held-out", type=int, help="the most samples that measure, for a first look")
+    parser.add_argument("--seconds", default=4.0, type=float, help="how long each latency is measured")
+    parser.add_argument("--lock", type=pathlib.Path, help="a file to lock while latency is measured")
+    parser.add_argument("--idle", action="store_true", help="nothing else runs here: measure latency without a lock")
+    parser.add_argument("--again", default="", help="tools whose rows are made again, with commas between")
+    parser.add_argument("--json", default="out/bench_quant.jsonl", type=pathlib.Path, help="where the rows are kept")
+    parser.add_argument("--markdown", type=pathlib.Path, help="where the tables are written, too")
+    parser.add_argument("--docs", type=pathlib.Path, help="a page whose section between the markers is replaced")
+    options = parser.parse_args()
+    again, names = set(options.again.split(",")), options.tools.split(",")
+    versions = {}
+    for tool in names if options.folders else ():
+        told = child(python_of(tool, options.envs), "quantize_child.py", tool, "--version", timeout=120)
+        if "failed" in told:
+            parser.error(f"{tool} cannot be used: {told['failed']}")
+        versions[tool] = told["version"]
+    paths = [path for each in options.folders for path in (each.glob("*.onnx") if each.is_dir() else (each,))]
+    paths = [path for path in paths if fnmatch.fnmatch(path.stem, options.models)]
+    paths = sorted(path for path in paths if (options.data / f"{path.stem}_test.npz").exists())
+    paths.sort(key=lambda path: path.stat().st_size)
+    for directory in (options.made, options.json.parent):
+        directory.mkdir(parents=True, exist_ok=True)
 
+    def keep(row: Row) -> None:
+        with options.json.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
-def main(model: str, data: str, val: str, *names: str) -> None:
-    logging.disable(logging.WARNING)
-    original = Session.of(pathlib.Path(model))
-    calibration, held_out = read(data, original), read(val, original)
-    generator = np.random.default_rng(0)
-    accuracy = judge(original, original, held_out).figures[0].before.value
-    print(f"{pathlib.Path(model).name} on {original.target.instruction_set}, accuracy {accuracy:.4f}\n")
-    print("| quantizer | times smaller | times faster | accuracy | agreement | SQNR, dB |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as folder:
-        out = os.path.join(folder, "out.onnx")
-        for name in names or (*OURS, *THEIRS):
-            if name in THEIRS:
-                theirs(model, out, calibration.draw(CALIBRATION), THEIRS[name])
-            else:
-                onnxslim.optimize(model, name, data=calibration, val=held_out, output=out, measure=False)
-            session = Session.of(pathlib.Path(out))
-            quality = judge(original, session, held_out)
-            agreement, sqnr, accuracy = quality.agreement, quality.fidelity["sqnr_db"], quality.figures[0].after.value
-            speed = compare_latency(
-                pathlib.Path(model),
-                pathlib.Path(out),
-                held_out.first(),
-                original.target,
-                generator=generator,
-                seconds=5.0,
-            ).ratio
-            assert agreement is not None
-            assert sqnr is not None
-            tool, smaller = "ONNX Runtime" if name in THEIRS else "ours", os.path.getsize(model) / os.path.getsize(out)
-            print(
-                f"| {tool}: {name} | {smaller:.2f} "
-                f"| {speed.value:.2f} ({speed.low:.2f} to {speed.high:.2f}) | {accuracy:.4f} "
-                f"| {agreement.value:.4f} ({agreement.low:.4f} to {agreement.high:.4f}) "
-                f"| {sqnr.value:.1f} |",
-                flush=True,
+    for path in paths:
+        for tool, version in versions.items():
+            known = read_rows(options.json).get((path.stem, tool), {})
+            if known.get("version") == version and tool not in again:
+                continue
+            print(f"{time.strftime('%H:%M:%S')} {path.stem}: {tool}", file=sys.stderr, flush=True)
+            row = {"model": path.stem, "tool": tool, "version": version, "before_bytes": path.stat().st_size}
+            keep(row | made(path, tool, options.made / f"{path.stem}.{tool}.onnx", options))
+    for path in paths if options.lock or options.idle else ():
+        for tool in versions:
+            row, out = read_rows(options.json)[path.stem, tool], options.made / f"{path.stem}.{tool}.onnx"
+            if "speed" in row or "failed" in row or not out.exists():
+                continue
+            lock = ("--lock", str(options.lock)) if options.lock else ()
+            test = str(options.data / f"{path.stem}_test.npz")
+            keep(
+                row
+                | child(
+                    sys.executable,
+                    "check_quantized.py",
+                    *(str(path), str(out), test, "--latency", str(options.seconds), *lock),
+                    timeout=600,
+                )
             )
+    text = render(list(read_rows(options.json).values()))
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text + "\n")
+    if options.docs:
+        write_between(options.docs, text, "bench-quant")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -136,7 +136,7 @@ def main() -> None:
     if options.markdown:
         options.markdown.write_text(text + "\n")
     if options.docs:
-        write_between(options.docs, text)
+        write_between(options.docs, text, "bench-simplify")
 
 
 if __name__ == "__main__":

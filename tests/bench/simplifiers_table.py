@@ -9,16 +9,16 @@ from typing import Any
 
 Row = dict[str, Any]
 OURS = ("ours", "unchecked")
-START, END = "<!-- bench-simplify: begin -->", "<!-- bench-simplify: end -->"
 
 
-def write_between(page: pathlib.Path, text: str) -> None:
-    """Replace what stands between the markers of a page."""
-    before, start, rest = page.read_text().partition(START)
-    _, end, after = rest.partition(END)
+def write_between(page: pathlib.Path, text: str, mark: str) -> None:
+    """Replace what stands on a page between ``<!-- MARK: begin -->`` and ``<!-- MARK: end -->``."""
+    begin, finish = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, start, rest = page.read_text().partition(begin)
+    _, end, after = rest.partition(finish)
     if not (start and end):
-        raise SystemExit(f"{page} has no {START} ... {END}")
-    page.write_text(f"{before}{START}\n\n{text.strip()}\n\n{END}{after}")
+        raise SystemExit(f"{page} has no {begin} ... {finish}")
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{finish}{after}")
 
 
 def render(rows: list[Row]) -> str:
@@ -34,11 +34,11 @@ def render(rows: list[Row]) -> str:
         "and no Constant nodes. **Bold**: the fewest. W: wrong. Seconds are medians, imports left out; ours include "
         "its own check against the original, which no other tool makes; `unchecked` is ours without it (`--no-check`).",
         "",
-        *_table(["model", "original", *counted], [_nodes(table, model, counted) for model in models]),
+        *markdown_table(["model", "original", *counted], [_nodes(table, model, counted) for model in models]),
         "",
         "Seconds / peak MB / speed of the result against the original (paired, 95 % interval):",
         "",
-        *_table(
+        *markdown_table(
             ["model", *tools], [[model, *(_costs(table.get((model, tool))) for tool in tools)] for model in models]
         ),
         "",
@@ -47,7 +47,8 @@ def render(rows: list[Row]) -> str:
     return "\n".join(parts)
 
 
-def _table(head: list[str], body: Iterable[list[str]]) -> list[str]:
+def markdown_table(head: list[str], body: Iterable[list[str]]) -> list[str]:
+    """Return the lines of a table."""
     lines = [head, ["---"] * len(head), *body]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 

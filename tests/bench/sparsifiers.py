@@ -2,8 +2,9 @@
 
     python tests/bench/sparsifiers.py MODEL CALIBRATION VALIDATION [RATIO ...]
 
-Data is given as for quantizers.py (``cifar:FILE`` reads CIFAR-10). 256 samples calibrate, their labels are not used.
-Sizes are those of the model's file under gzip, as written and with sparse initializers. Prints a Markdown table.
+Data is given as classifier_samples.py reads it (``cifar:FILE`` reads CIFAR-10). 256 samples calibrate, their labels
+are not used. Sizes are those of the model's file under gzip, as written and with sparse initializers. Prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import pathlib
 import sys
 import tempfile
 
+from classifier_samples import CALIBRATION, judge, read
 from onnxslim.passes.sparsify import Method, Sparsify, Store
-from quantizers import CALIBRATION, judge, read
 
 import onnxslim
 from onnxslim.model.sparse import SPARSE

@@ -1,0 +1,82 @@
+"""Markdown out of the rows that quantizers.py makes: a table for each model, and one of who is ahead by how much."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantize_child import OURS, TOOLS
+from simplifiers_table import markdown_table
+
+Row = dict[str, Any]
+
+
+def render(rows: list[Row]) -> str:
+    """Return all tables."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    versions = {row["tool"]: row["version"] for row in rows}
+    parts = [
+        "Tools: " + ", ".join(f"{tool} {versions[tool]}" for tool in TOOLS if tool in versions) + ".",
+        "SQNR is that of the worst output. Figures of a task are of the quantized model; the original's stand beside "
+        "the model's name. Seconds and peak memory are those of quantizing, imports left out.",
+        "",
+        *markdown_table(["model", "ours, dB", "best of the others, dB", "by", "ahead, dB"], summary(rows, models)),
+    ]
+    for model in models:
+        parts += ["", *of_model(model, [row for row in rows if row["model"] == model])]
+    return "\n".join(parts)
+
+
+def summary(rows: list[Row], models: list[str]) -> list[list[str]]:
+    lines = []
+    for model in models:
+        known = {
+            row["tool"]: row["sqnr_db"] for row in rows if row["model"] == model and row.get("sqnr_db") is not None
+        }
+        others = {tool: sqnr for tool, sqnr in known.items() if tool not in OURS}
+        best = max(others, key=lambda tool: others[tool], default=None)
+        mine = known.get("ours")
+        ahead = f"{mine - others[best]:+.1f}" if mine is not None and best is not None else ""
+        lines.append([model, _number(mine, 1), _number(others.get(best or ""), 1), best or "none", ahead])
+    return lines
+
+
+def of_model(model: str, rows: list[Row]) -> list[str]:
+    """Return the heading and the table of one model."""
+    known = next((row for row in rows if "bytes" in row), {})
+    title = f"**{model}**"
+    if "before" in known:
+        title += f" ({known['figure']} {known['before']:.4f}, {known['samples']} samples)"
+    figure = known.get("figure", "figure")
+    detects = any("kept" in row for row in rows)
+    head = ["quantizer", figure, "agreement", "SQNR, dB", *(["boxes kept"] if detects else [])]
+    head += ["times smaller", "times faster", "seconds", "peak MB"]
+    body = []
+    for row in sorted(rows, key=lambda row: list(TOOLS).index(row["tool"])):
+        if "failed" in row:
+            body.append([row["tool"], f"failed: {row['failed']}".replace("|", "/")] + [""] * (len(head) - 2))
+            continue
+        cells = [row["tool"], _number(row.get("after"), 4), _number(row.get("agreement"), 4), _sqnr(row)]
+        if detects:
+            cells.append(f"{row['kept']} of {row['of']}" if "kept" in row else "")
+        speed = row.get("speed")
+        cells += [
+            f"{row['before_bytes'] / row['bytes']:.2f}",
+            f"{speed[0]:.2f} ({speed[1]:.2f} to {speed[2]:.2f})" if speed else "",
+            f"{row['seconds']:.0f}",
+            f"{row['peak_bytes'] / 1e6:.0f}",
+        ]
+        body.append(cells)
+    return [title, "", *markdown_table(head, body)]
+
+
+def _sqnr(row: Row) -> str:
+    if row.get("sqnr_db") is None:
+        return str(row.get("reason") or "")
+    parts = {name: sqnr for name, sqnr in row["outputs"].items() if sqnr is not None}
+    return _number(row["sqnr_db"], 1) + (
+        f" ({'; '.join(f'{name.split()[-1]} {sqnr:.1f}' for name, sqnr in parts.items())})" if len(parts) > 1 else ""
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

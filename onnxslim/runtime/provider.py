@@ -68,6 +68,8 @@ class Provider:
     hints: Hints = dataclasses.field(default_factory=Hints)
     int8: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Which ops it runs in int8; `targets/cpu.toml` explains the columns. Empty: none."""
+    half: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Which ops it runs in half precision; `targets/cpu.toml` explains the columns. Empty: nobody has said."""
 
     @property
     def is_built(self) -> bool:

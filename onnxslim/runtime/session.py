@@ -49,6 +49,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """ONNX Runtime's names of types, and the numpy type of the arrays that it takes and gives. Strings are objects."""
 
+HALF = "tensor(float16)"
+
 Fetch = Callable[[Any], Iterable[Any]]
 """Makes arrays (lists and dicts of what is no tensor) of the result of a run, in the order of its outputs."""
 
@@ -157,7 +159,8 @@ class Session:
         and outputs are bound to the device, and the outputs copied back.
 
         Args:
-            feeds: An array for every input of the session; those with defaults may be left out.
+            feeds: An array for every input of the session; those with defaults may be left out. Where an input takes
+                half precision, float32 will do.
             outputs: Which outputs to compute; None: all.
 
         Raises:
@@ -214,9 +217,16 @@ class Session:
             values = {name: to_runtime(np.asarray(array), self._kinds.get(name, "")) for name, array in feeds.items()}
             return lambda: self._runtime.run_with_ort_values(outputs, values), functools.partial(map, from_runtime)
         if self._device != "cpu" and self._can_bind(feeds, outputs):
-            return self._bound(feeds, outputs, self._device)
-        arrays = dict(feeds)
+            taken = {name: self._as_taken(name, array) for name, array in feeds.items()}
+            return self._bound(taken, outputs, self._device)
+        arrays = {name: self._as_taken(name, array) for name, array in feeds.items()}
         return lambda: self._runtime.run(outputs, arrays), lambda results: results
+
+    def _as_taken(self, name: str, array: Any) -> Any:
+        """Return float32 numbers in half precision where the input takes that: a sample fits a model and its half."""
+        if self._kinds.get(name) == HALF and getattr(array, "dtype", None) == np.float32:
+            return array.astype(np.float16)
+        return array
 
     def _can_bind(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> bool:
         """Only tensors of numbers have a place on a device."""

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.cost import macs_by_value
 from onnxslim.analysis.gemm import spread
+from onnxslim.analysis.quantized import count_quantized
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import FORM
@@ -29,7 +30,7 @@ from .plan import QuantPlan
 from .saturation import Saturation
 from .scales import Activations, Calibration
 from .sensitivity import RoundingError, layers_in_float, layers_of, rounding_errors
-from .table import Int8Table, check_target, count_quantized, load_table
+from .table import Int8Table, check_target, load_table
 
 FLOAT_BITS, BITS = 32, 8
 

@@ -12,8 +12,6 @@ class QuantCode(Code):
     QUANTIZED = "already quantized: {0}"
     HALF_PRECISION = "its weights are half precision: quantize the float32 model instead"
     NO_ONNX_OPS = "it uses no operators of ONNX itself"
-    TOO_LARGE = "it has opset {0} and is too large to be converted"
-    NOT_CONVERTED = "it has opset {0}, and onnx cannot convert it: {1}"
     NOTHING_QUANTIZABLE = "nothing in it can run in int8{0}"
     NOTHING_CHEAP = "no layer is left that costs the outputs little enough{0}"
 

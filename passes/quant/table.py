@@ -1,14 +1,11 @@
-"""Reads which ops a provider runs in int8, and which ones show that a model is quantized already."""
+"""Reads which ops a provider runs in int8."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import fnmatch
 import functools
-import importlib.resources
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +13,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import BadOptionValue, ExtensionError
 from onnxslim.extensions import Group, extension_names
-from onnxslim.model.nesting import every_graph
 from onnxslim.runtime.provider import load_provider
-from onnxslim.toml import tomllib
 
 EIGHT_BITS = ("uint8", "int8")
 """Element types of activations and of weights that kernels take where a table does not say."""
@@ -147,15 +142,3 @@ def load_table(provider: str) -> Int8Table:
 def _row(op_type: str, columns: Mapping[str, Any]) -> Row:
     lists = {key: tuple(columns[key]) for key in ("types", "weights", "data") if key in columns}
     return Row(op_type, **{**columns, **lists, "role": Role(columns["role"])})
-
-
-def count_quantized(model: ir.Model) -> Counter[str]:
-    """Count the nodes that show that `model` is quantized, by op type; subgraphs and local functions included."""
-    file = importlib.resources.files(__package__) / "quantized.toml"
-    patterns = tomllib.loads(file.read_text(encoding="utf-8"))["ops"]
-    nodes = (node for graph in every_graph(model) for node in graph)
-    return Counter(
-        node.op_type
-        for node in nodes
-        if any(fnmatch.fnmatchcase(node.op_type, pattern) for pattern in patterns.get(node.domain, ()))
-    )

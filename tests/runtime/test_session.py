@@ -252,3 +252,10 @@ def test_cuda_gives_what_the_cpu_gives() -> None:
 def test_a_real_model_runs() -> None:
     session = Session.of(zoo_file("onnx", "cifar10_resnet20.onnx"))
     assert session.run({"input": np.zeros((2, 3, 32, 32), np.float32)})["logits"].shape == (2, 10)
+
+
+def test_an_input_in_half_precision_takes_float32() -> None:
+    text = '<ir_version: 10, opset_import: ["": 17]> half (float16[N, 3] x) => (float16[N, 3] y) { y = Identity (x) }'
+    session = Session.of(ir.from_onnx_text(text), CPU)
+    assert session.run({"x": X})["y"].dtype == np.float16
+    session.prepare({"x": X})()

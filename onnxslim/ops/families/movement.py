@@ -363,5 +363,5 @@ OPS = {
     ("", "DepthToSpace"): Op(depth_to_space),
     ("", "SpaceToDepth"): Op(space_to_depth),
     ("", "ReverseSequence"): Op(unary()),
-    ("", "Trilu"): Op(unary()),
+    ("", "Trilu"): Op(unary(), carried=(0,)),
 }

@@ -15,11 +15,12 @@ from onnxslim.passes.quant import Quant
 from onnxslim.passes.quant.plan import make_plan
 from onnxslim.passes.quant.saturation import Saturation
 from onnxslim.passes.quant.scales import Activations, Calibration
-from onnxslim.passes.quant.table import count_quantized, load_table
+from onnxslim.passes.quant.table import load_table
 from sample_models import from_text
 from story import make_context
 from zoo import zoo_file
 
+from onnxslim.analysis.quantized import count_quantized
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import open_model, save_model
 from onnxslim.pipeline.discovery import find_pass
@@ -348,7 +349,7 @@ def test_what_cannot_be_converted_is_left_alone(monkeypatch):
     change = Quant().run(model, context)
     assert not change.modified
     assert "no adapter" in change.notes[0].reason
-    monkeypatch.setattr("onnxslim.passes.quant.opset.LARGEST", 0)
+    monkeypatch.setattr("onnxslim.pipeline.opset.LARGEST", 0)
     assert "too large" in Quant().run(model, context).notes[0].reason
 
 

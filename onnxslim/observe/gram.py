@@ -65,6 +65,26 @@ class Sums:
         return list(moment), mean
 
 
+def joined_moments(parts: Sequence[Sums], *, about_mean: bool) -> list[Floats]:
+    """Return for each group the mean of products over what several contractions read, with a ridge on the diagonal.
+
+    Args:
+        parts: Of contractions that share a weight.
+        about_mean: Whether each is taken about its own mean, which its bias makes up for.
+    """
+    total = np.zeros_like(parts[0].products)
+    for part in parts:
+        total += part.products
+        if about_mean:
+            mean = part.inputs / max(part.rows, 1)
+            total -= part.rows * mean[:, :, None] * mean[:, None]
+    rows = max(sum(part.rows for part in parts), 1)
+    total /= rows
+    diagonal = np.einsum("gcc->gc", total)
+    diagonal += _ridge(rows, total.shape[1]) * diagonal.mean(axis=1, keepdims=True) + 1e-12
+    return list(total)
+
+
 @dataclasses.dataclass(frozen=True)
 class Thin:
     """Second moments as few rows: ``rows.T @ rows`` with a ridge on the diagonal."""

@@ -225,6 +225,11 @@ class Pass(abc.ABC):
         """Whether the result is for `provider`. Where it is for another one, its speed here says nothing."""
         return True
 
+    @property
+    def pursues(self) -> Goal | None:
+        """What this very run is for, where its options say so; None: what the run of all passes is for."""
+        return None
+
     def milder(self, strength: float) -> Pass | None:
         """Return this pass with options that make it `strength` strong; None where it has one form only.
 

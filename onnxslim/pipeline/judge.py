@@ -143,7 +143,7 @@ class Judge:
         figures = (ratio.value, ratio.low, ratio.high)
         if (
             ratio.high < (1.0 if step.speeds_up else CLEARLY_SLOWER)
-            and self.request.goal is Goal.LATENCY
+            and (step.pursues or self.request.goal) is Goal.LATENCY
             and step.judged_as is Kind.LOSSY
         ):
             return Verdict(False, (Reason(ReasonCode.SLOWER, figures),), ratio)

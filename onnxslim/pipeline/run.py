@@ -166,7 +166,7 @@ def _without_what_does_not_pay(stages: list[Stage], judge: Judge, context: Conte
     faster = [
         index
         for index, stage in enumerate(stages)
-        if (stage.kept or stage.slow) and stage.lossy and stage.asked.speeds_up
+        if (stage.kept or stage.slow) and stage.lossy and stage.asked.speeds_up and stage.asked.pursues is not Goal.SIZE
     ]
     speeds = {
         index: speed.value

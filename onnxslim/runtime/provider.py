@@ -71,6 +71,9 @@ class Provider:
     half: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Which ops it runs in half precision; `targets/cpu.toml` explains the columns. Empty: nobody has said."""
 
+    weight_only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Its kernels for weights in blocks of integers; `targets/cpu.toml` explains the columns. Empty: none."""
+
     @property
     def is_built(self) -> bool:
         """Whether the installed ONNX Runtime has it."""

@@ -17,7 +17,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import FORM
 from onnxslim.model.edit import become
-from onnxslim.pipeline.interface import Change, Context, Kind, LayerChange, Note, Pass, left_alone, remark
+from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass, left_alone, remark
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 
@@ -31,6 +31,9 @@ from .saturation import Saturation
 from .scales import Activations, Calibration
 from .sensitivity import RoundingError, layers_in_float, layers_of, rounding_errors
 from .table import Int8Table, check_target, load_table
+from .weight_only import WeightOnlySettings, quantize_weights
+from .weight_only.grids import WeightType
+from .weight_only.writing import WeightFormat
 
 FLOAT_BITS, BITS = 32, 8
 
@@ -49,9 +52,24 @@ class Quant(Pass):
     ] = "auto"
     calibration: Annotated[Calibration, "how the range of an activation is chosen"] = Calibration.MINMAX
     percentile: Annotated[float, "percent of the values that percentile calibration covers"] = 99.99
-    activations: Annotated[Activations, "element type of activations; auto: what the target likes best"] = (
-        Activations.AUTO
-    )
+    activations: Annotated[
+        Activations,
+        "element type of activations; auto: what the target likes best; float: weights alone become integers",
+    ] = Activations.AUTO
+    weights: Annotated[WeightType, "element type of weights; other than int8 with activations=float"] = WeightType.INT8
+    block: Annotated[
+        int | None,
+        "weights along the summed axis that share a scale, with activations=float; 0: all; by default 0 for int8, and"
+        " 32 for fewer bits",
+    ] = None
+    symmetric: Annotated[
+        bool | None, "zero is the level in the middle, with activations=float; by default for int8 only"
+    ] = None
+    format: Annotated[
+        WeightFormat,
+        "how weights are stored with activations=float: as the target's kernel takes them (nbits), as DequantizeLinear"
+        " (qdq), or the first where there is a kernel (auto)",
+    ] = WeightFormat.AUTO
     per_channel: Annotated[bool, "a weight scale for each output channel rather than for each tensor"] = True
     saturation: Annotated[Saturation, "what keeps products from saturating on processors without VNNI"] = (
         Saturation.AUTO
@@ -74,6 +92,16 @@ class Quant(Pass):
                 hint="give a number above 50, at most 100",
             )
         self.check_counts("samples")
+        if self.block is not None and self.block < 0:
+            raise BadOptionValue(
+                f"block is {self.block}", where="quant", hint="block is a number of weights, or 0 for all of an output"
+            )
+        if self.weights is not WeightType.INT8 and self.activations is not Activations.FLOAT:
+            raise BadOptionValue(
+                f"weights={self.weights.value} needs activations=float",
+                where="quant",
+                hint=f"write quant:weights={self.weights.value}:activations=float",
+            )
         if self.target != "auto":
             check_target(self.target)
         if not 0 < self.error <= 1:
@@ -85,13 +113,24 @@ class Quant(Pass):
         """Whether the result is written for `provider`."""
         return self.target in ("auto", provider)
 
+    @property
+    def pursues(self) -> Goal | None:
+        """Size, where activations stay float: products are no faster where they do not wait for memory."""
+        return Goal.SIZE if self.activations is Activations.FLOAT else None
+
     def milder(self, strength: float) -> Pass | None:
         """Leave the layers that cost the outputs most in float; the amplitude of the error is the strength."""
         return dataclasses.replace(self, error=self.error * strength**2)
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Quantize `model` in place, or say why not."""
-        table = load_table(context.target.provider if self.target == "auto" else self.target)
+        provider = context.target.provider if self.target == "auto" else self.target
+        if self.activations is Activations.FLOAT:
+            reason = _reason_against_any(model)
+            if reason is not None:
+                return Change(False, (left_alone("model", reason),))
+            return quantize_weights(model, self._weight_only, provider, context)
+        table = load_table(provider)
         if reason := _reason_against(model, table):
             return Change(False, (left_alone("model", reason),))
         infer_shapes(model)
@@ -132,6 +171,20 @@ class Quant(Pass):
         _forget_value_info(model)
         notes += calibrator.notes
         return Change(True, (*notes, *summary, *plan.left), layers)
+
+    @property
+    def _weight_only(self) -> WeightOnlySettings:
+        return WeightOnlySettings(
+            self.weights.bits,
+            self.block,
+            self.symmetric,
+            self.format,
+            self.bias_correction,
+            self.error,
+            self.samples,
+            self.include,
+            self.exclude,
+        )
 
     def _in_float(
         self,
@@ -184,8 +237,11 @@ def _summary(plan: QuantPlan, macs: Mapping[str, int]) -> tuple[list[Note], tupl
 
 def _reason_against(model: ir.Model, table: Int8Table) -> Reason | None:
     """Return why `model` must not be quantized at all; None where nothing speaks against it."""
-    if table.reason:
-        return Reason(QuantCode.NO_INT8_KERNELS, (table.reason,))
+    return Reason(QuantCode.NO_INT8_KERNELS, (table.reason,)) if table.reason else _reason_against_any(model)
+
+
+def _reason_against_any(model: ir.Model) -> Reason | None:
+    """Return why nothing in `model` can be quantized, in whatever scheme; None where something may."""
     found = count_quantized(model)
     if found:
         counts = ", ".join(f"{count} {op_type}" for op_type, count in sorted(found.items()))

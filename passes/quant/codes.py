@@ -31,6 +31,11 @@ class QuantCode(Code):
     INPUT_TYPE = "its input is {0}, not FLOAT"
     RANGE_NOT_FINITE = "its range is not finite{0}"
 
+    TOO_SMALL = "{0} elements are fewer than {1}"
+    NO_FORMAT = "weights of {0} bits in such blocks cannot be stored for it as {1}"
+    NOTHING_STORED = "no weight can be stored as integers"
+    LOSES_MOST = "it brings {0:.1%} of what is lost, with {1:.1%} of the weights"
+
     MODEL_OUTPUT = "it makes an output of the model"
     AMONG_FLOATS = "the tensors around it are float"
     SCORES = "it makes scores for the outputs, and 256 levels rank them badly"

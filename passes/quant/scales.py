@@ -42,6 +42,8 @@ class Activations(enum.Enum):
     """What the target's kernels like best."""
     UINT8 = "uint8"
     INT8 = "int8"
+    FLOAT = "float"
+    """None: weights alone become integers."""
 
 
 @dataclasses.dataclass(frozen=True)

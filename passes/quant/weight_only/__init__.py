@@ -1,0 +1,173 @@
+"""Weights of few bits, products in float: smaller files, and faster where memory is what a product waits for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.analysis.cost import macs_by_value
+from onnxslim.analysis.gemm import spread
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.model.edit import become
+from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left_alone, remark
+from onnxslim.pipeline.reasons import Reason
+from onnxslim.pipeline.selection import Selection
+
+from ..codes import QuantCode
+from ..opset import upgraded
+from .kernels import WeightOnlyKernels, load_kernels
+from .rounding import LevelType, RoundedWeight, decibels, rounded_alone, rounded_weights
+from .stored import StoredWeight, find_weights, turn, turn_back
+from .writing import Storage, WeightFormat, WeightWriter, storage_of
+
+FLOAT_BITS = 32
+FULL_BITS = 8
+"""Of as many bits one scale for each output, and zero in the middle, are enough. Tables that are read row by row get as
+many at least: no sum averages their errors."""
+NARROW_BLOCK = 32
+"""Weights that share a scale where they have fewer bits."""
+FEWEST = 8
+"""Fewer samples say nothing about which sums matter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightOnlySettings:
+    """The options of the pass that concern weights."""
+
+    bits: int
+    block: int | None
+    symmetric: bool | None
+    form: WeightFormat
+    bias_correction: bool
+    error: float
+    samples: int
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+    def level_type(self, weight: StoredWeight, bits: int | None = None) -> LevelType:
+        """Return what a weight gets; `bits` where it gets others than it should."""
+        if bits is None:
+            bits = max(self.bits, FULL_BITS) if weight.is_table else self.bits
+        full = bits == FULL_BITS
+        block = (0 if full and not weight.is_table else NARROW_BLOCK) if self.block is None else self.block
+        return LevelType(bits, block, full if self.symmetric is None else self.symmetric)
+
+
+def quantize_weights(model: ir.Model, settings: WeightOnlySettings, provider: str, context: Context) -> Change:
+    """Store the weights of `model` as integers, in place, or say why not.
+
+    Args:
+        model: A clone in canonical form.
+        settings: The options.
+        provider: What the result is written for.
+        context: Of the run.
+
+    Raises:
+        RunError: The model does not run on the calibration samples.
+    """
+    kernels = load_kernels(provider)
+    selection = Selection(settings.include, settings.exclude, model, context.original)
+    infer_shapes(model)
+    spread(model, lambda node: not selection.against(node))
+    names = {copy.name: original.name for copy, original in turn(model).items()}
+    notes = selection.unmatched()
+    working, copies = model, _copies(model, names)
+    found, left = find_weights(model, copies, selection)
+    stored = _stored(found, settings, kernels)
+    needed = max((storage.opset for storage in stored.values() if storage is not None), default=0)
+    if needed > model.graph.opset_imports[""]:
+        newer = upgraded(model, needed)
+        if isinstance(newer, Reason):
+            notes.append(remark("model", f"opset {model.graph.opset_imports['']}", str(newer), newer.code.word))
+        else:
+            working, copies = newer, _copies(newer, names)
+            found, left = find_weights(
+                working, copies, Selection(settings.include, settings.exclude, newer, context.original)
+            )
+            stored = _stored(found, settings, kernels)
+            notes.append(
+                remark("model", f"opset {needed}", "DequantizeLinear has blocks, and integers of few bits, there")
+            )
+    opset = working.graph.opset_imports[""]
+    chosen = {weight: storage for weight, storage in stored.items() if storage is not None and storage.opset <= opset}
+    for weight in stored.keys() - chosen.keys():
+        bits = settings.level_type(weight).bits
+        left.append(left_alone(weight.name, Reason(QuantCode.NO_FORMAT, (bits, settings.form.value))))
+    if not chosen:
+        return Change(False, (left_alone("model", Reason(QuantCode.NOTHING_STORED)), *notes, *left))
+    types = {weight: settings.level_type(weight) for weight in chosen}
+    samples = context.draw(settings.samples, "quant: weights")
+    learns = not samples.synthetic and samples.count >= FEWEST
+    if not learns:
+        why = "samples that were made up say" if samples.synthetic else f"{samples.count} samples say"
+        notes.append(
+            remark("model", "weights rounded one by one", f"{why} nothing about what they are multiplied with")
+        )
+
+    def observe() -> dict[str, RoundedWeight]:
+        return rounded_weights(working, types, samples if learns else None, settings.bias_correction, context)
+
+    rounded = context.observed("rounded weights", observe)
+    wide = _costly(rounded, types, settings.error)
+    macs = macs_by_value(working, {name: np.shape(array) for name, array in samples.first().items()})
+    writer = WeightWriter(working, kernels)
+    layers: list[LayerChange] = []
+    for weight, storage in chosen.items():
+        name, kind, made = weight.value.name or "", types[weight], rounded[weight.value.name or ""]
+        if name in wide:
+            if kind.bits == FULL_BITS:
+                left.append(left_alone(weight.name, wide[name]))
+                continue
+            kind = settings.level_type(weight, FULL_BITS)
+            made, wider = rounded_alone(weight, kind), storage_of(weight, FULL_BITS, kind.block, settings.form, kernels)
+            assert wider is not None, "what takes fewer bits takes eight"
+            storage = wider
+        writer.write(weight, made, storage)
+        notes.append(_told(weight, kind, made, wide.get(name)))
+        work = sum(macs.get(node.outputs[0].name or "", 0) for node in weight.nodes)
+        layers.append(LayerChange(weight.name, weight.nodes[0].op_type, "bits", FLOAT_BITS, kind.bits, work, work))
+    if not layers:
+        return Change(False, (left_alone("model", Reason(QuantCode.NOTHING_CHEAP, ("",))), *left))
+    turn_back(working, copies)
+    writer.finish()
+    if working is not model:
+        become(model, working)
+    return Change(True, (*notes, *left), tuple(layers))
+
+
+def _copies(model: ir.Model, names: Mapping[str | None, str | None]) -> dict[ir.Value, ir.Value]:
+    """Return the values of these names, copies with what they are copies of."""
+    known = model.graph.initializers
+    return {known[copy]: known[original] for copy, original in names.items() if copy and original}
+
+
+def _stored(
+    found: Sequence[StoredWeight], settings: WeightOnlySettings, kernels: WeightOnlyKernels
+) -> dict[StoredWeight, Storage | None]:
+    types = {weight: settings.level_type(weight) for weight in found}
+    return {weight: storage_of(weight, kind.bits, kind.block, settings.form, kernels) for weight, kind in types.items()}
+
+
+def _costly(
+    rounded: Mapping[str, RoundedWeight], types: Mapping[StoredWeight, LevelType], share: float
+) -> dict[str, Reason]:
+    """Return the names of weights that lose most for what they save, so that a share of what is lost is left."""
+    total = sum(made.error for made in rounded.values())
+    left, result = total, dict[str, Reason]()
+    saved = {weight.value.name or "": weight.columns * weight.outputs for weight in types}
+    for name in sorted(rounded, key=lambda name: -rounded[name].error / saved[name]):
+        if left <= share * total:
+            break
+        left -= rounded[name].error
+        result[name] = Reason(QuantCode.LOSES_MOST, (rounded[name].error / total, saved[name] / sum(saved.values())))
+    return result
+
+
+def _told(weight: StoredWeight, kind: LevelType, made: RoundedWeight, why: Reason | None) -> Note:
+    scales = f"in blocks of {kind.block}" if kind.block else "with a scale for each output"
+    of_what = "what it makes" if made.fitted else "the weight"
+    how = f"its error is {decibels(made.error):.1f} dB below {of_what}"
+    return Note(weight.name, f"{kind.bits} bits {scales}", how if why is None else f"{how}; {why}")

@@ -1,0 +1,165 @@
+"""Rounds stored weights so that what their products make changes least, by what samples show of their inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.arrays import Floats
+from onnxslim.data import Samples
+from onnxslim.observe.gram import Sums, joined_moments, measurable, sums
+from onnxslim.pipeline.interface import Context
+
+from .feedback import round_with_feedback
+from .grids import Grid, fit_grid
+from .stored import Product, StoredWeight, column_order, weight_groups
+
+COLUMNS = 4608
+"""Weights with more columns are rounded one by one: their moments would take over 170 MB."""
+MOMENT_BYTES = 400_000_000
+"""Bytes of the moments that are summed at once."""
+PLACES = 64
+"""Places of each sample where a convolution is seen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelType:
+    """What levels a weight gets."""
+
+    bits: int
+    block: int
+    """Weights that share a scale; 0: all of an output."""
+    symmetric: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundedWeight:
+    """A weight on its levels."""
+
+    grid: Grid
+    levels: npt.NDArray[np.uint8]
+    """Shape [columns, outputs]."""
+    error: float
+    """The energy of what its products lose as a share of theirs; of the weight itself where nothing is known of what it
+    is multiplied with."""
+    fitted: bool
+    """Whether it is known."""
+    corrections: tuple[Floats | None, ...] = ()
+    """For each product what its bias takes back."""
+
+
+def rounded_weights(
+    model: ir.Model, types: Mapping[StoredWeight, LevelType], samples: Samples | None, correct: bool, context: Context
+) -> dict[str, RoundedWeight]:
+    """Return weights on their levels, by name.
+
+    Args:
+        model: Not changed.
+        types: The weights, and what each gets.
+        samples: What the products are seen on; None: nothing is known of what weights are multiplied with.
+        correct: Whether biases take back the mean of what is lost.
+        context: Of the run.
+
+    Raises:
+        RunError: The model does not run on the samples.
+    """
+    done: dict[str, RoundedWeight] = {}
+    for weights in _parts([weight for weight in types if samples is not None and _seen(weight)]):
+        assert samples is not None
+        products = [product.contraction for weight in weights for product in weight.products]
+        found = iter(sums(model, products, samples, PLACES, context.generator, context.open_session))
+        for weight in weights:
+            own = [next(found) for _ in weight.products]
+            done[weight.value.name or ""] = _fitted(weight, types[weight], own, correct)
+            context.progress("rounding weights", len(done), len(types))
+    for weight, kind in types.items():
+        if weight.value.name not in done:
+            done[weight.value.name or ""] = rounded_alone(weight, kind)
+            context.progress("rounding weights", len(done), len(types))
+    return done
+
+
+def rounded_alone(weight: StoredWeight, kind: LevelType) -> RoundedWeight:
+    """Return a weight whose elements are rounded one by one."""
+    matrix = weight.matrix()
+    grid = fit_grid(matrix, kind.bits, kind.block, symmetric=kind.symmetric)
+    levels = grid.levels(matrix)
+    lost, energy = (
+        float(np.square(part, dtype=np.float64).sum()) for part in (grid.dequantized(levels) - matrix, matrix)
+    )
+    return RoundedWeight(grid, levels, lost / energy if energy else 0.0, False)
+
+
+def _seen(weight: StoredWeight) -> bool:
+    """Whether what a weight is multiplied with can be seen, and its moments are not too large."""
+    products = [product.contraction for product in weight.products]
+    return bool(products) and all(map(measurable, products)) and products[0].columns <= COLUMNS
+
+
+def _parts(weights: Sequence[StoredWeight]) -> Iterator[list[StoredWeight]]:
+    """Yield weights whose moments together are small enough to be summed at once."""
+    part: list[StoredWeight] = []
+    size = 0
+    for weight in weights:
+        own = sum(8 * product.contraction.groups * product.contraction.columns**2 for product in weight.products)
+        if part and size + own > MOMENT_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(weight)
+        size += own
+    if part:
+        yield part
+
+
+def _fitted(weight: StoredWeight, kind: LevelType, seen: Sequence[Sums], correct: bool) -> RoundedWeight:
+    """Return a weight whose products lose least on what they were seen to read."""
+    corrects = correct and all(_corrects(product) for product in weight.products)
+    order = column_order(weight.products[0].contraction)
+    moments = [moment[np.ix_(order, order)] for moment in joined_moments(seen, about_mean=corrects)]
+    if weight.tables:  # rows are read as they are, too: errors of all columns count alike there
+        moments = [moment + float(np.diagonal(moment).mean()) * np.eye(len(moment)) for moment in moments]
+    matrix = weight.matrix()
+    importance = np.mean([np.diagonal(moment) for moment in moments], axis=0)
+    grid = fit_grid(matrix, kind.bits, kind.block, symmetric=kind.symmetric, importance=importance)
+    groups = weight_groups(weight.products[0].contraction, matrix.astype(np.float64))
+    parts: list[Floats] = []
+    first = 0
+    for moment, part in zip(moments, groups, strict=True):
+        outputs = slice(first, first + part.shape[1])
+        parts.append(round_with_feedback(part, moment, grid.of_outputs(outputs).nearest))
+        first = outputs.stop
+    rounded = np.concatenate(parts, axis=1)
+    lost = np.concatenate(groups, axis=1) - rounded
+    noise = sum(map(_energy, moments, weight_groups(weight.products[0].contraction, lost)))
+    signal = sum(map(_energy, moments, groups))
+    corrections = tuple(
+        _correction(product, lost, sums_, order) if corrects else None
+        for product, sums_ in zip(weight.products, seen, strict=True)
+    )
+    return RoundedWeight(grid, grid.levels(rounded), noise / signal if signal else 0.0, True, corrections)
+
+
+def _energy(moment: Floats, weight: Floats) -> float:
+    return float(((moment @ weight) * weight).sum())
+
+
+def _corrects(product: Product) -> bool:
+    bias = product.contraction.bias
+    return bias is not None and bias.free
+
+
+def _correction(product: Product, lost: Floats, seen: Sums, order: npt.NDArray[np.int64]) -> Floats:
+    """Return the mean of what each output loses: (W - W') E[x]."""
+    mean = (seen.inputs / max(seen.rows, 1))[:, order]
+    groups = weight_groups(product.contraction, lost)
+    return np.concatenate([group_mean @ group for group_mean, group in zip(mean, groups, strict=True)])
+
+
+def decibels(error: float) -> float:
+    """Return how far an error lies below the signal."""
+    return -10 * math.log10(error) if error > 0 else math.inf

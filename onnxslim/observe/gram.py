@@ -65,8 +65,8 @@ class Sums:
         return list(moment), mean
 
 
-def joined_moments(parts: Sequence[Sums], *, about_mean: bool) -> list[Floats]:
-    """Return for each group the mean of products over what several contractions read, with a ridge on the diagonal.
+def joined_moments(parts: Sequence[Sums], *, about_mean: bool) -> Floats:
+    """Return the mean of products over what several contractions read, shape [groups, columns, columns].
 
     Args:
         parts: Of contractions that share a weight.
@@ -78,11 +78,8 @@ def joined_moments(parts: Sequence[Sums], *, about_mean: bool) -> list[Floats]:
         if about_mean:
             mean = part.inputs / max(part.rows, 1)
             total -= part.rows * mean[:, :, None] * mean[:, None]
-    rows = max(sum(part.rows for part in parts), 1)
-    total /= rows
-    diagonal = np.einsum("gcc->gc", total)
-    diagonal += _ridge(rows, total.shape[1]) * diagonal.mean(axis=1, keepdims=True) + 1e-12
-    return list(total)
+    total /= max(sum(part.rows for part in parts), 1)
+    return total
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,10 +59,6 @@ class Grid:
         levels = np.clip(np.rint(values / scale) + zero_point, 0, 2**self.bits - 1)
         return np.asarray((levels - zero_point) * scale)
 
-    def of_outputs(self, outputs: slice) -> Grid:
-        """Return the grid of some outputs."""
-        return dataclasses.replace(self, scale=self.scale[:, outputs], zero_point=self.zero_point[:, outputs])
-
     def levels(self, weight: Floats | Singles) -> npt.NDArray[np.uint8]:
         """Return the nearest levels of a weight, shape [columns, outputs]."""
         scale, zero_point = (_spread(part, self.block, len(weight)) for part in (self.scale, self.zero_point))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,10 @@ import onnx_ir as ir
 
 from onnxslim.arrays import Floats
 from onnxslim.data import Samples
+from onnxslim.fit.rounding import output_error, round_columns
 from onnxslim.observe.gram import Sums, joined_moments, measurable, sums
 from onnxslim.pipeline.interface import Context
 
-from .feedback import round_with_feedback
 from .grids import Grid, fit_grid
 from .stored import Product, StoredWeight, column_order, weight_groups
 
@@ -120,32 +121,27 @@ def _fitted(weight: StoredWeight, kind: LevelType, seen: Sequence[Sums], correct
     """Return a weight whose products lose least on what they were seen to read."""
     corrects = correct and all(_corrects(product) for product in weight.products)
     order = column_order(weight.products[0].contraction)
-    moments = [moment[np.ix_(order, order)] for moment in joined_moments(seen, about_mean=corrects)]
+    moment = joined_moments(seen, about_mean=corrects)[:, order[:, None], order]
+    energies = np.einsum("gcc->gc", moment).copy()
     if weight.tables:  # rows are read as they are, too: errors of all columns count alike there
-        moments = [moment + float(np.diagonal(moment).mean()) * np.eye(len(moment)) for moment in moments]
+        moment += energies.mean(axis=1)[:, None, None] * np.eye(len(order))
     matrix = weight.matrix()
-    importance = np.mean([np.diagonal(moment) for moment in moments], axis=0)
+    importance = energies.mean(axis=0)
     grid = fit_grid(matrix, kind.bits, kind.block, symmetric=kind.symmetric, importance=importance)
-    groups = weight_groups(weight.products[0].contraction, matrix.astype(np.float64))
-    parts: list[Floats] = []
-    first = 0
-    for moment, part in zip(moments, groups, strict=True):
-        outputs = slice(first, first + part.shape[1])
-        parts.append(round_with_feedback(part, moment, grid.of_outputs(outputs).nearest))
-        first = outputs.stop
-    rounded = np.concatenate(parts, axis=1)
-    lost = np.concatenate(groups, axis=1) - rounded
-    noise = sum(map(_energy, moments, weight_groups(weight.products[0].contraction, lost)))
-    signal = sum(map(_energy, moments, groups))
+    groups = np.stack(weight_groups(weight.products[0].contraction, matrix.astype(np.float64)))
+
+    def nearest(column: int | np.integer[Any], values: Floats) -> Floats:
+        return grid.nearest(int(column), values.reshape(-1)).reshape(values.shape)
+
+    rounded = round_columns(groups, moment, nearest)
+    noise, signal = (float(output_error(part, moment).sum()) for part in (groups - rounded, groups))
+    lost = np.concatenate(list(groups - rounded), axis=1)
     corrections = tuple(
         _correction(product, lost, sums_, order) if corrects else None
         for product, sums_ in zip(weight.products, seen, strict=True)
     )
-    return RoundedWeight(grid, grid.levels(rounded), noise / signal if signal else 0.0, True, corrections)
-
-
-def _energy(moment: Floats, weight: Floats) -> float:
-    return float(((moment @ weight) * weight).sum())
+    on_levels = np.concatenate(list(rounded), axis=1)
+    return RoundedWeight(grid, grid.levels(on_levels), noise / signal if signal else 0.0, True, corrections)
 
 
 def _corrects(product: Product) -> bool:

@@ -103,7 +103,7 @@ def test_golden():
 
 
 @pytest.mark.parametrize("calibration", list(Calibration))
-@pytest.mark.parametrize("activations", list(Activations))
+@pytest.mark.parametrize("activations", [Activations.AUTO, Activations.UINT8, Activations.INT8])
 def test_outputs_stay_close(calibration, activations, tmp_path):
     generator = np.random.default_rng(1)
     model = tiny(generator)

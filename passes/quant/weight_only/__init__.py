@@ -21,7 +21,7 @@ from ..opset import upgraded
 from .kernels import WeightOnlyKernels, load_kernels
 from .rounding import LevelType, RoundedWeight, decibels, rounded_alone, rounded_weights
 from .stored import StoredWeight, find_weights, turn, turn_back
-from .writing import Storage, WeightFormat, WeightWriter, storage_of
+from .writing import WeightFormat, WeightStorage, WeightWriter, storage_of
 
 FLOAT_BITS = 32
 FULL_BITS = 8
@@ -146,7 +146,7 @@ def _copies(model: ir.Model, names: Mapping[str | None, str | None]) -> dict[ir.
 
 def _stored(
     found: Sequence[StoredWeight], settings: WeightOnlySettings, kernels: WeightOnlyKernels
-) -> dict[StoredWeight, Storage | None]:
+) -> dict[StoredWeight, WeightStorage | None]:
     types = {weight: settings.level_type(weight) for weight in found}
     return {weight: storage_of(weight, kind.bits, kind.block, settings.form, kernels) for weight, kind in types.items()}
 

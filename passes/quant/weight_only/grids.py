@@ -35,7 +35,7 @@ class WeightType(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class LevelGrid:
     """The levels of a weight of shape [columns, outputs]: real = scale x (level - zero point), levels from 0 on."""
 
     bits: int
@@ -75,7 +75,7 @@ def _spread(blocks: Array, block: int, columns: int) -> Array:
     return np.repeat(blocks, block, axis=0)[:columns]
 
 
-def fit_grid(weight: Singles, bits: int, block: int, *, symmetric: bool, importance: Floats | None = None) -> Grid:
+def fit_grid(weight: Singles, bits: int, block: int, *, symmetric: bool, importance: Floats | None = None) -> LevelGrid:
     """Return the grid with the smallest squared error.
 
     Args:
@@ -92,7 +92,7 @@ def fit_grid(weight: Singles, bits: int, block: int, *, symmetric: bool, importa
         _fit(weight[:, start : start + width], bits, block, symmetric, importance) for start in range(0, outputs, width)
     ]
     scale, zero_point = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-    return Grid(bits, block, symmetric, scale, zero_point)
+    return LevelGrid(bits, block, symmetric, scale, zero_point)
 
 
 def _fit(

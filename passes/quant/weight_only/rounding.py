@@ -17,8 +17,8 @@ from onnxslim.fit.rounding import output_error, round_columns
 from onnxslim.observe.gram import Sums, joined_moments, measurable, sums
 from onnxslim.pipeline.interface import Context
 
-from .grids import Grid, fit_grid
-from .stored import Product, StoredWeight, column_order, weight_groups
+from .grids import LevelGrid, fit_grid
+from .stored import StoredWeight, WeightUse, column_order, weight_groups
 
 COLUMNS = 4608
 """Weights with more columns are rounded one by one: their moments would take over 170 MB."""
@@ -42,7 +42,7 @@ class LevelType:
 class RoundedWeight:
     """A weight on its levels."""
 
-    grid: Grid
+    grid: LevelGrid
     levels: npt.NDArray[np.uint8]
     """Shape [columns, outputs]."""
     error: float
@@ -144,12 +144,12 @@ def _fitted(weight: StoredWeight, kind: LevelType, seen: Sequence[Sums], correct
     return RoundedWeight(grid, grid.levels(on_levels), noise / signal if signal else 0.0, True, corrections)
 
 
-def _corrects(product: Product) -> bool:
+def _corrects(product: WeightUse) -> bool:
     bias = product.contraction.bias
     return bias is not None and bias.free
 
 
-def _correction(product: Product, lost: Floats, seen: Sums, order: npt.NDArray[np.int64]) -> Floats:
+def _correction(product: WeightUse, lost: Floats, seen: Sums, order: npt.NDArray[np.int64]) -> Floats:
     """Return the mean of what each output loses: (W - W') E[x]."""
     mean = (seen.inputs / max(seen.rows, 1))[:, order]
     groups = weight_groups(product.contraction, lost)

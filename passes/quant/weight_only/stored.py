@@ -26,7 +26,7 @@ SMALLEST = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Product:
+class WeightUse:
     """A node that multiplies by a weight, which it reads directly, or turned."""
 
     contraction: Contraction
@@ -46,7 +46,7 @@ class StoredWeight:
     value: ir.Value
     axis: int
     """The axis of the weight, as a matrix of its first axis and all others, that the levels are blocked along."""
-    products: tuple[Product, ...]
+    products: tuple[WeightUse, ...]
     tables: tuple[ir.Node, ...]
     """Nodes that read it row by row."""
 
@@ -140,13 +140,13 @@ def find_weights(
     model: ir.Model, copies: dict[ir.Value, ir.Value], selection: Selection
 ) -> tuple[list[StoredWeight], list[Note]]:
     """Return the weights of the main graph that can become integers by themselves, and notes on the others."""
-    products: dict[ir.Value, list[Product]] = {}
+    products: dict[ir.Value, list[WeightUse]] = {}
     for contraction in contractions(model.graph, unranked=True):
         axis = _summed_axis(contraction)
         if axis is None:
             continue
         original = copies.get(contraction.weight)
-        found = Product(contraction, axis if original is None else 1 - axis)
+        found = WeightUse(contraction, axis if original is None else 1 - axis)
         products.setdefault(contraction.weight if original is None else original, []).append(found)
     chosen: list[StoredWeight] = []
     left: list[Note] = []

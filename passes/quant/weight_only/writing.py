@@ -21,10 +21,10 @@ from onnxslim.arrays import Array
 from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.ops.traits import Trait, has
 
-from .grids import Grid
+from .grids import LevelGrid
 from .kernels import BlockKernel, WeightOnlyKernels
 from .rounding import RoundedWeight
-from .stored import Product, StoredWeight
+from .stored import StoredWeight, WeightUse
 
 AXIS_OPSET, BLOCK_OPSET, PAIR_OPSET = 13, 21, 25
 """DequantizeLinear has an axis, takes blocks and int4, and takes int2 since these operator sets."""
@@ -44,7 +44,7 @@ class WeightFormat(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Storage:
+class WeightStorage:
     """How one weight is stored."""
 
     packed: bool
@@ -55,14 +55,14 @@ class Storage:
 
 def storage_of(
     weight: StoredWeight, bits: int, block: int, form: WeightFormat, kernels: WeightOnlyKernels
-) -> Storage | None:
+) -> WeightStorage | None:
     """Return how a weight is stored; None where the format has no place for it."""
     if form is not WeightFormat.QDQ and _fits_kernels(weight, bits, block, kernels):
-        return Storage(True, 0)
+        return WeightStorage(True, 0)
     if form is WeightFormat.NBITS:
         return None
     blocked = 0 < block < weight.columns or weight.is_table
-    return Storage(False, PAIR_OPSET if bits < 4 else BLOCK_OPSET if bits < 8 or blocked else AXIS_OPSET)
+    return WeightStorage(False, PAIR_OPSET if bits < 4 else BLOCK_OPSET if bits < 8 or blocked else AXIS_OPSET)
 
 
 def _fits_kernels(weight: StoredWeight, bits: int, block: int, kernels: WeightOnlyKernels) -> bool:
@@ -85,7 +85,7 @@ class WeightWriter:
         self._model, self._graph, self._kernels = model, model.graph, kernels
         self._editor = Editor(model)
 
-    def write(self, weight: StoredWeight, rounded: RoundedWeight, storage: Storage) -> None:
+    def write(self, weight: StoredWeight, rounded: RoundedWeight, storage: WeightStorage) -> None:
         """Replace a weight by its levels, and correct the biases behind it."""
         for product, correction in zip(weight.products, rounded.corrections, strict=False):
             bias = None if correction is None else product.contraction.bias
@@ -103,7 +103,7 @@ class WeightWriter:
 
     # DequantizeLinear
 
-    def _write_dequantized(self, weight: StoredWeight, grid: Grid, levels: npt.NDArray[np.uint8]) -> None:
+    def _write_dequantized(self, weight: StoredWeight, grid: LevelGrid, levels: npt.NDArray[np.uint8]) -> None:
         blocked = grid.block < len(levels) or weight.is_table
         whole = _integers(levels, grid)
         parts = [whole, grid.scale, *([] if grid.symmetric else [grid.zero_point.astype(whole.dtype)])]
@@ -139,7 +139,7 @@ class WeightWriter:
                 node.replace_input_with(0, dequantized(1))
 
     def _dequantize(
-        self, values: list[ir.Value], grid: Grid, axis: int, blocked: bool, weight: StoredWeight
+        self, values: list[ir.Value], grid: LevelGrid, axis: int, blocked: bool, weight: StoredWeight
     ) -> ir.Value:
         """Append a DequantizeLinear whose blocks lie along `axis`, and a Reshape where the weight has more axes."""
         attributes = {"axis": axis, "block_size": grid.block} if blocked else {"axis": 1 - axis}
@@ -149,7 +149,7 @@ class WeightWriter:
         sizes = self._editor.constant("shape_", np.array(weight.shape, np.int64))
         return self._add("Reshape", [output, sizes], {}, shape=ir.Shape(weight.shape))
 
-    def _read_rows(self, node: ir.Node, values: list[ir.Value], grid: Grid) -> None:
+    def _read_rows(self, node: ir.Node, values: list[ir.Value], grid: LevelGrid) -> None:
         """Let a node read rows of levels and of scales, and dequantize those alone."""
         rows = []
         for value in values:
@@ -161,7 +161,7 @@ class WeightWriter:
 
     # Kernels
 
-    def _write_packed(self, weight: StoredWeight, grid: Grid, levels: npt.NDArray[np.uint8]) -> None:
+    def _write_packed(self, weight: StoredWeight, grid: LevelGrid, levels: npt.NDArray[np.uint8]) -> None:
         padding = -len(levels) % grid.block
         packed = pack(np.pad(levels, ((0, padding), (0, 0)), constant_values=grid.middle).T, grid.bits)
         rows, count = packed.shape[0], len(grid.scale)
@@ -185,7 +185,13 @@ class WeightWriter:
             self._replace(node, inputs, attributes, self._kernels.table)
 
     def _multiply(
-        self, product: Product, values: list[ir.Value], grid: Grid, columns: int, outputs: int, kernel: BlockKernel
+        self,
+        product: WeightUse,
+        values: list[ir.Value],
+        grid: LevelGrid,
+        columns: int,
+        outputs: int,
+        kernel: BlockKernel,
     ) -> None:
         node = product.node
         bias = product.contraction.own_bias
@@ -231,13 +237,13 @@ class WeightWriter:
         return output
 
 
-def _wanted_axis(product: Product) -> int:
+def _wanted_axis(product: WeightUse) -> int:
     """Return which axis of a weight, as a matrix, its blocks lie along: the one that is summed over."""
     contraction = product.contraction
     return product.axis if contraction.kernel else 1 - contraction.weight_index
 
 
-def _integers(levels: npt.NDArray[np.uint8], grid: Grid) -> Array:
+def _integers(levels: npt.NDArray[np.uint8], grid: LevelGrid) -> Array:
     """Return levels as the integers that DequantizeLinear takes."""
     if grid.symmetric:
         return (levels.astype(np.int16) - grid.middle).astype(SIGNED[grid.bits])

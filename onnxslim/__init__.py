@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onnxslim.commands.inspect import inspect
     from onnxslim.commands.optimize import Result
     from onnxslim.data import Samples, open_samples
-    from onnxslim.model import open_model, save_model
+    from onnxslim.model import load, open_model, save_model
     from onnxslim.pipeline.interface import (
         Change,
         Context,
@@ -70,6 +70,7 @@ __all__ = [
     "errors",
     "inspect",
     "left_alone",
+    "load",
     "open_model",
     "open_samples",
     "optimize",
@@ -87,7 +88,7 @@ HOMES = {
         "onnxslim.commands.inspect": "inspect",
         "onnxslim.commands.optimize": "Result",
         "onnxslim.data": "Samples open_samples",
-        "onnxslim.model": "open_model save_model",
+        "onnxslim.model": "load open_model save_model",
         "onnxslim.pipeline.interface": "Change Context Goal Kind LayerChange Note NoteKind Pass Progress "
         "left_alone remark",
         "onnxslim.pipeline.records": "Report",

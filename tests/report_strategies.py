@@ -34,6 +34,7 @@ def sample_report() -> Report:
     """Return the report of a run that quantized a model and rolled one pass back."""
     before = Figures(
         size_bytes=1_250_000,
+        compressed_bytes=1_140_000,
         parameters=308_000,
         macs=41_300_000,
         nodes=52,
@@ -50,6 +51,7 @@ def sample_report() -> Report:
     after = dataclasses.replace(
         before,
         size_bytes=330_000,
+        compressed_bytes=270_000,
         nodes=61,
         latency_ms=Percentiles(1.0, 1.2, 1.4, (0.9, 1.0, 1.5)),
         load_ms=20.5,
@@ -130,6 +132,7 @@ def records(kind: type, **strategies: st.SearchStrategy) -> st.SearchStrategy:
 figures = records(
     Figures,
     size_bytes=counts,
+    compressed_bytes=counts,
     parameters=counts,
     macs=counts,
     nodes=counts,

@@ -41,6 +41,9 @@ from onnxslim.ops.traits import Trait, has
 SHARED_BYTES = 1 << 10
 """Constants from this size on are worth asking whether they can go."""
 
+SMALLEST_WEIGHT = 64
+"""Numbers from which on a constant in half precision is a weight that is stored so on purpose."""
+
 SESSION_BYTES = 64 << 20
 """Constants that one session is given at once: weights on disk are not all to be read into memory together."""
 
@@ -51,6 +54,16 @@ def may_evaluate(op: Operation) -> bool:
     Unfolding a DequantizeLinear would undo a compression.
     """
     return not (op.domain or any(has(op, trait) for trait in LEFT_ALONE))
+
+
+def _unpacks(node: ir.Node) -> bool:
+    """Whether a node makes a stored weight in half precision wider: ONNX Runtime does so when it loads the model."""
+    if not has(node, Trait.CONVERTS):
+        return False
+    tensor, made = constant_tensor(node.inputs[0]), node.outputs[0].dtype
+    if tensor is None or made is None or tensor.size < SMALLEST_WEIGHT or not tensor.dtype.is_floating_point():
+        return False
+    return tensor.dtype.bitwidth < made.bitwidth
 
 
 def _makes_a_value(op: Operation) -> bool:
@@ -87,9 +100,9 @@ def known_shape(node: ir.Node) -> Array | None:
 def fold_constants(model: ir.Model, growth: Growth | None = None) -> tuple[str, ...]:
     """Replace what can be computed now by initializers, in the graph and in nested subgraphs; return their names.
 
-    Random ops, DequantizeLinear, ops with subgraphs and ops of other domains are left alone, and so is what is larger
-    than the constants that go with it, where the budget does not allow for that. Local functions hold no initializers
-    and are left alone, too.
+    Random ops, DequantizeLinear, casts that widen a stored weight, ops with subgraphs and ops of other domains are left
+    alone, and so is what is larger than the constants that go with it, where the budget does not allow for that. Local
+    functions hold no initializers and are left alone, too.
 
     Args:
         model: Changed in place.
@@ -113,7 +126,7 @@ class _Folding:
     def run(self) -> list[str]:
         """Fold all that can be, and return the names of the values that became initializers."""
         while True:
-            self._blocked = set()
+            self._blocked = set(filter(_unpacks, self._graph))
             before = len(self._names)
             self._fold()
             if len(self._names) == before:  # else once more: a divisor that was folded can be trusted now

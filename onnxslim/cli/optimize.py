@@ -150,7 +150,7 @@ def optimize(
     from onnxslim.report.difference import print_difference
     from onnxslim.report.terminal import print_report
 
-    target = output or model.with_name(f"{model.stem}.slim.onnx")
+    target = output or _default_output(model)
     with progress_bar() as progress:
         result = api.optimize(
             model,
@@ -186,3 +186,9 @@ def optimize(
     print_report(printable_record(result.report), tables, verbose=verbose, reports=report or ())
     if changed:
         print_difference(printable_record(changed), console())
+
+
+def _default_output(model: Path) -> Path:
+    """Return ``model.slim.onnx`` beside ``model.onnx``, and ``model.slim.onnx.zst`` beside ``model.onnx.zst``."""
+    packed = model.suffix if model.suffix.lower() == ".zst" else ""
+    return model.with_name(f"{model.with_suffix('').stem if packed else model.stem}.slim.onnx{packed}")

@@ -12,7 +12,8 @@ from onnxslim.commands.resources import resource_figures, unmeasured_resources
 from onnxslim.data import Subset
 from onnxslim.errors import BudgetMissed, RunError
 from onnxslim.installation import version
-from onnxslim.model import file_bytes
+from onnxslim.model import download_bytes, file_bytes
+from onnxslim.model.compressed import compressed_bytes
 from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.budget import allowance, samples_to_settle, settled
 from onnxslim.pipeline.judge import Judge
@@ -48,11 +49,13 @@ def model_figures(
     candidate: MeasuredModel,
     path: pathlib.Path,
     size_bytes: int,
+    compressed: int,
     latency: Latency | None,
     untimed: str | None,
     judge: Judge,
 ) -> Figures:
-    """Return the figures of the model that lies at `path`, takes `size_bytes` there and is open as `candidate`."""
+    """Return the figures of the model that lies at `path`, takes `size_bytes` there, `compressed` bytes once it is
+    compressed, and is open as `candidate`."""
     # none where nothing is run: MACs are then those of symbolic dimensions, which count as 1
     shapes = {name: array.shape for name, array in judge.feeds.items() if hasattr(array, "shape")}
     model = candidate.model
@@ -69,6 +72,7 @@ def model_figures(
         resources = unmeasured_resources(NOT_ASKED)
     return Figures(
         size_bytes=size_bytes,
+        compressed_bytes=compressed,
         parameters=count_parameters(model),
         macs=count_macs(model, shapes or None),
         nodes=count_nodes(model),
@@ -172,10 +176,11 @@ def make_report(
     budget = check_budget(judge, result)
     paired, untimed = time_result(judge, result)
     came_from, file = files
-    after_bytes = sum(part.stat().st_size for part in file.parent.iterdir())
-    after = model_figures(result, file, after_bytes, paired.after if paired else None, untimed, judge)
-    before_bytes = file_bytes(came_from, original.model)
-    before = model_figures(original, came_from, before_bytes, paired.before if paired else None, untimed, judge)
+    written = [part for part in file.parent.iterdir() if part.is_file()]
+    sizes = sum(part.stat().st_size for part in written), sum(map(compressed_bytes, written))
+    after = model_figures(result, file, *sizes, paired.after if paired else None, untimed, judge)
+    sizes = file_bytes(came_from, original.model), download_bytes(came_from, original.model)
+    before = model_figures(original, came_from, *sizes, paired.before if paired else None, untimed, judge)
     fidelity, quality = closeness(result, judge)
     judged = judge.measure_quality(result)
     diagnostics = () if judged is None else quality_diagnostics(judged, labelled=samples.labelled)

@@ -24,7 +24,16 @@ from onnxslim.data.trial_run import run_in_child
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.errors import RunError
 from onnxslim.metrics.classification import Classification
-from onnxslim.model import Placement, canonicalize, open_model, placing, save_model, stage_model, weight_bytes
+from onnxslim.model import (
+    Placement,
+    canonicalize,
+    open_model,
+    placing,
+    save_model,
+    stage_model,
+    weight_bytes,
+    written_file,
+)
 from onnxslim.model.inlining import DIAGNOSTICS
 from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.gc_pause import patient_collector
@@ -250,7 +259,7 @@ def write_result(
         file = stage_model(result.model, output, placement, source=None if kept else original.path)
         if request.check and not request.measure and request.output is not None:
             judge.run.open_session(file)  # what is timed is opened in any case
-        output_sha256 = None if request.output is None else hashing(file)
+        output_sha256 = None if request.output is None else hashing(written_file(file, output))
         if output_sha256 is not None and request.timed:
             output_sha256.result()  # nothing else may run while something is timed
         report = make_report(judge, result, records, (before, file), input_sha256, subsets)

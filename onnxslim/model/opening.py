@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxslim.errors import ModelNotFound, ModelUnreadable, ModelUnsupported, OnnxslimError
 from onnxslim.model.checking import check_names, check_order, check_tensors, nested_protos
+from onnxslim.model.compressed import compressed_bytes, is_compressed, load, plain_bytes
 from onnxslim.model.form import DEFAULT_DOMAIN, canonicalize, is_sorted, mark_sparse
 from onnxslim.model.mapped import share_maps
 from onnxslim.model.maps import MAP_TYPES, remove_map_types
@@ -38,7 +39,7 @@ def open_model(path: str | os.PathLike[str], *, inline: bool = True) -> ir.Model
     Weights in external files are memory-mapped, and read when needed.
 
     Args:
-        path: The file.
+        path: The file; one whose name ends with ``.zst`` is decompressed in memory (`onnxslim.model.compressed`).
         inline: Inline local functions; False keeps their calls.
 
     Raises:
@@ -116,7 +117,10 @@ def _read(path: pathlib.Path) -> onnx.ModelProto:
             raise ModelUnreadable("its path is no UTF-8, and ONNX Runtime takes no other", hint="rename it")
         if path.stat().st_size == 0:
             raise ModelUnreadable("the file is empty", hint="export or download the model again")
-        proto = onnx.load(path, format="protobuf", load_external_data=False)
+        if is_compressed(path):
+            proto = onnx.load_from_string(load(path), format="protobuf")
+        else:
+            proto = onnx.load(path, format="protobuf", load_external_data=False)
     except FileNotFoundError as error:
         raise ModelNotFound("no such file", hint="check the path") from error
     except OSError as error:
@@ -154,9 +158,18 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def file_bytes(path: str | os.PathLike[str], model: ir.Model | None = None) -> int:
-    """Return the bytes of a model on disk, including external data; `model` is the one of this file, if it is open."""
+    """Return the bytes of a model on disk, including external data; `model` is the one of this file, if it is open. A
+    compressed file counts as what is in it."""
     path = pathlib.Path(path)
+    return plain_bytes(path) + sum(file.stat().st_size for file in _weight_files(path, model))
+
+
+def download_bytes(path: str | os.PathLike[str], model: ir.Model | None = None) -> int:
+    """Return the bytes of a model once its files are compressed, as `file_bytes` counts them."""
+    path = pathlib.Path(path)
+    return sum(map(compressed_bytes, (path, *_weight_files(path, model))))
+
+
+def _weight_files(path: pathlib.Path, model: ir.Model | None) -> set[pathlib.Path]:
     tensors = external_tensors(open_model(path) if model is None else model)
-    return path.stat().st_size + sum(
-        file.stat().st_size for file in {path.parent / tensor.location for tensor in tensors}
-    )
+    return {path.parent / tensor.location for tensor in tensors}

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError, OutputError
+from onnxslim.model.compressed import SUFFIX, compress, decompress, is_compressed
 from onnxslim.model.form import FORM, OriginalForm, restored
 from onnxslim.model.maps import MAP_TYPES, restore_map_types
 from onnxslim.model.nesting import every_graph
@@ -40,7 +41,8 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
 
     Weights go to ``<name>.<hash>.data`` beside it if they were external before, or do not fit into one file. Files are
     written into a hidden folder beside the target, opened again, and renamed into place. Links are followed, and the
-    permissions of a replaced file are kept; a new file has those of the file that `model` was opened from.
+    permissions of a replaced file are kept; a new file has those of the file that `model` was opened from. A path that
+    ends with ``.zst`` is written compressed, weights included.
 
     Raises:
         OutputError: The folder is missing or read-only, the disk is full, the target is not a file, or the written
@@ -62,15 +64,22 @@ def stage_model(
         source: A file of the same model, whose bytes are copied if there is no external data.
 
     Returns:
-        The written file, in a hidden folder that holds only the model and its weights.
+        The written file, in a hidden folder whose files are the model and its weights, not compressed.
 
     Raises:
         OutputError: As in `save_model`.
     """
     path = pathlib.Path(path)
     form: OriginalForm | None = model.graph.meta.get(FORM)
-    external = bool(form is not None and form.external) or weight_bytes(model) > SINGLE_FILE_LIMIT
+    packed = is_compressed(path)
+    external = (bool(form is not None and form.external) and not packed) or weight_bytes(model) > SINGLE_FILE_LIMIT
     target = followed(path)
+    if external and packed:
+        raise OutputError(
+            "the weights of this model need a file of their own, and a compressed model is one file",
+            where=path,
+            hint=f"choose a name that does not end with {SUFFIX}",
+        )
     if external and path.is_symlink():
         raise OutputError(
             "is a link, and the weights of this model, in a file of their own, would not be found beside it",
@@ -81,11 +90,13 @@ def stage_model(
     file = folder / "model.onnx"
     data = None
     try:
-        if source is not None and not external:
-            shutil.copyfile(source, file)
+        if source is not None and not external and not (form is not None and form.external):
+            decompress(source, file) if is_compressed(source) else shutil.copyfile(source, file)
         else:
             written = restored(model)
             data = _externalize(written, folder, target.name) if external else None
+            if packed:
+                _internalize(written)
             ir.save(written, file, format="protobuf")
             if model.graph.meta.get(MAP_TYPES):
                 restore_map_types(file, model.graph.meta[MAP_TYPES])
@@ -102,11 +113,29 @@ def stage_model(
     mode = None if form is None else form.mode
     if data is not None:
         placement.place(data, target.with_name(data.name), mode=mode)
-    placement.place(file, path, mode=mode)
+    placement.place(_packed(file, path) if packed else file, path, mode=mode)
     input_files = frozenset() if form is None else form.external
     kept = None if data is None else data.name
     placement.after.append(lambda: _remove_unused(target, kept, input_files))
     return file
+
+
+def written_file(file: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """Return what lies at `path` in the end, where `stage_model` returned `file`: the same, or its compressed copy."""
+    return file.with_name("packed") / f"{file.name}{SUFFIX}" if is_compressed(path) else file
+
+
+def _packed(file: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """Return a compressed copy of a written model, in a folder of its own beside it."""
+    result = written_file(file, path)
+    try:
+        result.parent.mkdir()
+        compress(file, result)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}", where=path, hint="is there room on the disk?"
+        ) from error
+    return result
 
 
 def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -144,6 +173,28 @@ def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Pa
         single = attribute.type is ir.AttributeType.TENSOR
         node.attributes[key] = ir.AttrTensor(key, replaced[0]) if single else ir.AttrTensors(key, replaced)
     return data
+
+
+def _internalize(model: ir.Model) -> None:
+    """Read the weights of `model` that lie in files of their own, including local functions and attributes."""
+    for graph in every_graph(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = _in_memory(value.const_value)
+        for node in graph:
+            for key, attribute in list(node.attributes.items()):
+                tensors = list(tensors_of(attribute))
+                if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
+                    inner = [*map(_in_memory, tensors)]
+                    single = attribute.type is ir.AttributeType.TENSOR
+                    node.attributes[key] = ir.AttrTensor(key, inner[0]) if single else ir.AttrTensors(key, inner)
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    (read,) = ir.external_data.convert_tensors_from_external([tensor])
+    return read
 
 
 def _is_external(tensor: ir.TensorProtocol) -> bool:

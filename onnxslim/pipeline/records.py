@@ -75,7 +75,8 @@ class DataSource:
 class Figures:
     """What one model costs, and how good it is."""
 
-    size_bytes: Annotated[int, "the file, with external data"]
+    size_bytes: Annotated[int, "the file, with external data, not compressed"]
+    compressed_bytes: Annotated[int, "the same as it is downloaded: after zstd at its default level"]
     parameters: Annotated[int, "numbers in the weights"]
     macs: Annotated[int, "multiply-accumulates of one inference, on the sample that latency is measured on"]
     nodes: Annotated[int, "nodes in the graph, subgraphs included"]
@@ -100,7 +101,7 @@ class Figures:
 class Ratios:
     """Before divided by after: 2 is half the size, or twice as fast."""
 
-    size: Annotated[float, "file sizes"]
+    size: Annotated[float, "file sizes, not compressed"]
     parameters: Annotated[float | None, "parameters"]
     macs: Annotated[float | None, "multiply-accumulates"]
     latency: Annotated[Interval | None, "median of paired blocks of runs, with its 95 % interval; above 1 is faster"]

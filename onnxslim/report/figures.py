@@ -37,7 +37,10 @@ class FigureRow:
 def figure_rows(report: Report) -> list[FigureRow]:
     """Return a row for each figure that a report has or gives a reason for."""
     before, after, ratio, fidelity = report.before, report.after, report.ratio, report.fidelity
-    rows = [size_row(before.size_bytes, after.size_bytes)]
+    rows = [
+        size_row(before.size_bytes, after.size_bytes),
+        size_row(before.compressed_bytes, after.compressed_bytes, "  compressed"),
+    ]
     for label, key, per in (("Parameters", "parameters", ratio.parameters), ("MACs", "macs", ratio.macs)):
         old, new = (in_thousands(getattr(figures, key)) for figures in (before, after))
         rows.append(FigureRow(label, old, new, times(per, "fewer", "more")))
@@ -62,9 +65,9 @@ def figure_rows(report: Report) -> list[FigureRow]:
     return rows
 
 
-def size_row(before: int, after: int) -> FigureRow:
+def size_row(before: int, after: int, label: str = "Size") -> FigureRow:
     """Return the row of two sizes in bytes."""
-    return FigureRow("Size", in_bytes(before), in_bytes(after), times(before / max(1, after), "smaller", "larger"))
+    return FigureRow(label, in_bytes(before), in_bytes(after), times(before / max(1, after), "smaller", "larger"))
 
 
 def latency_row(

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.errors import OnnxslimError, ProviderUnavailable, RunError
+from onnxslim.model.compressed import is_compressed, load
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ort import onnxruntime
 from onnxslim.runtime.ort_values import ML_DTYPES, from_runtime, to_runtime
@@ -139,7 +140,10 @@ class Session:
         target = target or detect_target()
         config = SessionConfig(optimize, pack, profile, threading, weights_folder, optimized)
         if not isinstance(model, ir.Model):
-            source = str(model) if weights_folder is None else pathlib.Path(model).read_bytes()
+            packed = is_compressed(model)
+            if packed and weights_folder is None:
+                config = dataclasses.replace(config, folder=str(pathlib.Path(model).absolute().parent))
+            source = load(model) if packed or weights_folder is not None else str(model)
             return cls(_open(source, target, config, where=str(model)), target)
         where = model.graph.name
         apart = {id(value.const_value) for value in model.graph.initializers.values() if _goes_apart(value)}

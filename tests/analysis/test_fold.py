@@ -71,6 +71,17 @@ def test_stored_int8_weight_is_not_unfolded_but_a_float_one_is_quantized():
     assert value(model, "q").dtype == np.uint8
 
 
+@pytest.mark.parametrize(("count", "kept"), [(64, ["Cast", "Add"]), (8, ["Add"])])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_a_weight_that_is_stored_in_half_precision_is_not_widened(count, kept, dtype):
+    text = f"""<ir_version: 9, opset_import: ["" : 17]>
+    g (float[{count}] x) => (float[{count}] y) {{ d = Cast <to = 1> (w)  y = Add (x, d) }}"""
+    model = from_text(text, w=np.ones(count, dtype))
+    infer_shapes(model)
+    fold_constants(model)
+    assert [node.op_type for node in model.graph] == kept
+
+
 def test_large_result_stays_unless_it_replaces_as_much():
     body = "a = Expand (w, s)  b = ReduceSum (a)  y = Add (x, b)"
     big = np.array([1024, 1024], np.int64)

@@ -33,6 +33,7 @@ def test_the_keys_are_the_contract():
     assert data["data"].keys() == {"source", "samples", "labels", "synthetic", "subsets"}
     figures = {
         "size_bytes",
+        "compressed_bytes",
         "parameters",
         "macs",
         "nodes",

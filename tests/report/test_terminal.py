@@ -147,6 +147,7 @@ Target: cpu avx2, 2 threads (AMD EPYC)
                     before      after   change
  ────────────────────────────────────────────────────────────────────
  Size              1.25 MB     330 kB   3.79x smaller
+   compressed      1.14 MB     270 kB   4.22x smaller
  Parameters          308 k      308 k   the same
  MACs               41.3 M     41.3 M   the same
  Nodes                  52         61   1.17x more

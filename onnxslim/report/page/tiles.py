@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxslim.pipeline.records import Budget, FidelityFigures, QualityFigures, Report
+from onnxslim.pipeline.records import Budget, FidelityFigures, Figures, QualityFigures, Report
 from onnxslim.report.page.visible import shortened
 from onnxslim.runtime.latency import Percentiles
 from onnxslim.runtime.statistics import Interval
@@ -27,7 +27,7 @@ class Tile:
 def report_tiles(report: Report) -> list[Tile]:
     """Return size, speed, quality and budget of a report, as far as they are known."""
     before, after = report.before, report.after
-    tiles = [size_tile(before.size_bytes, after.size_bytes)]
+    tiles = [size_tile(before.size_bytes, after.size_bytes, _compressed(before, after))]
     tiles += latency_tiles(report.ratio.latency, before.latency_ms, after.latency_ms)
     quality = quality_tile(report.quality, report.fidelity, labelled=before.accuracy is not None)
     if quality is not None:
@@ -47,9 +47,14 @@ def _limit(budget: Budget) -> str:
     return text
 
 
-def size_tile(before: int, after: int) -> Tile:
-    """Return how many times smaller a file of `after` bytes is than one of `before`."""
-    return ratio_tile("Size", before / max(1, after), "smaller", "larger", f"{in_bytes(before)} → {in_bytes(after)}")
+def _compressed(before: Figures, after: Figures) -> str:
+    return f"; compressed {in_bytes(before.compressed_bytes)} → {in_bytes(after.compressed_bytes)}"
+
+
+def size_tile(before: int, after: int, more: str = "") -> Tile:
+    """Return how many times smaller a file of `after` bytes is than one of `before`; `more` is said of it besides."""
+    detail = f"{in_bytes(before)} → {in_bytes(after)}{more}"
+    return ratio_tile("Size", before / max(1, after), "smaller", "larger", detail)
 
 
 def latency_tiles(ratio: Interval | None, before: Percentiles | None, after: Percentiles | None) -> list[Tile]:

@@ -71,6 +71,8 @@ class Provider:
     half: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Which ops it runs in half precision; `targets/cpu.toml` explains the columns. Empty: nobody has said."""
 
+    dynamic: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Which ops it runs in int8 with scales found as it runs; `targets/cpu.toml` explains the columns. Empty: none."""
     weight_only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Its kernels for weights in blocks of integers; `targets/cpu.toml` explains the columns. Empty: none."""
 

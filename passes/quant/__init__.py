@@ -23,6 +23,7 @@ from onnxslim.pipeline.selection import Exclude, Include, Selection
 
 from .calibration import CalibrationSettings, Calibrator
 from .codes import QuantCode
+from .dynamic import DynamicSettings, quantize_dynamically
 from .insert import insert
 from .opset import QUANTIZATION_OPSET, upgraded
 from .parameters import WeightSettings, quantize_parameters
@@ -54,7 +55,8 @@ class Quant(Pass):
     percentile: Annotated[float, "percent of the values that percentile calibration covers"] = 99.99
     activations: Annotated[
         Activations,
-        "element type of activations; auto: what the target likes best; float: weights alone become integers",
+        "element type of activations; auto: what the target likes best; dynamic: uint8, scaled as it runs; float:"
+        " weights alone become integers",
     ] = Activations.AUTO
     weights: Annotated[WeightType, "element type of weights; other than int8 with activations=float"] = WeightType.INT8
     block: Annotated[
@@ -119,7 +121,10 @@ class Quant(Pass):
         return Goal.SIZE if self.activations is Activations.FLOAT else None
 
     def milder(self, strength: float) -> Pass | None:
-        """Leave the layers that cost the outputs most in float; the amplitude of the error is the strength."""
+        """Leave the layers that cost the outputs most in float, or with more bits; the amplitude of the error is the
+        strength. Dynamic quantization, which needs no samples, has one form only."""
+        if self.activations is Activations.DYNAMIC:
+            return None
         return dataclasses.replace(self, error=self.error * strength**2)
 
     def run(self, model: ir.Model, context: Context) -> Change:
@@ -130,6 +135,13 @@ class Quant(Pass):
             if reason is not None:
                 return Change(False, (left_alone("model", reason),))
             return quantize_weights(model, self._weight_only, provider, context)
+        if self.activations is Activations.DYNAMIC:
+            reason = _reason_against_any(model)
+            if reason is not None:
+                return Change(False, (left_alone("model", reason),))
+            saturation = self.saturation.on(context.target.instruction_set in load_table(provider).saturates)
+            settings_of_dynamic = DynamicSettings(saturation, self.per_channel, self.include, self.exclude)
+            return quantize_dynamically(model, settings_of_dynamic, provider, context)
         table = load_table(provider)
         if reason := _reason_against(model, table):
             return Change(False, (left_alone("model", reason),))

@@ -31,6 +31,8 @@ class QuantCode(Code):
     INPUT_TYPE = "its input is {0}, not FLOAT"
     RANGE_NOT_FINITE = "its range is not finite{0}"
 
+    NOTHING_DYNAMIC = "{0} has no kernels that quantize activations as they run"
+    NO_DYNAMIC_KERNEL = "{0} has no kernel on {1} that quantizes its activations as it runs"
     TOO_SMALL = "{0} elements are fewer than {1}"
     NO_FORMAT = "weights of {0} bits in such blocks cannot be stored for it as {1}"
     NOTHING_STORED = "no weight can be stored as integers"

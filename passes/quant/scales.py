@@ -42,6 +42,8 @@ class Activations(enum.Enum):
     """What the target's kernels like best."""
     UINT8 = "uint8"
     INT8 = "int8"
+    DYNAMIC = "dynamic"
+    """uint8, by a scale that is found as the model runs."""
     FLOAT = "float"
     """None: weights alone become integers."""
 

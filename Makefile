@@ -67,7 +67,7 @@ out/envs/%/installed:
 # Our quantizer beside the others on samples that fit each model, each in an environment of its own: the task's metric,
 # agreement, SQNR, detections kept, size, latency, seconds, memory. Goes on where it stopped; takes many hours. LOCK: a
 # file to hold while latency is measured, where others time things on this machine, too; without it nothing is timed,
-# unless IDLE=1 says that nothing else runs. DOCS=docs/measurements.md writes the tables there.
+# unless IDLE=1 says that nothing else runs. DOCS=docs/quantizers.md writes the tables there.
 QUANTIZERS := onnxruntime nncf onnxsim aimet-onnx
 WITH_onnxruntime := onnx sympy
 WITH_nncf        := onnx sympy

@@ -18,6 +18,7 @@ import os
 import pathlib
 import resource
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -72,13 +73,15 @@ def loaded(source: str) -> Any:
 
 def preprocessed(model: Any, out: str) -> str:
     """Return the path of the model as ONNX Runtime preprocesses it: shapes known, BatchNormalizations folded."""
+    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    path = f"{out}.pre.onnx"
+    raised, path = f"{out}.raised.onnx", f"{out}.pre.onnx"
+    onnx.save(model, raised)
     try:
-        quant_pre_process(model, path)
+        quant_pre_process(raised, path)
     except Exception:  # as its documentation advises where symbolic shapes are too much for it
-        quant_pre_process(model, path, skip_symbolic_shape=True)
+        quant_pre_process(raised, path, skip_symbolic_shape=True)
     return path
 
 
@@ -157,23 +160,27 @@ def nncf(*, accurate: bool) -> Callable[[], Work]:
         whole = tool.AdvancedQuantizationParameters(
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
         )
-        chosen = {
-            "preset": tool.QuantizationPreset.MIXED,
-            "fast_bias_correction": False,
-            "advanced_parameters": whole,
-        }
+        options = {"preset": tool.QuantizationPreset.MIXED, "advanced_parameters": whole}
+        tries = [options | {"fast_bias_correction": False}, options] if accurate else [{}]
 
         def work(source: str, out: str, calib: str) -> None:
             model = loaded(source)
             samples = feeds(model, calib)
             transformer = {"LayerNormalization", "Softmax"} <= {node.op_type for node in model.graph.node}
-            made = tool.quantize(
-                onnx.load(preprocessed(model, out)),  # with BatchNormalizations folded, as PyTorch exports them
-                tool.Dataset(samples),
-                subset_size=len(samples),
-                model_type=tool.ModelType.TRANSFORMER if transformer else None,
-                **(chosen if accurate else {}),
-            )
+            path = preprocessed(model, out)  # with BatchNormalizations folded, as PyTorch exports them
+            for last, each in enumerate(tries, 1):
+                try:
+                    made = tool.quantize(
+                        onnx.load(path),
+                        tool.Dataset(samples),
+                        subset_size=len(samples),
+                        model_type=tool.ModelType.TRANSFORMER if transformer else None,
+                        **each,
+                    )
+                    break
+                except Exception:  # the slow bias correction makes invalid models of some
+                    if last == len(tries):
+                        raise
             onnx.save(made, out)
 
         return work
@@ -270,11 +277,14 @@ def version(tool: str) -> str:
     return f"{number}+{digest.hexdigest()[:8]}"
 
 
-def main(tool: str, source: str, out: str, calib: str) -> dict[str, object]:
+def main(tool: str, *paths: str) -> dict[str, object]:
     work = TOOLS[tool][0]()
-    wall, cpu = time.perf_counter(), time.process_time()
-    work(source, out, calib)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    source, out, calib = (os.path.abspath(path) for path in paths)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # some tools leave files where they are
+        wall, cpu = time.perf_counter(), time.process_time()
+        work(source, out, calib)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "peak_bytes": peak}
 

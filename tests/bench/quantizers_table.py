@@ -14,30 +14,34 @@ def render(rows: list[Row]) -> str:
     """Return all tables."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     versions = {row["tool"]: row["version"] for row in rows}
+    tools = [tool for tool in TOOLS if tool in versions]
     parts = [
-        "Tools: " + ", ".join(f"{tool} {versions[tool]}" for tool in TOOLS if tool in versions) + ".",
-        "SQNR is that of the worst output. Figures of a task are of the quantized model; the original's stand beside "
-        "the model's name. Seconds and peak memory are those of quantizing, imports left out.",
+        "Tools: " + ", ".join(f"{tool} {versions[tool]}" for tool in tools) + ".",
         "",
-        *markdown_table(["model", "ours, dB", "best of the others, dB", "by", "ahead, dB"], summary(rows, models)),
+        "SQNR of the outputs in dB (the worst where there are several), and how far ours is ahead of the best other "
+        "quantizer. **Bold**: the best.",
+        "",
+        *markdown_table(["model", *tools, "ahead"], [matrix_row(model, rows, tools) for model in models]),
+        "",
+        "Figures of a task are of the quantized model; the original's stand beside the model's name. Seconds and peak "
+        "memory are those of quantizing, imports left out.",
     ]
     for model in models:
         parts += ["", *of_model(model, [row for row in rows if row["model"] == model])]
     return "\n".join(parts)
 
 
-def summary(rows: list[Row], models: list[str]) -> list[list[str]]:
-    lines = []
-    for model in models:
-        known = {
-            row["tool"]: row["sqnr_db"] for row in rows if row["model"] == model and row.get("sqnr_db") is not None
-        }
-        others = {tool: sqnr for tool, sqnr in known.items() if tool not in OURS}
-        best = max(others, key=lambda tool: others[tool], default=None)
-        mine = known.get("ours")
-        ahead = f"{mine - others[best]:+.1f}" if mine is not None and best is not None else ""
-        lines.append([model, _number(mine, 1), _number(others.get(best or ""), 1), best or "none", ahead])
-    return lines
+def matrix_row(model: str, rows: list[Row], tools: list[str]) -> list[str]:
+    of_it = {row["tool"]: row for row in rows if row["model"] == model}
+    known = {tool: row["sqnr_db"] for tool, row in of_it.items() if row.get("sqnr_db") is not None}
+    best, others = max(known.values(), default=None), [sqnr for tool, sqnr in known.items() if tool not in OURS]
+    cells = [model]
+    for tool in tools:
+        cell = _number(known.get(tool), 1)
+        if tool in of_it and not cell:
+            cell = "failed" if "failed" in of_it[tool] else "same" if "identical" in _sqnr(of_it[tool]) else "none"
+        cells.append(f"**{cell}**" if tool in known and known[tool] == best else cell)
+    return [*cells, f"{known['ours'] - max(others):+.1f}" if "ours" in known and others else ""]
 
 
 def of_model(model: str, rows: list[Row]) -> list[str]:

@@ -82,6 +82,15 @@ class Provider:
         return self.execution_provider in onnxruntime.get_available_providers()
 
 
+def check_target(name: str, where: str) -> None:
+    """Raise BadOptionValue where no provider, whose tables could be read, is called `name`; `where` asks for it."""
+    names = extension_names(Group.PROVIDERS)
+    if name not in names:
+        raise BadOptionValue(
+            f"there is no target {name!r}", where=where, hint=f"the targets are: {', '.join(('auto', *names))}"
+        )
+
+
 @functools.cache
 def load_provider(name: str) -> Provider:
     """Return the provider `name`.

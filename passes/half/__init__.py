@@ -22,10 +22,11 @@ from onnxslim.model.edit import become
 from onnxslim.model.nesting import every_graph, main_graphs
 from onnxslim.observe.statistics import observe
 from onnxslim.ops.traits import Trait, has
-from onnxslim.pipeline.interface import Change, Context, Kind, LayerChange, Note, Pass, left_alone, remark
+from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass, left_alone, remark
 from onnxslim.pipeline.opset import upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Exclude, Include, Selection
+from onnxslim.runtime.provider import check_target
 from onnxslim.units import in_bytes
 
 from .codes import HalfCode
@@ -40,6 +41,7 @@ from .simulation import simulated
 from .storage import SMALLEST, choose_storage, float_weights
 from .table import HalfTable, load_half_table, load_op_facts
 
+AUTO = "auto"
 IN_FLOAT = "left in float32"
 BITS, HALF_BITS = 32, 16
 SYNTHETIC_HEADROOM = 4.0
@@ -79,6 +81,10 @@ class Half(Pass):
     speeds_up: ClassVar[bool] = False
 
     type: Annotated[HalfType, "element type: float16 has more digits, bfloat16 the range of float32"] = HalfType.FLOAT16
+    target: Annotated[
+        str,
+        "what the result is to run on: auto, the provider of this run; or one that need not be here: cuda, tensorrt",
+    ] = AUTO
     activations: Annotated[
         Inner,
         "inner values: auto, where the target runs them faster in half precision; half, wherever that is possible, even"
@@ -92,10 +98,21 @@ class Half(Pass):
 
     def __post_init__(self) -> None:
         self.check_counts("samples")
+        if self.target != AUTO:
+            check_target(self.target, "half")
         if not 1 <= self.headroom <= 1000:
             raise BadOptionValue(
                 f"headroom is {self.headroom}", where="half", hint="give a factor from 1 to 1000; 4 is the default"
             )
+
+    def made_for(self, provider: str) -> bool:
+        """Whether the result is written for `provider`."""
+        return self.target in (AUTO, provider)
+
+    @property
+    def pursues(self) -> Goal | None:
+        """Size, where weights are all that changes."""
+        return Goal.SIZE if self.activations is Inner.FLOAT else None
 
     def milder(self, strength: float) -> Pass | None:
         """Store the weights only, as whose rounding is all that is lost then."""
@@ -105,7 +122,8 @@ class Half(Pass):
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Convert `model` in place, or say why not."""
-        half, table = FORMATS[self.type], load_half_table(context.target.provider)
+        half = FORMATS[self.type]
+        table = load_half_table(context.target.provider if self.target == AUTO else self.target)
         if reason := _reason_against(model):
             return Change(False, (left_alone("model", reason),))
         why = self._stays_float(table, half)
@@ -156,7 +174,8 @@ class Half(Pass):
         if any(has(node, Trait.RANDOM) for graph in main_graphs(before) for node in graph):
             return None
         samples = context.draw(min(self.samples, SIMULATED), "half: outputs, every value rounded")
-        return simulated(before, after, samples, context.open_session, rounds=half.name not in table.casts)
+        here = table.provider == context.target.provider and half.name not in table.casts
+        return simulated(before, after, samples, context.open_session, rounds=here)
 
     def _stays_float(self, table: HalfTable, half: HalfFormat) -> Reason | None:
         """Return why all inner values stay in float32, whatever they are; None where they need not."""

@@ -15,6 +15,9 @@ import onnx_ir as ir
 
 from onnxslim.arrays import Array
 
+BLOCK = 1 << 20
+"""Numbers that are converted at once: weights may fill half of the memory."""
+
 
 class HalfType(enum.Enum):
     """An element type of 16 bits."""
@@ -85,11 +88,14 @@ def as_half(array: Array, half: HalfFormat, cut: bool = False) -> Array:
         half: The format.
         cut: It is a mask: large negative numbers become ``-half.cut``.
     """
+    low = np.float32(-half.cut if cut else -half.largest)
+    flat = array.reshape(-1)
+    result = np.empty(flat.shape, half.dtype)
     with np.errstate(over="ignore", under="ignore"):
-        finite = np.isfinite(array)
-        low = -half.cut if cut else -half.largest
-        numbers = np.where(finite, np.clip(array, low, half.largest), array).astype(np.float32)
-        result = numbers.astype(half.dtype)
-        if array.size == 1 and float(array.reshape(())) != 0 and not np.asarray(result, np.float32).any():
-            result = np.copysign(np.float32(half.smallest), numbers).astype(half.dtype)
+        for start in range(0, flat.size, BLOCK):
+            part = flat[start : start + BLOCK]
+            kept = np.where(np.isfinite(part), np.clip(part, low, np.float32(half.largest)), part)
+            result[start : start + BLOCK] = kept.astype(half.dtype)
+        if flat.size == 1 and flat[0] != 0 and result.astype(np.float32)[0] == 0:
+            result[:] = np.copysign(np.float32(half.smallest), flat).astype(half.dtype)
     return result.reshape(array.shape)

@@ -19,7 +19,7 @@ from onnxslim.ops.traits import Trait, has
 from onnxslim.pipeline.reasons import Reason
 
 from .codes import HalfCode
-from .formats import HalfFormat, as_half
+from .formats import BLOCK, HalfFormat, as_half
 from .table import OpFacts, stands_in
 
 STATISTICS = (Statistic.MINIMUM, Statistic.MAXIMUM, Statistic.MEAN, Statistic.MEAN_SQUARE, Statistic.SIZE)
@@ -57,10 +57,13 @@ def seen_constant(array: Array) -> Seen:
     """Return the same of a constant."""
     if not array.size:
         return Seen(0.0, 0.0, 0.0, 0.0, 0.0)
-    wide = array.astype(np.float64)
+    flat, total, square = array.reshape(-1), 0.0, 0.0
     with np.errstate(invalid="ignore"):
-        square = float(np.mean(np.square(wide)))
-    return Seen(float(array.min()), float(array.max()), float(wide.mean()), square, array.size)
+        for start in range(0, flat.size, BLOCK):
+            wide = flat[start : start + BLOCK].astype(np.float64)
+            total += float(wide.sum())
+            square += float(np.vdot(wide, wide))
+    return Seen(float(flat.min()), float(flat.max()), total / flat.size, square / flat.size, flat.size)
 
 
 class Fitness:
@@ -180,5 +183,7 @@ def _counts(array: Array, half: HalfFormat) -> bool:
     """Whether a constant holds several integers that are not exact in half precision: places, and no weights."""
     if array.size == 1:
         return False
-    whole = bool(np.isfinite(array).all() and (array == np.rint(array)).all())
-    return whole and bool((as_half(array, half).astype(np.float32) != array).any())
+    flat = array.reshape(-1)
+    parts = [flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK)]
+    whole = all(bool(np.isfinite(part).all() and (part == np.rint(part)).all()) for part in parts)
+    return whole and any(bool((as_half(part, half).astype(np.float32) != part).any()) for part in parts)

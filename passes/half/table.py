@@ -18,6 +18,8 @@ from onnxslim.toml import tomllib
 
 from .formats import HalfFormat
 
+EVERY = ("", "*")
+"""In the place of an op: all of them."""
 Places = Mapping[OpName, Sequence[int]]
 """Inputs, or outputs, of ops."""
 
@@ -40,7 +42,8 @@ class HalfTable:
 
     def has_kernel(self, node: ir.Node, half: HalfFormat, opset: int) -> bool:
         """Whether an op runs in half precision by itself, where `opset` is that of its domain."""
-        since = self.kernels.get(half.name, {}).get(op_of(node))
+        kernels = self.kernels.get(half.name, {})
+        since = kernels.get(op_of(node), kernels.get(EVERY))
         return since is not None and opset >= since
 
 

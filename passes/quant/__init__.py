@@ -20,6 +20,7 @@ from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass, left_alone, remark
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Exclude, Include, Selection
+from onnxslim.runtime.provider import check_target
 
 from .calibration import CalibrationSettings, Calibrator
 from .codes import QuantCode
@@ -31,7 +32,7 @@ from .plan import QuantPlan
 from .saturation import Saturation
 from .scales import Activations, Calibration
 from .sensitivity import RoundingError, layers_in_float, layers_of, rounding_errors
-from .table import Int8Table, check_target, load_table
+from .table import Int8Table, load_table
 from .weight_only import WeightOnlySettings, quantize_weights
 from .weight_only.grids import WeightType
 from .weight_only.writing import WeightFormat
@@ -105,7 +106,7 @@ class Quant(Pass):
                 hint=f"write quant:weights={self.weights.value}:activations=float",
             )
         if self.target != "auto":
-            check_target(self.target)
+            check_target(self.target, "quant")
         if not 0 < self.error <= 1:
             raise BadOptionValue(
                 f"error is {self.error}", where="quant", hint="error is a share above 0 and at most 1, which is all"

@@ -11,8 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxslim.errors import BadOptionValue, ExtensionError
-from onnxslim.extensions import Group, extension_names
+from onnxslim.errors import ExtensionError
 from onnxslim.runtime.provider import load_provider
 
 EIGHT_BITS = ("uint8", "int8")
@@ -92,15 +91,6 @@ class Int8Table:
     def clamp(self, node: ir.Node) -> Clamp | None:
         """Return the clamp that the op of `node` is."""
         return None if node.domain else self.clamps.get(node.op_type)
-
-
-def check_target(name: str) -> None:
-    """Raise BadOptionValue where no provider, whose table could be read, is called `name`."""
-    names = extension_names(Group.PROVIDERS)
-    if name not in names:
-        raise BadOptionValue(
-            f"there is no target {name!r}", where="quant", hint=f"the targets are: {', '.join(('auto', *names))}"
-        )
 
 
 @functools.cache

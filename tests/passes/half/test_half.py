@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import ml_dtypes
 import numpy as np
 import onnx
@@ -21,13 +19,12 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.model import canonicalize, open_model, save_model, weight_bytes
 from onnxslim.observe.probe import truncated
 from onnxslim.pipeline.discovery import find_pass
-from onnxslim.pipeline.interface import NoteKind
+from onnxslim.pipeline.interface import Goal, NoteKind
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 
 CPU = Target("cpu", "a processor", "avx2", 1)
-CUDA = Target("cuda", "a device", "", 1)
-"""Where passes are told that the result runs; sessions are opened on the CPU."""
+CUDA = "cuda"
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 NET = """<ir_version: 9, opset_import: ["" : 17]>
@@ -46,11 +43,10 @@ def net(**weights):
     return from_text(NET, **{"w": drawn(8, 16), "v": drawn(16, 4), **weights})
 
 
-def convert(model, feeds, target=CPU, **options):
-    """Runs the pass on a model in canonical form; sessions are the CPU's, wherever the result is to run."""
+def convert(model, feeds, target="auto", **options):
+    """Runs the pass on a model in canonical form."""
     canonicalize(model)
-    context = make_context(model, dict(feeds), target=CPU)
-    return Half(**options).run(model, dataclasses.replace(context, target=target))
+    return Half(target=target, **options).run(model, make_context(model, dict(feeds), target=CPU))
 
 
 def run(model, feeds):
@@ -485,7 +481,7 @@ def test_what_breaks_when_every_value_is_rounded_is_stored_only():
     assert model.graph.initializers["w"].dtype is HALF
 
 
-def test_bfloat16_raises_the_opset_where_it_must(monkeypatch):
+def test_bfloat16_raises_the_opset_where_it_must():
     model = from_text(NET.replace("17", "11"), w=drawn(8, 16), v=drawn(16, 4))
     convert(model, {"x": X}, type=HalfType.BFLOAT16)
     assert model.graph.opset_imports[""] >= 13
@@ -493,7 +489,6 @@ def test_bfloat16_raises_the_opset_where_it_must(monkeypatch):
     text = """<ir_version: 9, opset_import: ["" : 17]>
     g (float[N,4,6,6] x) => (float[N,2,6,6] y) { y = Conv (x, w) }"""
     model = from_text(text, w=drawn(2, 4, 1, 1))
-    monkeypatch.setattr("onnxslim.passes.half.simulated", lambda *given, rounds: None)  # the CPU cannot run it
     convert(model, {"x": drawn(2, 4, 6, 6)}, CUDA, type=HalfType.BFLOAT16)
     assert model.graph.opset_imports[""] == 22
     assert dtypes(model)["y_inner"] is ir.DataType.BFLOAT16
@@ -520,8 +515,25 @@ def test_weights_in_a_file_of_their_own(tmp_path):
 def test_bad_options():
     with pytest.raises(BadOptionValue, match="headroom is 0"):
         Half(headroom=0)
+    with pytest.raises(BadOptionValue, match="there is no target 'tpu'"):
+        Half(target="tpu")
     with pytest.raises(BadOptionValue, match="samples is 0"):
         Half(samples=0)
+
+
+def test_what_is_written_for_another_provider_is_not_judged_by_its_speed_here():
+    assert Half().made_for("cpu")
+    assert not Half(target="tensorrt").made_for("cpu")
+    assert Half(activations=Inner.FLOAT).pursues is Goal.SIZE
+    assert Half().pursues is None
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "qnn", "qdq"])
+def test_targets_that_run_all_ops_in_half_precision(target):
+    model = net()
+    change = convert(model, {"x": X}, target)
+    assert not left(change)
+    assert dtypes(model)["r"] is HALF
 
 
 def test_the_milder_form_stores_weights_only():
@@ -565,7 +577,7 @@ def test_real_networks_keep_their_answers(type):
     name = model.graph.inputs[0].name
     seen, new = (fashion(part, 32)["image"].astype(np.float32) / 255 for part in ("calib", "test"))
     expected = next(iter(run(model, {name: new}).values()))
-    change = convert(model, {name: seen}, CUDA if type is HalfType.FLOAT16 else CPU, type=type)
+    change = convert(model, {name: seen}, CUDA if type is HalfType.FLOAT16 else "cpu", type=type)
     assert change.modified
     found = next(iter(run_rounded(model, {name: new}).values()))
     assert sqnr(expected, found) > (45 if type is HalfType.FLOAT16 else 30)

@@ -83,6 +83,14 @@ def test_what_the_cpu_has_no_kernel_for_is_cast_in_float16_and_refused_in_bfloat
         optimised_ops(op_type, FORMATS[HalfType.BFLOAT16], tmp_path)
 
 
+def test_a_star_stands_for_all_ops():
+    model = ir.from_onnx_text('<ir_version: 9, opset_import: ["" : 17]> g (float x) => (float y) { y = Atan (x) }')
+    float16 = FORMATS[HalfType.FLOAT16]
+    assert load_half_table("qnn").has_kernel(model.graph[0], float16, 17)
+    assert not load_half_table("cuda").has_kernel(model.graph[0], float16, 17)
+    assert not load_half_table("qnn").has_kernel(model.graph[0], FORMATS[HalfType.BFLOAT16], 17)
+
+
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
 @pytest.mark.parametrize("kind", list(HalfType))
 def test_what_a_provider_declares_are_ops_that_onnx_knows_in_that_type(provider, kind):

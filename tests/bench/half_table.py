@@ -4,9 +4,9 @@
     python tests/bench/half_table.py FOLDER_OR_MODEL...
 
 Each model is simplified first, and ranges are seen on 8 synthetic samples with one seed; the outputs are compared on 8
-others. Prints a Markdown table: how many times smaller the weights are, and the SQNR of the worst output in decibels, on
-ONNX Runtime's CPU provider, which computes in float32, and when every value is rounded, and overflows, as on a device
-with kernels of the type (`passes/half/simulation.py`). "broken" is below 0 dB or not finite; "-" does not load.
+others. Prints a Markdown table: how many times smaller the weights are, and the SQNR of the worst output in decibels,
+on ONNX Runtime's CPU provider, which computes in float32, and when every value is rounded, and overflows, as on a
+device with kernels of the type (`passes/half/simulation.py`). "broken" is below 0 dB or not finite; "-" does not load.
 """
 
 from __future__ import annotations

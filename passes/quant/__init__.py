@@ -59,7 +59,11 @@ class Quant(Pass):
         "element type of activations; auto: what the target likes best; dynamic: uint8, scaled as it runs; float:"
         " weights alone become integers",
     ] = Activations.AUTO
-    weights: Annotated[WeightType, "element type of weights; other than int8 with activations=float"] = WeightType.INT8
+    weights: Annotated[
+        WeightType,
+        "element type of weights; codebook: 16 levels where they serve best; powers: of two; all but int8 need"
+        " activations=float",
+    ] = WeightType.INT8
     block: Annotated[
         int | None,
         "weights along the summed axis that share a scale, with activations=float; 0: all; by default 0 for int8, and"
@@ -98,6 +102,12 @@ class Quant(Pass):
         if self.block is not None and self.block < 0:
             raise BadOptionValue(
                 f"block is {self.block}", where="quant", hint="block is a number of weights, or 0 for all of an output"
+            )
+        if self.block and not self.weights.equal_steps:
+            raise BadOptionValue(
+                f"block={self.block} has no meaning with weights={self.weights.value}",
+                where="quant",
+                hint="a codebook has a scale for each output: leave block out",
             )
         if self.weights is not WeightType.INT8 and self.activations is not Activations.FLOAT:
             raise BadOptionValue(
@@ -188,7 +198,7 @@ class Quant(Pass):
     @property
     def _weight_only(self) -> WeightOnlySettings:
         return WeightOnlySettings(
-            self.weights.bits,
+            self.weights,
             self.block,
             self.symmetric,
             self.format,

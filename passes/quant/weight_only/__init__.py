@@ -18,6 +18,7 @@ from onnxslim.pipeline.selection import Selection
 
 from ..codes import QuantCode
 from ..opset import upgraded
+from .grids import WeightType
 from .kernels import WeightOnlyKernels, load_kernels
 from .rounding import LevelType, RoundedWeight, decibels, rounded_alone, rounded_weights
 from .stored import StoredWeight, find_weights, turn, turn_back
@@ -37,7 +38,7 @@ FEWEST = 8
 class WeightOnlySettings:
     """The options of the pass that concern weights."""
 
-    bits: int
+    weights: WeightType
     block: int | None
     symmetric: bool | None
     form: WeightFormat
@@ -50,10 +51,13 @@ class WeightOnlySettings:
     def level_type(self, weight: StoredWeight, bits: int | None = None) -> LevelType:
         """Return what a weight gets; `bits` where it gets others than it should."""
         if bits is None:
-            bits = max(self.bits, FULL_BITS) if weight.is_table else self.bits
+            bits = FULL_BITS if weight.is_table else self.weights.bits
         full = bits == FULL_BITS
+        levels = WeightType.INT8 if full else self.weights
         block = (0 if full and not weight.is_table else NARROW_BLOCK) if self.block is None else self.block
-        return LevelType(bits, block, full if self.symmetric is None else self.symmetric)
+        return LevelType(
+            levels, bits, block if levels.equal_steps else 0, full if self.symmetric is None else self.symmetric
+        )
 
 
 def quantize_weights(model: ir.Model, settings: WeightOnlySettings, provider: str, context: Context) -> Change:
@@ -122,7 +126,7 @@ def quantize_weights(model: ir.Model, settings: WeightOnlySettings, provider: st
                 left.append(left_alone(weight.name, wide[name]))
                 continue
             kind = settings.level_type(weight, FULL_BITS)
-            made, wider = rounded_alone(weight, kind), storage_of(weight, FULL_BITS, kind.block, settings.form, kernels)
+            made, wider = rounded_alone(weight, kind), storage_of(weight, kind, settings.form, kernels)
             assert wider is not None, "what takes fewer bits takes eight"
             storage = wider
         writer.write(weight, made, storage)
@@ -148,7 +152,7 @@ def _stored(
     found: Sequence[StoredWeight], settings: WeightOnlySettings, kernels: WeightOnlyKernels
 ) -> dict[StoredWeight, WeightStorage | None]:
     types = {weight: settings.level_type(weight) for weight in found}
-    return {weight: storage_of(weight, kind.bits, kind.block, settings.form, kernels) for weight, kind in types.items()}
+    return {weight: storage_of(weight, kind, settings.form, kernels) for weight, kind in types.items()}
 
 
 def _costly(
@@ -170,4 +174,5 @@ def _told(weight: StoredWeight, kind: LevelType, made: RoundedWeight, why: Reaso
     scales = f"in blocks of {kind.block}" if kind.block else "with a scale for each output"
     of_what = "what it makes" if made.fitted else "the weight"
     how = f"its error is {decibels(made.error):.1f} dB below {of_what}"
-    return Note(weight.name, f"{kind.bits} bits {scales}", how if why is None else f"{how}; {why}")
+    levels = f"{kind.bits} bits" if kind.levels.equal_steps else f"{kind.levels.value} of {2**kind.bits}"
+    return Note(weight.name, f"{levels} {scales}", how if why is None else f"{how}; {why}")

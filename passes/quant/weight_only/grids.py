@@ -27,11 +27,20 @@ class WeightType(enum.Enum):
     INT8 = "int8"
     INT4 = "int4"
     INT2 = "int2"
+    CODEBOOK = "codebook"
+    """One of 16 levels wherever they serve best."""
+    POWERS = "powers"
+    """One of 16 levels that are powers of two."""
 
     @property
     def bits(self) -> int:
         """How many bits a weight takes."""
-        return {WeightType.INT8: 8, WeightType.INT4: 4, WeightType.INT2: 2}[self]
+        return {WeightType.INT8: 8, WeightType.INT2: 2}.get(self, 4)
+
+    @property
+    def equal_steps(self) -> bool:
+        """Whether the levels are integers."""
+        return self not in (WeightType.CODEBOOK, WeightType.POWERS)
 
 
 @dataclasses.dataclass(frozen=True)

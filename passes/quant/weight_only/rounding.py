@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.arrays import Floats
+from onnxslim.arrays import Floats, Singles
 from onnxslim.data import Samples
 from onnxslim.fit.rounding import output_error, round_columns
 from onnxslim.observe.gram import Sums, joined_moments, measurable, sums
 from onnxslim.pipeline.interface import Context
 
-from .grids import LevelGrid, fit_grid
+from .codebooks import Codebook, fit_codebook, fit_powers
+from .grids import LevelGrid, WeightType, fit_grid
 from .stored import StoredWeight, WeightUse, column_order, weight_groups
 
 COLUMNS = 4608
@@ -32,6 +33,7 @@ PLACES = 64
 class LevelType:
     """What levels a weight gets."""
 
+    levels: WeightType
     bits: int
     block: int
     """Weights that share a scale; 0: all of an output."""
@@ -42,7 +44,7 @@ class LevelType:
 class RoundedWeight:
     """A weight on its levels."""
 
-    grid: LevelGrid
+    grid: LevelGrid | Codebook
     levels: npt.NDArray[np.uint8]
     """Shape [columns, outputs]."""
     error: float
@@ -88,12 +90,20 @@ def rounded_weights(
 def rounded_alone(weight: StoredWeight, kind: LevelType) -> RoundedWeight:
     """Return a weight whose elements are rounded one by one."""
     matrix = weight.matrix()
-    grid = fit_grid(matrix, kind.bits, kind.block, symmetric=kind.symmetric)
+    grid = _fit_levels(matrix, kind, None)
     levels = grid.levels(matrix)
     lost, energy = (
         float(np.square(part, dtype=np.float64).sum()) for part in (grid.dequantized(levels) - matrix, matrix)
     )
     return RoundedWeight(grid, levels, lost / energy if energy else 0.0, False)
+
+
+def _fit_levels(matrix: Singles, kind: LevelType, importance: Floats | None) -> LevelGrid | Codebook:
+    """Return the levels that suit a weight, shape [columns, outputs], best, each weight rounded by itself."""
+    if kind.levels.equal_steps:
+        return fit_grid(matrix, kind.bits, kind.block, symmetric=kind.symmetric, importance=importance)
+    fit = fit_codebook if kind.levels is WeightType.CODEBOOK else fit_powers
+    return fit(matrix, importance)
 
 
 def _seen(weight: StoredWeight) -> bool:
@@ -127,7 +137,7 @@ def _fitted(weight: StoredWeight, kind: LevelType, seen: Sequence[Sums], correct
         moment += energies.mean(axis=1)[:, None, None] * np.eye(len(order))
     matrix = weight.matrix()
     importance = energies.mean(axis=0)
-    grid = fit_grid(matrix, kind.bits, kind.block, symmetric=kind.symmetric, importance=importance)
+    grid = _fit_levels(matrix, kind, importance)
     groups = np.stack(weight_groups(weight.products[0].contraction, matrix.astype(np.float64)))
 
     def nearest(column: int | np.integer[Any], values: Floats) -> Floats:

@@ -21,9 +21,10 @@ from onnxslim.arrays import Array
 from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.ops.traits import Trait, has
 
+from .codebooks import Codebook
 from .grids import LevelGrid
 from .kernels import BlockKernel, WeightOnlyKernels
-from .rounding import RoundedWeight
+from .rounding import LevelType, RoundedWeight
 from .stored import StoredWeight, WeightUse
 
 AXIS_OPSET, BLOCK_OPSET, PAIR_OPSET = 13, 21, 25
@@ -54,9 +55,12 @@ class WeightStorage:
 
 
 def storage_of(
-    weight: StoredWeight, bits: int, block: int, form: WeightFormat, kernels: WeightOnlyKernels
+    weight: StoredWeight, kind: LevelType, form: WeightFormat, kernels: WeightOnlyKernels
 ) -> WeightStorage | None:
     """Return how a weight is stored; None where the format has no place for it."""
+    bits, block = kind.bits, kind.block
+    if not kind.levels.equal_steps:
+        return None if form is WeightFormat.NBITS else WeightStorage(False, BLOCK_OPSET)
     if form is not WeightFormat.QDQ and _fits_kernels(weight, bits, block, kernels):
         return WeightStorage(True, 0)
     if form is WeightFormat.NBITS:
@@ -91,7 +95,9 @@ class WeightWriter:
             bias = None if correction is None else product.contraction.bias
             if bias is not None and bias.vector is not None and correction is not None:
                 bias.write(self._editor, bias.vector + correction)
-        if storage.packed:
+        if isinstance(rounded.grid, Codebook):
+            self._write_indices(weight, rounded.grid, rounded.levels)
+        elif storage.packed:
             self._write_packed(weight, rounded.grid, rounded.levels)
         else:
             self._write_dequantized(weight, rounded.grid, rounded.levels)
@@ -100,6 +106,30 @@ class WeightWriter:
         """Drop what nobody reads any more, and sort the nodes."""
         drop_unused(self._graph)
         self._graph.sort()
+
+    # Levels out of a table
+
+    def _write_indices(self, weight: StoredWeight, codebook: Codebook, levels: npt.NDArray[np.uint8]) -> None:
+        """Look levels up, in the place of a weight that keeps its shape; ONNX Runtime does so when it opens a model."""
+        shape, name = weight.shape, weight.value.name
+        stored = np.ascontiguousarray(levels.T if weight.axis else levels).reshape(shape).astype(UNSIGNED[4])
+        sizes = (shape[0], *[1] * (len(shape) - 1)) if weight.axis else shape[1:]
+        indices, table, scale = (
+            self._editor.initializer(f"{name}_{part}", array)
+            for part, array in (
+                ("levels", stored),
+                ("table", codebook.values),
+                ("scale", codebook.scale.reshape(sizes)),
+            )
+        )
+        whole = self._add("Cast", [indices], {"to": ir.DataType.INT32.value}, dtype=ir.DataType.INT32)
+        looked_up = self._add("Gather", [table, whole], {})
+        value = self._add("Mul", [looked_up, scale], {}, shape=ir.Shape(shape))
+        for product in weight.products:
+            turned = product.contraction.weight is not weight.value  # it reads a copy
+            product.node.replace_input_with(product.contraction.weight_index, self._turned(value) if turned else value)
+        for node in weight.tables:
+            node.replace_input_with(0, value)
 
     # DequantizeLinear
 

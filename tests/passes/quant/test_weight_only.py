@@ -80,7 +80,7 @@ def optimised_ops(model, folder):
 
 
 @pytest.mark.parametrize("form", [NBITS, QDQ], ids=["nbits", "qdq"])
-@pytest.mark.parametrize("kind", list(WeightType), ids=lambda kind: kind.value)
+@pytest.mark.parametrize("kind", list(BITS), ids=lambda kind: kind.value)
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "Conv"])
 def test_products_and_tables_compute_what_their_integers_say(name, kind, symmetric, form):
@@ -93,7 +93,7 @@ def test_products_and_tables_compute_what_their_integers_say(name, kind, symmetr
     assert weight_bytes(after) < weight_bytes(before) * (tables / 32 + 0.2)
 
 
-@pytest.mark.parametrize("kind", list(WeightType), ids=lambda kind: kind.value)
+@pytest.mark.parametrize("kind", list(BITS), ids=lambda kind: kind.value)
 @pytest.mark.parametrize("block", [0, 16, None])
 def test_convolutions_are_stored_as_dequantize_linear(kind, block):
     before, after, change, feeds = quantize("Conv", weights=kind, block=block)

@@ -19,7 +19,7 @@ def render(rows: list[Row]) -> str:
         "Tools: " + ", ".join(f"{tool} {versions[tool]}" for tool in tools) + ".",
         "",
         "SQNR of the outputs in dB (the worst where there are several), and how far ours is ahead of the best other "
-        "quantizer. **Bold**: the best.",
+        "quantizer. **Bold**: the best. (In brackets, and not counted: larger or slower than the original.)",
         "",
         *markdown_table(["model", *tools, "ahead"], [matrix_row(model, rows, tools) for model in models]),
         "",
@@ -34,14 +34,22 @@ def render(rows: list[Row]) -> str:
 def matrix_row(model: str, rows: list[Row], tools: list[str]) -> list[str]:
     of_it = {row["tool"]: row for row in rows if row["model"] == model}
     known = {tool: row["sqnr_db"] for tool, row in of_it.items() if row.get("sqnr_db") is not None}
-    best, others = max(known.values(), default=None), [sqnr for tool, sqnr in known.items() if tool not in OURS]
+    useful = {tool: sqnr for tool, sqnr in known.items() if pays(of_it[tool])}
+    best, others = max(useful.values(), default=None), [sqnr for tool, sqnr in useful.items() if tool not in OURS]
     cells = [model]
     for tool in tools:
         cell = _number(known.get(tool), 1)
         if tool in of_it and not cell:
             cell = "failed" if "failed" in of_it[tool] else "same" if "identical" in _sqnr(of_it[tool]) else "none"
-        cells.append(f"**{cell}**" if tool in known and known[tool] == best else cell)
+        elif tool in known and tool not in useful:
+            cell = f"({cell})"
+        cells.append(f"**{cell}**" if tool in useful and known[tool] == best else cell)
     return [*cells, f"{known['ours'] - max(others):+.1f}" if "ours" in known and others else ""]
+
+
+def pays(row: Row) -> bool:
+    """Return whether a quantized model is smaller than the original and, as far as it was timed, not slower."""
+    return bool(row["bytes"] < row["before_bytes"] and not (row.get("speed") and row["speed"][2] < 1))
 
 
 def of_model(model: str, rows: list[Row]) -> list[str]:

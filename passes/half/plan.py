@@ -86,7 +86,8 @@ def possible(
             reason = Reason(HalfCode.NO_TYPE, (half.name, node.op_type, opset))
         if reason is None and node in indices:
             reason = Reason(HalfCode.INDICES)
-        if reason is None and not casts and opset is not None and not table.has_kernel(node, half, opset):
+        helped = casts and found is not None and found.inputs  # casts are added for inputs of that type
+        if reason is None and not helped and opset is not None and not table.has_kernel(node, half, opset):
             reason = Reason(HalfCode.NO_KERNEL, (node.op_type, half.name, table.provider))
         if reason is None and found is not None:
             plan.half[node] = found

@@ -149,8 +149,10 @@ class Fitness:
     def against_sums(self, node: ir.Node) -> Reason | None:
         """Return why what a node adds up inside does not fit; who runs the model may add in half precision."""
         kind = self._facts.sums.get(op_of(node))
-        data, result = (self._seen.get(_called(value)) for value in (node.inputs[0], node.outputs[0]) if value)
-        if kind is None or data is None or result is None or not result.size:
+        if kind is None:
+            return None
+        data, result = (self._seen.get(_called(value)) for value in (node.inputs[0], node.outputs[0]))
+        if data is None or result is None or not result.size:
             return None
         match kind:
             case "mean":
@@ -158,8 +160,8 @@ class Fitness:
             case "norm":
                 total = result.magnitude**2
             case _:
-                shape = node.inputs[0].shape if node.inputs[0] is not None else None
-                inner = [size for size in (shape or ())[2:] if isinstance(size, int)]
+                shape = list(node.inputs[0].shape or ()) if node.inputs[0] is not None else []
+                inner = [size for size in shape[2:] or shape[-1:] if isinstance(size, int)]
                 total = math.prod(inner) * data.square
         if total * self._headroom > self._half.largest:
             return Reason(HalfCode.SUM_OVERFLOW, (total, self._half.name, self._half.largest))

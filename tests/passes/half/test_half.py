@@ -349,12 +349,15 @@ def test_results_typed_by_an_attribute_get_another_one():
 
 def test_random_numbers_can_be_half_and_are_not_compared():
     text = """<ir_version: 9, opset_import: ["" : 17]>
-    g (float[N,8] x) => (float[N,4] y) { r = RandomNormalLike (x) z = Add (x, r) y = MatMul (z, v) }"""
-    model = from_text(text, v=drawn(8, 4))
-    change = convert(model, {"x": X}, CUDA)
-    assert dtypes(model)["r"] is HALF
-    assert not left(change)
-    assert run(model, {"x": X})["y"].dtype == np.float32
+    g (float[N,8] x) => (float[N,4] y) {
+        r = RandomNormalLike (x) n = RandomNormal <shape = [1, 8]> () s = Add (r, n) z = Add (x, s)
+        y = MatMul (z, v) }"""
+    for target, expected in ((CUDA, HALF), ("cpu", FLOAT)):
+        model = from_text(text, v=drawn(8, 4))
+        change = convert(model, {"x": X}, target, activations=Inner.HALF)
+        assert (dtypes(model)["r"], dtypes(model)["n"]) == (HALF, expected)
+        assert left(change) == ({} if expected is HALF else {"n": "no-kernel"})
+    assert run(model, {"x": X})["y"].dtype == np.float32, "the CPU's provider adds no cast to a node without inputs"
 
 
 def test_rows_of_an_embedding_are_cast_and_not_all_of_it():

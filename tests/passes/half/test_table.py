@@ -19,8 +19,10 @@ from onnxslim.runtime.provider import Provider
 
 OPSET = 21
 NODES: dict[str, tuple[str, dict[str, np.ndarray]]] = {
+    "Cast": ("y = Cast <to = KIND> (i)", {"i": np.array([2, 1])}),
     "Clip": ("y = Clip (x)", {}),
     "Concat": ("y = Concat <axis = 1> (x, x2)", {}),
+    "ConstantOfShape": ("y = ConstantOfShape (i)", {"i": np.array([2, 1])}),
     "Conv": ("y = Conv (x, w)", {"w": np.ones((6, 4, 1, 1), np.float32)}),
     "Expand": ("y = Expand (x, i)", {"i": np.array([3, 4, 8, 8])}),
     "Flatten": ("y = Flatten (x)", {}),
@@ -51,6 +53,7 @@ NODES: dict[str, tuple[str, dict[str, np.ndarray]]] = {
 def optimised_ops(op_type, half, folder):
     """Returns the ops that ONNX Runtime makes of one node in half precision."""
     body, weights = NODES[op_type]
+    body = body.replace("KIND", str(half.onnx_type.value))
     kind = half.name
     weights = {
         name: array.astype(half.dtype) if array.dtype == np.float32 else array for name, array in weights.items()
@@ -59,6 +62,8 @@ def optimised_ops(op_type, half, folder):
         g ({kind}[1,4,8,8] x, {kind}[1,4,8,8] x2) => ({kind}[] y) {{ {body} }}"""
     model = from_text(text, **weights)
     model.graph.outputs[0].shape = None
+    if op_type == "ConstantOfShape":
+        model.graph[0].attributes["value"] = ir.AttrTensor("value", ir.tensor(np.ones(1, half.dtype)))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

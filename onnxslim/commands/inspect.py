@@ -12,6 +12,7 @@ from typing import Annotated
 import onnx_ir as ir
 
 from onnxslim.analysis.cost import measure_cost
+from onnxslim.analysis.quantized import quantized_layers
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.commands.onnx_text import op_title
@@ -40,6 +41,16 @@ class NodeFigures:
 
 
 @dataclasses.dataclass(frozen=True)
+class QuantizedFigures:
+    """Layers with stored weights that are quantized alike."""
+
+    scheme: Annotated[str, "QDQ, QOperator, dynamic, packed, or weight-only: QDQ whose data are floats"]
+    layers: Annotated[int, "how many"]
+    weight_bits: Annotated[int, "of each weight"]
+    activation_bits: Annotated[int | None, "of the data; null: floats"]
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspection:
     """One model, looked at."""
 
@@ -60,6 +71,7 @@ class Inspection:
     ops: Annotated[Mapping[str, int], "how often each op occurs, the most frequent first"]
     uncounted: Annotated[tuple[str, ...], "ops whose MACs are not known and count as 0"]
     costly: Annotated[tuple[NodeFigures, ...], "the nodes with the most MACs, then the most parameters"]
+    quantization: Annotated[tuple[QuantizedFigures, ...], "how its layers are quantized already; empty: not at all"]
     passes: Annotated[tuple[str, ...], "the passes that are installed"]
     not_inferred: Annotated[tuple[str, ...], "nodes whose shapes could not be inferred, with the error"] = ()
 
@@ -82,6 +94,11 @@ def inspect(path: str | os.PathLike[str], top: int = 10, *, inline: bool = True)
     specialized = specialize_shapes(model)
     cost, at_one = measure_cost(model), measure_cost(specialized)
     ops = collections.Counter(op_title(node) for graph in main_graphs(model) for node in graph)
+    not_inferred = infer_shapes(specialized)
+    quantization = tuple(
+        QuantizedFigures(layers.scheme, layers.count, layers.weight_bits, layers.activation_bits)
+        for layers in quantized_layers(specialized)
+    )
     costly = sorted(at_one.per_node, key=lambda node: (-node.macs, -node.parameters))[:top]
     return Inspection(
         path=str(path),
@@ -101,8 +118,9 @@ def inspect(path: str | os.PathLike[str], top: int = 10, *, inline: bool = True)
         ops=dict(ops.most_common()),
         uncounted=cost.uncounted,
         costly=tuple(NodeFigures(node.name, node.op_type, node.macs, node.parameters) for node in costly),
+        quantization=quantization,
         passes=pass_names(),
-        not_inferred=infer_shapes(specialized),
+        not_inferred=not_inferred,
     )
 
 

@@ -221,9 +221,9 @@ class Pass(abc.ABC):
         """The kind that this very run is held to: `kind`, unless its options promise more."""
         return self.kind
 
-    def made_for(self, provider: str) -> bool:
-        """Whether the result is for `provider`. Where it is for another one, its speed here says nothing."""
-        return True
+    def untimed(self, provider: str) -> Reason | None:
+        """Return why it is kept however slow it is on `provider`; None: it must not be slower."""
+        return None
 
     @property
     def pursues(self) -> Goal | None:

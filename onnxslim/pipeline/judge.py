@@ -134,8 +134,9 @@ class Judge:
         kept = unchanged if step.judged_as is Kind.EXACT else self._within(loss)
         if not self.request.timed:
             return Verdict(True, (kept,))
-        if not step.made_for(self.request.target.provider):
-            return Verdict(True, (kept, Reason(ReasonCode.MADE_FOR_OTHER)))
+        untimed = step.untimed(self.request.target.provider)
+        if untimed is not None:
+            return Verdict(True, (kept, untimed))
         try:
             ratio = self.latency(before, after).ratio
         except RunError as error:

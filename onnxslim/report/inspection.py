@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from onnxslim.commands.inspect import Inspection, TensorFigures
+from onnxslim.commands.inspect import Inspection, QuantizedFigures, TensorFigures
 from onnxslim.report.terminal import line, print_facts, print_table
 from onnxslim.units import in_bytes, in_thousands
 
@@ -18,6 +18,7 @@ def print_inspection(model: Inspection, console: Console) -> None:
         ("MACs", f"{in_thousands(model.macs)} an inference (symbolic dimensions count as 1)"),
         ("Activations", f"{in_bytes(model.peak_activation_bytes)} at once, {in_bytes(model.activation_bytes)} in all"),
         ("Nodes", f"{model.nodes:,}"),
+        *(("Quantized", _quantized(layers)) for layers in model.quantization),
         ("Opsets", f"{opsets}; IR version {model.ir_version}"),
         ("Made by", model.producer or "not said"),
         *(("Input", _described(tensor)) for tensor in model.inputs),
@@ -44,6 +45,11 @@ def print_inspection(model: Inspection, console: Console) -> None:
     )
     print_table(console, ("costliest nodes", "op", "MACs", "share", "parameters"), rows)
     line(console, f"What can be done to it: {', '.join(model.passes)} (see: onnxslim passes)")
+
+
+def _quantized(layers: QuantizedFigures) -> str:
+    data = "floats" if layers.activation_bits is None else f"{layers.activation_bits} bits"
+    return f"{layers.layers:,} layers {layers.scheme}: weights {layers.weight_bits} bits, data {data}"
 
 
 def _described(tensor: TensorFigures) -> str:

@@ -41,7 +41,12 @@ class Applied:
 
 
 def fixpoint(
-    model: ir.Model, rules: Sequence[Rule], *, accept: Accept | None = None, growth: Growth | None = None
+    model: ir.Model,
+    rules: Sequence[Rule],
+    *,
+    accept: Accept | None = None,
+    growth: Growth | None = None,
+    always: bool = False,
 ) -> Applied:
     """Apply rules wherever they pay, until they do so nowhere.
 
@@ -53,8 +58,9 @@ def fixpoint(
         rules: The rules, the first that matches is taken.
         accept: Has the last word on each rewrite.
         growth: How much larger the model may become in all, and what is left of that; None: a budget for this call.
+        always: Apply them where they do not pay as well: for rules that never make what one of them matches.
     """
-    driver = _Driver(model, rules, accept, growth or Growth())
+    driver = _Driver(model, rules, accept, growth or Growth(), always)
     reach = max((rule.prefilter.depth for rule in rules), default=0)
     waiting = collections.deque(driver.nodes())
     queued = set(waiting)
@@ -82,8 +88,10 @@ def _downstream(node: ir.Node, reach: int) -> Iterator[ir.Node]:
 
 
 class _Driver:
-    def __init__(self, model: ir.Model, rules: Sequence[Rule], accept: Accept | None, growth: Growth) -> None:
-        self.model, self.accept, self.growth = model, accept, growth
+    def __init__(
+        self, model: ir.Model, rules: Sequence[Rule], accept: Accept | None, growth: Growth, always: bool
+    ) -> None:
+        self.model, self.accept, self.growth, self.always = model, accept, growth, always
         self.index: dict[tuple[str, str], list[Rule]] = {}
         for rule in rules:
             self.index.setdefault(rule.prefilter.root, []).append(rule)
@@ -127,7 +135,7 @@ class _Driver:
                 match = find_match(rule, node)
                 if match is None:
                     continue
-                plan = plan_rewrite(match, self.growth)
+                plan = plan_rewrite(match, self.growth, always=self.always)
                 if isinstance(plan, Mismatch):
                     continue
                 why = self.accept(match, plan) if self.accept is not None else None

@@ -13,14 +13,15 @@ from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.mismatch import Mismatch, MismatchCode, NotApplicable
 
 
-def plan_rewrite(match: Match, growth: Growth) -> Instantiation | Mismatch:
+def plan_rewrite(match: Match, growth: Growth, *, always: bool = False) -> Instantiation | Mismatch:
     """Return what a rule would put in the place of a match, or why it does not apply there.
 
-    A rewrite pays if fewer nodes remain after folding, or as many and fewer bytes of constants are read.
+    A rewrite pays if fewer nodes remain after folding, or as many and fewer bytes of constants are read; `always` makes
+    those as well that do not pay.
     """
     rule, evaluation = match.rule, BodyEvaluation(match, match.rule.rewrite)
     try:
-        mismatch = _compare_nodes(match, evaluation)
+        mismatch = None if always else _compare_nodes(match, evaluation)
         if mismatch is not None:
             return mismatch
         if rule.when is not None and not holds(match, rule.when):
@@ -28,7 +29,7 @@ def plan_rewrite(match: Match, growth: Growth) -> Instantiation | Mismatch:
         plan = evaluation.plan()
     except NotApplicable as error:
         return error.mismatch
-    return _compare_bytes(match, plan, growth) or overflow(match, plan) or plan
+    return (None if always else _compare_bytes(match, plan, growth)) or overflow(match, plan) or plan
 
 
 def _compare_nodes(match: Match, evaluation: BodyEvaluation) -> Mismatch | None:

@@ -24,7 +24,7 @@ from onnxslim.observe.statistics import observe
 from onnxslim.ops.traits import Trait, has
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass, left_alone, remark
 from onnxslim.pipeline.opset import upgraded
-from onnxslim.pipeline.reasons import Reason
+from onnxslim.pipeline.reasons import Reason, ReasonCode
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 from onnxslim.runtime.provider import check_target
 from onnxslim.units import in_bytes
@@ -77,7 +77,7 @@ class Half(Pass):
     name: ClassVar[str] = "half"
     kind: ClassVar[Kind] = Kind.LOSSY
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
-    after: ClassVar[tuple[str, ...]] = ("prune", "lowrank", "sparsify", "quant")
+    after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank", "sparsify", "quant")
     speeds_up: ClassVar[bool] = False
 
     type: Annotated[HalfType, "element type: float16 has more digits, bfloat16 the range of float32"] = HalfType.FLOAT16
@@ -105,9 +105,9 @@ class Half(Pass):
                 f"headroom is {self.headroom}", where="half", hint="give a factor from 1 to 1000; 4 is the default"
             )
 
-    def made_for(self, provider: str) -> bool:
-        """Whether the result is written for `provider`."""
-        return self.target in (AUTO, provider)
+    def untimed(self, provider: str) -> Reason | None:
+        """Return why its speed on `provider` decides nothing: it is written for another target."""
+        return None if self.target in (AUTO, provider) else Reason(ReasonCode.MADE_FOR_OTHER)
 
     @property
     def pursues(self) -> Goal | None:

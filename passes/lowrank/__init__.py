@@ -49,7 +49,7 @@ class Lowrank(Pass):
     name: ClassVar[str] = "lowrank"
     kind: ClassVar[Kind] = Kind.LOSSY
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
-    after: ClassVar[tuple[str, ...]] = ("prune",)
+    after: ClassVar[tuple[str, ...]] = ("dequantize", "prune")
 
     energy: Annotated[
         float | None,

@@ -45,6 +45,7 @@ class Prune(Pass):
     name: ClassVar[str] = "prune"
     kind: ClassVar[Kind] = Kind.LOSSY
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
+    after: ClassVar[tuple[str, ...]] = ("dequantize",)
 
     ratio: Annotated[float | None, "share of the MACs to remove; 0.3 where no other share is given"] = None
     params: Annotated[float | None, "share of the parameters to remove, in place of ratio"] = None

@@ -18,7 +18,7 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.model import FORM
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass, left_alone, remark
-from onnxslim.pipeline.reasons import Reason
+from onnxslim.pipeline.reasons import Reason, ReasonCode
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 from onnxslim.runtime.provider import check_target
 
@@ -47,7 +47,7 @@ class Quant(Pass):
     name: ClassVar[str] = "quant"
     kind: ClassVar[Kind] = Kind.LOSSY
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
-    after: ClassVar[tuple[str, ...]] = ("prune", "lowrank", "sparsify")
+    after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank", "sparsify")
 
     target: Annotated[
         str, "what the result is written for: cpu, tensorrt, qnn, qdq or another provider; auto: the one of the run"
@@ -122,9 +122,9 @@ class Quant(Pass):
                 f"error is {self.error}", where="quant", hint="error is a share above 0 and at most 1, which is all"
             )
 
-    def made_for(self, provider: str) -> bool:
-        """Whether the result is written for `provider`."""
-        return self.target in ("auto", provider)
+    def untimed(self, provider: str) -> Reason | None:
+        """Return why its speed on `provider` decides nothing: it is written for another target."""
+        return None if self.target in ("auto", provider) else Reason(ReasonCode.MADE_FOR_OTHER)
 
     @property
     def pursues(self) -> Goal | None:

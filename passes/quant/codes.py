@@ -9,7 +9,7 @@ class QuantCode(Code):
     """Why a model or a node stays in float."""
 
     NO_INT8_KERNELS = "{0}"
-    QUANTIZED = "already quantized: {0}"
+    QUANTIZED = "already quantized: {0}; -p dequantize,quant quantizes it anew"
     HALF_PRECISION = "its weights are half precision: quantize the float32 model instead"
     NO_ONNX_OPS = "it uses no operators of ONNX itself"
     NOTHING_QUANTIZABLE = "nothing in it can run in int8{0}"

@@ -79,7 +79,7 @@ class Sparsify(Pass):
     name: ClassVar[str] = "sparsify"
     kind: ClassVar[Kind] = Kind.LOSSY
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
-    after: ClassVar[tuple[str, ...]] = ("prune", "lowrank")
+    after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank")
     speeds_up: ClassVar[bool] = False
 
     ratio: Annotated[

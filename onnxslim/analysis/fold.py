@@ -42,7 +42,7 @@ SHARED_BYTES = 1 << 10
 """Constants from this size on are worth asking whether they can go."""
 
 SMALLEST_WEIGHT = 64
-"""Numbers from which on a constant in half precision is a weight that is stored so on purpose."""
+"""Numbers from which on a constant in half precision, or of few bits, is a weight that is stored so on purpose."""
 
 SESSION_BYTES = 64 << 20
 """Constants that one session is given at once: weights on disk are not all to be read into memory together."""
@@ -57,11 +57,14 @@ def may_evaluate(op: Operation) -> bool:
 
 
 def _unpacks(node: ir.Node) -> bool:
-    """Whether a node makes a stored weight in half precision wider: ONNX Runtime does so when it loads the model."""
+    """Whether a node makes a stored weight in half precision, or of few bits, wider: ONNX Runtime does so when it loads
+    the model."""
     if not has(node, Trait.CONVERTS):
         return False
     tensor, made = constant_tensor(node.inputs[0]), node.outputs[0].dtype
-    if tensor is None or made is None or tensor.size < SMALLEST_WEIGHT or not tensor.dtype.is_floating_point():
+    if tensor is None or made is None or tensor.size < SMALLEST_WEIGHT:
+        return False
+    if not tensor.dtype.is_floating_point() and tensor.dtype.bitwidth >= 8:
         return False
     return tensor.dtype.bitwidth < made.bitwidth
 

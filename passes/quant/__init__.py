@@ -109,6 +109,16 @@ class Quant(Pass):
                 where="quant",
                 hint="a codebook has a scale for each output: leave block out",
             )
+        given = {"block": self.block, "symmetric": self.symmetric, "error": None if self.error == 1 else self.error}
+        needless = {"error"} if self.activations is Activations.DYNAMIC else set[str]()
+        needless |= {"block", "symmetric"} if self.activations is not Activations.FLOAT else set()
+        for name in sorted(needless):
+            if given[name] is not None:
+                raise BadOptionValue(
+                    f"{name} has no meaning with activations={self.activations.value}",
+                    where="quant",
+                    hint="leave it out",
+                )
         if self.weights is not WeightType.INT8 and self.activations is not Activations.FLOAT:
             raise BadOptionValue(
                 f"weights={self.weights.value} needs activations=float",
@@ -141,18 +151,19 @@ class Quant(Pass):
     def run(self, model: ir.Model, context: Context) -> Change:
         """Quantize `model` in place, or say why not."""
         provider = context.target.provider if self.target == "auto" else self.target
-        if self.activations is Activations.FLOAT:
+        if self.activations in (Activations.FLOAT, Activations.DYNAMIC):
             reason = _reason_against_any(model)
             if reason is not None:
                 return Change(False, (left_alone("model", reason),))
-            return quantize_weights(model, self._weight_only, provider, context)
-        if self.activations is Activations.DYNAMIC:
-            reason = _reason_against_any(model)
-            if reason is not None:
-                return Change(False, (left_alone("model", reason),))
-            saturation = self.saturation.on(context.target.instruction_set in load_table(provider).saturates)
-            settings_of_dynamic = DynamicSettings(saturation, self.per_channel, self.include, self.exclude)
-            return quantize_dynamically(model, settings_of_dynamic, provider, context)
+            if self.activations is Activations.FLOAT:
+                change = quantize_weights(model, self._weight_only, provider, context)
+            else:
+                saturation = self.saturation.on(context.target.instruction_set in load_table(provider).saturates)
+                dynamic = DynamicSettings(saturation, self.per_channel, self.include, self.exclude)
+                change = quantize_dynamically(model, dynamic, provider, context)
+            if change.modified:
+                _forget_value_info(model)
+            return change
         table = load_table(provider)
         if reason := _reason_against(model, table):
             return Change(False, (left_alone("model", reason),))

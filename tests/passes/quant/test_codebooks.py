@@ -14,11 +14,12 @@ from onnxslim.passes.quant.scales import Activations
 from onnxslim.passes.quant.weight_only.codebooks import POWERS, SIZE, fit_codebook, fit_powers
 from onnxslim.passes.quant.weight_only.grids import WeightType, fit_grid
 from onnxslim.passes.quant.weight_only.writing import WeightFormat
+from onnxslim.passes.simplify import Simplify
 from sample_models import from_text
 from story import VNNI, make_context, nodes_of
 
 from onnxslim.errors import BadOptionValue
-from onnxslim.model import open_model, save_model
+from onnxslim.model import open_model, save_model, weight_bytes
 from onnxslim.runtime.session import Session
 
 CODEBOOKS = [WeightType.CODEBOOK, WeightType.POWERS]
@@ -89,6 +90,13 @@ def test_onnx_runtime_looks_levels_up_when_it_opens_a_model(tmp_path):
     onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     ops = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
     assert not ops & {"Gather", "Mul", "Cast"}
+
+
+def test_simplification_does_not_unfold_it():
+    _, model, _, feeds = quantize("Conv", weights=WeightType.CODEBOOK)
+    size = weight_bytes(model)
+    Simplify().run(model, make_context(model, feeds))
+    assert weight_bytes(model) == size
 
 
 def test_a_tied_table_gets_eight_bits():

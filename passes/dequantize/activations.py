@@ -20,6 +20,8 @@ from .forms import float_form
 
 LAYOUT, SOFTMAX_OPSET = "channels_last", "opset"
 """Attributes that the ops of floats do not have: the axis of the channels, and which Softmax it is."""
+UNARY_INPUTS = 4
+"""At least: the levels, their scale and zero point, the scale of the result."""
 LEVELS_SCALE_ZERO = ("levels", "scale", "zero point")
 """What quantization on the way makes of its one input."""
 NEW_SOFTMAX = 13
@@ -32,7 +34,7 @@ def spread_unary(model: ir.Model) -> int:
     for graph in main_graphs(model):
         for node in list(graph):
             op_type = float_form("unary", node)
-            if op_type is not None and not attribute(node, LAYOUT):
+            if op_type is not None and len(node.inputs) >= UNARY_INPUTS and not attribute(node, LAYOUT):
                 if attribute(node, SOFTMAX_OPSET) not in (None, *range(NEW_SOFTMAX, 100)):
                     continue
                 own = [given for name, given in node.attributes.items() if name not in (LAYOUT, SOFTMAX_OPSET)]
@@ -40,7 +42,7 @@ def spread_unary(model: ir.Model) -> int:
                 operands = [_dequantized(editor, graph, node, *node.inputs[:3])]
                 _quantized(editor, graph, node, ir.Node("", op_type, operands, own), *result)
                 count += 1
-            elif (op_type := float_form("joined", node)) is not None:
+            elif (op_type := float_form("joined", node)) is not None and len(node.inputs) % 3 == 2:
                 parts = [node.inputs[index : index + 3] for index in range(2, len(node.inputs), 3)]
                 operands = [_dequantized(editor, graph, node, *part) for part in parts]
                 made = ir.Node("", op_type, operands, list(node.attributes.values()))

@@ -45,8 +45,14 @@ def fold_levels(model: ir.Model) -> int:
     return count
 
 
+BITS = (1, 2, 4, 8)
+"""How many bits a packed level may have."""
+WEIGHT_AXES = 3
+"""Axes of the weights of a recurrence: direction, what is read, gates of the units."""
+
+
 def unpack(packed: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
-    """Return the levels of `bits` bits each (1, 2, 4, 8) that lie in the bytes of the last axis, low bits first."""
+    """Return the levels of so many `bits` (out of `BITS`) that lie in the bytes of the last axis, low bits first."""
     parts = [(packed >> shift) & ((1 << bits) - 1) for shift in range(0, 8, bits)]
     return np.stack(parts, axis=-1).reshape(*packed.shape[:-1], -1).astype(np.uint8)
 
@@ -61,15 +67,14 @@ def _packed_product(node: ir.Node, editor: Editor) -> ir.Node | None:
     packed, scales, zeros = (constant(_input(node, index)) for index in (1, 2, 3))
     if not (isinstance(bits, int) and isinstance(size, int) and isinstance(wide, int) and isinstance(columns, int)):
         return None
+    if bits not in BITS or min(size, wide, columns) < 1 or packed is None or scales is None:
+        return None
     blocks = -(-wide // size)
-    if (
-        packed is None
-        or scales is None
-        or packed.dtype != np.uint8
-        or packed.size * 8 != columns * blocks * size * bits
-    ):
+    if packed.dtype != np.uint8 or packed.size * 8 != columns * blocks * size * bits or scales.size != columns * blocks:
         return None
     if _input(node, 4) is not None or (_input(node, 3) is not None and zeros is None):
+        return None
+    if zeros is not None and zeros.size != columns * (-(-blocks * bits // 8) if zeros.dtype == np.uint8 else blocks):
         return None
     middle: Array = np.float32(1 << (bits - 1)) * np.ones((columns, blocks), np.float32)
     if zeros is not None:
@@ -91,7 +96,9 @@ def _recurrence(node: ir.Node, editor: Editor) -> ir.Node | None:
     floats: list[Array] = []
     for weight, scale, zero in ((1, 8, 9), (2, 10, 11)):
         levels, step, middle = (constant(_input(node, index)) for index in (weight, scale, zero))
-        if levels is None or step is None or middle is None or levels.ndim != 3:
+        if levels is None or step is None or middle is None or levels.ndim != WEIGHT_AXES or not len(levels):
+            return None
+        if not {step.size, middle.size} <= {len(levels), len(levels) * levels.shape[2]}:
             return None
         step, middle = (array.reshape(len(levels), 1, -1).astype(np.float32) for array in (step, middle))
         floats.append(np.ascontiguousarray(((levels.astype(np.float32) - middle) * step).transpose(0, 2, 1)))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from onnxslim.model.nesting import nested_graphs, nodes_within
 from onnxslim.pipeline.interface import Note, left_alone
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import EVERYTHING, Selection
@@ -93,9 +94,21 @@ def make_plan(
         for node, reason in reasons.items()
         if node not in absorbed and _makes_floats(node)
     )
+    left += _nested(model, table)
     before = _before_contractions(sites)
     last = frozenset(node for node, site in sites.items() if node not in before and not site.is_contraction)
     return QuantPlan(tuple(sites.values()), _groups(sites), left, last)
+
+
+def _nested(model: ir.Model, table: Int8Table) -> tuple[Note, ...]:
+    """Return a note on each product in a branch or a loop: what it reads there cannot be made an output, and seen."""
+    holders = {graph: node for node in nodes_within(model.graph) for graph in nested_graphs(node)}
+    return tuple(
+        left_alone(node.name or node.op_type, Reason(QuantCode.NESTED, (holder.op_type,)), action=IN_FLOAT)
+        for graph, holder in holders.items()
+        for node in graph
+        if (row := table.row(node)) is not None and row.role is Role.CONTRACTION
+    )
 
 
 def _makes_floats(node: ir.Node) -> bool:

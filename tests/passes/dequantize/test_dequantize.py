@@ -236,6 +236,32 @@ def test_what_has_no_float_form_is_named() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "QLinearSigmoid (x, s)",
+        "QLinearConcat <axis = 1> (s, z, x, s)",
+        "MatMulNBits <K = 0, N = 4, bits = 4, block_size = 0> (f, w, s)",
+        "MatMulNBits <K = 4, N = 4, bits = 3, block_size = 16> (f, w, s)",
+        "MatMulNBits <K = 4, N = 4, bits = 4, block_size = 16> (f, w, s)",
+        "MatMulNBits <bits = 4> (f, w)",
+        "DynamicQuantizeLSTM <hidden_size = 3> (f, v, v, , , , , , t, z, s, z)",
+        "DynamicQuantizeLSTM (f)",
+    ],
+)
+def test_what_no_runtime_would_take_is_left_as_it_is(call: str) -> None:
+    text = f"{HEAD} g (uint8[1,4,4,2] x, float[1,4] f) => (float[] y) {{ [bad] y = com.microsoft.{call} }}"
+    arrays = {
+        **{"s": np.float32(0.03), "z": np.uint8(128), "t": np.ones(5, np.float32)},
+        **{"w": np.ones((4, 1, 8), np.uint8), "v": np.ones((1, 4, 12), np.int8)},
+    }
+    words = call.partition("(")[2].replace(",", " ").replace(")", " ").split()
+    model = from_text(text, **{name: array for name, array in arrays.items() if name in words})
+    change = Dequantize().run(model, Context(model.clone(), no_samples(), CPU, np.random.default_rng(0)))
+    assert not change.modified
+    assert [(note.subject, note.code) for note in change.notes] == [("bad", "no-float-form")]
+
+
 def test_a_model_of_floats_is_left_alone_and_an_old_one_too() -> None:
     (note,) = dequantize(from_text(f"{HEAD} g (float[2] x) => (float[2] y) {{ y = Tanh (x) }}")).notes
     assert note.code == "not-quantized"

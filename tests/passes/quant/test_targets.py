@@ -9,6 +9,7 @@ import onnx.defs
 import onnx_ir as ir
 import pytest
 from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.plan import make_plan
 from onnxslim.passes.quant.table import Role, load_table
 from sample_models import from_text
 from story import make_context
@@ -160,6 +161,20 @@ def test_speed_here_decides_nothing_about_another_target() -> None:
     attempt = result.report.passes[-1].attempts[-1]
     assert attempt.kept
     assert "made for another target" in result.report.passes[-1].reason
+
+
+def test_products_in_branches_are_told() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    g (float[N,6] x, bool c) => (float[N,6] y) {
+        y = If (c) <
+            then_branch = t () => (float[N,6] a) { [inner] a = MatMul (x, w) },
+            else_branch = e () => (float[N,6] b) { b = Tanh (x) }
+        >
+    }"""
+    model = from_text(text, w=np.eye(6, dtype=np.float32))
+    infer_shapes(model)
+    (note,) = [note for note in make_plan(model, load_table("cpu")).left if note.subject == "inner"]
+    assert (note.code, note.reason) == ("nested", "it lies in a graph of If, whose values are not observed")
 
 
 def test_an_op_that_loses_too_much_stays_wide_although_it_has_a_kernel() -> None:

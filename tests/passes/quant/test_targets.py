@@ -166,8 +166,9 @@ def test_speed_here_decides_nothing_about_another_target() -> None:
 def test_products_in_branches_are_told() -> None:
     text = """<ir_version: 9, opset_import: ["" : 17]>
     g (float[N,6] x, bool c) => (float[N,6] y) {
+        v = Transpose (w)
         y = If (c) <
-            then_branch = t () => (float[N,6] a) { [inner] a = MatMul (x, w) },
+            then_branch = t () => (float[N,6] a) { [inner] a = MatMul (x, v) },
             else_branch = e () => (float[N,6] b) { b = Tanh (x) }
         >
     }"""

@@ -124,6 +124,7 @@ class Half(Pass):
         """Convert `model` in place, or say why not."""
         half = FORMATS[self.type]
         table = load_half_table(context.target.provider if self.target == AUTO else self.target)
+        infer_shapes(model)
         if reason := _reason_against(model):
             return Change(False, (left_alone("model", reason),))
         why = self._stays_float(table, half)
@@ -136,7 +137,6 @@ class Half(Pass):
                 return Change(False, (left_alone("model", newer),))
             working = newer
             notes.append(remark("model", f"opset {newer.opset_imports['']}", f"{half.name} needs it"))
-        infer_shapes(working)
         selection = Selection(self.include, self.exclude, working, context.original)
         notes += selection.unmatched()
         before = weight_bytes(working)
@@ -287,4 +287,5 @@ def _reason_against(model: ir.Model) -> Reason | None:
     halves = sum(kinds[form.onnx_type] for form in FORMATS.values())
     if halves:
         return Reason(HalfCode.IS_HALF, (halves,))
-    return None if any(float_weights(model)) else Reason(HalfCode.NOTHING_FLOAT)
+    values = (value for node in model.graph for value in (*node.inputs, *node.outputs))
+    return None if any(float_weights(model)) or any(map(is_float, values)) else Reason(HalfCode.NOTHING_FLOAT)

@@ -439,6 +439,15 @@ def test_regions_without_products_between_float32_nodes_stay():
     assert left(convert(alone, {"x": X}, activations=Inner.HALF)) == {"d": "digits"}, "nothing better can be had"
 
 
+def test_a_model_without_weights_runs_in_half_where_that_is_asked_for():
+    text = '<ir_version: 9, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,8] y) { h = Relu (x) y = Neg (h) }'
+    model = ir.from_onnx_text(text)
+    assert convert(model, {"x": X}, activations=Inner.HALF).modified
+    assert dtypes(model)["h"] is HALF
+    model = ir.from_onnx_text(text)
+    assert left(convert(model, {"x": X})) == {"model": "nothing-large"}
+
+
 def test_selection():
     model = net()
     change = convert(model, {"x": X}, activations=Inner.HALF, exclude=("v",))

@@ -55,7 +55,7 @@ def feeds(model: Any, path: str) -> list[dict[str, Any]]:
 
 
 def loaded(source: str) -> Any:
-    """Return a model, of opset 13 at least, without the constants among the inputs that old exporters list."""
+    """Return a model of opset 13 at least, its inputs as they ought to be: no constants, no negative sizes."""
     import onnx
     from onnx import version_converter
 
@@ -68,6 +68,10 @@ def loaded(source: str) -> Any:
     if len(inputs) < len(model.graph.input):
         del model.graph.input[:]
         model.graph.input.extend(inputs)
+    for value in (*model.graph.input, *model.graph.output):
+        for at, size in enumerate(value.type.tensor_type.shape.dim):
+            if size.HasField("dim_value") and size.dim_value < 0:
+                size.dim_param = f"{value.name}_{at}"
     return model
 
 

@@ -14,6 +14,9 @@ from onnxslim.ops.parameters import op_of
 from .formats import HalfFormat
 from .table import OpFacts, stands_in
 
+STASH = "stash_type"
+"""The attribute that says the type of the statistics of normalizations, which are outputs of some."""
+
 
 @dataclasses.dataclass(frozen=True)
 class HalfOperands:
@@ -60,6 +63,9 @@ def half_operands(node: ir.Node, opset: int | None, half: HalfFormat, facts: OpF
         outputs = {index for index in made if _allows(schema, _formal(schema.outputs, index), half)}
         if op_of(node) not in facts.result_type:  # the type of an output follows from that of an input
             variables = {_formal(schema.inputs, index).type_str for index in inputs}
+            free = {index for index in outputs if _formal(schema.outputs, index).type_str not in variables}
+            if free and STASH not in schema.attributes:  # nothing says of which type they are
+                return HalfOperands((), (), tuple(given))
             outputs = {index for index in outputs if _formal(schema.outputs, index).type_str in variables}
         # A variable of which one operand must stay float32 stays.
         bound = {_formal(schema.outputs, index).type_str for index in made if index not in outputs}

@@ -80,7 +80,7 @@ def possible(
             reason = Reason(HalfCode.NOT_KNOWN, (node.op_type,))
         if reason is None and any(not isinstance(value.type, ir.TensorType | None) for value in operands):
             reason = Reason(HalfCode.NO_TENSOR)
-        if reason is None and op_of(node) in facts.digits:
+        if reason is None and (op_of(node) in facts.digits or _differs(node, facts)):
             reason = Reason(HalfCode.DIGITS, (node.op_type, half.name))
         if reason is None and found is not None and not found.any:
             reason = Reason(HalfCode.NO_TYPE, (half.name, node.op_type, opset))
@@ -94,6 +94,13 @@ def possible(
         elif reason is not None:
             plan.left[node] = reason
     return plan
+
+
+def _differs(node: ir.Node, facts: OpFacts) -> bool:
+    """Whether an attribute is another than the one with which the op takes half precision."""
+    wanted = facts.only_with.get(op_of(node), {})
+    given = {name: node.attributes[name].value for name in wanted if name in node.attributes}
+    return any(number != wanted[name] for name, number in given.items())
 
 
 def makes_indices(graph: ir.Graph, half: HalfFormat, opsets: Mapping[str, int], facts: OpFacts) -> set[ir.Node]:

@@ -89,6 +89,7 @@ class OpFacts:
     digits: frozenset[OpName]
     differences: frozenset[OpName]
     negates: frozenset[OpName]
+    only_with: Mapping[OpName, Mapping[str, int | str]]
     small: Places
     angles: Places
     limits: Places

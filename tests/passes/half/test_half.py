@@ -439,6 +439,17 @@ def test_regions_without_products_between_float32_nodes_stay():
     assert left(convert(alone, {"x": X}, activations=Inner.HALF)) == {"d": "digits"}, "nothing better can be had"
 
 
+def test_attributes_that_keep_a_node_in_float32():
+    text = """<ir_version: 9, opset_import: ["" : 18]>
+    g (float[N,8] x) => (float[N,8] y) {
+        h = MatMul (x, w) a = ScatterND <reduction = "%s"> (h, i, u) y = MatMul (a, w) }"""
+    for reduction, code in (("none", None), ("add", "digits")):
+        weights = {"w": drawn(8, 8), "i": np.zeros((1, 2), np.int64), "u": drawn(1)}
+        model = from_text(text % reduction, **weights)
+        assert left(convert(model, {"x": X}, activations=Inner.HALF)).get("a") == code
+        assert run(model, {"x": X})["y"].shape == (4, 8)
+
+
 def test_a_model_without_weights_runs_in_half_where_that_is_asked_for():
     text = '<ir_version: 9, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,8] y) { h = Relu (x) y = Neg (h) }'
     model = ir.from_onnx_text(text)

@@ -59,6 +59,7 @@ class Dequantize(Pass):
         for graph in main_graphs(model):
             drop_unused(graph)
             graph.sort()
+        infer_shapes(model)
         after = count_quantized(model)
         counts = (
             ("ops of integers", sum(applied.counts.values()) + spread),

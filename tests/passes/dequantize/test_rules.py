@@ -44,6 +44,7 @@ CASES: dict[str, str] = {
     "q_linear_mul": "y = com.microsoft.QLinearMul (x, xs, xz, u, us, uz, ys, yz)",
     "q_linear_where": "c = Less (x, u) y = com.microsoft.QLinearWhere (c, x, xs, xz, u, us, uz, ys, yz)",
     "mat_mul_integer": "i = MatMulInteger (x, m, xz, mz) g = Cast <to = 1> (i) z = Mul (xs, ms) y = Mul (g, z)",
+    "mat_mul_integer_no_zero": "i = MatMulInteger (x, m, xz) g = Cast <to = 1> (i) z = Mul (xs, ms) y = Mul (g, z)",
     "conv_integer": f"i = ConvInteger <{CONV}> (x, w, xz, kz) g = Cast <to = 1> (i) z = Mul (xs, k) y = Mul (g, z)",
     "mat_mul_integer_to_float": "y = com.microsoft.MatMulIntegerToFloat (x, m, xs, ms, xz, mz, h)",
     "mat_mul_integer_to_float_plain": "y = com.microsoft.MatMulIntegerToFloat (x, m, xs, k, xz, kz)",

@@ -1,4 +1,4 @@
-"""The pass `quant`: static int8 with QuantizeLinear and DequantizeLinear, for the ops that the target runs in int8."""
+"""The pass `quant`: integers for weights, and for activations where the target has kernels for them."""
 
 from __future__ import annotations
 

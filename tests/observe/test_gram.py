@@ -9,7 +9,7 @@ from sample_models import from_text
 from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
-from onnxslim.observe.gram import RIDGE, Sums, Thin, measurable, sums, thin_moments
+from onnxslim.observe.gram import RIDGE, Sums, Thin, joined_moments, measurable, sums, thin_moments
 from onnxslim.runtime.session import Session
 
 
@@ -99,3 +99,18 @@ def test_rows_that_are_held_say_what_their_sums_say():
         covariance = np.cov(own.T.astype(np.float64), bias=True)
         added = np.diag(np.asarray(whole)) - np.diag(covariance)
         np.testing.assert_allclose(added, 3 * RIDGE * np.trace(covariance) / 30, rtol=1e-3)
+
+
+def test_moments_of_contractions_that_share_a_weight_are_those_of_all_their_rows():
+    generator = np.random.default_rng(0)
+    rows = [generator.normal(size=(2, count, 3)) + 1 for count in (5, 9)]
+    parts = []
+    for piece in rows:
+        parts.append(Sums(np.zeros((2, 3, 3)), np.zeros((2, 3))))
+        parts[-1].add(piece.astype(np.float32))
+    together = np.concatenate(rows, axis=1)
+    plain = joined_moments(parts, about_mean=False)
+    np.testing.assert_allclose(plain, together.swapaxes(1, 2) @ together / 14, rtol=1e-4)
+    centred = [piece - piece.mean(axis=1, keepdims=True) for piece in rows]
+    wanted = sum(piece.swapaxes(1, 2) @ piece for piece in centred) / 14
+    np.testing.assert_allclose(joined_moments(parts, about_mean=True), wanted, rtol=1e-3, atol=1e-5)

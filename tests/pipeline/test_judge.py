@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -11,11 +13,14 @@ from sample_models import from_text
 
 import onnxslim
 from onnxslim.data import synthetic_samples
+from onnxslim.pipeline.interface import Change, Context, Goal, Kind, Pass
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.measured import MeasuredModel, Run
 from onnxslim.pipeline.recipe import Recipe
 from onnxslim.pipeline.request import Request
+from onnxslim.runtime.latency import Latency, PairedLatency, Percentiles
 from onnxslim.runtime.session import Session
+from onnxslim.runtime.statistics import Interval
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])
@@ -114,3 +119,34 @@ def test_a_model_that_declares_any_batch_and_takes_one_sample_is_observed_one_by
     done = report.passes[-1]
     assert done.kept, done.reason
     assert any(taken in change.action for change in done.changes)
+
+
+@pytest.mark.parametrize(("pursued", "kept"), [(None, False), (Goal.SIZE, True)])
+def test_a_pass_whose_options_ask_for_size_may_be_slower(
+    pursued: Goal | None, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Slowing(Pass):
+        """Makes a model slower."""
+
+        name: ClassVar[str] = "slowing"
+        kind: ClassVar[Kind] = Kind.LOSSY
+
+        @property
+        def pursues(self) -> Goal | None:
+            return pursued
+
+        def run(self, model: ir.Model, context: Context) -> Change:
+            return Change(True)
+
+    model = from_text("""<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,4] y) { y = Neg (x) }""")
+    session = Session.of(model)
+    samples = synthetic_samples(model, 8, session=session)
+    measured = MeasuredModel(model, lambda: session)
+    judge = Judge(Run(Request(model, Recipe(()), session.target), measured, samples, samples), np.random.default_rng(0))
+    once = Latency(Percentiles(1.0, 1.0, 1.0), 1.0)
+    slow = PairedLatency(once, once, Interval(0.5, 0.4, 0.6))
+    monkeypatch.setattr(judge, "latency", lambda *models: slow)
+    verdict = judge.pays(Slowing(), measured, measured)
+    assert verdict.kept is kept
+    assert "0.50x the speed of before" in str(verdict.reasons[-1])

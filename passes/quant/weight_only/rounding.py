@@ -144,6 +144,8 @@ def _fitted(weight: StoredWeight, kind: LevelType, seen: Sequence[Sums], correct
         return grid.nearest(int(column), values.reshape(-1)).reshape(values.shape)
 
     rounded = round_columns(groups, moment, nearest)
+    if isinstance(grid, Codebook):
+        grid, rounded = _rescaled(grid, groups, rounded, moment)
     noise, signal = (float(output_error(part, moment).sum()) for part in (groups - rounded, groups))
     lost = np.concatenate(list(groups - rounded), axis=1)
     corrections = tuple(
@@ -152,6 +154,16 @@ def _fitted(weight: StoredWeight, kind: LevelType, seen: Sequence[Sums], correct
     )
     on_levels = np.concatenate(list(rounded), axis=1)
     return RoundedWeight(grid, grid.levels(on_levels), noise / signal if signal else 0.0, True, corrections)
+
+
+def _rescaled(codebook: Codebook, weight: Floats, rounded: Floats, moment: Floats) -> tuple[Codebook, Floats]:
+    """Return a codebook whose scales suit rounded weights best, and what these are then; all of shape [groups, ...]."""
+    made = moment @ rounded
+    energy = (rounded * made).sum(axis=1)
+    factor = (weight * made).sum(axis=1) / np.where(energy > 0, energy, 1)
+    factor = np.where((energy > 0) & (factor > 0), factor, 1)
+    scale = codebook.scale * factor.reshape(-1).astype(np.float32)
+    return dataclasses.replace(codebook, scale=scale), rounded * factor[:, None]
 
 
 def _corrects(product: WeightUse) -> bool:

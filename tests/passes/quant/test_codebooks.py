@@ -13,12 +13,14 @@ from onnxslim.passes.quant import Quant
 from onnxslim.passes.quant.scales import Activations
 from onnxslim.passes.quant.weight_only.codebooks import POWERS, SIZE, fit_codebook, fit_powers
 from onnxslim.passes.quant.weight_only.grids import WeightType, fit_grid
+from onnxslim.passes.quant.weight_only.rounding import _rescaled
 from onnxslim.passes.quant.weight_only.writing import WeightFormat
 from onnxslim.passes.simplify import Simplify
 from sample_models import from_text
 from story import VNNI, make_context, nodes_of
 
 from onnxslim.errors import BadOptionValue
+from onnxslim.fit.rounding import output_error
 from onnxslim.model import open_model, save_model, weight_bytes
 from onnxslim.runtime.session import Session
 
@@ -90,6 +92,21 @@ def test_onnx_runtime_looks_levels_up_when_it_opens_a_model(tmp_path):
     onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     ops = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
     assert not ops & {"Gather", "Mul", "Cast"}
+
+
+def test_scales_are_fitted_anew_behind_the_rounding():
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(2, 50, 6)) @ generator.normal(size=(2, 6, 6))
+    weight, moment = generator.normal(size=(2, 6, 4)), rows.swapaxes(1, 2) @ rows / 50
+    codebook = fit_codebook(np.concatenate(list(weight), axis=1).astype(np.float32))
+    flat = codebook.dequantized(codebook.levels(np.concatenate(list(weight), axis=1)))
+    rounded = np.stack(np.split(flat.astype(np.float64), 2, axis=1))
+    better, found = _rescaled(codebook, weight, rounded, moment)
+    errors = [output_error(weight - one, moment) for one in (found, rounded)]
+    assert (errors[0] <= errors[1] + 1e-9).all()
+    np.testing.assert_allclose(
+        better.dequantized(codebook.levels(flat)), np.concatenate(list(found), axis=1), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_simplification_does_not_unfold_it():

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from onnxslim.analysis.cost import macs_by_value
-from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.quantized import count_quantized
-from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import FORM
-from onnxslim.model.edit import become
-from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange, Note, Pass, left_alone, remark
+from onnxslim.pipeline.interface import Change, Context, Goal, Kind, Pass, left_alone
 from onnxslim.pipeline.reasons import Reason, ReasonCode
-from onnxslim.pipeline.selection import Exclude, Include, Selection
+from onnxslim.pipeline.selection import Exclude, Include
 from onnxslim.runtime.provider import check_target
 
-from .calibration import CalibrationSettings, Calibrator
 from .codes import QuantCode
 from .dynamic import DynamicSettings, quantize_dynamically
-from .insert import insert
-from .opset import QUANTIZATION_OPSET, upgraded
-from .parameters import WeightSettings, quantize_parameters
-from .plan import QuantPlan
 from .saturation import Saturation
 from .scales import Activations, Calibration
-from .sensitivity import RoundingError, layers_in_float, layers_of, rounding_errors
-from .table import Int8Table, load_table
+from .static import StaticSettings, quantize_statically, reason_against_table
+from .table import load_table
 from .weight_only import WeightOnlySettings, quantize_weights
 from .weight_only.grids import WeightType
 from .weight_only.writing import WeightFormat
-
-FLOAT_BITS, BITS = 32, 8
+from .weights import Rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +39,9 @@ class Quant(Pass):
     target: Annotated[
         str, "what the result is written for: cpu, tensorrt, qnn, qdq or another provider; auto: the one of the run"
     ] = "auto"
-    calibration: Annotated[Calibration, "how the range of an activation is chosen"] = Calibration.MINMAX
+    calibration: Annotated[
+        Calibration, "how the range of an activation is chosen; auto: what costs the outputs least"
+    ] = Calibration.AUTO
     percentile: Annotated[float, "percent of the values that percentile calibration covers"] = 99.99
     activations: Annotated[
         Activations,
@@ -81,6 +70,9 @@ class Quant(Pass):
     saturation: Annotated[Saturation, "what keeps products from saturating on processors without VNNI"] = (
         Saturation.AUTO
     )
+    rounding: Annotated[
+        Rounding, "how weights are rounded; fitted: so that the outputs of their layers change least"
+    ] = Rounding.FITTED
     bias_correction: Annotated[bool, "let biases take back the mean error of rounded weights"] = True
     include: Include = ()
     exclude: Exclude = ()
@@ -90,6 +82,9 @@ class Quant(Pass):
         "share of the error that int8 would bring everywhere: for less than 1, layers that cost the outputs much for"
         " their size stay in float",
     ] = 1.0
+    float_time: Annotated[
+        float, "share of the time of the int8 layers that may be added for layers in float, those that cost most"
+    ] = 0.05
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
@@ -131,6 +126,10 @@ class Quant(Pass):
             raise BadOptionValue(
                 f"error is {self.error}", where="quant", hint="error is a share above 0 and at most 1, which is all"
             )
+        if not 0 <= self.float_time < 1:
+            raise BadOptionValue(
+                f"float_time is {self.float_time}", where="quant", hint="float_time is a share from 0 to less than 1"
+            )
 
     def untimed(self, provider: str) -> Reason | None:
         """Return why its speed on `provider` decides nothing: it is written for another target."""
@@ -151,60 +150,38 @@ class Quant(Pass):
     def run(self, model: ir.Model, context: Context) -> Change:
         """Quantize `model` in place, or say why not."""
         provider = context.target.provider if self.target == "auto" else self.target
-        if self.activations in (Activations.FLOAT, Activations.DYNAMIC):
-            reason = _reason_against_any(model)
-            if reason is not None:
-                return Change(False, (left_alone("model", reason),))
-            if self.activations is Activations.FLOAT:
+        static = self.activations not in (Activations.FLOAT, Activations.DYNAMIC)
+        reason = (static and reason_against_table(load_table(provider))) or _reason_against(model)
+        if reason:
+            return Change(False, (left_alone("model", reason),))
+        saturation = self.saturation.on(context.target.instruction_set in load_table(provider).saturates)
+        match self.activations:
+            case Activations.FLOAT:
                 change = quantize_weights(model, self._weight_only, provider, context)
-            else:
-                saturation = self.saturation.on(context.target.instruction_set in load_table(provider).saturates)
+            case Activations.DYNAMIC:
                 dynamic = DynamicSettings(saturation, self.per_channel, self.include, self.exclude)
                 change = quantize_dynamically(model, dynamic, provider, context)
-            if change.modified:
-                _forget_value_info(model)
-            return change
-        table = load_table(provider)
-        if reason := _reason_against(model, table):
-            return Change(False, (left_alone("model", reason),))
-        infer_shapes(model)
-        notes: list[Note] = []
-        working = model
-        if model.graph.opset_imports[""] < QUANTIZATION_OPSET:
-            newer = upgraded(model)
-            if isinstance(newer, Reason):
-                return Change(False, (left_alone("model", newer),))
-            working = newer
-            notes.append(
-                remark("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there")
-            )
-        selection = Selection(self.include, self.exclude, working, context.original)
-        notes += selection.unmatched()
-        spread(working, lambda node: not selection.against(node))
-        samples = context.draw(self.samples, "quant: calibration")
-        settings = CalibrationSettings(
-            self.calibration, self.percentile, self.activations, self.bias_correction, selection
+            case _:
+                change = quantize_statically(model, self._static(saturation), provider, context)
+        if change.modified:
+            _forget_value_info(model)
+        return change
+
+    def _static(self, saturation: Saturation) -> StaticSettings:
+        return StaticSettings(
+            self.calibration,
+            self.percentile,
+            self.activations,
+            self.per_channel,
+            saturation,
+            self.rounding,
+            self.bias_correction,
+            self.include,
+            self.exclude,
+            self.samples,
+            self.error,
+            self.float_time,
         )
-        calibrator = Calibrator(settings, working, table, context, samples)
-        macs = macs_by_value(working, {name: np.shape(array) for name, array in samples.first().items()})
-        plan = calibrator.plan()
-        if self.error < 1 and plan.pays:
-            plan = calibrator.plan(self._in_float(working, plan, calibrator, macs, table, context))
-        if not plan.pays:
-            code = QuantCode.NOTHING_QUANTIZABLE if self.error == 1 else QuantCode.NOTHING_CHEAP
-            begins = calibrator.not_finite
-            reason = Reason(code, ("",)) if begins is None else Reason(code, (f": {begins}",), begins.values)
-            return Change(False, (left_alone("model", reason), *selection.unmatched(), *plan.left))
-        summary, layers = _summary(plan, macs)
-        scales = calibrator.scales(plan)
-        if working is not model:
-            become(model, working)
-        settings_of_weights = self._weight_settings(table, context)
-        weights, biases = quantize_parameters(plan, scales, calibrator.means, settings_of_weights, context)
-        insert(model, plan, scales, weights, biases, table)
-        _forget_value_info(model)
-        notes += calibrator.notes
-        return Change(True, (*notes, *summary, *plan.left), layers)
 
     @property
     def _weight_only(self) -> WeightOnlySettings:
@@ -220,61 +197,8 @@ class Quant(Pass):
             self.exclude,
         )
 
-    def _in_float(
-        self,
-        model: ir.Model,
-        plan: QuantPlan,
-        calibrator: Calibrator,
-        macs: Mapping[str, int],
-        table: Int8Table,
-        context: Context,
-    ) -> dict[ir.Node, Reason]:
-        """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
 
-        def observe() -> tuple[RoundingError, ...]:
-            scales = calibrator.scales(plan)
-            weights, _ = quantize_parameters(plan, scales, {}, self._weight_settings(table, context), context)
-            return rounding_errors(model, plan, scales, weights, sum(macs.values()), context)
-
-        errors = context.observed("rounding errors", observe)
-        reasons: dict[ir.Node, Reason] = {}
-        sites = layers_of(plan)
-        work = {key: sum(macs.get(site.key, 0) for site in own) for key, own in sites.items()}
-        for key, reason in layers_in_float(errors, work, self.error).items():
-            for site in sites[key]:
-                of_layer = Reason(QuantCode.OF_FLOAT_LAYER, (key,), (key,))
-                reasons[site.node] = reason if site.is_contraction else of_layer
-        return reasons
-
-    def _weight_settings(self, table: Int8Table, context: Context) -> WeightSettings:
-        saturation = self.saturation.on(context.target.instruction_set in table.saturates)
-        return WeightSettings(saturation, self.per_channel, self.calibration is Calibration.MSE)
-
-
-def _summary(plan: QuantPlan, macs: Mapping[str, int]) -> tuple[list[Note], tuple[LayerChange, ...]]:
-    """Return notes on what runs in int8, and the layers that do; `macs` by the names of the first outputs of nodes."""
-    counts = Counter(site.node.op_type for site in plan.sites)
-    notes = [Note(op_type, f"{count} in int8") for op_type, count in counts.most_common()]
-    layers = []
-    for site in plan.sites:
-        if site.is_contraction:
-            own = macs.get(site.key, 0)
-            layers.append(
-                LayerChange(site.node.name or site.key, site.node.op_type, "bits", FLOAT_BITS, BITS, own, own)
-            )
-    total = sum(macs.values())
-    if total:
-        share = sum(layer.macs_after for layer in layers) / total
-        notes.insert(0, Note("model", f"{share:.1%} of the multiply-accumulates in int8"))
-    return notes, tuple(layers)
-
-
-def _reason_against(model: ir.Model, table: Int8Table) -> Reason | None:
-    """Return why `model` must not be quantized at all; None where nothing speaks against it."""
-    return Reason(QuantCode.NO_INT8_KERNELS, (table.reason,)) if table.reason else _reason_against_any(model)
-
-
-def _reason_against_any(model: ir.Model) -> Reason | None:
+def _reason_against(model: ir.Model) -> Reason | None:
     """Return why nothing in `model` can be quantized, in whatever scheme; None where something may."""
     found = count_quantized(model)
     if found:

@@ -31,13 +31,17 @@ from onnxslim.pipeline.selection import Selection
 
 from .coarse import coarse_joins, coarse_scores
 from .codes import QuantCode
+from .intervals import LEVELS, Histogram
 from .opset import upgraded
 from .plan import QuantPlan, make_plan
-from .scales import Activations, Calibration, Histogram, Scale, choose_scale
+from .scales import Activations, Calibration, Scale, intervals_of
 from .table import Int8Table
 
 CHANNELS = 1
 """The axis of channels of the tensors that are multiplied by a weight and get a bias."""
+
+
+EXTREMES = (Statistic.MEAN_MINIMUM, Statistic.MEAN_MAXIMUM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,8 @@ class CalibrationSettings:
     calibration: Calibration
     percentile: float
     activations: Activations
+    levels: tuple[str, ...]
+    """Tensors of whole numbers from 0 to 255."""
     means: bool
     """Observe the means of channels as well, to correct biases with."""
     selection: Selection
@@ -105,9 +111,15 @@ class Calibrator:
             return
         biased = [site.operands()[0] for site in plan.sites if self._settings.means and site.bias is not None]
         means = {value.name or "": None for value in biased if value.shape is not None}
+        moving = self._settings.calibration is Calibration.MOVING
         queries = [*range_queries(names), *(Query(name, Statistic.MEAN, CHANNELS) for name in means)]
+        queries += [Query(name, extreme) for name in names for extreme in EXTREMES if moving]
         answers = self._answers(self._model, queries, "calibration: ranges")
-        self._ranges |= ranges(answers, names)
+        found = ranges(answers, names)
+        if moving:
+            low, high = ({name: float(answers[Query(name, extreme)]) for name in names} for extreme in EXTREMES)
+            found = {name: dataclasses.replace(found[name], low=low[name], high=high[name]) for name in names}
+        self._ranges |= found | {name: Range(0.0, LEVELS) for name in self._settings.levels if name in found}
         self.means |= {name: answers[Query(name, Statistic.MEAN, CHANNELS)] for name in means}
 
     def _answers(self, model: ir.Model, queries: list[Query], purpose: str) -> Mapping[Query, Floats]:
@@ -123,23 +135,20 @@ class Calibrator:
             ),
         )
 
-    def scales(self, plan: QuantPlan) -> dict[ir.Value, Scale]:
-        """Return the scale of every tensor that is quantized."""
+    def choices(self, plan: QuantPlan) -> list[dict[str, Scale]]:
+        """Return choices of a scale for the source of each group of a plan, by its name: one, but for `AUTO`."""
         settings = self._settings
-        histograms = self._histograms if settings.calibration is not Calibration.MINMAX else {}
-        scales: dict[ir.Value, Scale] = {}
+        histograms = self._histograms if settings.calibration.needs_histograms else {}
+        choices: list[dict[str, Scale]] = []
         for group in plan.groups:
             name = group.source.name or ""
-            scale = choose_scale(
-                self._ranges[name],
-                histograms.get(name),
-                settings.calibration,
-                settings.percentile,
-                self._signed,
-                self._table.symmetric,
-            )
-            scales.update(dict.fromkeys(group.members, scale))
-        return scales
+            histogram = None if name in settings.levels else histograms.get(name)
+            intervals = intervals_of(self._ranges[name], histogram, settings.calibration, settings.percentile)
+            for index, interval in enumerate(intervals):
+                if index == len(choices):
+                    choices.append({})
+                choices[index][name] = Scale.covering(*interval, self._signed, self._table.symmetric)
+        return [{**choices[0], **choice} for choice in choices]
 
     @functools.cached_property
     def _histograms(self) -> Mapping[str, Histogram]:

@@ -15,8 +15,8 @@ from onnxslim.observe.statistics import Range
 from onnxslim.pipeline.reasons import Reason
 
 from .codes import QuantCode
+from .intervals import LEVELS
 from .plan import QuantPlan
-from .scales import LEVELS
 from .table import Int8Table, Role
 
 FEWEST_LEVELS = 32.0

@@ -17,7 +17,10 @@ from onnxslim.pipeline.interface import Context
 from .plan import QuantPlan
 from .saturation import Saturation
 from .scales import Scale
+from .site import QuantSite
 from .weights import QuantizedWeight, quantize_weight
+
+EMPTY: Mapping[str, QuantizedWeight] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,11 @@ class WeightSettings:
     search: bool
     """Look for the scales with the smallest error."""
 
+    def saturation_of(self, site: QuantSite) -> Saturation:
+        """Return what the products of a site are guarded against."""
+        exact = site.row.depthwise == "exact" and site.product is not None and site.product.depthwise
+        return Saturation.IGNORE if exact else self.saturation
+
 
 def quantize_parameters(
     plan: QuantPlan,
@@ -37,10 +45,12 @@ def quantize_parameters(
     means: Mapping[str, Floats],
     settings: WeightSettings,
     context: Context,
+    fitted: Mapping[str, QuantizedWeight] = EMPTY,
 ) -> tuple[dict[ir.Node, QuantizedWeight], dict[ir.Node, Floats]]:
     """Return the weight and the bias of every site that has one.
 
-    `means` holds the mean of each channel of tensors, by name; biases behind others are not corrected.
+    `means` holds the mean of each channel of tensors, by name; biases behind others are not corrected. `fitted` holds
+    weights that are quantized already, by the keys of their sites: they are taken where their biases fit into int32.
     """
     biases: dict[ir.Node, Floats] = {}
     floors: dict[ir.Value, Floats] = {}
@@ -59,22 +69,33 @@ def quantize_parameters(
             continue
         weight, axis = key = site.product.weight, site.product.weight_axis
         if key not in quantized:
-            exact = site.row.depthwise == "exact" and site.product.depthwise
-            quantized[key] = quantize_weight(
-                array.astype(np.float32, copy=False),
-                axis,
-                packing=site.row.packing,
-                saturation=Saturation.IGNORE if exact else settings.saturation,
-                per_channel=settings.per_channel,
-                search=settings.search,
-                floor=floors.get(weight, 0.0),
-            )
+            floor = floors.get(weight, np.zeros(1))
+            ready = fitted.get(site.key)
+            fits = ready is not None and bool((ready.scale >= floor).all())
+            quantized[key] = ready if ready is not None and fits else quantize_site_weight(site, settings, floor)
         weights[site.node] = quantized[key]
         mean = means.get(site.operands()[0].name or "")
         if mean is not None and site.node in biases:
             biases[site.node] += bias_correction(array, quantized[key].dequantized(), axis, mean)
         context.progress("quantizing weights", index + 1, len(plan.sites))
     return weights, biases
+
+
+def quantize_site_weight(site: QuantSite, settings: WeightSettings, floor: Floats | float = 0.0) -> QuantizedWeight:
+    """Return the weight of a site that has one, each number rounded to the nearest level; no scale below `floor`."""
+    assert site.product is not None
+    array, axis = constant(site.product.weight), site.product.weight_axis
+    assert array is not None
+    assert axis is not None
+    return quantize_weight(
+        array.astype(np.float32, copy=False),
+        axis,
+        packing=site.row.packing,
+        saturation=settings.saturation_of(site),
+        per_channel=settings.per_channel,
+        search=settings.search,
+        floor=floor,
+    )
 
 
 def quantize_bias(bias: Any, input_scale: np.float32, weight: QuantizedWeight) -> tuple[npt.NDArray[np.int32], Singles]:

@@ -17,6 +17,7 @@ from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 
 from .codes import QuantCode
+from .scales import Scale
 from .site import QuantSite, SiteFinder
 from .table import Int8Table, Role
 
@@ -56,6 +57,10 @@ class QuantPlan:
     def sources(self) -> dict[ir.Value, str]:
         """For each quantized tensor the name of the source of its group."""
         return {member: group.source.name or "" for group in self.groups for member in group.members}
+
+    def scales(self, choice: Mapping[str, Scale]) -> dict[ir.Value, Scale]:
+        """Return the scale of each quantized tensor; `choice` holds those of the sources of groups, by their names."""
+        return {member: choice[group.source.name or ""] for group in self.groups for member in group.members}
 
 
 def make_plan(

@@ -45,6 +45,11 @@ class Saturation(enum.Enum):
     IGNORE = "ignore"
     """Weights of 8 bits, come what may."""
 
+    @property
+    def largest(self) -> int:
+        """The largest magnitude of a weight."""
+        return HALF_RANGE if self is Saturation.REDUCE_RANGE else FULL_RANGE
+
     def on(self, saturates: bool) -> Saturation:
         """Return what `AUTO` means on a target that saturates, or does not."""
         if self is not Saturation.AUTO:

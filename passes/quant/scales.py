@@ -1,10 +1,4 @@
-"""Chooses the scale and zero point of an activation from what was seen of it.
-
-Three ways to choose the interval that 256 levels shall cover: all that was seen (min-max), all but the rarest values
-(percentile), or the interval with the smallest expected squared error (MSE), which weighs what rounding costs against
-what cutting off costs (Banner et al., "Post training 4-bit quantization of convolutional networks", NeurIPS 2019, with
-the observed distribution in place of an assumed one).
-"""
+"""Chooses the scale and zero point of an activation from what was seen of it."""
 
 from __future__ import annotations
 
@@ -14,25 +8,35 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.arrays import Floats, Singles
-from onnxslim.observe.statistics import BINS, Grid, Range
+from onnxslim.arrays import Singles
+from onnxslim.observe.statistics import Range
 
-LEVELS = 255
-"""Steps between the lowest and the highest of 256 levels."""
+from .intervals import LEVELS, Histogram, entropy_interval, mse_interval, percentile_interval
 
-CANDIDATES = 512
-"""Bounds that are tried on each side of zero."""
+CUTTING = (1.0, 4.0, 16.0)
+"""How many times what is cut off counts in the intervals that `Calibration.AUTO` tries beside the whole range."""
 
 
 class Calibration(enum.Enum):
     """How the interval that the levels cover is chosen."""
 
+    AUTO = "auto"
+    """For each tensor what costs the outputs least."""
     MINMAX = "minmax"
     """Everything that was seen."""
+    MOVING = "moving"
+    """The mean of the smallest and of the largest elements of the runs."""
     PERCENTILE = "percentile"
     """All but the rarest values."""
+    ENTROPY = "entropy"
+    """The smallest divergence of the distribution."""
     MSE = "mse"
     """The smallest expected squared error."""
+
+    @property
+    def needs_histograms(self) -> bool:
+        """Whether the distribution must be known, and not just the range."""
+        return self not in (Calibration.MINMAX, Calibration.MOVING)
 
 
 class Activations(enum.Enum):
@@ -93,79 +97,25 @@ class Scale:
         return np.asarray(levels, self.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class Histogram:
-    """How many elements of a tensor are nearest to each multiple of a grid."""
-
-    counts: Floats
-    grid: Grid
-
-    @property
-    def centers(self) -> Floats:
-        """The multiples."""
-        return np.asarray((np.arange(BINS) - self.grid.zero) * self.grid.width, np.float64)
-
-
-def percentile_interval(histogram: Histogram, percentile: float) -> tuple[float, float]:
-    """Return the interval that holds `percentile` percent of the values, with as many left out on either side."""
-    share = (1 - percentile / 100) / 2
-    cumulated = np.cumsum(histogram.counts)
-    first, last = np.searchsorted(cumulated, (share * cumulated[-1], (1 - share) * cumulated[-1]))
-    centers = histogram.centers
-    return float(centers[first]), float(centers[min(last, len(centers) - 1)])
-
-
-def mse_interval(histogram: Histogram) -> tuple[float, float]:
-    """Return the interval with the smallest expected squared error of 256 levels.
-
-    Every value inside costs a twelfth of the squared step (it lies anywhere between two levels), but for zero, which is
-    exact; every value outside costs its squared distance to the bound. With cumulated moments each candidate interval
-    costs a few operations, so that all pairs of `CANDIDATES` lower and upper bounds are tried.
-    """
-    centers, counts = histogram.centers, histogram.counts
-    above = centers > 0
-    highs, cut_high, kept_high = _tail(centers[above], counts[above])
-    lows, cut_low, kept_low = _tail(-centers[~above][::-1][1:], counts[~above][::-1][1:])
-    step = (highs[:, None] + lows[None, :]) / LEVELS
-    rounding = step**2 / 12 * (kept_high[:, None] + kept_low[None, :])
-    error = rounding + cut_high[:, None] + cut_low[None, :]
-    best = np.unravel_index(np.argmin(error), error.shape)
-    return -float(lows[best[1]]), float(highs[best[0]])
-
-
-def _tail(magnitudes: Floats, counts: Floats) -> tuple[Floats, Floats, Floats]:
-    """For one side of zero: candidate bounds, the error of cutting off there, and how many values stay inside.
-
-    `counts` values lie at each of `magnitudes`, which ascend from zero.
-    """
-    seen = np.flatnonzero(counts)
-    if not len(seen):
-        return np.zeros(1), np.zeros(1), np.zeros(1)
-    magnitudes, counts = magnitudes[: seen[-1] + 1], counts[: seen[-1] + 1]
-    moments = [np.cumsum((counts * magnitudes**power)[::-1])[::-1] for power in range(3)]
-    chosen = np.unique(np.linspace(0, len(counts) - 1, CANDIDATES).round().astype(np.int64))
-    bounds = magnitudes[chosen]
-    outside = [np.append(moment, 0.0)[chosen + 1] for moment in moments]
-    cut = outside[2] - 2 * bounds * outside[1] + bounds**2 * outside[0]
-    return bounds, np.maximum(cut, 0.0), moments[0][0] - outside[0]
-
-
-def choose_scale(
-    seen: Range,
-    histogram: Histogram | None,
-    calibration: Calibration,
-    percentile: float,
-    signed: bool,
-    symmetric: bool = False,
-) -> Scale:
-    """Return the scale and zero point of a tensor whose range is finite, see `Scale.covering`.
+def intervals_of(
+    seen: Range, histogram: Histogram | None, calibration: Calibration, percentile: float
+) -> list[tuple[float, float]]:
+    """Return the intervals that the levels of a tensor, whose range is finite, may cover; several for `AUTO`.
 
     Without a histogram the range is covered. `percentile`, in percent of the values, is for `Calibration.PERCENTILE`.
     """
-    low, high = seen.low, seen.high
-    if histogram is not None and histogram.counts.any():
-        if calibration is Calibration.PERCENTILE:
-            low, high = percentile_interval(histogram, percentile)
-        elif calibration is Calibration.MSE:
-            low, high = mse_interval(histogram)
-    return Scale.covering(max(low, seen.low), min(high, seen.high), signed, symmetric)
+    whole = seen.low, seen.high
+    if histogram is None or not histogram.counts.any():
+        return [whole]
+    match calibration:
+        case Calibration.PERCENTILE:
+            found = [percentile_interval(histogram, percentile)]
+        case Calibration.ENTROPY:
+            found = [entropy_interval(histogram)]
+        case Calibration.MSE:
+            found = [mse_interval(histogram)]
+        case Calibration.AUTO:
+            found = [whole, *(mse_interval(histogram, cutting) for cutting in CUTTING)]
+        case _:
+            found = [whole]
+    return [(max(low, seen.low), min(high, seen.high)) for low, high in found]

@@ -7,6 +7,7 @@ than the one that covers everything; where products saturate (see `saturation`) 
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,6 @@ import numpy.typing as npt
 from onnxslim.arrays import Singles
 
 from .saturation import (
-    FULL_RANGE,
-    HALF_RANGE,
     Saturation,
     fit_pairs,
     products_in_order,
@@ -29,6 +28,15 @@ FINE = tuple(2.0 ** (np.arange(-3, 4) / 32))
 """Candidates around the best of the coarse ones, a quarter of their distance apart."""
 BLOCK = 1 << 22
 """Weights that are worked on at a time, so that the temporary copies stay small."""
+
+
+class Rounding(enum.Enum):
+    """How weights become levels."""
+
+    NEAREST = "nearest"
+    """Each by itself."""
+    FITTED = "fitted"
+    """All of one output together, by what the layer reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +80,7 @@ def quantize_weight(
         floor: No scale may be smaller than this (for each channel, or for all): the bias must fit its int32.
     """
     rows = products_in_order(weight, axis, packing).astype(np.float32, copy=False)
-    limit = HALF_RANGE if saturation is Saturation.REDUCE_RANGE else FULL_RANGE
+    limit = saturation.largest
     pairs = saturation is Saturation.PAIRS
     height = max(1, BLOCK // max(1, rows.shape[1])) if per_channel else len(rows)
     blocks = [slice(start, start + height) for start in range(0, len(rows), height)]

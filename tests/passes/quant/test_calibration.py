@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from counted_samples import counted_samples
 from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.intervals import Histogram, entropy_interval, mse_interval, percentile_interval
 from onnxslim.passes.quant.parameters import bias_correction, bias_floor, quantize_bias
-from onnxslim.passes.quant.scales import Calibration, Histogram, Scale, choose_scale, mse_interval, percentile_interval
-from onnxslim.passes.quant.weights import quantize_weight
+from onnxslim.passes.quant.scales import CUTTING, Calibration, Scale, intervals_of
+from onnxslim.passes.quant.weights import Rounding, quantize_weight
 from sample_models import from_text
 from story import make_context
 
@@ -41,10 +42,19 @@ def test_samples_are_streamed_once_and_once_more_for_histograms(case, error, cal
         model, feeds = detector.detector(), [{"images": image[None]} for image in detector.photos(40)]
     samples, streams = counted_samples(feeds)
     context = make_context(model, samples, target=CPU)
-    assert Quant(calibration=calibration, error=error).run(model, context).modified
-    sensitivity = streams.pop(16, 0)
+    options = {"calibration": calibration, "error": error, "float_time": 0.0, "rounding": Rounding.NEAREST}
+    assert Quant(**options).run(model, context).modified
+    sensitivity = streams.pop(8, 0)
     assert sensitivity == (error < 1), "few samples tell what layers cost"
-    assert streams == {40: 1 if calibration is Calibration.MINMAX else 2}
+    tried = calibration is Calibration.AUTO
+    assert streams == {40: 1 + calibration.needs_histograms + tried}
+
+
+def test_by_default_the_samples_are_read_for_ranges_histograms_moments_and_trials():
+    model, feeds = bottleneck()
+    samples, streams = counted_samples(feeds)
+    assert Quant().run(model, make_context(model, samples, target=CPU)).modified
+    assert streams == {40: 4, 8: 1}
 
 
 def histogram_of(array):
@@ -65,7 +75,8 @@ def test_correction_takes_back_the_mean_error(groups):
 
 
 def test_minmax_covers_everything():
-    scale = choose_scale(Range(-1.0, 3.0), None, Calibration.MINMAX, 99.9, signed=False)
+    (interval,) = intervals_of(Range(-1.0, 3.0), None, Calibration.MINMAX, 99.9)
+    scale = Scale.covering(*interval, signed=False)
     assert (scale.zero_point, scale.dtype) == (64, np.uint8)
     assert scale.interval == pytest.approx((-1, 3), abs=0.01)
 
@@ -95,6 +106,55 @@ def test_mse_finds_the_best_of_all_intervals_that_are_tried_out():
 
     low, high = mse_interval(histogram_of(array))
     assert error((high - low) / 2) <= 1.03 * min(error(bound) for bound in np.linspace(3, array.max(), 60))
+
+
+def test_what_is_cut_off_may_count_more():
+    array = np.random.default_rng(6).laplace(size=200_000)
+    histogram = histogram_of(array)
+    highs = [mse_interval(histogram, cutting)[1] for cutting in (1.0, 4.0, 16.0, 1e9)]
+    assert highs == sorted(highs)
+    assert highs[0] < 0.9 * highs[2]
+    assert highs[-1] == pytest.approx(array.max(), rel=0.01)
+
+
+def test_entropy_leaves_a_far_tail_out_and_keeps_what_is_even():
+    generator = np.random.default_rng(7)
+    even = generator.uniform(-1, 3, 100_000)
+    assert entropy_interval(histogram_of(even)) == pytest.approx((-1, 3), abs=0.1)
+    low, high = entropy_interval(histogram_of(np.append(generator.normal(size=100_000), [40.0, -40.0])))
+    assert 2.5 < high < 10
+    assert low == pytest.approx(-high, abs=0.1)
+
+
+def test_auto_has_several_intervals_and_all_others_one():
+    seen, histogram = (
+        Range(-8.0, 9.0),
+        histogram_of(np.append(np.random.default_rng(8).normal(size=10_000), [9.0, -8.0])),
+    )
+    for calibration in Calibration:
+        found = intervals_of(seen, histogram, calibration, 99.0)
+        assert len(found) == (1 + len(CUTTING) if calibration is Calibration.AUTO else 1)
+        assert all(-8 <= low <= 0 <= high <= 9 for low, high in found)
+    assert intervals_of(seen, None, Calibration.AUTO, 99.0) == [(-8.0, 9.0)]
+
+
+def test_a_moving_average_leaves_the_extremes_of_single_runs_out():
+    model, feeds = bottleneck()
+    for batch in feeds[1:]:
+        batch["x"] *= 0.1
+    wide, narrow = (
+        next(node for node in after.graph if node.op_type == "QuantizeLinear").inputs[1].const_value.numpy()
+        for after in (_quantized(model, feeds, calibration) for calibration in (Calibration.MINMAX, Calibration.MOVING))
+    )
+    assert narrow < 0.8 * wide
+
+
+def _quantized(model, feeds, calibration):
+    after = model.clone()
+    options = {"calibration": calibration, "float_time": 0.0, "rounding": Rounding.NEAREST}
+    samples, _ = counted_samples(feeds)
+    assert Quant(**options).run(after, make_context(model, samples, target=CPU)).modified
+    return after
 
 
 def test_mse_of_one_side_and_of_nothing():

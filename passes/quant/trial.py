@@ -1,0 +1,102 @@
+"""Quantizes a copy of a model, to see on samples what a choice of scales costs the outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxslim.observe.batches import batch_size
+from onnxslim.observe.probe import run_on
+from onnxslim.observe.sensitivity import OutputDeviation
+from onnxslim.pipeline.interface import Context
+
+from .insert import insert
+from .plan import QuantPlan, ScaleGroup
+from .scales import Scale
+from .site import QuantSite
+from .table import Int8Table
+from .weights import QuantizedWeight
+
+ScaleChoice = Mapping[str, Scale]
+"""A scale for the source of each group of a plan, by its name."""
+
+PRODUCTS = 5e11
+"""Multiply-accumulates that the trials may take together."""
+SAMPLES = (4, 256)
+"""Samples that tell one choice from another: at least, and at most. Fewer do not: errors of samples differ widely."""
+
+
+class Trial:
+    """Tries scales on a quantized copy of a model, which itself is not changed.
+
+    Args:
+        model: The float model, with types and shapes.
+        plan: What is quantized.
+        weights: The weight of each site that has one.
+        biases: The bias of each site that has one.
+        table: Of the target.
+        macs: Multiply-accumulates of one run.
+        trials: How many choices will be tried: it limits the samples.
+        context: The context of the pass.
+
+    Raises:
+        RunError: The model does not run on the samples.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        plan: QuantPlan,
+        weights: Mapping[ir.Node, QuantizedWeight],
+        biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
+        table: Int8Table,
+        macs: int,
+        trials: int,
+        context: Context,
+    ) -> None:
+        self._model, self._plan, self._table, self._context = model, plan, table, context
+        self._weights, self._biases = weights, biases
+        least, most = SAMPLES
+        few = context.draw(int(min(most, max(least, PRODUCTS / max(macs * trials, 1)))), "quant: trials")
+        feeds = [batch.feeds for batch in few.batches(batch_size(model, few))]
+        self._error = OutputDeviation(functools.partial(run_on, context.open_session(model)), feeds)
+
+    def error(self, choice: ScaleChoice) -> float:
+        """Return the energy of the error of the outputs where everything is quantized, as a share of theirs."""
+        copy = self._model.clone()
+        nodes = dict(zip(self._model.graph, copy.graph, strict=True))
+        plan = moved(self._plan, nodes)
+        weights = {nodes[node]: weight for node, weight in self._weights.items()}
+        biases = {nodes[node]: bias for node, bias in self._biases.items()}
+        insert(copy, plan, plan.scales(choice), weights, biases, self._table)
+        return self._error(functools.partial(run_on, self._context.open_session(copy)))
+
+
+def moved(plan: QuantPlan, nodes: Mapping[ir.Node, ir.Node]) -> QuantPlan:
+    """Return a plan for a copy of its model, whose nodes are given for those of the model."""
+    values: dict[ir.Value, ir.Value] = {}
+    for node, copy in nodes.items():
+        pairs = (*zip(node.inputs, copy.inputs, strict=True), *zip(node.outputs, copy.outputs, strict=True))
+        values.update((value, own) for value, own in pairs if value is not None and own is not None)
+
+    def of_copy(site: QuantSite) -> QuantSite:
+        product = site.product
+        if product is not None:
+            fitted = dataclasses.replace(product.fitted, node=nodes[product.node])
+            product = dataclasses.replace(
+                product, fitted=fitted, data=values[product.data], weight=values[product.weight]
+            )
+        clamp = None if site.clamp is None else nodes[site.clamp]
+        return dataclasses.replace(site, node=nodes[site.node], product=product, clamp=clamp)
+
+    groups = (
+        ScaleGroup(values[group.source], tuple(values[member] for member in group.members)) for group in plan.groups
+    )
+    last = frozenset(nodes[node] for node in plan.last)
+    return dataclasses.replace(plan, sites=tuple(map(of_copy, plan.sites)), groups=tuple(groups), last=last)

@@ -1,0 +1,114 @@
+"""Images of 8 bits are held exactly: they are brought to their levels, and the first convolution takes that back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.input_grid import align_inputs, find_grid
+from onnxslim.passes.quant.scales import Calibration
+from sample_models import from_text
+from story import VNNI, make_context
+
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.runtime.session import Session
+
+MEAN = np.array([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
+DEVIATION = np.array([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
+NET = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,16,16] x) => (float[N,5] y) {
+    a = Conv <ATTRIBUTES> (x, u, b)  r = Relu (a)  p = GlobalAveragePool (r)  f = Flatten (p)  y = Gemm (f, w) }"""
+
+
+def pixels(count=24, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 256, (count, 3, 16, 16))
+
+
+def normalised(levels):
+    return ((levels / 255 - MEAN) / DEVIATION).astype(np.float32)
+
+
+def net(attributes="pads = [1, 2, 0, 1]", groups=1):
+    generator = np.random.default_rng(1)
+    sizes = {"u": (6, 3 // groups, 3, 3), "b": (6,), "w": (6, 5)}
+    weights = {name: generator.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    return from_text(NET.replace("ATTRIBUTES", attributes), **weights)
+
+
+def aligned(model, images):
+    after = model.clone()
+    infer_shapes(after)
+    context = make_context(model, {"x": images}, target=VNNI)
+    return after, align_inputs(after, context.samples)
+
+
+def outputs(model, images):
+    return Session.of(model, VNNI).run({"x": images})["y"]
+
+
+def test_step_and_offset_of_each_channel_are_found():
+    grid = find_grid(normalised(pixels()))
+    np.testing.assert_allclose(grid.step, (1 / 255 / DEVIATION).ravel(), rtol=1e-4)
+    np.testing.assert_allclose(grid.offset, (-MEAN / DEVIATION).ravel(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.random.default_rng(0).normal(size=(4, 3, 16, 16)).astype(np.float32),
+        normalised(pixels())[:, 0],
+        np.zeros((4, 3, 16, 16), np.float32),
+        np.full((4, 3, 16, 16), np.nan, np.float32),
+        np.tile(normalised(pixels()), (1, 2, 1, 1)),
+        np.random.default_rng(0).integers(0, 1000, (8, 3, 16, 16)).astype(np.float32),
+        normalised(pixels()) + normalised(pixels(seed=1)) * np.float32(0.3),
+    ],
+    ids=["noise", "rank 3", "zeros", "nan", "six channels", "a thousand levels", "blended"],
+)
+def test_what_is_no_image_of_8_bits_has_no_grid(array):
+    assert find_grid(array) is None
+
+
+@pytest.mark.parametrize(
+    ("attributes", "groups"),
+    [("pads = [1, 2, 0, 1]", 1), ("strides = [2, 2]", 1), ("pads = [1, 1, 1, 1], group = 3", 3)],
+)
+def test_the_model_computes_what_it_did_from_whole_numbers(attributes, groups):
+    model, images = net(attributes, groups), normalised(pixels())
+    after, names = aligned(model, images)
+    assert len(names) == 1
+    np.testing.assert_allclose(outputs(after, images), outputs(model, images), rtol=1e-3, atol=1e-4)
+    after.graph.outputs[:] = [next(value for node in after.graph for value in node.outputs if value.name == names[0])]
+    (levels,) = Session.of(after, VNNI).run({"x": images}).values()
+    inner = levels[:, :, -15:, -15:] if "2, 0" in attributes else levels[:, :, 1:-1, 1:-1]
+    np.testing.assert_allclose(inner, np.rint(inner), atol=0.01)
+    assert np.rint(inner.min()) >= 0
+    assert np.rint(inner.max()) == 255
+
+
+@pytest.mark.parametrize("attributes", ['auto_pad = "SAME_UPPER"'])
+def test_what_pads_by_itself_is_left_alone(attributes):
+    model, images = net(attributes), normalised(pixels())
+    after, names = aligned(model, images)
+    assert not names
+    assert [node.op_type for node in after.graph] == [node.op_type for node in model.graph]
+
+
+def test_nothing_is_lost_at_the_input():
+    model, images = net(), normalised(pixels(64))
+
+    def error(given):
+        after = model.clone()
+        context = make_context(model, {"x": given}, target=VNNI)
+        change = Quant(calibration=Calibration.MINMAX, float_time=0.0).run(after, context)
+        assert change.modified
+        wanted, found = outputs(model, given), outputs(after, given)
+        told = [note for note in change.notes if note.action == "256 levels"]
+        return float(np.square(wanted - found).sum() / np.square(wanted).sum()), told
+
+    with_grid, told = error(images)
+    noise = np.random.default_rng(2).uniform(-0.5, 0.5, images.shape)
+    without, silent = error(normalised(pixels(64) + noise))
+    assert told
+    assert not silent
+    assert with_grid < without

@@ -57,7 +57,8 @@ def test_outputs_change_less_with_the_same_scales():
     def error(found, shape):
         """Return the energy of what the first convolution makes of the error of its weight, on images not seen."""
         lost = from_text(
-            '<ir_version: 9, opset_import: ["" : 17]> g (float[N,8,12,12] x) => (float[N,16,10,10] y) { y = Conv (x, u) }',
+            '<ir_version: 9, opset_import: ["" : 17]> g (float[N,8,12,12] x) => (float[N,16,10,10] y) {'
+            " y = Conv (x, u) }",
             u=(found[shape] - original[shape]).astype(np.float32),
         )
         made = Session.of(lost, VNNI).run({"x": images[32:]})["y"]

@@ -32,11 +32,11 @@ from .mixed import best_within, cheapest_below, reasons
 from .opset import QUANTIZATION_OPSET, upgraded
 from .parameters import WeightSettings, quantize_parameters
 from .plan import QuantPlan
+from .quantized_copy import QuantizedCopies, ScaleChoice
 from .saturation import Saturation
 from .scales import Activations, Calibration
 from .sensitivity import PartErrors, layers_of, part_errors
 from .table import Int8Table, load_table
-from .trial import ScaleChoice, Trial
 from .weights import QuantizedWeight, Rounding
 
 FLOAT_BITS, BITS = 32, 8
@@ -167,8 +167,8 @@ class _Quantizer:
         if len(choices) > 1:
             weights, biases = self._parameters(plan, best, self.calibrator.means)
             work = sum(self.macs.values())
-            trial = Trial(self._model, plan, weights, biases, self._table, work, len(choices), self._context)
-            best = min(choices, key=trial.error)
+            copies = QuantizedCopies(self._model, plan, weights, biases, self._table, work, len(choices), self._context)
+            best = min(choices, key=copies.error)
         # Of all members: where fewer nodes are quantized, another of them may be the source.
         return {member.name or "": scale for member, scale in plan.scales(best).items()}
 

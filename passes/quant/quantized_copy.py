@@ -32,8 +32,8 @@ SAMPLES = (4, 256)
 """Samples that tell one choice from another: at least, and at most. Fewer do not: errors of samples differ widely."""
 
 
-class Trial:
-    """Tries scales on a quantized copy of a model, which itself is not changed.
+class QuantizedCopies:
+    """Quantized copies of a model, which itself is not changed, each with another choice of scales.
 
     Args:
         model: The float model, with types and shapes.

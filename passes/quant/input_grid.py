@@ -104,18 +104,21 @@ def _align(model: ir.Model, value: ir.Value, found: Contraction, grid: InputGrid
     factor, shift = (1 / grid.step).reshape(shape), (-grid.offset / grid.step).reshape(shape)
     made = value
     pads = node.attributes.get_ints("pads", [0, 0, 0, 0])
-    steps: list[tuple[str, Array]] = []
+
+    def add(op_type: str, data: ir.Value, array: Array) -> ir.Value:
+        step = ir.node(op_type, [data, editor.constant("grid", array)], name="")
+        model.graph.insert_before(node, step)
+        output = step.outputs[0]
+        output.name, output.type = editor.name(f"{value.name}_levels"), value.type
+        output.shape = _grown(value.shape, pads)
+        return output
+
     if any(pads):
         # A zero is no level, so that the border is put around the image before.
-        steps.append(("Pad", np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64)))
+        made = add("Pad", made, np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
         node.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 0, 0])
-    steps += [("Mul", factor.astype(np.float32)), ("Add", shift.astype(np.float32))]
-    for op_type, array in steps:
-        step = ir.node(op_type, [made, editor.constant("grid", array)], name="")
-        model.graph.insert_before(node, step)
-        made = step.outputs[0]
-        made.name, made.type = editor.name(f"{value.name}_levels"), value.type
-        made.shape = _grown(value.shape, pads)
+    made = add("Mul", made, factor.astype(np.float32))
+    made = add("Add", made, shift.astype(np.float32))
     node.replace_input_with(next(index for index, operand in enumerate(node.inputs) if operand is value), made)
     bias = found.own_bias
     assert bias is not None

@@ -88,7 +88,7 @@ class Calibrator:
                 float_values=self._infinite,
                 float_nodes=left,
             )
-            self._observe(plan)
+            self.observe(plan)
             sources = [group.source.name or "" for group in plan.groups]
             infinite = [name for name in sources if not self._ranges[name].finite]
             if infinite:
@@ -103,7 +103,7 @@ class Calibrator:
                 return plan
             left.update(coarse)
 
-    def _observe(self, plan: QuantPlan) -> None:
+    def observe(self, plan: QuantPlan) -> None:
         """Observe the ranges of all tensors of a plan that are not known yet, and the means of channels."""
         members = (value.name or "" for group in plan.groups for value in group.members)
         names = [name for name in members if name not in self._ranges]
@@ -125,7 +125,7 @@ class Calibrator:
     def _answers(self, model: ir.Model, queries: list[Query], purpose: str) -> Mapping[Query, Floats]:
         context = self._context
         return context.observed(
-            tuple(queries),
+            (self._samples.count, tuple(queries)),
             lambda: observe(
                 model,
                 queries,

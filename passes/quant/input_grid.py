@@ -75,7 +75,7 @@ def align_inputs(model: ir.Model, samples: Samples) -> tuple[str, ...]:
     for value in model.graph.inputs:
         use, name = only_use(value), value.name or ""
         found = None if use is None else _convolution(use[0], value)
-        if found is None or value.dtype != ir.DataType.FLOAT or find_grid(first.get(name, np.zeros(0))) is None:
+        if found is None or value.dtype != ir.DataType.FLOAT or not _may_be_image(first.get(name, np.zeros(0))):
             continue
         few = samples.draw(SAMPLES, np.random.default_rng(0))
         images = [batch.feeds[name] for batch in few.batches()]
@@ -84,6 +84,15 @@ def align_inputs(model: ir.Model, samples: Samples) -> tuple[str, ...]:
         if grid is not None:
             aligned.append(_align(model, value, found, grid))
     return tuple(aligned)
+
+
+def _may_be_image(array: Array) -> bool:
+    """Whether samples like this one may lie on a grid: a dark picture has few levels, but none has more than 256, and
+    in none every pixel has another."""
+    if array.ndim != 4 or array.shape[1] > MOST_CHANNELS or not np.isfinite(array).all():
+        return False
+    channels = np.moveaxis(array, 1, 0)
+    return all(len(np.unique(channel)) <= min(LEVELS + 1, channel.size - 1) for channel in channels)
 
 
 def _convolution(node: ir.Node, value: ir.Value) -> Contraction | None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxslim.data import Samples
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import run_on
 from onnxslim.observe.sensitivity import OutputDeviation
@@ -43,6 +44,7 @@ class QuantizedCopies:
         table: Of the target.
         macs: Multiply-accumulates of one run.
         trials: How many choices will be tried: it limits the samples.
+        samples: What the copies run on.
         context: The context of the pass.
 
     Raises:
@@ -58,12 +60,13 @@ class QuantizedCopies:
         table: Int8Table,
         macs: int,
         trials: int,
+        samples: Samples,
         context: Context,
     ) -> None:
         self._model, self._plan, self._table, self._context = model, plan, table, context
         self._weights, self._biases = weights, biases
         least, most = SAMPLES
-        few = context.draw(int(min(most, max(least, PRODUCTS / max(macs * trials, 1)))), "quant: trials")
+        few = samples.draw(int(min(most, max(least, PRODUCTS / max(macs * trials, 1)))))
         feeds = [batch.feeds for batch in few.batches(batch_size(model, few))]
         self._error = OutputDeviation(functools.partial(run_on, context.open_session(model)), feeds)
 

@@ -16,6 +16,9 @@ from .intervals import LEVELS, Histogram, entropy_interval, mse_interval, percen
 CUTTING = (1.0, 4.0, 16.0)
 """How many times what is cut off counts in the intervals that `Calibration.AUTO` tries beside the whole range."""
 
+HEADROOM = 1.25
+"""How much wider than what was seen another is: of few samples the extremes are those that were seen by chance."""
+
 
 class Calibration(enum.Enum):
     """How the interval that the levels cover is chosen."""
@@ -115,7 +118,12 @@ def intervals_of(
         case Calibration.MSE:
             found = [mse_interval(histogram)]
         case Calibration.AUTO:
-            found = [whole, *(mse_interval(histogram, cutting) for cutting in CUTTING)]
+            wider = (seen.low * HEADROOM, seen.high * HEADROOM)
+            return [whole, wider, *_inside(whole, [mse_interval(histogram, cutting) for cutting in CUTTING])]
         case _:
             found = [whole]
-    return [(max(low, seen.low), min(high, seen.high)) for low, high in found]
+    return _inside(whole, found)
+
+
+def _inside(whole: tuple[float, float], intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(max(low, whole[0]), min(high, whole[1])) for low, high in intervals]

@@ -40,6 +40,10 @@ from .table import Int8Table, load_table
 from .weights import QuantizedWeight, Rounding
 
 FLOAT_BITS, BITS = 32, 8
+APART = 0.25
+"""Share of the samples that choices of scales are judged on, and that they are not made from."""
+FEWEST = 16
+"""Of fewer samples none is set apart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +116,7 @@ class _Quantizer:
         spread(model, lambda node: not selection.against(node))
         self._samples = context.draw(settings.samples, "quant: calibration")
         self.macs = macs_by_value(model, {name: np.shape(array) for name, array in self._samples.first().items()})
-        of_calibration = CalibrationSettings(
+        self._of_calibration = CalibrationSettings(
             settings.calibration,
             settings.percentile,
             settings.activations,
@@ -120,7 +124,7 @@ class _Quantizer:
             settings.bias_correction,
             selection,
         )
-        self.calibrator = Calibrator(of_calibration, model, table, context, self._samples)
+        self.calibrator = Calibrator(self._of_calibration, model, table, context, self._samples)
         self._fitted: Mapping[str, QuantizedWeight] = {}
 
     @property
@@ -161,14 +165,26 @@ class _Quantizer:
         )
 
     def _choose(self, plan: QuantPlan) -> ScaleChoice:
-        """Return the choice of scales that costs the outputs least, by running it."""
+        """Return the choice of scales that costs the outputs least.
+
+        Each is made from a part of the samples, and run on the others: the range of what was seen is always right for
+        what was seen.
+        """
         choices = self.calibrator.choices(plan)
         best = choices[0]
         if len(choices) > 1:
+            seen, others = self._samples, self._samples
+            if self._samples.count >= FEWEST:
+                others, seen = self._samples.split(APART)
+            calibrator = Calibrator(self._of_calibration, self._model, self._table, self._context, seen)
+            calibrator.observe(plan)
             weights, biases = self._parameters(plan, best, self.calibrator.means)
             work = sum(self.macs.values())
-            copies = QuantizedCopies(self._model, plan, weights, biases, self._table, work, len(choices), self._context)
-            best = min(choices, key=copies.error)
+            copies = QuantizedCopies(
+                self._model, plan, weights, biases, self._table, work, len(choices), others, self._context
+            )
+            errors = [copies.error(choice) for choice in calibrator.choices(plan)]
+            best = choices[int(np.argmin(errors))]
         # Of all members: where fewer nodes are quantized, another of them may be the source.
         return {member.name or "": scale for member, scale in plan.scales(best).items()}
 

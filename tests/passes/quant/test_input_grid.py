@@ -109,6 +109,13 @@ def test_the_input_is_quantized_level_by_level():
     assert np.square(wanted - found).sum() < 1e-3 * np.square(wanted).sum()
 
 
+def test_the_first_image_may_be_dark():
+    model, levels = net(), pixels(64)
+    levels[0] = 7
+    _, names = aligned(model, normalised(levels))
+    assert names
+
+
 def test_other_images_are_quantized_as_before():
     model = net()
     images = normalised(pixels(64) + np.random.default_rng(2).uniform(-0.5, 0.5, (64, 3, 16, 16)))

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxslim.arrays import Floats
@@ -35,6 +36,7 @@ from .intervals import LEVELS, Histogram
 from .opset import upgraded
 from .plan import QuantPlan, make_plan
 from .scales import Activations, Calibration, Scale, intervals_of
+from .site import clamp_limits
 from .table import Int8Table
 
 CHANNELS = 1
@@ -144,10 +146,14 @@ class Calibrator:
             name = group.source.name or ""
             histogram = None if name in settings.levels else histograms.get(name)
             intervals = intervals_of(self._ranges[name], histogram, settings.calibration, settings.percentile)
-            for index, interval in enumerate(intervals):
+            producer = group.source.producer()
+            limits = None if producer is None else clamp_limits(producer, self._table)
+            least, most = limits or (-np.inf, np.inf)
+            for index, (low, high) in enumerate(intervals):
                 if index == len(choices):
                     choices.append({})
-                choices[index][name] = Scale.covering(*interval, self._signed, self._table.symmetric)
+                bounded = max(low, least), min(high, most)
+                choices[index][name] = Scale.covering(*bounded, self._signed, self._table.symmetric)
         return [{**choices[0], **choice} for choice in choices]
 
     @functools.cached_property

@@ -7,6 +7,7 @@ outputs least is taken; the layers that cost most for their time stay in float.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ import onnx_ir as ir
 from onnxslim.analysis.cost import macs_by_value
 from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.errors import DataError
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left_alone, remark
 from onnxslim.pipeline.reasons import Reason
@@ -175,7 +177,8 @@ class _Quantizer:
         if len(choices) > 1:
             seen, others = self._samples, self._samples
             if self._samples.count >= FEWEST:
-                others, seen = self._samples.split(APART)
+                with contextlib.suppress(DataError):  # a model of fixed batch takes all of them at once
+                    others, seen = self._samples.split(APART)
             calibrator = Calibrator(self._of_calibration, self._model, self._table, self._context, seen)
             calibrator.observe(plan)
             weights, biases = self._parameters(plan, best, self.calibrator.means)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import onnx_ir as ir
 
@@ -23,20 +23,26 @@ from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target, detect_target
 
 
-@dataclass(frozen=True)
-class PlaceFigures:
-    """How much of a model runs in one way."""
+@dataclass(frozen=True, kw_only=True)
+class KernelTime:
+    """How long kernels take."""
 
-    nodes: Annotated[int, "nodes of the model; QuantizeLinear and DequantizeLinear are not counted"]
-    kernels: Annotated[int, "what ONNX Runtime runs for them"]
-    time_ms: Annotated[float | None, "time of these kernels in one inference"]
+    time_ms: Annotated[float | None, "time in one inference"]
     share: Annotated[float | None, "of the time of all kernels"]
     time_reason: str | None = None
     share_reason: str | None = None
 
 
 @dataclass(frozen=True)
-class KernelFigures:
+class PlaceFigures(KernelTime):
+    """How much of a model runs in one way."""
+
+    nodes: Annotated[int, "nodes of the model; QuantizeLinear and DequantizeLinear are not counted"]
+    kernels: Annotated[int, "what ONNX Runtime runs for them"]
+
+
+@dataclass(frozen=True)
+class KernelFigures(KernelTime):
     """What ONNX Runtime runs for one node of the model, or for several."""
 
     name: Annotated[str, "in ONNX Runtime's graph"]
@@ -45,14 +51,10 @@ class KernelFigures:
     provider: Annotated[str, "the execution provider that it belongs to"]
     nodes: Annotated[tuple[str, ...], "nodes of the model that it does the work of"]
     ops: Annotated[tuple[str, ...], "the ops of these"]
-    time_ms: Annotated[float | None, "time in one inference"]
-    share: Annotated[float | None, "of the time of all kernels"]
-    time_reason: str | None = None
-    share_reason: str | None = None
 
 
 @dataclass(frozen=True)
-class ConversionFigures:
+class ConversionFigures(KernelTime):
     """A QuantizeLinear or DequantizeLinear that is a kernel of its own."""
 
     name: Annotated[str, "in ONNX Runtime's graph"]
@@ -60,10 +62,6 @@ class ConversionFigures:
     purpose: Annotated[str, "what it is for: into int8, out of int8, interface, pair around floats or stored integers"]
     saves_time: Annotated[bool, "whether time can be saved by it; false: it costs time and brings none"]
     neighbours: Annotated[tuple[str, ...], "ops that it is there for, or in vain"]
-    time_ms: Annotated[float | None, "time in one inference"]
-    share: Annotated[float | None, "of the time of all kernels"]
-    time_reason: str | None = None
-    share_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,13 @@ class ModelPlacement:
         return tuple(conversion for conversion in self.conversions or () if not conversion.saves_time)
 
 
+class _Figures(TypedDict):
+    time_ms: float | None
+    share: float | None
+    time_reason: str | None
+    share_reason: str | None
+
+
 @dataclass(frozen=True)
 class _Clock:
     """Times of kernels as figures, or why there are none."""
@@ -97,12 +102,12 @@ class _Clock:
     total: float
     reason: str | None
 
-    def figures(self, milliseconds: float) -> dict[str, float | str | None]:
+    def figures(self, milliseconds: float) -> _Figures:
+        """Return the fields of a `KernelTime`."""
         if self.reason is not None:
-            return dict.fromkeys(("time_ms", "share"), None) | dict.fromkeys(
-                ("time_reason", "share_reason"), self.reason
-            )
-        return {"time_ms": milliseconds, "share": milliseconds / self.total if self.total else 0.0}
+            return {"time_ms": None, "share": None, "time_reason": self.reason, "share_reason": self.reason}
+        share = milliseconds / self.total if self.total else 0.0
+        return {"time_ms": milliseconds, "share": share, "time_reason": None, "share_reason": None}
 
 
 def place_model(
@@ -162,7 +167,7 @@ def _places(found: KernelPlacement, clock: _Clock) -> dict[str, PlaceFigures]:
     for name, kernel in found.kernels.items():
         times[found.places[name]] += kernel.milliseconds
     return {
-        where.value: PlaceFigures(nodes[where], kernels[where], **clock.figures(times[where]))  # type: ignore[arg-type]  # a dict for two types
+        where.value: PlaceFigures(nodes[where], kernels[where], **clock.figures(times[where]))
         for where in RunsIn
         if nodes[where] or kernels[where]
     }
@@ -182,7 +187,7 @@ def _kernels(found: KernelPlacement, clock: _Clock) -> tuple[KernelFigures, ...]
             kernel.provider,
             tuple(node.name or first_value(node) for node in covered.get(kernel.name, ())),
             _titles(covered.get(kernel.name, ())),
-            **clock.figures(kernel.milliseconds),  # type: ignore[arg-type]  # as above
+            **clock.figures(kernel.milliseconds),
         )
         for kernel in rows
         if found.places[kernel.name] is not RunsIn.CONVERSION
@@ -200,7 +205,7 @@ def _conversions(found: KernelPlacement, clock: _Clock) -> tuple[ConversionFigur
             conversion.purpose.value,
             conversion.purpose.saves_time,
             _titles(conversion.neighbours),
-            **clock.figures(conversion.kernel.milliseconds),  # type: ignore[arg-type]  # as above
+            **clock.figures(conversion.kernel.milliseconds),
         )
         for conversion in rows
     )

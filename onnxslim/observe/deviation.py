@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.cost import value_bytes
+from onnxslim.chunks import chunks
 from onnxslim.data import Samples
 from onnxslim.observe.finite import FLOATS
 from onnxslim.observe.probe import truncated
@@ -88,22 +89,9 @@ def compare_values(
     sessions = [open_session(probe) for probe in probes]
     found = {str(value.name): Deviation() for value in values}
     for batch in samples.batches():
-        for part in _parts(values):
+        for chunk in chunks(values, value_bytes, MOST_BYTES):
+            part = [str(value.name) for value in chunk]
             reference, given = (session.run(batch.feeds, part) for session in sessions)
             for name in part:
                 found[name].add(reference[name], given[name])
     return found
-
-
-def _parts(values: Sequence[ir.Value]) -> Iterator[list[str]]:
-    """Yield names of values that together are small enough for one run."""
-    part: list[str] = []
-    size = 0
-    for value in values:
-        if part and size + value_bytes(value) > MOST_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(str(value.name))
-        size += value_bytes(value)
-    if part:
-        yield part

@@ -163,6 +163,11 @@ def moment_bytes(contraction: Contraction) -> int:
     return contraction.groups * columns * (4 * FEW if columns > WIDE else 8 * columns)
 
 
+def sums_bytes(contraction: Contraction) -> int:
+    """Return how many bytes the sums of a contraction take, however many columns it has."""
+    return 8 * contraction.groups * contraction.columns**2
+
+
 def grams(
     model: ir.Model,
     read: Sequence[Contraction],

@@ -6,14 +6,15 @@ of that. Its keys are the fields of `Provider`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.resources
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxslim.errors import BadOptionValue
+from onnxslim.errors import BadOptionValue, ExtensionError
 from onnxslim.extensions import Group, broken, extension_names, find_extension
 from onnxslim.ort import onnxruntime
 from onnxslim.toml import tomllib
@@ -113,6 +114,23 @@ def load_provider(name: str) -> Provider:
         return Provider(name, device=None if device is None else Device(**device), hints=Hints(**hints), **content)
     except Exception as error:  # importing its package may raise any exception
         raise broken(Group.PROVIDERS, extension, f"{name}.toml: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def reading_table(provider: str, table: str) -> Iterator[None]:
+    """Turn what is wrong with a table of a provider, which may come from another distribution, into our own error.
+
+    Raises:
+        ExtensionError: What runs inside raises what reading malformed columns does.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ExtensionError(
+            f"the {table} table of {provider} cannot be read: {type(error).__name__}: {error}",
+            where=f"{provider}.toml",
+            hint="onnxslim/runtime/targets/cpu.toml explains the columns",
+        ) from error
 
 
 @functools.cache

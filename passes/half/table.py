@@ -10,10 +10,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxslim.errors import ExtensionError
 from onnxslim.ops.parameters import op_of
 from onnxslim.ops.signatures import OpName, op_name
-from onnxslim.runtime.provider import load_provider
+from onnxslim.runtime.provider import load_provider, reading_table
 from onnxslim.toml import tomllib
 
 from .formats import HalfFormat
@@ -57,19 +56,13 @@ def load_half_table(provider: str) -> HalfTable:
     content = load_provider(provider).half
     if not content:
         return HalfTable(provider, declared=False)
-    try:
+    with reading_table(provider, "half"):
         kernels = {name: dict(map(_kernel, content[name])) for name in content if name in ("float16", "bfloat16")}
         others = {name: content[name] for name in ("activations", "reason", "casts") if name in content}
         if unknown := content.keys() - kernels.keys() - others.keys():
             raise KeyError(min(unknown))
         if others.get("activations", "float") not in ("half", "float"):
             raise ValueError(f"activations = {others['activations']!r}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ExtensionError(
-            f"the half table of {provider} cannot be read: {type(error).__name__}: {error}",
-            where=f"{provider}.toml",
-            hint="onnxslim/runtime/targets/cpu.toml explains the columns",
-        ) from error
     return HalfTable(provider, declared=True, kernels=kernels, **others)
 
 

@@ -19,7 +19,7 @@ from .codes import QuantCode
 from .dynamic import DynamicSettings, quantize_dynamically
 from .saturation import Saturation
 from .scales import Activations, Calibration
-from .static import StaticSettings, quantize_statically, reason_against_table
+from .static import StaticSettings, quantize_statically
 from .table import load_table
 from .weight_only import WeightOnlySettings, quantize_weights
 from .weight_only.grids import WeightType
@@ -150,11 +150,14 @@ class Quant(Pass):
     def run(self, model: ir.Model, context: Context) -> Change:
         """Quantize `model` in place, or say why not."""
         provider = context.target.provider if self.target == "auto" else self.target
+        table = load_table(provider)
         static = self.activations not in (Activations.FLOAT, Activations.DYNAMIC)
-        reason = (static and reason_against_table(load_table(provider))) or _reason_against(model)
-        if reason:
+        reason = (
+            Reason(QuantCode.NO_INT8_KERNELS, (table.reason,)) if static and table.reason else _reason_against(model)
+        )
+        if reason is not None:
             return Change(False, (left_alone("model", reason),))
-        saturation = self.saturation.on(context.target.instruction_set in load_table(provider).saturates)
+        saturation = self.saturation.on(context.target.instruction_set in table.saturates)
         match self.activations:
             case Activations.FLOAT:
                 change = quantize_weights(model, self._weight_only, provider, context)
@@ -162,7 +165,7 @@ class Quant(Pass):
                 dynamic = DynamicSettings(saturation, self.per_channel, self.include, self.exclude)
                 change = quantize_dynamically(model, dynamic, provider, context)
             case _:
-                change = quantize_statically(model, self._static(saturation), provider, context)
+                change = quantize_statically(model, self._static(saturation), table, context)
         if change.modified:
             _forget_value_info(model)
         return change

@@ -41,9 +41,8 @@ from .table import Int8Table
 
 CHANNELS = 1
 """The axis of channels of the tensors that are multiplied by a weight and get a bias."""
-
-
 EXTREMES = (Statistic.MEAN_MINIMUM, Statistic.MEAN_MAXIMUM)
+"""The range of a moving average."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +126,7 @@ class Calibrator:
     def _answers(self, model: ir.Model, queries: list[Query], purpose: str) -> Mapping[Query, Floats]:
         context = self._context
         return context.observed(
-            (self._samples.count, tuple(queries)),
+            (self._samples.count, tuple(queries)),  # all samples, or the part that choices are made from
             lambda: observe(
                 model,
                 queries,

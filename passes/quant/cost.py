@@ -20,7 +20,7 @@ from .plan import QuantPlan
 from .site import QuantSite
 
 SPEED = 3.5
-"""Products of int8 in the time of one in float: with VNNI, in convolutions of middle size."""
+"""Products of int8 in the time of one in float, with VNNI. Assumed, as the others are: small models take longer."""
 SATURATING_SPEED = 1.7
 """The same where products are added as int16."""
 ELEMENT = 16.0

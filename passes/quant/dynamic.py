@@ -20,7 +20,6 @@ from onnxslim.analysis.cost import macs_by_value
 from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.linear_layer import label
 from onnxslim.analysis.shapes import infer_shapes
-from onnxslim.errors import ExtensionError
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, become, drop_unused, take_over
 from onnxslim.ops.parameters import attribute
@@ -28,16 +27,17 @@ from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left
 from onnxslim.pipeline.opset import upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
-from onnxslim.runtime.provider import load_provider
+from onnxslim.runtime.provider import load_provider, reading_table
 
 from .codes import QuantCode
+from .layer_bits import bits_change, share_in_int8
 from .saturation import Saturation
 from .weight_only.stored import SMALLEST, turn, turn_back
 from .weights import QuantizedWeight, quantize_weight
 
 DYNAMIC_OPSET = 11
 """DynamicQuantizeLinear is there since opset 11."""
-FLOAT_BITS, BITS = 32, 8
+BITS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,18 +61,12 @@ def load_dynamic_rows(provider: str) -> Mapping[str, DynamicRow]:
     Raises:
         ExtensionError: It comes from another distribution, and its table cannot be read.
     """
-    try:
+    with reading_table(provider, "dynamic"):
         content = load_provider(provider).dynamic.items()
         return {
             op_type: DynamicRow(op_type, **{**columns, "becomes": tuple(columns["becomes"])})
             for op_type, columns in content
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ExtensionError(
-            f"the dynamic table of {provider} cannot be read: {type(error).__name__}: {error}",
-            where=f"{provider}.toml",
-            hint="onnxslim/runtime/targets/cpu.toml explains the columns",
-        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +112,7 @@ def quantize_dynamically(model: ir.Model, settings: DynamicSettings, provider: s
             left.append(left_alone(label(node), reason))
             continue
         work = macs.get(node.outputs[0].name or "", 0)
-        layers.append(LayerChange(label(node), node.op_type, "bits", FLOAT_BITS, BITS, work, work))
+        layers.append(bits_change(node, BITS, work))
         if row.recurrent:
             writer.write_recurrence(node, row)
         else:
@@ -130,12 +124,8 @@ def quantize_dynamically(model: ir.Model, settings: DynamicSettings, provider: s
     working.graph.sort()
     if working is not model:
         become(model, working)
-    notes += [Note(layer.layer, "int8, activations as they come") for layer in layers]
-    total = sum(macs.values())
-    if total:
-        share = sum(layer.macs_after for layer in layers) / total
-        notes.insert(0, Note("model", f"{share:.1%} of the multiply-accumulates in int8"))
-    return Change(True, (*notes, *left), tuple(layers))
+    done = [Note(layer.layer, "int8, activations as they come") for layer in layers]
+    return Change(True, (*share_in_int8(layers, macs), *notes, *done, *left), tuple(layers))
 
 
 def _against(node: ir.Node, row: DynamicRow, product: Contraction | None) -> Reason | None:

@@ -6,15 +6,17 @@ inputs. Where a bias follows that is corrected anyway, moments are taken about t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.contraction import Contraction
+from onnxslim.arrays import Floats
+from onnxslim.chunks import chunks
 from onnxslim.data import Samples
 from onnxslim.fit.rounding import round_columns
-from onnxslim.model.constants import constant
-from onnxslim.observe.gram import Sums, measurable, sums
+from onnxslim.observe.gram import joined_moments, measurable, sums, sums_bytes
 from onnxslim.pipeline.interface import Context
 
 from .parameters import WeightSettings, quantize_site_weight
@@ -53,14 +55,16 @@ def fitted_weights(
         ValuesNotFinite: A layer reads values that are not finite.
     """
     sites = [site for site in plan.sites if _can_be_fitted(site, settings)]
+    products = {site.key: site.product for site in sites if site.product is not None}
     few = samples.draw(SAMPLES, np.random.default_rng(context.seed))
     found: dict[str, QuantizedWeight] = {}
-    for part in _parts(sites):
-        read = [site.product for site in part if site.product is not None]
+    for part in chunks(sites, lambda site: sums_bytes(products[site.key]), BYTES):
+        read = [products[site.key] for site in part]
         places = -(-ROWS * max(contraction.columns for contraction in read) // few.count)
         moments = sums(model, read, few, places, context.generator, context.open_session)
-        for site, own in zip(part, moments, strict=True):
-            found[site.key] = _fitted(site, own, settings, about_mean=correct and site.bias is not None)
+        for site, product, own in zip(part, read, moments, strict=True):
+            moment = joined_moments([own], about_mean=correct and site.bias is not None)
+            found[site.key] = _fitted(site, product, moment, settings)
             context.progress("fitting weights", len(found), len(sites))
     return found
 
@@ -77,37 +81,17 @@ def _can_be_fitted(site: QuantSite, settings: WeightSettings) -> bool:
     )
 
 
-def _parts(sites: Sequence[QuantSite]) -> Iterator[list[QuantSite]]:
-    """Yield sites whose moments fit into memory together."""
-    part: list[QuantSite] = []
-    size = 0
-    for site in sites:
-        assert site.product is not None
-        own = 8 * site.product.groups * site.product.columns**2
-        if part and size + own > BYTES:
-            yield part
-            part, size = [], 0
-        part.append(site)
-        size += own
-    if part:
-        yield part
-
-
-def _fitted(site: QuantSite, moments: Sums, settings: WeightSettings, *, about_mean: bool) -> QuantizedWeight:
-    product, array = site.product, constant(None if site.product is None else site.product.weight)
-    assert product is not None
-    assert array is not None
+def _fitted(site: QuantSite, product: Contraction, moment: Floats, settings: WeightSettings) -> QuantizedWeight:
+    """Return the weight of a site that has one, at the scales of the nearest levels."""
     plain = quantize_site_weight(site, settings)
-    rows = max(moments.rows, 1)
-    mean = moments.inputs / rows
-    moment = moments.products / rows - (mean[:, :, None] * mean[:, None] if about_mean else 0.0)
     blocks = product.blocks()
     groups, _, outputs = blocks.shape
     step = np.broadcast_to(plain.scale.astype(np.float64), (groups * outputs,)).reshape(groups, outputs)
     most = settings.saturation_of(site).largest
 
-    def nearest(_: int | np.integer, values: np.ndarray) -> np.ndarray:
-        return np.asarray(np.clip(np.rint(values / step), -most, most) * step)
+    def nearest(_: int | np.integer[Any], values: Floats) -> Floats:
+        rounded: Floats = np.clip(np.rint(values / step), -most, most) * step
+        return rounded
 
     levels = np.rint(product.from_blocks(round_columns(blocks, moment, nearest) / step[:, None]))
     return QuantizedWeight(levels.astype(np.int8), plain.scale, plain.axis)

@@ -56,6 +56,12 @@ def best_within(errors: Sequence[RoundingError], costs: Mapping[str, float], bud
     return program.solve(-program.avoided, -program.costs, -budget)
 
 
+def left_after(chosen: Set[str], errors: Sequence[RoundingError]) -> float:
+    """Return the share of the error that is left where some layers stay in float."""
+    total = sum(error.share for error in errors)
+    return sum(error.share for error in errors if not error.layers <= chosen) / total if total else 0.0
+
+
 def reasons(chosen: Set[str], errors: Sequence[RoundingError], macs: Mapping[str, int]) -> dict[str, Reason]:
     """Return for each layer that stays in float why; `macs` are the multiply-accumulates of layers by their keys."""
     total, work = sum(error.share for error in errors), max(sum(macs.values()), 1)

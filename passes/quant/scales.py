@@ -24,7 +24,7 @@ class Calibration(enum.Enum):
     """How the interval that the levels cover is chosen."""
 
     AUTO = "auto"
-    """For each tensor what costs the outputs least."""
+    """Of several ways the one that costs the outputs least."""
     MINMAX = "minmax"
     """Everything that was seen."""
     MOVING = "moving"

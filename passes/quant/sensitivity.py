@@ -18,7 +18,7 @@ from onnxslim.pipeline.interface import Context
 
 from .mixed import RoundingError
 from .plan import QuantPlan
-from .rounded import RoundedModel
+from .rounded import Part, RoundedModel
 from .scales import Scale
 from .site import QuantSite
 from .weights import QuantizedWeight
@@ -28,8 +28,8 @@ PRODUCTS = 1e12
 SAMPLES = (1, 8)
 """Samples that tell one part from another: at least, and at most."""
 SESSIONS, FEWEST = 8, 12
-"""Sessions at most, as long as each rounds no more than so many tensors: what could be rounded and is not takes time,
-and so does opening a model."""
+"""Sessions at most, as long as each can round no fewer parts: what could be rounded and is not takes time, and so does
+opening a model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,25 +112,23 @@ def part_errors(
         RunError: The model does not run on the samples.
     """
     stored = [(site, weights[site.node]) for site in plan.sites if site.node in weights]
-    sources = [group.source for group in plan.groups]
-    dtype = next(scale.dtype for scale in scales.values())
-    runs = len(stored) + len(sources)
+    tensors = [(group.source, scales[group.source.name or ""]) for group in plan.groups]
+    parts: list[Part] = [*stored, *tensors]
     least, most = SAMPLES
-    few = context.draw(int(min(most, max(least, PRODUCTS / max(macs * runs, 1)))), "quant: sensitivity")
+    few = context.draw(int(min(most, max(least, PRODUCTS / max(macs * len(parts), 1)))), "quant: sensitivity")
     error = OutputDeviation(
         functools.partial(run_on, context.open_session(model)),
         [batch.feeds for batch in few.batches(batch_size(model, few))],
     )
-    tensors: dict[str, float] = {}
-    of_weights: dict[str, float] = {}
-    height = max(FEWEST, -(-runs // SESSIONS))
-    for start in range(0, max(len(stored), len(sources)), height):
-        part = slice(start, start + height)
-        rounded = RoundedModel(model, sources[part], stored[part], dtype, context.open_session)
-        for site, _ in stored[part]:
-            of_weights[site.key] = error(rounded.rounding({}, (site.key,)))
-        for value in sources[part]:
-            name = value.name or ""
-            tensors[name] = error(rounded.rounding({name: scales[name]}))
-        context.progress("quant: sensitivity", len(tensors) + len(of_weights), runs)
-    return PartErrors(tensors, of_weights)
+    errors: list[float] = []
+    height = max(FEWEST, -(-len(parts) // SESSIONS))
+    for start in range(0, len(parts), height):
+        own = parts[start : start + height]
+        rounded = RoundedModel(model, own, context.open_session)
+        errors += [error(rounded.rounding(index)) for index in range(len(own))]
+        context.progress("quant: sensitivity", len(errors), len(parts))
+    of_weights, of_tensors = errors[: len(stored)], errors[len(stored) :]
+    return PartErrors(
+        {value.name or "": share for (value, _), share in zip(tensors, of_tensors, strict=True)},
+        {site.key: share for (site, _), share in zip(stored, of_weights, strict=True)},
+    )

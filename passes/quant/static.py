@@ -30,7 +30,8 @@ from .cost import Costs
 from .fitted import fitted_weights
 from .input_grid import align_inputs
 from .insert import insert
-from .mixed import best_within, cheapest_below, reasons
+from .layer_bits import bits_change, share_in_int8
+from .mixed import best_within, cheapest_below, left_after, reasons
 from .opset import QUANTIZATION_OPSET, upgraded
 from .parameters import WeightSettings, quantize_parameters
 from .plan import QuantPlan
@@ -38,10 +39,11 @@ from .quantized_copy import QuantizedCopies, ScaleChoice
 from .saturation import Saturation
 from .scales import Activations, Calibration
 from .sensitivity import PartErrors, layers_of, part_errors
-from .table import Int8Table, load_table
+from .site import QuantSite
+from .table import Int8Table
 from .weights import QuantizedWeight, Rounding
 
-FLOAT_BITS, BITS = 32, 8
+BITS = 8
 APART = 0.25
 """Share of the samples that choices of scales are judged on, and that they are not made from."""
 FEWEST = 16
@@ -73,9 +75,8 @@ class StaticSettings:
         return WeightSettings(self.saturation, self.per_channel, search)
 
 
-def quantize_statically(model: ir.Model, settings: StaticSettings, provider: str, context: Context) -> Change:
-    """Quantize `model` in place for a provider, or say why not."""
-    table = load_table(provider)
+def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Table, context: Context) -> Change:
+    """Quantize `model` in place for a target, which runs something in int8, or say why not."""
     infer_shapes(model)
     working = model
     notes: list[Note] = []
@@ -93,7 +94,7 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, provider: str
     notes += [remark(name, "256 levels", "the input is an image of 8 bits") for name in levels]
     quantizer = _Quantizer(working, levels, settings, table, context)
     plan, choice = quantizer.decide()
-    notes += quantizer.notes
+    notes += quantizer.calibrator.notes
     if not plan.pays:
         code = QuantCode.NOTHING_QUANTIZABLE if settings.error == 1 else QuantCode.NOTHING_CHEAP
         begins = quantizer.calibrator.not_finite
@@ -113,6 +114,7 @@ class _Quantizer:
         self, model: ir.Model, levels: tuple[str, ...], settings: StaticSettings, table: Int8Table, context: Context
     ) -> None:
         self._model, self._settings, self._table, self._context = model, settings, table, context
+        self._levels = frozenset(levels)
         selection = Selection(settings.include, settings.exclude, model, context.original)
         self.unmatched = selection.unmatched()
         spread(model, lambda node: not selection.against(node))
@@ -128,11 +130,6 @@ class _Quantizer:
         )
         self.calibrator = Calibrator(self._of_calibration, model, table, context, self._samples)
         self._fitted: Mapping[str, QuantizedWeight] = {}
-
-    @property
-    def notes(self) -> list[Note]:
-        """What is to be said of calibration."""
-        return self.calibrator.notes
 
     def decide(self) -> tuple[QuantPlan, ScaleChoice]:
         """Return what is quantized, and the scales of the sources of its groups."""
@@ -202,9 +199,12 @@ class _Quantizer:
         costs = Costs(self._model, plan, self.macs, self._samples.first(), saturating)
         of_layers = errors.of_layers(plan)
         added = {key: sum(map(costs.of_float, own)) for key, own in sites.items()}
-        chosen = cheapest_below(of_layers, added, settings.error) if settings.error < 1 else frozenset[str]()
-        if not chosen:
-            chosen = best_within(of_layers, added, settings.float_time * costs.quantized)
+        # A layer whose input is held exactly stays: the ops that make it so would be there in vain.
+        exact = {key for key, own in sites.items() for site in own if not self._levels.isdisjoint(_names(site))}
+        budget = 0.0 if self._table.everywhere else settings.float_time * costs.quantized
+        chosen = best_within([error for error in of_layers if error.layers.isdisjoint(exact)], added, budget)
+        if left_after(chosen, of_layers) > settings.error:
+            chosen = cheapest_below(of_layers, added, settings.error)
         work = {key: sum(self.macs.get(site.key, 0) for site in own) for key, own in sites.items()}
         found: dict[ir.Node, Reason] = {}
         for key, reason in reasons(chosen, of_layers, work).items():
@@ -213,24 +213,13 @@ class _Quantizer:
         return found
 
 
-def reason_against_table(table: Int8Table) -> Reason | None:
-    """Return why nothing runs in int8 by a table; None where something does."""
-    return Reason(QuantCode.NO_INT8_KERNELS, (table.reason,)) if table.reason else None
+def _names(site: QuantSite) -> set[str]:
+    return {value.name or "" for value in site.operands()}
 
 
 def _summary(plan: QuantPlan, macs: Mapping[str, int]) -> tuple[list[Note], tuple[LayerChange, ...]]:
     """Return notes on what runs in int8, and the layers that do; `macs` by the names of the first outputs of nodes."""
     counts = Counter(site.node.op_type for site in plan.sites)
+    layers = tuple(bits_change(site.node, BITS, macs.get(site.key, 0)) for site in plan.sites if site.is_contraction)
     notes = [Note(op_type, f"{count} in int8") for op_type, count in counts.most_common()]
-    layers = []
-    for site in plan.sites:
-        if site.is_contraction:
-            own = macs.get(site.key, 0)
-            layers.append(
-                LayerChange(site.node.name or site.key, site.node.op_type, "bits", FLOAT_BITS, BITS, own, own)
-            )
-    total = sum(macs.values())
-    if total:
-        share = sum(layer.macs_after for layer in layers) / total
-        notes.insert(0, Note("model", f"{share:.1%} of the multiply-accumulates in int8"))
-    return notes, tuple(layers)
+    return share_in_int8(layers, macs) + notes, layers

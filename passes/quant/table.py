@@ -11,8 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxslim.errors import ExtensionError
-from onnxslim.runtime.provider import load_provider
+from onnxslim.runtime.provider import load_provider, reading_table
 
 EIGHT_BITS = ("uint8", "int8")
 """Element types of activations and of weights that kernels take where a table does not say."""
@@ -103,7 +102,7 @@ def load_table(provider: str) -> Int8Table:
     content = load_provider(provider).int8
     if not content:
         return Int8Table(provider, f"nobody has said yet which ops {provider} runs in int8", "uint8", {}, {})
-    try:
+    with reading_table(provider, "int8"):
         types = {key: content.get(key, EIGHT_BITS) for key in ("types", "weights")}
         rows = {
             op_type: _row(op_type, {**types, **columns})
@@ -111,12 +110,6 @@ def load_table(provider: str) -> Int8Table:
             for op_type in op_types.split()
         }
         clamps = {op_type: Clamp(op_type, **columns) for op_type, columns in content.get("clamps", {}).items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ExtensionError(
-            f"the int8 table of {provider} cannot be read: {type(error).__name__}: {error}",
-            where=f"{provider}.toml",
-            hint="onnxslim/runtime/targets/cpu.toml explains the columns",
-        ) from error
     return Int8Table(
         provider,
         content.get("reason", ""),

@@ -5,23 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
 import pytest
-from sample_models import from_text
-
-TEXT = """<ir_version: 9, opset_import: ["" : 17]> g (float[1,4,8,8] x) => (float[] y) {
-    xq = QuantizeLinear (x, s, z) xd = DequantizeLinear (xq, s, z)
-    wd = DequantizeLinear (w, k) c = Conv (xd, wd) cq = QuantizeLinear (c, s, z) cd = DequantizeLinear (cq, s, z)
-    [hard] t = HardSigmoid (cd) tq = QuantizeLinear (t, s, z) td = DequantizeLinear (tq, s, z) y = Tanh (td)
-}"""
+from quantized_models import save_pairs_around_floats
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    weights = {"s": np.float32(0.05), "z": np.uint8(128), "w": np.full((4, 4, 3, 3), 3, np.int8), "k": np.float32(0.01)}
-    ir.save(from_text(TEXT, **weights), tmp_path / "net.onnx")
-    return tmp_path / "net.onnx"
+    return save_pairs_around_floats(tmp_path)
 
 
 def test_the_command_prints_tables_and_json(onnxslim, path: Path) -> None:

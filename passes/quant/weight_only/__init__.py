@@ -17,6 +17,7 @@ from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
 from ..codes import QuantCode
+from ..layer_bits import bits_change
 from ..opset import upgraded
 from .grids import WeightType
 from .kernels import WeightOnlyKernels, load_kernels
@@ -24,7 +25,6 @@ from .rounding import LevelType, RoundedWeight, decibels, rounded_alone, rounded
 from .stored import StoredWeight, find_weights, turn, turn_back
 from .writing import WeightFormat, WeightStorage, WeightWriter, storage_of
 
-FLOAT_BITS = 32
 FULL_BITS = 8
 """Of as many bits one scale for each output, and zero in the middle, are enough. Tables that are read row by row get as
 many at least: no sum averages their errors."""
@@ -132,7 +132,7 @@ def quantize_weights(model: ir.Model, settings: WeightOnlySettings, provider: st
         writer.write(weight, made, storage)
         notes.append(_told(weight, kind, made, wide.get(name)))
         work = sum(macs.get(node.outputs[0].name or "", 0) for node in weight.nodes)
-        layers.append(LayerChange(weight.name, weight.nodes[0].op_type, "bits", FLOAT_BITS, kind.bits, work, work))
+        layers.append(bits_change(weight.nodes[0], kind.bits, work))
     if not layers:
         return Change(False, (left_alone("model", Reason(QuantCode.NOTHING_CHEAP, ("",))), *left))
     turn_back(working, copies)

@@ -9,8 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxslim.errors import ExtensionError
-from onnxslim.runtime.provider import load_provider
+from onnxslim.runtime.provider import load_provider, reading_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +48,8 @@ def load_kernels(provider: str) -> WeightOnlyKernels:
         ExtensionError: It comes from another distribution, and its table cannot be read.
     """
     content = load_provider(provider).weight_only
-    try:
+    with reading_table(provider, "weight_only"):
         return WeightOnlyKernels(**{role: _kernel(columns) for role, columns in content.items()})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ExtensionError(
-            f"the weight_only table of {provider} cannot be read: {type(error).__name__}: {error}",
-            where=f"{provider}.toml",
-            hint="onnxslim/runtime/targets/cpu.toml explains the columns",
-        ) from error
 
 
 def _kernel(columns: Mapping[str, Any]) -> BlockKernel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.arrays import Floats, Singles
+from onnxslim.chunks import chunks
 from onnxslim.data import Samples
 from onnxslim.fit.rounding import output_error, round_columns
-from onnxslim.observe.gram import Sums, joined_moments, measurable, sums
+from onnxslim.observe.gram import Sums, joined_moments, measurable, sums, sums_bytes
 from onnxslim.pipeline.interface import Context
 
 from .codebooks import Codebook, fit_codebook, fit_powers
@@ -72,7 +73,8 @@ def rounded_weights(
         RunError: The model does not run on the samples.
     """
     done: dict[str, RoundedWeight] = {}
-    for weights in _parts([weight for weight in types if samples is not None and _seen(weight)]):
+    seen = [] if samples is None else [weight for weight in types if _seen(weight)]
+    for weights in chunks(seen, _moment_bytes, MOMENT_BYTES):
         assert samples is not None
         products = [product.contraction for weight in weights for product in weight.products]
         found = iter(sums(model, products, samples, PLACES, context.generator, context.open_session))
@@ -112,19 +114,8 @@ def _seen(weight: StoredWeight) -> bool:
     return bool(products) and all(map(measurable, products)) and products[0].columns <= COLUMNS
 
 
-def _parts(weights: Sequence[StoredWeight]) -> Iterator[list[StoredWeight]]:
-    """Yield weights whose moments together are small enough to be summed at once."""
-    part: list[StoredWeight] = []
-    size = 0
-    for weight in weights:
-        own = sum(8 * product.contraction.groups * product.contraction.columns**2 for product in weight.products)
-        if part and size + own > MOMENT_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(weight)
-        size += own
-    if part:
-        yield part
+def _moment_bytes(weight: StoredWeight) -> int:
+    return sum(sums_bytes(product.contraction) for product in weight.products)
 
 
 def _fitted(weight: StoredWeight, kind: LevelType, seen: Sequence[Sums], correct: bool) -> RoundedWeight:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction, contractions
 from onnxslim.analysis.linear_layer import label
-from onnxslim.arrays import Array, Floats, Indices, Singles
+from onnxslim.arrays import Floats, Indices, Singles
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused
 from onnxslim.ops.parameters import attribute
@@ -87,10 +87,6 @@ class StoredWeight:
         assert array is not None
         flat = array.astype(np.float32, copy=False).reshape(self.shape[0], -1)
         return flat.T if self.axis else flat
-
-    def as_stored(self, matrix: Array) -> Array:
-        """Return what lies along [columns or blocks, outputs] as the two axes lie in the weight."""
-        return np.ascontiguousarray(matrix.T if self.axis else matrix)
 
 
 def column_order(contraction: Contraction) -> Indices:

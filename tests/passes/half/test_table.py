@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import onnx.defs
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnxslim.passes.half import table
 from onnxslim.passes.half.formats import FORMATS, HalfType
 from onnxslim.passes.half.operands import half_operands
 from onnxslim.passes.half.table import load_half_table, load_op_facts
+from quantized_models import optimized_ops
 from sample_models import from_text
 
 from onnxslim.errors import ExtensionError
@@ -50,7 +50,7 @@ NODES: dict[str, tuple[str, dict[str, np.ndarray]]] = {
 """One use of each op of the CPU's table, and of some others, from x and x2 (1 x 4 x 8 x 8) to y."""
 
 
-def optimised_ops(op_type, half, folder):
+def ops_of_one(op_type, half, folder):
     """Returns the ops that ONNX Runtime makes of one node in half precision."""
     body, weights = NODES[op_type]
     body = body.replace("KIND", str(half.onnx_type.value))
@@ -64,28 +64,23 @@ def optimised_ops(op_type, half, folder):
     model.graph.outputs[0].shape = None
     if op_type == "ConstantOfShape":
         model.graph[0].attributes["value"] = ir.AttrTensor("value", ir.tensor(np.ones(1, half.dtype)))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
+    return optimized_ops(model, folder, fuse=False)
 
 
 @pytest.mark.parametrize("kind", list(HalfType))
 def test_every_op_of_the_cpu_runs_without_casts(kind, tmp_path):
     half = FORMATS[kind]
     for _, op_type in load_half_table("cpu").kernels[half.name]:
-        assert optimised_ops(op_type, half, tmp_path) == [op_type], op_type
+        assert ops_of_one(op_type, half, tmp_path) == [op_type], op_type
 
 
 @pytest.mark.parametrize("op_type", ["Conv", "MatMul", "Relu", "Sigmoid"])
 def test_what_the_cpu_has_no_kernel_for_is_cast_in_float16_and_refused_in_bfloat16(op_type, tmp_path):
     casts = load_half_table("cpu").casts
     assert tuple(casts) == ("float16",)
-    assert "Cast" in optimised_ops(op_type, FORMATS[HalfType.FLOAT16], tmp_path)
+    assert "Cast" in ops_of_one(op_type, FORMATS[HalfType.FLOAT16], tmp_path)
     with pytest.raises(Exception, match=r"NOT_IMPLEMENTED|type|Type"):
-        optimised_ops(op_type, FORMATS[HalfType.BFLOAT16], tmp_path)
+        ops_of_one(op_type, FORMATS[HalfType.BFLOAT16], tmp_path)
 
 
 def test_a_star_stands_for_all_ops():

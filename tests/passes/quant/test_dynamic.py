@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnxslim.passes.quant import Quant, dynamic
 from onnxslim.passes.quant.dynamic import load_dynamic_rows
 from onnxslim.passes.quant.scales import Activations
+from quantized_models import optimized_ops
 from sample_models import from_text
 from story import AVX2, VNNI, make_context, nodes_of
 
@@ -52,14 +51,6 @@ def quantize(text, weights, feeds, target=VNNI, written_for="auto"):
     )
 
 
-def optimised_ops(model, folder):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
-
-
 @pytest.mark.parametrize("op_type", sorted(load_dynamic_rows("cpu")))
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_row_becomes_what_it_says(op_type, per_channel, tmp_path):
@@ -68,7 +59,7 @@ def test_row_becomes_what_it_says(op_type, per_channel, tmp_path):
     model = before.clone()
     step = Quant(activations=Activations.DYNAMIC, per_channel=per_channel)
     assert step.run(model, make_context(before, synthetic_samples(before, 2), target=VNNI)).modified
-    assert optimised_ops(model, tmp_path) == [load_dynamic_rows("cpu")[op_type].becomes[0]]
+    assert optimized_ops(model, tmp_path) == [load_dynamic_rows("cpu")[op_type].becomes[0]]
     feeds = {"x": x}
     reference, found = (Session.of(one, VNNI).run(feeds)["y"] for one in (before, model))
     assert 10 * np.log10(np.square(reference).sum() / np.square(reference - found).sum()) > 25
@@ -76,7 +67,7 @@ def test_row_becomes_what_it_says(op_type, per_channel, tmp_path):
 
 def test_products_that_read_the_same_are_quantized_once(tmp_path):
     _, model, change = quantize(TWO, {"w": draw(64, 48), "v": draw(64, 32)}, {"x": draw(8, 64)})
-    ops = optimised_ops(model, tmp_path)
+    ops = optimized_ops(model, tmp_path)
     assert ops.count("DynamicQuantizeLinear") == 1
     assert ops.count(load_dynamic_rows("cpu")["MatMul"].becomes[1]) == 2
     assert {layer.after for layer in change.layers} == {8}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.cost import Costs
 from onnxslim.passes.quant.input_grid import align_inputs, find_grid
 from sample_models import from_text
 from story import VNNI, make_context
@@ -107,6 +108,15 @@ def test_the_input_is_quantized_level_by_level():
     assert [value.const_value.numpy() for value in first.inputs[1:]] == [1.0, 0]
     wanted, found = outputs(model, images), outputs(after, images)
     assert np.square(wanted - found).sum() < 1e-3 * np.square(wanted).sum()
+
+
+def test_the_convolution_that_reads_levels_does_not_stay_in_float_for_its_time(monkeypatch):
+    monkeypatch.setattr(Costs, "of_float", lambda self, site: 0.0)
+    model, images = net(), normalised(pixels(64))
+    after = model.clone()
+    change = Quant().run(after, make_context(model, {"x": images}, target=VNNI))
+    assert {note.subject for note in change.notes if note.code == "costly"} == {"Gemm"}, "all others may"
+    assert [note for note in change.notes if note.action == "256 levels"]
 
 
 def test_the_first_image_may_be_dark():

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnxslim.passes.quant import table
 from onnxslim.passes.quant.insert import insert
@@ -15,6 +13,7 @@ from onnxslim.passes.quant.plan import IN_FLOAT, make_plan
 from onnxslim.passes.quant.scales import Scale
 from onnxslim.passes.quant.table import Role, load_table
 from onnxslim.passes.quant.weights import quantize_weight
+from quantized_models import optimized_ops
 from sample_models import from_text
 
 from onnxslim.errors import ExtensionError
@@ -56,15 +55,6 @@ EXAMPLES: dict[str, tuple[str, dict[str, np.ndarray]]] = {
     "Resize": ('y = Resize <mode = "nearest"> (x, , i)', {"i": np.array([1, 1, 2, 2], np.float32)}),
 }
 """One use of each op of the table, from x and x2 (1 x 4 x 8 x 8) to y."""
-
-
-def optimised_ops(model: ir.Model, folder: pathlib.Path) -> list[str]:
-    """The ops that ONNX Runtime makes of `model`."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
 
 
 def between_pairs(op_type: str, signed: bool) -> ir.Model:
@@ -143,7 +133,7 @@ def with_weights(model: ir.Model, element_type: str) -> ir.Model:
 
 def is_fused(op_type: str, model: ir.Model, folder: pathlib.Path) -> bool:
     """Whether ONNX Runtime makes what the row says, and leaves what leads into int8 and out of it, and no more."""
-    ops = optimised_ops(model, folder)
+    ops = optimized_ops(model, folder)
     outputs = 2 if op_type == "Split" else 1
     inputs = 2 if op_type in ("Add", "Mul", "Concat", "Where") else 1
     leads = ops.count("DequantizeLinear") <= outputs and ops.count("QuantizeLinear") <= inputs

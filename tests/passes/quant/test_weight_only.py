@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +13,7 @@ from onnxslim.passes.quant.weight_only import kernels
 from onnxslim.passes.quant.weight_only.grids import WeightType, fit_grid
 from onnxslim.passes.quant.weight_only.kernels import load_kernels
 from onnxslim.passes.quant.weight_only.writing import WeightFormat, pack
+from quantized_models import optimized_ops
 from sample_models import from_text
 from story import VNNI, make_context, nodes_of
 
@@ -69,14 +68,6 @@ def error_db(before, after, feeds):
     """How far the outputs of a model lie from those of another, in decibels below them."""
     reference, found = (next(iter(Session.of(model).run(feeds).values())) for model in (before, after))
     return 10 * np.log10(np.square(reference).sum() / np.square(reference - found).sum())
-
-
-def optimised_ops(model, folder):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
 
 
 @pytest.mark.parametrize("form", [NBITS, QDQ], ids=["nbits", "qdq"])
@@ -136,19 +127,19 @@ def test_golden_tied_table_is_stored_once():
 def test_what_onnx_runtime_makes_of_dequantize_linear(tmp_path):
     for name in ("MatMul", "Gemm"):
         _, model, _, _ = quantize(name, weights=WeightType.INT4, format=QDQ)
-        ops = optimised_ops(model, tmp_path)
+        ops = optimized_ops(model, tmp_path)
         assert "MatMulNBits" in ops
         assert "DequantizeLinear" not in ops
 
 
 def test_onnx_runtime_does_not_fold_the_weight_of_a_convolution(tmp_path):
     _, model, _, _ = quantize("Conv", weights=WeightType.INT4)
-    assert "DequantizeLinear" in optimised_ops(model, tmp_path)
+    assert "DequantizeLinear" in optimized_ops(model, tmp_path)
 
 
 def test_the_levels_of_a_tied_table_are_read_as_they_are(tmp_path):
     _, model, _, _ = quantize("tied", weights=WeightType.INT8, block=32)
-    assert sorted(optimised_ops(model, tmp_path)) == ["GatherBlockQuantized", "MatMulNBits", "Relu"]
+    assert sorted(optimized_ops(model, tmp_path)) == ["GatherBlockQuantized", "MatMulNBits", "Relu"]
 
 
 def test_rounding_that_knows_the_inputs_is_better():

@@ -29,17 +29,13 @@ def fold_levels(model: ir.Model) -> int:
         for node in having([graph], Trait.QUANTIZES, Trait.DEQUANTIZES):
             feeds = {value: constant(value) for value in node.inputs if value is not None}
             known = {value: array for value, array in feeds.items() if array is not None}
-            if len(known) < len(feeds):
+            if len(known) < len(feeds) or node.outputs[0].is_graph_output():
                 continue
             made = evaluate_nodes([node], known, [node.outputs[0]], model.opset_imports)
             if made is None:
                 continue
             old = node.outputs[0]
-            name = old.name or ""
-            new = editor.initializer(f"{name}/float", made[0], graph)
-            if old.is_graph_output():
-                continue
-            old.replace_all_uses_with(new)
+            old.replace_all_uses_with(editor.initializer(f"{old.name or ''}/float", made[0], graph))
             graph.remove(node, safe=True)
             count += 1
     return count
@@ -85,7 +81,7 @@ def _packed_product(node: ir.Node, editor: Editor) -> ir.Node | None:
     weight = floats.reshape(columns, -1)[:, :wide].T.astype(scales.dtype)
     product = ir.Node("", "MatMul", [node.inputs[0], _beside(node, editor, 1, np.ascontiguousarray(weight))])
     bias = _input(node, 5)
-    return product if bias is None else _added(node, product, bias)
+    return product if bias is None else _added(node, editor, product, bias)
 
 
 def _recurrence(node: ir.Node, editor: Editor) -> ir.Node | None:
@@ -119,9 +115,9 @@ def _beside(node: ir.Node, editor: Editor, index: int, array: Array) -> ir.Value
     return editor.initializer(f"{'' if value is None else value.name}/float", array, node.graph)
 
 
-def _added(node: ir.Node, product: ir.Node, bias: ir.Value) -> ir.Node:
+def _added(node: ir.Node, editor: Editor, product: ir.Node, bias: ir.Value) -> ir.Node:
     assert node.graph is not None
-    product.outputs[0].name = f"{node.outputs[0].name}/product"
+    product.outputs[0].name = editor.name(f"{node.outputs[0].name}/product")
     node.graph.insert_before(node, product)
     return ir.Node("", "Add", [product.outputs[0], bias])
 

@@ -27,13 +27,13 @@ from onnxslim.observe.statistics import (
     ranges,
 )
 from onnxslim.pipeline.interface import Context, Note, remark
+from onnxslim.pipeline.opset import upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
 from .coarse import coarse_joins, coarse_scores
 from .codes import QuantCode
 from .intervals import LEVELS, Histogram
-from .opset import upgraded
 from .plan import QuantPlan, make_plan
 from .scales import Activations, Calibration, Scale, intervals_of
 from .site import clamp_limits

@@ -21,6 +21,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import DataError
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left_alone, remark
+from onnxslim.pipeline.opset import upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
@@ -32,7 +33,6 @@ from .input_grid import align_inputs
 from .insert import insert
 from .layer_bits import bits_change, share_in_int8
 from .mixed import best_within, cheapest_below, left_after, reasons
-from .opset import QUANTIZATION_OPSET, upgraded
 from .parameters import WeightSettings, quantize_parameters
 from .plan import QuantPlan
 from .quantized_copy import QuantizedCopies, ScaleChoice
@@ -44,6 +44,8 @@ from .table import Int8Table
 from .weights import QuantizedWeight, Rounding
 
 BITS = 8
+QUANTIZATION_OPSET = 13
+"""DequantizeLinear has an axis since opset 13."""
 APART = 0.25
 """Share of the samples that choices of scales are judged on, and that they are not made from."""
 FEWEST = 16

@@ -13,12 +13,12 @@ from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left_alone, remark
+from onnxslim.pipeline.opset import upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
 from ..codes import QuantCode
 from ..layer_bits import bits_change
-from ..opset import upgraded
 from .grids import WeightType
 from .kernels import WeightOnlyKernels, load_kernels
 from .rounding import LevelType, RoundedWeight, decibels, rounded_alone, rounded_weights

@@ -22,6 +22,7 @@ FLOORS = {
         (
             "onnxslim.printable",
             "onnxslim.arrays",
+            "onnxslim.chunks",
             "onnxslim.toml",
             "onnxslim.errors",
             "onnxslim.diagnostic",

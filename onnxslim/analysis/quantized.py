@@ -98,6 +98,9 @@ def _levels(value: ir.Value | None) -> tuple[int, bool] | None:
     if node is None or not has(node, Trait.DEQUANTIZES):
         return None
     source = node.inputs[0]
+    conversion = None if source is None else source.producer()
+    if conversion is not None and has(conversion, Trait.CONVERTS):  # of what is stored in fewer bits
+        source = conversion.inputs[0]
     if source is None or source.dtype is None:
         return None
     stored = constant_tensor(source) is not None

@@ -54,7 +54,7 @@ class Editor:
 
     def constant(self, prefix: str, array: Array) -> ir.Value:
         """Return an initializer of the main graph under a numbered name, one for all equal arrays."""
-        key = prefix, array.dtype.str, array.shape, array.tobytes()
+        key = prefix, array.dtype.name, array.shape, array.tobytes()
         if key not in self._constants:
             self._constants[key] = new_initializer(self.graph, self.numbered(prefix), array)
         return self._constants[key]

@@ -14,7 +14,7 @@ from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, take_over
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ops.parameters import attribute
-from onnxslim.ops.traits import Trait, having
+from onnxslim.ops.traits import Trait, has, having
 
 from .forms import float_form
 
@@ -22,16 +22,22 @@ from .forms import float_form
 def fold_levels(model: ir.Model) -> int:
     """Replace each DequantizeLinear of constants by the floats that it makes, and return how many went.
 
-    So goes a QuantizeLinear of constants in front of one: the floats are those of its levels.
+    So goes a QuantizeLinear of constants in front of one: the floats are those of its levels; and a Cast of levels that
+    are stored in fewer bits.
     """
     editor, count = Editor(model), 0
     for graph in main_graphs(model):
         for node in having([graph], Trait.QUANTIZES, Trait.DEQUANTIZES):
-            feeds = {value: constant(value) for value in node.inputs if value is not None}
+            levels = node.inputs[0]
+            conversion = None if levels is None else levels.producer()
+            nodes = [conversion, node] if conversion is not None and has(conversion, Trait.CONVERTS) else [node]
+            made_inside = {value for inner in nodes for value in inner.outputs}
+            read = (value for inner in nodes for value in inner.inputs if value not in made_inside)
+            feeds = {value: constant(value) for value in read if value is not None}
             known = {value: array for value, array in feeds.items() if array is not None}
             if len(known) < len(feeds) or node.outputs[0].is_graph_output():
                 continue
-            made = evaluate_nodes([node], known, [node.outputs[0]], model.opset_imports)
+            made = evaluate_nodes(nodes, known, [node.outputs[0]], model.opset_imports)
             if made is None:
                 continue
             old = node.outputs[0]

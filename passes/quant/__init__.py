@@ -17,6 +17,7 @@ from onnxslim.runtime.provider import check_target
 
 from .codes import QuantCode
 from .dynamic import DynamicSettings, quantize_dynamically
+from .integers import IntegerType
 from .saturation import Saturation
 from .scales import Activations, Calibration
 from .static import StaticSettings, quantize_statically
@@ -45,12 +46,12 @@ class Quant(Pass):
     percentile: Annotated[float, "percent of the values that percentile calibration covers"] = 99.99
     activations: Annotated[
         Activations,
-        "element type of activations; auto: what the target likes best; dynamic: uint8, scaled as it runs; float:"
-        " weights alone become integers",
+        "element type of activations; auto: what the target likes best; uint16, int16: for targets that multiply them;"
+        " dynamic: uint8, scaled as it runs; float: weights alone become integers",
     ] = Activations.AUTO
     weights: Annotated[
         WeightType,
-        "element type of weights; codebook: 16 levels where they serve best; powers: of two; all but int8 need"
+        "element type of weights; codebook: 16 levels where they serve best; powers: of two; these two need"
         " activations=float",
     ] = WeightType.INT8
     block: Annotated[
@@ -114,7 +115,9 @@ class Quant(Pass):
                     where="quant",
                     hint="leave it out",
                 )
-        if self.weights is not WeightType.INT8 and self.activations is not Activations.FLOAT:
+        static = {WeightType.INT8, WeightType.INT4, WeightType.INT2}
+        stored = {Activations.FLOAT: set(WeightType), Activations.DYNAMIC: {WeightType.INT8}}
+        if self.weights not in stored.get(self.activations, static):
             raise BadOptionValue(
                 f"weights={self.weights.value} needs activations=float",
                 where="quant",
@@ -133,7 +136,9 @@ class Quant(Pass):
 
     def untimed(self, provider: str) -> Reason | None:
         """Return why its speed on `provider` decides nothing: it is written for another target."""
-        return None if self.target in ("auto", provider) else Reason(ReasonCode.MADE_FOR_OTHER)
+        integers = self.activations.integers
+        here = self.target in ("auto", provider) and (integers is None or load_table(provider).fuses(integers))
+        return None if here else Reason(ReasonCode.MADE_FOR_OTHER)
 
     @property
     def pursues(self) -> Goal | None:
@@ -175,6 +180,7 @@ class Quant(Pass):
             self.calibration,
             self.percentile,
             self.activations,
+            IntegerType.named(self.weights.value),
             self.per_channel,
             saturation,
             self.rounding,

@@ -33,9 +33,10 @@ from onnxslim.pipeline.selection import Selection
 
 from .coarse import coarse_joins, coarse_scores
 from .codes import QuantCode
-from .intervals import LEVELS, Histogram
+from .integers import UINT8, IntegerType
+from .intervals import Histogram
 from .plan import QuantPlan, make_plan
-from .scales import Activations, Calibration, Scale, intervals_of
+from .scales import Calibration, Scale, intervals_of
 from .site import clamp_limits
 from .table import Int8Table
 
@@ -51,7 +52,8 @@ class CalibrationSettings:
 
     calibration: Calibration
     percentile: float
-    activations: Activations
+    integers: IntegerType
+    """What activations become."""
     levels: tuple[str, ...]
     """Tensors of whole numbers from 0 to 255."""
     means: bool
@@ -67,9 +69,6 @@ class Calibrator:
     ) -> None:
         self._settings, self._model, self._table = settings, model, table
         self._context, self._samples = context, samples
-        self._signed = settings.activations is Activations.INT8 or (
-            settings.activations is Activations.AUTO and table.activations == "int8"
-        )
         self._ranges: dict[str, Range] = {}
         self._infinite: dict[str, Reason] = {}
         self.means: dict[str, Floats] = {}
@@ -80,7 +79,7 @@ class Calibrator:
 
     def plan(self, in_float: Mapping[ir.Node, Reason] | None = None) -> QuantPlan:
         """Return which nodes and tensors can be quantized; `in_float` says which stay float in any case, and why."""
-        left = dict(in_float or {})
+        left, steps = dict(in_float or {}), self._settings.integers.steps
         while True:
             plan = make_plan(
                 self._model,
@@ -98,8 +97,8 @@ class Calibrator:
                 self._infinite |= {name: Reason(QuantCode.RANGE_NOT_FINITE, words, (name,)) for name in infinite}
                 self.not_finite = self.not_finite or self._infinite[infinite[0]]
                 continue
-            coarse = coarse_joins(plan, self._ranges)
-            coarse |= coarse_scores(self._model.graph, self._table, plan, self._ranges)
+            coarse = coarse_joins(plan, self._ranges, steps)
+            coarse |= coarse_scores(self._model.graph, self._table, plan, self._ranges, steps)
             if not coarse:
                 return plan
             left.update(coarse)
@@ -120,7 +119,7 @@ class Calibrator:
         if moving:
             low, high = ({name: float(answers[Query(name, extreme)]) for name in names} for extreme in EXTREMES)
             found = {name: dataclasses.replace(found[name], low=low[name], high=high[name]) for name in names}
-        self._ranges |= found | {name: Range(0.0, LEVELS) for name in self._settings.levels if name in found}
+        self._ranges |= found | {name: Range(0.0, UINT8.steps) for name in self._settings.levels if name in found}
         self.means |= {name: answers[Query(name, Statistic.MEAN, CHANNELS)] for name in means}
 
     def _answers(self, model: ir.Model, queries: list[Query], purpose: str) -> Mapping[Query, Floats]:
@@ -144,7 +143,9 @@ class Calibrator:
         for group in plan.groups:
             name = group.source.name or ""
             histogram = None if name in settings.levels else histograms.get(name)
-            intervals = intervals_of(self._ranges[name], histogram, settings.calibration, settings.percentile)
+            intervals = intervals_of(
+                self._ranges[name], histogram, settings.calibration, settings.percentile, settings.integers.steps
+            )
             producer = group.source.producer()
             limits = None if producer is None else clamp_limits(producer, self._table)
             least, most = limits or (-np.inf, np.inf)
@@ -152,7 +153,7 @@ class Calibrator:
                 if index == len(choices):
                     choices.append({})
                 bounded = max(low, least), min(high, most)
-                choices[index][name] = Scale.covering(*bounded, self._signed, self._table.symmetric)
+                choices[index][name] = Scale.covering(*bounded, settings.integers, self._table.symmetric)
         return [{**choices[0], **choice} for choice in choices]
 
     @functools.cached_property

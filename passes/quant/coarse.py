@@ -15,7 +15,6 @@ from onnxslim.observe.statistics import Range
 from onnxslim.pipeline.reasons import Reason
 
 from .codes import QuantCode
-from .intervals import LEVELS
 from .plan import QuantPlan
 from .table import Int8Table, Role
 
@@ -27,10 +26,10 @@ COARSEST = 1 / 16
 are told apart between 0 and 1; and detectors are judged by the order of their scores."""
 
 
-def coarse_joins(plan: QuantPlan, ranges: Mapping[str, Range]) -> dict[ir.Node, Reason]:
+def coarse_joins(plan: QuantPlan, ranges: Mapping[str, Range], steps: int) -> dict[ir.Node, Reason]:
     """Return the nodes that would give tensors of too different a range one scale at the end of the model, and why.
 
-    `ranges` are those of the sources of the groups of the plan, by name.
+    `ranges` are those of the sources of the groups of the plan, by name; there are `steps` between the levels.
     """
     sources = plan.sources
     reasons: dict[ir.Node, Reason] = {}
@@ -40,20 +39,20 @@ def coarse_joins(plan: QuantPlan, ranges: Mapping[str, Range]) -> dict[ir.Node, 
         spans = {value: _span(ranges[sources[value]]) for value in site.operands()}
         whole = _span(*(ranges[sources[value]] for value in spans))
         narrow = min(spans, key=lambda value: spans[value])
-        levels = LEVELS * spans[narrow] / whole if whole > 0 else LEVELS
+        levels = steps * spans[narrow] / whole if whole > 0 else steps
         if 0 < levels < FEWEST_LEVELS:
             name = narrow.name or ""
-            reasons[site.node] = Reason(QuantCode.COARSE_PART, (name, levels, LEVELS), (name,))
+            reasons[site.node] = Reason(QuantCode.COARSE_PART, (name, levels, steps), (name,))
     return reasons
 
 
 def coarse_scores(
-    graph: ir.Graph, table: Int8Table, plan: QuantPlan, ranges: Mapping[str, Range]
+    graph: ir.Graph, table: Int8Table, plan: QuantPlan, ranges: Mapping[str, Range], steps: int
 ) -> dict[ir.Node, Reason]:
     """Return the nodes of the main graph whose int8 results are too coarse for the scores made of them, and why.
 
     A Concat that joins what the scores are made of with something else goes first; then the product itself, which may
-    have a finer scale of its own. `ranges` as for `coarse_joins`.
+    have a finer scale of its own. `ranges` and `steps` as for `coarse_joins`.
     """
     sources = plan.sources
     makers = {result: site for site in plan.sites for result in site.results}
@@ -65,7 +64,7 @@ def coarse_scores(
             continue
         value = node.inputs[0]
         while value in sources and value in makers:
-            site, step = makers[value], _span(ranges[sources[value]]) / LEVELS
+            site, step = makers[value], _span(ranges[sources[value]]) / steps
             if step <= COARSEST:
                 break
             if site.row.role is not Role.MOVEMENT:

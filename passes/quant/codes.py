@@ -15,6 +15,9 @@ class QuantCode(Code):
     NOTHING_QUANTIZABLE = "nothing in it can run in int8{0}"
     NOTHING_CHEAP = "no layer is left that costs the outputs little enough{0}"
 
+    NO_ACTIVATIONS = "{0} takes activations of {1}, not of {2}"
+    NO_WEIGHTS = "{0} takes no weights of {1}"
+
     NO_KERNEL = "{0} has no int8 kernel on {1}"
     KEPT_WIDE = "it stays wide: {0}"
     NESTED = "it lies in a graph of {0}, whose values are not observed"

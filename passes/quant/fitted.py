@@ -87,11 +87,11 @@ def _fitted(site: QuantSite, product: Contraction, moment: Floats, settings: Wei
     blocks = product.blocks()
     groups, _, outputs = blocks.shape
     step = np.broadcast_to(plain.scale.astype(np.float64), (groups * outputs,)).reshape(groups, outputs)
-    most = settings.saturation_of(site).largest
+    lowest, highest = settings.saturation_of(site).ends(plain.integers)
 
     def nearest(_: int | np.integer[Any], values: Floats) -> Floats:
-        rounded: Floats = np.clip(np.rint(values / step), -most, most) * step
+        rounded: Floats = np.clip(np.rint(values / step), lowest, highest) * step
         return rounded
 
     levels = np.rint(product.from_blocks(round_columns(blocks, moment, nearest) / step[:, None]))
-    return QuantizedWeight(levels.astype(np.int8), plain.scale, plain.axis)
+    return QuantizedWeight(levels.astype(np.int8), plain.scale, plain.axis, plain.integers)

@@ -21,7 +21,7 @@ from onnxslim.data import Samples
 from onnxslim.model.edit import Editor, overwrite
 from onnxslim.ops.parameters import attribute
 
-from .intervals import LEVELS
+from .integers import UINT8
 
 MOST_CHANNELS = 4
 """Images have no more."""
@@ -48,7 +48,7 @@ def find_grid(array: Array) -> InputGrid | None:
     steps, offsets = [], []
     for channel in np.moveaxis(array.astype(np.float64), 1, 0):
         numbers = np.unique(channel)
-        if len(numbers) < LEVELS // 4:  # too few to tell a grid from chance
+        if len(numbers) < UINT8.steps // 4:  # too few to tell a grid from chance
             return None
         gaps = np.diff(numbers)
         # Equal levels differ by rounding; the smallest gap above that is a step, if all others are whole multiples.
@@ -57,7 +57,7 @@ def find_grid(array: Array) -> InputGrid | None:
         places = (numbers - numbers[0]) / step
         step *= places[-1] / max(np.rint(places[-1]), 1)
         places = (numbers - numbers[0]) / step
-        if places[-1] > LEVELS + SLACK or np.abs(places - np.rint(places)).max() > SLACK:
+        if places[-1] > UINT8.steps + SLACK or np.abs(places - np.rint(places)).max() > SLACK:
             return None
         steps.append(step)
         offsets.append(float(numbers[0]))
@@ -92,7 +92,7 @@ def _may_be_image(array: Array) -> bool:
     if array.ndim != 4 or array.shape[1] > MOST_CHANNELS or not np.isfinite(array).all():
         return False
     channels = np.moveaxis(array, 1, 0)
-    return all(len(np.unique(channel)) <= min(LEVELS + 1, channel.size - 1) for channel in channels)
+    return all(len(np.unique(channel)) <= min(UINT8.steps + 1, channel.size - 1) for channel in channels)
 
 
 def _convolution(node: ir.Node, value: ir.Value) -> Contraction | None:

@@ -22,6 +22,7 @@ from onnxslim.arrays import Array
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor, drop_unused, take_over
 
+from .integers import INT8, IntegerType
 from .parameters import quantize_bias
 from .plan import QuantPlan
 from .scales import Scale
@@ -65,6 +66,13 @@ class Writer:
         output.name, output.type = self.name(), ir.TensorType(dtype)
         return output
 
+    def cast(self, levels: ir.Value, integers: IntegerType) -> ir.Value:
+        """Append a Cast of stored levels, which is folded when the model is opened."""
+        dtype = ir.DataType.from_numpy(integers.dtype)
+        output = self.add("Cast", [levels], dtype, to=dtype.value)
+        output.shape = levels.shape
+        return output
+
     def dequantize(self, levels: ir.Value, scale: ir.Value, zero_point: ir.Value | None, axis: int | None) -> ir.Value:
         """Append a DequantizeLinear."""
         inputs = [levels, scale] if zero_point is None else [levels, scale, zero_point]
@@ -97,7 +105,8 @@ def insert(
     _write_parameters(writer, plan, scales, weights, biases)
     for site in plan.sites:
         for index in site.constants:
-            _write_constant(writer, site.node, index, signed=_signed(scales), symmetric=table.symmetric)
+            integers = scales[site.results[0]].integers
+            _write_constant(writer, site.node, index, integers, symmetric=table.symmetric)
     results = {value for site in plan.sites for value in site.results}
     readers: dict[ir.Value, set[ir.Node]] = {}
     for site in plan.sites:
@@ -136,10 +145,6 @@ def _replace_inputs(node: ir.Node, inputs: Mapping[int, ir.Value]) -> None:
     graph.remove(node, safe=True)
 
 
-def _signed(scales: Mapping[ir.Value, Scale]) -> bool:
-    return any(scale.dtype == np.int8 for scale in scales.values())
-
-
 def _write_parameters(
     writer: Writer,
     plan: QuantPlan,
@@ -156,9 +161,11 @@ def _write_parameters(
         weight, original = weights[site.node], site.product.weight
         key = (original, weight.axis)
         if key not in written:
-            zero_point = writer.constant(np.zeros(weight.scale.shape, np.int8)) if site.row.zero_point else None
-            levels = writer.constant(weight.levels)
-            named[levels] = original
+            read = weight.integers if site.row.multiplies(weight.integers) else INT8
+            zero_point = writer.constant(np.zeros(weight.scale.shape, read.dtype)) if site.row.zero_point else None
+            stored = writer.constant(weight.levels.astype(weight.integers.dtype))
+            named[stored] = original
+            levels = stored if read == weight.integers else writer.cast(stored, read)
             written[key] = writer.dequantize(levels, writer.constant(weight.scale), zero_point, weight.axis)
         site.node.replace_input_with(site.product.weight_index, written[key])
         if site.node in biases and site.product.bias_index is not None:
@@ -171,13 +178,13 @@ def _write_parameters(
         writer.rename(levels, original)
 
 
-def _write_constant(writer: Writer, node: ir.Node, index: int, *, signed: bool, symmetric: bool) -> None:
+def _write_constant(writer: Writer, node: ir.Node, index: int, integers: IntegerType, *, symmetric: bool) -> None:
     """Replace a constant operand by its levels: one number, with a scale of its own, is as exact as a float."""
     array = constant(node.inputs[index])
     assert array is not None, "the plan says that it is constant"
-    scale = Scale.covering(float(array.min()), float(array.max()), signed, symmetric)
+    scale = Scale.covering(float(array.min()), float(array.max()), integers, symmetric)
     levels = writer.constant(scale.quantize(array.astype(np.float32)))
-    zero_point = writer.constant(np.asarray(scale.zero_point, scale.dtype))
+    zero_point = writer.constant(scale.parameters[1])
     node.replace_input_with(
         index, writer.dequantize(levels, writer.constant(np.asarray(scale.scale)), zero_point, None)
     )

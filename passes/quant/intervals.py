@@ -15,9 +15,6 @@ import numpy as np
 from onnxslim.arrays import Floats
 from onnxslim.observe.statistics import BINS, Grid
 
-LEVELS = 255
-"""Steps between the lowest and the highest of 256 levels."""
-
 CANDIDATES = 512
 """Bounds that are tried on each side of zero."""
 THRESHOLDS = 96
@@ -46,8 +43,8 @@ def percentile_interval(histogram: Histogram, percentile: float) -> tuple[float,
     return float(centers[first]), float(centers[min(last, len(centers) - 1)])
 
 
-def mse_interval(histogram: Histogram, cutting: float = 1.0) -> tuple[float, float]:
-    """Return the interval with the smallest expected squared error of 256 levels.
+def mse_interval(histogram: Histogram, steps: int, cutting: float = 1.0) -> tuple[float, float]:
+    """Return the interval with the smallest expected squared error of levels with so many steps between them.
 
     What is cut off counts `cutting` times: the error of large values is not independent of them, as that of rounding
     is, and may cost the outputs more.
@@ -60,7 +57,7 @@ def mse_interval(histogram: Histogram, cutting: float = 1.0) -> tuple[float, flo
     above = centers > 0
     highs, cut_high, kept_high = _tail(centers[above], counts[above])
     lows, cut_low, kept_low = _tail(-centers[~above][::-1][1:], counts[~above][::-1][1:])
-    step = (highs[:, None] + lows[None, :]) / LEVELS
+    step = (highs[:, None] + lows[None, :]) / steps
     rounding = step**2 / 12 * (kept_high[:, None] + kept_low[None, :])
     error = rounding + cutting * (cut_high[:, None] + cut_low[None, :])
     best = np.unravel_index(np.argmin(error), error.shape)
@@ -84,7 +81,7 @@ def _tail(magnitudes: Floats, counts: Floats) -> tuple[Floats, Floats, Floats]:
     return bounds, np.maximum(cut, 0.0), moments[0][0] - outside[0]
 
 
-def entropy_interval(histogram: Histogram) -> tuple[float, float]:
+def entropy_interval(histogram: Histogram, steps: int) -> tuple[float, float]:
     """Return the interval whose levels lose least of the distribution, by its Kullback-Leibler divergence.
 
     Both sides of zero are cut off at one magnitude. What lies outside is counted to the last bin inside; what a level
@@ -96,13 +93,13 @@ def entropy_interval(histogram: Histogram) -> tuple[float, float]:
     largest = max(-low, high)
     best, least = largest, np.inf
     for threshold in np.linspace(largest / 16, largest, THRESHOLDS):
-        divergence = _divergence(centers, counts, max(low, -threshold), min(high, threshold))
+        divergence = _divergence(centers, counts, max(low, -threshold), min(high, threshold), steps)
         if divergence < least:
             best, least = threshold, divergence
     return max(low, -best), min(high, best)
 
 
-def _divergence(centers: Floats, counts: Floats, low: float, high: float) -> float:
+def _divergence(centers: Floats, counts: Floats, low: float, high: float, steps: int) -> float:
     inside = np.flatnonzero((centers >= low) & (centers <= high))
     if len(inside) < 2:
         return np.inf
@@ -110,9 +107,9 @@ def _divergence(centers: Floats, counts: Floats, low: float, high: float) -> flo
     reference = kept.copy()
     reference[0] += counts[: inside[0]].sum()
     reference[-1] += counts[inside[-1] + 1 :].sum()
-    levels = np.rint((centers[inside] - low) / max(high - low, 1e-300) * LEVELS).astype(np.int64)
-    totals = np.bincount(levels, kept, LEVELS + 1)
-    filled = np.bincount(levels, kept > 0, LEVELS + 1)
+    levels = np.rint((centers[inside] - low) / max(high - low, 1e-300) * steps).astype(np.int64)
+    totals = np.bincount(levels, kept, steps + 1)
+    filled = np.bincount(levels, kept > 0, steps + 1)
     spread = np.where(kept > 0, totals[levels] / np.maximum(filled[levels], 1), 0.0)
     used = reference > 0
     # A bin that holds only what was cut off stands for nothing: it gets the least that a bin can hold.

@@ -14,6 +14,7 @@ from onnxslim.arrays import Floats, Singles
 from onnxslim.model.constants import constant
 from onnxslim.pipeline.interface import Context
 
+from .integers import INT8, IntegerType
 from .plan import QuantPlan
 from .saturation import Saturation
 from .scales import Scale
@@ -32,11 +33,19 @@ class WeightSettings:
     per_channel: bool
     search: bool
     """Look for the scales with the smallest error."""
+    integers: IntegerType = INT8
+    """What weights become."""
+    wider: frozenset[str] = frozenset()
+    """Sites, by their keys, whose weights become int8 all the same."""
+
+    def integers_of(self, site: QuantSite) -> IntegerType:
+        """Return what the weight of a site becomes."""
+        return INT8 if site.key in self.wider else self.integers
 
     def saturation_of(self, site: QuantSite) -> Saturation:
         """Return what the products of a site are guarded against."""
         exact = site.row.depthwise == "exact" and site.product is not None and site.product.depthwise
-        return Saturation.IGNORE if exact else self.saturation
+        return Saturation.IGNORE if exact or self.integers_of(site).bits < INT8.bits else self.saturation
 
 
 def quantize_parameters(
@@ -90,6 +99,7 @@ def quantize_site_weight(site: QuantSite, settings: WeightSettings, floor: Float
     return quantize_weight(
         array.astype(np.float32, copy=False),
         axis,
+        integers=settings.integers_of(site),
         packing=site.row.packing,
         saturation=settings.saturation_of(site),
         per_channel=settings.per_channel,

@@ -25,6 +25,8 @@ import numpy as np
 
 from onnxslim.arrays import Array, Singles
 
+from .integers import IntegerType
+
 PAIR_LIMIT = 32767 // 255
 """The largest sum of two weights of one sign that no activations can make overflow."""
 HALF_RANGE = 64
@@ -45,10 +47,15 @@ class Saturation(enum.Enum):
     IGNORE = "ignore"
     """Weights of 8 bits, come what may."""
 
-    @property
-    def largest(self) -> int:
-        """The largest magnitude of a weight."""
-        return HALF_RANGE if self is Saturation.REDUCE_RANGE else FULL_RANGE
+    def ends(self, integers: IntegerType) -> tuple[int, int]:
+        """Return the lowest and the highest level of weights; those of fewer than 8 bits are small enough as they are.
+
+        int8 does without -128: a level more at one end is no gain where there are so many.
+        """
+        if integers.bits < 8:
+            return integers.lowest, integers.highest
+        largest = HALF_RANGE if self is Saturation.REDUCE_RANGE else FULL_RANGE
+        return -largest, largest
 
     def on(self, saturates: bool) -> Saturation:
         """Return what `AUTO` means on a target that saturates, or does not."""

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from onnxslim.arrays import Singles
 from onnxslim.observe.statistics import Range
 
-from .intervals import LEVELS, Histogram, entropy_interval, mse_interval, percentile_interval
+from .integers import IntegerType
+from .intervals import Histogram, entropy_interval, mse_interval, percentile_interval
 
 CUTTING = (1.0, 4.0, 16.0)
 """How many times what is cut off counts in the intervals that `Calibration.AUTO` tries beside the whole range."""
@@ -49,63 +50,68 @@ class Activations(enum.Enum):
     """What the target's kernels like best."""
     UINT8 = "uint8"
     INT8 = "int8"
+    UINT16 = "uint16"
+    INT16 = "int16"
     DYNAMIC = "dynamic"
     """uint8, by a scale that is found as the model runs."""
     FLOAT = "float"
     """None: weights alone become integers."""
 
+    @property
+    def integers(self) -> IntegerType | None:
+        """The type that it names; None where it names none."""
+        return IntegerType.named(self.value) if "int" in self.value else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """An affine map of 256 levels onto real numbers: real = scale x (level - zero_point)."""
+    """An affine map of levels onto real numbers: real = scale x (level - zero_point)."""
 
     scale: np.float32
     zero_point: int
-    dtype: np.dtype[np.uint8] | np.dtype[np.int8]
+    integers: IntegerType
 
     @classmethod
-    def covering(cls, low: float, high: float, signed: bool, symmetric: bool = False) -> Scale:
+    def covering(cls, low: float, high: float, integers: IntegerType, symmetric: bool = False) -> Scale:
         """Return the map whose levels cover the interval. Zero is always a level: padding and Relu make many zeros.
 
         A `symmetric` map, of signed levels, has zero as its zero point.
         """
         if symmetric:
             high = max(abs(low), abs(high))
-            scale = np.float32(high / np.iinfo(np.int8).max)
-            return cls(scale if scale > np.finfo(np.float32).tiny else np.float32(1), 0, np.dtype(np.int8))
+            scale = np.float32(high / integers.highest)
+            return cls(scale if scale > np.finfo(np.float32).tiny else np.float32(1), 0, integers)
         low, high = min(low, 0.0), max(high, 0.0)
-        lowest = -128 if signed else 0
-        dtype: np.dtype[np.uint8] | np.dtype[np.int8] = np.dtype(np.int8) if signed else np.dtype(np.uint8)
-        scale = np.float32((high - low) / LEVELS)
+        scale = np.float32((high - low) / integers.steps)
         if not scale > np.finfo(np.float32).tiny:  # nothing but zeros was seen
-            return cls(np.float32(1), lowest, dtype)
-        return cls(scale, lowest + int(np.clip(round(-low / float(scale)), 0, LEVELS)), dtype)
+            return cls(np.float32(1), integers.lowest, integers)
+        zero_point = integers.lowest + int(np.clip(round(-low / float(scale)), 0, integers.steps))
+        return cls(scale, zero_point, integers)
 
     @property
     def parameters(self) -> tuple[Singles, npt.NDArray[np.integer]]:
         """The scale and the zero point as QuantizeLinear takes them, shape []."""
-        return np.asarray(self.scale), np.asarray(self.zero_point, self.dtype)
+        return np.asarray(self.scale), np.asarray(self.zero_point, self.integers.dtype)
 
     @property
     def interval(self) -> tuple[float, float]:
         """The real numbers that the lowest and the highest level stand for."""
-        info = np.iinfo(self.dtype)
-        step = float(self.scale)
-        return (info.min - self.zero_point) * step, (info.max - self.zero_point) * step
+        step, ends = float(self.scale), self.integers
+        return (ends.lowest - self.zero_point) * step, (ends.highest - self.zero_point) * step
 
     def quantize(self, array: Singles) -> npt.NDArray[np.integer]:
         """Return the levels nearest to `array`, halves to even, as QuantizeLinear does."""
-        info = np.iinfo(self.dtype)
-        levels = np.clip(np.rint(array / self.scale) + self.zero_point, info.min, info.max)
-        return np.asarray(levels, self.dtype)
+        levels = np.rint(array / self.scale) + self.zero_point
+        return np.asarray(np.clip(levels, self.integers.lowest, self.integers.highest), self.integers.dtype)
 
 
 def intervals_of(
-    seen: Range, histogram: Histogram | None, calibration: Calibration, percentile: float
+    seen: Range, histogram: Histogram | None, calibration: Calibration, percentile: float, steps: int
 ) -> list[tuple[float, float]]:
     """Return the intervals that the levels of a tensor, whose range is finite, may cover; several for `AUTO`.
 
-    Without a histogram the range is covered. `percentile`, in percent of the values, is for `Calibration.PERCENTILE`.
+    Without a histogram the range is covered. `percentile`, in percent of the values, is for `Calibration.PERCENTILE`;
+    there are `steps` between the levels.
     """
     whole = seen.low, seen.high
     if histogram is None or not histogram.counts.any():
@@ -114,12 +120,12 @@ def intervals_of(
         case Calibration.PERCENTILE:
             found = [percentile_interval(histogram, percentile)]
         case Calibration.ENTROPY:
-            found = [entropy_interval(histogram)]
+            found = [entropy_interval(histogram, steps)]
         case Calibration.MSE:
-            found = [mse_interval(histogram)]
+            found = [mse_interval(histogram, steps)]
         case Calibration.AUTO:
             wider = (seen.low * HEADROOM, seen.high * HEADROOM)
-            return [whole, wider, *_inside(whole, [mse_interval(histogram, cutting) for cutting in CUTTING])]
+            return [whole, wider, *_inside(whole, [mse_interval(histogram, steps, cutting) for cutting in CUTTING])]
         case _:
             found = [whole]
     return _inside(whole, found)

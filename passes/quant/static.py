@@ -21,7 +21,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import DataError
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left_alone, remark
-from onnxslim.pipeline.opset import upgraded
+from onnxslim.pipeline.opset import PREFERRED_OPSET, upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
@@ -31,6 +31,7 @@ from .cost import Costs
 from .fitted import fitted_weights
 from .input_grid import align_inputs
 from .insert import insert
+from .integers import IntegerType
 from .layer_bits import bits_change, share_in_int8
 from .mixed import best_within, cheapest_below, left_after, reasons
 from .parameters import WeightSettings, quantize_parameters
@@ -44,8 +45,6 @@ from .table import Int8Table
 from .weights import QuantizedWeight, Rounding
 
 BITS = 8
-QUANTIZATION_OPSET = 13
-"""DequantizeLinear has an axis since opset 13."""
 APART = 0.25
 """Share of the samples that choices of scales are judged on, and that they are not made from."""
 FEWEST = 16
@@ -59,6 +58,8 @@ class StaticSettings:
     calibration: Calibration
     percentile: float
     activations: Activations
+    """One that has levels, or `AUTO`."""
+    weights: IntegerType
     per_channel: bool
     saturation: Saturation
     """Not `AUTO`."""
@@ -74,20 +75,30 @@ class StaticSettings:
     def of_weights(self) -> WeightSettings:
         """Those that concern weights."""
         search = self.calibration in (Calibration.MSE, Calibration.AUTO)
-        return WeightSettings(self.saturation, self.per_channel, search)
+        return WeightSettings(self.saturation, self.per_channel, search, self.weights)
+
+    def integers(self, table: Int8Table) -> IntegerType:
+        """What activations become on a target."""
+        return self.activations.integers or IntegerType.named(table.activations)
 
 
 def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Table, context: Context) -> Change:
     """Quantize `model` in place for a target, which runs something in int8, or say why not."""
+    if reason := _reason_against(settings, table):
+        return Change(False, (left_alone("model", reason),))
     infer_shapes(model)
     working = model
     notes: list[Note] = []
-    if model.graph.opset_imports[""] < QUANTIZATION_OPSET:
-        newer = upgraded(model)
+    opset = max(settings.weights.opset, settings.integers(table).opset)
+    if model.graph.opset_imports[""] < opset:
+        newer = upgraded(model, max(opset, PREFERRED_OPSET))
         if isinstance(newer, Reason):
             return Change(False, (left_alone("model", newer),))
         working = newer
-        notes.append(remark("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear has an axis there"))
+        notes.append(remark("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear takes that there"))
+    if not table.fuses(settings.integers(table)):
+        what = settings.integers(table).name
+        notes.append(remark("activations", what, f"{table.provider} computes in float on them, and is no faster"))
     levels: tuple[str, ...] = ()
     if not (table.symmetric or context.samples.synthetic):
         candidate = working.clone()
@@ -104,9 +115,19 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
         return Change(False, (left_alone("model", reason), *quantizer.unmatched, *plan.left))
     if working is not model:
         become(model, working)
-    summary, layers = _summary(plan, quantizer.macs)
-    quantizer.write(model, plan, choice)
+    summary, layers = quantizer.write(model, plan, choice)
     return Change(True, (*quantizer.unmatched, *notes, *summary, *plan.left), layers)
+
+
+def _reason_against(settings: StaticSettings, table: Int8Table) -> Reason | None:
+    """Return why a target does not take what is wanted; None where it does."""
+    activations, weights = settings.integers(table), settings.weights
+    if not table.takes(activations):
+        return Reason(QuantCode.NO_ACTIVATIONS, (table.provider, ", ".join(table.types), activations.name))
+    weighted = [row for row in table.rows.values() if row.weight is not None]
+    if not any(row.reads(weights) for row in weighted):
+        return Reason(QuantCode.NO_WEIGHTS, (table.provider, weights.name))
+    return None
 
 
 class _Quantizer:
@@ -125,7 +146,7 @@ class _Quantizer:
         self._of_calibration = CalibrationSettings(
             settings.calibration,
             settings.percentile,
-            settings.activations,
+            settings.integers(table),
             levels,
             settings.bias_correction,
             selection,
@@ -147,11 +168,14 @@ class _Quantizer:
                 plan = self.calibrator.plan(in_float)
         return plan, choice
 
-    def write(self, model: ir.Model, plan: QuantPlan, choice: ScaleChoice) -> None:
-        """Quantize the model of the plan, in place."""
-        scales = plan.scales(choice)
+    def write(
+        self, model: ir.Model, plan: QuantPlan, choice: ScaleChoice
+    ) -> tuple[list[Note], tuple[LayerChange, ...]]:
+        """Quantize the model of the plan, in place; return notes on what runs in int8, and the layers that do."""
         weights, biases = self._parameters(plan, choice, self.calibrator.means)
-        insert(model, plan, scales, weights, biases, self._table)
+        told = _summary(plan, weights, self.macs)
+        insert(model, plan, plan.scales(choice), weights, biases, self._table)
+        return told
 
     def _parameters(
         self, plan: QuantPlan, choice: ScaleChoice, means: Mapping[str, np.ndarray]
@@ -219,9 +243,16 @@ def _names(site: QuantSite) -> set[str]:
     return {value.name or "" for value in site.operands()}
 
 
-def _summary(plan: QuantPlan, macs: Mapping[str, int]) -> tuple[list[Note], tuple[LayerChange, ...]]:
+def _summary(
+    plan: QuantPlan, weights: Mapping[ir.Node, QuantizedWeight], macs: Mapping[str, int]
+) -> tuple[list[Note], tuple[LayerChange, ...]]:
     """Return notes on what runs in int8, and the layers that do; `macs` by the names of the first outputs of nodes."""
     counts = Counter(site.node.op_type for site in plan.sites)
-    layers = tuple(bits_change(site.node, BITS, macs.get(site.key, 0)) for site in plan.sites if site.is_contraction)
+    bits = {node: weight.integers.bits for node, weight in weights.items()}
+    layers = tuple(
+        bits_change(site.node, bits.get(site.node, BITS), macs.get(site.key, 0))
+        for site in plan.sites
+        if site.is_contraction
+    )
     notes = [Note(op_type, f"{count} in int8") for op_type, count in counts.most_common()]
     return share_in_int8(layers, macs) + notes, layers

@@ -13,6 +13,8 @@ import onnx_ir as ir
 
 from onnxslim.runtime.provider import load_provider, reading_table
 
+from .integers import IntegerType
+
 EIGHT_BITS = ("uint8", "int8")
 """Element types of activations and of weights that kernels take where a table does not say."""
 
@@ -36,6 +38,7 @@ class Row:
     role: Role
     types: tuple[str, ...]
     weights: tuple[str, ...]
+    stored: tuple[str, ...] = ()
     becomes: str = ""
     data: tuple[int, ...] | None = None
     weight: int | None = None
@@ -51,6 +54,14 @@ class Row:
     depthwise: str = ""
     residual: bool = False
     wide: str = ""
+
+    def multiplies(self, integers: IntegerType) -> bool:
+        """Return whether the kernel takes weights of a type as they are."""
+        return integers.name in self.weights
+
+    def reads(self, integers: IntegerType) -> bool:
+        """Return whether weights may be stored in a type, be it that a Cast makes of them what the kernel takes."""
+        return self.multiplies(integers) or integers.name in self.stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +93,18 @@ class Int8Table:
     """An op that has a row is quantized wherever it stands."""
     saturates: frozenset[str] = frozenset()
     """Instruction sets on which sums of two products saturate."""
+    types: tuple[str, ...] = EIGHT_BITS
+    """Element types of activations that its kernels take."""
+    unfused: tuple[str, ...] = ()
+    """Those that it takes, and computes on in float."""
+
+    def fuses(self, integers: IntegerType) -> bool:
+        """Return whether products of activations of a type are computed on integers."""
+        return integers.name in self.types
+
+    def takes(self, integers: IntegerType) -> bool:
+        """Return whether activations may be of a type."""
+        return self.fuses(integers) or integers.name in self.unfused
 
     def row(self, node: ir.Node) -> Row | None:
         """Return the row of the op of `node`."""
@@ -103,7 +126,8 @@ def load_table(provider: str) -> Int8Table:
     if not content:
         return Int8Table(provider, f"nobody has said yet which ops {provider} runs in int8", "uint8", {}, {})
     with reading_table(provider, "int8"):
-        types = {key: content.get(key, EIGHT_BITS) for key in ("types", "weights")}
+        types = {"types": EIGHT_BITS, "weights": EIGHT_BITS, "stored": ()}
+        types |= {key: tuple(content[key]) for key in types if key in content}
         rows = {
             op_type: _row(op_type, {**types, **columns})
             for op_types, columns in content.get("ops", {}).items()
@@ -119,9 +143,11 @@ def load_table(provider: str) -> Int8Table:
         bool(content.get("symmetric")),
         bool(content.get("everywhere")),
         frozenset(content.get("saturates", ())),
+        types["types"],
+        tuple(content.get("unfused", ())),
     )
 
 
 def _row(op_type: str, columns: Mapping[str, Any]) -> Row:
-    lists = {key: tuple(columns[key]) for key in ("types", "weights", "data") if key in columns}
+    lists = {key: tuple(columns[key]) for key in ("types", "weights", "stored", "data") if key in columns}
     return Row(op_type, **{**columns, **lists, "role": Role(columns["role"])})

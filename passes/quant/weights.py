@@ -1,4 +1,4 @@
-"""Quantizes weights: symmetric int8, one scale for each output channel, each with the smallest squared error.
+"""Quantizes weights: symmetric, one scale for each output channel, each with the smallest squared error.
 
 Cutting off the largest weights of a channel lets all others be finer, so that the best scale is often a little smaller
 than the one that covers everything; where products saturate (see `saturation`) it may be larger.
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from onnxslim.arrays import Singles
 
+from .integers import INT8, IntegerType
 from .saturation import (
     Saturation,
     fit_pairs,
@@ -41,13 +42,16 @@ class Rounding(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedWeight:
-    """A weight in int8."""
+    """A weight on few levels."""
 
     levels: npt.NDArray[np.int8]
+    """Whatever type they are stored in."""
     scale: Singles
     """One for each channel of `axis`, or one for all (of shape ())."""
     axis: int | None
     """The axis of output channels; None: one scale for the whole tensor."""
+    integers: IntegerType = INT8
+    """What the levels are stored in."""
 
     def dequantized(self) -> Singles:
         """Return the weight that the levels stand for."""
@@ -62,17 +66,19 @@ def quantize_weight(
     weight: Singles,
     axis: int,
     *,
+    integers: IntegerType = INT8,
     packing: str | None = None,
     saturation: Saturation = Saturation.IGNORE,
     per_channel: bool = True,
     search: bool = True,
     floor: npt.NDArray[np.floating[Any]] | float = 0.0,
 ) -> QuantizedWeight:
-    """Return `weight` in int8.
+    """Return `weight` on the levels of a type.
 
     Args:
         weight: Float32, finite.
         axis: Its axis of output channels.
+        integers: Of the levels, signed, of 8 bits at most.
         packing: The order in which the kernel adds up products, see `products_in_order`.
         saturation: What to guard against; not `AUTO`.
         per_channel: A scale for each channel rather than one for the tensor.
@@ -80,30 +86,31 @@ def quantize_weight(
         floor: No scale may be smaller than this (for each channel, or for all): the bias must fit its int32.
     """
     rows = products_in_order(weight, axis, packing).astype(np.float32, copy=False)
-    limit = saturation.largest
+    ends = saturation.ends(integers)
     pairs = saturation is Saturation.PAIRS
     height = max(1, BLOCK // max(1, rows.shape[1])) if per_channel else len(rows)
     blocks = [slice(start, start + height) for start in range(0, len(rows), height)]
-    scales = np.concatenate([_best_scales(rows[block], limit, pairs, per_channel, search) for block in blocks])
+    scales = np.concatenate([_best_scales(rows[block], ends, pairs, per_channel, search) for block in blocks])
     # A channel without weights gets the scale of the finest other one: its bias is measured in it.
     positive = scales[scales > 0]
     scales = np.where(scales > 0, scales, positive.min() if len(positive) else np.float32(1))
     scales = np.maximum(scales, floor).astype(np.float32)
     if not per_channel:
         scales = np.full_like(scales, scales.max())
-    levels = np.concatenate([_levels(rows[block], scales[block], limit, pairs) for block in blocks]).astype(np.int8)
+    levels = np.concatenate([_levels(rows[block], scales[block], ends, pairs) for block in blocks]).astype(np.int8)
     restored = restore_order(levels, weight.shape, axis, packing)
-    return QuantizedWeight(restored, scales if per_channel else scales[0].reshape(()), axis if per_channel else None)
+    own_scales, own_axis = (scales, axis) if per_channel else (scales[0].reshape(()), None)
+    return QuantizedWeight(restored, own_scales, own_axis, integers)
 
 
-def _levels(rows: Singles, scales: Singles, limit: int, pairs: bool) -> Singles:
-    levels = np.clip(rows / scales[:, None], -limit, limit)
+def _levels(rows: Singles, scales: Singles, ends: tuple[int, int], pairs: bool) -> Singles:
+    levels = np.clip(rows / scales[:, None], *ends)
     return fit_pairs(levels) if pairs else np.rint(levels)
 
 
-def _best_scales(rows: Singles, limit: int, pairs: bool, per_channel: bool, search: bool) -> Singles:
+def _best_scales(rows: Singles, ends: tuple[int, int], pairs: bool, per_channel: bool, search: bool) -> Singles:
     """Return the scale of each row; 0 for a row of zeros."""
-    best_scales = np.abs(rows).max(axis=1, initial=0.0) / np.float32(limit)
+    best_scales = np.abs(rows).max(axis=1, initial=0.0) / np.float32(ends[1])
     if not per_channel:
         best_scales = np.full_like(best_scales, best_scales.max(initial=0.0))
     if not search and not pairs:
@@ -114,7 +121,7 @@ def _best_scales(rows: Singles, limit: int, pairs: bool, per_channel: bool, sear
         for factor in factors:
             scales = start * np.float32(factor)
             divisors = np.where(scales > 0, scales, np.float32(1))
-            restored = _levels(rows, divisors, limit, pairs) * divisors[:, None]
+            restored = _levels(rows, divisors, ends, pairs) * divisors[:, None]
             errors = ((restored - rows) ** 2).sum(axis=1, dtype=np.float64)
             if not per_channel:
                 errors = np.full_like(errors, errors.sum())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from counted_samples import counted_samples
 from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.integers import INT8, UINT8
 from onnxslim.passes.quant.intervals import Histogram, entropy_interval, mse_interval, percentile_interval
 from onnxslim.passes.quant.parameters import bias_correction, bias_floor, quantize_bias
 from onnxslim.passes.quant.scales import CUTTING, Calibration, Scale, intervals_of
@@ -75,9 +76,9 @@ def test_correction_takes_back_the_mean_error(groups):
 
 
 def test_minmax_covers_everything():
-    (interval,) = intervals_of(Range(-1.0, 3.0), None, Calibration.MINMAX, 99.9)
-    scale = Scale.covering(*interval, signed=False)
-    assert (scale.zero_point, scale.dtype) == (64, np.uint8)
+    (interval,) = intervals_of(Range(-1.0, 3.0), None, Calibration.MINMAX, 99.9, 255)
+    scale = Scale.covering(*interval, UINT8)
+    assert (scale.zero_point, scale.integers) == (64, UINT8)
     assert scale.interval == pytest.approx((-1, 3), abs=0.01)
 
 
@@ -89,10 +90,10 @@ def test_percentile_leaves_the_rarest_out():
 def test_mse_cuts_off_a_lone_outlier_and_nothing_else():
     generator = np.random.default_rng(3)
     array = np.append(generator.uniform(-1, 1, 100_000), 8.0)
-    low, high = mse_interval(histogram_of(array))
+    low, high = mse_interval(histogram_of(array), 255)
     # the error of a bound h is (1 + h)^2 / 255^2 / 12 x 100,000 + (8 - h)^2, smallest at h = 6.98
     assert (low, high) == pytest.approx((-1, 6.98), abs=0.05)
-    low, high = mse_interval(histogram_of(np.append(generator.uniform(-1, 1, 10_000_000), 8.0)))
+    low, high = mse_interval(histogram_of(np.append(generator.uniform(-1, 1, 10_000_000), 8.0)), 255)
     assert (low, high) == pytest.approx((-1, 1), abs=0.1)
 
 
@@ -101,17 +102,17 @@ def test_mse_finds_the_best_of_all_intervals_that_are_tried_out():
     array = generator.laplace(size=200_000)
 
     def error(high):
-        scale = Scale.covering(-high, high, signed=False)
+        scale = Scale.covering(-high, high, UINT8)
         return np.square((scale.quantize(array).astype(float) - scale.zero_point) * float(scale.scale) - array).mean()
 
-    low, high = mse_interval(histogram_of(array))
+    low, high = mse_interval(histogram_of(array), 255)
     assert error((high - low) / 2) <= 1.03 * min(error(bound) for bound in np.linspace(3, array.max(), 60))
 
 
 def test_what_is_cut_off_may_count_more():
     array = np.random.default_rng(6).laplace(size=200_000)
     histogram = histogram_of(array)
-    highs = [mse_interval(histogram, cutting)[1] for cutting in (1.0, 4.0, 16.0, 1e9)]
+    highs = [mse_interval(histogram, 255, cutting)[1] for cutting in (1.0, 4.0, 16.0, 1e9)]
     assert highs == sorted(highs)
     assert highs[0] < 0.9 * highs[2]
     assert highs[-1] == pytest.approx(array.max(), rel=0.01)
@@ -120,8 +121,8 @@ def test_what_is_cut_off_may_count_more():
 def test_entropy_leaves_a_far_tail_out_and_keeps_what_is_even():
     generator = np.random.default_rng(7)
     even = generator.uniform(-1, 3, 100_000)
-    assert entropy_interval(histogram_of(even)) == pytest.approx((-1, 3), abs=0.1)
-    low, high = entropy_interval(histogram_of(np.append(generator.normal(size=100_000), [40.0, -40.0])))
+    assert entropy_interval(histogram_of(even), 255) == pytest.approx((-1, 3), abs=0.1)
+    low, high = entropy_interval(histogram_of(np.append(generator.normal(size=100_000), [40.0, -40.0])), 255)
     assert 2.5 < high < 10
     assert low == pytest.approx(-high, abs=0.1)
 
@@ -132,10 +133,10 @@ def test_auto_has_several_intervals_and_all_others_one():
         histogram_of(np.append(np.random.default_rng(8).normal(size=10_000), [9.0, -8.0])),
     )
     for calibration in Calibration:
-        found = intervals_of(seen, histogram, calibration, 99.0)
+        found = intervals_of(seen, histogram, calibration, 99.0, 255)
         assert len(found) == (2 + len(CUTTING) if calibration is Calibration.AUTO else 1)
         assert all(-8 * 1.25 <= low <= 0 <= high <= 9 * 1.25 for low, high in found)
-    assert intervals_of(seen, None, Calibration.AUTO, 99.0) == [(-8.0, 9.0)]
+    assert intervals_of(seen, None, Calibration.AUTO, 99.0, 255) == [(-8.0, 9.0)]
 
 
 def test_few_samples_that_differ_leave_headroom():
@@ -172,14 +173,14 @@ def _quantized(model, feeds, calibration):
 
 
 def test_mse_of_one_side_and_of_nothing():
-    low, high = mse_interval(histogram_of(np.linspace(0, 2, 1000)))
+    low, high = mse_interval(histogram_of(np.linspace(0, 2, 1000)), 255)
     assert low == 0
     assert high == pytest.approx(2, abs=0.01)
-    assert mse_interval(Histogram(np.zeros(BINS), Grid(1.0, 0))) == (0.0, 0.0)
+    assert mse_interval(Histogram(np.zeros(BINS), Grid(1.0, 0)), 255) == (0.0, 0.0)
 
 
 def test_zeros_alone_have_a_scale():
-    scale = Scale.covering(0.0, 0.0, signed=True)
+    scale = Scale.covering(0.0, 0.0, INT8)
     assert (scale.scale, scale.zero_point) == (1, -128)
 
 

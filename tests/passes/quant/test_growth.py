@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import onnx_ir as ir
 from onnxslim.passes.quant.insert import insert
+from onnxslim.passes.quant.integers import UINT8
 from onnxslim.passes.quant.plan import make_plan
 from onnxslim.passes.quant.scales import Scale
 from onnxslim.passes.quant.table import load_table
@@ -62,7 +63,7 @@ def wide(width):
 
 def quantize(model):
     plan = make_plan(model, CPU)
-    scales = {value: Scale.covering(-1, 1, signed=False) for group in plan.groups for value in group.members}
+    scales = {value: Scale.covering(-1, 1, UINT8) for group in plan.groups for value in group.members}
     weights = {
         site.node: quantize_weight(site.product.weight.const_value.numpy(), site.product.weight_axis)
         for site in plan.sites

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnxslim.passes.quant import table
 from onnxslim.passes.quant.insert import insert
+from onnxslim.passes.quant.integers import INT8, UINT8
 from onnxslim.passes.quant.plan import IN_FLOAT, make_plan
 from onnxslim.passes.quant.scales import Scale
 from onnxslim.passes.quant.table import Role, load_table
@@ -77,7 +78,7 @@ def between_pairs(op_type: str, signed: bool) -> ir.Model:
     if not plan.sites or all(site.node.op_type != op_type for site in plan.sites):
         # arithmetic and movement join int8 neighbours only: write their pairs without asking for neighbours
         plan = plan_alone(model, op_type)
-    scale = Scale.covering(-2.0, 3.0, signed)
+    scale = Scale.covering(-2.0, 3.0, INT8 if signed else UINT8)
     scales = dict.fromkeys((value for group in plan.groups for value in group.members), scale)
     quantized, biases = {}, {}
     for site in plan.sites:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import onnx_ir as ir
@@ -26,6 +27,24 @@ from .weight_only import WeightOnlySettings, quantize_weights
 from .weight_only.grids import WeightType
 from .weight_only.writing import WeightFormat
 from .weights import Rounding
+
+DYNAMIC, FLOAT = frozenset({Activations.DYNAMIC}), frozenset({Activations.FLOAT})
+STATIC = frozenset(Activations) - DYNAMIC - FLOAT
+CONCERNED: Mapping[str, frozenset[Activations]] = {
+    "calibration": STATIC,
+    "percentile": STATIC,
+    "block": FLOAT,
+    "symmetric": FLOAT,
+    "format": FLOAT,
+    "per_channel": STATIC | DYNAMIC,
+    "saturation": STATIC | DYNAMIC,
+    "rounding": STATIC,
+    "bias_correction": STATIC | FLOAT,
+    "samples": STATIC | FLOAT,
+    "error": STATIC | FLOAT,
+    "float_time": STATIC,
+}
+"""The activations with which an option means something; one that is not listed does with all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +107,7 @@ class Quant(Pass):
     ] = 0.05
 
     def __post_init__(self) -> None:
+        self._check_concerned()
         if not 50 < self.percentile <= 100:
             raise BadOptionValue(
                 f"percentile {self.percentile} leaves nothing to cover",
@@ -105,16 +125,6 @@ class Quant(Pass):
                 where="quant",
                 hint="a codebook has a scale for each output: leave block out",
             )
-        given = {"block": self.block, "symmetric": self.symmetric, "error": None if self.error == 1 else self.error}
-        needless = {"error"} if self.activations is Activations.DYNAMIC else set[str]()
-        needless |= {"block", "symmetric"} if self.activations is not Activations.FLOAT else set()
-        for name in sorted(needless):
-            if given[name] is not None:
-                raise BadOptionValue(
-                    f"{name} has no meaning with activations={self.activations.value}",
-                    where="quant",
-                    hint="leave it out",
-                )
         static = {WeightType.INT8, WeightType.INT4, WeightType.INT2}
         stored = {Activations.FLOAT: set(WeightType), Activations.DYNAMIC: {WeightType.INT8}}
         if self.weights not in stored.get(self.activations, static):
@@ -133,6 +143,19 @@ class Quant(Pass):
             raise BadOptionValue(
                 f"float_time is {self.float_time}", where="quant", hint="float_time is a share from 0 to less than 1"
             )
+
+    def _check_concerned(self) -> None:
+        """Raise BadOptionValue where an option was given that means nothing beside others."""
+        for field in dataclasses.fields(self):
+            beside = "activations" if self.activations not in CONCERNED.get(field.name, Activations) else ""
+            if field.name == "percentile" and self.calibration is not Calibration.PERCENTILE:
+                beside = beside or "calibration"
+            if beside and getattr(self, field.name) != field.default:
+                raise BadOptionValue(
+                    f"{field.name} has no meaning with {beside}={getattr(self, beside).value}",
+                    where="quant",
+                    hint="leave it out",
+                )
 
     def untimed(self, provider: str) -> Reason | None:
         """Return why its speed on `provider` decides nothing: it is written for another target."""

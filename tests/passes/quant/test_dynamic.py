@@ -13,7 +13,7 @@ from sample_models import from_text
 from story import AVX2, VNNI, make_context, nodes_of
 
 from onnxslim.data import synthetic_samples
-from onnxslim.errors import BadOptionValue, ExtensionError
+from onnxslim.errors import ExtensionError
 from onnxslim.runtime.provider import Provider
 from onnxslim.runtime.session import Session
 
@@ -142,13 +142,6 @@ def test_an_old_opset_is_raised():
 
 def test_there_is_one_form_only():
     assert Quant(activations=Activations.DYNAMIC).milder(0.5) is None
-
-
-def test_options_of_other_schemes_are_refused():
-    with pytest.raises(BadOptionValue, match="error has no meaning with activations=dynamic"):
-        Quant(activations=Activations.DYNAMIC, error=0.5)
-    with pytest.raises(BadOptionValue, match="block has no meaning with activations=dynamic"):
-        Quant(activations=Activations.DYNAMIC, block=32)
 
 
 def test_a_quantized_model_is_left_alone():

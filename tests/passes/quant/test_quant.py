@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant import CONCERNED, Quant
 from onnxslim.passes.quant.plan import make_plan
 from onnxslim.passes.quant.saturation import Saturation
 from onnxslim.passes.quant.scales import Activations, Calibration
@@ -24,6 +24,7 @@ from onnxslim.analysis.quantized import count_quantized
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import open_model, save_model
 from onnxslim.pipeline.discovery import find_pass
+from onnxslim.pipeline.options import parse_passes
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target
 
@@ -353,10 +354,41 @@ def test_what_cannot_be_converted_is_left_alone(monkeypatch):
     assert "too large" in Quant().run(model, context).notes[0].reason
 
 
-@pytest.mark.parametrize("options", [{"percentile": 30.0}, {"samples": 0}])
+@pytest.mark.parametrize("options", [{"percentile": 30.0, "calibration": Calibration.PERCENTILE}, {"samples": 0}])
 def test_options_are_checked(options):
-    with pytest.raises(BadOptionValue):
+    with pytest.raises(BadOptionValue, match=f"{next(iter(options))} (30.0 leaves|is 0)"):
         Quant(**options)
+
+
+@pytest.mark.parametrize(
+    ("beside", "options"),
+    [
+        ("activations=auto", "block=32"),
+        ("activations=uint8", "format=qdq"),
+        ("activations=dynamic", "error=0.5"),
+        ("activations=dynamic", "samples=8"),
+        ("activations=dynamic", "bias_correction=false"),
+        ("activations=dynamic", "symmetric=true"),
+        ("activations=float", "calibration=minmax"),
+        ("activations=float", "float_time=0"),
+        ("activations=float", "rounding=nearest"),
+        ("activations=float", "saturation=pairs"),
+        ("activations=float", "per_channel=false"),
+        ("calibration=minmax", "percentile=99"),
+    ],
+)
+def test_options_that_mean_nothing_beside_others_are_refused(beside, options):
+    name = options.partition("=")[0]
+    with pytest.raises(BadOptionValue, match=f"{name} has no meaning with {beside}"):
+        parse_passes(f"quant:{beside}:{options}")
+
+
+def test_an_option_that_has_its_default_may_be_written_out():
+    assert parse_passes("quant:activations=float:calibration=auto:float_time=0.05:percentile=99.99")
+
+
+def test_every_option_that_is_concerned_is_one():
+    assert set(CONCERNED) < {field.name for field in dataclasses.fields(Quant)}
 
 
 @pytest.mark.zoo

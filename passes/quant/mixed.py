@@ -1,13 +1,14 @@
-"""Chooses the layers that stay in float: most error for least time, as an integer program.
+"""Chooses the layers that stay in float: most error for least time and bytes, as an integer program.
 
-A tensor is rounded as long as one layer that makes or reads it runs in int8, so that the choice is among sets of
-layers. The program is solved exactly by HiGHS (Huangfu and Hall, "Parallelizing the dual revised simplex method",
-Mathematical Programming Computation 10, 2018), through SciPy.
+A tensor is rounded as long as one layer that makes or reads it runs in int8, and converted as long as one of them is
+float and another int8, so that the choice is among sets of layers. The program is solved exactly by HiGHS (Huangfu and
+Hall, "Parallelizing the dual revised simplex method", Mathematical Programming Computation 10, 2018), through SciPy.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
@@ -18,11 +19,15 @@ from onnxslim.arrays import Floats
 from onnxslim.pipeline.reasons import Reason
 
 from .codes import QuantCode
+from .cost import PlanCosts
 
 SECONDS = 10.0
 """How long the solver may take; then the best solution so far is taken."""
 GAP = 1e-3
 """How far from the best a solution may be, relative to it."""
+TIE = 1e-4
+"""What the time of the layer that gains most counts for beside the largest error: of choices that avoid as much error
+the faster."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,25 +40,49 @@ class RoundingError:
     """The energy of the error of the outputs where nothing else is rounded, as a share of theirs."""
 
 
-def cheapest_below(errors: Sequence[RoundingError], costs: Mapping[str, float], share: float) -> frozenset[str]:
-    """Return the layers to leave in float so that at most a share of the error is left, at the least cost.
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a choice may cost."""
+
+    time: float = math.inf
+    """In the unit of the costs."""
+    size: float = math.inf
+    """Bytes of all weights."""
+    int8: frozenset[str] = frozenset()
+    """Layers that cannot be float."""
+
+
+NO_LIMITS = Limits()
+
+
+def fastest(costs: PlanCosts, limits: Limits = NO_LIMITS) -> frozenset[str] | None:
+    """Return the layers to leave in float so that a run takes least; None where nothing keeps the limits."""
+    program = _Program((), costs, limits)
+    return program.solve(program.time)
+
+
+def best_within(errors: Sequence[RoundingError], costs: PlanCosts, limits: Limits) -> frozenset[str] | None:
+    """Return the layers to leave in float that avoid most error within the limits; None where nothing keeps them."""
+    program = _Program(errors, costs, limits)
+    return program.solve(TIE * program.time / _unit(program.time) - program.avoided / _unit(program.avoided))
+
+
+def cheapest_below(
+    errors: Sequence[RoundingError], costs: PlanCosts, share: float, limits: Limits = NO_LIMITS
+) -> frozenset[str] | None:
+    """Return the layers to leave in float so that at most a share of the error is left, and a run takes least.
 
     Args:
         errors: All of them; they add up.
-        costs: Of leaving each layer in float, by its key.
+        costs: Of all layers.
         share: Above 0, at most 1.
+        limits: What it may cost.
+
+    Returns:
+        The layers; None where nothing keeps the limits.
     """
-    total = sum(error.share for error in errors)
-    if not total or share >= 1:
-        return frozenset()
-    program = _Program(errors, costs)
-    return program.solve(program.costs, program.avoided, (1 - share) * total)
-
-
-def best_within(errors: Sequence[RoundingError], costs: Mapping[str, float], budget: float) -> frozenset[str]:
-    """Return the layers to leave in float that avoid most error, where these may cost `budget` together."""
-    program = _Program(errors, costs)
-    return program.solve(-program.avoided, -program.costs, -budget)
+    program = _Program(errors, costs, limits)
+    return program.solve(program.time, avoided=1 - share)
 
 
 def left_after(chosen: Set[str], errors: Sequence[RoundingError]) -> float:
@@ -76,39 +105,82 @@ def reasons(chosen: Set[str], errors: Sequence[RoundingError], macs: Mapping[str
 
 
 class _Program:
-    """Variables: for each layer whether it stays in float, and for each error whether it is avoided."""
+    """Variables: for each layer whether it is float, for each error whether it is avoided, for each boundary whether
+    its tensor is made int8, and whether it is made float."""
 
-    def __init__(self, errors: Sequence[RoundingError], costs: Mapping[str, float]) -> None:
-        self._layers = sorted(frozenset[str]().union(*(error.layers for error in errors)))
+    def __init__(self, errors: Sequence[RoundingError], costs: PlanCosts, limits: Limits) -> None:
+        self._layers = sorted(costs.layers.keys() | frozenset[str]().union(*(error.layers for error in errors)))
         place = {layer: index for index, layer in enumerate(self._layers)}
-        count, known = len(self._layers), len(errors)
-        self.costs: Floats = np.array([costs.get(layer, 0.0) for layer in self._layers] + [0.0] * known)
-        self.avoided: Floats = np.array([0.0] * count + [error.share for error in errors])
-        pairs = [(count + index, place[layer]) for index, error in enumerate(errors) for layer in error.layers]
-        rows = np.arange(len(pairs))
-        # An error is avoided only where each of its layers is in float: error - layer <= 0.
-        columns = np.array(pairs, np.int64).reshape(-1, 2)
-        ones, shape = np.ones(len(pairs)), (len(pairs), count + known)
-        self._needs = scipy.sparse.csr_array((ones, (rows, columns[:, 0])), shape) - scipy.sparse.csr_array(
-            (ones, (rows, columns[:, 1])), shape
-        )
-        self._integral = np.array([1] * count + [0] * known)
+        count, first = len(self._layers), len(self._layers) + len(errors)
+        size = first + 2 * len(costs.boundaries)
+        self._entries: list[tuple[int, int, float]] = []
+        """Row, column, factor."""
+        self._least: list[float] = []
+        """What the sum of each row must be at least."""
+        known = [(place[layer], cost) for layer, cost in costs.layers.items()]
+        time, weights, avoided = np.zeros(size), np.zeros(size), np.zeros(size)
+        for column, cost in known:
+            time[column], weights[column] = cost.float_time - cost.int8_time, cost.float_bytes - cost.int8_bytes
+        for column, error in enumerate(errors, count):
+            avoided[column] = error.share
+            for layer in error.layers:  # avoided only where each of its layers is float
+                self._at_least(0, {place[layer]: 1, column: -1})
+        for index, boundary in enumerate(costs.boundaries):
+            quantize, dequantize = first + 2 * index, first + 2 * index + 1
+            time[quantize], time[dequantize] = boundary.quantize, boundary.dequantize
+            readers = [place[reader] for reader in boundary.readers]
+            if boundary.maker is None:
+                for reader in readers:
+                    self._at_least(1, {quantize: 1, reader: 1})
+                continue
+            maker = place[boundary.maker]
+            if boundary.read_in_float:
+                self._at_least(1, {dequantize: 1, maker: 1})
+            for reader in readers:
+                self._at_least(0, {quantize: 1, maker: -1, reader: 1})
+                self._at_least(0, {dequantize: 1, maker: 1, reader: -1})
+        fixed = costs.rest_time + sum(cost.int8_time for _, cost in known)
+        self._at_most(limits.time - fixed, time)
+        self._at_most(limits.size - costs.size(frozenset()), weights)
+        self._upper = np.ones(size)
+        self._upper[[place[layer] for layer in limits.int8 & place.keys()]] = 0
+        self._integral = np.array([1] * count + [0] * (size - count))
+        self.time, self.avoided = time, avoided
 
-    def solve(self, minimized: Floats, bounded: Floats, least: float) -> frozenset[str]:
-        """Return the layers in float that make a sum least, while another is at least so much; none if none does."""
+    def _at_least(self, least: float, factors: Mapping[int, float]) -> None:
+        self._entries += ((len(self._least), column, factor) for column, factor in factors.items())
+        self._least.append(least)
+
+    def _at_most(self, most: float, factors: Floats) -> None:
+        """Demand it in units of the largest factor: the solver's tolerances are absolute."""
+        if math.isfinite(most):
+            unit = _unit(factors)
+            self._at_least(-most / unit, {int(column): -factors[column] / unit for column in np.flatnonzero(factors)})
+
+    def solve(self, minimized: Floats, avoided: float = 0.0) -> frozenset[str] | None:
+        """Return the layers in float that make a sum least; None where nothing keeps what is demanded.
+
+        `avoided` is the share of the error that must be.
+        """
         if not self._layers:
             return frozenset()
-        scale = max(np.abs(bounded).max(), 1e-300)
+        if avoided:
+            self._at_most(-avoided * float(self.avoided.sum()), -self.avoided)
+        rows, columns, factors = zip(*self._entries, strict=True) if self._entries else ((), (), ())
+        shape = len(self._least), len(minimized)
         found = scipy.optimize.milp(
-            minimized / max(np.abs(minimized).max(), 1e-300),
+            minimized / _unit(minimized),
             integrality=self._integral,
-            bounds=scipy.optimize.Bounds(0, 1),
-            constraints=[
-                scipy.optimize.LinearConstraint(self._needs, ub=0),
-                scipy.optimize.LinearConstraint(bounded[None] / scale, lb=least / scale),
-            ],
+            bounds=scipy.optimize.Bounds(0, self._upper),
+            constraints=scipy.optimize.LinearConstraint(
+                scipy.sparse.csr_array((factors, (rows, columns)), shape), lb=self._least
+            ),
             options={"time_limit": SECONDS, "mip_rel_gap": GAP},
         )
         if found.x is None:
-            return frozenset()
+            return None
         return frozenset(layer for layer, value in zip(self._layers, found.x, strict=False) if value > 0.5)
+
+
+def _unit(factors: Floats) -> float:
+    return max(float(np.abs(factors).max(initial=0.0)), 1e-300)

@@ -63,6 +63,32 @@ class QuantPlan:
         return {member: choice[group.source.name or ""] for group in self.groups for member in group.members}
 
 
+def layers_of(plan: QuantPlan) -> dict[str, list[QuantSite]]:
+    """Return the sites of each layer by its key, in the order of the graph.
+
+    An op between two products belongs to the last product in front of it; what nothing precedes, to the first behind.
+    """
+    layers: dict[str, list[QuantSite]] = {}
+    owners: dict[ir.Value, str] = {}
+    order: dict[str, int] = {}
+    waiting: list[QuantSite] = []
+    for site in plan.sites:
+        if site.is_contraction:
+            key = site.key
+            order[key] = len(order)
+            layers[key] = [*waiting, site]
+            waiting = []
+        else:
+            before = [owners[value] for value in site.operands() if value in owners]
+            if not before:
+                waiting.append(site)
+                continue
+            key = max(before, key=order.__getitem__)
+            layers[key].append(site)
+        owners.update(dict.fromkeys((*site.node.outputs, *site.results), key))
+    return layers
+
+
 def make_plan(
     model: ir.Model,
     table: Int8Table,

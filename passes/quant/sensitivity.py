@@ -17,10 +17,9 @@ from onnxslim.observe.sensitivity import OutputDeviation
 from onnxslim.pipeline.interface import Context
 
 from .mixed import RoundingError
-from .plan import QuantPlan
+from .plan import QuantPlan, layers_of
 from .rounded import Part, RoundedModel
 from .scales import Scale
-from .site import QuantSite
 from .weights import QuantizedWeight
 
 PRODUCTS = 1e12
@@ -60,32 +59,6 @@ class PartErrors:
             if layers and found is not None:
                 shares[layers] = shares.get(layers, 0.0) + found
         return tuple(RoundingError(layers, share) for layers, share in shares.items())
-
-
-def layers_of(plan: QuantPlan) -> dict[str, list[QuantSite]]:
-    """Return the sites of each layer by its key, in the order of the graph.
-
-    An op between two products belongs to the last product in front of it; what nothing precedes, to the first behind.
-    """
-    layers: dict[str, list[QuantSite]] = {}
-    owners: dict[ir.Value, str] = {}
-    order: dict[str, int] = {}
-    waiting: list[QuantSite] = []
-    for site in plan.sites:
-        if site.is_contraction:
-            key = site.key
-            order[key] = len(order)
-            layers[key] = [*waiting, site]
-            waiting = []
-        else:
-            before = [owners[value] for value in site.operands() if value in owners]
-            if not before:
-                waiting.append(site)
-                continue
-            key = max(before, key=order.__getitem__)
-            layers[key].append(site)
-        owners.update(dict.fromkeys((*site.node.outputs, *site.results), key))
-    return layers
 
 
 def part_errors(

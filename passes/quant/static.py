@@ -27,19 +27,20 @@ from onnxslim.pipeline.selection import Selection
 
 from .calibration import CalibrationSettings, Calibrator
 from .codes import QuantCode
-from .cost import Costs
+from .cost import estimated_costs
 from .fitted import fitted_weights
 from .input_grid import align_inputs
 from .insert import insert
 from .integers import IntegerType
 from .layer_bits import bits_change, share_in_int8
-from .mixed import best_within, cheapest_below, left_after, reasons
+from .mixed import reasons
 from .parameters import WeightSettings, quantize_parameters
-from .plan import QuantPlan
+from .plan import QuantPlan, layers_of
+from .precision import Demands, choose
 from .quantized_copy import QuantizedCopies, ScaleChoice
 from .saturation import Saturation
 from .scales import Activations, Calibration
-from .sensitivity import PartErrors, layers_of, part_errors
+from .sensitivity import PartErrors, part_errors
 from .site import QuantSite
 from .table import Int8Table
 from .weights import QuantizedWeight, Rounding
@@ -153,6 +154,7 @@ class _Quantizer:
         )
         self.calibrator = Calibrator(self._of_calibration, model, table, context, self._samples)
         self._fitted: Mapping[str, QuantizedWeight] = {}
+        self._demands = Demands(settings.error, 0.0 if table.everywhere else settings.float_time)
 
     def decide(self) -> tuple[QuantPlan, ScaleChoice]:
         """Return what is quantized, and the scales of the sources of its groups."""
@@ -162,7 +164,7 @@ class _Quantizer:
         if settings.rounding is Rounding.FITTED:
             self._fitted = self._context.observed("fitted weights", lambda: self._fit(plan))
         choice = self._context.observed("scales", lambda: self._choose(plan))
-        if settings.error < 1 or (settings.float_time and not self._table.everywhere):
+        if self._demands.need_errors:
             errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
             if in_float := self._in_float(plan, errors):
                 plan = self.calibrator.plan(in_float)
@@ -220,17 +222,12 @@ class _Quantizer:
 
     def _in_float(self, plan: QuantPlan, errors: PartErrors) -> dict[ir.Node, Reason]:
         """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
-        settings, sites = self._settings, layers_of(plan)
+        sites, of_layers = layers_of(plan), errors.of_layers(plan)
         saturating = self._context.target.instruction_set in self._table.saturates
-        costs = Costs(self._model, plan, self.macs, self._samples.first(), saturating)
-        of_layers = errors.of_layers(plan)
-        added = {key: sum(map(costs.of_float, own)) for key, own in sites.items()}
+        costs = estimated_costs(self._model, plan, self.macs, self._samples.first(), saturating)
         # A layer whose input is held exactly stays: the ops that make it so would be there in vain.
         exact = {key for key, own in sites.items() for site in own if not self._levels.isdisjoint(_names(site))}
-        budget = 0.0 if self._table.everywhere else settings.float_time * costs.quantized
-        chosen = best_within([error for error in of_layers if error.layers.isdisjoint(exact)], added, budget)
-        if left_after(chosen, of_layers) > settings.error:
-            chosen = cheapest_below(of_layers, added, settings.error)
+        chosen = choose(of_layers, costs, self._demands, frozenset(exact))
         work = {key: sum(self.macs.get(site.key, 0) for site in own) for key, own in sites.items()}
         found: dict[ir.Node, Reason] = {}
         for key, reason in reasons(chosen, of_layers, work).items():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnxslim.passes.quant import Quant
-from onnxslim.passes.quant.cost import Costs
+from onnxslim.passes.quant import Quant, cost
 from onnxslim.passes.quant.input_grid import align_inputs, find_grid
 from sample_models import from_text
 from story import VNNI, make_context
@@ -111,7 +110,8 @@ def test_the_input_is_quantized_level_by_level():
 
 
 def test_the_convolution_that_reads_levels_does_not_stay_in_float_for_its_time(monkeypatch):
-    monkeypatch.setattr(Costs, "of_float", lambda self, site: 0.0)
+    monkeypatch.setattr(cost, "SPEED", 1.0)
+    monkeypatch.setattr(cost, "ELEMENT", 0.0)
     model, images = net(), normalised(pixels(64))
     after = model.clone()
     change = Quant().run(after, make_context(model, {"x": images}, target=VNNI))

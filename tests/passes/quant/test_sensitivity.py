@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxslim.passes.quant import Quant
-from onnxslim.passes.quant.mixed import RoundingError, best_within, cheapest_below
+from onnxslim.passes.quant.cost import PlanCosts, PrecisionCost
+from onnxslim.passes.quant.mixed import Limits, RoundingError, best_within, cheapest_below
 from onnxslim.passes.quant.scales import Calibration
 from sample_models import from_text
 from story import make_context
@@ -107,9 +108,19 @@ def test_what_is_excluded_stays_so():
     assert {layer.layer for layer in change.layers} <= {"C", "D"}
 
 
+def costing(added):
+    """Return costs of layers that take nothing in int8, and in float a millisecond for each byte of their weights."""
+    layers = {key: PrecisionCost(float(time), 0.0, int(time), 0) for key, time in added.items()}
+    return PlanCosts(layers)
+
+
+def within(errors, costs, budget):
+    return best_within(errors, costs, Limits(budget))
+
+
 def test_the_cheapest_layers_that_bring_enough_go():
     large, small, harmless = (frozenset({name}) for name in ("large", "small", "harmless"))
-    costs = {"large": 1000, "small": 10, "harmless": 1000}
+    costs = costing({"large": 1000, "small": 10, "harmless": 1000})
     errors = (RoundingError(large, 0.5), RoundingError(small, 0.4), RoundingError(harmless, 0.1))
     assert cheapest_below(errors, costs, 0.7) == {"small"}
     assert cheapest_below(errors, costs, 0.5) == {"large"} or cheapest_below(errors, costs, 0.5) == {
@@ -127,14 +138,14 @@ def test_a_tensor_between_layers_is_float_where_all_of_them_are():
         RoundingError(frozenset("a"), 0.05),
         RoundingError(frozenset("c"), 0.15),
     )
-    costs = {"a": 10, "b": 10, "c": 10}
+    costs = costing({"a": 10, "b": 10, "c": 10})
     assert cheapest_below(errors, costs, 0.5) == {"a", "b"}
     assert cheapest_below(errors, costs, 0.1) == {"a", "b", "c"}
-    assert best_within(errors, costs, 19.0) == {"c"}
-    assert best_within(errors, costs, 20.0) == {"a", "b"}
-    assert best_within(errors, costs, 30.0) == {"a", "b", "c"}
-    assert not best_within(errors, costs, 5.0)
-    assert not best_within((), {}, 5.0)
+    assert within(errors, costs, 19.0) == {"c"}
+    assert within(errors, costs, 20.0) == {"a", "b"}
+    assert within(errors, costs, 30.0) == {"a", "b", "c"}
+    assert not within(errors, costs, 5.0)
+    assert not within((), costing({}), 5.0)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -153,12 +164,12 @@ def test_no_other_choice_avoids_more_for_the_same(seed):
 
     subsets = [subset for size in range(7) for subset in itertools.combinations(names, size)]
     budget = float(generator.integers(5, 40))
-    within = best_within(errors, costs, budget)
-    assert sum(costs[name] for name in within) <= budget + 1e-6
+    found = within(errors, costing(costs), budget)
+    assert sum(costs[name] for name in found) <= budget + 1e-6
     best = max(avoided(subset) for subset in subsets if sum(costs[name] for name in subset) <= budget)
-    assert avoided(within) >= best * (1 - 2e-3)
+    assert avoided(found) >= best * (1 - 2e-3)
     total = avoided(names)
-    below = cheapest_below(errors, costs, 0.4)
+    below = cheapest_below(errors, costing(costs), 0.4)
     assert avoided(below) >= 0.6 * total * (1 - 1e-6)
     least = min(sum(costs[name] for name in subset) for subset in subsets if avoided(subset) >= 0.6 * total)
     assert sum(costs[name] for name in below) <= least * (1 + 2e-3) + 1e-6

@@ -41,7 +41,7 @@ class RoundingError:
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class CostLimits:
     """What a choice may cost."""
 
     time: float = math.inf
@@ -52,23 +52,23 @@ class Limits:
     """Layers that cannot be float."""
 
 
-NO_LIMITS = Limits()
+NO_LIMITS = CostLimits()
 
 
-def fastest(costs: PlanCosts, limits: Limits = NO_LIMITS) -> frozenset[str] | None:
+def fastest(costs: PlanCosts, limits: CostLimits = NO_LIMITS) -> frozenset[str] | None:
     """Return the layers to leave in float so that a run takes least; None where nothing keeps the limits."""
     program = _Program((), costs, limits)
     return program.solve(program.time)
 
 
-def best_within(errors: Sequence[RoundingError], costs: PlanCosts, limits: Limits) -> frozenset[str] | None:
+def best_within(errors: Sequence[RoundingError], costs: PlanCosts, limits: CostLimits) -> frozenset[str] | None:
     """Return the layers to leave in float that avoid most error within the limits; None where nothing keeps them."""
     program = _Program(errors, costs, limits)
     return program.solve(TIE * program.time / _unit(program.time) - program.avoided / _unit(program.avoided))
 
 
 def cheapest_below(
-    errors: Sequence[RoundingError], costs: PlanCosts, share: float, limits: Limits = NO_LIMITS
+    errors: Sequence[RoundingError], costs: PlanCosts, share: float, limits: CostLimits = NO_LIMITS
 ) -> frozenset[str] | None:
     """Return the layers to leave in float so that at most a share of the error is left, and a run takes least.
 
@@ -108,7 +108,7 @@ class _Program:
     """Variables: for each layer whether it is float, for each error whether it is avoided, for each boundary whether
     its tensor is made int8, and whether it is made float."""
 
-    def __init__(self, errors: Sequence[RoundingError], costs: PlanCosts, limits: Limits) -> None:
+    def __init__(self, errors: Sequence[RoundingError], costs: PlanCosts, limits: CostLimits) -> None:
         self._layers = sorted(costs.layers.keys() | frozenset[str]().union(*(error.layers for error in errors)))
         place = {layer: index for index, layer in enumerate(self._layers)}
         count, first = len(self._layers), len(self._layers) + len(errors)

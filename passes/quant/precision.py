@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from .cost import PlanCosts
-from .mixed import Limits, RoundingError, best_within, cheapest_below, fastest, left_after
+from .mixed import CostLimits, RoundingError, best_within, cheapest_below, fastest, left_after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +47,16 @@ def choose(errors: Sequence[RoundingError], costs: PlanCosts, demands: Demands, 
     """
     everything = frozenset(costs.layers)
     nothing = frozenset[str]()
-    least = (fastest(costs, Limits(int8=int8)) if costs.measured else None) or nothing
+    least = (fastest(costs, CostLimits(int8=int8)) if costs.measured else None) or nothing
     if demands.budgeted:
         time = costs.time(everything) * demands.latency if demands.latency is not None else float("inf")
         size = costs.size(everything) * demands.size if demands.size is not None else float("inf")
-        chosen = best_within(errors, costs, Limits(time, size, int8))
+        chosen = best_within(errors, costs, CostLimits(time, size, int8))
         if chosen is None:
             chosen = least if costs.size(least) <= size else nothing
     else:
         limit = costs.time(least) * (1 + demands.float_time)
-        chosen = best_within(errors, costs, Limits(limit, int8=int8)) if demands.float_time else None
+        chosen = best_within(errors, costs, CostLimits(limit, int8=int8)) if demands.float_time else None
         chosen = least if chosen is None else chosen
     if left_after(chosen, errors) > demands.error:
         chosen = cheapest_below(errors, costs, demands.error) or chosen

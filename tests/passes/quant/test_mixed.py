@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxslim.passes.quant.cost import Boundary, PlanCosts, PrecisionCost, boundaries, estimated_costs, layer_costs
-from onnxslim.passes.quant.mixed import Limits, RoundingError, best_within, cheapest_below, fastest
+from onnxslim.passes.quant.mixed import CostLimits, RoundingError, best_within, cheapest_below, fastest
 from onnxslim.passes.quant.plan import make_plan
 from onnxslim.passes.quant.precision import Demands, choose
 from onnxslim.passes.quant.table import load_table
@@ -49,18 +49,18 @@ def test_a_layer_that_is_slower_in_int8_stays_there_where_conversions_cost_more(
     assert fastest(net(10.0)) == set()
     alone = PlanCosts({"a": SLOWER}, (between(None, "a"), between("a", in_float=True)))
     assert fastest(alone) == {"a"}
-    assert fastest(alone, Limits(int8=frozenset("a"))) == set()
-    assert fastest(alone, Limits(size=20)) == set()
-    assert fastest(alone, Limits(size=5)) is None
+    assert fastest(alone, CostLimits(int8=frozenset("a"))) == set()
+    assert fastest(alone, CostLimits(size=20)) == set()
+    assert fastest(alone, CostLimits(size=5)) is None
 
 
 def test_nothing_is_chosen_where_no_choice_is_within_the_limits():
     costs = PlanCosts({"a": FASTER}, rest_time=1.0)
     errors = (RoundingError(frozenset("a"), 1.0),)
-    assert best_within(errors, costs, Limits(time=1.5)) is None
-    assert best_within(errors, costs, Limits(time=2.5)) == set()
-    assert best_within(errors, costs, Limits(time=5.5)) == {"a"}
-    assert cheapest_below(errors, costs, 0.5, Limits(size=100)) is None
+    assert best_within(errors, costs, CostLimits(time=1.5)) is None
+    assert best_within(errors, costs, CostLimits(time=2.5)) == set()
+    assert best_within(errors, costs, CostLimits(time=5.5)) == {"a"}
+    assert cheapest_below(errors, costs, 0.5, CostLimits(size=100)) is None
 
 
 NAMES = "abcde"
@@ -93,7 +93,7 @@ def test_no_choice_within_the_limits_is_better(net, of_time, of_size):
     every = [frozenset(some) for count in range(6) for some in itertools.combinations(NAMES, count)]
     found = fastest(costs)
     assert costs.time(found) <= min(map(costs.time, every)) * (1 + 2e-3) + 1e-6
-    limits = Limits(of_time * max(map(costs.time, every)), of_size * costs.size(every[-1]))
+    limits = CostLimits(of_time * max(map(costs.time, every)), of_size * costs.size(every[-1]))
     within = [some for some in every if costs.time(some) <= limits.time and costs.size(some) <= limits.size]
     best = best_within(errors, costs, limits)
     if not within:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxslim.passes.quant import Quant
 from onnxslim.passes.quant.cost import PlanCosts, PrecisionCost
-from onnxslim.passes.quant.mixed import Limits, RoundingError, best_within, cheapest_below
+from onnxslim.passes.quant.mixed import CostLimits, RoundingError, best_within, cheapest_below
 from onnxslim.passes.quant.scales import Calibration
 from sample_models import from_text
 from story import make_context
@@ -115,7 +115,7 @@ def costing(added):
 
 
 def within(errors, costs, budget):
-    return best_within(errors, costs, Limits(budget))
+    return best_within(errors, costs, CostLimits(budget))
 
 
 def test_the_cheapest_layers_that_bring_enough_go():

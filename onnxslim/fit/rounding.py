@@ -22,6 +22,8 @@ BLOCK = 64
 """Columns whose errors are passed on together: products of matrices are faster than those of vectors."""
 SWEEPS = 2
 """How often every column is rounded anew at most; the error hardly falls afterwards."""
+STEPS = tuple(np.geomspace(0.5, 1.3, 13))
+"""Distances of levels that are tried, as multiples of a first guess."""
 DAMPING = 1e-2
 """What is added to the diagonal, relative to its mean: the moments are those of a sample."""
 
@@ -42,6 +44,28 @@ def round_columns(weight: Floats, moment: Floats, nearest: Nearest) -> Floats:
         (output_error(weight - plain, moment) < output_error(weight - rounded, moment))[:, None], plain, rounded
     )
     return _descend(weight, moment, started, nearest)
+
+
+def best_steps(weight: Floats, moment: Floats, step: Floats, ends: tuple[int, int]) -> Floats:
+    """Return the distance of the levels of each output whose nearest ones change it least, shape [groups, outputs].
+
+    Which distance serves weights best that make up for each other's errors differs little from that, and is found in
+    a fraction of the time.
+
+    Args:
+        weight: Shape [groups, columns, outputs].
+        moment: As for `round_columns`.
+        step: A first guess, shape [groups, outputs].
+        ends: The lowest and the highest level, in steps.
+    """
+    moment = _damped(moment)
+    best, least = step, np.full(step.shape, np.inf)
+    for factor in STEPS:
+        own = (step * factor)[:, None]
+        error = output_error(weight - np.clip(np.rint(weight / own), *ends) * own, moment)
+        best = np.where(error < least, own[:, 0], best)
+        least = np.minimum(error, least)
+    return best
 
 
 def output_error(difference: Floats, moment: Floats) -> Floats:

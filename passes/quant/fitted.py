@@ -15,10 +15,11 @@ from onnxslim.analysis.contraction import Contraction
 from onnxslim.arrays import Floats
 from onnxslim.chunks import chunks
 from onnxslim.data import Samples
-from onnxslim.fit.rounding import round_columns
+from onnxslim.fit.rounding import best_steps, round_columns
 from onnxslim.observe.gram import joined_moments, measurable, sums, sums_bytes
 from onnxslim.pipeline.interface import Context
 
+from .integers import INT8
 from .parameters import WeightSettings, quantize_site_weight
 from .plan import QuantPlan
 from .saturation import Saturation
@@ -82,16 +83,23 @@ def _can_be_fitted(site: QuantSite, settings: WeightSettings) -> bool:
 
 
 def _fitted(site: QuantSite, product: Contraction, moment: Floats, settings: WeightSettings) -> QuantizedWeight:
-    """Return the weight of a site that has one, at the scales of the nearest levels."""
+    """Return the weight of a site that has one, at the scales of the nearest levels.
+
+    Where levels are few the scales are such that the nearest ones change the outputs least, and not the weights.
+    """
     plain = quantize_site_weight(site, settings)
     blocks = product.blocks()
     groups, _, outputs = blocks.shape
     step = np.broadcast_to(plain.scale.astype(np.float64), (groups * outputs,)).reshape(groups, outputs)
-    lowest, highest = settings.saturation_of(site).ends(plain.integers)
+    ends = settings.saturation_of(site).ends(plain.integers)
+    scale = plain.scale
+    if plain.integers.bits < INT8.bits and plain.axis is not None:
+        step = best_steps(blocks, moment, step, ends)
+        scale = step.reshape(-1).astype(np.float32)
 
     def nearest(_: int | np.integer[Any], values: Floats) -> Floats:
-        rounded: Floats = np.clip(np.rint(values / step), lowest, highest) * step
+        rounded: Floats = np.clip(np.rint(values / step), *ends) * step
         return rounded
 
     levels = np.rint(product.from_blocks(round_columns(blocks, moment, nearest) / step[:, None]))
-    return QuantizedWeight(levels.astype(np.int8), plain.scale, plain.axis, plain.integers)
+    return QuantizedWeight(levels.astype(np.int8), scale, plain.axis, plain.integers)

@@ -40,6 +40,11 @@ class PartErrors:
     weights: Mapping[str, float]
     """For each site that has a weight, by its key."""
 
+    @property
+    def total(self) -> float:
+        """Their sum."""
+        return sum(self.tensors.values()) + sum(self.weights.values())
+
     def of_layers(self, plan: QuantPlan) -> tuple[RoundingError, ...]:
         """Return the errors by the sets of layers that must be float to avoid them."""
         shares: dict[frozenset[str], float] = {}

@@ -31,7 +31,7 @@ from .cost import estimated_costs
 from .fitted import fitted_weights
 from .input_grid import align_inputs
 from .insert import insert
-from .integers import IntegerType
+from .integers import INT8, IntegerType
 from .layer_bits import bits_change, share_in_int8
 from .mixed import reasons
 from .parameters import WeightSettings, quantize_parameters
@@ -44,6 +44,7 @@ from .sensitivity import PartErrors, part_errors
 from .site import QuantSite
 from .table import Int8Table
 from .weights import QuantizedWeight, Rounding
+from .wider import wider_weights
 
 BITS = 8
 APART = 0.25
@@ -108,7 +109,7 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
     notes += [remark(name, "256 levels", "the input is an image of 8 bits") for name in levels]
     quantizer = _Quantizer(working, levels, settings, table, context)
     plan, choice = quantizer.decide()
-    notes += quantizer.calibrator.notes
+    notes += [*quantizer.calibrator.notes, *quantizer.notes]
     if not plan.pays:
         code = QuantCode.NOTHING_QUANTIZABLE if settings.error == 1 else QuantCode.NOTHING_CHEAP
         begins = quantizer.calibrator.not_finite
@@ -153,8 +154,12 @@ class _Quantizer:
             selection,
         )
         self.calibrator = Calibrator(self._of_calibration, model, table, context, self._samples)
+        self._of_weights = settings.of_weights
         self._fitted: Mapping[str, QuantizedWeight] = {}
-        self._demands = Demands(settings.error, 0.0 if table.everywhere else settings.float_time)
+        few_bits = settings.weights.bits < INT8.bits
+        # A layer in float takes more bytes than those that few bits save of many others.
+        self._demands = Demands(settings.error, 0.0 if few_bits or table.everywhere else settings.float_time)
+        self.notes: list[Note] = []
 
     def decide(self) -> tuple[QuantPlan, ScaleChoice]:
         """Return what is quantized, and the scales of the sources of its groups."""
@@ -162,10 +167,13 @@ class _Quantizer:
         if not plan.pays:
             return plan, {}
         if settings.rounding is Rounding.FITTED:
-            self._fitted = self._context.observed("fitted weights", lambda: self._fit(plan))
+            self._fit(plan, frozenset())
         choice = self._context.observed("scales", lambda: self._choose(plan))
-        if self._demands.need_errors:
+        few_bits = settings.weights.bits < INT8.bits
+        if few_bits or self._demands.need_errors:
             errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
+            if few_bits:
+                errors = self._widen(plan, errors)
             if in_float := self._in_float(plan, errors):
                 plan = self.calibrator.plan(in_float)
         return plan, choice
@@ -182,14 +190,17 @@ class _Quantizer:
     def _parameters(
         self, plan: QuantPlan, choice: ScaleChoice, means: Mapping[str, np.ndarray]
     ) -> tuple[dict[ir.Node, QuantizedWeight], dict[ir.Node, np.ndarray]]:
-        settings = self._settings.of_weights
-        return quantize_parameters(plan, plan.scales(choice), means, settings, self._context, self._fitted)
+        return quantize_parameters(plan, plan.scales(choice), means, self._of_weights, self._context, self._fitted)
 
-    def _fit(self, plan: QuantPlan) -> Mapping[str, QuantizedWeight]:
-        settings = self._settings
-        return fitted_weights(
-            self._model, plan, settings.of_weights, self._samples, settings.bias_correction, self._context
+    def _fit(self, plan: QuantPlan, wider: frozenset[str]) -> None:
+        """Fit the weights of sites whose weights get 8 bits in place of fewer; of all, where there are none."""
+        part = dataclasses.replace(plan, sites=tuple(s for s in plan.sites if s.key in wider)) if wider else plan
+        correct = self._settings.bias_correction
+        found = self._context.observed(
+            ("fitted weights", wider),
+            lambda: fitted_weights(self._model, part, self._of_weights, self._samples, correct, self._context),
         )
+        self._fitted = {**self._fitted, **found}
 
     def _choose(self, plan: QuantPlan) -> ScaleChoice:
         """Return the choice of scales that costs the outputs least.
@@ -219,6 +230,18 @@ class _Quantizer:
     def _part_errors(self, plan: QuantPlan, choice: ScaleChoice) -> PartErrors:
         weights, _ = self._parameters(plan, choice, {})
         return part_errors(self._model, plan, choice, weights, sum(self.macs.values()), self._context)
+
+    def _widen(self, plan: QuantPlan, errors: PartErrors) -> PartErrors:
+        """Give 8 bits to the weights that cost the outputs most, and return what errors are left."""
+        settings = self._settings
+        wider = wider_weights(plan, errors, settings.weights, settings.error)
+        self.notes += wider.notes(plan)
+        self._of_weights = dataclasses.replace(self._of_weights, wider=wider.sites)
+        if settings.rounding is Rounding.FITTED and wider.sites:
+            self._fit(plan, wider.sites)
+        left = min(1.0, settings.error * errors.total / max(wider.errors.total, 1e-300))
+        self._demands = dataclasses.replace(self._demands, error=left)
+        return wider.errors
 
     def _in_float(self, plan: QuantPlan, errors: PartErrors) -> dict[ir.Node, Reason]:
         """Return the nodes of the layers that cost the outputs most, and why they stay in float."""

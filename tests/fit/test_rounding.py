@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxslim.fit.rounding import output_error, round_columns
+from onnxslim.fit.rounding import best_steps, output_error, round_columns
 
 
 def layer(seed, groups=1, columns=24, outputs=6, mixing=1.0):
@@ -58,3 +58,21 @@ def test_columns_that_are_always_zero_are_rounded_to_the_nearest():
     moment[:, 3] = moment[:, :, 3] = 0
     _, nearest = grid(weight, 7)
     np.testing.assert_allclose(round_columns(weight, moment, nearest)[:, 3], nearest(3, weight[:, 3]), atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_distance_of_levels_is_chosen_by_the_outputs(seed):
+    weight, moment = layer(seed, columns=48, mixing=2.0)
+    weight[:, 0] *= 6  # one weight would make all other levels coarse
+    moment[:, 0] /= 30
+    moment[:, :, 0] /= 30  # and is multiplied with little
+    first = np.abs(weight).max(axis=1) / 7
+    found = best_steps(weight, moment, first, (-8, 7))
+    assert found.shape == first.shape
+    assert (found < first).mean() > 0.5
+
+    def error(step):
+        rounded = round_columns(weight, moment, lambda _, values: np.clip(np.rint(values / step), -8, 7) * step)
+        return output_error(weight - rounded, moment).sum()
+
+    assert error(found) < 0.8 * error(first)

@@ -221,8 +221,8 @@ def test_a_turned_weight_that_stays_float_stays_turned():
 
 
 def test_options_that_do_not_fit_are_refused():
-    with pytest.raises(BadOptionValue, match="weights=int4 needs activations=float"):
-        Quant(weights=WeightType.INT4)
+    with pytest.raises(BadOptionValue, match="weights=codebook needs activations=float"):
+        Quant(weights=WeightType.CODEBOOK)
     with pytest.raises(BadOptionValue, match="block is -1"):
         Quant(activations=Activations.FLOAT, block=-1)
 

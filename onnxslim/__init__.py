@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Goal,
         Kind,
         LayerChange,
+        LayerSensitivity,
         Note,
         NoteKind,
         Pass,
@@ -54,6 +55,7 @@ __all__ = [
     "Goal",
     "Kind",
     "LayerChange",
+    "LayerSensitivity",
     "Metric",
     "Note",
     "NoteKind",
@@ -89,8 +91,8 @@ HOMES = {
         "onnxslim.commands.optimize": "Result",
         "onnxslim.data": "Samples open_samples",
         "onnxslim.model": "load open_model save_model",
-        "onnxslim.pipeline.interface": "Change Context Goal Kind LayerChange Note NoteKind Pass Progress "
-        "left_alone remark",
+        "onnxslim.pipeline.interface": "Change Context Goal Kind LayerChange LayerSensitivity Note NoteKind "
+        "Pass Progress left_alone remark",
         "onnxslim.pipeline.records": "Report",
         "onnxslim.quality.evidence": "Evidence",
         "onnxslim.quality.metric": "Figure Metric Recognition",

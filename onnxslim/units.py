@@ -27,6 +27,11 @@ def in_millijoules(energy: float | None) -> str:
     return NOTHING if energy is None else _scaled(energy, ((1e3, " J"),), " mJ")
 
 
+def in_decibels(ratio: float | None) -> str:
+    """Return a ratio of energies that is given in decibels."""
+    return NOTHING if ratio is None else f"{ratio:.1f} dB"
+
+
 def per_second(rate: float | None) -> str:
     """Return a rate."""
     if rate is None:

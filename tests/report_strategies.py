@@ -7,7 +7,7 @@ import dataclasses
 from hypothesis import strategies as st
 
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.pipeline.interface import LayerChange, Note
+from onnxslim.pipeline.interface import LayerChange, LayerSensitivity, Note
 from onnxslim.pipeline.records import (
     AttemptRecord,
     Budget,
@@ -62,7 +62,17 @@ def sample_report() -> Report:
         accuracy_interval=(0.92, 0.943),
     )
     notes = tuple(Note(f"/layer{index}/Conv[0]", "int8", "per channel") for index in range(6))
-    quant = PassRecord("quant", {"calibration": "mse"}, "lossy", True, "within the budget", 3.21, (50, 61), notes)
+    costs = (
+        LayerSensitivity(
+            *("/layer0/Conv", "Conv", 31.2, "outputs", 0.75, 36_864, 9_216, None, "float"),
+            why="it brings 75.0% of the error",
+            saved_reason="not measured",
+        ),
+        LayerSensitivity("/layer1/Conv", "Conv", 36.0, "outputs", 0.25, 36_864, 9_216, 0.31, "int8"),
+    )
+    quant = PassRecord(
+        "quant", {"calibration": "mse"}, "lossy", True, "within the budget", 3.21, (50, 61), notes, sensitivity=costs
+    )
     layers = (
         LayerChange("/layer0/Conv", "Conv", "channels", 64, 48, 9_400_000, 7_100_000),
         LayerChange("/layer1/Conv", "Conv", "channels", 64, 64, 9_400_000, 7_100_000),
@@ -160,6 +170,19 @@ attempts = records(
     reason=text,
     seconds=finite,
 )
+sensitivities = records(
+    LayerSensitivity,
+    layer=text,
+    op=text,
+    sqnr_db=st.none() | finite,
+    measured_on=text,
+    share=st.none() | finite,
+    bytes_before=counts,
+    bytes_after=counts,
+    saved_ms=st.none() | finite,
+    became=text,
+    why=text,
+)
 files = records(ModelFile, path=st.none() | text, sha256=st.none() | text)
 reports = st.builds(
     Report,
@@ -209,6 +232,7 @@ reports = st.builds(
             asked=options,
             attempts=st.lists(attempts, max_size=2).map(tuple),
             changes=st.lists(st.builds(Note, text, text, text), max_size=2).map(tuple),
+            sensitivity=st.lists(sensitivities, max_size=2).map(tuple),
             layers=st.lists(st.builds(LayerChange, text, text, text, counts, counts, counts, counts), max_size=2).map(
                 tuple
             ),

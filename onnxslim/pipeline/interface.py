@@ -117,6 +117,35 @@ class LayerChange:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerSensitivity:
+    """What one layer costs where it alone is changed, what that saves, and what became of it."""
+
+    layer: str
+    """The node, as the model that came in calls it."""
+    op: str
+    """Its op type."""
+    sqnr_db: float | None
+    """Signal to noise where this layer alone is changed, in decibels."""
+    measured_on: str
+    """Where that noise is: ``outputs`` of the model, ``products`` of the layer alone, or its ``weights``."""
+    share: float | None
+    """Of the noise of all layers together. What lies between layers counts for each in equal parts."""
+    bytes_before: int
+    """Its weight; one that several layers share counts at the first."""
+    bytes_after: int
+    """The same where the layer is changed, whether it was or not."""
+    saved_ms: float | None
+    """Measured time that it saves."""
+    became: str
+    """What it is now: ``int8``, ``int4``, ``float``."""
+    why: str = ""
+    """Why it is not what was asked for."""
+    sqnr_reason: str | None = None
+    share_reason: str | None = None
+    saved_reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Change:
     """What a pass did to the model that it was given."""
 
@@ -125,6 +154,8 @@ class Change:
     notes: tuple[Note, ...] = ()
     layers: tuple[LayerChange, ...] = ()
     """Layers that got narrower, or of a lower rank."""
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+    """What each layer costs and saves, in the order of the graph."""
 
 
 class Progress:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from onnxslim.data import Subset
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.pipeline.interface import LayerChange, Note
+from onnxslim.pipeline.interface import LayerChange, LayerSensitivity, Note
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.quality.fidelity import FIGURES
 from onnxslim.quality.measure import MeasuredFigure
@@ -214,6 +214,9 @@ class PassRecord:
     nodes: Annotated[tuple[int, int], "nodes before and after it"]
     changes: Annotated[tuple[Note, ...], "what it did and what it left alone: subject, action, reason"] = ()
     layers: Annotated[tuple[LayerChange, ...], "layers that got narrower, or of a lower rank"] = ()
+    sensitivity: Annotated[
+        tuple[LayerSensitivity, ...], "what each layer costs where it alone is changed, what that saves, what it became"
+    ] = ()
     asked: Annotated[Mapping[str, Any], "the options that were asked for; a milder form may have been kept"] = (
         dataclasses.field(default_factory=dict)
     )

@@ -86,6 +86,7 @@ class Stage:
             nodes=(nodes, nodes if tried.model is None else count_nodes(tried.model)),
             changes=tried.change.notes,
             layers=tried.change.layers,
+            sensitivity=tried.change.sensitivity,
             asked=option_values(self.asked),
             attempts=attempts,
         )

@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxslim.diagnostic import Diagnostic
+from onnxslim.pipeline.interface import LayerSensitivity
 from onnxslim.pipeline.options import changed_options
 from onnxslim.pipeline.records import DataSource, PassRecord, QualityFigures, Report
 from onnxslim.report.figures import data_words, figure_rows, judgement, target_words
 from onnxslim.runtime.target import Target
-from onnxslim.units import in_percent, in_thousands
+from onnxslim.units import in_bytes, in_decibels, in_milliseconds, in_percent, in_thousands
 
 TOP_CHANGES = 4
 """How many changes of a pass are printed where nobody asked for all."""
@@ -45,6 +46,8 @@ def print_report(report: Report, console: Console, *, verbose: bool = False, rep
         print_attempts(step, console)
         print_changes(step, console, limit=None if verbose else TOP_CHANGES)
         print_layers(step, console, limit=None if verbose else TOP_CHANGES)
+        title = f"{step.name}: costliest"
+        print_sensitivity(title, step.sensitivity, console, limit=None if verbose else TOP_CHANGES)
     if report.output.path is not None:
         line(console, f"Written to {report.output.path}", style="bold")
     print_places(reports, console)
@@ -170,3 +173,29 @@ def print_layers(step: PassRecord, console: Console, *, limit: int | None) -> No
     print_table(console, headings, rows, right=(3, 4, 5, 6))
     if limit is not None and len(step.layers) > limit:
         line(console, f"... and {len(step.layers) - limit:,} more layers (--verbose prints all)", style="dim")
+
+
+def print_sensitivity(
+    title: str, layers: Sequence[LayerSensitivity], console: Console, *, limit: int | None, reasons: bool = False
+) -> None:
+    """Print what layers cost where each alone is changed: at most `limit` of them, those that cost most.
+
+    `reasons` prints as well why layers are not what was asked for.
+    """
+    worst = sorted((layer for layer in layers if layer.share is not None), key=lambda layer: -(layer.share or 0.0))
+    rows = (
+        (
+            layer.layer,
+            in_decibels(layer.sqnr_db),
+            in_percent(layer.share),
+            f"{in_bytes(layer.bytes_before)} -> {in_bytes(layer.bytes_after)}" if layer.bytes_before else "",
+            in_milliseconds(layer.saved_ms),
+            layer.became,
+            *([layer.why] if reasons else []),
+        )
+        for layer in worst[:limit]
+    )
+    headings = title, "alone", "noise", "weight", "saves", "became", *(["why"] if reasons else [])
+    print_table(console, headings, rows, right=(1, 2, 3, 4))
+    if limit is not None and len(worst) > limit:
+        line(console, f"... and {len(worst) - limit:,} more layers that cost less", style="dim")

@@ -20,19 +20,20 @@ from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import DataError
 from onnxslim.model.edit import become
-from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left_alone, remark
+from onnxslim.pipeline.interface import Change, Context, LayerChange, LayerSensitivity, Note, left_alone, remark
 from onnxslim.pipeline.opset import PREFERRED_OPSET, upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
 from .calibration import CalibrationSettings, Calibrator
 from .codes import QuantCode
-from .cost import estimated_costs
+from .cost import PlanCosts, estimated_costs
 from .fitted import fitted_weights
 from .input_grid import align_inputs
 from .insert import insert
 from .integers import INT8, IntegerType
 from .layer_bits import bits_change, share_in_int8
+from .layer_table import plan_table
 from .mixed import reasons
 from .parameters import WeightSettings, quantize_parameters
 from .plan import QuantPlan, layers_of
@@ -114,11 +115,13 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
         code = QuantCode.NOTHING_QUANTIZABLE if settings.error == 1 else QuantCode.NOTHING_CHEAP
         begins = quantizer.calibrator.not_finite
         reason = Reason(code, ("",)) if begins is None else Reason(code, (f": {begins}",), begins.values)
-        return Change(False, (left_alone("model", reason), *quantizer.unmatched, *plan.left))
+        against = (left_alone("model", reason), *quantizer.unmatched, *plan.left)
+        return Change(False, against, sensitivity=quantizer.sensitivity(plan))
+    sensitivity = quantizer.sensitivity(plan)
     if working is not model:
         become(model, working)
     summary, layers = quantizer.write(model, plan, choice)
-    return Change(True, (*quantizer.unmatched, *notes, *summary, *plan.left), layers)
+    return Change(True, (*quantizer.unmatched, *notes, *summary, *plan.left), layers, sensitivity)
 
 
 def _reason_against(settings: StaticSettings, table: Int8Table) -> Reason | None:
@@ -160,23 +163,37 @@ class _Quantizer:
         # A layer in float takes more bytes than those that few bits save of many others.
         self._demands = Demands(settings.error, 0.0 if few_bits or table.everywhere else settings.float_time)
         self.notes: list[Note] = []
+        self._asked = QuantPlan((), (), ())
+        self._errors: PartErrors | None = None
+        self._costs: PlanCosts | None = None
 
     def decide(self) -> tuple[QuantPlan, ScaleChoice]:
         """Return what is quantized, and the scales of the sources of its groups."""
         plan, settings = self.calibrator.plan(), self._settings
+        self._asked = plan
         if not plan.pays:
             return plan, {}
         if settings.rounding is Rounding.FITTED:
             self._fit(plan, frozenset())
         choice = self._context.observed("scales", lambda: self._choose(plan))
         few_bits = settings.weights.bits < INT8.bits
-        if few_bits or self._demands.need_errors:
+        if few_bits or self._demands.need_errors or settings.float_time:
             errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
+            self._errors = errors
             if few_bits:
                 errors = self._widen(plan, errors)
             if in_float := self._in_float(plan, errors):
                 plan = self.calibrator.plan(in_float)
         return plan, choice
+
+    def sensitivity(self, plan: QuantPlan) -> tuple[LayerSensitivity, ...]:
+        """Return what each layer costs the outputs, and what becomes of it by a plan."""
+        activations, of_weights = self._settings.integers(self._table), self._of_weights
+
+        def integers(site: QuantSite) -> IntegerType:
+            return activations if site.product is None else of_weights.integers_of(site)
+
+        return plan_table(self._asked, plan, integers, of_weights.wider, self._errors, self._costs)
 
     def write(
         self, model: ir.Model, plan: QuantPlan, choice: ScaleChoice
@@ -247,7 +264,7 @@ class _Quantizer:
         """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
         sites, of_layers = layers_of(plan), errors.of_layers(plan)
         saturating = self._context.target.instruction_set in self._table.saturates
-        costs = estimated_costs(self._model, plan, self.macs, self._samples.first(), saturating)
+        costs = self._costs = estimated_costs(self._model, plan, self.macs, self._samples.first(), saturating)
         # A layer whose input is held exactly stays: the ops that make it so would be there in vain.
         exact = {key for key, own in sites.items() for site in own if not self._levels.isdisjoint(_names(site))}
         chosen = choose(of_layers, costs, self._demands, frozenset(exact))

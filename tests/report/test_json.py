@@ -65,7 +65,7 @@ def test_the_keys_are_the_contract():
         "samples_needed_reason": "it is settled",
     }
     keys = {"name", "options", "kind", "kept", "reason", "seconds", "nodes", "changes", "layers", "asked"}
-    keys |= {"attempts", "reasons"}
+    keys |= {"attempts", "reasons", "sensitivity"}
     assert all(step.keys() == keys for step in data["passes"])
     assert data["passes"][0]["layers"][0] == {
         "layer": "/layer0/Conv",
@@ -75,6 +75,19 @@ def test_the_keys_are_the_contract():
         "after": 48,
         "macs_before": 9_400_000,
         "macs_after": 7_100_000,
+    }
+    assert data["passes"][1]["sensitivity"][0] == {
+        "layer": "/layer0/Conv",
+        "op": "Conv",
+        "sqnr_db": 31.2,
+        "measured_on": "outputs",
+        "share": 0.75,
+        "bytes_before": 36_864,
+        "bytes_after": 9_216,
+        "saved_ms": None,
+        "became": "float",
+        "why": "it brings 75.0% of the error",
+        "saved_reason": "not measured",
     }
     assert data["passes"][1]["nodes"] == [50, 61]
     assert data["passes"][1]["changes"][0] == {

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.pipeline.records import AttemptRecord, Budget, FidelityFigures, Figures, QualityFigures, Report
-from onnxslim.report.terminal import print_changes, print_layers, print_report
+from onnxslim.report.terminal import print_changes, print_layers, print_report, print_sensitivity
 from onnxslim.runtime.statistics import Interval
 
 
@@ -180,4 +180,29 @@ Budget: at most 1.00 % lost, met with a confidence of 95.00 %
  /layer3/Conv[0]       int8   per channel
 
 ... and 2 more (--verbose prints all)
+
+ quant: costliest     alone     noise               weight      saves   became
+ ─────────────────────────────────────────────────────────────────────────────
+ /layer0/Conv       31.2 dB   75.00 %   36.9 kB -> 9.22 kB          -   float
+ /layer1/Conv       36.0 dB   25.00 %   36.9 kB -> 9.22 kB   0.310 ms   int8
+
 Written to model.slim.onnx"""
+
+
+def test_layers_that_cost_most_come_first_and_those_not_measured_are_left_out():
+    costs = sample_report().passes[1].sensitivity
+    unmeasured = dataclasses.replace(costs[0], layer="unmeasured", share=None, share_reason="asked not to")
+    stream = io.StringIO()
+    print_sensitivity("costly", (unmeasured, *reversed(costs)), Console(file=stream, width=120), limit=None)
+    lines = stream.getvalue().splitlines()
+    first, second = (next(line for line in lines if f"/layer{index}/" in line) for index in range(2))
+    assert lines.index(first) < lines.index(second)
+    for words in ("31.2 dB", "75.00 %", "36.9 kB -> 9.22 kB", "float"):
+        assert words in first
+    assert "310" in second or "0.310 ms" in second
+    assert "unmeasured" not in stream.getvalue()
+    assert "it brings" not in stream.getvalue()
+    short = io.StringIO()
+    print_sensitivity("costly", costs, Console(file=short, width=160), limit=1, reasons=True)
+    assert "1 more layers that cost less" in short.getvalue()
+    assert "it brings 75.0% of the error" in short.getvalue()

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxslim.analysis.cost import macs_by_value
 from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.model.constants import constant_tensor
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left_alone, remark
 from onnxslim.pipeline.opset import upgraded
@@ -19,6 +20,7 @@ from onnxslim.pipeline.selection import Selection
 
 from ..codes import QuantCode
 from ..layer_bits import bits_change
+from ..layer_table import IN_FLOAT, TableRow, layer_table
 from .grids import WeightType
 from .kernels import WeightOnlyKernels, load_kernels
 from .rounding import LevelType, RoundedWeight, decibels, rounded_alone, rounded_weights
@@ -119,27 +121,31 @@ def quantize_weights(model: ir.Model, settings: WeightOnlySettings, provider: st
     macs = macs_by_value(working, {name: np.shape(array) for name, array in samples.first().items()})
     writer = WeightWriter(working, kernels)
     layers: list[LayerChange] = []
+    rows: list[TableRow] = []
     for weight, storage in chosen.items():
         name, kind, made = weight.value.name or "", types[weight], rounded[weight.value.name or ""]
         if name in wide:
             if kind.bits == FULL_BITS:
                 left.append(left_alone(weight.name, wide[name]))
+                rows.append(_row(weight, kind, made, made, wide[name]))
                 continue
             kind = settings.level_type(weight, FULL_BITS)
             made, wider = rounded_alone(weight, kind), storage_of(weight, kind, settings.form, kernels)
             assert wider is not None, "what takes fewer bits takes eight"
             storage = wider
+        rows.append(_row(weight, kind, rounded[name], made, wide.get(name)))
         writer.write(weight, made, storage)
         notes.append(_told(weight, kind, made, wide.get(name)))
         work = sum(macs.get(node.outputs[0].name or "", 0) for node in weight.nodes)
         layers.append(bits_change(weight.nodes[0], kind.bits, work))
+    table = layer_table(rows)
     if not layers:
-        return Change(False, (left_alone("model", Reason(QuantCode.NOTHING_CHEAP, ("",))), *left))
+        return Change(False, (left_alone("model", Reason(QuantCode.NOTHING_CHEAP, ("",))), *left), sensitivity=table)
     turn_back(working, copies)
     writer.finish()
     if working is not model:
         become(model, working)
-    return Change(True, (*notes, *left), tuple(layers))
+    return Change(True, (*notes, *left), tuple(layers), table)
 
 
 def _copies(model: ir.Model, names: Mapping[str | None, str | None]) -> dict[ir.Value, ir.Value]:
@@ -168,6 +174,24 @@ def _costly(
         left -= rounded[name].error
         result[name] = Reason(QuantCode.LOSES_MOST, (rounded[name].error / total, saved[name] / sum(saved.values())))
     return result
+
+
+def _row(
+    weight: StoredWeight, kind: LevelType, asked: RoundedWeight, made: RoundedWeight, why: Reason | None
+) -> TableRow:
+    """Return what the report says of a weight: the noise of the levels that were asked for, and what is stored."""
+    tensor = constant_tensor(weight.value)
+    levels = f"int{kind.bits}" if kind.levels.equal_steps else kind.levels.value
+    return TableRow(
+        weight.nodes[0],
+        bytes_before=0 if tensor is None else tensor.nbytes,
+        bytes_after=-(-made.levels.size * kind.bits // 8) + made.grid.scale.nbytes,
+        became=IN_FLOAT if asked is made and why is not None else levels,
+        why="" if why is None else str(why),
+        noise=asked.error,
+        measured_on="products" if asked.fitted else "weights",
+        own=asked.error,
+    )
 
 
 def _told(weight: StoredWeight, kind: LevelType, made: RoundedWeight, why: Reason | None) -> Note:

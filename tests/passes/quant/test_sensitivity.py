@@ -13,6 +13,8 @@ from onnxslim.passes.quant import Quant
 from onnxslim.passes.quant.cost import PlanCosts, PrecisionCost
 from onnxslim.passes.quant.mixed import CostLimits, RoundingError, best_within, cheapest_below
 from onnxslim.passes.quant.scales import Calibration
+from onnxslim.passes.quant.weight_only.grids import WeightType
+from onnxslim.passes.quant.weights import Rounding
 from sample_models import from_text
 from story import make_context
 
@@ -202,3 +204,54 @@ def test_what_is_observed_is_observed_once_for_all_strengths(monkeypatch):
     assert sessions == [5, 0, 0, 0], told
     assert layers[1] == layers[3]
     assert len(layers[0]) > len(layers[1])
+
+
+def test_the_table_says_what_each_layer_costs_saves_and_became():
+    model, feeds = net()
+    _, change = quantized(model, feeds, error=0.5)
+    table = {row.layer: row for row in change.sensitivity}
+    assert list(table) == ["A", "B", "C", "D"], "in the order of the graph"
+    assert {name: row.became for name, row in table.items()} == {"A": "float", "B": "float", "C": "int8", "D": "int8"}
+    assert "together with" in table["A"].why
+    assert not table["C"].why
+    assert sum(row.share for row in table.values()) == pytest.approx(1)
+    assert table["A"].share + table["B"].share > 0.9
+    assert (table["C"].bytes_before, table["C"].bytes_after) == (4 * 16 * 32 * 9, 16 * 32 * 9)
+    assert {row.measured_on for row in table.values()} == {"outputs"}
+    assert len({row.layer for row in change.sensitivity if row.saved_ms is None and not row.saved_reason}) == 0
+
+
+def test_the_noise_of_a_layer_is_that_of_a_model_in_which_it_alone_is_quantized():
+    model, feeds = net()
+    _, change = quantized(model, feeds, rounding=Rounding.NEAREST, bias_correction=False)
+    for row in change.sensitivity:
+        alone, _ = quantized(model, feeds, include=(row.layer,), rounding=Rounding.NEAREST, float_time=0.0)
+        found = -10 * np.log10(error(model, alone, feeds))
+        assert row.sqnr_db == pytest.approx(found, abs=2.0), row.layer
+
+
+def test_what_nothing_depends_on_is_not_measured():
+    model, feeds = net()
+    _, change = quantized(model, feeds, float_time=0.0, calibration=Calibration.MINMAX, rounding=Rounding.NEAREST)
+    assert {row.sqnr_reason for row in change.sensitivity} == {"not measured: nothing that was asked for depends on it"}
+    assert {row.became for row in change.sensitivity} == {"int8"}
+
+
+def test_layers_that_all_stay_in_float_are_in_the_table_too():
+    model, feeds = net()
+    _, change = quantized(model, feeds, error=1e-9)
+    assert not change.modified
+    assert [row.became for row in change.sensitivity] == ["float"] * 4
+
+
+def test_weights_that_get_more_bits_are_told_with_the_noise_of_fewer():
+    model, feeds = net()
+    _, change = quantized(model, feeds, weights=WeightType.INT4)
+    wide = [row for row in change.sensitivity if row.became == "int8"]
+    assert wide
+    assert all("for its bytes" in row.why for row in wide)
+    narrow = [row for row in change.sensitivity if row.became == "int4"]
+    assert narrow
+    assert not any(row.why for row in narrow)
+    assert all(row.bytes_after * 8 == row.bytes_before for row in narrow)
+    assert wide[0].bytes_after * 4 == wide[0].bytes_before

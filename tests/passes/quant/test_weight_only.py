@@ -171,6 +171,15 @@ def test_a_share_of_the_error_is_kept_by_more_bits():
     step = Quant(activations=Activations.FLOAT, weights=WeightType.INT4, error=0.7)
     change = step.run(model, make_context(model, {"x": correlated(64, 64)}, target=VNNI))
     assert sorted(layer.after for layer in change.layers) == [4, 8]
+    assert sorted(row.became for row in change.sensitivity) == ["int4", "int8"]
+    first, second = sorted(change.sensitivity, key=lambda row: row.became)
+    assert first.share + second.share == pytest.approx(1)
+    assert {row.measured_on for row in change.sensitivity} == {"products"}
+    assert any(f"{first.sqnr_db:.1f} dB below what it makes" in note.reason for note in change.notes)
+    assert first.bytes_after == {16384: 2048, 12288: 1536}[first.bytes_before] + first.bytes_before // 32, "and scales"
+    assert second.bytes_after > second.bytes_before / 4
+    assert "of what is lost" in second.why
+    assert not first.why
     assert isinstance(step.milder(0.5), Quant)
     assert step.milder(0.5).error == pytest.approx(0.175)
 
@@ -180,6 +189,7 @@ def test_int8_that_costs_too_much_stays_float():
     assert not change.modified
     assert "no layer is left that costs the outputs little enough" in change.notes[0].reason
     assert any(note.code == "loses-most" for note in change.notes)
+    assert [row.became for row in change.sensitivity] == ["float"]
 
 
 @pytest.mark.parametrize(

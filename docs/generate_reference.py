@@ -30,6 +30,7 @@ from onnxslim.commands.compare import Comparison
 from onnxslim.commands.doctor import Machine
 from onnxslim.commands.inspect import Inspection
 from onnxslim.commands.placement import ModelPlacement
+from onnxslim.commands.sensitivity import ModelSensitivity
 from onnxslim.pipeline.discovery import pass_names
 from onnxslim.pipeline.recipe import RECIPE_KEYS
 from onnxslim.pipeline.records import Report
@@ -144,6 +145,7 @@ def report_page() -> str:
         ("inspect", Inspection),
         ("inspect --groups", Grouping),
         ("inspect --placement", ModelPlacement),
+        ("inspect --sensitivity", ModelSensitivity),
         ("doctor", Machine),
     ):
         parts += [f"## {name} --json", *record_tables(kind, known=Report)]

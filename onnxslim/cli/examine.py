@@ -26,7 +26,7 @@ from onnxslim.cli.options import (
 
 def inspect(
     model: Model,
-    top: Annotated[int, typer.Option(help="How many of the costliest nodes to list.", min=0)] = 10,
+    top: Annotated[int, typer.Option(help="How many of the costliest nodes or layers to list.", min=0)] = 10,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Show instead what passes would do, and why they would leave the rest alone."),
@@ -37,7 +37,8 @@ def inspect(
             "--passes",
             "-p",
             metavar="PASSES",
-            help="With --plan: whose plan, written as for optimize. Without it: the exact passes of onnxslim itself.",
+            help="Whose plan, or whose layers, written as for optimize. Without it: of --plan the exact passes of "
+            "onnxslim itself, of --sensitivity the pass that says what layers cost.",
             show_default=False,
             autocompletion=complete_passes,
         ),
@@ -57,16 +58,36 @@ def inspect(
             "the two bring nothing.",
         ),
     ] = False,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Run it, and show instead what each layer costs the outputs where it alone is quantized, what that "
+            "saves, and what would become of it.",
+        ),
+    ] = False,
+    worst: Annotated[
+        int | None,
+        typer.Option(
+            help="With --sensitivity: change each of so many layers alone, those that cost most, and measure what is "
+            "lost in the terms of the task.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     data: Data = None,
     preprocess: Preprocess = None,
+    metric: Metric = None,
     provider: Provider = "auto",
     threads: Threads = None,
+    seed: Seed = 0,
     inline: Inline = True,
     json: Json = False,
 ) -> None:
     """Show what a model is: size, parameters, MACs, inputs and outputs, ops, the costliest nodes.
 
-    The model is not run, unless its placement is asked for, or the plan of a pass that must look at its values.
+    The model is not run, unless placement or sensitivity are asked for, or the plan of a pass that must look at its
+    values.
 
     [bold]Examples[/bold]
 
@@ -77,29 +98,56 @@ def inspect(
     onnxslim inspect model.onnx --groups
 
     onnxslim inspect model.int8.onnx --placement --provider cpu --threads 1
+
+    onnxslim inspect model.onnx --sensitivity --data calib.npz --worst 5
     """
     from onnxslim.cli.output import show
+    from onnxslim.cli.progress import progress_bar
     from onnxslim.commands import inspect as command
     from onnxslim.commands.channel_groups import group_model
     from onnxslim.commands.placement import place_model
     from onnxslim.commands.plan import plan_model
+    from onnxslim.commands.sensitivity import measure_sensitivity
     from onnxslim.errors import UsageError
     from onnxslim.report.channel_groups import print_groups
     from onnxslim.report.inspection import print_inspection
     from onnxslim.report.placement import print_placement
     from onnxslim.report.plan import print_plan
+    from onnxslim.report.sensitivity import print_layers_alone
 
-    views = [name for name, wanted in (("--plan", plan), ("--groups", groups), ("--placement", placement)) if wanted]
-    if passes is not None and not plan:
-        raise UsageError("passes are named, but no plan is asked for", where="-p", hint="add --plan, or use optimize")
+    wanted = {"--plan": plan, "--groups": groups, "--placement": placement, "--sensitivity": sensitivity}
+    views = [name for name, asked in wanted.items() if asked]
+    if passes is not None and not (plan or sensitivity):
+        hint = "add --plan or --sensitivity, or use optimize"
+        raise UsageError("passes are named, but nothing of theirs is asked for", where="-p", hint=hint)
     if len(views) > 1:
         raise UsageError(f"{' and '.join(views)} are {len(views)} views", where=views[-1], hint="ask for one at a time")
-    if data is not None and not placement:
-        raise UsageError("samples are given, but nothing is run", where="--data", hint="add --placement")
+    if data is not None and not (placement or sensitivity):
+        hint = "add --placement or --sensitivity"
+        raise UsageError("samples are given, but nothing is run", where="--data", hint=hint)
+    for name, value in (("--worst", worst), ("--metric", metric)):
+        if value is not None and not sensitivity:
+            raise UsageError("nothing is judged", where=name, hint="add --sensitivity")
     if plan:
         show(plan_model(model, passes, inline=inline), json, functools.partial(print_plan, verbose=verbose))
     elif groups:
         show(group_model(model, inline=inline), json, print_groups)
+    elif sensitivity:
+        with progress_bar() as progress:
+            costs = measure_sensitivity(
+                model,
+                passes,
+                worst=worst or 0,
+                data=data,
+                preprocess=preprocess,
+                metric=metric,
+                provider=provider,
+                threads=threads,
+                seed=seed,
+                inline=inline,
+                progress=progress,
+            )
+        show(costs, json, functools.partial(print_layers_alone, top=top))
     elif placement:
         found = place_model(model, data=data, preprocess=preprocess, provider=provider, threads=threads, inline=inline)
         show(found, json, functools.partial(print_placement, top=top))

@@ -247,6 +247,9 @@ class Pass(abc.ABC):
     speeds_up: ClassVar[bool] = True
     """Whether it is to make the model faster. Of one that is not, only a clear slowdown counts against it."""
 
+    tells_layers: ClassVar[bool] = False
+    """Whether its change says what each layer costs and saves (`Change.sensitivity`)."""
+
     @property
     def judged_as(self) -> Kind:
         """The kind that this very run is held to: `kind`, unless its options promise more."""

@@ -175,13 +175,8 @@ def print_layers(step: PassRecord, console: Console, *, limit: int | None) -> No
         line(console, f"... and {len(step.layers) - limit:,} more layers (--verbose prints all)", style="dim")
 
 
-def print_sensitivity(
-    title: str, layers: Sequence[LayerSensitivity], console: Console, *, limit: int | None, reasons: bool = False
-) -> None:
-    """Print what layers cost where each alone is changed: at most `limit` of them, those that cost most.
-
-    `reasons` prints as well why layers are not what was asked for.
-    """
+def print_sensitivity(title: str, layers: Sequence[LayerSensitivity], console: Console, *, limit: int | None) -> None:
+    """Print what layers cost where each alone is changed: at most `limit` of them, those that cost most."""
     worst = sorted((layer for layer in layers if layer.share is not None), key=lambda layer: -(layer.share or 0.0))
     rows = (
         (
@@ -191,11 +186,10 @@ def print_sensitivity(
             f"{in_bytes(layer.bytes_before)} -> {in_bytes(layer.bytes_after)}" if layer.bytes_before else "",
             in_milliseconds(layer.saved_ms),
             layer.became,
-            *([layer.why] if reasons else []),
         )
         for layer in worst[:limit]
     )
-    headings = title, "alone", "noise", "weight", "saves", "became", *(["why"] if reasons else [])
+    headings = title, "alone", "noise", "weight", "saves", "became"
     print_table(console, headings, rows, right=(1, 2, 3, 4))
     if limit is not None and len(worst) > limit:
         line(console, f"... and {len(worst) - limit:,} more layers that cost less", style="dim")

@@ -55,6 +55,7 @@ class Quant(Pass):
     kind: ClassVar[Kind] = Kind.LOSSY
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
     after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank", "sparsify")
+    tells_layers: ClassVar[bool] = True
 
     target: Annotated[
         str, "what the result is written for: cpu, tensorrt, qnn, qdq or another provider; auto: the one of the run"

@@ -104,7 +104,9 @@ class Quant(Pass):
         " their size stay in float",
     ] = 1.0
     float_time: Annotated[
-        float, "share of the time of the int8 layers that may be added for layers in float, those that cost most"
+        float,
+        "share of the time of the int8 layers that may be added for layers in float, or of 16 bits where nothing is"
+        " float, those that cost most",
     ] = 0.05
 
     def __post_init__(self) -> None:

@@ -146,15 +146,25 @@ class Calibrator:
             intervals = intervals_of(
                 self._ranges[name], histogram, settings.calibration, settings.percentile, settings.integers.steps
             )
-            producer = group.source.producer()
-            limits = None if producer is None else clamp_limits(producer, self._table)
-            least, most = limits or (-np.inf, np.inf)
-            for index, (low, high) in enumerate(intervals):
+            for index, interval in enumerate(intervals):
                 if index == len(choices):
                     choices.append({})
-                bounded = max(low, least), min(high, most)
-                choices[index][name] = Scale.covering(*bounded, settings.integers, self._table.symmetric)
+                choices[index][name] = self._covering(group.source, interval, settings.integers)
         return [{**choices[0], **choice} for choice in choices]
+
+    def whole(self, plan: QuantPlan, integers: IntegerType) -> dict[str, Scale]:
+        """Return for the source of each group of a plan, by its name, the scale of a type that covers its range."""
+        seen = {group.source: self._ranges[group.source.name or ""] for group in plan.groups}
+        return {
+            source.name or "": self._covering(source, (own.low, own.high), integers) for source, own in seen.items()
+        }
+
+    def _covering(self, source: ir.Value, interval: tuple[float, float], integers: IntegerType) -> Scale:
+        """Return the scale that covers an interval of a tensor, as far as what makes it does not cut it off."""
+        producer = source.producer()
+        limits = None if producer is None else clamp_limits(producer, self._table)
+        least, most = limits or (-np.inf, np.inf)
+        return Scale.covering(max(interval[0], least), min(interval[1], most), integers, self._table.symmetric)
 
     @functools.cached_property
     def _histograms(self) -> Mapping[str, Histogram]:

@@ -24,9 +24,9 @@ from onnxslim.model.edit import Editor, drop_unused, take_over
 
 from .integers import INT8, IntegerType
 from .parameters import quantize_bias
-from .plan import QuantPlan
+from .plan import QuantPlan, TensorScales
 from .scales import Scale
-from .site import clamp_limits
+from .site import QuantSite, clamp_limits
 from .table import Int8Table
 from .weights import QuantizedWeight
 
@@ -92,40 +92,53 @@ class Writer:
 def insert(
     model: ir.Model,
     plan: QuantPlan,
-    scales: Mapping[ir.Value, Scale],
+    scales: TensorScales,
     weights: Mapping[ir.Node, QuantizedWeight],
     biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
     table: Int8Table,
 ) -> None:
     """Insert the pairs of a plan and replace its weights and biases, in place.
 
-    There is a scale for every tensor of every group, and a weight, and a bias, for every site that has one.
+    There is a scale for every tensor of every group, and a weight, and a bias, for every site that has one. What is
+    read on another scale than it is made on has a second pair behind the first.
     """
     graph, writer = model.graph, Writer(model)
     _write_parameters(writer, plan, scales, weights, biases)
     for site in plan.sites:
         for index in site.constants:
-            integers = scales[site.results[0]].integers
+            integers = scales.of(site, site.results[0]).integers
             _write_constant(writer, site.node, index, integers, symmetric=table.symmetric)
-    results = {value for site in plan.sites for value in site.results}
-    readers: dict[ir.Value, set[ir.Node]] = {}
+    makers = {value: site for site in plan.sites for value in site.results}
+    readers: dict[ir.Value, dict[ir.Node, QuantSite]] = {}
     for site in plan.sites:
         for operand in site.operands():
-            readers.setdefault(operand, set()).add(site.node)
+            readers.setdefault(operand, {})[site.node] = site
     replaced: dict[ir.Node, dict[int, ir.Value]] = {}
-    for value, scale in scales.items():
-        behind = _without_clamp(graph, value, scale, table) if value in results else value
+    for value, usual in scales.usual.items():
+        maker, own = makers.get(value), readers.get(value, {})
+        wanted = {node: scales.of(site, value) for node, site in own.items()}
+        # An input has the most bits that are read of it.
+        scale = max((usual, *wanted.values()), key=_bits) if maker is None else scales.of(maker, value)
+        behind = value if maker is None else _without_clamp(graph, value, scale, table)
         uses = tuple(behind.uses())
         output = writer.pair(behind, scale)
+        pairs = {scale: output}
         for use in uses:
-            if value in results or use.node in readers.get(value, ()):
-                replaced.setdefault(use.node, {})[use.idx] = output
-        if value in results and behind.is_graph_output():
+            if maker is not None or use.node in own:
+                read = wanted.get(use.node, scale)
+                if read not in pairs:
+                    pairs[read] = writer.pair(output, read)
+                replaced.setdefault(use.node, {})[use.idx] = pairs[read]
+        if maker is not None and behind.is_graph_output():
             _take_over_output(graph, behind, output, writer.name())
     for node, inputs in replaced.items():
         _replace_inputs(node, inputs)
     drop_unused(graph)
     graph.sort()
+
+
+def _bits(scale: Scale) -> int:
+    return scale.integers.bits
 
 
 def _replace_inputs(node: ir.Node, inputs: Mapping[int, ir.Value]) -> None:
@@ -148,7 +161,7 @@ def _replace_inputs(node: ir.Node, inputs: Mapping[int, ir.Value]) -> None:
 def _write_parameters(
     writer: Writer,
     plan: QuantPlan,
-    scales: Mapping[ir.Value, Scale],
+    scales: TensorScales,
     weights: Mapping[ir.Node, QuantizedWeight],
     biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
 ) -> None:
@@ -170,7 +183,7 @@ def _write_parameters(
         site.node.replace_input_with(site.product.weight_index, written[key])
         if site.node in biases and site.product.bias_index is not None:
             operand = site.operands()[0]
-            levels_of_bias, scale = quantize_bias(biases[site.node], scales[operand].scale, weight)
+            levels_of_bias, scale = quantize_bias(biases[site.node], scales.of(site, operand).scale, weight)
             axis = None if weight.axis is None else 0
             bias = writer.dequantize(writer.constant(levels_of_bias), writer.constant(scale), None, axis)
             site.node.replace_input_with(site.product.bias_index, bias)

@@ -15,9 +15,8 @@ from onnxslim.model.constants import constant
 from onnxslim.pipeline.interface import Context
 
 from .integers import INT8, IntegerType
-from .plan import QuantPlan
+from .plan import QuantPlan, TensorScales
 from .saturation import Saturation
-from .scales import Scale
 from .site import QuantSite
 from .weights import QuantizedWeight, quantize_weight
 
@@ -50,7 +49,7 @@ class WeightSettings:
 
 def quantize_parameters(
     plan: QuantPlan,
-    scales: Mapping[ir.Value, Scale],
+    scales: TensorScales,
     means: Mapping[str, Floats],
     settings: WeightSettings,
     context: Context,
@@ -68,7 +67,7 @@ def quantize_parameters(
         if site.product is None or bias is None:
             continue
         biases[site.node] = bias.astype(np.float64)
-        weight, floor = site.product.weight, bias_floor(bias, scales[site.operands()[0]].scale)
+        weight, floor = site.product.weight, bias_floor(bias, scales.of(site, site.operands()[0]).scale)
         floors[weight] = np.maximum(floors.get(weight, np.zeros(1)), floor)
     quantized: dict[tuple[ir.Value, int], QuantizedWeight] = {}
     weights: dict[ir.Node, QuantizedWeight] = {}

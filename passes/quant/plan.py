@@ -38,6 +38,20 @@ class ScaleGroup:
 
 
 @dataclasses.dataclass(frozen=True)
+class TensorScales:
+    """The scale of each quantized tensor, and a finer one of those that some sites make or read in more bits."""
+
+    usual: Mapping[ir.Value, Scale]
+    finer: Mapping[ir.Value, Scale] = dataclasses.field(default_factory=dict)
+    wide: frozenset[str] = frozenset()
+    """Sites that compute on the finer ones, by their keys."""
+
+    def of(self, site: QuantSite, value: ir.Value) -> Scale:
+        """Return the scale on which a site makes or reads a tensor."""
+        return (self.finer if site.key in self.wide else self.usual)[value]
+
+
+@dataclasses.dataclass(frozen=True)
 class QuantPlan:
     """The nodes that run in int8, and the tensors that are quantized."""
 
@@ -47,6 +61,11 @@ class QuantPlan:
     """Nodes that stay float, each with the reason."""
     last: frozenset[ir.Node] = frozenset()
     """Nodes of sites that are no contraction, and in front of none: their results go to the outputs."""
+
+    wide: frozenset[str] = frozenset()
+    """Sites whose activations have more bits, by their keys."""
+    wide_scales: Mapping[str, Scale] = dataclasses.field(default_factory=dict)
+    """Scales of more bits for the sources of all groups, by their names, where there are such sites."""
 
     @property
     def pays(self) -> bool:
@@ -58,9 +77,13 @@ class QuantPlan:
         """For each quantized tensor the name of the source of its group."""
         return {member: group.source.name or "" for group in self.groups for member in group.members}
 
-    def scales(self, choice: Mapping[str, Scale]) -> dict[ir.Value, Scale]:
+    def scales(self, choice: Mapping[str, Scale]) -> TensorScales:
         """Return the scale of each quantized tensor; `choice` holds those of the sources of groups, by their names."""
-        return {member: choice[group.source.name or ""] for group in self.groups for member in group.members}
+        usual, finer = (
+            {member: scales[name] for member, name in self.sources.items()} if scales else {}
+            for scales in (choice, self.wide_scales)
+        )
+        return TensorScales(usual, finer, self.wide)
 
 
 def layers_of(plan: QuantPlan) -> dict[str, list[QuantSite]]:

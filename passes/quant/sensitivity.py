@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import onnx_ir as ir
 
@@ -48,22 +48,36 @@ class PartErrors:
     def of_layers(self, plan: QuantPlan) -> tuple[RoundingError, ...]:
         """Return the errors by the sets of layers that must be float to avoid them."""
         shares: dict[frozenset[str], float] = {}
-        owners = {site.node: key for key, sites in layers_of(plan).items() for site in sites}
-        touching: dict[ir.Value, set[str]] = {}
-        for site in plan.sites:
-            if site.node not in owners:
-                continue
-            if site.product is not None:
-                own = frozenset({owners[site.node]})
-                shares[own] = shares.get(own, 0.0) + self.weights.get(site.key, 0.0)
-            for value in (*site.operands(), *site.results):
-                touching.setdefault(value, set()).add(owners[site.node])
-        for group in plan.groups:
-            layers = frozenset[str]().union(*(touching.get(member, set()) for member in group.members))
-            found = self.tensors.get(group.source.name or "")
+        for key, sites in layers_of(plan).items():
+            for site in sites:
+                if site.product is not None:
+                    own = frozenset({key})
+                    shares[own] = shares.get(own, 0.0) + self.weights.get(site.key, 0.0)
+        for name, layers in _layers_of_tensors(plan).items():
+            found = self.tensors.get(name)
             if layers and found is not None:
                 shares[layers] = shares.get(layers, 0.0) + found
         return tuple(RoundingError(layers, share) for layers, share in shares.items())
+
+    def without_tensors(self, plan: QuantPlan, layers: Set[str]) -> PartErrors:
+        """Return them without those of the tensors that only these layers make and read."""
+        gone = {name for name, own in _layers_of_tensors(plan).items() if own and own <= layers}
+        return dataclasses.replace(
+            self, tensors={name: 0.0 if name in gone else error for name, error in self.tensors.items()}
+        )
+
+
+def _layers_of_tensors(plan: QuantPlan) -> dict[str, frozenset[str]]:
+    """Return the layers that make or read each tensor, or one that shares its scale, by the sources of groups."""
+    touching: dict[ir.Value, set[str]] = {}
+    for key, sites in layers_of(plan).items():
+        for site in sites:
+            for value in (*site.operands(), *site.results):
+                touching.setdefault(value, set()).add(key)
+    return {
+        group.source.name or "": frozenset[str]().union(*(touching.get(member, set()) for member in group.members))
+        for group in plan.groups
+    }
 
 
 def part_errors(

@@ -45,6 +45,7 @@ from .sensitivity import PartErrors, part_errors
 from .site import QuantSite
 from .table import Int8Table
 from .weights import QuantizedWeight, Rounding
+from .wide_activations import wide_activations
 from .wider import wider_weights
 
 BITS = 8
@@ -84,20 +85,25 @@ class StaticSettings:
         """What activations become on a target."""
         return self.activations.integers or IntegerType.named(table.activations)
 
+    def wide(self, table: Int8Table) -> IntegerType | None:
+        """What activations become that cost the outputs most; None: as all others."""
+        chosen = self.activations is Activations.AUTO and (self.float_time or self.error < 1)
+        return IntegerType.named(table.wider) if table.wider and chosen else None
+
 
 def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Table, context: Context) -> Change:
     """Quantize `model` in place for a target, which runs something in int8, or say why not."""
     if reason := _reason_against(settings, table):
         return Change(False, (left_alone("model", reason),))
     infer_shapes(model)
-    working = model
+    working, wide = _at_opset(model, settings.weights, settings.integers(table)), settings.wide(table)
+    if isinstance(working, Reason):
+        return Change(False, (left_alone("model", working),))
     notes: list[Note] = []
-    opset = max(settings.weights.opset, settings.integers(table).opset)
-    if model.graph.opset_imports[""] < opset:
-        newer = upgraded(model, max(opset, PREFERRED_OPSET))
-        if isinstance(newer, Reason):
-            return Change(False, (left_alone("model", newer),))
-        working = newer
+    if wide is not None:
+        newer = _at_opset(working, wide)
+        working = working if isinstance(newer, Reason) else newer
+    if working is not model:
         notes.append(remark("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear takes that there"))
     if not table.fuses(settings.integers(table)):
         what = settings.integers(table).name
@@ -122,6 +128,12 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
         become(model, working)
     summary, layers = quantizer.write(model, plan, choice)
     return Change(True, (*quantizer.unmatched, *notes, *summary, *plan.left), layers, sensitivity)
+
+
+def _at_opset(model: ir.Model, *wanted: IntegerType) -> ir.Model | Reason:
+    """Return `model` at an operator set that knows some types, or why that is not possible."""
+    opset = max(integers.opset for integers in wanted)
+    return model if model.graph.opset_imports[""] >= opset else upgraded(model, max(opset, PREFERRED_OPSET))
 
 
 def _reason_against(settings: StaticSettings, table: Int8Table) -> Reason | None:
@@ -162,6 +174,8 @@ class _Quantizer:
         few_bits = settings.weights.bits < INT8.bits
         # A layer in float takes more bytes than those that few bits save of many others.
         self._demands = Demands(settings.error, 0.0 if few_bits or table.everywhere else settings.float_time)
+        wide = settings.wide(table)
+        self._wide = wide if wide is not None and model.graph.opset_imports[""] >= wide.opset else None
         self.notes: list[Note] = []
         self._asked = QuantPlan((), (), ())
         self._errors: PartErrors | None = None
@@ -177,13 +191,22 @@ class _Quantizer:
             self._fit(plan, frozenset())
         choice = self._context.observed("scales", lambda: self._choose(plan))
         few_bits = settings.weights.bits < INT8.bits
-        if few_bits or self._demands.need_errors or settings.float_time:
+        if few_bits or self._wide is not None or self._demands.need_errors or settings.float_time:
             errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
             self._errors = errors
             if few_bits:
                 errors = self._widen(plan, errors)
+            widened = None
+            if self._wide is not None:
+                costs = self._estimated(plan)
+                widened = wide_activations(plan, errors, costs, settings.float_time, self._demands.error)
+                self.notes += widened.notes(plan, self._wide)
+                self._leave(errors, widened.errors)
+                errors = widened.errors
             if in_float := self._in_float(plan, errors):
                 plan = self.calibrator.plan(in_float)
+            if widened is not None and self._wide is not None:
+                plan = widened.on(plan, self.calibrator.whole(plan, self._wide))
         return plan, choice
 
     def sensitivity(self, plan: QuantPlan) -> tuple[LayerSensitivity, ...]:
@@ -242,7 +265,7 @@ class _Quantizer:
             errors = [copies.error(choice) for choice in calibrator.choices(plan)]
             best = choices[int(np.argmin(errors))]
         # Of all members: where fewer nodes are quantized, another of them may be the source.
-        return {member.name or "": scale for member, scale in plan.scales(best).items()}
+        return {member.name or "": scale for member, scale in plan.scales(best).usual.items()}
 
     def _part_errors(self, plan: QuantPlan, choice: ScaleChoice) -> PartErrors:
         weights, _ = self._parameters(plan, choice, {})
@@ -256,15 +279,22 @@ class _Quantizer:
         self._of_weights = dataclasses.replace(self._of_weights, wider=wider.sites)
         if settings.rounding is Rounding.FITTED and wider.sites:
             self._fit(plan, wider.sites)
-        left = min(1.0, settings.error * errors.total / max(wider.errors.total, 1e-300))
-        self._demands = dataclasses.replace(self._demands, error=left)
+        self._leave(errors, wider.errors)
         return wider.errors
+
+    def _leave(self, before: PartErrors, after: PartErrors) -> None:
+        """Take note that errors are smaller by now: so much larger is the share of them that may be left."""
+        share = min(1.0, self._demands.error * before.total / max(after.total, 1e-300))
+        self._demands = dataclasses.replace(self._demands, error=share)
+
+    def _estimated(self, plan: QuantPlan) -> PlanCosts:
+        saturating = self._context.target.instruction_set in self._table.saturates
+        return estimated_costs(self._model, plan, self.macs, self._samples.first(), saturating)
 
     def _in_float(self, plan: QuantPlan, errors: PartErrors) -> dict[ir.Node, Reason]:
         """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
         sites, of_layers = layers_of(plan), errors.of_layers(plan)
-        saturating = self._context.target.instruction_set in self._table.saturates
-        costs = self._costs = estimated_costs(self._model, plan, self.macs, self._samples.first(), saturating)
+        costs = self._costs = self._estimated(plan)
         # A layer whose input is held exactly stays: the ops that make it so would be there in vain.
         exact = {key for key, own in sites.items() for site in own if not self._levels.isdisjoint(_names(site))}
         chosen = choose(of_layers, costs, self._demands, frozenset(exact))

@@ -98,6 +98,9 @@ class Int8Table:
     unfused: tuple[str, ...] = ()
     """Those that it takes, and computes on in float."""
 
+    wider: str = ""
+    """The element type of activations that cost the outputs most; empty: that of all others."""
+
     def fuses(self, integers: IntegerType) -> bool:
         """Return whether products of activations of a type are computed on integers."""
         return integers.name in self.types
@@ -145,6 +148,7 @@ def load_table(provider: str) -> Int8Table:
         frozenset(content.get("saturates", ())),
         types["types"],
         tuple(content.get("unfused", ())),
+        content.get("wider", ""),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxslim.passes.quant.insert import insert
 from onnxslim.passes.quant.integers import UINT8
-from onnxslim.passes.quant.plan import make_plan
+from onnxslim.passes.quant.plan import TensorScales, make_plan
 from onnxslim.passes.quant.scales import Scale
 from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.quant.weights import quantize_weight
@@ -69,7 +69,7 @@ def quantize(model):
         for site in plan.sites
         if site.product is not None
     }
-    insert(model, plan, scales, weights, {}, CPU)
+    insert(model, plan, TensorScales(scales), weights, {}, CPU)
 
 
 def growth(make, sizes):

@@ -10,7 +10,7 @@ import pytest
 from onnxslim.passes.quant import table
 from onnxslim.passes.quant.insert import insert
 from onnxslim.passes.quant.integers import INT8, UINT8
-from onnxslim.passes.quant.plan import IN_FLOAT, make_plan
+from onnxslim.passes.quant.plan import IN_FLOAT, TensorScales, make_plan
 from onnxslim.passes.quant.scales import Scale
 from onnxslim.passes.quant.table import Role, load_table
 from onnxslim.passes.quant.weights import quantize_weight
@@ -87,7 +87,7 @@ def between_pairs(op_type: str, signed: bool) -> ir.Model:
             quantized[site.node] = quantize_weight(array, 1 if op_type == "MatMul" else 0)
         if site.bias is not None:
             biases[site.node] = site.bias.const_value.numpy().astype(np.float64)
-    insert(model, plan, scales, quantized, biases, CPU)
+    insert(model, plan, TensorScales(scales), quantized, biases, CPU)
     return model
 
 

@@ -196,6 +196,7 @@ def make_context(judge: Judge, generator: np.random.Generator) -> Context:
         seed=request.seed,
         max_drop=request.max_drop,
         goal=request.goal,
+        timed=request.timed,
         verify=request.verify,
         progress=request.progress,
         open_session=lambda model: Session.of(model, request.target),

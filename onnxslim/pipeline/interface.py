@@ -183,6 +183,8 @@ class Context:
     """The budget: how much accuracy (or agreement, without labels) may be lost, as a fraction."""
     goal: Goal = Goal.LATENCY
     """What the run is for."""
+    timed: bool = False
+    """Whether the run times models, and keeps what is faster."""
     verify: bool = False
     """Check every rewrite where it is made, on random data."""
     progress: Progress = dataclasses.field(default_factory=Progress)

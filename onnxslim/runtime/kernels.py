@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxslim.analysis.regions import grouped
-from onnxslim.runtime.profile import node_milliseconds
+from onnxslim.runtime.profile import RUNS, node_milliseconds
 from onnxslim.runtime.target import Target
 
 ADDED = re.compile(r"(_token_\d+|_nchwc|_nhwc|_quant|_fused)$")
@@ -18,7 +18,7 @@ CUTS = re.compile(r"[/_]")
 
 
 def kernel_milliseconds(
-    model: ir.Model, feeds: Mapping[str, Any], target: Target, macs: Mapping[str, int]
+    model: ir.Model, feeds: Mapping[str, Any], target: Target, macs: Mapping[str, int], runs: int = RUNS
 ) -> tuple[dict[str, float], float]:
     """Return the milliseconds of nodes of the main graph by the first value that they make, and those of no node.
 
@@ -32,7 +32,7 @@ def kernel_milliseconds(
     named = model.clone()
     for node in named.graph:
         node.name = first_value(node)  # names of nodes may be missing, or there twice
-    return assign(named, node_milliseconds(named, feeds, target), macs)
+    return assign(named, node_milliseconds(named, feeds, target, runs), macs)
 
 
 def assign(model: ir.Model, times: Mapping[str, float], macs: Mapping[str, int]) -> tuple[dict[str, float], float]:

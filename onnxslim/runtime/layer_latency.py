@@ -46,15 +46,7 @@ class LayerTimes:
         *,
         folder: pathlib.Path | None = None,
     ) -> None:
-        circumstances: dict[str, str | int] = {
-            "format": FORMAT,
-            "onnxruntime": onnxruntime.__version__,
-            "provider": target.provider,
-            "device": target.device,
-            "instruction_set": target.instruction_set,
-            "threads": target.threads,
-        }
-        self._cache = Cache("layers", circumstances, folder)
+        self._cache = Cache("layers", circumstances(target, FORMAT), folder)
         self._target, self._time_layers = target, time_layers
         self._refused: set[str] = set()
 
@@ -85,6 +77,18 @@ class LayerTimes:
             done += len(part)
             progress(done, len(missing))
         return [self._cache.get(key) for key in keys]
+
+
+def circumstances(target: Target, version: int) -> dict[str, str | int]:
+    """Return what times on a target depend on; `version` is that of the method of measurement."""
+    return {
+        "format": version,
+        "onnxruntime": onnxruntime.__version__,
+        "provider": target.provider,
+        "device": target.device,
+        "instruction_set": target.instruction_set,
+        "threads": target.threads,
+    }
 
 
 def _parts(layers: dict[str, TimedLayer]) -> Iterator[dict[str, TimedLayer]]:

@@ -19,6 +19,7 @@ from onnxslim.runtime.provider import check_target
 from .codes import QuantCode
 from .dynamic import DynamicSettings, quantize_dynamically
 from .integers import IntegerType
+from .precision import Times
 from .saturation import Saturation
 from .scales import Activations, Calibration
 from .static import StaticSettings, quantize_statically
@@ -43,6 +44,9 @@ CONCERNED: Mapping[str, frozenset[Activations]] = {
     "samples": STATIC | FLOAT,
     "error": STATIC | FLOAT,
     "float_time": STATIC,
+    "latency": STATIC,
+    "size": STATIC,
+    "times": STATIC,
 }
 """The activations with which an option means something; one that is not listed does with all."""
 
@@ -108,6 +112,15 @@ class Quant(Pass):
         "share of the time of the int8 layers that may be added for layers in float, or of 16 bits where nothing is"
         " float, those that cost most",
     ] = 0.05
+    latency: Annotated[
+        float | None, "share of the time in float that a run may take: of the choices that keep it, the least error"
+    ] = None
+    size: Annotated[
+        float | None, "share of the bytes of float weights that weights may take: of the choices that keep it, the same"
+    ] = None
+    times: Annotated[
+        Times, "where times of layers come from; auto: measured where the run times models on what this is written for"
+    ] = Times.AUTO
 
     def __post_init__(self) -> None:
         self._check_concerned()
@@ -146,6 +159,7 @@ class Quant(Pass):
             raise BadOptionValue(
                 f"float_time is {self.float_time}", where="quant", hint="float_time is a share from 0 to less than 1"
             )
+        self.check_shares("latency", "size")
 
     def _check_concerned(self) -> None:
         """Raise BadOptionValue where an option was given that means nothing beside others."""
@@ -168,8 +182,27 @@ class Quant(Pass):
 
     @property
     def pursues(self) -> Goal | None:
-        """Size, where activations stay float: products are no faster where they do not wait for memory."""
-        return Goal.SIZE if self.activations is Activations.FLOAT else None
+        """Size, where it is asked for, or activations stay float: products are no faster where they do not wait for
+        memory."""
+        sized = self.size is not None and self.latency is None
+        return Goal.SIZE if self.activations is Activations.FLOAT or sized else None
+
+    def _timed(self, context: Context) -> bool:
+        """Whether the times of layers are measured.
+
+        Raises:
+            BadOptionValue: They are to be, and cannot.
+        """
+        provider = context.target.provider
+        can = context.target.facts.node_times and self.untimed(provider) is None
+        if self.times is Times.MEASURED and not can:
+            raise BadOptionValue(
+                f"{provider} does not tell the times of layers of what is written for {self.target}",
+                where="quant",
+                hint="leave times=measured out",
+            )
+        wanted = self.latency is not None or (self.pursues or context.goal) is Goal.LATENCY
+        return can and (self.times is Times.MEASURED or (self.times is Times.AUTO and context.timed and wanted))
 
     def milder(self, strength: float) -> Pass | None:
         """Leave the layers that cost the outputs most in float, or with more bits; the amplitude of the error is the
@@ -196,12 +229,12 @@ class Quant(Pass):
                 dynamic = DynamicSettings(saturation, self.per_channel, self.include, self.exclude)
                 change = quantize_dynamically(model, dynamic, provider, context)
             case _:
-                change = quantize_statically(model, self._static(saturation), table, context)
+                change = quantize_statically(model, self._static(saturation, self._timed(context)), table, context)
         if change.modified:
             _forget_value_info(model)
         return change
 
-    def _static(self, saturation: Saturation) -> StaticSettings:
+    def _static(self, saturation: Saturation, timed: bool) -> StaticSettings:
         return StaticSettings(
             self.calibration,
             self.percentile,
@@ -216,6 +249,9 @@ class Quant(Pass):
             self.samples,
             self.error,
             self.float_time,
+            self.latency,
+            self.size,
+            timed,
         )
 
     @property

@@ -18,8 +18,12 @@ from onnxslim.analysis.specialize import infer_at
 from onnxslim.arrays import Array
 from onnxslim.model.constants import constant_tensor
 
+from .integers import IntegerType
 from .plan import QuantPlan, layers_of
 from .site import QuantSite
+
+Integers = Callable[[QuantSite], IntegerType]
+"""Returns what the weight of a site becomes."""
 
 SPEED = 3.5
 """Products of int8 in the time of one in float, with VNNI. Assumed, as the others are: small models take longer."""
@@ -89,19 +93,32 @@ class PlanCosts:
             cost.float_bytes if key in in_float else cost.int8_bytes for key, cost in self.layers.items()
         )
 
+    def dearer(self, factor: float) -> PlanCosts:
+        """Return the same with dearer conversions."""
+        edges = tuple(
+            dataclasses.replace(boundary, quantize=boundary.quantize * factor, dequantize=boundary.dequantize * factor)
+            for boundary in self.boundaries
+        )
+        return dataclasses.replace(self, boundaries=edges)
+
 
 def layer_costs(
-    model: ir.Model, plan: QuantPlan, times: Callable[[str, list[QuantSite]], tuple[float, float]]
+    model: ir.Model, plan: QuantPlan, integers: Integers, times: Callable[[str, list[QuantSite]], tuple[float, float]]
 ) -> tuple[dict[str, PrecisionCost], int]:
-    """Return the cost of each layer, and the bytes of the weights of none; `times` says what one takes in each form."""
+    """Return the cost of each layer, and the bytes of the weights of none.
+
+    `integers` says what the weight of a site becomes, and `times` what a layer takes in each form.
+    """
     seen: set[ir.Value] = set()
     costs: dict[str, PrecisionCost] = {}
     for key, sites in layers_of(plan).items():
-        weights = {site.product.weight for site in sites if site.product is not None} - seen
-        seen |= weights
-        tensors = [tensor for value in weights if (tensor := constant_tensor(value)) is not None]
-        size = sum(tensor.nbytes for tensor in tensors)
-        costs[key] = PrecisionCost(*times(key, sites), size, sum(tensor.size for tensor in tensors))
+        size, stored = 0, 0
+        for site in sites:
+            tensor = None if site.product is None else constant_tensor(site.product.weight)
+            if site.product is not None and tensor is not None and site.product.weight not in seen:
+                seen.add(site.product.weight)
+                size, stored = size + tensor.nbytes, stored + -(-tensor.size * integers(site).bits // 8)
+        costs[key] = PrecisionCost(*times(key, sites), size, stored)
     every = map(constant_tensor, model.graph.initializers.values())
     return costs, sum(tensor.nbytes for tensor in every if tensor is not None) - sum(
         cost.float_bytes for cost in costs.values()
@@ -128,7 +145,12 @@ def boundaries(plan: QuantPlan, price: Callable[[ir.Value], tuple[float, float]]
 
 
 def estimated_costs(
-    model: ir.Model, plan: QuantPlan, macs: Mapping[str, int], feeds: Mapping[str, Array], saturating: bool
+    model: ir.Model,
+    plan: QuantPlan,
+    macs: Mapping[str, int],
+    feeds: Mapping[str, Array],
+    integers: Integers,
+    saturating: bool,
 ) -> PlanCosts:
     """Return what a plan costs by estimate: the same on every run and every machine.
 
@@ -139,6 +161,7 @@ def estimated_costs(
         plan: The sites.
         macs: Multiply-accumulates of nodes, by the first value that each makes.
         feeds: Inputs of one sample: what sizes are estimated at.
+        integers: What the weight of a site becomes.
         saturating: Whether products are added as int16.
     """
     view = infer_at(model, {name: np.shape(array) for name, array in feeds.items()})
@@ -155,7 +178,7 @@ def estimated_costs(
     def price(value: ir.Value) -> tuple[float, float]:
         return moving(value) * 5 / 4, moving(value) * 5 / 4
 
-    layers, rest_bytes = layer_costs(model, plan, times)
+    layers, rest_bytes = layer_costs(model, plan, integers, times)
     inner = (boundary for boundary in boundaries(plan, price) if boundary.maker is not None and boundary.readers)
     edges = tuple(dataclasses.replace(boundary, read_in_float=False) for boundary in inner)
     return PlanCosts(layers, edges, rest_bytes=rest_bytes)

@@ -91,11 +91,19 @@ def left_after(chosen: Set[str], errors: Sequence[RoundingError]) -> float:
     return sum(error.share for error in errors if not error.layers <= chosen) / total if total else 0.0
 
 
-def reasons(chosen: Set[str], errors: Sequence[RoundingError], macs: Mapping[str, int]) -> dict[str, Reason]:
+def reasons(
+    chosen: Set[str], errors: Sequence[RoundingError], macs: Mapping[str, int], costs: PlanCosts
+) -> dict[str, Reason]:
     """Return for each layer that stays in float why; `macs` are the multiply-accumulates of layers by their keys."""
     total, work = sum(error.share for error in errors), max(sum(macs.values()), 1)
     found: dict[str, Reason] = {}
     for layer in sorted(chosen):
+        if costs.measured:
+            in_float = costs.layers[layer].float_time
+            in_int8 = in_float + costs.time(chosen - {layer}) - costs.time(chosen)
+            if in_int8 >= in_float:
+                found[layer] = Reason(QuantCode.SLOWER_LAYER, (in_int8, in_float))
+                continue
         gone = [error for error in errors if layer in error.layers and error.layers <= chosen]
         others = sorted(frozenset[str]().union(*(error.layers for error in gone)) - {layer})
         together = f"together with {', '.join(others)} " if others else ""

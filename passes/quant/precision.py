@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import enum
+import math
+from collections.abc import Callable, Mapping, Sequence
 
+import onnx_ir as ir
+
+from onnxslim.pipeline.interface import Note, remark
+from onnxslim.pipeline.reasons import Reason
+
+from .codes import QuantCode
 from .cost import PlanCosts
-from .mixed import CostLimits, RoundingError, best_within, cheapest_below, fastest, left_after
+from .mixed import CostLimits, RoundingError, best_within, cheapest_below, fastest, left_after, reasons
+from .plan import QuantPlan, layers_of
+
+DEARER = (1.0, 2.0, 4.0)
+"""How much dearer conversions are taken to be: what lies between a model in float and one in int8 is only reckoned."""
+
+
+class Times(enum.Enum):
+    """Where the times of layers come from."""
+
+    AUTO = "auto"
+    """Measured where the run times models, and the result is written for the provider that it runs on."""
+    MEASURED = "measured"
+    ESTIMATED = "estimated"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +70,8 @@ def choose(errors: Sequence[RoundingError], costs: PlanCosts, demands: Demands, 
     nothing = frozenset[str]()
     least = (fastest(costs, CostLimits(int8=int8)) if costs.measured else None) or nothing
     if demands.budgeted:
-        time = costs.time(everything) * demands.latency if demands.latency is not None else float("inf")
-        size = costs.size(everything) * demands.size if demands.size is not None else float("inf")
+        time = costs.time(everything) * demands.latency if demands.latency is not None else math.inf
+        size = costs.size(everything) * demands.size if demands.size is not None else math.inf
         chosen = best_within(errors, costs, CostLimits(time, size, int8))
         if chosen is None:
             chosen = least if costs.size(least) <= size else nothing
@@ -61,3 +82,124 @@ def choose(errors: Sequence[RoundingError], costs: PlanCosts, demands: Demands, 
     if left_after(chosen, errors) > demands.error:
         chosen = cheapest_below(errors, costs, demands.error) or chosen
     return chosen
+
+
+def candidates(
+    errors: Sequence[RoundingError], costs: PlanCosts, demands: Demands, int8: frozenset[str]
+) -> list[frozenset[str]]:
+    """Return sets of layers to leave in float, of which measurements tell the best: see `choose`, and `best_of`."""
+    found: dict[frozenset[str], None] = {}
+    for factor in DEARER:
+        reckoned = costs.dearer(factor)
+        for asked in (demands, dataclasses.replace(demands, float_time=0.0)):
+            found[choose(errors, reckoned, asked, int8)] = None
+    return [*found, *({frozenset[str]()} - found.keys())]
+
+
+def best_of(left: Sequence[float], times: Sequence[float], in_float: float, demands: Demands) -> int | None:
+    """Return the place of the best of several models that leave different layers in float; None: none is faster.
+
+    Args:
+        left: The share of the error that is left in each.
+        times: The milliseconds that each takes; infinite where it does not run.
+        in_float: The milliseconds of the model in float.
+        demands: What is asked for. Of those that keep it the one with the least error counts; where none does, the
+            one with the least error for the sake of the error, and otherwise the fastest.
+    """
+    faster = [index for index, time in enumerate(times) if time < in_float]
+    if not faster:
+        return None
+    enough = [index for index in faster if left[index] <= demands.error]
+    if not enough:
+        return min(faster, key=lambda index: (left[index], times[index]))
+    limit = min(times[index] for index in enough) * (1 + demands.float_time)
+    if demands.budgeted:
+        limit = in_float * (1 if demands.latency is None else demands.latency)
+    within = [index for index in enough if times[index] <= limit]
+    if not within:
+        return min(enough, key=times.__getitem__)
+    return min(within, key=lambda index: (left[index], times[index]))
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanFigures:
+    """What is known of the layers of a plan."""
+
+    plan: QuantPlan
+    errors: Sequence[RoundingError]
+    costs: PlanCosts
+    macs: Mapping[str, int]
+    """Multiply-accumulates of nodes, by the first value that each makes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedPlan:
+    """A plan that leaves layers in float."""
+
+    plan: QuantPlan
+    notes: tuple[Note, ...] = ()
+    against: Reason | None = None
+    """Why nothing is quantized."""
+
+
+Replan = Callable[[Mapping[ir.Node, Reason]], QuantPlan]
+"""Makes the plan that leaves nodes in float, for these reasons."""
+Race = Callable[[Sequence[QuantPlan]], list[float]]
+"""Returns the milliseconds of the model in float, and of copies that are quantized by these plans."""
+
+
+def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], replan: Replan, race: Race) -> MixedPlan:
+    """Return a plan with the layers in float that cost the outputs too much, or are slower in int8.
+
+    What times say is reckoned from parts, so that several choices are written and measured; where times are estimates,
+    the one that is reckoned best counts. `int8` is as for `choose`.
+    """
+    errors, costs = figures.errors, figures.costs
+    if not costs.measured:
+        chosen = choose(errors, costs, demands, int8)
+        return MixedPlan(_without(figures, chosen, replan), _unkept(figures, chosen, demands))
+    sets = candidates(errors, costs, demands, int8)
+    plans = [_without(figures, layers, replan) for layers in sets]
+    paying = [index for index, plan in enumerate(plans) if plan.pays]
+    in_float, *times = race([plans[index] for index in paying])
+    if not math.isfinite(in_float):
+        return MixedPlan(plans[0], _unkept(figures, sets[0], demands))
+    best = best_of([left_after(sets[index], errors) for index in paying], times, in_float, demands)
+    if best is None:
+        return MixedPlan(plans[0], against=Reason(QuantCode.NOT_FASTER, (min(times, default=math.inf), in_float)))
+    chosen = sets[paying[best]]
+    told = f"measured in turns: {in_float:.3g} ms in float"
+    if chosen:
+        everything = times[paying.index(sets.index(frozenset()))]
+        told += f", {everything:.3g} ms with everything in int8 that can be"
+    note = remark("model", f"{times[best]:.3g} ms", told)
+    return MixedPlan(plans[paying[best]], (note, *_unkept(figures, chosen, demands, times[best] / in_float)))
+
+
+def _without(figures: PlanFigures, layers: frozenset[str], replan: Replan) -> QuantPlan:
+    """Return a plan in which some layers stay in float, each with the reason."""
+    if not layers:
+        return figures.plan
+    sites = layers_of(figures.plan)
+    work = {key: sum(figures.macs.get(site.key, 0) for site in own) for key, own in sites.items()}
+    found: dict[ir.Node, Reason] = {}
+    for key, reason in reasons(layers, figures.errors, work, figures.costs).items():
+        of_layer = Reason(QuantCode.OF_FLOAT_LAYER, (key,), (key,))
+        found |= {site.node: reason if site.is_contraction else of_layer for site in sites[key]}
+    return replan(found)
+
+
+def _unkept(
+    figures: PlanFigures, chosen: frozenset[str], demands: Demands, time: float | None = None
+) -> tuple[Note, ...]:
+    """Return notes on budgets that are not kept; `time` is the share of the time in float, where it is measured."""
+    costs, everything = figures.costs, frozenset(figures.costs.layers)
+    shares = {
+        "latency": (demands.latency, costs.time(chosen) / costs.time(everything) if time is None else time),
+        "size": (demands.size, costs.size(chosen) / costs.size(everything)),
+    }
+    return tuple(
+        remark("model", f"{share:.2f} of its {word} in float", str(Reason(QuantCode.BUDGET_MISSED, (word, asked))))
+        for word, (asked, share) in shares.items()
+        if asked is not None and share > asked
+    )

@@ -72,13 +72,26 @@ class QuantizedCopies:
 
     def error(self, choice: ScaleChoice) -> float:
         """Return the energy of the error of the outputs where everything is quantized, as a share of theirs."""
-        copy = self._model.clone()
-        nodes = dict(zip(self._model.graph, copy.graph, strict=True))
-        plan = moved(self._plan, nodes)
-        weights = {nodes[node]: weight for node, weight in self._weights.items()}
-        biases = {nodes[node]: bias for node, bias in self._biases.items()}
-        insert(copy, plan, plan.scales(choice), weights, biases, self._table)
+        copy = quantized_copy(self._model, self._plan, choice, self._weights, self._biases, self._table)
         return self._error(functools.partial(run_on, self._context.open_session(copy)))
+
+
+def quantized_copy(
+    model: ir.Model,
+    plan: QuantPlan,
+    choice: ScaleChoice,
+    weights: Mapping[ir.Node, QuantizedWeight],
+    biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
+    table: Int8Table,
+) -> ir.Model:
+    """Return a copy of a model, in which everything of a plan is quantized; see `QuantizedCopies`."""
+    copy = model.clone()
+    nodes = dict(zip(model.graph, copy.graph, strict=True))
+    moved_weights = {nodes[node]: weight for node, weight in weights.items()}
+    moved_biases = {nodes[node]: bias for node, bias in biases.items()}
+    plan = moved(plan, nodes)
+    insert(copy, plan, plan.scales(choice), moved_weights, moved_biases, table)
+    return copy
 
 
 def moved(plan: QuantPlan, nodes: Mapping[ir.Node, ir.Node]) -> QuantPlan:

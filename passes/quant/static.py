@@ -18,12 +18,14 @@ import onnx_ir as ir
 from onnxslim.analysis.cost import macs_by_value
 from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.shapes import infer_shapes
-from onnxslim.errors import DataError
+from onnxslim.errors import DataError, RunError
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, LayerChange, LayerSensitivity, Note, left_alone, remark
 from onnxslim.pipeline.opset import PREFERRED_OPSET, upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
+from onnxslim.runtime.layer_latency import LayerTimes
+from onnxslim.runtime.model_times import ModelTimes
 
 from .calibration import CalibrationSettings, Calibrator
 from .codes import QuantCode
@@ -34,11 +36,11 @@ from .insert import insert
 from .integers import INT8, IntegerType
 from .layer_bits import bits_change, share_in_int8
 from .layer_table import plan_table
-from .mixed import reasons
+from .measuring import Stopwatch, measured_costs
 from .parameters import WeightSettings, quantize_parameters
 from .plan import QuantPlan, layers_of
-from .precision import Demands, choose
-from .quantized_copy import QuantizedCopies, ScaleChoice
+from .precision import Demands, MixedPlan, PlanFigures, mixed_plan
+from .quantized_copy import QuantizedCopies, ScaleChoice, quantized_copy
 from .saturation import Saturation
 from .scales import Activations, Calibration
 from .sensitivity import PartErrors, part_errors
@@ -74,6 +76,10 @@ class StaticSettings:
     samples: int
     error: float
     float_time: float
+    latency: float | None
+    size: float | None
+    timed: bool
+    """Whether times are measured."""
 
     @property
     def of_weights(self) -> WeightSettings:
@@ -114,15 +120,16 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
         levels = align_inputs(candidate, context.draw(settings.samples, "quant: calibration"))
         working = candidate if levels else working
     notes += [remark(name, "256 levels", "the input is an image of 8 bits") for name in levels]
-    quantizer = _Quantizer(working, levels, settings, table, context)
-    plan, choice = quantizer.decide()
-    notes += [*quantizer.calibrator.notes, *quantizer.notes]
-    if not plan.pays:
+    quantizer = _Quantizer(model, working, levels, settings, table, context)
+    mixed, choice = quantizer.decide()
+    plan = mixed.plan
+    notes += (*quantizer.calibrator.notes, *quantizer.notes, *mixed.notes)
+    if mixed.against is not None or not plan.pays:
         code = QuantCode.NOTHING_QUANTIZABLE if settings.error == 1 else QuantCode.NOTHING_CHEAP
         begins = quantizer.calibrator.not_finite
         reason = Reason(code, ("",)) if begins is None else Reason(code, (f": {begins}",), begins.values)
-        against = (left_alone("model", reason), *quantizer.unmatched, *plan.left)
-        return Change(False, against, sensitivity=quantizer.sensitivity(plan))
+        against = (left_alone("model", mixed.against or reason), *quantizer.unmatched, *plan.left)
+        return Change(False, against, sensitivity=quantizer.sensitivity(QuantPlan((), (), plan.left)))
     sensitivity = quantizer.sensitivity(plan)
     if working is not model:
         become(model, working)
@@ -148,12 +155,23 @@ def _reason_against(settings: StaticSettings, table: Int8Table) -> Reason | None
 
 
 class _Quantizer:
-    """Decides what is quantized and how; the model is not changed before `write`."""
+    """Decides what is quantized and how; the model is not changed before `write`.
+
+    `reference` is the model as it came in, which the result must not be slower than; of `model` inputs are held exactly
+    whose `levels` are named.
+    """
 
     def __init__(
-        self, model: ir.Model, levels: tuple[str, ...], settings: StaticSettings, table: Int8Table, context: Context
+        self,
+        reference: ir.Model,
+        model: ir.Model,
+        levels: tuple[str, ...],
+        settings: StaticSettings,
+        table: Int8Table,
+        context: Context,
     ) -> None:
         self._model, self._settings, self._table, self._context = model, settings, table, context
+        self._reference = reference
         self._levels = frozenset(levels)
         selection = Selection(settings.include, settings.exclude, model, context.original)
         self.unmatched = selection.unmatched()
@@ -173,7 +191,10 @@ class _Quantizer:
         self._fitted: Mapping[str, QuantizedWeight] = {}
         few_bits = settings.weights.bits < INT8.bits
         # A layer in float takes more bytes than those that few bits save of many others.
-        self._demands = Demands(settings.error, 0.0 if few_bits or table.everywhere else settings.float_time)
+        float_time = 0.0 if few_bits or table.everywhere else settings.float_time
+        self._demands = Demands(settings.error, float_time, settings.latency, settings.size)
+        self._watch = Stopwatch(ModelTimes(context.target), LayerTimes(context.target), self._samples.first())
+        self._timed = settings.timed and (settings.latency is not None or not few_bits)
         wide = settings.wide(table)
         self._wide = wide if wide is not None and model.graph.opset_imports[""] >= wide.opset else None
         self.notes: list[Note] = []
@@ -181,33 +202,35 @@ class _Quantizer:
         self._errors: PartErrors | None = None
         self._costs: PlanCosts | None = None
 
-    def decide(self) -> tuple[QuantPlan, ScaleChoice]:
+    def decide(self) -> tuple[MixedPlan, ScaleChoice]:
         """Return what is quantized, and the scales of the sources of its groups."""
         plan, settings = self.calibrator.plan(), self._settings
         self._asked = plan
         if not plan.pays:
-            return plan, {}
+            return MixedPlan(plan), {}
         if settings.rounding is Rounding.FITTED:
             self._fit(plan, frozenset())
         choice = self._context.observed("scales", lambda: self._choose(plan))
         few_bits = settings.weights.bits < INT8.bits
+        errors, widened = None, None
         if few_bits or self._wide is not None or self._demands.need_errors or settings.float_time:
             errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
             self._errors = errors
             if few_bits:
                 errors = self._widen(plan, errors)
-            widened = None
             if self._wide is not None:
                 costs = self._estimated(plan)
                 widened = wide_activations(plan, errors, costs, settings.float_time, self._demands.error)
                 self.notes += widened.notes(plan, self._wide)
                 self._leave(errors, widened.errors)
                 errors = widened.errors
-            if in_float := self._in_float(plan, errors):
-                plan = self.calibrator.plan(in_float)
-            if widened is not None and self._wide is not None:
-                plan = widened.on(plan, self.calibrator.whole(plan, self._wide))
-        return plan, choice
+        if errors is None and not self._timed:
+            return MixedPlan(plan), choice
+        mixed = self._mixed(plan, choice, errors or PartErrors({}, {}))
+        if widened is not None and self._wide is not None:
+            whole = self.calibrator.whole(mixed.plan, self._wide)
+            mixed = dataclasses.replace(mixed, plan=widened.on(mixed.plan, whole))
+        return mixed, choice
 
     def sensitivity(self, plan: QuantPlan) -> tuple[LayerSensitivity, ...]:
         """Return what each layer costs the outputs, and what becomes of it by a plan."""
@@ -287,23 +310,38 @@ class _Quantizer:
         share = min(1.0, self._demands.error * before.total / max(after.total, 1e-300))
         self._demands = dataclasses.replace(self._demands, error=share)
 
+    def _mixed(self, plan: QuantPlan, choice: ScaleChoice, errors: PartErrors) -> MixedPlan:
+        """Return a plan with the layers in float that cost the outputs too much, or are slower in int8."""
+        # A layer whose input is held exactly stays: the ops that make it so would be there in vain.
+        exact = frozenset(key for key, own in layers_of(plan).items() for site in own if self._levels & _names(site))
+        costs = self._costs = self._context.observed(
+            ("costs", self._of_weights.wider), lambda: self._measure(plan, choice)
+        )
+        return mixed_plan(
+            PlanFigures(plan, errors.of_layers(plan), costs, self.macs),
+            self._demands,
+            exact,
+            self.calibrator.plan,
+            lambda plans: self._watch.race([self._reference, *(self._copy(own, choice) for own in plans)]),
+        )
+
+    def _measure(self, plan: QuantPlan, choice: ScaleChoice) -> PlanCosts:
+        """Return what layers cost: measured where times decide, and can be."""
+        if self._timed:
+            self._context.progress("quant: timing", 0, None)
+            with contextlib.suppress(RunError):
+                copy = self._copy(plan, choice)
+                return measured_costs(self._model, copy, plan, self.macs, self._of_weights.integers_of, self._watch)
+        return self._estimated(plan)
+
     def _estimated(self, plan: QuantPlan) -> PlanCosts:
         saturating = self._context.target.instruction_set in self._table.saturates
-        return estimated_costs(self._model, plan, self.macs, self._samples.first(), saturating)
+        feeds = self._samples.first()
+        return estimated_costs(self._model, plan, self.macs, feeds, self._of_weights.integers_of, saturating)
 
-    def _in_float(self, plan: QuantPlan, errors: PartErrors) -> dict[ir.Node, Reason]:
-        """Return the nodes of the layers that cost the outputs most, and why they stay in float."""
-        sites, of_layers = layers_of(plan), errors.of_layers(plan)
-        costs = self._costs = self._estimated(plan)
-        # A layer whose input is held exactly stays: the ops that make it so would be there in vain.
-        exact = {key for key, own in sites.items() for site in own if not self._levels.isdisjoint(_names(site))}
-        chosen = choose(of_layers, costs, self._demands, frozenset(exact))
-        work = {key: sum(self.macs.get(site.key, 0) for site in own) for key, own in sites.items()}
-        found: dict[ir.Node, Reason] = {}
-        for key, reason in reasons(chosen, of_layers, work).items():
-            of_layer = Reason(QuantCode.OF_FLOAT_LAYER, (key,), (key,))
-            found |= {site.node: reason if site.is_contraction else of_layer for site in sites[key]}
-        return found
+    def _copy(self, plan: QuantPlan, choice: ScaleChoice) -> ir.Model:
+        weights, biases = self._parameters(plan, choice, self.calibrator.means)
+        return quantized_copy(self._model, plan, choice, weights, biases, self._table)
 
 
 def _names(site: QuantSite) -> set[str]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxslim.passes.quant.cost import Boundary, PlanCosts, PrecisionCost, boundaries, estimated_costs, layer_costs
+from onnxslim.passes.quant.integers import INT8
 from onnxslim.passes.quant.mixed import CostLimits, RoundingError, best_within, cheapest_below, fastest
 from onnxslim.passes.quant.plan import make_plan
 from onnxslim.passes.quant.precision import Demands, choose
@@ -105,6 +106,10 @@ def test_no_choice_within_the_limits_is_better(net, of_time, of_size):
     assert avoided(best) >= max(map(avoided, within)) - 2e-2 * total - 1e-9
 
 
+def eight(site):
+    return INT8
+
+
 @pytest.fixture
 def chain():
     model = from_text(
@@ -134,7 +139,7 @@ def test_boundaries_of_a_plan(chain):
 
 def test_layers_share_the_bytes_of_a_weight(chain):
     model, plan = chain
-    costs, rest = layer_costs(model, plan, lambda key, sites: (2.0, 1.0))
+    costs, rest = layer_costs(model, plan, eight, lambda key, sites: (2.0, 1.0))
     assert {key: (cost.float_bytes, cost.int8_bytes) for key, cost in costs.items()} == {
         "a": (48, 12), "b": (64, 16), "y": (0, 0),
     }  # fmt: skip
@@ -144,7 +149,7 @@ def test_layers_share_the_bytes_of_a_weight(chain):
 def test_estimates_grow_with_products_and_elements(chain):
     model, plan = chain
     macs = {"a": 768, "b": 1024, "y": 1024}
-    costs = estimated_costs(model, plan, macs, {"x": np.zeros((1, 3, 8, 8), np.float32)}, saturating=False)
+    costs = estimated_costs(model, plan, macs, {"x": np.zeros((1, 3, 8, 8), np.float32)}, eight, saturating=False)
     assert costs.layers["a"].float_time == 768 + 16 * (192 + 256)
     assert costs.layers["a"].int8_time == pytest.approx(768 / 3.5 + 4 * (192 + 256))
     assert costs.boundaries == (Boundary("b", frozenset("y"), False, 20 * 256, 20 * 256),)

@@ -1,0 +1,150 @@
+"""Measures what the layers of a plan take in float and in int8, and compares models that leave different ones in float.
+
+Two profiles tell what each node takes in its place, with what is fused into it: one of the model in float, and one of a
+copy with everything in int8 that can be. They are scaled to what the two take in turns. What lies between is reckoned
+from single conversions, and then measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.analysis.specialize import infer_at
+from onnxslim.errors import RunError
+from onnxslim.runtime.kernels import first_value
+from onnxslim.runtime.layer import Previous, Step, Tensor, TimedLayer
+from onnxslim.runtime.layer_latency import NOTHING, LayerTimes
+from onnxslim.runtime.model_times import ModelTimes
+
+from .cost import Boundary, Integers, PlanCosts, boundaries, layer_costs
+from .plan import QuantPlan, layers_of
+from .site import QuantSite
+
+WORK, RUNS = 2e11, (5, 30)
+"""Multiply-accumulates of all runs of a profile, half a minute on a slow core, and runs at least and at most."""
+DEARER = (1.0, 6.0)
+"""How much dearer conversions may be in the model than alone: beside them tensors change their layout."""
+LAST_CHANNELS = (0, 2, 3, 1)
+"""Kernels for int8 have the channels of images last, and those for floats not."""
+IMAGE = 4
+"""Axes of a tensor that kernels want in another layout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopwatch:
+    """Measures on the target of the run."""
+
+    models: ModelTimes
+    layers: LayerTimes
+    feeds: Mapping[str, Any]
+    """Inputs of one sample."""
+
+    def race(self, models: Sequence[ir.Model]) -> list[float]:
+        """Return the milliseconds of models that take turns; infinity for one that does not run."""
+        try:
+            return [math.inf if time is None else time for time in self.models.together(models, self.feeds)]
+        except RunError:
+            return [math.inf] * len(models)
+
+
+def measured_costs(
+    model: ir.Model, quantized: ir.Model, plan: QuantPlan, macs: Mapping[str, int], integers: Integers, watch: Stopwatch
+) -> PlanCosts:
+    """Return what the layers of a plan cost, in milliseconds.
+
+    Args:
+        model: The model in float; it is not changed.
+        quantized: A copy with everything of the plan in int8.
+        plan: Of the model.
+        macs: Multiply-accumulates of nodes, by the first value that each makes.
+        integers: What the weight of a site becomes.
+        watch: Measures.
+
+    Raises:
+        RunError: One of them does not run.
+    """
+    runs = int(min(max(WORK / max(sum(macs.values()), 1), RUNS[0]), RUNS[1]))
+    owners = node_owners(model, plan)
+    in_float, whole = _of_layers(model, owners, macs, runs, watch)
+    in_int8, whole_int8 = _of_layers(quantized, owners, macs, runs, watch)
+    times = watch.models.together([model, quantized], watch.feeds)
+    scales = [
+        1.0 if time is None else time / max(sum_, 1e-9) for time, sum_ in zip(times, (whole, whole_int8), strict=True)
+    ]
+
+    def of_layer(key: str, _: list[QuantSite]) -> tuple[float, float]:
+        return in_float.get(key, 0.0) * scales[0], in_int8.get(key, 0.0) * scales[1]
+
+    layers, rest_bytes = layer_costs(model, plan, integers, of_layer)
+    rest = max(0.0, whole * scales[0] - sum(cost.float_time for cost in layers.values()))
+    edges = _boundaries(model, plan, watch)
+    costs = PlanCosts(layers, edges, rest, rest_bytes, measured=True)
+    alone = sum(boundary.time(frozenset()) for boundary in edges)
+    found = whole_int8 * scales[1] - (costs.time(frozenset()) - alone)
+    return costs.dearer(min(max(found / max(alone, 1e-9), DEARER[0]), DEARER[1]))
+
+
+def node_owners(model: ir.Model, plan: QuantPlan) -> dict[str, str]:
+    """Return the layer of each node by the first value that it makes.
+
+    A node that is no site belongs to the last layer in front of it, into whose kernel it may be fused; one in front of
+    all layers to none.
+    """
+    layers = layers_of(plan)
+    order = {key: index for index, key in enumerate(layers)}
+    of_sites = {site.node: key for key, sites in layers.items() for site in sites}
+    of_values: dict[ir.Value, str] = {}
+    owners: dict[str, str] = {}
+    for node in model.graph:
+        before = [of_values[value] for value in node.inputs if value is not None and value in of_values]
+        key = of_sites.get(node) or max(before, key=order.__getitem__, default=None)
+        if key is not None:
+            owners[first_value(node)] = key
+            of_values.update(dict.fromkeys(node.outputs, key))
+    return owners
+
+
+def _of_layers(
+    model: ir.Model, owners: Mapping[str, str], macs: Mapping[str, int], runs: int, watch: Stopwatch
+) -> tuple[dict[str, float], float]:
+    """Return the milliseconds of each layer, and those of the whole model."""
+    times, rest = watch.models.of_nodes(model, watch.feeds, macs, runs)
+    found: dict[str, float] = {}
+    for name, time in times.items():
+        if name in owners:
+            found[owners[name]] = found.get(owners[name], 0.0) + time
+    return found, sum(times.values()) + rest
+
+
+def _boundaries(model: ir.Model, plan: QuantPlan, watch: Stopwatch) -> tuple[Boundary, ...]:
+    """Return the boundaries of a plan with what a conversion takes by itself."""
+    view = infer_at(model, {name: np.shape(array) for name, array in watch.feeds.items()})
+    shapes: dict[ir.Value, tuple[int, ...]] = {}
+    for value in plan.sources:
+        known = tuple(size for size in view.shape(value) or (None,) if size is not None)
+        if len(known) == len(view.shape(value) or (None,)) and 0 not in known:
+            shapes[value] = known
+    distinct = sorted(set(shapes.values()))
+    *times, idle = watch.layers.milliseconds([*map(conversions, distinct), NOTHING])
+    both = {shape: max(0.0, (time or 0.0) - (idle or 0.0)) for shape, time in zip(distinct, times, strict=True)}
+
+    def price(value: ir.Value) -> tuple[float, float]:
+        half = both.get(shapes.get(value, ()), 0.0) / 2
+        return half, half
+
+    return boundaries(plan, price)
+
+
+def conversions(shape: tuple[int, ...]) -> TimedLayer:
+    """Return what makes a tensor int8 and float again."""
+    scale, zero_point = Tensor((), constant=True), Tensor((), constant=True, dtype="uint8")
+    steps = [Step(("", "QuantizeLinear"), (Tensor(shape), scale, zero_point))]
+    if len(shape) == IMAGE:
+        steps.append(Step(("", "Transpose"), (Previous(),), (("perm", LAST_CHANNELS),)))
+    return TimedLayer((*steps, Step(("", "DequantizeLinear"), (Previous(), scale, zero_point))))

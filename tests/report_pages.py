@@ -7,7 +7,7 @@ import dataclasses
 from report_strategies import sample_report
 
 from onnxslim.diagnostic import Diagnostic
-from onnxslim.pipeline.interface import LayerChange, Note
+from onnxslim.pipeline.interface import LayerChange, LayerSensitivity, Note
 from onnxslim.pipeline.records import Breakdown, LayerCost, LayerFigures, ModelFile, OpFigures, Report, Reproduction
 
 HOSTILE = (
@@ -49,6 +49,9 @@ def hostile_report() -> Report:
             options={name: name},
             changes=(Note(name, name, name),),
             layers=(LayerChange(name, name, name, 3, 2, 30, 20),),
+            sensitivity=tuple(
+                LayerSensitivity(layer, name, 20.0, name, 0.1, 40, 10, 0.2, name, name) for layer in HOSTILE
+            ),
         )
         for name in HOSTILE
     )
@@ -72,9 +75,14 @@ def long_report() -> Report:
     names = [f"/block{at}/{'deep/' * 60}Conv" for at in range(6000)]
     layers = tuple(LayerChange(name, "Conv", "channels", 64, 48, at, at // 2) for at, name in enumerate(names))
     notes = tuple(Note("n" * 400, "a" * 400, "r" * 400) for _ in range(20_000))
+    costs = tuple(
+        LayerSensitivity(name, "Conv", 20 + at % 40, "outputs", 1 / 6000, 4 * at, at, None, "int8", "", None, None, "-")
+        for at, name in enumerate(names)
+    )
+    step = dataclasses.replace(report.passes[1], layers=layers, changes=notes, sensitivity=costs)
     return dataclasses.replace(
         report,
-        passes=tuple(dataclasses.replace(report.passes[1], layers=layers, changes=notes) for _ in range(6)),
+        passes=(step,) * 6,
         breakdown=Breakdown(
             tuple(layer(name, 1 + at % 7, float(at % 90) + 1) for at, name in enumerate(names)),
             tuple(OpFigures(f"my.domain.{'Op' * 100}{at}", cost(at), cost(at)) for at in range(500)),

@@ -14,6 +14,7 @@ from onnxslim.report.page.facts import LONGEST, provenance, warnings_view
 from onnxslim.report.page.layers import breakdown_view
 from onnxslim.report.page.plots import latency_plot
 from onnxslim.report.page.rendering import render
+from onnxslim.report.page.sensitivity import sensitivity_view
 from onnxslim.report.page.tiles import report_tiles
 from onnxslim.report.page.visible import shortened
 from onnxslim.units import in_thousands
@@ -49,6 +50,7 @@ def optimization_page(report: Report) -> str:
             **breakdown_view(report.breakdown),
             "widths": [] if report.breakdown else widths[:TOP_LAYERS],
             "more_widths": f"{len(widths) - TOP_LAYERS:,}" if len(widths) > TOP_LAYERS else "",
+            **sensitivity_view(report),
             **attempts_view(report),
             "steps": [_step(step, max(3, TOP_NOTES // len(report.passes))) for step in report.passes],
             "made": report.reproduction,

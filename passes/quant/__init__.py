@@ -46,7 +46,7 @@ CONCERNED: Mapping[str, frozenset[Activations]] = {
     "error": STATIC | FLOAT,
     "float_time": STATIC,
     "latency": STATIC,
-    "size": STATIC,
+    "size": STATIC | FLOAT,
     "times": STATIC,
 }
 """The activations with which an option means something; one that is not listed does with all."""
@@ -268,6 +268,7 @@ class Quant(Pass):
             self.format,
             self.bias_correction,
             self.error,
+            self.size,
             self.samples,
             self.include,
             self.exclude,

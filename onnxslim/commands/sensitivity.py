@@ -97,7 +97,6 @@ def measure_sensitivity(
         metric=MetricRequest.read(metric),
         data=data,
         preprocess=preprocess,
-        measure=False,
         inline=inline,
         progress=progress or Progress(),
     )
@@ -147,9 +146,8 @@ def _alone(layer: str, step: Pass, current: MeasuredModel, judge: Judge, context
     if "include" not in {field.name for field in dataclasses.fields(step)}:
         return LayerLoss(layer, None, "the pass cannot be told to change one layer")
     one: Pass = dataclasses.replace(step, **{"include": (glob.escape(layer),)})
-    return _judged(
-        attempt(one, current, judge, dataclasses.replace(context, observations=Observations())), judge, layer
-    )
+    untimed = dataclasses.replace(context, observations=Observations(), timed=False)
+    return _judged(attempt(one, current, judge, untimed), judge, layer)
 
 
 def _judged(tried: Attempt, judge: Judge, layer: str) -> LayerLoss:

@@ -27,7 +27,7 @@ def test_the_command_prints_tables_and_json_and_escapes_names(onnxslim, path: Pa
         path,
         "--sensitivity",
         "-p",
-        "quant:calibration=minmax",
+        "quant:times=estimated:calibration=minmax",
         "--provider",
         "cpu",
         "--threads",

@@ -50,10 +50,10 @@ def printed(found: ModelSensitivity, top: int = 10) -> str:
 
 
 def test_each_layer_and_the_worst_of_them_in_the_terms_of_the_task(path, data):
-    found = measured(path, data, "quant:calibration=minmax:rounding=nearest", worst=1)
+    found = measured(path, data, "quant:times=estimated:calibration=minmax:rounding=nearest", worst=1)
     assert [row.layer for row in found.layers] == ["fir*st", "second"]
     assert sum(row.share or 0.0 for row in found.layers) == pytest.approx(1)
-    assert found.step == "quant:calibration=minmax:rounding=nearest"
+    assert found.step == "quant:calibration=minmax:rounding=nearest:times=estimated"
     assert found.data.samples == 16, "a quarter measures"
     (worst,) = found.losses
     assert worst.layer == max(found.layers, key=lambda row: row.share or 0.0).layer
@@ -66,7 +66,7 @@ def test_each_layer_and_the_worst_of_them_in_the_terms_of_the_task(path, data):
 
 
 def test_the_pass_that_tells_is_found_and_what_comes_before_it_runs(path, data):
-    found = measured(path, data, "prune:ratio=0.25,quant:calibration=minmax")
+    found = measured(path, data, "prune:ratio=0.25,quant:times=estimated:calibration=minmax")
     assert found.step.startswith("quant:")
     assert found.layers[0].bytes_before == 16 * 12 * 4, "a quarter of its columns is gone"
     assert not found.losses
@@ -79,7 +79,7 @@ def test_weights_alone(path, data):
 
 
 def test_why_there_are_none(path, data):
-    found = measured(path, data, "quant:include=nothing_is_called_so")
+    found = measured(path, data, "quant:times=estimated:include=nothing_is_called_so")
     assert not found.layers
     assert found.loss is None
     assert found.layers_reason
@@ -87,13 +87,13 @@ def test_why_there_are_none(path, data):
 
 
 def test_nothing_is_claimed_of_random_numbers(path):
-    found = measured(path, None, "quant:calibration=minmax", worst=1)
+    found = measured(path, None, "quant:times=estimated:calibration=minmax", worst=1)
     assert found.data.synthetic
     assert found.loss_reason == found.losses[0].loss_reason == "not claimed: the samples are synthetic"
 
 
 def test_noise_that_is_not_measured_says_why(path, data):
-    found = measured(path, data, "quant:calibration=minmax:rounding=nearest:float_time=0")
+    found = measured(path, data, "quant:times=estimated:calibration=minmax:rounding=nearest:float_time=0")
     assert "Noise: not measured: nothing that was asked for depends on it" in printed(found)
 
 

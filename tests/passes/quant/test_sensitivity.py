@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxslim.passes.quant import Quant
 from onnxslim.passes.quant.cost import PlanCosts, PrecisionCost
+from onnxslim.passes.quant.integers import INT8
+from onnxslim.passes.quant.layer_table import plan_table
 from onnxslim.passes.quant.mixed import CostLimits, RoundingError, best_within, cheapest_below
+from onnxslim.passes.quant.plan import make_plan
 from onnxslim.passes.quant.scales import Calibration
+from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.quant.weight_only.grids import WeightType
 from onnxslim.passes.quant.weights import Rounding
 from sample_models import from_text
@@ -255,3 +259,17 @@ def test_weights_that_get_more_bits_are_told_with_the_noise_of_fewer():
     assert not any(row.why for row in narrow)
     assert all(row.bytes_after * 8 == row.bytes_before for row in narrow)
     assert wide[0].bytes_after * 4 == wide[0].bytes_before
+
+
+def test_time_is_saved_where_it_was_measured():
+    model, _ = net()
+    infer_shapes(model)
+    plan = make_plan(model, load_table("cpu"))
+    key = next(site.key for site in plan.sites)
+    costs = PlanCosts({key: PrecisionCost(3.0, 1.0, 0, 0)}, measured=True)
+    first, second, *_ = plan_table(plan, plan, lambda _: INT8, frozenset(), None, costs)
+    assert first.saved_ms == 2.0
+    assert first.saved_reason is None
+    assert (second.saved_ms, second.saved_reason) == (None, "not measured")
+    estimated = dataclasses.replace(costs, measured=False)
+    assert plan_table(plan, plan, lambda _: INT8, frozenset(), None, estimated)[0].saved_ms is None

@@ -36,6 +36,7 @@ from .codes import QuantCode
 from .integers import UINT8, IntegerType
 from .intervals import Histogram
 from .plan import QuantPlan, make_plan
+from .pointwise import curves
 from .scales import Calibration, Scale, intervals_of
 from .site import clamp_limits
 from .table import Int8Table
@@ -143,6 +144,8 @@ class Calibrator:
         for group in plan.groups:
             name = group.source.name or ""
             histogram = None if name in settings.levels else histograms.get(name)
+            if histogram is not None:
+                histogram = dataclasses.replace(histogram, curves=curves(group.members, histogram.centers))
             intervals = intervals_of(
                 self._ranges[name], histogram, settings.calibration, settings.percentile, settings.integers.steps
             )

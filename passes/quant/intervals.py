@@ -27,6 +27,8 @@ class Histogram:
 
     counts: Floats
     grid: Grid
+    curves: Floats | None = None
+    """What pointwise ops make of the multiples before the error counts, shape [curves, BINS]; None: nothing."""
 
     @property
     def centers(self) -> Floats:
@@ -46,17 +48,23 @@ def percentile_interval(histogram: Histogram, percentile: float) -> tuple[float,
 def mse_interval(histogram: Histogram, steps: int, cutting: float = 1.0) -> tuple[float, float]:
     """Return the interval with the smallest expected squared error of levels with so many steps between them.
 
-    What is cut off counts `cutting` times: the error of large values is not independent of them, as that of rounding
-    is, and may cost the outputs more.
-
     Every value inside costs a twelfth of the squared step (it lies anywhere between two levels), but for zero, which is
     exact; every value outside costs its squared distance to the bound. With cumulated moments each candidate interval
     costs a few operations, so that all pairs of `CANDIDATES` lower and upper bounds are tried.
+
+    Args:
+        histogram: Of the tensor.
+        steps: Between the lowest and the highest level.
+        cutting: How many times what is cut off counts: the error of large values is not independent of them, as that
+            of rounding is, and may cost the outputs more.
     """
     centers, counts = histogram.centers, histogram.counts
+    made = centers[None] if histogram.curves is None else histogram.curves
+    slopes: Floats = np.square(np.gradient(made, histogram.grid.width, axis=1)).sum(axis=0)
     above = centers > 0
-    highs, cut_high, kept_high = _tail(centers[above], counts[above])
-    lows, cut_low, kept_low = _tail(-centers[~above][::-1][1:], counts[~above][::-1][1:])
+    below = np.flatnonzero(~above)[::-1][1:]
+    highs, cut_high, kept_high = _tail(centers[above], counts[above], made[:, above], slopes[above])
+    lows, cut_low, kept_low = _tail(-centers[below], counts[below], made[:, below], slopes[below])
     step = (highs[:, None] + lows[None, :]) / steps
     rounding = step**2 / 12 * (kept_high[:, None] + kept_low[None, :])
     error = rounding + cutting * (cut_high[:, None] + cut_low[None, :])
@@ -64,21 +72,25 @@ def mse_interval(histogram: Histogram, steps: int, cutting: float = 1.0) -> tupl
     return -float(lows[best[1]]), float(highs[best[0]])
 
 
-def _tail(magnitudes: Floats, counts: Floats) -> tuple[Floats, Floats, Floats]:
-    """For one side of zero: candidate bounds, the error of cutting off there, and how many values stay inside.
+def _tail(magnitudes: Floats, counts: Floats, made: Floats, slopes: Floats) -> tuple[Floats, Floats, Floats]:
+    """For one side of zero: candidate bounds, the error of cutting off there, and the squared slopes that are inside.
 
-    `counts` values lie at each of `magnitudes`, which ascend from zero.
+    `counts` values lie at each of `magnitudes`, which ascend from zero, and become those of `made`, [curves, values].
     """
     seen = np.flatnonzero(counts)
     if not len(seen):
         return np.zeros(1), np.zeros(1), np.zeros(1)
-    magnitudes, counts = magnitudes[: seen[-1] + 1], counts[: seen[-1] + 1]
-    moments = [np.cumsum((counts * magnitudes**power)[::-1])[::-1] for power in range(3)]
+    magnitudes, counts, made, slopes = (array[..., : seen[-1] + 1] for array in (magnitudes, counts, made, slopes))
     chosen = np.unique(np.linspace(0, len(counts) - 1, CANDIDATES).round().astype(np.int64))
-    bounds = magnitudes[chosen]
-    outside = [np.append(moment, 0.0)[chosen + 1] for moment in moments]
-    cut = outside[2] - 2 * bounds * outside[1] + bounds**2 * outside[0]
-    return bounds, np.maximum(cut, 0.0), moments[0][0] - outside[0]
+
+    def outside(array: Floats) -> Floats:
+        """Return sums over what lies beyond each bound, shape [..., bounds]."""
+        sums = np.cumsum(array[..., ::-1], axis=-1)[..., ::-1]
+        return np.concatenate([sums, np.zeros_like(sums[..., :1])], axis=-1)[..., chosen + 1]
+
+    at, most = made[:, chosen], (counts * slopes).sum()
+    cut = (outside(counts * made**2) - 2 * at * outside(counts * made) + at**2 * outside(counts)).sum(axis=0)
+    return magnitudes[chosen], np.maximum(cut, 0.0), most - outside(counts * slopes)
 
 
 def entropy_interval(histogram: Histogram, steps: int) -> tuple[float, float]:

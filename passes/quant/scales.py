@@ -17,6 +17,9 @@ from .intervals import Histogram, entropy_interval, mse_interval, percentile_int
 CUTTING = (1.0, 4.0, 16.0)
 """How many times what is cut off counts in the intervals that `Calibration.AUTO` tries beside the whole range."""
 
+NOTHING_LOST = 1e3
+"""How many times it counts where only that is cut off of which pointwise ops leave nothing."""
+
 HEADROOM = 1.25
 """How much wider than what was seen another is: of few samples the extremes are those that were seen by chance."""
 
@@ -124,8 +127,10 @@ def intervals_of(
         case Calibration.MSE:
             found = [mse_interval(histogram, steps)]
         case Calibration.AUTO:
-            wider = (seen.low * HEADROOM, seen.high * HEADROOM)
-            return [whole, wider, *_inside(whole, [mse_interval(histogram, steps, cutting) for cutting in CUTTING])]
+            inside = _inside(whole, [mse_interval(histogram, steps, cutting) for cutting in (*CUTTING, NOTHING_LOST)])
+            if histogram.curves is not None:
+                whole = inside[-1]
+            return [whole, (whole[0] * HEADROOM, whole[1] * HEADROOM), *inside[:-1]]
         case _:
             found = [whole]
     return _inside(whole, found)

@@ -62,6 +62,13 @@ class Trait(enum.Enum):
     """Zeros as first input make zeros, whatever the other inputs are."""
     KEEPS_CONSTANT = "keeps constant"
     """One number everywhere in the first input is that number everywhere in the result: elements are averaged."""
+    HOMOGENEOUS = "homogeneous"
+    """A positive factor on the first operand is a factor on the result, whatever the others are, and each index has its
+    own where the axes say that indices go together. What the op fills in by itself must be 0."""
+    JOINTLY_HOMOGENEOUS = "jointly homogeneous"
+    """A positive factor on all operands is a factor on the result."""
+    NORMALIZES_AND_SCALES = "normalizes and scales"
+    """What is normalised is multiplied by an operand ``scale``, and an operand ``b`` is added where there is one."""
     ABSORBS_ZERO = "absorbs zero"
     """A zero makes a zero, whatever finite number the other operand holds."""
     CARRIES = "carries"

@@ -210,6 +210,14 @@ class Context:
         """
         return self.observations.recall(key, observe, self.generator)
 
+    def beside(self, key: Hashable) -> Context:
+        """Return a context for another form of the model, whose observations are kept apart, for other tries as well.
+
+        Args:
+            key: Names the form.
+        """
+        return dataclasses.replace(self, observations=self.observed(key, Observations))
+
     def draw(self, count: int, purpose: str) -> Samples:
         """Return `count` of the calibration samples, drawn over the whole source as `Samples.draw` does; all, if fewer.
 

@@ -41,11 +41,12 @@ CONCERNED: Mapping[str, frozenset[Activations]] = {
     "saturation": STATIC | DYNAMIC,
     "rounding": STATIC,
     "bias_correction": STATIC | FLOAT,
+    "equalize": STATIC,
     "samples": STATIC | FLOAT,
     "error": STATIC | FLOAT,
     "float_time": STATIC,
     "latency": STATIC,
-    "size": STATIC,
+    "size": STATIC | FLOAT,
     "times": STATIC,
 }
 """The activations with which an option means something; one that is not listed does with all."""
@@ -99,6 +100,9 @@ class Quant(Pass):
         Rounding, "how weights are rounded; fitted: so that the outputs of their layers change least"
     ] = Rounding.FITTED
     bias_correction: Annotated[bool, "let biases take back the mean error of rounded weights"] = True
+    equalize: Annotated[
+        bool, "scale channels so that those of a tensor are equally wide, where that costs the outputs less"
+    ] = True
     include: Include = ()
     exclude: Exclude = ()
     samples: Annotated[int, "how many calibration samples are used at most"] = 256
@@ -246,6 +250,7 @@ class Quant(Pass):
             self.bias_correction,
             self.include,
             self.exclude,
+            self.equalize,
             self.samples,
             self.error,
             self.float_time,
@@ -263,6 +268,7 @@ class Quant(Pass):
             self.format,
             self.bias_correction,
             self.error,
+            self.size,
             self.samples,
             self.include,
             self.exclude,

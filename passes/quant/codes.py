@@ -42,6 +42,11 @@ class QuantCode(Code):
     NOTHING_STORED = "no weight can be stored as integers"
     LOSES_MOST = "it brings {0:.1%} of what is lost, with {1:.1%} of the weights"
 
+    NOT_SCALABLE = "nothing passes factors of channels on from one weight to the next"
+    ALREADY_EQUAL = "equalising them would bring {0:.1%} of the error at most"
+    NOT_EXACT = "equalising them would change the outputs by {0:.2g} of their energy before they are quantized"
+    NOT_BETTER_EQUAL = "equalised, int8 would cost the outputs {0:+.1%}"
+
     MODEL_OUTPUT = "it makes an output of the model"
     AMONG_FLOATS = "the tensors around it are float"
     SCORES = "it makes scores for the outputs, and 256 levels rank them badly"

@@ -199,7 +199,7 @@ def _unkept(
         "size": (demands.size, costs.size(chosen) / costs.size(everything)),
     }
     return tuple(
-        remark("model", f"{share:.2f} of its {word} in float", str(Reason(QuantCode.BUDGET_MISSED, (word, asked))))
+        remark("model", f"{share:.2f} of its {word} in float", str(missed), missed.code.word)
         for word, (asked, share) in shares.items()
-        if asked is not None and share > asked
+        if asked is not None and share > asked and (missed := Reason(QuantCode.BUDGET_MISSED, (word, asked)))
     )

@@ -27,6 +27,16 @@ from .weights import QuantizedWeight
 ScaleChoice = Mapping[str, Scale]
 """A scale for the source of each group of a plan, by its name."""
 
+
+@dataclasses.dataclass(frozen=True)
+class JudgedScales:
+    """A choice of scales, and what it costs the outputs."""
+
+    scales: ScaleChoice
+    error: float
+    """As a share of their energy; NaN where it was the only one, and nobody asked."""
+
+
 PRODUCTS = 5e11
 """Multiply-accumulates that the trials may take together."""
 SAMPLES = (4, 256)

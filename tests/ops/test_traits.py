@@ -185,6 +185,52 @@ def run_on_images(op: OpName, scale: float):
     return run(op, first, *given[1:], outputs=outputs, opset=opset, **settings)
 
 
+def run_times(op: OpName, factor: float):
+    """Run an op with its first operand times a factor: numbers of both signs, and what follows as it is."""
+    given = MOVES.get(name(op)) or ON_IMAGES.get(name(op))
+    if given is None:
+        given = tuple(operands(op, [(3, 4)])) if op in Trait.ELEMENTWISE.ops else (SMALL,)
+    settings = WINDOWS if op[1].endswith("Pool") and not op[1].startswith("Global") else {}
+    if op[1] == "Pad":
+        given = (SMALL, np.ones(8, i64))
+    first = (given[0] - np.mean(given[0], dtype=f32) / 2) * f32(factor)
+    return run(
+        op,
+        first,
+        *given[1:],
+        outputs=2 if op == ("", "Split") else 1,
+        opset=9 if op[1] == "Upsample" else OPSET,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("op", params(Trait.HOMOGENEOUS.ops))
+def test_a_factor_on_the_first_operand_is_one_on_the_result(op):
+    for once, tripled in zip(run_times(op, 1), run_times(op, 3), strict=True):
+        assert once.any()
+        np.testing.assert_allclose(tripled, 3 * once, rtol=1e-5)
+
+
+@pytest.mark.parametrize("op", params(Trait.JOINTLY_HOMOGENEOUS.ops))
+def test_a_factor_on_all_operands_is_one_on_the_result(op):
+    first, second = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(f32)
+    (once,), (tripled,) = run(op, first, second), run(op, 3 * first, 3 * second)
+    np.testing.assert_allclose(tripled, 3 * once, rtol=1e-5)
+
+
+@pytest.mark.parametrize("op", params(Trait.NORMALIZES_AND_SCALES.ops))
+def test_the_scale_and_the_shift_of_a_normalisation_are_factors_of_what_it_makes(op):
+    rows = signatures()[op][0]
+    named = [operand.name for operand in rows.inputs[1:]]
+    scale, shift = np.random.default_rng(0).normal(size=(2, 3)).astype(f32)
+    data = np.random.default_rng(1).normal(size=(2, 4, 3) if rows.where else (2, 3, 4)).astype(f32)
+    given = {"scale": scale, "b": shift, "mean": shift, "var": scale**2}
+    factor = np.array([2, 3, 5], f32)
+    scaled = {**given, "scale": scale * factor, "b": shift * factor}
+    once, twice = (run(op, data, *(each[name] for name in named), opset=23)[0] for each in (given, scaled))
+    np.testing.assert_allclose(twice, once * (factor if rows.where else factor[:, None]), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("op", params(Trait.CARRIES.ops | Trait.CONVERTS.ops))
 def test_some_numbers_come_through_as_they_are(op):
     limits = {"Clip": (f32(2), f32(9)), "Pad": (np.ones(8, i64),)}

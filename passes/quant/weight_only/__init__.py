@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxslim.analysis.cost import macs_by_value
 from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.model import weight_bytes
 from onnxslim.model.constants import constant_tensor
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left_alone, remark
@@ -21,6 +22,7 @@ from onnxslim.pipeline.selection import Selection
 from ..codes import QuantCode
 from ..layer_bits import bits_change
 from ..layer_table import IN_FLOAT, TableRow, layer_table
+from .choice import costly_weights, weights_within
 from .grids import WeightType
 from .kernels import WeightOnlyKernels, load_kernels
 from .rounding import LevelType, RoundedWeight, decibels, rounded_alone, rounded_weights
@@ -46,6 +48,7 @@ class WeightOnlySettings:
     form: WeightFormat
     bias_correction: bool
     error: float
+    size: float | None
     samples: int
     include: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -56,7 +59,8 @@ class WeightOnlySettings:
             bits = FULL_BITS if weight.is_table else self.weights.bits
         full = bits == FULL_BITS
         levels = WeightType.INT8 if full else self.weights
-        block = (0 if full and not weight.is_table else NARROW_BLOCK) if self.block is None else self.block
+        whole = full and not weight.is_table and self.form is not WeightFormat.NBITS  # kernels take blocks alone
+        block = (0 if whole else NARROW_BLOCK) if self.block is None else self.block
         return LevelType(
             levels, bits, block if levels.equal_steps else 0, full if self.symmetric is None else self.symmetric
         )
@@ -78,6 +82,7 @@ def quantize_weights(model: ir.Model, settings: WeightOnlySettings, provider: st
     selection = Selection(settings.include, settings.exclude, model, context.original)
     infer_shapes(model)
     spread(model, lambda node: not selection.against(node))
+    whole = weight_bytes(model)
     names = {copy.name: original.name for copy, original in turn(model).items()}
     notes = selection.unmatched()
     working, copies = model, _copies(model, names)
@@ -117,7 +122,11 @@ def quantize_weights(model: ir.Model, settings: WeightOnlySettings, provider: st
         return rounded_weights(working, types, samples if learns else None, settings.bias_correction, context)
 
     rounded = context.observed("rounded weights", observe)
-    wide = _costly(rounded, types, settings.error)
+    if settings.size is None:
+        wide = costly_weights(rounded, types, settings.error)
+    else:
+        wide, missed = weights_within(rounded, types, whole, settings.size, settings.error)
+        notes += missed
     macs = macs_by_value(working, {name: np.shape(array) for name, array in samples.first().items()})
     writer = WeightWriter(working, kernels)
     layers: list[LayerChange] = []
@@ -159,21 +168,6 @@ def _stored(
 ) -> dict[StoredWeight, WeightStorage | None]:
     types = {weight: settings.level_type(weight) for weight in found}
     return {weight: storage_of(weight, kind, settings.form, kernels) for weight, kind in types.items()}
-
-
-def _costly(
-    rounded: Mapping[str, RoundedWeight], types: Mapping[StoredWeight, LevelType], share: float
-) -> dict[str, Reason]:
-    """Return the names of weights that lose most for what they save, so that a share of what is lost is left."""
-    total = sum(made.error for made in rounded.values())
-    left, result = total, dict[str, Reason]()
-    saved = {weight.value.name or "": weight.columns * weight.outputs for weight in types}
-    for name in sorted(rounded, key=lambda name: -rounded[name].error / saved[name]):
-        if left <= share * total:
-            break
-        left -= rounded[name].error
-        result[name] = Reason(QuantCode.LOSES_MOST, (rounded[name].error / total, saved[name] / sum(saved.values())))
-    return result
 
 
 def _row(

@@ -144,7 +144,7 @@ def _fitted(weight: StoredWeight, kind: LevelType, seen: Sequence[Sums], correct
         for product, sums_ in zip(weight.products, seen, strict=True)
     )
     on_levels = np.concatenate(list(rounded), axis=1)
-    return RoundedWeight(grid, grid.levels(on_levels), noise / signal if signal else 0.0, True, corrections)
+    return RoundedWeight(grid, grid.levels(on_levels), max(noise, 0.0) / signal if signal else 0.0, True, corrections)
 
 
 def _rescaled(codebook: Codebook, weight: Floats, rounded: Floats, moment: Floats) -> tuple[Codebook, Floats]:

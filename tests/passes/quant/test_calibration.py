@@ -44,6 +44,7 @@ def test_samples_are_streamed_once_and_once_more_for_histograms(case, error, cal
     samples, streams = counted_samples(feeds)
     context = make_context(model, samples, target=CPU)
     options = {"calibration": calibration, "error": error, "float_time": 0.0, "rounding": Rounding.NEAREST}
+    options["equalize"] = False
     assert Quant(**options).run(model, context).modified
     sensitivity = streams.pop(8, 0)
     assert sensitivity == (error < 1), "few samples tell what layers cost"
@@ -51,11 +52,13 @@ def test_samples_are_streamed_once_and_once_more_for_histograms(case, error, cal
     assert streams == {40: 1 + calibration.needs_histograms, **apart}
 
 
-def test_by_default_the_samples_are_read_for_ranges_histograms_moments_and_trials():
+@pytest.mark.parametrize("equalize", [False, True])
+def test_by_default_the_samples_are_read_for_ranges_histograms_moments_and_trials(equalize):
     model, feeds = bottleneck()
     samples, streams = counted_samples(feeds)
-    assert Quant().run(model, make_context(model, samples, target=CPU)).modified
-    assert streams == {40: 3, 30: 2, 10: 1, 8: 1}
+    assert Quant(equalize=equalize).run(model, make_context(model, samples, target=CPU)).modified
+    # As often again for the model of equal channels, once for the widths of channels, and 4 to compare the two models.
+    assert streams == {40: 7, 30: 4, 10: 2, 8: 2, 4: 1} if equalize else {40: 3, 30: 2, 10: 1, 8: 1}
 
 
 def histogram_of(array):

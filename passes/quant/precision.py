@@ -20,6 +20,9 @@ from .plan import QuantPlan, layers_of
 DEARER = (1.0, 2.0, 4.0)
 """How much dearer conversions are taken to be: what lies between a model in float and one in int8 is only reckoned."""
 
+TOGETHER = 1_000_000_000
+"""Bytes of the weights of quantized models that are open at once."""
+
 
 class Times(enum.Enum):
     """Where the times of layers come from."""
@@ -87,13 +90,19 @@ def choose(errors: Sequence[RoundingError], costs: PlanCosts, demands: Demands, 
 def candidates(
     errors: Sequence[RoundingError], costs: PlanCosts, demands: Demands, int8: frozenset[str]
 ) -> list[frozenset[str]]:
-    """Return sets of layers to leave in float, of which measurements tell the best: see `choose`, and `best_of`."""
+    """Return sets of layers to leave in float, of which measurements tell the best: see `choose`, and `best_of`.
+
+    The last one leaves none. Of large models there are two.
+    """
     found: dict[frozenset[str], None] = {}
     for factor in DEARER:
         reckoned = costs.dearer(factor)
         for asked in (demands, dataclasses.replace(demands, float_time=0.0)):
             found[choose(errors, reckoned, asked, int8)] = None
-    return [*found, *({frozenset[str]()} - found.keys())]
+    everything = frozenset[str]()
+    found.pop(everything, None)
+    most = max(2, TOGETHER // max(costs.size(everything), 1))
+    return [*list(found)[: most - 1], everything]
 
 
 def best_of(left: Sequence[float], times: Sequence[float], in_float: float, demands: Demands) -> int | None:

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 from onnxslim.passes.quant import Quant, static
-from onnxslim.passes.quant.cost import PlanCosts, PrecisionCost
+from onnxslim.passes.quant.cost import Boundary, PlanCosts, PrecisionCost
 from onnxslim.passes.quant.integers import INT8
 from onnxslim.passes.quant.measuring import Stopwatch, conversions, measured_costs, node_owners
 from onnxslim.passes.quant.mixed import RoundingError
 from onnxslim.passes.quant.plan import make_plan
-from onnxslim.passes.quant.precision import Demands, PlanFigures, Times, best_of, mixed_plan
+from onnxslim.passes.quant.precision import Demands, PlanFigures, Times, best_of, candidates, mixed_plan
 from onnxslim.passes.quant.scales import Activations, Calibration
 from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.quant.weights import Rounding
@@ -225,6 +225,17 @@ def test_a_conversion_is_there_and_back():
         model, feeds = layer.model()
         (found,) = Session.of(model).run(feeds).values()
         assert math.prod(found.shape) == math.prod(shape)
+
+
+def test_of_large_models_few_are_compared():
+    errors = [RoundingError(frozenset(key), 1.0) for key in "ab"]
+    for size, count in ((1, 3), (400_000_000, 2)):
+        layers = {"a": PrecisionCost(1.0, 1.1, 4 * size, size), "b": PrecisionCost(1.1, 1.0, 4 * size, size)}
+        edges = (Boundary("a", frozenset("b"), False, 0.04, 0.04),)
+        sets = candidates(errors, PlanCosts(layers, edges, measured=True), Demands(float_time=0.05), frozenset())
+        assert len(sets) == count
+        assert sets[0] == {"a", "b"}
+        assert sets[-1] == set()
 
 
 def test_the_best_is_within_the_time_with_the_least_error():

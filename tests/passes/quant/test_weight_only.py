@@ -313,29 +313,3 @@ def test_zeros_stay_zeros():
 def test_the_same_model_comes_out_twice():
     one, two = (ir.to_proto(quantize("Conv", weights=WeightType.INT4)[1]) for _ in range(2))
     assert one.SerializeToString(deterministic=True) == two.SerializeToString(deterministic=True)
-
-
-def test_a_budget_of_bytes_gives_more_bits_to_weights_that_lose_most():
-    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,64] x) => (float[N,32] y) {
-        a = MatMul (x, u)  r = Relu (a)  b = MatMul (r, v)  y = MatMul (b, w) }"""
-    weights = {"u": draw(64, 64), "v": draw(64, 64, seed=1), "w": draw(64, 32, seed=2)}
-    weights["v"][0, 0] = 300
-    sizes = {}
-    for size in (0.99, 0.24, 0.2, 0.1):
-        model = from_text(text, **weights)
-        whole = weight_bytes(model)
-        step = Quant(activations=Activations.FLOAT, weights=WeightType.INT4, format=NBITS, size=size)
-        change = step.run(model, make_context(model, {"x": correlated(64, 64)}))
-        bits = {layer.layer: layer.after for layer in change.layers}
-        missed = [note.reason for note in change.notes if note.code == "budget-missed"]
-        assert missed == ([f"size={size} is not to be had"] if size == 0.1 else [])
-        sizes[size] = list(bits.values())
-        if not missed:
-            assert weight_bytes(model) <= size * whole
-    assert sizes == {0.99: [8, 8, 8], 0.24: [4, 8, 8], 0.2: [4, 4, 8], 0.1: [4, 4, 4]}
-
-
-def test_the_error_goes_before_the_bytes():
-    _, _model, change, _ = quantize("MatMul", weights=WeightType.INT4, size=0.2, error=1e-6)
-    assert [layer.after for layer in change.layers] == [8]
-    assert [note for note in change.notes if note.code == "budget-missed"]

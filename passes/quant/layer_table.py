@@ -19,6 +19,7 @@ from .sensitivity import PartErrors
 from .site import QuantSite
 
 IN_FLOAT = "float"
+WIDE_ACTIVATIONS = "its activations have more bits: they cost the outputs most for their time"
 WIDER = "its weight costs the outputs most for its bytes"
 
 
@@ -72,6 +73,7 @@ def plan_table(
     wider: Set[str],
     errors: PartErrors | None,
     costs: PlanCosts | None,
+    against: str = "",
 ) -> tuple[LayerSensitivity, ...]:
     """Return what the report says of the layers of a plan.
 
@@ -82,6 +84,7 @@ def plan_table(
         wider: Sites whose weights get more bits than was asked for, by their keys.
         errors: Of what could be; None: not measured.
         costs: The same.
+        against: Why nothing is.
     """
     shares = () if errors is None else errors.of_layers(asked)
     of_plan = {site.node for site in made.sites}
@@ -97,9 +100,9 @@ def plan_table(
             tensor = constant_tensor(weight)
         own = [error for error in shares if key in error.layers]
         cost = costs.layers.get(key) if costs is not None and costs.measured else None
-        why = WIDER if site.key in wider else ""
+        why = "; ".join(words for words, keys in ((WIDER, wider), (WIDE_ACTIVATIONS, made.wide)) if site.key in keys)
         if site.node not in of_plan:
-            why = reasons.get(site.node.name or site.node.op_type, "")
+            why = reasons.get(site.node.name or site.node.op_type, against)
         rows.append(
             TableRow(
                 site.node,

@@ -134,8 +134,10 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
         code = QuantCode.NOTHING_QUANTIZABLE if settings.error == 1 else QuantCode.NOTHING_CHEAP
         begins = quantizer.calibrator.not_finite
         reason = Reason(code, ("",)) if begins is None else Reason(code, (f": {begins}",), begins.values)
-        against = (left_alone("model", mixed.against or reason), *quantizer.unmatched, *plan.left)
-        return Change(False, against, sensitivity=quantizer.sensitivity(QuantPlan((), (), plan.left)))
+        reason = mixed.against or reason
+        against = (left_alone("model", reason), *quantizer.unmatched, *plan.left)
+        table_of = quantizer.sensitivity(QuantPlan((), (), plan.left), str(reason))
+        return Change(False, against, sensitivity=table_of)
     sensitivity = quantizer.sensitivity(plan)
     if quantizer.model is not model:
         become(model, quantizer.model)
@@ -267,16 +269,22 @@ class _Quantizer:
         if widened is not None and self._wide is not None:
             whole = self.calibrator.whole(mixed.plan, self._wide)
             mixed = dataclasses.replace(mixed, plan=widened.on(mixed.plan, whole))
-        return mixed, choice
+        return mixed, self._completed(mixed.plan, choice)
 
-    def sensitivity(self, plan: QuantPlan) -> tuple[LayerSensitivity, ...]:
-        """Return what each layer costs the outputs, and what becomes of it by a plan."""
+    def _completed(self, plan: QuantPlan, choice: ScaleChoice) -> ScaleChoice:
+        """Return a choice with scales of tensors that are quantized only where others are not: what a clamp reads that
+        runs by itself, because the op in front of it is float."""
+        known = all((group.source.name or "") in choice for group in plan.groups)
+        return choice if known else {**self.calibrator.choices(plan)[0], **choice}
+
+    def sensitivity(self, plan: QuantPlan, against: str = "") -> tuple[LayerSensitivity, ...]:
+        """Return what each layer costs the outputs, and what becomes of it by a plan; `against` is why it has none."""
         activations, of_weights = self._settings.integers(self._table), self._of_weights
 
         def integers(site: QuantSite) -> IntegerType:
             return activations if site.product is None else of_weights.integers_of(site)
 
-        return plan_table(self._asked, plan, integers, of_weights.wider, self._errors, self._costs)
+        return plan_table(self._asked, plan, integers, of_weights.wider, self._errors, self._costs, against)
 
     def write(
         self, model: ir.Model, plan: QuantPlan, choice: ScaleChoice
@@ -383,6 +391,7 @@ class _Quantizer:
         return estimated_costs(self.model, plan, self.macs, feeds, self._of_weights.integers_of, saturating)
 
     def _copy(self, plan: QuantPlan, choice: ScaleChoice) -> ir.Model:
+        choice = self._completed(plan, choice)
         weights, biases = self._parameters(plan, choice, self.calibrator.means)
         return quantized_copy(self.model, plan, choice, weights, biases, self._table)
 

@@ -14,7 +14,7 @@ from onnxslim.passes.quant.cost import PlanCosts, PrecisionCost
 from onnxslim.passes.quant.integers import INT8
 from onnxslim.passes.quant.layer_table import plan_table
 from onnxslim.passes.quant.mixed import CostLimits, RoundingError, best_within, cheapest_below
-from onnxslim.passes.quant.plan import make_plan
+from onnxslim.passes.quant.plan import QuantPlan, make_plan
 from onnxslim.passes.quant.scales import Calibration
 from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.quant.weight_only.grids import WeightType
@@ -246,6 +246,26 @@ def test_layers_that_all_stay_in_float_are_in_the_table_too():
     _, change = quantized(model, feeds, error=1e-9)
     assert not change.modified
     assert [row.became for row in change.sensitivity] == ["float"] * 4
+    assert all(row.why for row in change.sensitivity)
+
+
+def test_layers_whose_activations_have_more_bits_say_so():
+    model, _ = net()
+    infer_shapes(model)
+    plan = make_plan(model, load_table("cpu"))
+    key = next(site.key for site in plan.sites)
+    wide = dataclasses.replace(plan, wide=frozenset({key}))
+    first, second, *_ = plan_table(plan, wide, lambda _: INT8, frozenset(), None, None)
+    assert "its activations have more bits" in first.why
+    assert not second.why
+
+
+def test_layers_of_a_plan_that_was_given_up_say_why():
+    model, _ = net()
+    infer_shapes(model)
+    plan = make_plan(model, load_table("cpu"))
+    rows = plan_table(plan, QuantPlan((), (), ()), lambda _: INT8, frozenset(), None, None, "it is slower")
+    assert {(row.became, row.why) for row in rows} == {("float", "it is slower")}
 
 
 def test_weights_that_get_more_bits_are_told_with_the_noise_of_fewer():
@@ -273,3 +293,10 @@ def test_time_is_saved_where_it_was_measured():
     assert (second.saved_ms, second.saved_reason) == (None, "not measured")
     estimated = dataclasses.replace(costs, measured=False)
     assert plan_table(plan, plan, lambda _: INT8, frozenset(), None, estimated)[0].saved_ms is None
+
+
+def test_a_clamp_behind_a_layer_in_float_runs_by_itself_where_everything_is_quantized():
+    model, feeds = net()
+    after, change = quantized(model, feeds, error=0.5, target="qdq", calibration=Calibration.MINMAX)
+    assert "float" in {row.became for row in change.sensitivity}
+    assert error(model, after, feeds) < 0.1

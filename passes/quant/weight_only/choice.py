@@ -71,6 +71,8 @@ def _cost(weight: StoredWeight, kind: LevelType, rounded: Rounded) -> PrecisionC
     """Return the bytes of a weight with more bits, where it has 8 already in float, and as it was asked for."""
     made = rounded[weight.value.name or ""]
     scales = made.grid.scale.nbytes
+    if kind.levels.equal_steps and not kind.symmetric:  # a zero point beside each scale
+        scales += -(-made.grid.scale.size * kind.bits // 8)
     narrow = -(-made.levels.size * kind.bits // 8) + scales
     wide = made.levels.size + scales if kind.bits < INT8.bits else stored_bytes(weight)
     return PrecisionCost(0.0, 0.0, wide, narrow)

@@ -30,7 +30,7 @@ def stored(**options):
     return [layer.after for layer in change.layers], weight_bytes(model) / before, missed
 
 
-@pytest.mark.parametrize(("size", "eight"), [(0.99, 3), (0.24, 2), (0.2, 1), (0.16, 0)])
+@pytest.mark.parametrize(("size", "eight"), [(0.99, 3), (0.24, 2), (0.2, 1), (0.165, 0)])
 def test_as_many_weights_get_eight_bits_as_there_is_room_for(size, eight):
     bits, share, missed = stored(size=size)
     assert bits.count(8) == eight

@@ -39,6 +39,7 @@ from .integers import INT8, IntegerType
 from .layer_bits import bits_change, share_in_int8
 from .layer_table import plan_table
 from .measuring import Stopwatch, measured_costs
+from .mixed import CostLimits, fastest
 from .parameters import WeightSettings, quantize_parameters
 from .plan import QuantPlan, layers_of
 from .precision import Demands, MixedPlan, PlanFigures, mixed_plan
@@ -55,6 +56,8 @@ from .wider import wider_weights
 BITS = 8
 APART = 0.25
 """Share of the samples that choices of scales are judged on, and that they are not made from."""
+EXACTNESS = 0.05
+"""Share of the time that a run may take longer so that images are held exactly."""
 FEWEST = 16
 """Of fewer samples none is set apart."""
 
@@ -118,12 +121,19 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
         what = settings.integers(table).name
         notes.append(remark("activations", what, f"{table.provider} computes in float on them, and is no faster"))
     levels: tuple[str, ...] = ()
+    held = working
     if not (table.symmetric or context.samples.synthetic):
         candidate = working.clone()
         levels = align_inputs(candidate, context.draw(settings.samples, "quant: calibration"))
-        working = candidate if levels else working
-    notes += [remark(name, "256 levels", "the input is an image of 8 bits") for name in levels]
-    quantizer = _Quantizer(model, working, levels, settings, table, context)
+        held = candidate if levels else working
+    quantizer = _Quantizer(model, held, levels, settings, table, context)
+    dearer = quantizer.exactness_takes() if levels else 0.0
+    if dearer > EXACTNESS:
+        reason = Reason(QuantCode.EXACT_TOO_DEAR, (dearer,))
+        notes += [left_alone(name, reason) for name in levels]
+        quantizer = _Quantizer(model, working, (), settings, table, context.beside("inputs as they come"))
+    else:
+        notes += [remark(name, "256 levels", "the input is an image of 8 bits") for name in levels]
     if settings.equalize:
         quantizer, told = quantizer.equalized()
         notes += told
@@ -209,6 +219,25 @@ class _Quantizer:
         self._asked = QuantPlan((), (), ())
         self._errors: PartErrors | None = None
         self._costs: PlanCosts | None = None
+
+    def exactness_takes(self) -> float:
+        """Return how much longer a run takes because layers whose inputs are held exactly are int8, as a share; 0 where
+        that is not measured."""
+        return self._context.observed("exactness", self._exactness_takes)
+
+    def _exactness_takes(self) -> float:
+        plan = self.calibrator.plan()
+        if not self._timed or not plan.pays:
+            return 0.0
+        costs = self._measure(plan, self.calibrator.choices(plan)[0])
+        bound, free = fastest(costs, CostLimits(int8=self._exact(plan))), fastest(costs)
+        if not costs.measured or bound is None or free is None:
+            return 0.0
+        return costs.time(bound) / costs.time(free) - 1
+
+    def _exact(self, plan: QuantPlan) -> frozenset[str]:
+        """Return the layers whose input is held exactly: in float the ops that make it so would be there in vain."""
+        return frozenset(key for key, own in layers_of(plan).items() for site in own if self._levels & _names(site))
 
     def equalized(self) -> tuple[_Quantizer, tuple[Note, ...]]:
         """Return what quantizes the model with its channels equalised, where that costs the outputs less, else this;
@@ -363,15 +392,13 @@ class _Quantizer:
 
     def _mixed(self, plan: QuantPlan, choice: ScaleChoice, errors: PartErrors) -> MixedPlan:
         """Return a plan with the layers in float that cost the outputs too much, or are slower in int8."""
-        # A layer whose input is held exactly stays: the ops that make it so would be there in vain.
-        exact = frozenset(key for key, own in layers_of(plan).items() for site in own if self._levels & _names(site))
         costs = self._costs = self._context.observed(
             ("costs", self._of_weights.wider), lambda: self._measure(plan, choice)
         )
         return mixed_plan(
             PlanFigures(plan, errors.of_layers(plan), costs, self.macs),
             self._demands,
-            exact,
+            self._exact(plan),
             self.calibrator.plan,
             lambda plans: self._watch.race([self._reference, *(self._copy(own, choice) for own in plans)]),
         )

@@ -270,3 +270,26 @@ def test_a_layer_that_costs_the_outputs_most_stays_in_float_where_there_is_time(
     assert {site.key for site in found.plan.sites if site.is_contraction} == {"a", "y"}
     assert asked == [{"b": "costly"}]
     assert found.against is None
+
+
+IMAGES = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, u)  r = Relu (a)  b = Conv (r, v)  s = Relu (b)  y = Conv (s, w) }"""
+
+
+@pytest.mark.parametrize(("first", "exact"), [(1.0, True), (4.5, False)])
+def test_images_are_held_exactly_where_the_layer_that_reads_them_is_not_much_slower_for_it(first, exact, monkeypatch):
+    generator = np.random.default_rng(0)
+    shapes = {"u": (4, 3, 3, 3), "v": (4, 4, 1, 1), "w": (4, 4, 1, 1)}
+    weights = {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    model = from_text(IMAGES, **weights)
+    pixels = generator.integers(0, 256, (32, 3, 8, 8))
+    pixels[0, :, 0, 0], pixels[0, :, 0, 1] = 0, 255
+    monkeypatch.setitem(IN_INT8, "a", first)
+    monkeypatch.setitem(IN_FLOAT, "a", 2.0)
+    monkeypatch.setitem(IN_INT8, "b", 1.0)
+    times = ToldTimes(conversion=0.05)
+    after, change = run(model, {"x": (pixels / 255).astype(np.float32)}, monkeypatch, times, float_time=0.0)
+    assert bool([note for note in change.notes if note.action == "256 levels"]) is exact
+    dear = [note.reason for note in change.notes if note.code == "exact-too-dear"]
+    assert len(dear) == (0 if exact else 1)
+    assert in_float(after) == (set() if exact else {"a"})

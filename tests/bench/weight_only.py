@@ -1,4 +1,6 @@
-"""Weights alone, and activations as they come, beside ONNX Runtime's quantizer of weights (RTN, HQQ) in blocks of 32.
+"""Few bits, weights alone, and activations as they come, beside ONNX Runtime's quantizer of weights (RTN, HQQ).
+
+Weights alone are in blocks of 32.
 
     python tests/bench/weight_only.py MODEL... --data out/quant_data [--hqq out/envs/hqq/bin/python] [--idle]
 
@@ -40,6 +42,12 @@ SCHEMES = {
     "int2, blocks of 32": "int2:block=32",
     "codebook": "codebook",
     "powers of two": "powers",
+}
+STATIC = {
+    "W4A8": "quant:weights=int4",
+    "W4A8, min-max, nearest": "quant:weights=int4:calibration=minmax:rounding=nearest",
+    "W2A8": "quant:weights=int2",
+    "W8A16": "quant:activations=uint16",
 }
 THEIRS = {"RTN": ("rtn", 0, 0), "RTN, symmetric": ("rtn", 1, 0), "RTN, tables too": ("rtn", 0, 1), "HQQ": ("hqq", 0, 0)}
 """For each the method, whether it is symmetric, and whether tables are quantized."""
@@ -136,6 +144,7 @@ def main() -> None:
             calib, test = (options.data / f"{path.stem}_{part}.npz" for part in ("calib", "test"))
             samples = open_samples(str(test), reference.inputs)
             schemes = {f"ours: {name}": ALONE + text for name, text in SCHEMES.items()}
+            schemes |= {f"ours: {name}": text for name, text in STATIC.items()}
             schemes |= {"ours: dynamic": "quant:activations=dynamic"}
             schemes |= {f"ONNX Runtime: {name}": name for name in THEIRS if name != "HQQ" or options.hqq}
             for scheme, text in schemes.items():

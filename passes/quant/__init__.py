@@ -113,7 +113,7 @@ class Quant(Pass):
     ] = 1.0
     float_time: Annotated[
         float,
-        "share of the time of the int8 layers that may be added for layers in float, or of 16 bits where nothing is"
+        "share of the time of the int8 layers that may be added for layers in float, or ops of 16 bits where nothing is"
         " float, those that cost most",
     ] = 0.05
     latency: Annotated[

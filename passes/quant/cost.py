@@ -103,7 +103,10 @@ class PlanCosts:
 
 
 def layer_costs(
-    model: ir.Model, plan: QuantPlan, integers: Integers, times: Callable[[str, list[QuantSite]], tuple[float, float]]
+    model: ir.Model,
+    layers: Mapping[str, list[QuantSite]],
+    integers: Integers,
+    times: Callable[[str, list[QuantSite]], tuple[float, float]],
 ) -> tuple[dict[str, PrecisionCost], int]:
     """Return the cost of each layer, and the bytes of the weights of none.
 
@@ -111,7 +114,7 @@ def layer_costs(
     """
     seen: set[ir.Value] = set()
     costs: dict[str, PrecisionCost] = {}
-    for key, sites in layers_of(plan).items():
+    for key, sites in layers.items():
         size, stored = 0, 0
         for site in sites:
             tensor = None if site.product is None else constant_tensor(site.product.weight)
@@ -125,9 +128,11 @@ def layer_costs(
     )
 
 
-def boundaries(plan: QuantPlan, price: Callable[[ir.Value], tuple[float, float]]) -> tuple[Boundary, ...]:
+def boundaries(
+    plan: QuantPlan, layers: Mapping[str, list[QuantSite]], price: Callable[[ir.Value], tuple[float, float]]
+) -> tuple[Boundary, ...]:
     """Return the tensors that may be converted; `price` says what making one int8, and making it float, takes."""
-    owners = {site.node: key for key, sites in layers_of(plan).items() for site in sites}
+    owners = {site.node: key for key, sites in layers.items() for site in sites}
     sites = {site.node: site for site in plan.sites}
     makers = {value: owners.get(site.node) for site in plan.sites for value in site.results}
     found: list[Boundary] = []
@@ -151,6 +156,7 @@ def estimated_costs(
     feeds: Mapping[str, Array],
     integers: Integers,
     saturating: bool,
+    layers: Mapping[str, list[QuantSite]] | None = None,
 ) -> PlanCosts:
     """Return what a plan costs by estimate: the same on every run and every machine.
 
@@ -163,7 +169,9 @@ def estimated_costs(
         feeds: Inputs of one sample: what sizes are estimated at.
         integers: What the weight of a site becomes.
         saturating: Whether products are added as int16.
+        layers: What has a cost, by its key; None: the layers of the plan.
     """
+    parts = layers_of(plan) if layers is None else layers
     view = infer_at(model, {name: np.shape(array) for name, array in feeds.items()})
     speed = SATURATING_SPEED if saturating else SPEED
 
@@ -178,7 +186,7 @@ def estimated_costs(
     def price(value: ir.Value) -> tuple[float, float]:
         return moving(value) * 5 / 4, moving(value) * 5 / 4
 
-    layers, rest_bytes = layer_costs(model, plan, integers, times)
-    inner = (boundary for boundary in boundaries(plan, price) if boundary.maker is not None and boundary.readers)
+    costs, rest_bytes = layer_costs(model, parts, integers, times)
+    inner = (boundary for boundary in boundaries(plan, parts, price) if boundary.maker is not None and boundary.readers)
     edges = tuple(dataclasses.replace(boundary, read_in_float=False) for boundary in inner)
-    return PlanCosts(layers, edges, rest_bytes=rest_bytes)
+    return PlanCosts(costs, edges, rest_bytes=rest_bytes)

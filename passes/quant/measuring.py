@@ -81,7 +81,7 @@ def measured_costs(
     def of_layer(key: str, _: list[QuantSite]) -> tuple[float, float]:
         return in_float.get(key, 0.0) * scales[0], in_int8.get(key, 0.0) * scales[1]
 
-    layers, rest_bytes = layer_costs(model, plan, integers, of_layer)
+    layers, rest_bytes = layer_costs(model, layers_of(plan), integers, of_layer)
     rest = max(0.0, whole * scales[0] - sum(cost.float_time for cost in layers.values()))
     edges = _boundaries(model, plan, watch)
     costs = PlanCosts(layers, edges, rest, rest_bytes, measured=True)
@@ -138,7 +138,7 @@ def _boundaries(model: ir.Model, plan: QuantPlan, watch: Stopwatch) -> tuple[Bou
         half = both.get(shapes.get(value, ()), 0.0) / 2
         return half, half
 
-    return boundaries(plan, price)
+    return boundaries(plan, layers_of(plan), price)
 
 
 def conversions(shape: tuple[int, ...]) -> TimedLayer:

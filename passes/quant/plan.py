@@ -86,6 +86,11 @@ class QuantPlan:
         return TensorScales(usual, finer, self.wide)
 
 
+def sites_of(plan: QuantPlan) -> dict[str, list[QuantSite]]:
+    """Return each site by itself, by its key, as `layers_of` returns those of layers."""
+    return {site.key: [site] for site in plan.sites}
+
+
 def layers_of(plan: QuantPlan) -> dict[str, list[QuantSite]]:
     """Return the sites of each layer by its key, in the order of the graph.
 

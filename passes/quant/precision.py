@@ -195,6 +195,8 @@ def _without(figures: PlanFigures, layers: frozenset[str], replan: Replan) -> Qu
     for key, reason in reasons(layers, figures.errors, work, figures.costs).items():
         of_layer = Reason(QuantCode.OF_FLOAT_LAYER, (key,), (key,))
         found |= {site.node: reason if site.is_contraction else of_layer for site in sites[key]}
+        # A Relu that a kernel takes in would be quantized by itself, where it may be, and its result be rounded again.
+        found |= {site.clamp: of_layer for site in sites[key] if site.clamp is not None}
     return replan(found)
 
 

@@ -17,9 +17,10 @@ from onnxslim.observe.sensitivity import OutputDeviation
 from onnxslim.pipeline.interface import Context
 
 from .mixed import RoundingError
-from .plan import QuantPlan, layers_of
+from .plan import QuantPlan, layers_of, sites_of
 from .rounded import Part, RoundedModel
 from .scales import Scale
+from .site import QuantSite
 from .weights import QuantizedWeight
 
 PRODUCTS = 1e12
@@ -45,32 +46,36 @@ class PartErrors:
         """Their sum."""
         return sum(self.tensors.values()) + sum(self.weights.values())
 
-    def of_layers(self, plan: QuantPlan) -> tuple[RoundingError, ...]:
-        """Return the errors by the sets of layers that must be float to avoid them."""
+    def of_layers(
+        self, plan: QuantPlan, layers: Mapping[str, list[QuantSite]] | None = None
+    ) -> tuple[RoundingError, ...]:
+        """Return the errors by the sets of layers, those of the plan where none are given, that must be float to avoid
+        them."""
+        parts = layers_of(plan) if layers is None else layers
         shares: dict[frozenset[str], float] = {}
-        for key, sites in layers_of(plan).items():
+        for key, sites in parts.items():
             for site in sites:
                 if site.product is not None:
                     own = frozenset({key})
                     shares[own] = shares.get(own, 0.0) + self.weights.get(site.key, 0.0)
-        for name, layers in _layers_of_tensors(plan).items():
+        for name, touching in _layers_of_tensors(plan, parts).items():
             found = self.tensors.get(name)
-            if layers and found is not None:
-                shares[layers] = shares.get(layers, 0.0) + found
+            if touching and found is not None:
+                shares[touching] = shares.get(touching, 0.0) + found
         return tuple(RoundingError(layers, share) for layers, share in shares.items())
 
-    def without_tensors(self, plan: QuantPlan, layers: Set[str]) -> PartErrors:
-        """Return them without those of the tensors that only these layers make and read."""
-        gone = {name for name, own in _layers_of_tensors(plan).items() if own and own <= layers}
+    def without_tensors(self, plan: QuantPlan, sites: Set[str]) -> PartErrors:
+        """Return them without those of the tensors that only these sites make and read."""
+        gone = {name for name, own in _layers_of_tensors(plan, sites_of(plan)).items() if own and own <= sites}
         return dataclasses.replace(
             self, tensors={name: 0.0 if name in gone else error for name, error in self.tensors.items()}
         )
 
 
-def _layers_of_tensors(plan: QuantPlan) -> dict[str, frozenset[str]]:
+def _layers_of_tensors(plan: QuantPlan, layers: Mapping[str, list[QuantSite]]) -> dict[str, frozenset[str]]:
     """Return the layers that make or read each tensor, or one that shares its scale, by the sources of groups."""
     touching: dict[ir.Value, set[str]] = {}
-    for key, sites in layers_of(plan).items():
+    for key, sites in layers.items():
         for site in sites:
             for value in (*site.operands(), *site.results):
                 touching.setdefault(value, set()).add(key)

@@ -41,7 +41,7 @@ from .layer_table import plan_table
 from .measuring import Stopwatch, measured_costs
 from .mixed import CostLimits, fastest
 from .parameters import WeightSettings, quantize_parameters
-from .plan import QuantPlan, layers_of
+from .plan import QuantPlan, layers_of, sites_of
 from .precision import Demands, MixedPlan, PlanFigures, mixed_plan
 from .quantized_copy import JudgedScales, QuantizedCopies, ScaleChoice, quantized_copy
 from .saturation import Saturation
@@ -287,7 +287,7 @@ class _Quantizer:
             if few_bits:
                 errors = self._widen(plan, errors)
             if self._wide is not None:
-                costs = self._estimated(plan)
+                costs = self._estimated(plan, sites_of(plan))
                 widened = wide_activations(plan, errors, costs, settings.float_time, self._demands.error)
                 self.notes += widened.notes(plan, self._wide)
                 self._leave(errors, widened.errors)
@@ -412,10 +412,10 @@ class _Quantizer:
                 return measured_costs(self.model, copy, plan, self.macs, self._of_weights.integers_of, self._watch)
         return self._estimated(plan)
 
-    def _estimated(self, plan: QuantPlan) -> PlanCosts:
+    def _estimated(self, plan: QuantPlan, layers: Mapping[str, list[QuantSite]] | None = None) -> PlanCosts:
         saturating = self._context.target.instruction_set in self._table.saturates
-        feeds = self._samples.first()
-        return estimated_costs(self.model, plan, self.macs, feeds, self._of_weights.integers_of, saturating)
+        feeds, integers = self._samples.first(), self._of_weights.integers_of
+        return estimated_costs(self.model, plan, self.macs, feeds, integers, saturating, layers)
 
     def _copy(self, plan: QuantPlan, choice: ScaleChoice) -> ir.Model:
         choice = self._completed(plan, choice)

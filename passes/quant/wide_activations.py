@@ -1,7 +1,8 @@
-"""Chooses the layers that compute on activations of more bits, where everything is quantized and none can be float.
+"""Chooses the ops that compute on activations of more bits, where everything is quantized and none can be float.
 
-What a layer reads and makes has one type: between layers of unlike types stands a pair of the other type behind the
-first, which such targets run as one conversion. A tensor loses less only where all layers that make or read it do.
+What an op reads and makes has one type: between ops of unlike types stands a pair of the other type behind the first,
+which such targets run as one conversion. A tensor loses less only where all ops that make or read it do. The additions
+and normalizations of a transformer may so be exact, and cost little, around products of 8 bits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from onnxslim.pipeline.interface import Note, remark
 from .cost import PlanCosts
 from .integers import IntegerType
 from .mixed import cheapest_below
-from .plan import QuantPlan, layers_of
+from .plan import QuantPlan, sites_of
 from .precision import Demands, choose
 from .scales import Scale
 from .sensitivity import PartErrors
@@ -29,42 +30,41 @@ CONVERTED = 3 / 5
 class WideActivations:
     """What activations of more bits bring."""
 
-    layers: frozenset[str]
+    sites: frozenset[str]
     """Those that compute on them, by their keys."""
     errors: PartErrors
     """What is left."""
 
     def notes(self, plan: QuantPlan, integers: IntegerType) -> tuple[Note, ...]:
         """Return what is to be said of it."""
-        action = f"{integers.name} in {len(self.layers)} of {len(layers_of(plan))} layers"
-        return (remark("activations", action, "they cost the outputs most for their time"),) if self.layers else ()
+        action = f"{integers.name} in {len(self.sites)} of {len(plan.sites)} ops"
+        return (remark("activations", action, "they cost the outputs most for their time"),) if self.sites else ()
 
     def on(self, plan: QuantPlan, scales: Mapping[str, Scale]) -> QuantPlan:
         """Return a plan, maybe one that leaves more in float, with wider activations; `scales` by sources of groups."""
-        sites = frozenset(site.key for key, own in layers_of(plan).items() if key in self.layers for site in own)
-        return dataclasses.replace(plan, wide=sites, wide_scales=scales)
+        return dataclasses.replace(plan, wide=self.sites, wide_scales=scales if self.sites else {})
 
 
 def wide_activations(
     plan: QuantPlan, errors: PartErrors, estimated: PlanCosts, float_time: float, share: float
 ) -> WideActivations:
-    """Return which layers compute on more bits: those that avoid most error in the time, or as many as must.
+    """Return which ops compute on more bits: those that avoid most error in the time, or as many as must.
 
     Args:
         plan: Of the model; everything in it is quantized.
         errors: Of its tensors and weights.
-        estimated: What layers cost in float and in int8.
-        float_time: Share of the time of all layers that may be added.
+        estimated: What its sites cost in float and in int8.
+        float_time: Share of the time of all sites that may be added.
         share: Of the sum of all errors that may be left.
     """
-    of_tensors = dataclasses.replace(errors, weights={}).of_layers(plan)
+    of_tensors = dataclasses.replace(errors, weights={}).of_layers(plan, sites_of(plan))
     costs = _costs(estimated)
     chosen = choose(of_tensors, costs, Demands(float_time=float_time), frozenset())
     whole, least = sum(error.share for error in of_tensors), (1 - share) * errors.total
     avoided = sum(error.share for error in of_tensors if error.layers <= chosen)
     if avoided < least:
         enough = cheapest_below(of_tensors, costs, 1 - least / whole) if least < whole else None
-        chosen = frozenset(layers_of(plan)) if enough is None else enough
+        chosen = frozenset(sites_of(plan)) if enough is None else enough
     return WideActivations(chosen, errors.without_tensors(plan, chosen))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnxslim.passes.quant.cost import Boundary, PlanCosts, PrecisionCost, boundaries, estimated_costs, layer_costs
 from onnxslim.passes.quant.integers import INT8
 from onnxslim.passes.quant.mixed import CostLimits, RoundingError, best_within, cheapest_below, fastest
-from onnxslim.passes.quant.plan import make_plan
+from onnxslim.passes.quant.plan import layers_of, make_plan
 from onnxslim.passes.quant.precision import Demands, choose
 from onnxslim.passes.quant.table import load_table
 from sample_models import from_text
@@ -126,7 +126,7 @@ def test_boundaries_of_a_plan(chain):
     _, plan = chain
     found = {
         (boundary.maker, boundary.readers, boundary.read_in_float)
-        for boundary in boundaries(plan, lambda value: (1.0, 2.0))
+        for boundary in boundaries(plan, layers_of(plan), lambda value: (1.0, 2.0))
     }
     assert found == {
         (None, frozenset("a"), False),
@@ -139,7 +139,7 @@ def test_boundaries_of_a_plan(chain):
 
 def test_layers_share_the_bytes_of_a_weight(chain):
     model, plan = chain
-    costs, rest = layer_costs(model, plan, eight, lambda key, sites: (2.0, 1.0))
+    costs, rest = layer_costs(model, layers_of(plan), eight, lambda key, sites: (2.0, 1.0))
     assert {key: (cost.float_bytes, cost.int8_bytes) for key, cost in costs.items()} == {
         "a": (48, 12), "b": (64, 16), "y": (0, 0),
     }  # fmt: skip

@@ -295,7 +295,7 @@ def test_time_is_saved_where_it_was_measured():
     assert plan_table(plan, plan, lambda _: INT8, frozenset(), None, estimated)[0].saved_ms is None
 
 
-def test_a_clamp_behind_a_layer_in_float_runs_by_itself_where_everything_is_quantized():
+def test_a_layer_in_float_leaves_its_clamp_in_float_where_everything_else_is_quantized():
     model, feeds = net()
     after, change = quantized(model, feeds, error=0.5, target="qdq", calibration=Calibration.MINMAX)
     assert "float" in {row.became for row in change.sensitivity}

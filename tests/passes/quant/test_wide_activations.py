@@ -1,4 +1,4 @@
-"""Where everything is quantized, the layers that cost the outputs most compute on activations of 16 bits."""
+"""Where everything is quantized, the ops that cost the outputs most compute on activations of 16 bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnxslim.passes.quant import Quant
 from onnxslim.passes.quant.cost import Boundary, PlanCosts, PrecisionCost
-from onnxslim.passes.quant.plan import layers_of, make_plan
+from onnxslim.passes.quant.plan import make_plan, sites_of
 from onnxslim.passes.quant.scales import Activations, Calibration
 from onnxslim.passes.quant.sensitivity import PartErrors
 from onnxslim.passes.quant.table import load_table
@@ -48,7 +48,7 @@ def written(**options) -> tuple[ir.Model, Change, float]:
     """Return what is written for QNN, what was done, and the share of its outputs that is lost."""
     model, feeds = net()
     after = model.clone()
-    given = {"target": "qnn", "calibration": Calibration.MINMAX, **options}
+    given = {"target": "qnn", "calibration": Calibration.MINMAX, "equalize": False, **options}
     change = Quant(**given).run(after, make_context(model, feeds, target=VNNI))
     onnx.checker.check_model(ir.to_proto(after), full_check=True)
     wanted, found = (Session.of(either, VNNI).run(feeds)["y"] for either in (model, after))
@@ -69,11 +69,11 @@ def told(change: Change) -> list[str]:
     return [note.action for note in change.notes if note.subject == "activations"]
 
 
-def test_the_layers_that_cost_most_get_16_bits_within_the_time() -> None:
+def test_the_ops_that_cost_most_get_16_bits_within_the_time() -> None:
     _, change, lost = written(float_time=0.0)
     assert told(change) == []
     after, change, less = written(float_time=0.6)
-    assert told(change) == ["uint16 in 2 of 4 layers"]
+    assert told(change) == ["uint16 in 2 of 4 ops"]
     assert types(after) == {"u": "UINT16", "v": "UINT16", "w": "UINT8", "k": "UINT8"}
     assert less < 0.1 * lost
     assert not [note for note in change.notes if note.action == "left in float"]
@@ -134,9 +134,17 @@ def test_the_time_is_kept_unless_more_error_must_go(
     edges = tuple(Boundary(one, frozenset({two}), False, 1.0, 1.0) for one, two in itertools.pairwise(KEYS))
     costs = PlanCosts({key: PrecisionCost(9.0, 2.0 + index, 4, 1) for index, key in enumerate(KEYS)}, edges)
     found = wide_activations(plan, errors, costs, time, share)
-    added = sum(2.0 + KEYS.index(key) for key in found.layers)
-    assert found.layers <= layers_of(plan).keys()
+    added = sum(2.0 + KEYS.index(key) for key in found.sites)
+    assert found.sites <= sites_of(plan).keys()
     assert found.errors.weights == errors.weights
     assert share < 1 or added <= time * 14 + 1e-6
-    everything = found.layers == set(KEYS)
+    everything = found.sites == set(KEYS)
     assert everything or found.errors.total <= share * errors.total + 1e-3 * sum(of_tensors) + 1e-9
+
+
+def test_a_relu_goes_with_its_layer_where_that_is_left_in_float() -> None:
+    after, change, lost = written(target="qdq", error=0.01)
+    reasons = {note.subject: note.code for note in change.notes if note.action == "left in float"}
+    assert reasons["Relu"] == "of-float-layer"
+    assert "Relu" in {node.op_type for node in after.graph}
+    assert lost < 0.02 * written(target="qdq")[2]

@@ -5,11 +5,12 @@ Each goes through `Where (switch, rounded, float)`: the model is opened once, ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.arrays import Singles
 from onnxslim.observe.probe import Feeds, Probe, run_on
 from onnxslim.observe.sensitivity import Run
 from onnxslim.runtime.session import OpenSession
@@ -18,8 +19,9 @@ from .scales import Scale
 from .site import QuantSite
 from .weights import QuantizedWeight
 
-Part = tuple[ir.Value, Scale] | tuple[QuantSite, QuantizedWeight]
-"""A tensor of the main graph with its scale, or a site that has a weight with its levels."""
+Part = tuple[ir.Value, Scale] | tuple[QuantSite, QuantizedWeight] | Mapping[str, Singles]
+"""A tensor of the main graph with its scale, a site that has a weight with its levels, or initializers of the main
+graph, by name, with what they are rounded to."""
 
 
 class RoundedModel:
@@ -38,8 +40,13 @@ class RoundedModel:
         shape = ir.Shape((self._count,))
         switches = ir.Value(name=self._name, type=ir.TensorType(ir.DataType.BOOL), shape=shape)
         probe.model.graph.inputs.append(switches)
-        for index, (what, how) in enumerate(parts):
+        for index, part in enumerate(parts):
             switch = probe.add("Gather", switches, probe.constant(np.asarray(index, np.int64)))
+            if isinstance(part, Mapping):
+                for name, stored in part.items():
+                    _round_initializer(probe, name, stored, switch)
+                continue
+            what, how = part
             if isinstance(what, ir.Value) and isinstance(how, Scale):
                 _round_tensor(probe, probe.values[what.name or ""], how, switch)
             elif isinstance(what, QuantSite) and isinstance(how, QuantizedWeight):
@@ -67,6 +74,15 @@ def _round_weight(probe: Probe, site: QuantSite, weight: QuantizedWeight, switch
     assert original is not None
     stored = probe.constant(weight.dequantized())
     node.replace_input_with(place, probe.add("Where", switch, stored, original))
+
+
+def _round_initializer(probe: Probe, name: str, stored: Singles, switch: ir.Value) -> None:
+    """Let all readers of an initializer read it rounded where a switch is set."""
+    value = probe.model.graph.initializers[name]
+    readers = [(use.node, use.idx) for use in value.uses()]
+    chosen = probe.add("Where", switch, probe.constant(stored), value)
+    for node, index in readers:
+        node.replace_input_with(index, chosen)
 
 
 def _round_tensor(probe: Probe, value: ir.Value, scale: Scale, switch: ir.Value) -> None:

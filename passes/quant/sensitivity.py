@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 import onnx_ir as ir
 
@@ -110,7 +110,26 @@ def part_errors(
     """
     stored = [(site, weights[site.node]) for site in plan.sites if site.node in weights]
     tensors = [(group.source, scales[group.source.name or ""]) for group in plan.groups]
-    parts: list[Part] = [*stored, *tensors]
+    errors = noise_of_parts(model, [*stored, *tensors], macs, context)
+    of_weights, of_tensors = errors[: len(stored)], errors[len(stored) :]
+    return PartErrors(
+        {value.name or "": share for (value, _), share in zip(tensors, of_tensors, strict=True)},
+        {site.key: share for (site, _), share in zip(stored, of_weights, strict=True)},
+    )
+
+
+def noise_of_parts(model: ir.Model, parts: Sequence[Part], macs: int, context: Context) -> list[float]:
+    """Return the energy of the noise of the outputs where each part alone is rounded, as a share of theirs.
+
+    Args:
+        model: It is not changed.
+        parts: What can be rounded.
+        macs: Multiply-accumulates of one run.
+        context: The context of the pass.
+
+    Raises:
+        RunError: The model does not run on the samples.
+    """
     least, most = SAMPLES
     few = context.draw(int(min(most, max(least, PRODUCTS / max(macs * len(parts), 1)))), "quant: sensitivity")
     error = OutputDeviation(
@@ -124,8 +143,4 @@ def part_errors(
         rounded = RoundedModel(model, own, context.open_session)
         errors += [error(rounded.rounding(index)) for index in range(len(own))]
         context.progress("quant: sensitivity", len(errors), len(parts))
-    of_weights, of_tensors = errors[: len(stored)], errors[len(stored) :]
-    return PartErrors(
-        {value.name or "": share for (value, _), share in zip(tensors, of_tensors, strict=True)},
-        {site.key: share for (site, _), share in zip(stored, of_weights, strict=True)},
-    )
+    return errors

@@ -74,7 +74,7 @@ def test_the_pass_that_tells_is_found_and_what_comes_before_it_runs(path, data):
 
 def test_weights_alone(path, data):
     found = measured(path, data, "quant:activations=float:weights=int4", worst=5)
-    assert {row.measured_on for row in found.layers} == {"products"}
+    assert {row.measured_on for row in found.layers} == {"outputs"}
     assert len(found.losses) == 2
 
 

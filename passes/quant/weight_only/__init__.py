@@ -22,10 +22,10 @@ from onnxslim.pipeline.selection import Selection
 from ..codes import QuantCode
 from ..layer_bits import bits_change
 from ..layer_table import IN_FLOAT, TableRow, layer_table
-from .choice import costly_weights, weights_within
+from .choice import costly_weights, stored_bytes, weights_within
 from .grids import WeightType
 from .kernels import WeightOnlyKernels, load_kernels
-from .rounding import LevelType, RoundedWeight, decibels, rounded_alone, rounded_weights
+from .rounding import LevelType, RoundedWeight, decibels, rounded_alone, rounded_weights, with_noise
 from .stored import StoredWeight, find_weights, turn, turn_back
 from .writing import WeightFormat, WeightStorage, WeightWriter, storage_of
 
@@ -34,6 +34,9 @@ FULL_BITS = 8
 many at least: no sum averages their errors."""
 NARROW_BLOCK = 32
 """Weights that share a scale where they have fewer bits."""
+MOST_BYTES = 200_000_000
+"""Bytes of float weights up to which the noise of the outputs is measured where each alone is rounded: copies of the
+model hold both."""
 FEWEST = 8
 """Fewer samples say nothing about which sums matter."""
 
@@ -122,12 +125,17 @@ def quantize_weights(model: ir.Model, settings: WeightOnlySettings, provider: st
         return rounded_weights(working, types, samples if learns else None, settings.bias_correction, context)
 
     rounded = context.observed("rounded weights", observe)
+    macs = macs_by_value(working, {name: np.shape(array) for name, array in samples.first().items()})
+    if learns and sum(map(stored_bytes, types)) <= MOST_BYTES:
+        work = sum(macs.values())
+        rounded = context.observed(
+            "noise of weights", lambda: with_noise(working, rounded, types, copies, work, context)
+        )
     if settings.size is None:
         wide = costly_weights(rounded, types, settings.error)
     else:
         wide, missed = weights_within(rounded, types, whole, settings.size, settings.error)
         notes += missed
-    macs = macs_by_value(working, {name: np.shape(array) for name, array in samples.first().items()})
     writer = WeightWriter(working, kernels)
     layers: list[LayerChange] = []
     rows: list[TableRow] = []
@@ -182,9 +190,9 @@ def _row(
         bytes_after=-(-made.levels.size * kind.bits // 8) + made.grid.scale.nbytes,
         became=IN_FLOAT if asked is made and why is not None else levels,
         why="" if why is None else str(why),
-        noise=asked.error,
-        measured_on="products" if asked.fitted else "weights",
-        own=asked.error,
+        noise=asked.lost,
+        measured_on="outputs" if asked.noise is not None else "products" if asked.fitted else "weights",
+        own=asked.lost,
     )
 
 

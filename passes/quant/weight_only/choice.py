@@ -23,13 +23,13 @@ Types = Mapping[StoredWeight, LevelType]
 
 def costly_weights(rounded: Rounded, types: Types, share: float) -> dict[str, Reason]:
     """Return the weights that lose most for what they save, by name, so that a share of what is lost is left."""
-    left = total = sum(made.error for made in rounded.values())
+    left = total = sum(made.lost for made in rounded.values())
     sizes = _sizes(types)
     chosen: list[str] = []
-    for name in sorted(rounded, key=lambda name: -rounded[name].error / sizes[name]):
+    for name in sorted(rounded, key=lambda name: -rounded[name].lost / sizes[name]):
         if left <= share * total:
             break
-        left -= rounded[name].error
+        left -= rounded[name].lost
         chosen.append(name)
     return _reasons(chosen, rounded, sizes)
 
@@ -48,7 +48,7 @@ def weights_within(
     """
     costs = PlanCosts({weight.value.name or "": _cost(weight, kind, rounded) for weight, kind in types.items()})
     rest = whole - sum(stored_bytes(weight) for weight in types)
-    errors = [RoundingError(frozenset({name}), made.error) for name, made in rounded.items()]
+    errors = [RoundingError(frozenset({name}), made.lost) for name, made in rounded.items()]
     chosen = best_within(errors, costs, CostLimits(size=share * whole - rest)) or frozenset()
     if left_after(chosen, errors) > error:
         wide = costly_weights(rounded, types, error)
@@ -83,8 +83,8 @@ def _sizes(types: Types) -> dict[str, int]:
 
 
 def _reasons(chosen: Sequence[str], rounded: Rounded, sizes: Mapping[str, int]) -> dict[str, Reason]:
-    total, whole = sum(made.error for made in rounded.values()), sum(sizes.values())
+    total, whole = sum(made.lost for made in rounded.values()), sum(sizes.values())
     return {
-        name: Reason(QuantCode.LOSES_MOST, (rounded[name].error / total if total else 0.0, sizes[name] / whole))
+        name: Reason(QuantCode.LOSES_MOST, (rounded[name].lost / total if total else 0.0, sizes[name] / whole))
         for name in chosen
     }

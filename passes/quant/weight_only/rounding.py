@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnxslim.fit.rounding import output_error, round_columns
 from onnxslim.observe.gram import Sums, joined_moments, measurable, sums, sums_bytes
 from onnxslim.pipeline.interface import Context
 
+from ..sensitivity import noise_of_parts
 from .codebooks import Codebook, fit_codebook, fit_powers
 from .grids import LevelGrid, WeightType, fit_grid
 from .stored import StoredWeight, WeightUse, column_order, weight_groups
@@ -55,6 +56,14 @@ class RoundedWeight:
     """Whether it is known."""
     corrections: tuple[Floats | None, ...] = ()
     """For each product what its bias takes back."""
+    noise: float | None = None
+    """The energy of the noise of the model's outputs where it alone is rounded, as a share of theirs; None: not
+    measured."""
+
+    @property
+    def lost(self) -> float:
+        """What counts: the noise of the outputs, and where that is not known its own error."""
+        return self.error if self.noise is None else self.noise
 
 
 def rounded_weights(
@@ -87,6 +96,40 @@ def rounded_weights(
             done[weight.value.name or ""] = rounded_alone(weight, kind)
             context.progress("rounding weights", len(done), len(types))
     return done
+
+
+def with_noise(
+    model: ir.Model,
+    rounded: Mapping[str, RoundedWeight],
+    weights: Iterable[StoredWeight],
+    copies: Mapping[ir.Value, ir.Value],
+    macs: int,
+    context: Context,
+) -> dict[str, RoundedWeight]:
+    """Return rounded weights, by name, with the noise that each alone brings to the outputs.
+
+    Args:
+        model: Not changed.
+        rounded: The weights on their levels, by name.
+        weights: All of them.
+        copies: What of the model is a turned copy of what.
+        macs: Multiply-accumulates of one run.
+        context: Of the run.
+
+    Raises:
+        RunError: The model does not run on the samples.
+    """
+    turned = {original: copy for copy, original in copies.items()}
+    parts: list[dict[str, Singles]] = []
+    names: list[str] = []
+    for weight in weights:
+        name = weight.value.name or ""
+        array = weight.restored(rounded[name].grid.dequantized(rounded[name].levels))
+        copy = turned.get(weight.value)
+        parts.append({name: array} | ({} if copy is None else {copy.name or "": np.ascontiguousarray(array.T)}))
+        names.append(name)
+    found = zip(names, noise_of_parts(model, parts, macs, context), strict=True)
+    return {name: dataclasses.replace(rounded[name], noise=noise) for name, noise in found}
 
 
 def rounded_alone(weight: StoredWeight, kind: LevelType) -> RoundedWeight:

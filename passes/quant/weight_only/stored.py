@@ -88,6 +88,10 @@ class StoredWeight:
         flat = array.astype(np.float32, copy=False).reshape(self.shape[0], -1)
         return flat.T if self.axis else flat
 
+    def restored(self, matrix: Singles) -> Singles:
+        """Return a matrix of shape [columns, outputs] in the shape of the weight."""
+        return np.ascontiguousarray(matrix.T if self.axis else matrix).reshape(self.shape)
+
 
 def column_order(contraction: Contraction) -> Indices:
     """Return for each column of a weight, as it is stored, its place among the columns of the moments."""

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant import Quant, weight_only
 from onnxslim.passes.quant.scales import Activations
 from onnxslim.passes.quant.weight_only import kernels
 from onnxslim.passes.quant.weight_only.grids import WeightType, fit_grid
@@ -174,14 +174,39 @@ def test_a_share_of_the_error_is_kept_by_more_bits():
     assert sorted(row.became for row in change.sensitivity) == ["int4", "int8"]
     first, second = sorted(change.sensitivity, key=lambda row: row.became)
     assert first.share + second.share == pytest.approx(1)
-    assert {row.measured_on for row in change.sensitivity} == {"products"}
-    assert any(f"{first.sqnr_db:.1f} dB below what it makes" in note.reason for note in change.notes)
+    assert {row.measured_on for row in change.sensitivity} == {"outputs"}
     assert first.bytes_after == {16384: 2048, 12288: 1536}[first.bytes_before] + first.bytes_before // 32, "and scales"
     assert second.bytes_after > second.bytes_before / 4
     assert "of what is lost" in second.why
     assert not first.why
     assert isinstance(step.milder(0.5), Quant)
     assert step.milder(0.5).error == pytest.approx(0.175)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_the_noise_of_a_weight_is_that_of_the_outputs(name):
+    before, after, change, feeds = quantize(name, weights=WeightType.INT4, bias_correction=False)
+    (row,) = change.sensitivity
+    assert row.measured_on == "outputs"
+    assert row.sqnr_db == pytest.approx(error_db(before, after, feeds), abs=2.5), "kernels round, too"
+
+
+def test_the_weight_that_costs_the_outputs_most_gets_more_bits_though_it_loses_less_itself():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,64] x) => (float[N,64] y) { p = MatMul (x, w) q = MatMul (x, v) y = Add (p, q) }"""
+    model = from_text(text, w=draw(64, 64), v=draw(64, 64, seed=3) / 100)
+    step = Quant(activations=Activations.FLOAT, weights=WeightType.INT4, error=0.5)
+    change = step.run(model, make_context(model, {"x": correlated(64, 64)}, target=VNNI))
+    assert [row.became for row in change.sensitivity] == ["int8", "int4"]
+    assert change.sensitivity[0].share > 0.99
+
+
+def test_models_too_large_for_copies_have_the_noise_of_products(monkeypatch):
+    monkeypatch.setattr(weight_only, "MOST_BYTES", 1000)
+    _, _, change, _ = quantize("MatMul", weights=WeightType.INT4)
+    (row,) = change.sensitivity
+    assert row.measured_on == "products"
+    assert any(f"{row.sqnr_db:.1f} dB below what it makes" in note.reason for note in change.notes)
 
 
 def test_int8_that_costs_too_much_stays_float():

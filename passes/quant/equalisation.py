@@ -28,7 +28,7 @@ from onnxslim.data import Samples
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import run_on
 from onnxslim.observe.sensitivity import OutputDeviation
-from onnxslim.observe.statistics import Query, Statistic, observe
+from onnxslim.observe.statistics import EXPONENT, Power, Query, Statistic, observe
 from onnxslim.pipeline.interface import Context
 from onnxslim.runtime.session import OpenSession
 
@@ -37,14 +37,12 @@ from .plan import QuantPlan
 from .quantized_copy import ScaleChoice
 from .sensitivity import PartErrors
 
-ORDER = 24
-"""Of the norm that stands for a maximum: of 64 equal channels it is a fifth larger."""
 STEPS = 200
 """Of L-BFGS at most: later ones lower the sum by less than a thousandth."""
 PULL = 1e-3
 """How much the mean square of the logarithms of factors counts, as a share of the sum: channels that nothing asks to
 change stay as they are."""
-NARROWEST = 1e-7
+NARROWEST = 1e-3
 """A channel is taken to be as wide as this share of the widest, at least: of dead ones the logarithm is not finite."""
 ROUNDS = 10
 """Of balancing weights: balancing a channel changes the ranges of its neighbours."""
@@ -52,6 +50,8 @@ WIDEST = 1e4
 """Of factors where weights are balanced: weights of zero would ask for infinite ones."""
 
 
+LEAST = 1e-7
+"""How much any channel counts, at least, of 1 in all."""
 WORTHWHILE = 0.97
 """The share of the error that may be left, at most, so that equalising is worth its time: what is measured on other
 samples moves by some per cent."""
@@ -83,8 +83,8 @@ class _TensorTerm:
         for side in self.sides:
             widths = np.log(np.maximum(side, side.max() * NARROWEST)) + logs
             top = widths.max()
-            powers = np.exp(ORDER * (widths - top))
-            norm = np.exp(top) * powers.sum() ** (1 / ORDER)
+            powers = np.exp(EXPONENT * (widths - top))
+            norm = np.exp(top) * powers.sum() ** (1 / EXPONENT)
             width += norm
             slope += norm * powers / powers.sum()
         counts = self.counts * np.exp(-2 * logs)
@@ -113,9 +113,9 @@ class _WeightTerm:
         logs = _logs(self.places, unknowns)
         scaled = self.largest * np.exp(-logs)[:, :, None]
         top = np.maximum(scaled.max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-        powers = (scaled / top) ** ORDER
+        powers = (scaled / top) ** EXPONENT
         total = np.maximum(powers.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-        steps = self.counts * (top * total ** (1 / ORDER))[:, 0] ** 2
+        steps = self.counts * (top * total ** (1 / EXPONENT))[:, 0] ** 2
         energy = self.energy * np.exp(2 * logs)
         of_steps, of_energy = steps.sum(axis=1, keepdims=True), energy.sum(axis=1, keepdims=True)
         parts = np.einsum("gco,go->gc", powers / total, steps)
@@ -245,7 +245,8 @@ def _terms(
         and contraction.channels > 1  # of one channel alone its factor cancels
         and found.of(contraction.data, contraction.data_axis) is not None
     ]
-    queries = [Query(value.name or "", extreme, axis) for value, axis, _ in tensors for extreme in _EXTREMES]
+    sides = {value: scales[value.name or ""].interval for value, _, _ in tensors}
+    queries = [Query(value.name or "", Power(end), axis) for value, axis, _ in tensors for end in sides[value] if end]
     read = {(contraction.data.name or "", contraction.data_axis) for contraction in products}
     queries += [Query(name, Statistic.MEAN_SQUARE, axis) for name, axis in sorted(read)]
     rectified = found.rectified()
@@ -257,12 +258,13 @@ def _terms(
     measured = {name: share / float(scales[name].scale) ** 2 for name, share in errors.tensors.items()}
     counts = ChannelWeights(found, measured, alive)
     for value, axis, roots in tensors:
-        low, high = (answers[Query(value.name or "", extreme, axis)] for extreme in _EXTREMES)
-        both = [np.maximum(high, -low)] if symmetric else [np.maximum(high, 0.0), np.maximum(-low, 0.0)]
-        sides = tuple(side for side in both if side.max() > 0)
-        if sides:
+        means = {end: answers[Query(value.name or "", Power(end), axis)] for end in sides[value] if end}
+        widths = [abs(end) * np.nan_to_num(mean) ** (1 / EXPONENT) for end, mean in means.items()]
+        widths = [np.maximum.reduce(widths)] if symmetric and widths else widths
+        alone = tuple(width for width in widths if width.max() > 0)
+        if alone:
             own = counts.of(value, len(roots))
-            yield _TensorTerm(places[roots], sides, own / own.sum() + NARROWEST, errors.tensors[value.name or ""])
+            yield _TensorTerm(places[roots], alone, own / own.sum() + LEAST, errors.tensors[value.name or ""])
     for contraction in products:
         blocks = np.abs(contraction.blocks())
         groups, _, outputs = blocks.shape
@@ -277,10 +279,6 @@ def _terms(
             counts.of(result, groups * outputs).reshape(groups, outputs),
             errors.weights[result.name or ""],
         )
-
-
-_EXTREMES = (Statistic.MEAN_MINIMUM, Statistic.MEAN_MAXIMUM)
-"""What is rare is cut off by most choices of scales: the means of the extremes of runs tell more than the extremes."""
 
 
 def balanced_factors(found: Rescaling) -> Factors:

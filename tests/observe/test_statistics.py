@@ -11,8 +11,10 @@ from onnxslim.data import Batch, open_samples
 from onnxslim.errors import ValuesNotFinite
 from onnxslim.observe.statistics import (
     BINS,
+    EXPONENT,
     Grid,
     Observer,
+    Power,
     Query,
     Range,
     Statistic,
@@ -52,6 +54,16 @@ def test_what_is_not_finite_is_seen(bad: float) -> None:
     assert not ranges(observed(x, range_queries(["x"])), ["x"])["x"].finite
     with pytest.raises(ValuesNotFinite, match="the value x "):
         channel_moments(model(), [("x", 2)], samples_of(x), Session.of)
+
+
+def test_powers_are_those_of_one_side() -> None:
+    x = GENERATOR.normal(size=(9, 40, 3)).astype(np.float32)
+    x[:, :, 2] = np.abs(x[:, :, 2])
+    queries = [Query("x", Power(end), 2) for end in (2.0, -3.0)]
+    above, below = observed(x, queries).values()
+    np.testing.assert_allclose(above, (np.maximum(x / 2, 0) ** EXPONENT).mean(axis=(0, 1)), rtol=1e-4)
+    np.testing.assert_allclose(below, (np.maximum(-x / 3, 0) ** EXPONENT).mean(axis=(0, 1)), rtol=1e-4)
+    assert below[2] == 0
 
 
 def test_histograms_are_those_of_all_samples() -> None:

@@ -2,7 +2,8 @@
 
 A positive factor on a channel passes through Relu, pooling, addition and movement; a contraction takes it back in the
 weights that read the channel, and brings it in by those that make it; a normalisation brings it in by its scale and its
-shift. Channels that must have one factor are found as those that must be cut together are
+shift, and a stored vector that something is multiplied by brings one in or takes it back. Channels that must have one
+factor are found as those that must be cut together are
 (`onnxslim.analysis.coupling`), so that residual streams, concatenations and groups are covered, and not just two layers
 in a row (cf. Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019).
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +32,16 @@ from onnxslim.ops.table import fill, relations_of
 from onnxslim.ops.traits import Trait, has
 
 
+class ChannelProduct(NamedTuple):
+    """A value that is multiplied by a stored vector along its channels."""
+
+    data: ir.Value
+    result: ir.Value
+    axis: int
+    """The axis of the channels, of both."""
+    vector: ir.Value
+
+
 @dataclasses.dataclass(frozen=True)
 class Rescaling:
     """The channels of a model that may be scaled, as labels: equal labels must have equal factors."""
@@ -40,6 +52,8 @@ class Rescaling:
     """For each label whether it may have another factor than 1; a label has that of its root."""
     contractions: Mapping[ir.Node, Contraction]
     """Those whose weights take part."""
+    products: Mapping[ir.Node, ChannelProduct]
+    """Nodes that multiply channels by stored numbers, which take part."""
     carried: Mapping[ir.Node, tuple[int, ...]]
     """For each node through which factors pass the inputs that have those of its results."""
     shifted: tuple[ir.Value, ...]
@@ -78,6 +92,11 @@ class Rescaling:
         editor = Editor(self.model)
         for contraction in self.contractions.values():
             self._scale_contraction(contraction, factors, editor)
+        for product in self.products.values():
+            array = constant(product.vector)
+            assert array is not None
+            read, made = (self._factors(value, product.axis, factors) for value in (product.data, product.result))
+            overwrite(product.vector, array.astype(np.float64) * (made / read).reshape(array.shape))
         for value in self.shifted:
             array = constant(value)
             assert array is not None
@@ -119,6 +138,7 @@ def rescaling(model: ir.Model) -> Rescaling:
         relations.freeze_value(value, _FREEZE)
     found = {contraction.node: contraction for contraction in contractions(model.graph)}
     absorbing: dict[ir.Node, Contraction] = {}
+    products: dict[ir.Node, ChannelProduct] = {}
     carried: dict[ir.Node, tuple[int, ...]] = {}
     shifted: dict[ir.Value, None] = {}
     for node in model.graph:
@@ -135,6 +155,8 @@ def rescaling(model: ir.Model) -> Rescaling:
             carried[node] = tuple(index for index, value in enumerate(node.inputs) if value not in stored)
             shifted.update(dict.fromkeys(stored))
             _pass_through(node, range(len(node.inputs)), relations)
+        elif (product := _channel_product(node, relations)) is not None:
+            products[node] = product
         elif (index := _homogeneous_in(node)) is not None:
             carried[node] = (index,)
             _freeze(relations, (value for place, value in enumerate(node.inputs) if place != index))
@@ -146,7 +168,7 @@ def rescaling(model: ir.Model) -> Rescaling:
     labels = solve(relations)
     free = (labels.reason[labels.root] < 0) & ~labels.derived[labels.root] & ~labels.mixed[labels.root]
     free[np.isin(labels.root, labels.implied[:, 0])] = False
-    return Rescaling(model, Coupling(relations, labels, {}), free, absorbing, carried, tuple(shifted))
+    return Rescaling(model, Coupling(relations, labels, {}), free, absorbing, products, carried, tuple(shifted))
 
 
 _FREEZE = Freeze(FreezeCode.READ_AS_WHOLE)
@@ -198,6 +220,30 @@ def _absorbs(contraction: Contraction, relations: AxisRelations) -> bool:
     _freeze_but(relations, contraction.data, (contraction.data_axis,))
     _freeze_but(relations, node.outputs[0], (axis,))
     return True
+
+
+def _channel_product(node: ir.Node, relations: AxisRelations) -> ChannelProduct | None:
+    """Return how a node multiplies channels by stored numbers that may be changed; None where it does not."""
+    # What is homogeneous in its first operand and commutative is so in both.
+    if not (has(node, Trait.HOMOGENEOUS) and has(node, Trait.COMMUTATIVE) and len(node.inputs) == 2):
+        return None
+    stored = [value for value in node.inputs if value is not None and constant(value) is not None and _alone(value)]
+    computed = [value for value in node.inputs if value is not None and value not in stored]
+    if len(stored) != 1 or len(computed) != 1 or not _floats(computed):
+        return None
+    (vector,), (data,), result = stored, computed, node.outputs[0]
+    sizes, made, own = relations.shape(data), relations.shape(result), relations.shape(vector)
+    if not sizes or made is None or own is None or sizes != made or len(own) > len(sizes):
+        return None
+    long = [axis for axis, size in enumerate(own, start=len(sizes) - len(own)) if size != 1]
+    if len(long) != 1 or sizes[long[0]] is None or own[long[0] - len(sizes)] != sizes[long[0]]:
+        return None
+    pairs = zip(relations.axes(data) or (), relations.axes(result) or (), strict=True)
+    for axis, (read, written) in enumerate(pairs):
+        if axis != long[0]:
+            relations.equate(read, written, node)
+    _freeze(relations, stored)
+    return ChannelProduct(data, result, long[0], vector)
 
 
 def _homogeneous_in(node: ir.Node) -> int | None:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.rescaling import Rescaling
 from onnxslim.arrays import Floats
+from onnxslim.model.constants import constant
 
 
 class ChannelWeights:
@@ -47,6 +48,11 @@ class ChannelWeights:
             made = self.of(node.outputs[0], groups * outputs).reshape(groups, outputs, 1)
             read = squares.reshape(groups, -1, contraction.channels, outputs).sum(axis=1) @ made
             self._add(contraction.data, read.reshape(-1))
+            return
+        product = self._found.products.get(node)
+        vector = None if product is None else constant(product.vector)
+        if product is not None and vector is not None:
+            self._add(product.data, self.of(product.result, vector.size) * vector.ravel().astype(np.float64) ** 2)
             return
         for index in self._found.carried.get(node, ()):
             value = node.inputs[index]

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -33,6 +34,7 @@ from onnxslim.pipeline.interface import Context
 from onnxslim.runtime.session import OpenSession
 
 from .channel_weights import ChannelWeights
+from .insertion import Insertion
 from .plan import QuantPlan
 from .quantized_copy import ScaleChoice
 from .sensitivity import PartErrors
@@ -137,6 +139,8 @@ class Factors:
     """For each label of a `Rescaling`."""
     left: float
     """The share of the error that is expected to be left."""
+    inserted: Mapping[str, Insertion] = dataclasses.field(default_factory=dict)
+    """The multiplications that the labels belong to, see `EqualChannels`."""
 
 
 class EqualChannels:
@@ -144,11 +148,15 @@ class EqualChannels:
 
     Args:
         model: It is not changed. Its shapes must be known.
+        inserted: Values in front of whose readers a multiplication by a factor for each channel is inserted, by name.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, inserted: Mapping[str, Insertion] = MappingProxyType({})) -> None:
         self._copy = model.clone()
         self._untied = untie_vectors(self._copy)
+        self.scaled_names = {name: insertion.insert(self._copy, name) for name, insertion in inserted.items()}
+        """The names of what the multiplications make, by those of what they read."""
+        self.inserted = inserted
         self.found = rescaling(self._copy)
         """The channels of the copy."""
         self.count = len(self.found.roots)
@@ -174,7 +182,7 @@ def deviation(before: ir.Model, after: ir.Model, samples: Samples, context: Cont
 
 
 def fitted_factors(
-    found: Rescaling,
+    channels: EqualChannels,
     plan: QuantPlan,
     errors: PartErrors,
     scales: ScaleChoice,
@@ -185,8 +193,8 @@ def fitted_factors(
     """Return the factors that make the expected error of int8 least.
 
     Args:
-        found: What may be scaled.
-        plan: What is quantized, of the same model or of one whose values have the same names.
+        channels: What may be scaled.
+        plan: What is quantized of the model.
         errors: What each tensor and each weight of it brings.
         scales: What they were measured with.
         symmetric: Whether zero is the level in the middle.
@@ -196,11 +204,12 @@ def fitted_factors(
     Raises:
         RunError: The model does not run on the samples.
     """
+    found = channels.found
     factors = np.ones(found.coupling.labels.count)
     roots = found.roots
     zeros = np.zeros(len(roots))
     terms: list[tuple[float, _Term]] = []
-    for term in _terms(found, plan, errors, scales, symmetric, samples, open_session):
+    for term in _terms(channels, plan, errors, scales, symmetric, samples, open_session):
         now, _ = term.error(zeros)
         if now > 0 and np.isfinite(now):
             terms.append((term.share / now, term))
@@ -220,11 +229,11 @@ def fitted_factors(
 
     best = scipy.optimize.minimize(loss, zeros, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
     factors[roots] = np.exp(best.x)
-    return Factors(factors, 1 - covered / whole * (1 - float(np.exp(best.fun))))
+    return Factors(factors, 1 - covered / whole * (1 - float(np.exp(best.fun))), channels.inserted)
 
 
 def _terms(
-    found: Rescaling,
+    channels: EqualChannels,
     plan: QuantPlan,
     errors: PartErrors,
     scales: ScaleChoice,
@@ -233,9 +242,11 @@ def _terms(
     open_session: OpenSession,
 ) -> Iterator[_Term]:
     """Yield the terms of the sum: of the parts that factors change."""
+    found, scaled = channels.found, channels.scaled_names
     values = {value.name: value for node in found.model.graph for value in (*node.inputs, *node.outputs) if value}
-    sources = [values[group.source.name] for group in plan.groups if errors.tensors.get(group.source.name or "")]
-    tensors = [(value, *channels) for value in sources if (channels := found.channels(value)) is not None]
+    names = [name for group in plan.groups if errors.tensors.get(name := group.source.name or "")]
+    pairs = [(name, values[scaled.get(name, name)]) for name in names]
+    tensors = [(name, value, *place) for name, value in pairs if (place := found.channels(value)) is not None]
     places = np.full(found.coupling.labels.count, -1)
     places[found.roots] = np.arange(len(found.roots))
     products = [
@@ -245,8 +256,12 @@ def _terms(
         and contraction.channels > 1  # of one channel alone its factor cancels
         and found.of(contraction.data, contraction.data_axis) is not None
     ]
-    sides = {value: scales[value.name or ""].interval for value, _, _ in tensors}
-    queries = [Query(value.name or "", Power(end), axis) for value, axis, _ in tensors for end in sides[value] if end]
+    queries = [
+        Query(value.name or "", Power(end), axis)
+        for name, value, axis, _ in tensors
+        for end in scales[name].interval
+        if end
+    ]
     read = {(contraction.data.name or "", contraction.data_axis) for contraction in products}
     queries += [Query(name, Statistic.MEAN_SQUARE, axis) for name, axis in sorted(read)]
     rectified = found.rectified()
@@ -255,16 +270,18 @@ def _terms(
         return
     answers = observe(found.model, queries, samples, open_session)
     alive = {value: 1 - answers[Query(value.name or "", Statistic.ZEROS, axis)] for value, axis in rectified}
-    measured = {name: share / float(scales[name].scale) ** 2 for name, share in errors.tensors.items()}
+    measured = {
+        scaled.get(name, name): share / float(scales[name].scale) ** 2 for name, share in errors.tensors.items()
+    }
     counts = ChannelWeights(found, measured, alive)
-    for value, axis, roots in tensors:
-        means = {end: answers[Query(value.name or "", Power(end), axis)] for end in sides[value] if end}
+    for name, value, axis, roots in tensors:
+        means = {end: answers[Query(value.name or "", Power(end), axis)] for end in scales[name].interval if end}
         widths = [abs(end) * np.nan_to_num(mean) ** (1 / EXPONENT) for end, mean in means.items()]
         widths = [np.maximum.reduce(widths)] if symmetric and widths else widths
         alone = tuple(width for width in widths if width.max() > 0)
         if alone:
             own = counts.of(value, len(roots))
-            yield _TensorTerm(places[roots], alone, own / own.sum() + LEAST, errors.tensors[value.name or ""])
+            yield _TensorTerm(places[roots], alone, own / own.sum() + LEAST, errors.tensors[name])
     for contraction in products:
         blocks = np.abs(contraction.blocks())
         groups, _, outputs = blocks.shape

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.cost import macs_by_value
 from onnxslim.analysis.gemm import spread
+from onnxslim.analysis.rescaling import Rescaling
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import DataError, RunError
 from onnxslim.model.edit import become
@@ -35,6 +36,7 @@ from .equalisation import EXACT, WORTHWHILE, EqualChannels, Factors, balanced_fa
 from .fitted import fitted_weights
 from .input_grid import align_inputs
 from .insert import insert
+from .insertion import Insertion, insertions
 from .integers import INT8, IntegerType
 from .layer_bits import bits_change, share_in_int8
 from .layer_table import plan_table
@@ -245,12 +247,14 @@ class _Quantizer:
         plan, context = self.calibrator.plan(), self._context
         if not plan.pays:
             return self, ()
-        channels = EqualChannels(self.model)
-        if not channels.count:
+        found = EqualChannels(self.model).found
+        places = {} if self._table.everywhere or self._samples.synthetic else insertions(found, plan)
+        if not (len(found.roots) or places):
             return self, (left_alone("channels", Reason(QuantCode.NOT_SCALABLE)),)
-        factors = context.observed("factors of channels", lambda: self._factors(plan, channels))
+        factors = context.observed("factors of channels", lambda: self._factors(plan, found, places))
         if factors.left > WORTHWHILE:
             return self, (left_alone("channels", Reason(QuantCode.ALREADY_EQUAL, (1 - factors.left,))),)
+        channels = EqualChannels(self.model, factors.inserted)
         scaled = channels.scaled(factors)
         changed = context.observed("scaled channels", lambda: deviation(self.model, scaled, self._samples, context))
         if changed > EXACT:
@@ -261,15 +265,25 @@ class _Quantizer:
         if after > WORTHWHILE * before:
             return self, (left_alone("channels", Reason(QuantCode.NOT_BETTER_EQUAL, (after / before - 1,))),)
         told = f"the error of the outputs is {1 - after / before:.0%} smaller on samples that were set apart"
-        return other, (remark("channels", f"{channels.count} equalised", told),)
+        by = f"; multiplications inserted: {count}" if (count := len(factors.inserted)) else ""
+        return other, (remark("channels", f"{channels.count} equalised{by}", told),)
 
-    def _factors(self, plan: QuantPlan, channels: EqualChannels) -> Factors:
+    def _factors(self, plan: QuantPlan, found: Rescaling, places: Mapping[str, Insertion]) -> Factors:
         if self._samples.synthetic:
-            return balanced_factors(channels.found)
+            return balanced_factors(found)
         choice = self._rounded(plan).scales
         errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
+        inserted = {
+            name: place for name, place in places.items() if errors.tensors[name] > (1 - WORTHWHILE) * errors.total
+        }
         return fitted_factors(
-            channels.found, plan, errors, choice, self._table.symmetric, self._samples, self._context.open_session
+            EqualChannels(self.model, inserted),
+            plan,
+            errors,
+            choice,
+            self._table.symmetric,
+            self._samples,
+            self._context.open_session,
         )
 
     def decide(self) -> tuple[MixedPlan, ScaleChoice]:

@@ -109,8 +109,9 @@ def test_channels_of_a_depthwise_convolution_have_factors_in_front_of_it_and_beh
     [
         ("b = LeakyRelu <alpha=0.1> (a)", 6),
         ("b = PRelu (a, slope)", 6),
-        ("b = Mul (a, vector)", 6),
-        ("b = Mul (vector, a)", 6),
+        ("b = Mul (a, vector)", 12),
+        ("b = Mul (vector, a)", 12),
+        ("b = Mul (a, six)", 6),
         ("b = Add (a, vector)", 6),
         ("b = Max (a, vector)", 6),
         ("b = Resize <mode=\"nearest\"> (a, , sizes)", 6),

@@ -169,7 +169,7 @@ def test_a_moving_average_leaves_the_extremes_of_single_runs_out():
 
 def _quantized(model, feeds, calibration):
     after = model.clone()
-    options = {"calibration": calibration, "float_time": 0.0, "rounding": Rounding.NEAREST}
+    options = {"calibration": calibration, "float_time": 0.0, "rounding": Rounding.NEAREST, "equalize": False}
     samples, _ = counted_samples(feeds)
     assert Quant(**options).run(after, make_context(model, samples, target=CPU)).modified
     return after

@@ -13,7 +13,7 @@ What is not homogeneous stops a factor: a clamp with a limit above zero, a Sigmo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -127,8 +127,8 @@ class Rescaling:
         return factors[own]
 
 
-def rescaling(model: ir.Model) -> Rescaling:
-    """Return which channels of the main graph may be scaled.
+def rescaling(model: ir.Model, fixed: Collection[str] = ()) -> Rescaling:
+    """Return which channels of the main graph may be scaled; of the values `fixed`, by name, none.
 
     Shapes must be known (`onnxslim.analysis.shapes.infer_shapes`). Numbers that several nodes read take no part, so
     that vectors should be untied before (`onnxslim.analysis.shared_vectors`).
@@ -142,6 +142,7 @@ def rescaling(model: ir.Model) -> Rescaling:
     carried: dict[ir.Node, tuple[int, ...]] = {}
     shifted: dict[ir.Value, None] = {}
     for node in model.graph:
+        _freeze(relations, [value for value in node.outputs if value.name in fixed])
         for value in captured(node):
             relations.freeze_value(value, _FREEZE)
         stored = [value for value in node.inputs if value is not None and constant(value) is not None]

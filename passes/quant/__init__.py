@@ -22,7 +22,8 @@ from .integers import IntegerType
 from .precision import Times
 from .saturation import Saturation
 from .scales import Activations, Calibration
-from .static import StaticSettings, quantize_statically
+from .static import quantize_statically
+from .static_settings import StaticSettings
 from .table import load_table
 from .weight_only import WeightOnlySettings, quantize_weights
 from .weight_only.grids import WeightType

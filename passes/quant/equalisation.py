@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -148,16 +148,19 @@ class EqualChannels:
 
     Args:
         model: It is not changed. Its shapes must be known.
+        fixed: Values that keep their numbers, by name.
         inserted: Values in front of whose readers a multiplication by a factor for each channel is inserted, by name.
     """
 
-    def __init__(self, model: ir.Model, inserted: Mapping[str, Insertion] = MappingProxyType({})) -> None:
+    def __init__(
+        self, model: ir.Model, fixed: Collection[str] = (), inserted: Mapping[str, Insertion] = MappingProxyType({})
+    ) -> None:
         self._copy = model.clone()
         self._untied = untie_vectors(self._copy)
         self.scaled_names = {name: insertion.insert(self._copy, name) for name, insertion in inserted.items()}
         """The names of what the multiplications make, by those of what they read."""
         self.inserted = inserted
-        self.found = rescaling(self._copy)
+        self.found = rescaling(self._copy, fixed)
         """The channels of the copy."""
         self.count = len(self.found.roots)
         """How many channels have a factor of their own."""

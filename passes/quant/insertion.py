@@ -9,6 +9,7 @@ moves them into the weights; it is one small operation in float, where the tenso
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +18,10 @@ from onnxslim.analysis.rescaling import Rescaling
 from onnxslim.model.edit import Editor
 
 from .plan import QuantPlan
+from .sensitivity import PartErrors
+
+SHARE = 0.02
+"""Of the error, that a tensor must bring."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Insertion:
                 if operand is value:
                     node.replace_input_with(index, output)
         return output.name
+
+
+def costly(places: Mapping[str, Insertion], errors: PartErrors) -> dict[str, Insertion]:
+    """Return those that are worth their time: behind values that bring a share of the error by themselves."""
+    return {name: place for name, place in places.items() if errors.tensors.get(name, 0.0) > SHARE * errors.total}
 
 
 def insertions(found: Rescaling, plan: QuantPlan) -> dict[str, Insertion]:

@@ -36,20 +36,19 @@ from .equalisation import EXACT, WORTHWHILE, EqualChannels, Factors, balanced_fa
 from .fitted import fitted_weights
 from .input_grid import align_inputs
 from .insert import insert
-from .insertion import Insertion, insertions
+from .insertion import Insertion, costly, insertions
 from .integers import INT8, IntegerType
 from .layer_bits import bits_change, share_in_int8
 from .layer_table import plan_table
 from .measuring import Stopwatch, measured_costs
 from .mixed import CostLimits, fastest
-from .parameters import WeightSettings, quantize_parameters
+from .parameters import quantize_parameters
 from .plan import QuantPlan, layers_of, sites_of
 from .precision import Demands, MixedPlan, PlanFigures, mixed_plan
 from .quantized_copy import JudgedScales, QuantizedCopies, ScaleChoice, quantized_copy
-from .saturation import Saturation
-from .scales import Activations, Calibration
 from .sensitivity import PartErrors, part_errors
 from .site import QuantSite
+from .static_settings import StaticSettings
 from .table import Int8Table
 from .weights import QuantizedWeight, Rounding
 from .wide_activations import wide_activations
@@ -62,47 +61,6 @@ EXACTNESS = 0.05
 """Share of the time that a run may take longer so that images are held exactly."""
 FEWEST = 16
 """Of fewer samples none is set apart."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StaticSettings:
-    """The options of the pass that concern static quantization."""
-
-    calibration: Calibration
-    percentile: float
-    activations: Activations
-    """One that has levels, or `AUTO`."""
-    weights: IntegerType
-    per_channel: bool
-    saturation: Saturation
-    """Not `AUTO`."""
-    rounding: Rounding
-    bias_correction: bool
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    equalize: bool
-    samples: int
-    error: float
-    float_time: float
-    latency: float | None
-    size: float | None
-    timed: bool
-    """Whether times are measured."""
-
-    @property
-    def of_weights(self) -> WeightSettings:
-        """Those that concern weights."""
-        search = self.calibration in (Calibration.MSE, Calibration.AUTO)
-        return WeightSettings(self.saturation, self.per_channel, search, self.weights)
-
-    def integers(self, table: Int8Table) -> IntegerType:
-        """What activations become on a target."""
-        return self.activations.integers or IntegerType.named(table.activations)
-
-    def wide(self, table: Int8Table) -> IntegerType | None:
-        """What activations become that cost the outputs most; None: as all others."""
-        chosen = self.activations is Activations.AUTO and (self.float_time or self.error < 1)
-        return IntegerType.named(table.wider) if table.wider and chosen else None
 
 
 def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Table, context: Context) -> Change:
@@ -247,14 +205,14 @@ class _Quantizer:
         plan, context = self.calibrator.plan(), self._context
         if not plan.pays:
             return self, ()
-        found = EqualChannels(self.model).found
+        found = EqualChannels(self.model, self._levels).found
         places = {} if self._table.everywhere or self._samples.synthetic else insertions(found, plan)
         if not (len(found.roots) or places):
             return self, (left_alone("channels", Reason(QuantCode.NOT_SCALABLE)),)
         factors = context.observed("factors of channels", lambda: self._factors(plan, found, places))
         if factors.left > WORTHWHILE:
             return self, (left_alone("channels", Reason(QuantCode.ALREADY_EQUAL, (1 - factors.left,))),)
-        channels = EqualChannels(self.model, factors.inserted)
+        channels = EqualChannels(self.model, self._levels, factors.inserted)
         scaled = channels.scaled(factors)
         changed = context.observed("scaled channels", lambda: deviation(self.model, scaled, self._samples, context))
         if changed > EXACT:
@@ -273,11 +231,8 @@ class _Quantizer:
             return balanced_factors(found)
         choice = self._rounded(plan).scales
         errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
-        inserted = {
-            name: place for name, place in places.items() if errors.tensors[name] > (1 - WORTHWHILE) * errors.total
-        }
         return fitted_factors(
-            EqualChannels(self.model, inserted),
+            EqualChannels(self.model, self._levels, costly(places, errors)),
             plan,
             errors,
             choice,

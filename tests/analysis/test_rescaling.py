@@ -191,6 +191,15 @@ def test_what_is_read_elsewhere_as_well_stays() -> None:
     assert not free(model)
 
 
+def test_values_that_are_fixed_keep_their_numbers() -> None:
+    model = built(
+        """g (float[N,3,8,8] x) => (float[N,5,8,8] y) { a = Mul (x, v)  b = Relu (a)  y = Conv (b, w) }""",
+        v=weight(3, 1, 1), w=weight(5, 3, 1, 1),
+    )  # fmt: skip
+    assert len(rescaling(model).roots) == 3
+    assert not len(rescaling(model, {"b"}).roots)
+
+
 def test_a_nested_graph_that_reads_a_value_stops_its_factors() -> None:
     model = built(
         """g (float[N,3,8,8] x, bool k) => (float[N,5,8,8] y, float[N,6,8,8] z) {

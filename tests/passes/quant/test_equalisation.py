@@ -8,7 +8,7 @@ import pytest
 from onnxslim.passes.quant import Quant, equalisation, static
 from onnxslim.passes.quant.channel_weights import ChannelWeights
 from onnxslim.passes.quant.equalisation import EqualChannels, Factors, balanced_factors, deviation
-from onnxslim.passes.quant.scales import Calibration
+from onnxslim.passes.quant.scales import Activations, Calibration
 from onnxslim.passes.quant.weights import Rounding
 from sample_models import from_text
 from story import VNNI, make_context
@@ -228,4 +228,4 @@ def test_channels_count_as_much_as_the_weights_behind_them_make_of_them() -> Non
 
 def test_the_option_needs_activations_of_levels() -> None:
     with pytest.raises(BadOptionValue, match="equalize"):
-        Quant(equalize=False, activations=static.Activations.DYNAMIC)
+        Quant(equalize=False, activations=Activations.DYNAMIC)

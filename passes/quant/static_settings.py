@@ -1,0 +1,53 @@
+"""The options of the pass that concern static quantization, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .integers import IntegerType
+from .parameters import WeightSettings
+from .saturation import Saturation
+from .scales import Activations, Calibration
+from .table import Int8Table
+from .weights import Rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class StaticSettings:
+    """The options of the pass that concern static quantization."""
+
+    calibration: Calibration
+    percentile: float
+    activations: Activations
+    """One that has levels, or `AUTO`."""
+    weights: IntegerType
+    per_channel: bool
+    saturation: Saturation
+    """Not `AUTO`."""
+    rounding: Rounding
+    bias_correction: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    equalize: bool
+    samples: int
+    error: float
+    float_time: float
+    latency: float | None
+    size: float | None
+    timed: bool
+    """Whether times are measured."""
+
+    @property
+    def of_weights(self) -> WeightSettings:
+        """Those that concern weights."""
+        search = self.calibration in (Calibration.MSE, Calibration.AUTO)
+        return WeightSettings(self.saturation, self.per_channel, search, self.weights)
+
+    def integers(self, table: Int8Table) -> IntegerType:
+        """What activations become on a target."""
+        return self.activations.integers or IntegerType.named(table.activations)
+
+    def wide(self, table: Int8Table) -> IntegerType | None:
+        """What activations become that cost the outputs most; None: as all others."""
+        chosen = self.activations is Activations.AUTO and (self.float_time or self.error < 1)
+        return IntegerType.named(table.wider) if table.wider and chosen else None

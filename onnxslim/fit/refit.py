@@ -71,7 +71,7 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Target:
+class FitTarget:
     """What a contraction is fitted to: a value of the model before, less a value of the model as it is now."""
 
     name: str
@@ -135,12 +135,12 @@ def refit(
     now, then = Stream(model, batches, open_session), Stream(before, batches, open_session)
     place = {node: index for index, node in enumerate(now.order)}
     made = {value.name or "": index for index, node in enumerate(then.order) for value in node.outputs}
-    steps: list[tuple[int, Fit | CutNormalisation, _Target]] = []
+    steps: list[tuple[int, Fit | CutNormalisation, FitTarget]] = []
     for fit in chosen:
         start = place[fit.contraction.node]
-        steps.append((start, fit, _target(fit, set(now.order[:start]), made)))
+        steps.append((start, fit, target_of(fit.contraction, set(now.order[:start]), made)))
     steps += [
-        (place[norm.node] + 1, norm, _Target(norm.node.outputs[0].name or "", None, False))
+        (place[norm.node] + 1, norm, FitTarget(norm.node.outputs[0].name or "", None, False))
         for norm in normalisations
         if norm.node.outputs[0].name in made
     ]
@@ -210,18 +210,25 @@ def _fit(
             bias.write(editor, (present.bias + change.bias).ravel())
 
 
-def _target(fit: Fit, earlier: Collection[ir.Node], made: Collection[str]) -> _Target:
-    output, residual = fit.contraction.biased_output, fit.contraction.residual
+def target_of(contraction: Contraction, earlier: Collection[ir.Node], made: Collection[str]) -> FitTarget:
+    """Return what a contraction is fitted to.
+
+    Args:
+        contraction: Of the model as it is now.
+        earlier: The nodes that run before it.
+        made: The names of what the model before made.
+    """
+    output, residual = contraction.biased_output, contraction.residual
     if residual is None:
-        return _Target(output.name or "", None, _rectified(output))
+        return FitTarget(output.name or "", None, _rectified(output))
     total, other = residual
     producer = other.producer()
     if producer is not None and producer not in earlier:
-        return _Target(output.name or "", None, False)
+        return FitTarget(output.name or "", None, False)
     full = len(dimensions(other) or ()) in (0, len(dimensions(output) or ()))
     if full and total.name in made and dimensions(total) is not None and dimensions(total) == dimensions(output):
-        return _Target(total.name or "", other.name, _rectified(total))
-    return _Target(output.name or "", None, _rectified(output))
+        return FitTarget(total.name or "", other.name, _rectified(total))
+    return FitTarget(output.name or "", None, _rectified(output))
 
 
 def _rectified(value: ir.Value) -> bool:

@@ -6,6 +6,7 @@ inputs. Where a bias follows that is corrected anyway, moments are taken about t
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def fitted_weights(
         RunError: The model does not run on the samples.
         ValuesNotFinite: A layer reads values that are not finite.
     """
-    sites = [site for site in plan.sites if _can_be_fitted(site, settings)]
+    sites = [site for site in plan.sites if can_be_fitted(site, settings)]
     products = {site.key: site.product for site in sites if site.product is not None}
     few = samples.draw(SAMPLES, np.random.default_rng(context.seed))
     found: dict[str, QuantizedWeight] = {}
@@ -70,7 +71,8 @@ def fitted_weights(
     return found
 
 
-def _can_be_fitted(site: QuantSite, settings: WeightSettings) -> bool:
+def can_be_fitted(site: QuantSite, settings: WeightSettings) -> bool:
+    """Whether the weight of a site is its own, the rows that it multiplies are known, and any levels may be chosen."""
     product = site.product
     return (
         product is not None
@@ -97,9 +99,30 @@ def _fitted(site: QuantSite, product: Contraction, moment: Floats, settings: Wei
         step = best_steps(blocks, moment, step, ends)
         scale = step.reshape(-1).astype(np.float32)
 
+    return rounded_to(dataclasses.replace(plain, scale=scale), site, blocks, moment, settings)
+
+
+def rounded_to(
+    like: QuantizedWeight, site: QuantSite, blocks: Floats, moment: Floats, settings: WeightSettings
+) -> QuantizedWeight:
+    """Return levels, on the scales of a quantized weight of a site, that do to its outputs what a weight does.
+
+    Args:
+        like: What the scales, the axis and the integers are taken of.
+        site: One that can be fitted.
+        blocks: The weight, shape [groups, columns, outputs]; see `Contraction.blocks`.
+        moment: The mean products of what the columns read, shape [groups, columns, columns].
+        settings: How weights are quantized.
+    """
+    product = site.product
+    assert product is not None
+    groups, _, outputs = blocks.shape
+    step = np.broadcast_to(like.scale.astype(np.float64), (groups * outputs,)).reshape(groups, outputs)
+    ends = settings.saturation_of(site).ends(like.integers)
+
     def nearest(_: int | np.integer[Any], values: Floats) -> Floats:
         rounded: Floats = np.clip(np.rint(values / step), *ends) * step
         return rounded
 
     levels = np.rint(product.from_blocks(round_columns(blocks, moment, nearest) / step[:, None]))
-    return QuantizedWeight(levels.astype(np.int8), scale, plain.axis, plain.integers)
+    return dataclasses.replace(like, levels=levels.astype(np.int8))

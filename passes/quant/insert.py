@@ -102,8 +102,18 @@ def insert(
     There is a scale for every tensor of every group, and a weight, and a bias, for every site that has one. What is
     read on another scale than it is made on has a second pair behind the first.
     """
-    graph, writer = model.graph, Writer(model)
+    writer = Writer(model)
     _write_parameters(writer, plan, scales, weights, biases)
+    _insert_pairs(model, writer, plan, scales, table)
+
+
+def insert_between_floats(model: ir.Model, plan: QuantPlan, scales: TensorScales, table: Int8Table) -> None:
+    """Insert the pairs of a plan, and leave its weights and biases as they are; see `insert`."""
+    _insert_pairs(model, Writer(model), plan, scales, table)
+
+
+def _insert_pairs(model: ir.Model, writer: Writer, plan: QuantPlan, scales: TensorScales, table: Int8Table) -> None:
+    graph = model.graph
     for site in plan.sites:
         for index in site.constants:
             integers = scales.of(site, site.results[0]).integers

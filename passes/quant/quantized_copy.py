@@ -1,4 +1,4 @@
-"""Quantizes a copy of a model, to see on samples what a choice of scales costs the outputs."""
+"""Quantizes a copy of a model, to see on samples what scales, weights and biases cost the outputs."""
 
 from __future__ import annotations
 
@@ -44,16 +44,14 @@ SAMPLES = (4, 256)
 
 
 class QuantizedCopies:
-    """Quantized copies of a model, which itself is not changed, each with another choice of scales.
+    """Quantized copies of a model, which itself is not changed, each with other parameters.
 
     Args:
         model: The float model, with types and shapes.
         plan: What is quantized.
-        weights: The weight of each site that has one.
-        biases: The bias of each site that has one.
         table: Of the target.
         macs: Multiply-accumulates of one run.
-        trials: How many choices will be tried: it limits the samples.
+        trials: How many copies will be tried: it limits the samples.
         samples: What the copies run on.
         context: The context of the pass.
 
@@ -65,8 +63,6 @@ class QuantizedCopies:
         self,
         model: ir.Model,
         plan: QuantPlan,
-        weights: Mapping[ir.Node, QuantizedWeight],
-        biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
         table: Int8Table,
         macs: int,
         trials: int,
@@ -74,15 +70,22 @@ class QuantizedCopies:
         context: Context,
     ) -> None:
         self._model, self._plan, self._table, self._context = model, plan, table, context
-        self._weights, self._biases = weights, biases
         least, most = SAMPLES
         few = samples.draw(int(min(most, max(least, PRODUCTS / max(macs * trials, 1)))))
         feeds = [batch.feeds for batch in few.batches(batch_size(model, few))]
         self._error = OutputDeviation(functools.partial(run_on, context.open_session(model)), feeds)
 
-    def error(self, choice: ScaleChoice) -> float:
-        """Return the energy of the error of the outputs where everything is quantized, as a share of theirs."""
-        copy = quantized_copy(self._model, self._plan, choice, self._weights, self._biases, self._table)
+    def error(
+        self,
+        choice: ScaleChoice,
+        weights: Mapping[ir.Node, QuantizedWeight],
+        biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
+    ) -> float:
+        """Return the energy of the error of the outputs where everything is quantized, as a share of theirs.
+
+        There is a scale for the source of each group, and a weight, and a bias, for every site that has one.
+        """
+        copy = quantized_copy(self._model, self._plan, choice, weights, biases, self._table)
         return self._error(functools.partial(run_on, self._context.open_session(copy)))
 
 

@@ -20,6 +20,7 @@ from onnxslim.analysis.cost import macs_by_value
 from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.rescaling import Rescaling
 from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.data import Samples
 from onnxslim.errors import DataError, RunError
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, LayerChange, LayerSensitivity, Note, left_alone, remark
@@ -33,6 +34,7 @@ from .calibration import CalibrationSettings, Calibrator
 from .codes import QuantCode
 from .cost import PlanCosts, estimated_costs
 from .equalisation import EXACT, WORTHWHILE, EqualChannels, Factors, balanced_factors, deviation, fitted_factors
+from .fed_forward import MUCH, FedLayers, Parameters, fed_where_better
 from .fitted import fitted_weights
 from .input_grid import align_inputs
 from .insert import insert
@@ -175,6 +177,7 @@ class _Quantizer:
         self._timed = settings.timed and (settings.latency is not None or not few_bits)
         wide = settings.wide(table)
         self._wide = wide if wide is not None and model.graph.opset_imports[""] >= wide.opset else None
+        self._loss = math.nan
         self.notes: list[Note] = []
         self._asked = QuantPlan((), (), ())
         self._errors: PartErrors | None = None
@@ -247,7 +250,8 @@ class _Quantizer:
         self._asked = plan
         if not plan.pays:
             return MixedPlan(plan), {}
-        choice = self._rounded(plan).scales
+        judged = self._rounded(plan)
+        choice, self._loss = judged.scales, judged.error
         few_bits = settings.weights.bits < INT8.bits
         errors, widened = None, None
         if few_bits or self._wide is not None or self._demands.need_errors or settings.float_time:
@@ -289,9 +293,23 @@ class _Quantizer:
     ) -> tuple[list[Note], tuple[LayerChange, ...]]:
         """Quantize the model of the plan, in place; return notes on what runs in int8, and the layers that do."""
         weights, biases = self._parameters(plan, choice, self.calibrator.means)
-        told = _summary(plan, weights, self.macs)
+        fed = self._fed(plan, Parameters(choice, weights, biases))
+        weights, biases = fed.parameters(plan, weights, biases)
+        notes, layers = _summary(plan, weights, self.macs)
         insert(model, plan, plan.scales(choice), weights, biases, self._table)
-        return told
+        return [*fed.notes, *notes], layers
+
+    def _fed(self, plan: QuantPlan, given: Parameters) -> FedLayers:
+        """Return layers that make up for what those in front of them lose, where that is much."""
+        wanted = self._settings.rounding is Rounding.FITTED and self._settings.bias_correction
+        if not wanted or self._loss < MUCH:
+            return FedLayers({})
+        return self._context.observed(
+            ("fed forward", tuple(site.key for site in plan.sites)),
+            lambda: fed_where_better(
+                self.model, plan, given, self._table, self._of_weights, *self._apart(), self._context
+            ),
+        )
 
     def _parameters(
         self, plan: QuantPlan, choice: ScaleChoice, means: Mapping[str, np.ndarray]
@@ -323,21 +341,24 @@ class _Quantizer:
         choices = self.calibrator.choices(plan)
         best, least = choices[0], math.nan
         if len(choices) > 1 or self._settings.equalize:
-            seen, others = self._samples, self._samples
-            if self._samples.count >= FEWEST:
-                with contextlib.suppress(DataError):  # a model of fixed batch takes all of them at once
-                    others, seen = self._samples.split(APART)
+            seen, others = self._apart()
             calibrator = Calibrator(self._of_calibration, self.model, self._table, self._context, seen)
             calibrator.observe(plan)
             weights, biases = self._parameters(plan, best, self.calibrator.means)
             work = sum(self.macs.values())
-            copies = QuantizedCopies(
-                self.model, plan, weights, biases, self._table, work, len(choices), others, self._context
-            )
-            errors = [copies.error(choice) for choice in calibrator.choices(plan)]
+            copies = QuantizedCopies(self.model, plan, self._table, work, len(choices), others, self._context)
+            errors = [copies.error(choice, weights, biases) for choice in calibrator.choices(plan)]
             best, least = choices[int(np.argmin(errors))], min(errors)
         # Of all members: where fewer nodes are quantized, another of them may be the source.
         return JudgedScales({member.name or "": scale for member, scale in plan.scales(best).usual.items()}, least)
+
+    def _apart(self) -> tuple[Samples, Samples]:
+        """Return the samples that something is made from, and those that it is judged on: all, where they are few."""
+        if self._samples.count >= FEWEST:
+            with contextlib.suppress(DataError):  # a model of fixed batch takes all of them at once
+                others, seen = self._samples.split(APART)
+                return seen, others
+        return self._samples, self._samples
 
     def _part_errors(self, plan: QuantPlan, choice: ScaleChoice) -> PartErrors:
         weights, _ = self._parameters(plan, choice, {})

@@ -32,7 +32,7 @@ def net():
 def weights_of(model, images, rounding, **options):
     """Return the float values of the weights of a quantized model, by what reads them first."""
     after = model.clone()
-    given = {"calibration": Calibration.MINMAX, "float_time": 0.0, "rounding": rounding, **options}
+    given = {"calibration": Calibration.MINMAX, "float_time": 0.0, "equalize": False, "rounding": rounding, **options}
     target = AVX2 if options.get("saturation") is Saturation.PAIRS else VNNI
     assert Quant(**given).run(after, make_context(model, {"x": images}, target=target)).modified
     found = {}

@@ -9,7 +9,7 @@ moves them into the weights; it is one small operation in float, where the tenso
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -57,15 +57,16 @@ def costly(places: Mapping[str, Insertion], errors: PartErrors) -> dict[str, Ins
     return {name: place for name, place in places.items() if errors.tensors.get(name, 0.0) > SHARE * errors.total}
 
 
-def insertions(found: Rescaling, plan: QuantPlan) -> dict[str, Insertion]:
+def insertions(found: Rescaling, plan: QuantPlan, fixed: Collection[str] = ()) -> dict[str, Insertion]:
     """Return the values behind which a multiplication can be inserted, by name: they are made in float, products in
     int8 read them, whose weights can take factors back, and they have no factors as it is.
 
     Args:
         found: Of a copy of the model.
         plan: Of the model.
+        fixed: Values that are read as they are, by name.
     """
-    made = {value.name for site in plan.sites for value in site.results}
+    made = {*fixed, *(value.name for site in plan.sites for value in site.results)}
     grouped = {group.source.name for group in plan.groups}
     sites = {site.key for site in plan.sites if site.product is not None}
     readers: dict[tuple[str, int, int], list[str]] = {}

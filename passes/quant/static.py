@@ -209,7 +209,7 @@ class _Quantizer:
         if not plan.pays:
             return self, ()
         found = EqualChannels(self.model, self._levels).found
-        places = {} if self._table.everywhere or self._samples.synthetic else insertions(found, plan)
+        places = {} if self._table.everywhere or self._samples.synthetic else insertions(found, plan, self._levels)
         if not (len(found.roots) or places):
             return self, (left_alone("channels", Reason(QuantCode.NOT_SCALABLE)),)
         factors = context.observed("factors of channels", lambda: self._factors(plan, found, places))

@@ -39,6 +39,7 @@ def test_values_that_floats_make_and_products_read_have_places() -> None:
     infer_shapes(model)
     found = insertions(EqualChannels(model).found, make_plan(model, load_table("cpu")))
     assert found == {"n": Insertion(-1, 16, ("q", "k")), "e": Insertion(-1, 16, ("y",))}
+    assert insertions(EqualChannels(model).found, make_plan(model, load_table("cpu")), {"n"}).keys() == {"e"}
 
 
 def test_what_has_factors_anyway_needs_no_multiplication() -> None:

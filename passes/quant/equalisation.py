@@ -57,6 +57,8 @@ LEAST = 1e-7
 WORTHWHILE = 0.97
 """The share of the error that may be left, at most, so that equalising is worth its time: what is measured on other
 samples moves by some per cent."""
+WORTH_INSERTING = 0.8
+"""The same where multiplications are inserted, which take time in every run: 1 dB."""
 EXACT = 1e-8
 """The share of the energy of the outputs by which they may change in float: rounding in single precision leaves less
 than a thousandth of it."""

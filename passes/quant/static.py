@@ -33,7 +33,16 @@ from onnxslim.runtime.model_times import ModelTimes
 from .calibration import CalibrationSettings, Calibrator
 from .codes import QuantCode
 from .cost import PlanCosts, estimated_costs
-from .equalisation import EXACT, WORTHWHILE, EqualChannels, Factors, balanced_factors, deviation, fitted_factors
+from .equalisation import (
+    EXACT,
+    WORTH_INSERTING,
+    WORTHWHILE,
+    EqualChannels,
+    Factors,
+    balanced_factors,
+    deviation,
+    fitted_factors,
+)
 from .fed_forward import MUCH, FedLayers, Parameters, fed_where_better
 from .fitted import fitted_weights
 from .input_grid import align_inputs
@@ -223,7 +232,7 @@ class _Quantizer:
         levels, beside = self._of_calibration.levels, context.beside("model of scaled channels")
         other = _Quantizer(self._reference, scaled, levels, self._settings, self._table, beside)
         before, after = self._rounded(plan).error, other._rounded(other.calibrator.plan()).error
-        if after > WORTHWHILE * before:
+        if after > (WORTH_INSERTING if factors.inserted else WORTHWHILE) * before:
             return self, (left_alone("channels", Reason(QuantCode.NOT_BETTER_EQUAL, (after / before - 1,))),)
         told = f"the error of the outputs is {1 - after / before:.0%} smaller on samples that were set apart"
         by = f"; multiplications inserted: {count}" if (count := len(factors.inserted)) else ""

@@ -246,9 +246,9 @@ def aimet(*, equalize: bool, adaround: bool) -> Callable[[], Work]:
 
 OURS = ("ours", "ours-minmax", "ours-mse")
 TOOLS: dict[str, tuple[Callable[[], Work], str, str]] = {
-    "ours": (ours(""), "", "onnxslim-compiler"),
-    "ours-minmax": (ours(":calibration=minmax"), "", "onnxslim-compiler"),
-    "ours-mse": (ours(":calibration=mse"), "", "onnxslim-compiler"),
+    "ours": (ours(":times=measured"), "", "onnxslim-compiler"),
+    "ours-minmax": (ours(":times=measured:calibration=minmax"), "", "onnxslim-compiler"),
+    "ours-mse": (ours(":times=measured:calibration=mse"), "", "onnxslim-compiler"),
     "onnxruntime-minmax": (onnxruntime("MinMax"), "onnxruntime", "onnxruntime"),
     "onnxruntime-entropy": (onnxruntime("Entropy"), "onnxruntime", "onnxruntime"),
     "onnxruntime-percentile": (onnxruntime("Percentile"), "onnxruntime", "onnxruntime"),

@@ -26,6 +26,9 @@ from onnxslim.quality.choosing import MetricRequest
 from onnxslim.runtime.statistics import Interval
 from onnxslim.runtime.target import Target, detect_target
 
+BUDGETS = ("error", "size", "latency")
+"""Options of passes that say how much may be lost, or must be saved, by the whole model."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerLoss:
@@ -143,9 +146,12 @@ def _telling() -> str:
 
 def _alone(layer: str, step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> LayerLoss:
     """Return what is lost where a pass changes one layer and nothing else."""
-    if "include" not in {field.name for field in dataclasses.fields(step)}:
+    defaults = {field.name: field.default for field in dataclasses.fields(step)}
+    if "include" not in defaults:
         return LayerLoss(layer, None, "the pass cannot be told to change one layer")
-    one: Pass = dataclasses.replace(step, **{"include": (glob.escape(layer),)})
+    # A budget would take the one layer back: what it costs is all that is lost.
+    budgets = {name: defaults[name] for name in BUDGETS if name in defaults}
+    one: Pass = dataclasses.replace(step, **budgets, **{"include": (glob.escape(layer),)})
     untimed = dataclasses.replace(context, observations=Observations(), timed=False)
     return _judged(attempt(one, current, judge, untimed), judge, layer)
 

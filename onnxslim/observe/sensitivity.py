@@ -6,16 +6,21 @@ boxes in pixels and scores lie in one tensor, the scores would otherwise count f
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxslim.arrays import Floats
+from onnxslim.data import Samples
+from onnxslim.observe.batches import batch_size
 from onnxslim.observe.deviation import Deviation
-from onnxslim.observe.probe import Feeds
+from onnxslim.observe.probe import Feeds, run_on
+from onnxslim.runtime.session import OpenSession
 
 NOT_FINITE = 1e6
 """The relative error that stands for an output that is not finite."""
@@ -51,6 +56,16 @@ class OutputDeviation:
         self._parts = {
             name: parts(arrays) for name, arrays in outputs.items() if all(np.isfinite(array).all() for array in arrays)
         }
+
+    @classmethod
+    def on(cls, model: ir.Model, samples: Samples, open_session: OpenSession) -> OutputDeviation:
+        """Return the error of the outputs beside those of `model` on all of `samples`, as many at once as it takes.
+
+        Raises:
+            RunError: The model does not run.
+        """
+        feeds = [batch.feeds for batch in samples.batches(batch_size(model, samples))]
+        return cls(functools.partial(run_on, open_session(model)), feeds)
 
     def __call__(self, changed: Run) -> float:
         """Return the energy of the error where `changed` runs the model, as a share of that of the outputs: the mean

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import onnx_ir as ir
 
+from onnxslim.analysis.linear_layer import label
 from onnxslim.analysis.original_names import OriginalNames
 from onnxslim.model.nesting import every_graph
 
@@ -77,11 +78,11 @@ class Selection:
         if isinstance(thing, ir.Node):
             origin = self._origins.of_node(thing)
             stored = {value.name or "" for value in thing.inputs if value is not None and value.is_initializer()}
-            return {thing.name or "", thing.op_type, *origin.nodes, *origin.vectors, *origin.matrices, *stored}
+            return {label(thing), thing.op_type, *origin.nodes, *origin.vectors, *origin.matrices, *stored}
         rank = 0 if thing.const_value is None else thing.const_value.shape.rank()
         names = {thing.name or ""}
         for node in {use.node for use in thing.uses()}:
-            names |= {node.name or "", node.op_type, *self._origins.of_node(node).of_weight(rank)}
+            names |= {label(node), node.op_type, *self._origins.of_node(node).of_weight(rank)}
         return names
 
 
@@ -99,5 +100,5 @@ def _all_names(*models: ir.Model) -> set[str]:
     for graph in (graph for model in models for graph in every_graph(model)):
         names.update(graph.initializers)
         for node in graph:
-            names.update((node.name or "", node.op_type))
+            names.update((label(node), node.op_type))
     return names - {""}

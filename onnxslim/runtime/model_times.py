@@ -12,13 +12,14 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant_tensor
 from onnxslim.model.nesting import nodes_within
+from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.cache import Cache
 from onnxslim.runtime.kernels import first_value, kernel_milliseconds
 from onnxslim.runtime.layer_latency import TimeLayers, circumstances
 from onnxslim.runtime.target import Target
 from onnxslim.runtime.timing import time_layers
 
-FORMAT = 1
+FORMAT = 2
 """Version of the method of measurement; times of other versions are not used."""
 SMALL = 64
 """Integers of a constant that may be sizes, which decide how long a model takes."""
@@ -90,7 +91,7 @@ def structure(model: ir.Model, feeds: Mapping[str, Any]) -> str:
     places: dict[ir.Value, int] = {}
     digest = hashlib.sha256(repr(sorted(model.opset_imports.items())).encode())
 
-    def add(value: ir.Value | None) -> None:
+    def add(value: ir.Value | None, *, sizes: bool = False) -> None:
         if value is None:
             digest.update(b"-")
             return
@@ -99,7 +100,7 @@ def structure(model: ir.Model, feeds: Mapping[str, Any]) -> str:
         tensor = None if known else constant_tensor(value)
         if tensor is not None:
             digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-            if tensor.size <= SMALL and tensor.dtype == ir.DataType.INT64:
+            if tensor.size <= SMALL and (sizes or tensor.dtype == ir.DataType.INT64):
                 digest.update(tensor.tobytes())
 
     for value in model.graph.inputs:
@@ -112,7 +113,7 @@ def structure(model: ir.Model, feeds: Mapping[str, Any]) -> str:
             plain = isinstance(attribute.value, (int, float, str, list, tuple))
             digest.update(f"{name}={attribute.value if plain else attribute.type}".encode())
         for operand in (*node.inputs, *node.outputs):
-            add(operand)
+            add(operand, sizes=has(node, Trait.SIZED_BY_VALUES))
     for value in model.graph.outputs:
         add(value)
     return digest.hexdigest()[:24]

@@ -26,7 +26,6 @@ from onnxslim.analysis.rescaling import Rescaling, rescaling
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.arrays import Floats, Indices
 from onnxslim.data import Samples
-from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import run_on
 from onnxslim.observe.sensitivity import OutputDeviation
 from onnxslim.observe.statistics import EXPONENT, Power, Query, Statistic, observe
@@ -181,9 +180,8 @@ def deviation(before: ir.Model, after: ir.Model, samples: Samples, context: Cont
         RunError: A model does not run on them.
     """
     few = samples.draw(SAMPLES, np.random.default_rng(context.seed))
-    feeds = [batch.feeds for batch in few.batches(batch_size(before, few))]
-    runs = [functools.partial(run_on, context.open_session(model)) for model in (before, after)]
-    return OutputDeviation(runs[0], feeds)(runs[1])
+    error = OutputDeviation.on(before, few, context.open_session)
+    return error(functools.partial(run_on, context.open_session(after)))
 
 
 def fitted_factors(

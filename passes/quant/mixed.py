@@ -131,12 +131,12 @@ class _Program:
             time[column], weights[column] = cost.float_time - cost.int8_time, cost.float_bytes - cost.int8_bytes
         for column, error in enumerate(errors, count):
             avoided[column] = error.share
-            for layer in error.layers:  # avoided only where each of its layers is float
+            for layer in sorted(error.layers):  # avoided only where each of its layers is float
                 self._at_least(0, {place[layer]: 1, column: -1})
         for index, boundary in enumerate(costs.boundaries):
             quantize, dequantize = first + 2 * index, first + 2 * index + 1
             time[quantize], time[dequantize] = boundary.quantize, boundary.dequantize
-            readers = [place[reader] for reader in boundary.readers]
+            readers = [place[reader] for reader in sorted(boundary.readers)]
             if boundary.maker is None:
                 for reader in readers:
                     self._at_least(1, {quantize: 1, reader: 1})

@@ -208,7 +208,7 @@ def _unkept(
     costs, everything = figures.costs, frozenset(figures.costs.layers)
     shares = {
         "latency": (demands.latency, costs.time(chosen) / costs.time(everything) if time is None else time),
-        "size": (demands.size, costs.size(chosen) / costs.size(everything)),
+        "size": (demands.size, costs.size(chosen) / max(costs.size(everything), 1)),
     }
     return tuple(
         remark("model", f"{share:.2f} of its {word} in float", str(missed), missed.code.word)

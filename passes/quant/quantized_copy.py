@@ -12,7 +12,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Samples
-from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import run_on
 from onnxslim.observe.sensitivity import OutputDeviation
 from onnxslim.pipeline.interface import Context
@@ -72,8 +71,7 @@ class QuantizedCopies:
         self._model, self._plan, self._table, self._context = model, plan, table, context
         least, most = SAMPLES
         few = samples.draw(int(min(most, max(least, PRODUCTS / max(macs * trials, 1)))))
-        feeds = [batch.feeds for batch in few.batches(batch_size(model, few))]
-        self._error = OutputDeviation(functools.partial(run_on, context.open_session(model)), feeds)
+        self._error = OutputDeviation.on(model, few, context.open_session)
 
     def error(
         self,

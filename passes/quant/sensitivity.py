@@ -6,13 +6,10 @@ The parts are rounded one at a time, on few samples; their errors are independen
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence, Set
 
 import onnx_ir as ir
 
-from onnxslim.observe.batches import batch_size
-from onnxslim.observe.probe import run_on
 from onnxslim.observe.sensitivity import OutputDeviation
 from onnxslim.pipeline.interface import Context
 
@@ -132,10 +129,7 @@ def noise_of_parts(model: ir.Model, parts: Sequence[Part], macs: int, context: C
     """
     least, most = SAMPLES
     few = context.draw(int(min(most, max(least, PRODUCTS / max(macs * len(parts), 1)))), "quant: sensitivity")
-    error = OutputDeviation(
-        functools.partial(run_on, context.open_session(model)),
-        [batch.feeds for batch in few.batches(batch_size(model, few))],
-    )
+    error = OutputDeviation.on(model, few, context.open_session)
     errors: list[float] = []
     height = max(FEWEST, -(-len(parts) // SESSIONS))
     for start in range(0, len(parts), height):

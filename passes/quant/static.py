@@ -65,7 +65,6 @@ from .weights import QuantizedWeight, Rounding
 from .wide_activations import wide_activations
 from .wider import wider_weights
 
-BITS = 8
 APART = 0.25
 """Share of the samples that choices of scales are judged on, and that they are not made from."""
 EXACTNESS = 0.05
@@ -87,17 +86,19 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
         newer = _at_opset(working, wide)
         working = working if isinstance(newer, Reason) else newer
     if working is not model:
-        notes.append(remark("model", f"opset {working.graph.opset_imports['']}", "DequantizeLinear takes that there"))
+        opset = working.graph.opset_imports[""]
+        notes.append(remark("model", f"opset {opset}", "DequantizeLinear takes that there"))
+        context = context.beside(f"model at opset {opset}")
     if not table.fuses(settings.integers(table)):
         what = settings.integers(table).name
         notes.append(remark("activations", what, f"{table.provider} computes in float on them, and is no faster"))
     levels: tuple[str, ...] = ()
-    held = working
+    exact = working
     if not (table.symmetric or context.samples.synthetic):
         candidate = working.clone()
         levels = align_inputs(candidate, context.draw(settings.samples, "quant: calibration"))
-        held = candidate if levels else working
-    quantizer = _Quantizer(model, held, levels, settings, table, context)
+        exact = candidate if levels else working
+    quantizer = _Quantizer(model, exact, levels, settings, table, context)
     dearer = quantizer.exactness_takes() if levels else 0.0
     if dearer > EXACTNESS:
         reason = Reason(QuantCode.EXACT_TOO_DEAR, (dearer,))
@@ -165,6 +166,9 @@ class _Quantizer:
         selection = Selection(settings.include, settings.exclude, model, context.original)
         self.unmatched = selection.unmatched()
         spread(model, lambda node: not selection.against(node))
+        excluded = {value.name or "" for node in model.graph if selection.against(node) for value in _values(node)}
+        self._fixed = self._levels | excluded
+        """Values whose channels keep their widths, by name."""
         self._samples = context.draw(settings.samples, "quant: calibration")
         self.macs = macs_by_value(model, {name: np.shape(array) for name, array in self._samples.first().items()})
         self._of_calibration = CalibrationSettings(
@@ -217,34 +221,35 @@ class _Quantizer:
         plan, context = self.calibrator.plan(), self._context
         if not plan.pays:
             return self, ()
-        found = EqualChannels(self.model, self._levels).found
-        places = {} if self._table.everywhere or self._samples.synthetic else insertions(found, plan, self._levels)
+        found = EqualChannels(self.model, self._fixed).found
+        places = {} if self._table.everywhere or self._samples.synthetic else insertions(found, plan, self._fixed)
         if not (len(found.roots) or places):
             return self, (left_alone("channels", Reason(QuantCode.NOT_SCALABLE)),)
         factors = context.observed("factors of channels", lambda: self._factors(plan, found, places))
         if factors.left > WORTHWHILE:
             return self, (left_alone("channels", Reason(QuantCode.ALREADY_EQUAL, (1 - factors.left,))),)
-        channels = EqualChannels(self.model, self._levels, factors.inserted)
+        channels = EqualChannels(self.model, self._fixed, factors.inserted)
         scaled = channels.scaled(factors)
         changed = context.observed("scaled channels", lambda: deviation(self.model, scaled, self._samples, context))
         if changed > EXACT:
             return self, (left_alone("channels", Reason(QuantCode.NOT_EXACT, (changed,))),)
         levels, beside = self._of_calibration.levels, context.beside("model of scaled channels")
-        other = _Quantizer(self._reference, scaled, levels, self._settings, self._table, beside)
-        before, after = self._rounded(plan).error, other._rounded(other.calibrator.plan()).error
-        if after > (WORTH_INSERTING if factors.inserted else WORTHWHILE) * before:
-            return self, (left_alone("channels", Reason(QuantCode.NOT_BETTER_EQUAL, (after / before - 1,))),)
+        equal = _Quantizer(self._reference, scaled, levels, self._settings, self._table, beside)
+        before, after = self._judged_scales(plan).error, equal._judged_scales(equal.calibrator.plan()).error
+        if not before > 0 or after > (WORTH_INSERTING if factors.inserted else WORTHWHILE) * before:
+            worse = after / before - 1 if before > 0 else 0.0
+            return self, (left_alone("channels", Reason(QuantCode.NOT_BETTER_EQUAL, (worse,))),)
         told = f"the error of the outputs is {1 - after / before:.0%} smaller on samples that were set apart"
         by = f"; multiplications inserted: {count}" if (count := len(factors.inserted)) else ""
-        return other, (remark("channels", f"{channels.count} equalised{by}", told),)
+        return equal, (remark("channels", f"{channels.count} equalised{by}", told),)
 
     def _factors(self, plan: QuantPlan, found: Rescaling, places: Mapping[str, Insertion]) -> Factors:
         if self._samples.synthetic:
             return balanced_factors(found)
-        choice = self._rounded(plan).scales
+        choice = self._judged_scales(plan).scales
         errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
         return fitted_factors(
-            EqualChannels(self.model, self._levels, costly(places, errors)),
+            EqualChannels(self.model, self._fixed, costly(places, errors)),
             plan,
             errors,
             choice,
@@ -259,7 +264,7 @@ class _Quantizer:
         self._asked = plan
         if not plan.pays:
             return MixedPlan(plan), {}
-        judged = self._rounded(plan)
+        judged = self._judged_scales(plan)
         choice, self._loss = judged.scales, judged.error
         few_bits = settings.weights.bits < INT8.bits
         errors, widened = None, None
@@ -310,11 +315,10 @@ class _Quantizer:
 
     def _fed(self, plan: QuantPlan, given: Parameters) -> FedLayers:
         """Return layers that make up for what those in front of them lose, where that is much."""
-        wanted = self._settings.rounding is Rounding.FITTED and self._settings.bias_correction
-        if not wanted or self._loss < MUCH:
+        if not (self._settings.makes_up and self._loss >= MUCH):
             return FedLayers({})
         return self._context.observed(
-            ("fed forward", tuple(site.key for site in plan.sites)),
+            ("fed forward", tuple(site.key for site in plan.sites), self._of_weights.wider, plan.wide),
             lambda: fed_where_better(
                 self.model, plan, given, self._table, self._of_weights, *self._apart(), self._context
             ),
@@ -325,7 +329,7 @@ class _Quantizer:
     ) -> tuple[dict[ir.Node, QuantizedWeight], dict[ir.Node, np.ndarray]]:
         return quantize_parameters(plan, plan.scales(choice), means, self._of_weights, self._context, self._fitted)
 
-    def _rounded(self, plan: QuantPlan) -> JudgedScales:
+    def _judged_scales(self, plan: QuantPlan) -> JudgedScales:
         """Return the choice of scales; weights are rounded as they will be from now on."""
         if self._settings.rounding is Rounding.FITTED:
             self._fit(plan, frozenset())
@@ -339,7 +343,8 @@ class _Quantizer:
             ("fitted weights", wider),
             lambda: fitted_weights(self.model, part, self._of_weights, self._samples, correct, self._context),
         )
-        self._fitted = {**self._fitted, **found}
+        # Of those that get 8 bits the weights of fewer bits go in any case: some cannot be fitted.
+        self._fitted = {**{key: own for key, own in self._fitted.items() if key not in wider}, **found}
 
     def _choose(self, plan: QuantPlan) -> JudgedScales:
         """Return the choice of scales that costs the outputs least.
@@ -349,7 +354,7 @@ class _Quantizer:
         """
         choices = self.calibrator.choices(plan)
         best, least = choices[0], math.nan
-        if len(choices) > 1 or self._settings.equalize:
+        if len(choices) > 1 or self._settings.equalize or self._settings.makes_up:
             seen, others = self._apart()
             calibrator = Calibrator(self._of_calibration, self.model, self._table, self._context, seen)
             calibrator.observe(plan)
@@ -422,6 +427,10 @@ class _Quantizer:
         return quantized_copy(self.model, plan, choice, weights, biases, self._table)
 
 
+def _values(node: ir.Node) -> list[ir.Value]:
+    return [value for value in (*node.inputs, *node.outputs) if value is not None]
+
+
 def _names(site: QuantSite) -> set[str]:
     return {value.name or "" for value in site.operands()}
 
@@ -433,7 +442,7 @@ def _summary(
     counts = Counter(site.node.op_type for site in plan.sites)
     bits = {node: weight.integers.bits for node, weight in weights.items()}
     layers = tuple(
-        bits_change(site.node, bits.get(site.node, BITS), macs.get(site.key, 0))
+        bits_change(site.node, bits.get(site.node, INT8.bits), macs.get(site.key, 0))
         for site in plan.sites
         if site.is_contraction
     )

@@ -43,6 +43,11 @@ class StaticSettings:
         search = self.calibration in (Calibration.MSE, Calibration.AUTO)
         return WeightSettings(self.saturation, self.per_channel, search, self.weights)
 
+    @property
+    def makes_up(self) -> bool:
+        """Whether layers may make up for what those in front of them lose."""
+        return self.rounding is Rounding.FITTED and self.bias_correction
+
     def integers(self, table: Int8Table) -> IntegerType:
         """What activations become on a target."""
         return self.activations.integers or IntegerType.named(table.activations)

@@ -101,3 +101,14 @@ def test_passes_that_say_nothing_of_layers_are_refused(path, data):
     with pytest.raises(UsageError, match="no pass is named that says what layers cost") as error:
         measured(path, data, "prune")
     assert "quant" in str(error.value.hint)
+
+
+def test_layers_without_a_name_go_by_what_they_make_and_budgets_do_not_take_them_back(path, data):
+    model = ir.load(path)
+    for node in model.graph:
+        node.name = ""
+    ir.save(model, path)
+    found = measured(path, data, "quant:times=estimated:calibration=minmax:rounding=nearest:error=0.5", worst=1)
+    assert [row.layer for row in found.layers] == ["p", "y"]
+    (worst,) = found.losses
+    assert worst.loss is not None, worst.loss_reason

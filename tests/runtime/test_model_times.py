@@ -88,6 +88,13 @@ def test_sizes_are_part_of_the_structure() -> None:
     assert structure(first, FEEDS) != structure(second, FEEDS)
 
 
+def test_factors_that_sizes_come_of_are_part_of_the_structure() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,C,H,W] x) => (float[N,C,I,J] y) {
+        y = Resize (x, , s) }"""
+    first, second = (from_text(text, s=np.float32([1, 1, by, by])) for by in (2, 16))
+    assert structure(first, FEEDS) != structure(second, FEEDS)
+
+
 def test_branches_are_part_of_the_structure() -> None:
     text = """<ir_version: 9, opset_import: ["" : 17]> g (bool c, float[N,4] x) => (float[N,4] y) {
         y = If (c) <then_branch = t () => (float[N,4] u) { u = Relu (x) },

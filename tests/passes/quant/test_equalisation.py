@@ -229,3 +229,25 @@ def test_channels_count_as_much_as_the_weights_behind_them_make_of_them() -> Non
 def test_the_option_needs_activations_of_levels() -> None:
     with pytest.raises(BadOptionValue, match="equalize"):
         Quant(equalize=False, activations=Activations.DYNAMIC)
+
+
+def test_weights_of_excluded_nodes_stay_as_they_are() -> None:
+    model = net(spread=100.0)
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    after, _ = quantized(model, exclude=("c",))
+    np.testing.assert_array_equal(
+        after.graph.initializers["v"].const_value.numpy(),  # type: ignore[union-attr]
+        model.graph.initializers["v"].const_value.numpy(),  # type: ignore[union-attr]
+    )
+
+
+def test_outputs_that_are_no_floats_say_nothing_of_channels() -> None:
+    text = NET.replace("(float[N,4] y)", "(int64[N,1] y)").replace(
+        "y = MatMul (f, w)", "z = MatMul (f, w) y = ArgMax <axis = 1> (z)"
+    )
+    model = net(spread=100.0)
+    weights = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}  # type: ignore[union-attr]
+    model = from_text(text, **weights)
+    samples = synthetic_samples(model, 32)
+    assert Quant(**FAST).run(model, make_context(model, samples, target=VNNI)).modified  # type: ignore[arg-type]

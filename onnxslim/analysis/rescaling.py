@@ -82,6 +82,12 @@ class Rescaling:
         ]
         return [(value, channels[0]) for value, channels in found if channels is not None]
 
+    def changed(self, factors: Floats) -> list[ir.Value]:
+        """Return the values that nodes make whose numbers are others with some factors, shape [labels]."""
+        made = [value for node in self.model.graph for value in node.outputs]
+        found = ((value, self.channels(value)) for value in made)
+        return [value for value, channels in found if channels is not None and (factors[channels[1]] != 1).any()]
+
     def apply(self, factors: Floats) -> None:
         """Multiply channels by positive factors, in place.
 

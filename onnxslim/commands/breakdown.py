@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -17,7 +17,7 @@ from onnxslim.data import Samples
 from onnxslim.errors import OnnxslimError
 from onnxslim.model.nesting import nested_graphs, nodes_within
 from onnxslim.observe.deviation import Deviation, compare_values
-from onnxslim.pipeline.interface import LayerChange
+from onnxslim.pipeline.interface import LayerChange, NoteCode
 from onnxslim.pipeline.records import NOT_ASKED, Breakdown, LayerCost, LayerFigures, OpFigures
 from onnxslim.runtime.kernels import first_value, kernel_milliseconds
 from onnxslim.runtime.session import Session
@@ -75,23 +75,26 @@ def break_down(
     samples: Samples | None,
     *,
     changes: Iterable[LayerChange] = (),
+    rescaled: Collection[str] = (),
     timed: bool = True,
 ) -> Breakdown:
     """Measure where size, work, time and error lie in two models in canonical form, which are not changed.
 
     Times are measured on `feeds`, which are empty where nothing is run, errors on a few of the samples; None: they are
-    not measured. `changes` is what passes made of widths and ranks.
+    not measured. `changes` is what passes made of widths and ranks; of values that are `rescaled` no error is told.
     """
     if any(value.shape is None for node in nodes_within(before.graph) for value in node.outputs if value.name):
         before = before.clone()
         infer_shapes(before)
     sides = [_side(model, feeds, target, timed) for model in (before, after)]
     regions = common_regions(before, after)
-    errors, unmeasured = _errors(before, after, [region.value for region in regions if region.value], target, samples)
+    names = [region.value for region in regions if region.value and region.value not in rescaled]
+    errors, unmeasured = _errors(before, after, names, target, samples)
     made: dict[str, list[LayerChange]] = {}
     for change in changes:
         made.setdefault(change.layer, []).append(change)
-    layers = tuple(_layer(region, sides, errors, unmeasured, made) for region in regions)
+    reasons = dict.fromkeys(names, unmeasured) | dict.fromkeys(rescaled, str(NoteCode.RESCALED.value))
+    layers = tuple(_layer(region, sides, errors, reasons, made) for region in regions)
     return Breakdown(layers, _ops((before, after), sides))
 
 
@@ -162,7 +165,7 @@ def _layer(
     region: Region,
     sides: Sequence[_ModelSide],
     errors: Mapping[str, Deviation],
-    unmeasured: str,
+    unmeasured: Mapping[str, str],
     changes: Mapping[str, Sequence[LayerChange]],
 ) -> LayerFigures:
     first, second = sides
@@ -172,7 +175,7 @@ def _layer(
     found = errors.get(region.value)
     reason: str | None = None
     if found is None:
-        reason = unmeasured if region.value else "only one of the models has it"
+        reason = unmeasured[region.value] if region.value else "only one of the models has it"
     elif found.sqnr_db is None:
         reason = found.reason or ("it is identical" if found.noise == 0 else "it is all zeros in the original")
     return LayerFigures(

@@ -16,6 +16,7 @@ from onnxslim.model import download_bytes, file_bytes
 from onnxslim.model.compressed import compressed_bytes
 from onnxslim.model.nesting import count_nodes
 from onnxslim.pipeline.budget import allowance, samples_to_settle, settled
+from onnxslim.pipeline.interface import NoteCode
 from onnxslim.pipeline.judge import Judge
 from onnxslim.pipeline.measured import MeasuredModel
 from onnxslim.pipeline.records import (
@@ -120,6 +121,14 @@ def measure_layers(judge: Judge, result: MeasuredModel, records: Sequence[PassRe
         judge.request.target,
         judge.run.validation if judge.request.check else None,
         changes=[change for record in records if record.kept for change in record.layers],
+        rescaled={
+            value
+            for record in records
+            if record.kept
+            for note in record.changes
+            if note.code == NoteCode.RESCALED.word
+            for value in note.values
+        },
         timed=judge.request.timed,
     )
 

@@ -63,6 +63,7 @@ class NoteCode(Code):
     OLD_OPSET = "opset {0} is older than {1}, from which on elementwise ops broadcast as in numpy"
     NOT_FINITE = "{0}"
     UNMATCHED = "no node, weight or op type of the model is called so"
+    RESCALED = "channels of values have factors that the weights behind them take back: their numbers are others"
     NOT_INCLUDED = "not in include"
     EXCLUDED = "in exclude"
 
@@ -94,9 +95,9 @@ def left_alone(subject: str, reason: str | Reason, code: str = "", *, action: st
     return Note(subject, action, str(reason), NoteKind.LEFT_ALONE, reason.code.word, reason.nodes, reason.values)
 
 
-def remark(subject: str, action: str, reason: str = "", code: str = "") -> Note:
+def remark(subject: str, action: str, reason: str = "", code: str = "", *, values: tuple[str, ...] = ()) -> Note:
     """Return a note on how a pass worked, which says of nothing that it was changed."""
-    return Note(subject, action, reason, NoteKind.REMARK, code)
+    return Note(subject, action, reason, NoteKind.REMARK, code, values=values)
 
 
 @dataclasses.dataclass(frozen=True)

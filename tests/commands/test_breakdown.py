@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from classifier import classifier
 from read_report import from_json
+from sample_models import from_text
 from zoo import MODELS
 
 import onnxslim
@@ -27,7 +28,15 @@ def quantized():
         data = {name: array[:24] if array.ndim else array for name, array in file.items()}
     model = MODELS / "fashion_resnet8.onnx"
     return onnxslim.optimize(
-        model, "quant", data=data, val=data, provider="cpu", threads=1, goal="size", measure=False, breakdown=True
+        model,
+        "quant:equalize=false",
+        data=data,
+        val=data,
+        provider="cpu",
+        threads=1,
+        goal="size",
+        measure=False,
+        breakdown=True,
     )
 
 
@@ -51,6 +60,29 @@ def test_layers_say_their_types_and_their_error(quantized):
     assert layer.sqnr_db is not None
     assert 15 < layer.sqnr_db < 60
     assert (layer.before.time_ms, layer.before.time_reason) == (None, "not measured: asked not to")
+
+
+def test_values_whose_channels_were_equalised_are_not_compared():
+    generator = np.random.default_rng(0)
+    spread = np.geomspace(1, 100, 16).astype(np.float32)
+    first, second = (generator.normal(size=(16, 16)).astype(np.float32) for _ in range(2))
+    model = from_text(
+        '<ir_version: 9, opset_import: ["" : 17]> g (float[N,16] x) => (float[N,16] y) {'
+        " a = Gemm (x, s, b) r = Relu (a) y = Gemm (r, t, c) }",
+        s=first * spread,
+        t=second / spread[:, None],
+        b=spread,
+        c=spread,
+    )
+    data = {"x": generator.normal(size=(64, 16)).astype(np.float32)}
+    done = onnxslim.optimize(
+        model, "quant", data=data, val=data, provider="cpu", threads=1, goal="size", measure=False, breakdown=True
+    )
+    layers = {each.value: each for each in done.report.breakdown.layers}
+    inner = [each for name, each in layers.items() if name != "y"]
+    assert inner
+    assert all(each.sqnr_db is None and "factors" in each.sqnr_reason for each in inner)
+    assert layers["y"].sqnr_db > 25
 
 
 def test_it_is_in_the_json(quantized):

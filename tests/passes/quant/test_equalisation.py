@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnxslim.passes.quant import Quant, equalisation, static
+from onnxslim.passes.quant import Quant, equalisation, quantizer
 from onnxslim.passes.quant.channel_weights import ChannelWeights
 from onnxslim.passes.quant.equalisation import EqualChannels, Factors, balanced_factors, deviation
 from onnxslim.passes.quant.scales import Activations, Calibration
@@ -121,7 +121,7 @@ def test_factors_that_cost_the_outputs_more_are_taken_back(monkeypatch: pytest.M
     def absurd(channels: EqualChannels, *_: object) -> Factors:
         return Factors(np.geomspace(1e-3, 1e3, channels.found.coupling.labels.count), 0.1)
 
-    monkeypatch.setattr(static, "fitted_factors", absurd)
+    monkeypatch.setattr(quantizer, "fitted_factors", absurd)
     model = net(spread=1)
     after, change = quantized(model)
     assert told(change) == (NoteKind.LEFT_ALONE, "not-better-equal")
@@ -129,7 +129,7 @@ def test_factors_that_cost_the_outputs_more_are_taken_back(monkeypatch: pytest.M
 
 
 def test_a_float_model_that_changes_is_not_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static, "deviation", lambda *_: 1e-3)
+    monkeypatch.setattr(quantizer, "deviation", lambda *_: 1e-3)
     assert told(quantized(net(spread=100))[1]) == (NoteKind.LEFT_ALONE, "not-exact")
 
 

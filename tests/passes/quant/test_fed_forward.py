@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnxslim.passes.quant import Quant, fed_forward, static
+from onnxslim.passes.quant import Quant, fed_forward, quantizer
 from onnxslim.passes.quant.integers import INT8
 from onnxslim.passes.quant.weights import QuantizedWeight
 from sample_models import from_text
@@ -23,7 +23,7 @@ NET = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,4,12,12] x) => (flo
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """However little is lost."""
-    monkeypatch.setattr(static, "MUCH", 0.0)
+    monkeypatch.setattr(quantizer, "MUCH", 0.0)
 
 
 def net(count: int = 96):
@@ -65,7 +65,7 @@ def test_outputs_lose_less_where_layers_make_up_for_others(monkeypatch):
     model, images = net()
     reference = model.clone()
     errors = [error(quantized(model.clone(), images[:64]), reference, images[64:])]
-    monkeypatch.setattr(static, "fed_where_better", lambda *given: fed_forward.FedLayers({}))
+    monkeypatch.setattr(quantizer, "fed_where_better", lambda *given: fed_forward.FedLayers({}))
     errors.append(error(quantized(model.clone(), images[:64]), reference, images[64:]))
     assert errors[0] < 0.8 * errors[1]
 
@@ -100,7 +100,7 @@ def test_what_costs_the_outputs_more_on_other_samples_is_not_taken(monkeypatch):
 def test_biases_take_back_the_mean_error_of_what_layers_give(fed):
     model, images = net()
     reference = model.clone()
-    quantized(model, images, rounding=static.Rounding.FITTED)
+    quantized(model, images, rounding=quantizer.Rounding.FITTED)
     samples = fed[0][5]
     seen = np.concatenate([batch.feeds["x"] for batch in samples.batches()])
     # The first layer reads the input, which is rounded: all that is lost on average is taken back.
@@ -127,7 +127,7 @@ def test_biases_take_back_the_mean_error_of_what_layers_give(fed):
     ("count", "options"),
     [
         (12, {}),  # none can be set apart
-        (96, {"rounding": static.Rounding.NEAREST}),
+        (96, {"rounding": quantizer.Rounding.NEAREST}),
         (96, {"bias_correction": False}),
     ],
 )
@@ -139,7 +139,7 @@ def test_nothing_is_fed_forward_on_few_samples_or_where_it_is_not_wanted(fed, co
 
 def test_nothing_is_fed_forward_where_little_is_lost(fed, monkeypatch):
     model, images = net()
-    monkeypatch.setattr(static, "MUCH", 0.5)
+    monkeypatch.setattr(quantizer, "MUCH", 0.5)
     quantized(model, images)
     assert not fed
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from onnxslim.passes.quant import Quant, static
+from onnxslim.passes.quant import Quant, quantizer
 from onnxslim.passes.quant.cost import Boundary, PlanCosts, PrecisionCost
 from onnxslim.passes.quant.integers import INT8
 from onnxslim.passes.quant.measuring import Stopwatch, conversions, measured_costs, node_owners
@@ -87,8 +87,8 @@ class ToldLayers:
 
 
 def run(model, feeds, monkeypatch, told, context=None, **options):
-    monkeypatch.setattr(static, "ModelTimes", lambda target: told)
-    monkeypatch.setattr(static, "LayerTimes", lambda target: ToldLayers(2 * told.conversion))
+    monkeypatch.setattr(quantizer, "ModelTimes", lambda target: told)
+    monkeypatch.setattr(quantizer, "LayerTimes", lambda target: ToldLayers(2 * told.conversion))
     given = {"calibration": Calibration.MINMAX, "rounding": Rounding.NEAREST, "times": Times.MEASURED, **options}
     after = model.clone()
     infer_shapes(after)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxslim.passes.quant import Quant, calibration
 from onnxslim.passes.quant.intervals import Histogram, mse_interval
@@ -90,6 +90,7 @@ def test_levels_do_not_reach_where_nothing_is_left_of_values():
         assert high > 0.9 * min(plain_high, seen.high)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 100), st.floats(-30, 30), st.floats(1, 30), st.sampled_from([1.0, 16.0, NOTHING_LOST]),
     st.sampled_from([swish, np.tanh, lambda values: np.maximum(values, 0), lambda values: np.clip(values, -3, 3)]),

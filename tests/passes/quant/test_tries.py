@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from onnxslim.passes.quant import Quant, fed_forward, static
+from onnxslim.passes.quant import Quant, fed_forward, quantizer
 from onnxslim.passes.quant.saturation import Saturation
 from onnxslim.passes.quant.weight_only.grids import WeightType
 from sample_models import from_text
@@ -36,7 +36,7 @@ def bits(change):
 
 @pytest.mark.parametrize("saturation", [Saturation.IGNORE, Saturation.PAIRS])
 def test_each_try_writes_the_bits_that_its_table_tells(saturation, monkeypatch):
-    monkeypatch.setattr(static, "MUCH", 0.0)
+    monkeypatch.setattr(quantizer, "MUCH", 0.0)
     monkeypatch.setattr(fed_forward.QuantizedCopies, "error", decreasing(fed_forward.QuantizedCopies.error))
     model, data = chain()
     context = make_context(model, {"x": data}, target=VNNI)

@@ -282,7 +282,7 @@ class Quantizer:
         """
         choices = self.calibrator.choices(plan)
         best, least = choices[0], math.nan
-        if len(choices) > 1 or self._settings.equalize or self._settings.makes_up:
+        if len(choices) > 1 or self._settings.equalize:
             seen, others = self._apart()
             calibrator = Calibrator(self._of_calibration, self.model, self._table, self._context, seen)
             calibrator.observe(plan)

@@ -31,7 +31,7 @@ def json_safe(text: str) -> str:
 
 def printable_record(record: Record) -> Record:
     """Return a record (dataclass, tuple, list, mapping) with every text in it printable."""
-    return _printable(record)  # type: ignore[no-any-return]
+    return _printable(record)  # type: ignore[no-any-return]  # of the type that came in
 
 
 def _printable(value: Any) -> Any:

@@ -270,7 +270,8 @@ def _homogeneous_in(node: ir.Node) -> int | None:
     # A gate that is smaller than what it is multiplied with has no factors, as what makes it is not homogeneous.
     if len(floats) == 2 and swapped:
         full = node.outputs[0].shape
-        whole = [index for index in floats if node.inputs[index].shape == full]  # type: ignore[union-attr]
+        shapes = {index: value.shape for index in floats if (value := node.inputs[index]) is not None}
+        whole = [index for index, shape in shapes.items() if shape == full]
         return whole[0] if full is not None and len(whole) == 1 else None
     return None
 
@@ -336,7 +337,7 @@ def _scale_and_shift(node: ir.Node, relations: AxisRelations) -> list[ir.Value]:
         own = relations.axes(value) or ()
         for axis, (dimension, place) in zip(own, operand.axes(len(own)), strict=True):
             position = next(
-                (at for factors, at_place, at in made if (factors, at_place) == (dimension.factors, place)), None
+                (index for factors, of_made, index in made if (factors, of_made) == (dimension.factors, place)), None
             )
             if position is None or relations.sizes[axis] != relations.sizes[(relations.axes(result) or ())[position]]:
                 return []

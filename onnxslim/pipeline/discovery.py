@@ -24,7 +24,7 @@ def find_pass(name: str) -> type[Pass]:
         names = pass_names()
         hint = did_you_mean(name, names).strip() or f"the passes are: {', '.join(names)}"
         raise UnknownPass(f"there is no pass named {name!r}", hint=hint)
-    found = load_class(Group.PASSES, extension, Pass)  # type: ignore[type-abstract]
+    found = load_class(Group.PASSES, extension, Pass)  # type: ignore[type-abstract]  # it returns subclasses
     if not isinstance(getattr(found, "kind", None), Kind):
         raise broken(Group.PASSES, extension, "its kind is no onnxslim.Kind")
     return found

@@ -117,6 +117,10 @@ class LayerChange:
     macs_after: int
 
 
+IN_FLOAT = "float"
+"""What became of a layer that stays as it is."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerSensitivity:
     """What one layer costs where it alone is changed, what that saves, and what became of it."""

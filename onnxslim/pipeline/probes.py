@@ -96,7 +96,7 @@ def rounded_otherwise(probe: InputProbe, generator: np.random.Generator) -> dict
     floats = [name for name, value in feeds.items() if isinstance(value, np.ndarray) and value.dtype.kind == "f"]
     for name in floats:
         array = feeds[name]
-        epsilon = float(ml_dtypes.finfo(array.dtype).eps)  # type: ignore[no-untyped-call]
+        epsilon = float(ml_dtypes.finfo(array.dtype).eps)  # type: ignore[no-untyped-call]  # not annotated there
         step = epsilon * generator.choice([-1, 1], array.shape)
         feeds[name] = np.asarray(array + array * step).astype(array.dtype)
     return feeds if floats else None

@@ -115,7 +115,7 @@ _FIDELITY += [(reason_key(figure.key), "str | None", None) for figure in FIGURES
 
 
 @dataclasses.dataclass(frozen=True)
-class FidelityFigures(dataclasses.make_dataclass("_Fidelity", _FIDELITY, frozen=True)):  # type: ignore[misc]
+class FidelityFigures(dataclasses.make_dataclass("_Fidelity", _FIDELITY, frozen=True)):  # type: ignore[misc]  # made of names
     """How close the outputs are to those of the original."""
 
 

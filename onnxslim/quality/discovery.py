@@ -19,4 +19,4 @@ def find_metric(name: str) -> type[Metric]:
         names = extension_names(Group.METRICS)
         hint = f"{did_you_mean(name, names)}the metrics are: {', '.join(names)}; or module:function"
         raise BadOptionValue(f"there is no metric named {name!r}", where="--metric", hint=hint)
-    return load_class(Group.METRICS, extension, Metric)  # type: ignore[type-abstract]
+    return load_class(Group.METRICS, extension, Metric)  # type: ignore[type-abstract]  # it returns subclasses

@@ -231,7 +231,9 @@ def timed(
     dtype = DTYPES.get(layer.weight.dtype) if layer.weight.dtype is not None else None
     if dtype is None:
         return None
-    whole = Part(tuple(layer.weight.const_value.shape.numpy()), _copied(layer), np.asarray)  # type: ignore[union-attr]
+    stored = layer.weight.const_value
+    assert stored is not None, "a layer's weight is stored"
+    whole = Part(tuple(stored.shape.numpy()), _copied(layer), np.asarray)
     steps: list[Step] = []
     for part in [whole] if form is None else parts(layer, form, ranks):
         value = Previous() if steps else Tensor(data, dtype=dtype)

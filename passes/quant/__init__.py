@@ -165,6 +165,12 @@ class Quant(Pass):
                 f"float_time is {self.float_time}", where="quant", hint="float_time is a share from 0 to less than 1"
             )
         self.check_shares("latency", "size")
+        if self.times is Times.MEASURED and self.weights is not WeightType.INT8 and self.latency is None:
+            raise BadOptionValue(
+                f"times has no meaning with weights={self.weights.value}: a layer in float takes more bytes",
+                where="quant",
+                hint="give latency= as well, or leave it out",
+            )
 
     def _check_concerned(self) -> None:
         """Raise BadOptionValue where an option was given that means nothing beside others."""

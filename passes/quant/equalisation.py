@@ -35,7 +35,7 @@ from onnxslim.runtime.session import OpenSession
 from .channel_weights import ChannelWeights
 from .insertion import Insertion
 from .plan import QuantPlan
-from .quantized_copy import ScaleChoice
+from .scales import ScaleChoice
 from .sensitivity import PartErrors
 
 STEPS = 200
@@ -216,7 +216,6 @@ def fitted_factors(
         now, _ = term.error(zeros)
         if now > 0 and np.isfinite(now):
             terms.append((term.share / now, term))
-    whole = sum(errors.tensors.values()) + sum(errors.weights.values())
     covered = sum(term.share for _, term in terms)
     if not terms or not covered > 0:
         return Factors(factors, 1.0)
@@ -232,7 +231,7 @@ def fitted_factors(
 
     best = scipy.optimize.minimize(loss, zeros, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
     factors[roots] = np.exp(best.x)
-    return Factors(factors, 1 - covered / whole * (1 - float(np.exp(best.fun))), channels.inserted)
+    return Factors(factors, 1 - covered / errors.total * (1 - float(np.exp(best.fun))), channels.inserted)
 
 
 def _terms(

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction, contractions
@@ -36,9 +34,9 @@ from onnxslim.pipeline.interface import Context, Note, remark
 
 from .fitted import can_be_fitted, rounded_to
 from .insert import insert_between_floats
-from .parameters import WeightSettings
+from .parameters import Parameters, WeightSettings
 from .plan import QuantPlan
-from .quantized_copy import QuantizedCopies, ScaleChoice, moved
+from .quantized_copy import QuantizedCopies, moved
 from .site import QuantSite
 from .table import Int8Table
 from .weights import QuantizedWeight
@@ -47,16 +45,11 @@ ROWS = 8
 """Rows for each column; with fewer the regression fits these rows, and nothing else."""
 COLUMNS = 2304
 """Layers with more columns keep their weights, and have their biases fitted."""
-
-
 SAMPLES = 128
 """Samples at most."""
 MUCH = 2e-3
 """Error of the outputs, as a share of their energy, below which nothing is fed forward: what a layer reads then tells
 too little of what was lost before it."""
-
-Weights = dict[ir.Node, QuantizedWeight]
-Biases = dict[ir.Node, Floats]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,20 +75,12 @@ class FedLayers:
         told = f"the error of the outputs is {1 - self.left:.0%} smaller on samples that were set apart"
         return [remark("layers", f"{len(self.layers)} make up for those in front", told)] if self.layers else []
 
-    def parameters(self, plan: QuantPlan, weights: Weights, biases: Biases) -> tuple[Weights, Biases]:
-        """Return the weights and biases of a plan, theirs in place of those given."""
+    def within(self, plan: QuantPlan, given: Parameters) -> Parameters:
+        """Return the parameters of a plan, theirs in place of those given."""
         found = {site.node: self.layers[site.key] for site in plan.sites if site.key in self.layers}
-        own = {node: layer.weight for node, layer in found.items()}
-        return {**weights, **own}, {**biases, **{node: layer.bias for node, layer in found.items()}}
-
-
-@dataclasses.dataclass(frozen=True)
-class Parameters:
-    """What a plan is carried out with: the scales, and the weight and the bias of each site that has one."""
-
-    choice: ScaleChoice
-    weights: Weights
-    biases: Biases
+        weights = {**given.weights, **{node: layer.weight for node, layer in found.items()}}
+        biases = {**given.biases, **{node: layer.bias for node, layer in found.items()}}
+        return dataclasses.replace(given, weights=weights, biases=biases)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +120,7 @@ def fed_where_better(
     few = seen.draw(min(count, SAMPLES), np.random.default_rng(context.seed))
     fed = FedLayers(fed_forward(model, plan, given, table, settings, few, context))
     copies = QuantizedCopies(model, plan, table, cost.macs, 2, others, context)
-    before = copies.error(given.choice, given.weights, given.biases)
-    after = copies.error(given.choice, *fed.parameters(plan, given.weights, given.biases))
+    before, after = copies.error(given), copies.error(fed.within(plan, given))
     return dataclasses.replace(fed, left=after / before) if after < before else FedLayers({})
 
 
@@ -178,10 +162,10 @@ def fed_forward(
     steps = _steps(model, plan, copied, now.order, made, biases)
     found: dict[str, FittedLayer] = {}
     for done, step in enumerate(steps):
-        later = [other.target for other in steps[done:]]
+        later = [each.target for each in steps[done:]]
         now.advance(step.start, {target.less for target in later if target.less is not None})
         then.advance(made[step.target.name] + 1, {target.name for target in later})
-        node, bias = step.copy.node, np.asarray(biases[step.site.node], np.float64)
+        node, bias = step.copy.node, biases[step.site.node]
         weight = weights[step.site.node]
         if can_be_fitted(step.site, settings) and step.product.columns <= COLUMNS:
             weight = _weight(step, weight, bias, now, then, settings, context.generator)
@@ -203,7 +187,7 @@ def _write(
     node: ir.Node,
     site: QuantSite,
     weight: QuantizedWeight | None,
-    bias: npt.NDArray[np.floating[Any]] | None,
+    bias: Floats | None,
 ) -> None:
     """Give a node of the copy a weight and a bias of its own, as floats."""
     if site.product is None or weight is None:
@@ -213,7 +197,7 @@ def _write(
         node.replace_input_with(site.product.bias_index, _own(editor, bias))
 
 
-def _own(editor: Editor, array: npt.NDArray[np.floating[Any]]) -> ir.Value:
+def _own(editor: Editor, array: Floats | Singles) -> ir.Value:
     return new_initializer(editor.graph, editor.numbered("w"), array.astype(np.float32))
 
 
@@ -223,7 +207,7 @@ def _steps(
     copied: QuantPlan,
     order: Sequence[ir.Node],
     made: Mapping[str, int],
-    biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
+    biases: Mapping[ir.Node, Floats],
 ) -> list[_Step]:
     """Return the layers to fit, in the order in which they run."""
     place = {node: index for index, node in enumerate(order)}

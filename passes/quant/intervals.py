@@ -88,8 +88,8 @@ def _tail(magnitudes: Floats, counts: Floats, made: Floats, slopes: Floats) -> t
         sums = np.cumsum(array[..., ::-1], axis=-1)[..., ::-1]
         return np.concatenate([sums, np.zeros_like(sums[..., :1])], axis=-1)[..., chosen + 1]
 
-    at, most = made[:, chosen], (counts * slopes).sum()
-    cut = (outside(counts * made**2) - 2 * at * outside(counts * made) + at**2 * outside(counts)).sum(axis=0)
+    bounds, most = made[:, chosen], (counts * slopes).sum()
+    cut = (outside(counts * made**2) - 2 * bounds * outside(counts * made) + bounds**2 * outside(counts)).sum(axis=0)
     return magnitudes[chosen], np.maximum(cut, 0.0), most - outside(counts * slopes)
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import label
 from onnxslim.model.constants import constant_tensor
-from onnxslim.pipeline.interface import LayerSensitivity
+from onnxslim.pipeline.interface import IN_FLOAT, LayerSensitivity
 
 from .cost import PlanCosts
 from .integers import IntegerType
@@ -18,7 +18,6 @@ from .plan import QuantPlan, layers_of
 from .sensitivity import PartErrors
 from .site import QuantSite
 
-IN_FLOAT = "float"
 WIDE_ACTIVATIONS = "its activations have more bits: they cost the outputs most for their time"
 WIDER = "its weight costs the outputs most for its bytes"
 
@@ -102,7 +101,7 @@ def plan_table(
         cost = costs.layers.get(key) if costs is not None and costs.measured else None
         why = "; ".join(words for words, keys in ((WIDER, wider), (WIDE_ACTIVATIONS, made.wide)) if site.key in keys)
         if site.node not in of_plan:
-            why = reasons.get(site.node.name or site.node.op_type, against)
+            why = reasons.get(label(site.node), against)
         rows.append(
             TableRow(
                 site.node,

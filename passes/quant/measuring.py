@@ -28,7 +28,7 @@ from .site import QuantSite
 
 WORK, RUNS = 2e11, (5, 30)
 """Multiply-accumulates of all runs of a profile, half a minute on a slow core, and runs at least and at most."""
-DEARER = (1.0, 6.0)
+IN_PLACE = (1.0, 6.0)
 """How much dearer conversions may be in the model than alone: beside them tensors change their layout."""
 LAST_CHANNELS = (0, 2, 3, 1)
 """Kernels for int8 have the channels of images last, and those for floats not."""
@@ -87,7 +87,7 @@ def measured_costs(
     costs = PlanCosts(layers, edges, rest, rest_bytes, measured=True)
     alone = sum(boundary.time(frozenset()) for boundary in edges)
     found = whole_int8 * scales[1] - (costs.time(frozenset()) - alone)
-    return costs.dearer(min(max(found / max(alone, 1e-9), DEARER[0]), DEARER[1]))
+    return costs.dearer(float(np.clip(found / max(alone, 1e-9), *IN_PLACE)))
 
 
 def node_owners(model: ir.Model, plan: QuantPlan) -> dict[str, str]:

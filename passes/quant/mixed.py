@@ -67,22 +67,28 @@ def best_within(errors: Sequence[RoundingError], costs: PlanCosts, limits: CostL
     return program.solve(TIE * program.time / _unit(program.time) - program.avoided / _unit(program.avoided))
 
 
-def cheapest_below(
-    errors: Sequence[RoundingError], costs: PlanCosts, share: float, limits: CostLimits = NO_LIMITS
-) -> frozenset[str] | None:
+def cheapest_below(errors: Sequence[RoundingError], costs: PlanCosts, share: float) -> frozenset[str] | None:
     """Return the layers to leave in float so that at most a share of the error is left, and a run takes least.
 
     Args:
         errors: All of them; they add up.
         costs: Of all layers.
         share: Above 0, at most 1.
-        limits: What it may cost.
 
     Returns:
-        The layers; None where nothing keeps the limits.
+        The layers; None where the solver finds none in its time.
     """
-    program = _Program(errors, costs, limits)
+    program = _Program(errors, costs, NO_LIMITS)
     return program.solve(program.time, avoided=1 - share)
+
+
+def avoiding(least: float, chosen: frozenset[str], errors: Sequence[RoundingError], costs: PlanCosts) -> frozenset[str]:
+    """Return layers that avoid so much error: those chosen where they do, else the cheapest, and all where none do."""
+    whole = sum(error.share for error in errors)
+    if sum(error.share for error in errors if error.layers <= chosen) >= least:
+        return chosen
+    enough = cheapest_below(errors, costs, 1 - least / whole) if least < whole else None
+    return frozenset(costs.layers) if enough is None else enough
 
 
 def left_after(chosen: Set[str], errors: Sequence[RoundingError]) -> float:

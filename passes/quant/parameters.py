@@ -17,10 +17,22 @@ from onnxslim.pipeline.interface import Context
 from .integers import INT8, IntegerType
 from .plan import QuantPlan, TensorScales
 from .saturation import Saturation
+from .scales import ScaleChoice
 from .site import QuantSite
 from .weights import QuantizedWeight, quantize_weight
 
 EMPTY: Mapping[str, QuantizedWeight] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """What a plan is carried out with."""
+
+    choice: ScaleChoice
+    weights: Mapping[ir.Node, QuantizedWeight]
+    """Of each site that has one."""
+    biases: Mapping[ir.Node, Floats]
+    """Of each site that has one."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from onnxslim.analysis.linear_layer import label
 from onnxslim.model.nesting import nested_graphs, nodes_within
 from onnxslim.pipeline.interface import Note, left_alone
 from onnxslim.pipeline.reasons import Reason
@@ -21,7 +22,7 @@ from .scales import Scale
 from .site import QuantSite, SiteFinder
 from .table import Int8Table, Role
 
-IN_FLOAT = "left in float"
+LEFT = "left in float"
 
 Sites = Mapping[ir.Node, QuantSite]
 """Sites by their nodes, in topological order."""
@@ -61,7 +62,6 @@ class QuantPlan:
     """Nodes that stay float, each with the reason."""
     last: frozenset[ir.Node] = frozenset()
     """Nodes of sites that are no contraction, and in front of none: their results go to the outputs."""
-
     wide: frozenset[str] = frozenset()
     """Sites whose activations have more bits, by their keys."""
     wide_scales: Mapping[str, Scale] = dataclasses.field(default_factory=dict)
@@ -149,7 +149,7 @@ def make_plan(
         reasons |= dropped
     absorbed = {site.clamp for site in sites.values()}
     left = tuple(
-        left_alone(node.name or node.op_type, reason, action=IN_FLOAT)
+        left_alone(label(node), reason, action=LEFT)
         for node, reason in reasons.items()
         if node not in absorbed and _makes_floats(node)
     )
@@ -163,7 +163,7 @@ def _nested(model: ir.Model, table: Int8Table) -> tuple[Note, ...]:
     """Return a note on each product in a branch or a loop: what it reads there cannot be made an output, and seen."""
     holders = {graph: node for node in nodes_within(model.graph) for graph in nested_graphs(node)}
     return tuple(
-        left_alone(node.name or node.op_type, Reason(QuantCode.NESTED, (holder.op_type,)), action=IN_FLOAT)
+        left_alone(label(node), Reason(QuantCode.NESTED, (holder.op_type,)), action=LEFT)
         for graph, holder in holders.items()
         for node in graph
         if (row := table.row(node)) is not None and row.role is Role.CONTRACTION

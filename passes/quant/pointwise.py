@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.evaluate import evaluate_nodes
 from onnxslim.arrays import Floats
-from onnxslim.model.constants import constant
+from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.ops.traits import Trait, has
 
 MOST = 16
@@ -71,8 +71,8 @@ def _is_pointwise(node: ir.Node, known: Collection[ir.Value]) -> bool:
         return False
     for operand in node.inputs:
         if operand is not None and operand not in known:
-            array = constant(operand)
-            if array is None or array.size != 1:
+            tensor = constant_tensor(operand)
+            if tensor is None or tensor.size != 1:
                 return False
     return True
 

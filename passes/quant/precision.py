@@ -18,7 +18,7 @@ from .cost import PlanCosts
 from .mixed import CostLimits, RoundingError, best_within, cheapest_below, fastest, left_after, reasons
 from .plan import QuantPlan, layers_of
 
-DEARER = (1.0, 2.0, 4.0)
+CONVERSIONS = (1.0, 2.0, 4.0)
 """How much dearer conversions are taken to be: what lies between a model in float and one in int8 is only reckoned."""
 
 SOLVED = 1e-6
@@ -98,7 +98,7 @@ def candidates(
     The last one leaves none. Of large models there are two.
     """
     found: dict[frozenset[str], None] = {}
-    for factor in DEARER:
+    for factor in CONVERSIONS:
         reckoned = costs.dearer(factor)
         for asked in (demands, dataclasses.replace(demands, float_time=0.0)):
             found[choose(errors, reckoned, asked, int8)] = None

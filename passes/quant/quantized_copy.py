@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.data import Samples
@@ -17,14 +14,11 @@ from onnxslim.observe.sensitivity import OutputDeviation
 from onnxslim.pipeline.interface import Context
 
 from .insert import insert
+from .parameters import Parameters
 from .plan import QuantPlan, ScaleGroup
-from .scales import Scale
+from .scales import ScaleChoice
 from .site import QuantSite
 from .table import Int8Table
-from .weights import QuantizedWeight
-
-ScaleChoice = Mapping[str, Scale]
-"""A scale for the source of each group of a plan, by its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,35 +67,20 @@ class QuantizedCopies:
         few = samples.draw(int(min(most, max(least, PRODUCTS / max(macs * trials, 1)))))
         self._error = OutputDeviation.on(model, few, context.open_session)
 
-    def error(
-        self,
-        choice: ScaleChoice,
-        weights: Mapping[ir.Node, QuantizedWeight],
-        biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
-    ) -> float:
-        """Return the energy of the error of the outputs where everything is quantized, as a share of theirs.
-
-        There is a scale for the source of each group, and a weight, and a bias, for every site that has one.
-        """
-        copy = quantized_copy(self._model, self._plan, choice, weights, biases, self._table)
+    def error(self, parameters: Parameters) -> float:
+        """Return the energy of the error of the outputs where everything is quantized, as a share of theirs."""
+        copy = quantized_copy(self._model, self._plan, parameters, self._table)
         return self._error(functools.partial(run_on, self._context.open_session(copy)))
 
 
-def quantized_copy(
-    model: ir.Model,
-    plan: QuantPlan,
-    choice: ScaleChoice,
-    weights: Mapping[ir.Node, QuantizedWeight],
-    biases: Mapping[ir.Node, npt.NDArray[np.floating[Any]]],
-    table: Int8Table,
-) -> ir.Model:
+def quantized_copy(model: ir.Model, plan: QuantPlan, parameters: Parameters, table: Int8Table) -> ir.Model:
     """Return a copy of a model, in which everything of a plan is quantized; see `QuantizedCopies`."""
     copy = model.clone()
     nodes = dict(zip(model.graph, copy.graph, strict=True))
-    moved_weights = {nodes[node]: weight for node, weight in weights.items()}
-    moved_biases = {nodes[node]: bias for node, bias in biases.items()}
+    weights = {nodes[node]: weight for node, weight in parameters.weights.items()}
+    biases = {nodes[node]: bias for node, bias in parameters.biases.items()}
     plan = moved(plan, nodes)
-    insert(copy, plan, plan.scales(choice), moved_weights, moved_biases, table)
+    insert(copy, plan, plan.scales(parameters.choice), weights, biases, table)
     return copy
 
 

@@ -14,17 +14,10 @@ import onnx_ir as ir
 from onnxslim.analysis.cost import macs_by_value
 from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.rescaling import Rescaling
+from onnxslim.arrays import Floats
 from onnxslim.data import Samples
 from onnxslim.errors import DataError, RunError
-from onnxslim.pipeline.interface import (
-    Context,
-    LayerChange,
-    LayerSensitivity,
-    Note,
-    NoteCode,
-    left_alone,
-    remark,
-)
+from onnxslim.pipeline.interface import Context, LayerChange, LayerSensitivity, Note, NoteCode, left_alone, remark
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 from onnxslim.runtime.layer_latency import LayerTimes
@@ -43,7 +36,7 @@ from .equalisation import (
     deviation,
     fitted_factors,
 )
-from .fed_forward import MUCH, FedLayers, Parameters, fed_where_better
+from .fed_forward import MUCH, FedLayers, fed_where_better
 from .fitted import fitted_weights
 from .insert import insert
 from .insertion import Insertion, costly, insertions
@@ -52,10 +45,11 @@ from .layer_bits import bits_change, share_in_int8
 from .layer_table import plan_table
 from .measuring import Stopwatch, measured_costs
 from .mixed import CostLimits, fastest
-from .parameters import quantize_parameters
+from .parameters import Parameters, quantize_parameters
 from .plan import QuantPlan, layers_of, sites_of
 from .precision import Demands, MixedPlan, PlanFigures, mixed_plan
-from .quantized_copy import JudgedScales, QuantizedCopies, ScaleChoice, quantized_copy
+from .quantized_copy import JudgedScales, QuantizedCopies, quantized_copy
+from .scales import ScaleChoice
 from .sensitivity import PartErrors, part_errors
 from .site import QuantSite
 from .static_settings import StaticSettings
@@ -108,12 +102,11 @@ class Quantizer:
         self.calibrator = Calibrator(self._of_calibration, model, table, context, self._samples)
         self._of_weights = settings.of_weights
         self._fitted: Mapping[str, QuantizedWeight] = {}
-        few_bits = settings.weights.bits < INT8.bits
         # A layer in float takes more bytes than those that few bits save of many others.
-        float_time = 0.0 if few_bits or table.everywhere else settings.float_time
+        float_time = 0.0 if settings.few_bits or table.everywhere else settings.float_time
         self._demands = Demands(settings.error, float_time, settings.latency, settings.size)
         self._watch = Stopwatch(ModelTimes(context.target), LayerTimes(context.target), self._samples.first())
-        self._timed = settings.timed and (settings.latency is not None or not few_bits)
+        self._timed = settings.timed and (settings.latency is not None or not settings.few_bits)
         wide = settings.wide(table)
         self._wide = wide if wide is not None and model.graph.opset_imports[""] >= wide.opset else None
         self._loss = math.nan
@@ -144,22 +137,34 @@ class Quantizer:
     def equalized(self) -> tuple[Quantizer, tuple[Note, ...]]:
         """Return what quantizes the model with its channels equalised, where that costs the outputs less, else this;
         and a note on it."""
-        plan, context = self.calibrator.plan(), self._context
+        plan = self.calibrator.plan()
         if not plan.pays:
             return self, ()
         found = EqualChannels(self.model, self._fixed).found
         places = {} if self._table.everywhere or self._samples.synthetic else insertions(found, plan, self._fixed)
         if not (len(found.roots) or places):
             return self, (left_alone("channels", Reason(QuantCode.NOT_SCALABLE)),)
-        factors = context.observed("factors of channels", lambda: self._factors(plan, found, places))
+        equal, told = self._equalized(plan, found, places)
+        if equal is self and places and len(found.roots):  # multiplications must bring more than factors alone
+            return self._equalized(plan, found, {})
+        return equal, told
+
+    def _equalized(
+        self, plan: QuantPlan, found: Rescaling, places: Mapping[str, Insertion]
+    ) -> tuple[Quantizer, tuple[Note, ...]]:
+        """Return what `equalized` does, with multiplications at some places, if they are worth it."""
+        form, context = frozenset(places), self._context
+        factors = context.observed(("factors of channels", form), lambda: self._factors(plan, found, places))
         if factors.left > WORTHWHILE:
             return self, (left_alone("channels", Reason(QuantCode.ALREADY_EQUAL, (1 - factors.left,))),)
         channels = EqualChannels(self.model, self._fixed, factors.inserted)
         scaled = channels.scaled(factors)
-        changed = context.observed("scaled channels", lambda: deviation(self.model, scaled, self._samples, context))
+        changed = context.observed(
+            ("scaled channels", form), lambda: deviation(self.model, scaled, self._samples, context)
+        )
         if changed > EXACT:
             return self, (left_alone("channels", Reason(QuantCode.NOT_EXACT, (changed,))),)
-        levels, beside = self._of_calibration.levels, context.beside("model of scaled channels")
+        levels, beside = self._of_calibration.levels, context.beside(("model of scaled channels", form))
         equal = Quantizer(self._reference, scaled, levels, self._settings, self._table, beside)
         before, after = self._judged_scales(plan).error, equal._judged_scales(equal.calibrator.plan()).error
         if not before > 0 or after > (WORTH_INSERTING if factors.inserted else WORTHWHILE) * before:
@@ -194,12 +199,11 @@ class Quantizer:
             return MixedPlan(plan), {}
         judged = self._judged_scales(plan)
         choice, self._loss = judged.scales, judged.error
-        few_bits = settings.weights.bits < INT8.bits
         errors, widened = None, None
-        if few_bits or self._wide is not None or self._demands.need_errors or settings.float_time:
+        if settings.few_bits or self._wide is not None or self._demands.need_errors or settings.float_time:
             errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
             self._errors = errors
-            if few_bits:
+            if settings.few_bits:
                 errors = self._widen(plan, errors)
             if self._wide is not None:
                 costs = self._estimated(plan, sites_of(plan))
@@ -234,11 +238,11 @@ class Quantizer:
         self, model: ir.Model, plan: QuantPlan, choice: ScaleChoice
     ) -> tuple[list[Note], tuple[LayerChange, ...]]:
         """Quantize the model of the plan, in place; return notes on what runs in int8, and the layers that do."""
-        weights, biases = self._parameters(plan, choice, self.calibrator.means)
-        fed = self._fed(plan, Parameters(choice, weights, biases))
-        weights, biases = fed.parameters(plan, weights, biases)
-        notes, layers = _summary(plan, weights, self.macs)
-        insert(model, plan, plan.scales(choice), weights, biases, self._table)
+        given = self._parameters(plan, choice, self.calibrator.means)
+        fed = self._fed(plan, given)
+        parameters = fed.within(plan, given)
+        notes, layers = _summary(plan, parameters.weights, self.macs)
+        insert(model, plan, plan.scales(choice), parameters.weights, parameters.biases, self._table)
         return [*fed.notes, *notes], layers
 
     def _fed(self, plan: QuantPlan, given: Parameters) -> FedLayers:
@@ -252,10 +256,10 @@ class Quantizer:
             ),
         )
 
-    def _parameters(
-        self, plan: QuantPlan, choice: ScaleChoice, means: Mapping[str, np.ndarray]
-    ) -> tuple[dict[ir.Node, QuantizedWeight], dict[ir.Node, np.ndarray]]:
-        return quantize_parameters(plan, plan.scales(choice), means, self._of_weights, self._context, self._fitted)
+    def _parameters(self, plan: QuantPlan, choice: ScaleChoice, means: Mapping[str, Floats]) -> Parameters:
+        settings, context = self._of_weights, self._context
+        weights, biases = quantize_parameters(plan, plan.scales(choice), means, settings, context, self._fitted)
+        return Parameters(choice, weights, biases)
 
     def _judged_scales(self, plan: QuantPlan) -> JudgedScales:
         """Return the choice of scales; weights are rounded as they will be from now on."""
@@ -286,10 +290,10 @@ class Quantizer:
             seen, others = self._apart()
             calibrator = Calibrator(self._of_calibration, self.model, self._table, self._context, seen)
             calibrator.observe(plan)
-            weights, biases = self._parameters(plan, best, self.calibrator.means)
+            given = self._parameters(plan, best, self.calibrator.means)
             work = sum(self.macs.values())
             copies = QuantizedCopies(self.model, plan, self._table, work, len(choices), others, self._context)
-            errors = [copies.error(choice, weights, biases) for choice in calibrator.choices(plan)]
+            errors = [copies.error(dataclasses.replace(given, choice=each)) for each in calibrator.choices(plan)]
             best, least = choices[int(np.argmin(errors))], min(errors)
         # Of all members: where fewer nodes are quantized, another of them may be the source.
         return JudgedScales({member.name or "": scale for member, scale in plan.scales(best).usual.items()}, least)
@@ -303,7 +307,7 @@ class Quantizer:
         return self._samples, self._samples
 
     def _part_errors(self, plan: QuantPlan, choice: ScaleChoice) -> PartErrors:
-        weights, _ = self._parameters(plan, choice, {})
+        weights = self._parameters(plan, choice, {}).weights
         return part_errors(self.model, plan, choice, weights, sum(self.macs.values()), self._context)
 
     def _widen(self, plan: QuantPlan, errors: PartErrors) -> PartErrors:
@@ -351,8 +355,8 @@ class Quantizer:
 
     def _copy(self, plan: QuantPlan, choice: ScaleChoice) -> ir.Model:
         choice = self._completed(plan, choice)
-        weights, biases = self._parameters(plan, choice, self.calibrator.means)
-        return quantized_copy(self.model, plan, choice, weights, biases, self._table)
+        parameters = self._parameters(plan, choice, self.calibrator.means)
+        return quantized_copy(self.model, plan, parameters, self._table)
 
 
 def _values(node: ir.Node) -> list[ir.Value]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +107,10 @@ class Scale:
         """Return the levels nearest to `array`, halves to even, as QuantizeLinear does."""
         levels = np.rint(array / self.scale) + self.zero_point
         return np.asarray(np.clip(levels, self.integers.lowest, self.integers.highest), self.integers.dtype)
+
+
+ScaleChoice = Mapping[str, Scale]
+"""A scale for the source of each group of a plan, by its name."""
 
 
 def intervals_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .integers import IntegerType
+from .integers import INT8, IntegerType
 from .parameters import WeightSettings
 from .saturation import Saturation
 from .scales import Activations, Calibration
@@ -42,6 +42,11 @@ class StaticSettings:
         """Those that concern weights."""
         search = self.calibration in (Calibration.MSE, Calibration.AUTO)
         return WeightSettings(self.saturation, self.per_channel, search, self.weights)
+
+    @property
+    def few_bits(self) -> bool:
+        """Whether weights have fewer bits than kernels multiply."""
+        return self.weights.bits < INT8.bits
 
     @property
     def makes_up(self) -> bool:

@@ -14,7 +14,7 @@ from onnxslim.pipeline.interface import Note, remark
 
 from .cost import PlanCosts
 from .integers import IntegerType
-from .mixed import cheapest_below
+from .mixed import avoiding
 from .plan import QuantPlan, sites_of
 from .precision import Demands, choose
 from .scales import Scale
@@ -60,11 +60,7 @@ def wide_activations(
     of_tensors = dataclasses.replace(errors, weights={}).of_layers(plan, sites_of(plan))
     costs = _costs(estimated)
     chosen = choose(of_tensors, costs, Demands(float_time=float_time), frozenset())
-    whole, least = sum(error.share for error in of_tensors), (1 - share) * errors.total
-    avoided = sum(error.share for error in of_tensors if error.layers <= chosen)
-    if avoided < least:
-        enough = cheapest_below(of_tensors, costs, 1 - least / whole) if least < whole else None
-        chosen = frozenset(sites_of(plan)) if enough is None else enough
+    chosen = avoiding((1 - share) * errors.total, chosen, of_tensors, costs)
     return WideActivations(chosen, errors.without_tensors(plan, chosen))
 
 

@@ -9,7 +9,7 @@ from onnxslim.pipeline.interface import Note, remark
 
 from .cost import PlanCosts, PrecisionCost
 from .integers import INT8, IntegerType
-from .mixed import CostLimits, RoundingError, best_within, cheapest_below
+from .mixed import CostLimits, RoundingError, avoiding, best_within
 from .plan import QuantPlan
 from .sensitivity import PartErrors
 
@@ -61,11 +61,7 @@ def wider_weights(plan: QuantPlan, errors: PartErrors, integers: IntegerType, sh
     # What is paid is bytes here, in place of time.
     costs = PlanCosts({name: PrecisionCost(growth * size, 0.0, 0, 0) for name, size in sizes.items()})
     chosen = best_within(of_weights, costs, CostLimits(time=BYTES * whole_size)) or frozenset()
-    avoided = sum(error.share for error in of_weights if error.layers <= chosen)
-    least, whole = (1 - share) * errors.total, sum(error.share for error in of_weights)
-    if avoided < least:
-        enough = cheapest_below(of_weights, costs, 1 - least / whole) if least < whole else None
-        chosen = frozenset(sizes) if enough is None else enough
+    chosen = avoiding((1 - share) * errors.total, chosen, of_weights, costs)
     keys = frozenset(key for name in chosen for key in sites[name])
     added = costs.time(chosen) / max(whole_size, 1.0)
     return WiderWeights(keys, added, _left(errors, keys, integers))

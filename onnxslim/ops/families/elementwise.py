@@ -233,7 +233,7 @@ def clip(site: NodeFacts) -> Fact:
     for element in first.elements:
         if isinstance(element, (int, Expression)):
             element = element if low is None else maximum(element, low)  # type: ignore[arg-type]  # no floats are left
-            element = element if high is None else minimum(element, high)  # type: ignore[arg-type]
+            element = element if high is None else minimum(element, high)  # type: ignore[arg-type]  # as above
         else:
             element = None
         elements.append(element)

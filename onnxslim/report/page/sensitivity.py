@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxslim.pipeline.interface import LayerSensitivity
+from onnxslim.pipeline.interface import IN_FLOAT, LayerSensitivity
 from onnxslim.pipeline.records import Report
 from onnxslim.report.page.bars import Bars
 from onnxslim.report.page.plots import Plot
@@ -72,8 +72,8 @@ def _plot(name: str, layers: Sequence[tuple[int, LayerSensitivity]], count: int)
     def draw(axes: Axes) -> None:
         size = 7 if len(layers) < 60 else 4
         for colour, kept in ((AFTER, False), (BEFORE, True)):
-            own = [at for at, row in layers if (row.became == "float") is kept]
-            axes.plot(own, [decibels[at] for at in own], "o", color=colour, markersize=size)
+            own = [index for index, row in layers if (row.became == IN_FLOAT) is kept]
+            axes.plot(own, [decibels[index] for index in own], "o", color=colour, markersize=size)
         axes.plot([place], [decibels[place]], "o", color=BAD, markersize=9, fillstyle="none", markeredgewidth=2)
         low, high = min(decibels.values()), max(decibels.values())
         axes.set_ylim(low - 0.12 * (high - low) - 1, high + 0.12 * (high - low) + 1)

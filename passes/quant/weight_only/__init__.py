@@ -14,14 +14,14 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import weight_bytes
 from onnxslim.model.constants import constant_tensor
 from onnxslim.model.edit import become
-from onnxslim.pipeline.interface import Change, Context, LayerChange, Note, left_alone, remark
+from onnxslim.pipeline.interface import IN_FLOAT, Change, Context, LayerChange, Note, left_alone, remark
 from onnxslim.pipeline.opset import upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
 from ..codes import QuantCode
 from ..layer_bits import bits_change
-from ..layer_table import IN_FLOAT, TableRow, layer_table
+from ..layer_table import TableRow, layer_table
 from .choice import costly_weights, stored_bytes, weights_within
 from .grids import WeightType
 from .kernels import WeightOnlyKernels, load_kernels

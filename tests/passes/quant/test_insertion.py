@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant import Quant, quantizer
 from onnxslim.passes.quant.equalisation import EqualChannels
 from onnxslim.passes.quant.insertion import Insertion, insertions
 from onnxslim.passes.quant.plan import make_plan
@@ -89,3 +89,24 @@ def test_wide_channels_go_into_the_weights() -> None:
     # Multiplications in float, in front of the levels that products read.
     made = [node for node in after.graph if node.op_type == "Mul" and (node.outputs[0].name or "").endswith("_scaled")]
     assert [use.node.op_type for node in made for use in node.outputs[0].uses()] == ["QuantizeLinear"] * len(made)
+
+
+def test_factors_alone_are_taken_where_multiplications_bring_too_little(monkeypatch) -> None:
+    monkeypatch.setattr(quantizer, "WORTH_INSERTING", 0.0)
+    text = BLOCK.replace("y = MatMul (e, wo) }", "u = Relu (f)  y = MatMul (u, wo) }").replace(
+        "e = Erf (m)", "e = Erf (m)  f = MatMul (e, wf)"
+    )
+    generator = np.random.default_rng(2)
+    spread = np.geomspace(1, 100, 16).astype(np.float32)
+    weights = {
+        name: value.const_value.numpy() for name, value in block(30).graph.initializers.items() if value.const_value
+    }
+    weights["wf"] = generator.normal(size=(16, 16)).astype(np.float32) * spread
+    weights["wo"] = weights["wo"] / spread[:, None]
+    model = from_text(text, **weights)
+    rows = generator.normal(size=(64, 6, 16)).astype(np.float32)
+    step = Quant(calibration=Calibration.MINMAX, rounding=Rounding.NEAREST, float_time=0.0)
+    change = step.run(model, make_context(model, {"x": rows}, target=VNNI))
+    (note,) = [note for note in change.notes if note.subject == "channels"]
+    assert note.action.endswith("equalised")
+    assert not [node for node in model.graph if (node.outputs[0].name or "").endswith("_scaled")]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxslim.passes.quant.cost import Boundary, PlanCosts, PrecisionCost, boundaries, estimated_costs, layer_costs
 from onnxslim.passes.quant.integers import INT8
-from onnxslim.passes.quant.mixed import CostLimits, RoundingError, best_within, cheapest_below, fastest
+from onnxslim.passes.quant.mixed import CostLimits, RoundingError, best_within, fastest
 from onnxslim.passes.quant.plan import layers_of, make_plan
 from onnxslim.passes.quant.precision import Demands, choose
 from onnxslim.passes.quant.table import load_table
@@ -61,7 +61,6 @@ def test_nothing_is_chosen_where_no_choice_is_within_the_limits():
     assert best_within(errors, costs, CostLimits(time=1.5)) is None
     assert best_within(errors, costs, CostLimits(time=2.5)) == set()
     assert best_within(errors, costs, CostLimits(time=5.5)) == {"a"}
-    assert cheapest_below(errors, costs, 0.5, CostLimits(size=100)) is None
 
 
 NAMES = "abcde"

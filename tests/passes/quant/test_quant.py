@@ -375,6 +375,7 @@ def test_options_are_checked(options):
         ("activations=float", "saturation=pairs"),
         ("activations=float", "per_channel=false"),
         ("calibration=minmax", "percentile=99"),
+        ("weights=int4", "times=measured"),
     ],
 )
 def test_options_that_mean_nothing_beside_others_are_refused(beside, options):

@@ -302,3 +302,15 @@ def test_a_layer_in_float_leaves_its_clamp_in_float_where_everything_else_is_qua
     after, change = quantized(model, feeds, error=0.5, target="qdq", calibration=Calibration.MINMAX)
     assert "float" in {row.became for row in change.sensitivity}
     assert error(model, after, feeds) < 0.1
+
+
+def test_layers_without_a_name_have_reasons_of_their_own():
+    model, feeds = net()
+    for node in model.graph:
+        node.name = ""
+    _, change = quantized(model, feeds, error=0.5, equalize=False)
+    in_float = [row for row in change.sensitivity if row.became == "float"]
+    left = {note.subject: note.reason for note in change.notes}
+    assert len(in_float) > 1
+    assert all(row.why == left[row.layer] for row in in_float)
+    assert len({row.why for row in in_float}) == len(in_float)

@@ -10,7 +10,7 @@ import pytest
 from onnxslim.passes.quant import table
 from onnxslim.passes.quant.insert import insert
 from onnxslim.passes.quant.integers import INT8, UINT8
-from onnxslim.passes.quant.plan import IN_FLOAT, TensorScales, make_plan
+from onnxslim.passes.quant.plan import LEFT, TensorScales, make_plan
 from onnxslim.passes.quant.scales import Scale
 from onnxslim.passes.quant.table import Role, load_table
 from onnxslim.passes.quant.weights import quantize_weight
@@ -198,7 +198,7 @@ def test_attributes_that_the_kernel_lacks_keep_a_node_float():
         g (float[1,4,8,8] x) => (float[] z) { z = Resize <mode = "linear"> (x, , i) }"""
     model = from_text(text, i=np.array([1, 1, 2, 2], np.float32))
     (note,) = make_plan(model, CPU).left or make_plan_typed(model)
-    assert (note.action, note.reason) == (IN_FLOAT, "its kernel is for mode = nearest")
+    assert (note.action, note.reason) == (LEFT, "its kernel is for mode = nearest")
 
 
 def make_plan_typed(model):

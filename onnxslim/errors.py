@@ -15,6 +15,7 @@
     ├── DataError                the samples: missing, unreadable, or not fitting the model's inputs
     │   └── ValuesNotFinite      NaN or infinity where a pass learns from values
     ├── RuleError                a rewrite rule or an axis signature that does not read or does not check
+    ├── NotDifferentiable        an op between trainable weights and outputs has no gradient
     ├── PassFailed               a pass raised; names the pass and those that ran before it
     ├── RunError                 ONNX Runtime refused the model, or failed while it ran
     ├── ProviderUnavailable      the execution provider asked for is not on this machine
@@ -119,6 +120,10 @@ class ValuesNotFinite(DataError):
 
 class RuleError(OnnxslimError):
     """A rewrite rule or an axis signature does not read, or does not check."""
+
+
+class NotDifferentiable(OnnxslimError):
+    """An op between trained weights and outputs has no gradient, or none that is known before the model runs."""
 
 
 class PassFailed(OnnxslimError):

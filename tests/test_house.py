@@ -34,11 +34,13 @@ FLOORS = {
             "onnxslim.ops",
             "onnxslim.analysis",
             "onnxslim.rewrite",
+            "onnxslim.autodiff",
             "onnxslim.runtime",
             "onnxslim.units",
             "onnxslim.data",
             "onnxslim.observe",
             "onnxslim.fit",
+            "onnxslim.train",
             "onnxslim.checks",
             "onnxslim.quality",
             "onnxslim.metrics",
@@ -176,8 +178,8 @@ def test_errors_say_what_to_do() -> None:
     assert not silent
 
 
-NODES = ("Node", "node", "make_node", "Step")
-"""What builds a node of a model, a node of a file, or a node of a layer that is timed alone."""
+NODES = ("Node", "node", "make_node", "Step", "op")
+"""What builds a node of a model, a node of a file, a node of a layer that is timed alone, or one of a builder."""
 WORDS = {
     "onnxslim.model.constants": {"Constant"},  # what it is to the file format: an initializer by another name
     "onnxslim.report": {"Size"},  # the title of a column

@@ -1,0 +1,169 @@
+"""Reads gradients that are written down as formulas: the files `*.grads` of `onnxslim.ops.gradients`.
+
+    Sigmoid (x) => (y)      { dx = dy * y * (1.0 - y) }
+    LeakyRelu (x) => (y)    { dx = Where (x < 0.0, dy * @alpha, dy) }
+    constant: Floor Ceil
+
+The head names the operands and results of an op, in their order; trailing ones may be left out. The body is ONNX's own
+text with infix operators (`onnxslim.rewrite.expression`). It reads operands, results, the gradient ``dy`` of a result
+``y``, and attributes ``@alpha`` of the node or the defaults of its operator set; it makes the gradient ``dx`` of each
+operand ``x`` that has one. Numbers with a point take the element type of the gradients. Of a formula just what is asked
+for is built. ``constant`` lists ops that are constant piece by piece, or give no real numbers: nothing flows back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+
+from onnxslim.errors import RuleError
+from onnxslim.model.constants import is_constant_node
+from onnxslim.ops.gradient import Gradient, GradientSite
+from onnxslim.ops.parameters import attribute
+from onnxslim.ops.signatures import OpName, op_name
+from onnxslim.ops.traits import Trait, has
+from onnxslim.rewrite.expression import write_out
+
+HEAD = re.compile(r"\s*(?P<op>[\w.]+(?:::\w+)?)\s*\((?P<operands>[\w\s,]*)\)\s*=>\s*\((?P<results>[\w\s,]*)\)\s*\{")
+CONSTANT_LINE = re.compile(r"\s*constant:(?P<ops>[^\n]*)")
+COMMENT = re.compile(r"#[^\n]*")
+PARSED_AT = 21
+"""The operator set that the parser is told; it checks nothing against it."""
+
+
+def read_formulas(text: str, where: str) -> Iterator[tuple[OpName, Gradient]]:
+    """Yield the gradients that a text declares.
+
+    Raises:
+        RuleError: Something in it does not read; the error names file and line.
+    """
+    text = COMMENT.sub(lambda match: " " * len(match[0]), text)
+    place = 0
+    while text[place:].strip():
+        line = text.count("\n", 0, place + len(text[place:]) - len(text[place:].lstrip())) + 1
+        constant = CONSTANT_LINE.match(text, place)
+        if constant is not None:
+            yield from ((op_name(word), nothing) for word in constant["ops"].split())
+            place = constant.end()
+            continue
+        head = HEAD.match(text, place)
+        end = -1 if head is None else text.find("}", head.end())
+        if head is None or end < 0:
+            raise RuleError(
+                f"this begins no gradient: {text[place:].strip().splitlines()[0][:60]}",
+                where=f"{where}:{line}",
+                hint="write Op (x) => (y) { dx = ... }, or constant: Op",
+            )
+        yield op_name(head["op"]), _formula(head, text[head.end() - 1 : end + 1], f"{where}:{line}")
+        place = end + 1
+
+
+@functools.cache
+def formulas() -> Mapping[OpName, Gradient]:
+    """Return the gradients that the files of `onnxslim.ops.gradients` write down."""
+    files = importlib.resources.files("onnxslim.ops.gradients").iterdir()
+    found: dict[OpName, Gradient] = {}
+    for file in sorted((file for file in files if file.name.endswith(".grads")), key=lambda file: file.name):
+        found.update(read_formulas(file.read_text(encoding="utf-8"), file.name))
+    return found
+
+
+def nothing(site: GradientSite) -> Mapping[int, ir.Value | None]:
+    """Return that nothing flows back."""
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Formula:
+    """A gradient as a body of nodes. Called with a site, it builds what is asked for of it."""
+
+    operands: tuple[str, ...]
+    results: tuple[str, ...]
+    makers: Mapping[str, onnx.NodeProto]
+    """The node of the body that makes a name."""
+
+    def __call__(self, site: GradientSite) -> Mapping[int, ir.Value | None]:
+        """Build the gradients of the operands that are wanted."""
+        built: dict[str, ir.Value | None] = {}
+        named = enumerate(self.operands)
+        return {
+            index: self._value(f"d{name}", site, built)
+            for index, name in named
+            if index in site.wanted and f"d{name}" in self.makers
+        }
+
+    def _value(self, name: str, site: GradientSite, built: dict[str, ir.Value | None]) -> ir.Value | None:
+        """Return what a name stands for, building it at its first use."""
+        if name not in built:
+            if name in self.makers:
+                self._build(self.makers[name], site, built)
+            elif name in self.operands:
+                index = self.operands.index(name)
+                built[name] = site.operand(index) if site.has(index) else None
+            elif name in self.results:
+                built[name] = site.result(self.results.index(name))
+            else:
+                built[name] = site.incoming(self.results.index(name[1:]))
+        return built[name]
+
+    def _build(self, body: onnx.NodeProto, site: GradientSite, built: dict[str, ir.Value | None]) -> None:
+        if is_constant_node(body):
+            built[body.output[0]] = _literal(body, site)
+            return
+        inputs = [self._value(name, site, built) if name else None for name in body.input]
+        attributes = {}
+        for written in body.attribute:
+            told = attribute(site.node, written.ref_attr_name, site.version) if written.ref_attr_name else None
+            attributes[written.name] = told if written.ref_attr_name else onnx.helper.get_attribute_value(written)
+        if has(body, Trait.IDENTITY):  # as a formula of one name is written out
+            built[body.output[0]] = inputs[0]
+            return
+        made = site.build.ops(body.op_type, *inputs, count=len(body.output), domain=body.domain, **attributes)
+        built.update(zip(body.output, made, strict=True))
+
+
+def _literal(body: onnx.NodeProto, site: GradientSite) -> ir.Value:
+    """Return a constant: real numbers are of the type of the gradients, others as they are written."""
+    written = body.attribute[0]
+    if written.ref_attr_name:
+        told = np.asarray(attribute(site.node, written.ref_attr_name, site.version))
+    elif written.type == onnx.AttributeProto.TENSOR:
+        told = onnx.numpy_helper.to_array(written.t)
+    else:
+        told = np.asarray(onnx.helper.get_attribute_value(written))
+    like = next(value for value in site.upstream if value is not None)
+    assert like.dtype is not None
+    return site.build.constant(told.astype(like.dtype.numpy()) if told.dtype.kind == "f" else told)
+
+
+def _formula(head: re.Match[str], body: str, where: str) -> Formula:
+    operands, results = (tuple(name.strip() for name in head[part].split(",")) for part in ("operands", "results"))
+    known = [*operands, *results, *(f"d{result}" for result in results)]
+    text = f'<domain: "gradient", opset_import: ["" : {PARSED_AT}]> f ({", ".join(known)}) => (_) '
+    try:
+        proto = onnx.parser.parse_function(text + write_out(body, where))
+    except onnx.parser.ParseError as error:
+        message = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error.args[0])
+        raise RuleError(
+            f"the gradient of {head['op']} does not read: {message}",
+            where=where,
+            hint="see onnxslim.rewrite.expression for what can be written",
+        ) from error
+    makers = {name: node for node in proto.node for name in node.output}
+    for node in proto.node:
+        unknown = next((name for name in node.input if name and name not in makers and name not in known), None)
+        if unknown is not None:
+            raise RuleError(
+                f"the gradient of {head['op']} reads {unknown}, which nothing makes",
+                where=where,
+                hint=f"it knows {', '.join(known)}",
+            )
+    return Formula(operands, results, makers)

@@ -1,0 +1,30 @@
+"""Every declared gradient is proved on drawn nodes of every operator set that training meets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gradient_cases import drawn_for_gradient
+from gradient_proof import prove_gradient
+from op_cases import operator_sets
+from op_draw import Draw
+
+from onnxslim.autodiff.formulas import formulas, nothing
+from onnxslim.autodiff.reverse import declared_gradients
+from onnxslim.ops.signatures import OpName
+
+OLDEST, NEWEST = 18, 26
+COUNT = 12
+CASES = [
+    pytest.param(op, opset, id=f"{'::'.join(filter(None, op))}-{opset}")
+    for op in sorted(declared_gradients())
+    for opset in sorted({max(opset, OLDEST) for opset in operator_sets(op, NEWEST)})
+]
+
+
+@pytest.mark.parametrize(("op", "opset"), CASES)
+def test_a_gradient_is_that_of_central_differences(op: OpName, opset: int) -> None:
+    random = np.random.default_rng([opset, *map(ord, op[1])])
+    draw = Draw(random, opset)
+    proved = sum(prove_gradient(drawn_for_gradient(op, draw), opset, random) for _ in range(COUNT))
+    assert proved or formulas().get(op) is nothing, "no operand had a gradient: nothing was proved"

@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from onnxslim.passes.prune.cutting import cut
 from op_cases import DRAWN, Array, Case, Draw
 from permute_channels import permutation, permuted
+from reference_ops import REFERENCES
 from shape_programs import check_facts
 
 from onnxslim.analysis.axis_relations import AxisRelations
@@ -106,7 +107,7 @@ class Runner:
         except Exception as error:  # onnxruntime has no narrower class
             if not any(text in str(error) for text in NO_KERNEL):
                 raise
-            self.session = ReferenceEvaluator(model)
+            self.session = ReferenceEvaluator(model, new_ops=REFERENCES)
 
     def __call__(self, feeds: dict[str, Array]) -> dict[str, Array]:
         results = self.session.run(None, {name: feeds[name] for name in self._fed})

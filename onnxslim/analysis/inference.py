@@ -112,7 +112,8 @@ class Inference:
         attributes = list(node.attributes.values())
         if op_of(node) not in CONTROL:
             done = self._done.get(node)
-            if done is not None and done[0] == facts and done[1] == attributes and done[2] >= self.writing:
+            asked = all(output in self.facts for output in node.outputs if output.name != "")  # one may be new
+            if asked and done is not None and done[0] == facts and done[1] == attributes and done[2] >= self.writing:
                 if self.writing and any(output.shape is None for output in node.outputs):
                     for output in node.outputs:
                         self._write(output, self.facts.get(output, NOTHING))

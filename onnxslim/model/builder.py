@@ -67,6 +67,8 @@ class GraphBuilder:
         """Return an output of a node that is there already; one that it does not make yet is asked for."""
         if index >= len(node.outputs):
             node.resize_outputs(index + 1)
+            for between in node.outputs:
+                between.name = between.name or ""  # it is not made
         result = node.outputs[index]
         if not result.name:
             result.name = self.editor.numbered(self._prefix)

@@ -70,6 +70,10 @@ class GradientSite:
         """
         return static_shape(self.node.outputs[index])
 
+    def hangs_on(self, index: int) -> bool:
+        """Whether something that is differentiated hangs on an output."""
+        return index < len(self.upstream) and self.upstream[index] is not None
+
     def incoming(self, index: int = 0) -> ir.Value:
         """Return the gradient of an output; zeros where nothing hangs on it."""
         given = self.upstream[index] if index < len(self.upstream) else None

@@ -2,8 +2,8 @@
 
     y = x * (Erf (x / 1.4142135) + 1.0) * 0.5
 
-Inputs may be calls, numbers (``3``, ``0.5``, ``true``), lists (``[0,-1]``), and attributes of the rule (``@perm``).
-Infix stands for ops, the strongest first:
+Inputs may be calls, numbers (``3``, ``0.5``, ``true``), lists (``[0,-1]``), and attributes of the rule (``@perm``; as a
+vector, be it one integer or several: ``[@axis]``). Infix stands for ops, the strongest first:
 
     a[0,2]  a[i]        Gather (a, ...)
     -a  !a              Neg, Not
@@ -205,6 +205,11 @@ class _Writer:
         return f"{op}{' '.join(attributes.splitlines())} ({', '.join(arguments)})"
 
     def _list(self) -> str:
+        if self._at("@"):
+            self._next()
+            name = self._next().text
+            self._next("]")
+            return f"Constant <value_ints = @{name}> ()"
         numbers: list[str] = []
         while not self._at("]"):
             sign = self._next().text if self._at("-") else ""

@@ -100,8 +100,7 @@ class Runner:
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
         self.names = [output.name for output in model.graph.output]
-        read = {name for node in model.graph.node for name in node.input}
-        self._fed = [value.name for value in model.graph.input if value.name in read]
+        self._fed = [value.name for value in model.graph.input]
         try:
             self.session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no narrower class

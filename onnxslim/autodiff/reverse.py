@@ -20,7 +20,7 @@ from onnxslim.model.builder import GraphBuilder
 from onnxslim.model.nesting import nested_graphs, read_values
 from onnxslim.ops import gradients
 from onnxslim.ops.fact import Unknowable
-from onnxslim.ops.gradient import Gradient, GradientSite, static_shape, sum_to
+from onnxslim.ops.gradient import Gradient, GradientSite, NoGradient, static_shape, sum_to
 from onnxslim.ops.parameters import describe, op_of
 from onnxslim.ops.signatures import OpName
 from onnxslim.ops.traits import Trait, has
@@ -46,11 +46,20 @@ def graph_builder(model: ir.Model) -> GraphBuilder:
 
 
 def depending(graph: ir.Graph, on: Iterable[ir.Value]) -> set[ir.Value]:
-    """Return the values of real numbers that depend on some values, and these."""
+    """Return the values of real numbers that depend on some values, and these; integers that stand for real numbers
+    count as such, and so do those that are computed of them."""
     found = set(on)
+    codes: set[ir.Value] = set()
     for node in graph:
-        if any(value in found for value in read_values(node)):
-            found.update(output for output in node.outputs if output.dtype is None or output.dtype.is_floating_point())
+        if not any(value in found for value in read_values(node)):
+            continue
+        if has(node, Trait.QUANTIZES) or codes.intersection(node.inputs):
+            codes.update(output for output in node.outputs if output.dtype is not None and output.dtype.is_integer())
+        found.update(
+            output
+            for output in node.outputs
+            if output.dtype is None or output.dtype.is_floating_point() or output in codes
+        )
     return found
 
 
@@ -84,6 +93,9 @@ def build_gradients(
         for index, gradient in _of_node(build, node, upstream, wanted).items():
             value = node.inputs[index]
             if index in wanted and value is not None and gradient is not None:
+                if gradient.dtype is not None and not gradient.dtype.is_floating_point():
+                    why = "has no gradient: it computes with integers that stand for real numbers"
+                    raise NotDifferentiable(f"{describe(node)} {why}", where=node.name or None, hint=HINT)
                 if has(node, Trait.ELEMENTWISE):
                     gradient = sum_to(build, gradient, static_shape(value))
                 adjoints.setdefault(value, []).append(gradient)
@@ -110,6 +122,8 @@ def _of_node(
         raise NotDifferentiable(f"{name} has no gradient", where=node.name or None, hint=HINT)
     try:
         return gradient(GradientSite(node, build, upstream, wanted))
+    except NoGradient as error:
+        raise NotDifferentiable(f"{name} has no gradient: {error}", where=node.name or None, hint=HINT) from error
     except Unknowable as error:
         raise NotDifferentiable(
             f"{name} has a gradient, but a size or a parameter of it is not known before the model runs",

@@ -4,71 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxslim.model.builder import GraphBuilder
-from onnxslim.ops.binding import dimensions
-from onnxslim.ops.fact import Element, Unknowable
-from onnxslim.ops.parameters import known_elements, opset_of
+from onnxslim.ops.site import NodeSite, Shape, static_shape
 
-Shape = tuple[int, ...]
+__all__ = ["Gradient", "GradientSite", "NoGradient", "Shape", "static_shape", "sum_to"]
+
+
+class NoGradient(Exception):
+    """A node has no gradient though its op has one; the message says why, as in "it writes a place twice"."""
 
 
 @dataclasses.dataclass(frozen=True)
-class GradientSite:
-    """A node that is differentiated: a vector-Jacobian product is built for it.
+class GradientSite(NodeSite):
+    """A node that is differentiated: a vector-Jacobian product is built for it."""
 
-    Reads parameters as `onnxslim.ops.parameters.read` wants it. All sizes are numbers.
-    """
-
-    node: ir.Node
-    build: GraphBuilder
     upstream: tuple[ir.Value | None, ...]
     """The gradient of each output, of its shape; None where nothing hangs on it. One at least is there."""
     wanted: frozenset[int]
     """The inputs whose gradients are asked for; others need not be built."""
 
     @property
-    def version(self) -> int:
-        """The operator set of the node's domain."""
-        return opset_of(self.node)
-
-    def has(self, index: int) -> bool:
-        """Whether the node has this input."""
-        return index < len(self.node.inputs) and self.node.inputs[index] is not None
-
-    def elements(self, index: int) -> tuple[Element, ...] | None:
-        """Return the elements of an input of integers, None for each that is not known; None where there is none."""
-        return known_elements(self.node.inputs[index]) if self.has(index) else None
-
-    def operand(self, index: int = 0) -> ir.Value:
-        """Return an input that is there."""
-        value = self.node.inputs[index]
-        assert value is not None
-        return value
+    def dtype(self) -> ir.DataType:
+        """The element type of the gradients: integers that stand for real numbers have those of real numbers."""
+        dtype = next(value for value in self.upstream if value is not None).dtype
+        assert dtype is not None
+        return dtype
 
     def result(self, index: int = 0) -> ir.Value:
         """Return an output; one that the node does not make yet, it makes from now on."""
         return self.build.output(self.node, index)
-
-    def shape(self, index: int = 0) -> Shape:
-        """Return the shape of an input.
-
-        Raises:
-            Unknowable: A size is not known.
-        """
-        return static_shape(self.operand(index))
-
-    def result_shape(self, index: int = 0) -> Shape:
-        """Return the shape of an output.
-
-        Raises:
-            Unknowable: A size is not known.
-        """
-        return static_shape(self.node.outputs[index])
 
     def hangs_on(self, index: int) -> bool:
         """Whether something that is differentiated hangs on an output."""
@@ -80,22 +47,8 @@ class GradientSite:
         return self.zeros(self.result(index)) if given is None else given
 
     def zeros(self, like: ir.Value) -> ir.Value:
-        """Return zeros of the type and shape of a value."""
-        assert like.dtype is not None
-        zero = ir.tensor(np.zeros(1, like.dtype.numpy()))
-        return self.build.op("ConstantOfShape", static_shape(like), value=zero)
-
-    def op(self, op_type: str, *operands: Any, **attributes: Any) -> ir.Value:
-        """Append a node with one output, and return that; operands as `onnxslim.model.builder.Operand` has them."""
-        return self.build.op(op_type, *operands, **attributes)
-
-    def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
-        """Return the elements of a value in another shape."""
-        return value if static_shape(value) == tuple(shape) else self.op("Reshape", value, list(shape))
-
-    def sum(self, value: ir.Value, axes: Sequence[int], *, keep: bool = False) -> ir.Value:
-        """Return the sums over some axes, which stay as axes of size 1 where they are to be kept."""
-        return self.op("ReduceSum", value, list(axes), keepdims=int(keep)) if axes else value
+        """Return zeros of the shape of a value and of the type of the gradients."""
+        return self.filled(static_shape(like), 0, self.dtype)
 
     def sum_to(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         """Return the sums over the axes along which an operand of this shape was broadcast."""
@@ -105,19 +58,8 @@ class GradientSite:
 Gradient = Callable[[GradientSite], Mapping[int, "ir.Value | None"]]
 """Builds the gradients of inputs, by their index: None, or no entry, where an input has no part in the result, is
 integer, or the result is piecewise constant in it. Where an input was broadcast elementwise, its gradient may have the
-shape of the result: it is summed afterwards. Raises `Unknowable` where a parameter or size is not known."""
-
-
-def static_shape(value: ir.Value) -> Shape:
-    """Return the shape of a value.
-
-    Raises:
-        Unknowable: A size is not known.
-    """
-    shape = dimensions(value)
-    if shape is None or None in shape:
-        raise Unknowable
-    return shape  # type: ignore[return-value]  # checked one line up
+shape of the result: it is summed afterwards. Raises `Unknowable` where a parameter or size is not known, `NoGradient`
+where the node has none."""
 
 
 def sum_to(build: GraphBuilder, value: ir.Value, shape: Sequence[int]) -> ir.Value:

@@ -20,7 +20,7 @@ from onnxslim.model.builder import GraphBuilder
 from onnxslim.model.nesting import nested_graphs, read_values
 from onnxslim.ops import gradients
 from onnxslim.ops.fact import Unknowable
-from onnxslim.ops.gradient import Gradient, GradientSite, NoGradient, static_shape, sum_to
+from onnxslim.ops.gradient import Declined, Gradient, GradientSite, static_shape, sum_to
 from onnxslim.ops.parameters import describe, op_of
 from onnxslim.ops.signatures import OpName
 from onnxslim.ops.traits import Trait, has
@@ -122,7 +122,7 @@ def _of_node(
         raise NotDifferentiable(f"{name} has no gradient", where=node.name or None, hint=HINT)
     try:
         return gradient(GradientSite(node, build, upstream, wanted))
-    except NoGradient as error:
+    except Declined as error:
         raise NotDifferentiable(f"{name} has no gradient: {error}", where=node.name or None, hint=HINT) from error
     except Unknowable as error:
         raise NotDifferentiable(

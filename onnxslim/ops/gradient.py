@@ -8,13 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim.model.builder import GraphBuilder
-from onnxslim.ops.site import NodeSite, Shape, static_shape
+from onnxslim.ops.site import Declined, NodeSite, Shape, static_shape
 
-__all__ = ["Gradient", "GradientSite", "NoGradient", "Shape", "static_shape", "sum_to"]
-
-
-class NoGradient(Exception):
-    """A node has no gradient though its op has one; the message says why, as in "it writes a place twice"."""
+__all__ = ["Declined", "Gradient", "GradientSite", "Shape", "static_shape", "sum_to"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +54,7 @@ class GradientSite(NodeSite):
 Gradient = Callable[[GradientSite], Mapping[int, "ir.Value | None"]]
 """Builds the gradients of inputs, by their index: None, or no entry, where an input has no part in the result, is
 integer, or the result is piecewise constant in it. Where an input was broadcast elementwise, its gradient may have the
-shape of the result: it is summed afterwards. Raises `Unknowable` where a parameter or size is not known, `NoGradient`
+shape of the result: it is summed afterwards. Raises `Unknowable` where a parameter or size is not known, `Declined`
 where the node has none."""
 
 

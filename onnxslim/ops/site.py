@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from onnxslim.ops.fact import Element, Unknowable
 from onnxslim.ops.parameters import known_elements, opset_of
 
 Shape = tuple[int, ...]
+
+
+class Declined(Exception):
+    """What is declared of an op does not hold for a node; the message says why, as in "it writes a place twice"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +97,11 @@ class NodeSite:
     def padded(self, value: ir.Value, before: Sequence[int], after: Sequence[int]) -> ir.Value:
         """Return a value with so many zeros before and after it, for each axis; negative numbers cut it."""
         return self.op("Pad", value, [*before, *after]) if any((*before, *after)) else value
+
+
+Body = Callable[[NodeSite], Sequence["ir.Value | None"]]
+"""Builds what a node computes of other nodes, and returns its outputs, None for those that the node does not make.
+Raises `Declined` where the node is of a form that it does not know, `Unknowable` where a size or parameter is not."""
 
 
 def static_shape(value: ir.Value) -> Shape:

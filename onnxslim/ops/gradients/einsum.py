@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from onnxslim.ops.einsum import einsum_row
-from onnxslim.ops.gradient import Gradient, GradientSite, NoGradient
+from onnxslim.ops.gradient import Declined, Gradient, GradientSite
 from onnxslim.ops.gradients.movement import Gradients
 from onnxslim.ops.parameters import read
 from onnxslim.ops.signatures import Operand, OpName
@@ -24,13 +24,13 @@ def einsum(site: GradientSite) -> Gradients:
     """Einsum: for each operand another one, of the gradient and the other operands."""
     row = einsum_row(("", "Einsum"), read(site, "equation"), len(site.node.inputs))
     if row is None:
-        raise NoGradient(f"its equation does not read: {read(site, 'equation')}")
+        raise Declined(f"its equation does not read: {read(site, 'equation')}")
     letters = iter(string.ascii_letters)
     names: dict[tuple[str, int], str] = {}
     terms = [_named(term, len(site.shape(index)), names, letters) for index, term in enumerate(row.inputs)]
     result = _named(row.outputs[0], len(site.result_shape()), names, letters)
     if len(set(result)) < len(result):
-        raise NoGradient("its result names a letter twice")
+        raise Declined("its result names a letter twice")
     sizes: dict[str, int] = {}
     for index, term in enumerate(terms):
         for letter, size in zip(term, site.shape(index), strict=True):
@@ -52,7 +52,7 @@ def _named(operand: Operand, rank: int, names: dict[tuple[str, int], str], lette
 def _next(letters: Iterator[str]) -> str:
     letter = next(letters, None)
     if letter is None:
-        raise NoGradient(f"it has more axes than there are letters, {len(string.ascii_letters)}")
+        raise Declined(f"it has more axes than there are letters, {len(string.ascii_letters)}")
     return letter
 
 

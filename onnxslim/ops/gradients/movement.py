@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxslim.ops.fact import Unknowable, axis_of
 from onnxslim.ops.families.movement import permutation
-from onnxslim.ops.gradient import Gradient, GradientSite, NoGradient, static_shape
+from onnxslim.ops.gradient import Declined, Gradient, GradientSite, static_shape
 from onnxslim.ops.parameters import integers, read
 from onnxslim.ops.signatures import OpName
 
@@ -116,11 +116,11 @@ def _unframed(site: GradientSite, value: ir.Value, axis: int, pads: tuple[int, i
     length = static_shape(value)[axis]
     size = length - before - after
     if min(pads) < 0:
-        raise NoGradient(f"it cuts with mode {mode}, of which runtimes have different notions")
+        raise Declined(f"it cuts with mode {mode}, of which runtimes have different notions")
     if not any(pads):
         return value
     if mode != "edge" and max(pads) > size - (mode == "reflect"):
-        raise NoGradient(f"it copies more of an axis than there is (mode {mode})")
+        raise Declined(f"it copies more of an axis than there is (mode {mode})")
     # Where the frame was copied from: (first place) of what lies before, and of what lies behind.
     sources = {"edge": (0, size - 1), "reflect": (1, size - 1 - after), "wrap": (size - before, 0)}[mode]
     parts = [site.cut(value, axis, before, before + size)]

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.ops.fact import axis_of
-from onnxslim.ops.gradient import Gradient, GradientSite, NoGradient, Shape, static_shape
+from onnxslim.ops.gradient import Declined, Gradient, GradientSite, Shape, static_shape
 from onnxslim.ops.gradients.movement import Gradients
 from onnxslim.ops.parameters import read
 from onnxslim.ops.signatures import OpName
@@ -31,7 +31,7 @@ def quantize(site: GradientSite) -> Gradients:
     """QuantizeLinear: dx = dq / s where x is in range, ds = -dx * x / s, summed over what has one scale."""
     kind = site.result().dtype
     if kind is None or not kind.is_integer():
-        raise NoGradient("it makes no integers")
+        raise Declined("it makes no integers")
     low, high = (int(bound) for bound in (kind.min, kind.max))
     scale = _spread(site, site.operand(1))
     ratio = site.op("Div", site.operand(0), scale)
@@ -69,7 +69,7 @@ def _places(site: GradientSite) -> tuple[Shape, Shape]:
     """Return the shape of the data with the axis of the scales in blocks, and that of the scales that broadcasts to it.
 
     Raises:
-        NoGradient: The blocks do not fill the axis.
+        Declined: The blocks do not fill the axis.
     """
     shape, scales = site.shape(0), site.shape(1)
     if math.prod(scales) == 1 and len(scales) < 2:
@@ -78,7 +78,7 @@ def _places(site: GradientSite) -> tuple[Shape, Shape]:
     if len(scales) == 1:
         return shape, tuple(size if place == axis else 1 for place, size in enumerate(shape))
     if scales[axis] == 0 or shape[axis] % scales[axis] or shape[axis] != read(site, "block_size") * scales[axis]:
-        raise NoGradient("its blocks do not fill the axis that they lie on")
+        raise Declined("its blocks do not fill the axis that they lie on")
     blocks = (*shape[:axis], scales[axis], shape[axis] // scales[axis], *shape[axis + 1 :])
     return blocks, (*shape[:axis], scales[axis], 1, *shape[axis + 1 :])
 

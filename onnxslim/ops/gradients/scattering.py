@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.model.constants import constant
 from onnxslim.ops.fact import axis_of
-from onnxslim.ops.gradient import Gradient, GradientSite, NoGradient
+from onnxslim.ops.gradient import Declined, Gradient, GradientSite
 from onnxslim.ops.gradients.movement import Gradients
 from onnxslim.ops.parameters import read
 from onnxslim.ops.signatures import OpName
@@ -73,12 +73,12 @@ class Writing:
         ONNX forbids it where nothing is reduced; products may meet. Source: ONNX specification, ScatterElements.
 
         Raises:
-            NoGradient: A place is written twice, or might be though it may be written once only.
+            Declined: A place is written twice, or might be though it may be written once only.
         """
         indices = constant(site.operand(1))
         if indices is None:
             if certain:
-                raise NoGradient("it multiplies at places that are computed, some of which may be the same")
+                raise Declined("it multiplies at places that are computed, some of which may be the same")
             return
         shape = site.shape()
         indices = indices.astype(np.int64)
@@ -91,7 +91,7 @@ class Writing:
             tuples = np.where(indices < 0, indices + np.array(shape[:depth]), indices).reshape(-1, depth)
             twice = len(np.unique(tuples, axis=0)) < len(tuples)
         if twice:
-            raise NoGradient("it writes a place twice")
+            raise Declined("it writes a place twice")
 
 
 ELEMENTS = Writing("ScatterElements", "GatherElements", along_axis=True)

@@ -30,10 +30,10 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from onnxslim.errors import NotDifferentiable, RuleError
+from onnxslim.errors import RuleError
 from onnxslim.model.constants import is_constant_node
 from onnxslim.ops.families.reduction import reduced_axes
-from onnxslim.ops.gradient import Gradient, GradientSite, static_shape
+from onnxslim.ops.gradient import Declined, Gradient, GradientSite, static_shape
 from onnxslim.ops.parameters import attribute, describe
 from onnxslim.ops.signatures import OpName, op_name
 from onnxslim.ops.traits import Trait, has
@@ -167,17 +167,13 @@ class Formulas:
         """Build the gradients of the operands that are wanted.
 
         Raises:
-            NotDifferentiable: No formula is for the attributes that the node has.
+            Declined: No formula is for the attributes that the node has.
         """
         formula = next((formula for formula in self.choices if formula.holds(site)), None)
         if formula is None:
             told = sorted({name for choice in self.choices for name, _ in choice.conditions})
             own = ", ".join(f"{name}={attribute(site.node, name, site.version)}" for name in told)
-            raise NotDifferentiable(
-                f"{describe(site.node)} has no gradient where {own}",
-                where=site.node.name or None,
-                hint="leave it out of what is trained: choose layers behind it",
-            )
+            raise Declined(f"there is none for {own}")
         return formula(site)
 
 

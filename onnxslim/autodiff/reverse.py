@@ -9,15 +9,15 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import onnx_ir as ir
 
 from onnxslim.analysis.inference import Inference
-from onnxslim.autodiff.formulas import formulas
+from onnxslim.autodiff.formulas import formulas, nothing
 from onnxslim.errors import NotDifferentiable
 from onnxslim.model.builder import GraphBuilder
-from onnxslim.model.nesting import nested_graphs, read_values
+from onnxslim.model.nesting import read_values
 from onnxslim.ops import gradients
 from onnxslim.ops.fact import Unknowable
 from onnxslim.ops.gradient import Declined, Gradient, GradientSite, static_shape, sum_to
@@ -26,6 +26,8 @@ from onnxslim.ops.signatures import OpName
 from onnxslim.ops.traits import Trait, has
 
 PREFIX = "gradient_"
+NAMED = 5
+"""Nodes without a gradient that a message names."""
 HINT = "leave it out of what is trained: choose layers behind it, or export the model without it"
 
 
@@ -77,30 +79,46 @@ def build_gradients(
         The gradient of each of them that the sum depends on, of its shape.
 
     Raises:
-        NotDifferentiable: An op between has no gradient, or one that needs to know more than can be known before the
-            model runs; it is named.
+        NotDifferentiable: Ops between have no gradient, or one that needs to know more than can be known before the
+            model runs; they are named.
     """
     active = depending(build.model.graph, of)
+    nodes = _on_the_way(build.model.graph, active, seeds)
     adjoints: dict[ir.Value, list[ir.Value]] = {value: [seed] for value, seed in seeds.items()}
-    for node in reversed(list(build.model.graph)):
+    for node in nodes:
         upstream = tuple(_total(build, adjoints, output) for output in node.outputs)
         if all(value is None for value in upstream):
             continue
         wanted = frozenset(index for index, value in enumerate(node.inputs) if value in active)
-        nested = any(value in active for value in read_values(node)) and any(nested_graphs(node))
-        if not wanted and not nested:
-            continue
-        for index, gradient in _of_node(build, node, upstream, wanted).items():
-            value = node.inputs[index]
-            if index in wanted and value is not None and gradient is not None:
-                if gradient.dtype is not None and not gradient.dtype.is_floating_point():
-                    why = "has no gradient: it computes with integers that stand for real numbers"
-                    raise NotDifferentiable(f"{describe(node)} {why}", where=node.name or None, hint=HINT)
-                if has(node, Trait.ELEMENTWISE):
-                    gradient = sum_to(build, gradient, static_shape(value))
-                adjoints.setdefault(value, []).append(gradient)
+        for value, gradient in _of_node(build, node, upstream, wanted):
+            adjoints.setdefault(value, []).append(gradient)
     totals = {value: _total(build, adjoints, value) for value in of}
     return {value: total for value, total in totals.items() if total is not None}
+
+
+def _on_the_way(graph: ir.Graph, active: Set[ir.Value], ends: Iterable[ir.Value]) -> Sequence[ir.Node]:
+    """Return the nodes between active values and the ends that hang on them, from the last to the first.
+
+    Raises:
+        NotDifferentiable: Some have no gradient.
+    """
+    reached = set(ends)
+    found: list[ir.Node] = []
+    missing: list[ir.Node] = []
+    for node in reversed(graph):
+        if reached.isdisjoint(node.outputs) or active.isdisjoint(read_values(node)):
+            continue
+        gradient = declared_gradients().get(op_of(node))
+        (found if gradient is not None else missing).append(node)
+        if gradient is not nothing:
+            reached.update(value for value in node.inputs if value is not None and value in active)
+    if missing:
+        names = [describe(node) for node in reversed(missing)]
+        listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} others" if len(names) > NAMED else "")
+        raise NotDifferentiable(
+            f"{listed} {'has' if len(names) == 1 else 'have'} no gradient", where=missing[-1].name or None, hint=HINT
+        )
+    return found
 
 
 def _total(build: GraphBuilder, adjoints: dict[ir.Value, list[ir.Value]], value: ir.Value) -> ir.Value | None:
@@ -115,18 +133,24 @@ def _total(build: GraphBuilder, adjoints: dict[ir.Value, list[ir.Value]], value:
 
 def _of_node(
     build: GraphBuilder, node: ir.Node, upstream: tuple[ir.Value | None, ...], wanted: frozenset[int]
-) -> Mapping[int, ir.Value | None]:
-    gradient = declared_gradients().get(op_of(node))
-    name = describe(node)
-    if gradient is None:
-        raise NotDifferentiable(f"{name} has no gradient", where=node.name or None, hint=HINT)
+) -> Sequence[tuple[ir.Value, ir.Value]]:
+    """Return inputs of a node, each with a gradient of its shape."""
     try:
-        return gradient(GradientSite(node, build, upstream, wanted))
+        made = declared_gradients()[op_of(node)](GradientSite(node, build, upstream, wanted))
+        operands = ((value, made.get(index)) for index, value in enumerate(node.inputs) if index in wanted)
+        found = [(value, gradient) for value, gradient in operands if value is not None and gradient is not None]
+        if any(gradient.dtype is not None and gradient.dtype.is_integer() for _, gradient in found):
+            raise Declined("it computes with integers that stand for real numbers")
+        if has(node, Trait.ELEMENTWISE):
+            found = [(value, sum_to(build, gradient, static_shape(value))) for value, gradient in found]
+        return found
     except Declined as error:
-        raise NotDifferentiable(f"{name} has no gradient: {error}", where=node.name or None, hint=HINT) from error
+        raise NotDifferentiable(
+            f"{describe(node)} has no gradient: {error}", where=node.name or None, hint=HINT
+        ) from error
     except Unknowable as error:
         raise NotDifferentiable(
-            f"{name} has a gradient, but a size or a parameter of it is not known before the model runs",
+            f"{describe(node)} has a gradient, but a size or a parameter of it is not known before the model runs",
             where=node.name or None,
             hint="fix the sizes of the inputs",
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import reference_windows
 from onnx.reference.op_run import OpRun
 from op_draw import Array
 
@@ -39,4 +40,4 @@ class LRN(OpRun):
         return (np.asarray(x / (bias + alpha / size * around) ** beta),)
 
 
-REFERENCES = [Erf, Gelu, LRN]
+REFERENCES = [Erf, Gelu, LRN, *reference_windows.REFERENCES]

@@ -146,14 +146,28 @@ def transposed_convolution(site: NodeFacts) -> Fact:
     shape = read(site, "output_shape", ())
     result: list[Size] = []
     for axis, size in enumerate(space):
+        reach = (kernel[axis] - 1) * window.dilations[axis] + 1
         if shape:
             result.append(shape[len(shape) - len(space) + axis])
-        elif window.fixed_pads is None:
-            result.append(site.unknown(axis + 2))  # where the stride is larger than the window, runtimes differ
-        else:
-            reach = (kernel[axis] - 1) * window.dilations[axis] + 1
+        elif window.fixed_pads is not None:
             result.append((size - 1) * window.strides[axis] + extra[axis] + reach - sum(window.fixed_pads[axis]))
+        elif isinstance(reach, int) and reach >= window.strides[axis]:
+            result.append(size * window.strides[axis])
+        else:
+            result.append(site.unknown(axis + 2))  # where the stride is larger than the window, runtimes differ
     return Fact(site.fact(0).dtype, (batch, outputs, *result))
+
+
+def transposed_before(
+    site: NodeReader, window: Window, places: Sequence[int], lengths: Sequence[int]
+) -> tuple[int, ...]:
+    """Return how much ConvTranspose cuts off before each axis of a result of these lengths, given so many places."""
+    if window.fixed_pads is not None and not read(site, "output_shape", ()):
+        return tuple(before for before, _ in window.fixed_pads)
+    extra = read(site, "output_padding", ()) or [0] * len(places)
+    parts = zip(places, window.strides, extra, window.spans, lengths, strict=True)
+    totals = [max((count - 1) * stride + more + span - length, 0) for count, stride, more, span, length in parts]
+    return tuple(total // 2 if window.upper else total - total // 2 for total in totals)
 
 
 def pooling(site: NodeFacts) -> tuple[Fact, ...]:

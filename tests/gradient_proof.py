@@ -14,6 +14,7 @@ import onnx_ir as ir
 from op_draw import Array, Case
 from op_proof import Batch, Runner
 
+from onnxslim.autodiff.expand import expand
 from onnxslim.autodiff.reverse import build_gradients, graph_builder
 
 STEP = 1e-6
@@ -43,10 +44,18 @@ class Differentiated:
     """Those whose gradients are given."""
 
 
+def forward_model(case: Case, opset: int) -> onnx.ModelProto:
+    """Return a model of one node, or of those that it stands for, if it is of an op that is replaced by others."""
+    proto = Batch(opset, [case]).model(fixed=True)
+    model = ir.from_proto(proto)
+    return (
+        ir.to_proto(model) if expand(model, [v for v in model.graph.inputs if v.dtype.is_floating_point()]) else proto
+    )
+
+
 def differentiated(case: Case, opset: int) -> Differentiated:
     """Build the gradients of all real operands that are not constant, given those of all real results."""
-    batch = Batch(opset, [case])
-    forward = batch.model(fixed=True)
+    forward = forward_model(case, opset)
     model = ir.from_proto(forward)
     for output in model.graph.outputs:
         output.shape = output.type = None
@@ -124,8 +133,9 @@ def prove_gradient(case: Case, opset: int, random: np.random.Generator) -> int:
 
 def has_double(case: Case, opset: int) -> bool:
     """Whether a node computes in float64 throughout; some kernels, and some of onnx's references, round on the way."""
+    wide = widened(case)
     try:
-        made = Batch(opset, [widened(case)]).run()
+        made = Runner(forward_model(wide, opset))(Batch(opset, [wide]).feeds())
     except Exception:  # onnxruntime has no narrower class
         return False
     if not _alike(made, Batch(opset, [case]).run()):

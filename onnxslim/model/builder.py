@@ -1,4 +1,4 @@
-"""Builds nodes at the end of a graph, one call for each; types and shapes of what they make are known at once."""
+"""Builds nodes at one place of a graph, one call for each; types and shapes of what they make are known at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Operand = Union[ir.Value, Array, float, Sequence[int], None]  # noqa: UP007  # e
 
 
 class GraphBuilder:
-    """Appends nodes to the main graph of a model.
+    """Adds nodes to the main graph of a model, at its end as a rule.
 
     Args:
         model: The model, changed in place. The nodes that are there stay as they are.
@@ -27,6 +27,8 @@ class GraphBuilder:
     def __init__(self, model: ir.Model, infer: Callable[[Sequence[ir.Node]], None], prefix: str) -> None:
         self.model = model
         self.editor = Editor(model)
+        self.before: ir.Node | None = None
+        """The node before which nodes are added; None: at the end."""
         self._infer = infer
         self._prefix = prefix
 
@@ -50,7 +52,10 @@ class GraphBuilder:
         )
         for output in node.outputs:
             output.name = self.editor.numbered(self._prefix)
-        self.model.graph.append(node)
+        if self.before is None:
+            self.model.graph.append(node)
+        else:
+            self.model.graph.insert_before(self.before, node)
         self._infer([node])
         return node.outputs
 

@@ -57,7 +57,7 @@ def clip(draw: Draw) -> Case:
 
 def power(draw: Draw) -> Case:
     shape = draw.shape()
-    exponent = draw.one_of([draw.data(shape[-1:]), np.array(draw.number(-1, 3)), np.array(2.5, np.float64)])
+    exponent = draw.one_of([draw.data(shape[-1:]), np.array(draw.number(-1, 3)), np.array(draw.one_of([0.5, 2.5]))])
     return Case(("", "Pow"), [draw.data(shape), exponent], {}, frozenset({1} if exponent.ndim == 0 else {}))
 
 

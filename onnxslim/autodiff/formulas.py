@@ -9,8 +9,9 @@
 The head names the operands and results of an op, in their order; trailing ones may be left out. The body is ONNX's own
 text with infix operators (`onnxslim.rewrite.expression`). It reads operands, results, the gradient ``dy`` of a result
 ``y``, and attributes ``@alpha`` of the node or the defaults of its operator set; it makes the gradient ``dx`` of each
-operand ``x`` that has one. Numbers with a point take the element type of the gradients. Of a formula just what is asked
-for is built. An operand that the node leaves out is left out of what reads it, too.
+operand ``x`` that has one. Numbers with a point take the element type of the gradients. A truth value that is added or
+multiplied is 1 or 0: ``dy * (x > 0.0)``, for which ONNX Runtime's kernels take a thirtieth of the time of a ``Where``.
+Of a formula just what is asked for is built. An operand that the node leaves out is left out of what reads it, too.
 
 ``<attribute=value>``: the formula holds where the attribute, or its default, has this value. Those of one op are tried
 in order. ``constant`` lists ops that are constant piece by piece: nothing flows back. Where an op reduces
@@ -146,6 +147,8 @@ class Formula:
             built[body.output[0]] = _literal(body, site)
             return
         inputs = [self._value(name, site, built) if name else None for name in body.input]
+        if has(body, Trait.AFFINE):
+            inputs = [_as_number(value, site, built) for value in inputs]
         attributes = {}
         for written in body.attribute:
             told = attribute(site.node, written.ref_attr_name, site.version) if written.ref_attr_name else None
@@ -175,6 +178,16 @@ class Formulas:
             own = ", ".join(f"{name}={attribute(site.node, name, site.version)}" for name in told)
             raise Declined(f"there is none for {own}")
         return formula(site)
+
+
+def _as_number(value: ir.Value | None, site: GradientSite, built: dict[str, ir.Value | None]) -> ir.Value | None:
+    """Return 1 or 0, of the type of the gradients, for a truth value; else the value."""
+    if value is None or value.dtype is not ir.DataType.BOOL:
+        return value
+    name = f"{value.name} as a number"
+    if name not in built:
+        built[name] = site.mask(value)
+    return built[name]
 
 
 def _kept(value: ir.Value, site: GradientSite) -> ir.Value:
@@ -209,9 +222,7 @@ def _literal(body: onnx.NodeProto, site: GradientSite) -> ir.Value:
         told = onnx.numpy_helper.to_array(written.t)
     else:
         told = np.asarray(onnx.helper.get_attribute_value(written))
-    like = next(value for value in site.upstream if value is not None)
-    assert like.dtype is not None
-    return site.build.constant(told.astype(like.dtype.numpy()) if told.dtype.kind == "f" else told)
+    return site.build.constant(told.astype(site.dtype.numpy()) if told.dtype.kind == "f" else told)
 
 
 def _formula(head: re.Match[str], body: str, where: str) -> Formula:

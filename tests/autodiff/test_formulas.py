@@ -131,6 +131,15 @@ def test_numbers_take_the_type_of_the_gradients_and_integers_stay(dtype: str) ->
     assert made.dtype == at.operand().dtype
 
 
+def test_a_truth_value_that_is_multiplied_is_made_a_number_once() -> None:
+    text = "Neg (x) => (y) { positive = x > 0.0  dx = dy * positive + positive * !positive }"
+    model, at = site("c = Neg (a)", [0], dtype="double")
+    made = read_formulas(text, "some.grads")["", "Neg"](at)[0]
+    assert made is not None
+    assert made.dtype is ir.DataType.DOUBLE
+    assert sorted(built(model)) == ["Add", "Cast", "Cast", "Greater", "Mul", "Mul", "Not"]
+
+
 def test_an_attribute_is_that_of_the_node_or_its_default() -> None:
     rule = read_formulas("LeakyRelu (x) => (y) { dx = dy * @alpha }", "some.grads")["", "LeakyRelu"]
     for body, alpha in (("LeakyRelu (a)", 0.01), ("LeakyRelu <alpha = 0.25> (a)", 0.25)):

@@ -171,14 +171,13 @@ def _cut(site: GradientSite, value: ir.Value, shape: Sequence[int]) -> ir.Value:
 
 
 def _relu(site: GradientSite) -> ir.Value:
-    result, zero = site.result(), site.build.number(0.0, site.result())
-    return site.op("Where", site.op("Greater", result, zero), site.incoming(), zero)
+    return site.op("Mul", site.incoming(), site.mask(site.op("Greater", site.result(), 0.0)))
 
 
 def _leaky_relu(site: GradientSite) -> ir.Value:
-    result, zero = site.result(), site.build.number(0.0, site.result())
-    scaled = site.op("Mul", site.incoming(), float(read(site, "activation_params")[0]))
-    return site.op("Where", site.op("Less", result, zero), scaled, site.incoming())
+    negative = site.mask(site.op("Less", site.result(), 0.0))
+    change = site.op("Mul", negative, float(read(site, "activation_params")[0]) - 1)
+    return site.op("Mul", site.incoming(), site.op("Add", change, 1.0))
 
 
 def _sigmoid(site: GradientSite) -> ir.Value:
@@ -207,7 +206,7 @@ def _between(site: GradientSite, value: ir.Value, low: float, high: float) -> ir
     """Return a value where the result lies between two numbers, and zeros elsewhere."""
     result = site.result()
     inside = site.op("And", site.op("Greater", result, low), site.op("Less", result, high))
-    return site.op("Where", inside, value, site.build.number(0.0, result))
+    return site.op("Mul", value, site.mask(inside))
 
 
 ACTIVATIONS: Mapping[str, Callable[[GradientSite], ir.Value]] = MappingProxyType(

@@ -28,13 +28,49 @@ def mean(site: GradientSite) -> Mapping[int, ir.Value | None]:
 
 def extreme(site: GradientSite) -> Mapping[int, ir.Value | None]:
     """Max, Min: operands that are the result, element by element, share what comes back equally."""
-    one, zero = (site.build.number(number, site.incoming()) for number in (1, 0))
     chosen = {
-        index: site.op("Where", site.op("Equal", site.operand(index), site.result()), one, zero)
-        for index in range(len(site.node.inputs))
+        index: site.mask(site.op("Equal", site.operand(index), site.result())) for index in range(len(site.node.inputs))
     }
     share = site.op("Div", site.incoming(), site.op("Sum", *chosen.values())) if len(chosen) > 1 else site.incoming()
     return {index: site.op("Mul", chosen[index], share) for index in site.wanted}
+
+
+def power(site: GradientSite) -> Mapping[int, ir.Value | None]:
+    """Pow: by the base; by the exponent, where of a base of 0 or less the logarithm is taken for 0."""
+    op, base, gradient = site.op, site.operand(), site.incoming()
+    number = constant(site.operand(1))
+    made: dict[int, ir.Value | None] = {}
+    if 0 in site.wanted and number is not None and number.size == 1:
+        made[0] = _constant_power(site, float(number.item()))
+    elif 0 in site.wanted:
+        exponent = op("CastLike", site.operand(1), base)
+        steep = op("And", op("Equal", base, 0.0), op("Less", exponent, 1.0))
+        made[0] = _power(site, exponent, op("Sub", exponent, 1.0), steep)
+    if 1 in site.wanted:
+        logarithm = op("Log", op("Where", op("Greater", base, 0.0), base, site.build.number(1, base)))
+        made[1] = op("CastLike", op("Mul", op("Mul", gradient, site.result()), logarithm), site.operand(1))
+    return made
+
+
+def _constant_power(site: GradientSite, exponent: float) -> ir.Value | None:
+    """Return the gradient of a base. ONNX Runtime has kernels for squares and cubes; other powers take a hundred times
+    as long."""
+    op, base, gradient = site.op, site.operand(), site.incoming()
+    if exponent in (0.0, 1.0):
+        return gradient if exponent else None
+    if exponent == 2.0:
+        return op("Mul", op("Mul", gradient, exponent), base)
+    number, less = (site.build.number(power, base) for power in (exponent, exponent - 1))
+    return _power(site, number, less, op("Equal", base, 0.0) if exponent < 1 else None)
+
+
+def _power(site: GradientSite, exponent: ir.Value, less: ir.Value, steep: ir.Value | None) -> ir.Value:
+    """Return the gradient of a base: 0 where the derivative is infinite, as it is of roots at 0."""
+    op, base = site.op, site.operand()
+    if steep is not None:
+        zero = site.mask(steep)
+        base, exponent = op("Add", base, zero), op("Sub", exponent, op("Mul", exponent, zero))
+    return op("Mul", op("Mul", site.incoming(), exponent), op("Pow", base, less))
 
 
 def dropout(site: GradientSite) -> Mapping[int, ir.Value | None]:
@@ -68,6 +104,7 @@ GRADIENTS: Mapping[OpName, Gradient] = {
     ("", "Mean"): mean,
     ("", "Max"): extreme,
     ("", "Min"): extreme,
+    ("", "Pow"): power,
     ("", "Dropout"): dropout,
     ("com.microsoft", "QuickGelu"): quick_gelu,
 }

@@ -44,7 +44,7 @@ def quantize(site: GradientSite) -> Gradients:
         least, most = (site.op("Sub", float(bound), shift) for bound in (low, high))
         held = site.op("Max", site.op("Min", ratio, most), least)
     inside = site.op("Equal", held, ratio)
-    through = site.op("Where", inside, site.op("Div", site.incoming(), scale), site.build.number(0.0, scale))
+    through = site.op("Mul", site.op("Div", site.incoming(), scale), site.mask(inside))
     found: dict[int, ir.Value | None] = {0: through}
     if 1 in site.wanted:
         found[1] = _gathered(site, site.op("Neg", site.op("Mul", through, ratio)))

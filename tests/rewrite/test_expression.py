@@ -19,6 +19,7 @@ from onnxslim.rewrite.reader import read_rules, rule_names
         ("{ y = @p[@q] }", "{_1 = Constant <value = @p> ()  _2 = Constant <value = @q> ()  y = Gather (_1, _2)  }"),
         ("{ d = Abs (x) y = Abs (x) / d }", "{d = Abs (x)  y = Div (d, d)  }"),
         ("{ y = Clip (x, , w) }", "{y = Clip (x, , w)  }"),
+        ("{ y = F (x, [@p]) }", "{_1 = Constant <value_ints = @p> ()  y = F (x, _1)  }"),
         ("{ y = x }", "{y = Identity (x)  }"),
         ("{\n y = F <a = 1> (x)\n}", "{\ny = F <a = 1> (x)  \n}"),
     ],

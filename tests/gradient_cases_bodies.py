@@ -164,12 +164,30 @@ def fused_attention(op_type: str) -> Callable[[Draw], Case]:
     return drawn
 
 
+def embedding(draw: Draw) -> Case:
+    batch, length, width, words = draw.number(1, 3), draw.number(1, 4), draw.number(2, 6), draw.number(2, 5)
+    longest, segmented = length + draw.number(0, 2), draw.chance()
+
+    def picked(most: int) -> Array:
+        return np.asarray(draw.random.integers(0, most, (batch, length)), np.int32)
+
+    operands: list[Array | None] = [picked(words), picked(2) if segmented else None, draw.data((words, width))]
+    operands += [draw.data((longest, width)), draw.data((2, width)) if segmented else None]
+    operands += [draw.data((width,)), draw.data((width,))]
+    operands += [None, picked(longest)] if draw.chance(0.4) else []
+    attributes: dict[str, object] = {"epsilon": 0.01}
+    return Case(
+        ("com.microsoft", "EmbedLayerNormalization"), operands, attributes, outputs=(True, False, draw.chance())
+    )
+
+
 DRAWN_FOR_GRADIENTS: Mapping[OpName, Callable[[Draw], Case]] = {
     ("", "LSTM"): recurrence("LSTM", 4, 3),
     ("", "GRU"): recurrence("GRU", 3, 2),
     ("", "RNN"): recurrence("RNN", 1, 1),
     ("", "Attention"): attention,
     ("", "RotaryEmbedding"): rotary,
+    ("com.microsoft", "EmbedLayerNormalization"): embedding,
     ("", "AffineGrid"): affine_grid,
     ("", "CenterCropPad"): center_crop_pad,
     ("", "SoftmaxCrossEntropyLoss"): loss("SoftmaxCrossEntropyLoss"),

@@ -88,6 +88,15 @@ REFUSED = {
 }
 
 
+def test_an_index_of_the_mask_that_is_read_is_no_gradient() -> None:
+    text = """<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]>
+    g (int32[1,2] i, int32[1,2] m, float[4,3] w, float[2,3] p, float[3] s, float[3] b) => (float[1,2,3] y, int32[1] n) {
+        y, k = com.microsoft.EmbedLayerNormalization (i, , w, p, , s, b, m)  n = Identity (k) }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    with pytest.raises(NotDifferentiable, match="index of the mask is read"):
+        expand(model, [model.graph.inputs[2]])
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_node_that_cannot_be_replaced_says_why(case: str) -> None:
     inputs, body, why = REFUSED[case]

@@ -1,4 +1,4 @@
-"""What a runtime fused as the ops that it was: FusedGemm and FusedMatMul of ONNX Runtime.
+"""What a runtime fused as the ops that it was: FusedGemm, FusedMatMul and EmbedLayerNormalization of ONNX Runtime.
 
 Source: ONNX Runtime, docs/ContribOperators.md.
 """
@@ -16,6 +16,8 @@ from onnxslim.ops.signatures import OpName
 from onnxslim.ops.site import Body, Declined, NodeSite, static_shape
 
 MICROSOFT = "com.microsoft"
+EPSILON = 1e-12
+"""What EmbedLayerNormalization adds to a variance where it is not told."""
 NUMBERS = ("activation_alpha", "activation_beta")
 
 
@@ -42,6 +44,24 @@ def matmul(site: NodeSite) -> Sequence[ir.Value | None]:
     return [result if alpha == 1 else site.op("Mul", result, alpha)]
 
 
+def embedding(site: NodeSite) -> Sequence[ir.Value | None]:
+    """EmbedLayerNormalization: the sum of the vectors of words, of places and of segments, normalised.
+
+    Inputs are the words, the segments, the tables of words, places and segments, scale, shift, a mask, and places;
+    outputs the result, an index of the mask, and the sum.
+    """
+    outputs = site.node.outputs
+    if len(outputs) > 1 and outputs[1].uses():
+        raise Declined("its index of the mask is read")
+    words, table = site.op("Gather", site.operand(2), site.operand(0)), site.operand(3)
+    first = site.shape(0)[1]
+    places = site.op("Gather", table, site.operand(8)) if site.has(8) else site.cut(table, 0, 0, first)
+    segments = [site.op("Gather", site.operand(4), site.operand(1))] if site.has(1) and site.has(4) else []
+    total = site.op("Sum", words, places, *segments)
+    epsilon = float(read(site, "epsilon", EPSILON))
+    return [site.op("LayerNormalization", total, site.operand(5), site.operand(6), epsilon=epsilon), None, total]
+
+
 def _activated(site: NodeSite, value: ir.Value, numbers: Sequence[float]) -> ir.Value:
     """Return the activation of a value that the attributes name, with the numbers that they give it in turn."""
     name = str(read(site, "activation", ""))
@@ -57,4 +77,5 @@ def _activated(site: NodeSite, value: ir.Value, numbers: Sequence[float]) -> ir.
 BODIES: Mapping[OpName, Body] = {
     (MICROSOFT, "FusedGemm"): gemm,
     (MICROSOFT, "FusedMatMul"): matmul,
+    (MICROSOFT, "EmbedLayerNormalization"): embedding,
 }

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_models import from_text
 
@@ -76,6 +76,7 @@ OPS = ("ConstantOfShape", "Expand", "Tile", "NonZero", "Range", "OneHot", "Pad",
 SHAPES = st.lists(st.integers(0, 5), max_size=3)
 
 
+@settings(deadline=None)  # the first example reads the table of ops
 @given(
     SHAPES,
     st.lists(st.integers(0, 4), min_size=3, max_size=3),

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from whole_gradients import differentiate, directional_error
 from zoo import zoo_file
 
 import onnxslim
@@ -30,6 +31,11 @@ SIMPLIFIED = {
 }
 """Nodes as exported."""
 PRUNED = ("mobilenet_v3_small.ts", "shufflenet_v2_x1_0.dynamo", "squeezenet1_1.ts", "unet.ts")
+
+DIFFERENTIATED = {"squeezenet1_1.ts": 34, "bert_small.ts": 28, "lstm.ts": 8}
+"""Weights that a gradient is built of, after simplifying."""
+SLOPE = 5e-3
+"""Relative error of a slope in float32: steps so small that no Relu bends are rounded a little."""
 
 
 @pytest.fixture
@@ -72,3 +78,12 @@ def test_pruned_models_are_consistent(filled: pathlib.Path) -> None:
     feeds = next(synthetic_samples(onnxslim.open_model(filled), 1).batches()).feeds
     shapes = [[output.shape for output in run(path, feeds)] for path in (filled, out)]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("filled", DIFFERENTIATED, indirect=True)
+def test_the_gradient_of_all_weights_is_the_slope(filled: pathlib.Path) -> None:
+    model = onnxslim.optimize(filled, "simplify", measure=False, check=False).model
+    feeds = next(synthetic_samples(model, 2).batches(2)).feeds
+    whole = differentiate(model, feeds)
+    assert len(whole.weights) == DIFFERENTIATED[filled.stem]
+    assert directional_error(whole, feeds) < SLOPE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +19,13 @@ from onnxslim.pipeline.opset import upgraded
 Array = np.ndarray[Any, np.dtype[Any]]
 OLDEST = 18
 """Gradients are declared from this operator set on."""
+MASKED = 1e6
+"""Beyond, a number is no weight: it hides places from a Softmax."""
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
-"""How far all weights are moved, of their norm: less is rounded away, more is no straight line."""
+"""How far each weight is moved, of its norm: less is rounded away, more is no straight line."""
+
+NUDGE = 1e-2
+"""The spread of what weights that are zero are moved to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +54,10 @@ def differentiate(model: ir.Model, feeds: Mapping[str, Array]) -> WholeGradient:
         model = raised
     forward = specialize_shapes(model, {name: array.shape for name, array in feeds.items()})
     for value in list(forward.graph.initializers.values()):
-        if value.dtype is ir.DataType.FLOAT and value.const_value is not None and value.const_value.size > 1:
+        tensor = value.const_value
+        if value.dtype is not ir.DataType.FLOAT or tensor is None or tensor.size < 2:
+            continue
+        if np.abs(tensor.numpy()).max() < MASKED:
             forward.graph.inputs.append(value)
     names = {value.name for value in forward.graph.initializers.values() if value.is_graph_input()}
     replaced = expand(forward, [value for value in forward.graph.inputs if value.name in names])
@@ -71,13 +80,21 @@ def differentiate(model: ir.Model, feeds: Mapping[str, Array]) -> WholeGradient:
 
 
 def directional_error(whole: WholeGradient, feeds: Mapping[str, Array], seed: int = 0) -> float:
-    """Return how far the slope of the results along the gradient is from its square, relative to that.
+    """Return the relative error of the slope of the results where each weight is moved along its gradient.
 
-    Results are weighted at random. Where the slope is curved, or has kinks, of several steps the best counts.
+    Each moves by the same share of its norm, so that all take part.
+    Results are weighted at random. Weights that are zero are moved a little: a Relu of nothing but zeros is at its
+    kink. Where the slope is curved, or has other kinks, of several steps the best counts.
     """
     random = np.random.default_rng(seed)
     forward, backward = _session(whole.forward), _session(whole.backward)
     given = {value.name: feeds[value.name] for value in forward.get_inputs() if value.name in feeds}
+    tensors = {name: whole.forward.graph.initializers[name].const_value for name in whole.weights}
+    weights = {name: tensor.numpy() for name, tensor in tensors.items() if tensor is not None}
+    for name, weight in weights.items():
+        if not weight.any():
+            weights[name] = random.normal(scale=NUDGE, size=weight.shape).astype(np.float32)
+    given |= weights
     names = [output.name for output in forward.get_outputs()]
     made = dict(zip(names, forward.run(None, given), strict=True))
     wanted = {value.name for value in backward.get_inputs()}
@@ -87,23 +104,19 @@ def directional_error(whole: WholeGradient, feeds: Mapping[str, Array], seed: in
         if f"seed_{name}" in wanted
     }
     gradients = backward.run(None, {**given, **{f"seed_{name}": array for name, array in seeds.items()}})
-    tensors = [whole.forward.graph.initializers[name].const_value for name in whole.weights]
-    weights = [tensor.numpy() for tensor in tensors if tensor is not None]
-    length = float(np.sqrt(sum((np.float64(gradient) ** 2).sum() for gradient in gradients)))
-    size = float(np.sqrt(sum((np.float64(weight) ** 2).sum() for weight in weights)))
-    if not length:
-        return float("nan")
+    directions, expected = {}, 0.0
+    for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+        length, size = (float(np.linalg.norm(np.float64(array))) for array in (gradient, weight))
+        directions[name] = gradient * np.float64(size / length if length else 0.0)
+        expected += length * size
 
     def total(step: float) -> float:
-        moved = {
-            name: (weight + np.float64(step / length) * gradient).astype(np.float32)
-            for name, weight, gradient in zip(whole.weights, weights, gradients, strict=True)
-        }
+        moved = {name: (weight + step * directions[name]).astype(np.float32) for name, weight in weights.items()}
         results = dict(zip(names, forward.run(None, {**given, **moved}), strict=True))
         return float(sum((np.float64(results[name]) * array).sum() for name, array in seeds.items()))
 
-    slopes = [(total(step * size) - total(-step * size)) / (2 * step * size) for step in STEPS]
-    return min(abs(slope - length) for slope in slopes) / length
+    slopes = [(total(step) - total(-step)) / (2 * step) for step in STEPS]
+    return min(abs(slope - expected) for slope in slopes) / expected if expected else math.nan
 
 
 def _session(model: ir.Model) -> Any:

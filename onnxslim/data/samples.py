@@ -188,6 +188,10 @@ class Samples:
         drawn = generator.permutation(draw_positions(self._origin.count, limit, generator))
         return self._part(drawn)
 
+    def take(self, positions: Indices) -> Samples:
+        """Return the samples at `positions`, in their order."""
+        return self._part(positions)
+
     def split(self, fraction: float, generator: np.random.Generator | None = None) -> tuple[Samples, Samples]:
         """Return two parts of the samples: about `fraction` of them, and the rest, both in the order of the source.
 

@@ -262,6 +262,9 @@ class Pass(abc.ABC):
     speeds_up: ClassVar[bool] = True
     """Whether it is to make the model faster. Of one that is not, only a clear slowdown counts against it."""
 
+    recovers: ClassVar[bool] = False
+    """Whether it wins back what lossy passes before it have lost. Under a budget they are judged together with it."""
+
     tells_layers: ClassVar[bool] = False
     """Whether its change says what each layer costs and saves (`Change.sensitivity`)."""
 

@@ -17,6 +17,7 @@ class ReasonCode(Code):
     NOT_COMPARED = "outputs not compared: asked not to"
     NOT_CLAIMED = "fidelity not claimed: the samples are synthetic"
     NO_BUDGET = "no budget given"
+    JUDGED_LATER = "judged together with {0}, which wins back what is lost here"
     WITHIN_BUDGET = "within the budget"
     WITHIN_BUDGET_LOSS = "within the budget: {0:.2%} lost in all"
     WITHIN_BUDGET_UNSURE = "within the budget: {0:.2%} lost in all ({1:.2%} to {2:.2%}: that reaches past it)"

@@ -64,6 +64,15 @@ class Stage:
         made = self.outcome.form.attempt.candidate
         return made if self.kept and made is not None else self.before
 
+    def judged_with(self, later: Pass) -> Stage:
+        """Return it with the reason that `later` decides whether it holds."""
+        verdict = self.outcome.verdict
+        if not verdict.kept:
+            return self
+        reasons = (Reason(ReasonCode.JUDGED_LATER, (later.name,)), *verdict.reasons[1:])
+        outcome = dataclasses.replace(self.outcome, verdict=dataclasses.replace(verdict, reasons=reasons))
+        return dataclasses.replace(self, outcome=outcome)
+
     def record(self) -> PassRecord:
         """Return what the report holds of it."""
         tried = self.outcome.form.attempt
@@ -95,25 +104,48 @@ class Stage:
 def run_passes(passes: Sequence[Pass], judge: Judge, context: Context) -> list[Stage]:
     """Run every pass on what the last kept one left.
 
-    Passes are judged one by one, in their order. Then the result is looked at as a whole, once: a pass that paid when
-    it ran, and does not with those behind it, or keeps them from paying (factors of low rank are faster in float, and
-    often not in int8), is left out; and where much of the budget is left, the first pass that could be stronger is
-    tried so. Either is done only where the result gets better by it.
+    Passes are judged one by one, in their order; lossy ones before a pass that recovers are judged together with it, at
+    full strength, and by themselves where the whole does not hold. Then the result is looked at as a whole, once: a
+    pass that paid when it ran, and does not with those behind it, or keeps them from paying (factors of low rank are
+    faster in float, and often not in int8), is left out; and where much of the budget is left, the first pass that
+    could be stronger is tried so. Either is done only where the result gets better by it.
 
     Raises:
         OnnxslimError: A pass raised it.
         PassFailed: A pass raised something else: a bug.
     """
+    stages = _in_turn(passes, judge, context, _recovery(passes, judge))
+    stages = _without_what_does_not_pay(stages, judge, context)
+    return _with_what_is_left(stages, judge, context)
+
+
+def _recovery(passes: Sequence[Pass], judge: Judge) -> int | None:
+    """Return the place of the pass that those before it are judged together with; None where there is none."""
+    if judge.request.max_drop is None:
+        return None
+    return next((number for number, step in enumerate(passes) if step.recovers), None)
+
+
+def _in_turn(passes: Sequence[Pass], judge: Judge, context: Context, recovery: int | None) -> list[Stage]:
+    """Run passes one after the other; lossy ones before the place `recovery` are judged there."""
     stages: list[Stage] = []
     current = judge.run.original
     for number, step in enumerate(passes):
         context.progress(f"{step.name}", number, len(passes))
         later = sum(following.judged_as is Kind.LOSSY for following in passes[number + 1 :])
-        stage = _stage(step, current, judge, context, _allowed(step, current, judge, later), done=stages)
+        allowed = _allowed(step, current, judge, later)
+        deferred = recovery is not None and number < recovery and step.judged_as is Kind.LOSSY
+        stage = _stage(step, current, judge, context, None if deferred else allowed, done=stages)
+        if deferred:
+            assert recovery is not None
+            stage = stage.judged_with(passes[recovery])
         stages.append(stage)
         current = stage.after
-    stages = _without_what_does_not_pay(stages, judge, context)
-    return _with_what_is_left(stages, judge, context)
+        if number == recovery and allowed is not None and any(stage.lossy and stage.kept for stage in stages[:-1]):
+            lost = judge.loss(current)
+            if lost is None or not allowed.holds(lost):
+                return _in_turn(passes, judge, context, None)
+    return stages
 
 
 def _allowed(step: Pass, current: MeasuredModel, judge: Judge, later: int) -> Allowance | None:

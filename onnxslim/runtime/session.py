@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.arrays import Array
 from onnxslim.errors import OnnxslimError, ProviderUnavailable, RunError
 from onnxslim.model.compressed import is_compressed, load
 from onnxslim.model.nesting import main_graphs
@@ -192,6 +193,39 @@ class Session:
                 execute()
             except Exception as error:
                 raise run_error(error) from error
+
+        return call
+
+    def place(self, array: Array) -> onnxruntime.OrtValue:
+        """Return a copy of an array, of one of numpy's own types, on the device of the session."""
+        copy = np.array(array, order="C")
+        return onnxruntime.OrtValue.ortvalue_from_numpy(copy, self._device, 0)
+
+    def bind(
+        self,
+        inputs: Mapping[str, onnxruntime.OrtValue],
+        replaced: Mapping[str, onnxruntime.OrtValue],
+        returned: Sequence[str],
+    ) -> Callable[[], list[Array]]:
+        """Return a call that runs the model on tensors that are on the device.
+
+        Args:
+            inputs: All inputs.
+            replaced: Tensors that outputs are written into; none of them may be an input.
+            returned: Outputs that the call returns as arrays.
+        """
+        binding = self._runtime.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in replaced.items():
+            binding.bind_ortvalue_output(name, value)
+        for name in returned:
+            binding.bind_output(name, "cpu")
+
+        def call() -> list[Array]:
+            self._runtime.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            return [value.numpy() for value in binding.get_outputs()[len(replaced) :]]
 
         return call
 

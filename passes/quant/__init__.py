@@ -60,7 +60,7 @@ class Quant(Pass):
     name: ClassVar[str] = "quant"
     kind: ClassVar[Kind] = Kind.LOSSY
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
-    after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank", "sparsify")
+    after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank", "sparsify", "distill")
     tells_layers: ClassVar[bool] = True
 
     target: Annotated[

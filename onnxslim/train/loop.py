@@ -1,0 +1,235 @@
+"""Runs training steps until they are done, do not help any more, or time is up; keeps the best weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from onnxslim.arrays import Array
+from onnxslim.runtime.resident import ResidentState
+from onnxslim.runtime.session import Session
+from onnxslim.train.batches import ShuffledBatches, TrainingBatch
+from onnxslim.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from onnxslim.train.optimizer import Optimizer
+from onnxslim.train.schedule import Schedule
+from onnxslim.train.step import TrainingStep
+
+Targets = Callable[[TrainingBatch], Mapping[str, Array]]
+"""Gives the targets of a batch."""
+SMOOTHING = 0.95
+"""Of the loss that is told: the share of what it was before."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """How a training goes on, and when it ends."""
+
+    schedule: Schedule
+    optimizer: Optimizer
+    evaluate_every: int
+    """Steps from one evaluation on the held-out samples to the next."""
+    patience: int | None = None
+    """Evaluations without a better loss after which it stops; None: it goes through all steps."""
+    seconds: float | None = None
+    """The time after which it stops; None: any. What comes out depends on the machine then."""
+    checkpoint: pathlib.Path | None = None
+    """The file that it goes on from, and that is written at each evaluation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How good the student was after some steps."""
+
+    step: int
+    loss: float
+    """On the held-out samples."""
+    trained_loss: float
+    """On the batches before, averaged with weights that fade; NaN before the first step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What came of a training."""
+
+    weights: Mapping[str, Array]
+    """Those of the best evaluation: of none that is worse than the beginning."""
+    evaluations: tuple[Evaluation, ...]
+    """The first is before all steps."""
+    best: Evaluation
+    steps: int
+    ended: str
+    """Why it stopped: ``all steps``, ``no better``, ``time``, ``diverged``."""
+
+    @property
+    def helped(self) -> bool:
+        """Whether any evaluation was better than that before all steps."""
+        return self.best.step > 0
+
+
+Tell = Callable[[int, int, Evaluation], None]
+"""Told the step, how many there are, and the last evaluation with the present loss of training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunnableStep:
+    """A compiled step with all that it takes to run it."""
+
+    step: TrainingStep
+    session: Session
+    targets: Targets
+
+    def feeds(self, batch: TrainingBatch, scalars: Mapping[str, float] | None = None) -> dict[str, Array]:
+        """Return all inputs for a batch, weights and states left out. What no loss depends on is no input."""
+        given = dict(batch.feeds)
+        given |= {
+            self.step.targets[name]: array for name, array in self.targets(batch).items() if name in self.step.targets
+        }
+        given |= {self.step.scalars[name]: np.asarray(value, np.float32) for name, value in (scalars or {}).items()}
+        return {name: array for name, array in given.items() if name in self.inputs}
+
+    @functools.cached_property
+    def inputs(self) -> frozenset[str]:
+        """Names of the inputs."""
+        return frozenset(spec.name for spec in self.session.inputs)
+
+
+def train(
+    step: RunnableStep,
+    evaluation: RunnableStep,
+    weights: Mapping[str, Array],
+    batches: ShuffledBatches,
+    held_out: Sequence[TrainingBatch],
+    course: Course,
+    tell: Tell = lambda step, steps, evaluation: None,
+    fingerprint: str = "",
+) -> Trained:
+    """Train weights.
+
+    Args:
+        step: The step.
+        evaluation: The same without an update, whose loss on `held_out` decides what is kept.
+        weights: The first weights.
+        batches: What is trained on.
+        held_out: What is not.
+        course: How.
+        tell: Told of each step.
+        fingerprint: Of everything else that the result depends on, for checkpoints.
+
+    Raises:
+        RunError: A step does not run.
+        UsageError: The checkpoint is that of another training.
+    """
+    run = _Run(step, evaluation, weights, held_out, course)
+    if course.checkpoint is not None:
+        fingerprint = fingerprint_of(fingerprint, weights, course, batches)
+        run.resume(read_checkpoint(course.checkpoint, fingerprint))
+    ended = run.ended()
+    started = time.monotonic()
+    for batch in () if ended else batches.starting(run.done):
+        run.train_on(batch)
+        if run.done % course.evaluate_every == 0 or run.done >= course.schedule.steps or not math.isfinite(run.loss):
+            run.evaluate()
+            if course.checkpoint is not None:
+                write_checkpoint(course.checkpoint, run.checkpoint(fingerprint))
+        tell(run.done, course.schedule.steps, dataclasses.replace(run.evaluations[-1], trained_loss=run.loss))
+        ended = run.ended()
+        if not ended and course.seconds is not None and time.monotonic() - started > course.seconds:
+            ended = "time"
+            if run.evaluations[-1].step < run.done:
+                run.evaluate()
+        if ended:
+            break
+    return Trained(run.best_weights, tuple(run.evaluations), run.best, run.done, ended)
+
+
+class _Run:
+    """The present state of a training."""
+
+    def __init__(
+        self,
+        step: RunnableStep,
+        evaluation: RunnableStep,
+        weights: Mapping[str, Array],
+        held_out: Sequence[TrainingBatch],
+        course: Course,
+    ) -> None:
+        self._step, self._evaluation, self._course = step, evaluation, course
+        self._held_out = held_out
+        self._weights = step.step.weights
+        self._state = ResidentState(step.session, {**weights, **step.step.start()}, step.step.successors)
+        self.done = 0
+        self.loss = math.nan
+        self.best_weights: Mapping[str, Array] = {name: np.array(weights[name]) for name in self._weights}
+        self.evaluations = [Evaluation(0, self._held_out_loss(), math.nan)]
+        self.best = self.evaluations[0]
+
+    def train_on(self, batch: TrainingBatch) -> None:
+        """Take one step."""
+        rate = self._course.schedule(self.done)
+        feeds = self._step.feeds(batch, self._course.optimizer.values(self.done, rate))
+        (loss,) = self._state.run(feeds, self._step.step.losses[:1]).values()
+        self.done += 1
+        loss = float(loss)
+        self.loss = loss if math.isnan(self.loss) else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+
+    def evaluate(self) -> None:
+        """Measure the loss on what is held out, and keep the weights if they are the best so far."""
+        found = Evaluation(self.done, self._held_out_loss(), self.loss)
+        self.evaluations.append(found)
+        if found.loss < self.best.loss:
+            self.best, self.best_weights = found, self._state.read(self._weights)
+
+    def ended(self) -> str:
+        """Return why the training is over; empty where it is not."""
+        last = self.evaluations[-1]
+        if not math.isfinite(last.loss) or (self.done and not math.isfinite(self.loss)):
+            return "diverged"
+        if self.done >= self._course.schedule.steps:
+            return "all steps"
+        since = sum(evaluation.step > self.best.step for evaluation in self.evaluations)
+        return "no better" if self._course.patience is not None and since >= self._course.patience else ""
+
+    def checkpoint(self, fingerprint: str) -> Checkpoint:
+        """Return what it needs to go on from here."""
+        told = [dataclasses.astuple(evaluation) for evaluation in self.evaluations]
+        progress = {"evaluations": told, "best": dataclasses.astuple(self.best), "loss": self.loss}
+        return Checkpoint(fingerprint, self.done, self._state.read(), self.best_weights, progress)
+
+    def resume(self, checkpoint: Checkpoint | None) -> None:
+        """Go on from a checkpoint."""
+        if checkpoint is None:
+            return
+        self.done = checkpoint.step
+        self._state.write(checkpoint.state)
+        self.best_weights = checkpoint.best
+        self.evaluations = [Evaluation(*told) for told in checkpoint.progress["evaluations"]]
+        self.best = Evaluation(*checkpoint.progress["best"])
+        self.loss = checkpoint.progress["loss"]
+
+    def _held_out_loss(self) -> float:
+        """Return the mean loss over the held-out batches."""
+        inputs = self._evaluation.inputs
+        state = self._state.share(self._evaluation.session, [name for name in self._weights if name in inputs])
+        output = self._evaluation.step.losses[0]
+        losses = [float(state.run(self._evaluation.feeds(batch), [output])[output]) for batch in self._held_out]
+        return float(np.mean(losses)) if losses else math.nan
+
+
+def fingerprint_of(told: str, weights: Mapping[str, Array], course: Course, batches: ShuffledBatches) -> str:
+    """Return a digest of a training: of its weights, its course, its order of samples, and what else is told."""
+    digest = hashlib.sha256()
+    course = dataclasses.replace(course, checkpoint=None, seconds=None)
+    parts: Iterable[object] = (told, course, batches.size, batches.seed, batches.samples.count)
+    for part in parts:
+        digest.update(repr(part).encode())
+    for name, array in weights.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""Losses: what a training step makes smaller, as nodes that are appended to the student."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.model.builder import GraphBuilder
+from onnxslim.ops.gradient import Shape, static_shape
+
+SMALLEST_PROBABILITY = 1e-30
+"""Below, the logarithm of a teacher's probability is taken as that of this."""
+
+
+class LossKind(enum.Enum):
+    """How far a value of the student is from what it should be."""
+
+    MSE = "mse"
+    """The mean squared difference, over the variance of the target on the samples: 1 is what a constant reaches."""
+    KL = "kl"
+    """The divergence of distributions at a temperature, times its square (Hinton, Vinyals and Dean 2015)."""
+    KL_OF_PROBABILITIES = "kl_of_probabilities"
+    """The same, where the target holds probabilities and the student's value logits."""
+    CROSS_ENTROPY = "cross_entropy"
+    """That of logits against labels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LossTerm:
+    """One summand of a loss: a value of the student against a target that is fed with each batch."""
+
+    kind: LossKind
+    value: str
+    """The value of the student."""
+    target: str
+    """The input of the step that holds the target; labels are one integer for each sample."""
+    weight: float = 1.0
+    axis: int = -1
+    """The axis of the classes."""
+    temperature: float = 1.0
+    """Of KL: both distributions are softened by it."""
+    variance: float = 1.0
+    """Of MSE: the variance of the target on the samples."""
+
+    def target_type(self, value: ir.Value) -> tuple[ir.DataType, Shape]:
+        """Return the element type and the shape of the target of a value."""
+        assert value.dtype is not None
+        shape = static_shape(value)
+        if self.kind is not LossKind.CROSS_ENTROPY:
+            return value.dtype, shape
+        axis = self.axis % len(shape)
+        return ir.DataType.INT64, (*shape[:axis], *shape[axis + 1 :])
+
+    def build(self, build: GraphBuilder, value: ir.Value, target: ir.Value) -> ir.Value:
+        """Append the loss of one batch, a scalar without its weight."""
+        if self.kind is LossKind.MSE:
+            difference = build.op("Sub", value, target)
+            mean = build.op("ReduceMean", build.op("Mul", difference, difference), keepdims=0)
+            return build.op("Mul", mean, 1 / max(self.variance, float(np.finfo(np.float32).tiny)))
+        if self.kind is LossKind.CROSS_ENTROPY:
+            classes = static_shape(value)[self.axis]
+            assert value.dtype is not None
+            levels = np.array([0, 1], value.dtype.numpy())
+            chosen = build.op("OneHot", target, np.array(classes), levels, axis=self.axis)
+            return _averaged(build, build.op("Mul", chosen, build.op("LogSoftmax", value, axis=self.axis)), self.axis)
+        if self.kind is LossKind.KL_OF_PROBABILITIES:
+            target = build.op("Log", build.op("Max", target, SMALLEST_PROBABILITY))
+        soft = build.op("LogSoftmax", self._cooled(build, value), axis=self.axis)
+        wanted = build.op("LogSoftmax", self._cooled(build, target), axis=self.axis)
+        missing = build.op("Sub", soft, wanted)
+        divergence = _averaged(build, build.op("Mul", build.op("Exp", wanted), missing), self.axis)
+        return build.op("Mul", divergence, self.temperature**2) if self.temperature != 1 else divergence
+
+    def _cooled(self, build: GraphBuilder, logits: ir.Value) -> ir.Value:
+        return logits if self.temperature == 1 else build.op("Mul", logits, 1 / self.temperature)
+
+
+def _averaged(build: GraphBuilder, summands: ir.Value, axis: int) -> ir.Value:
+    """Return minus the sums along an axis, averaged over all the rest."""
+    sums = build.op("ReduceSum", summands, [axis], keepdims=0)
+    return build.op("Neg", build.op("ReduceMean", sums, keepdims=0))

@@ -1,0 +1,57 @@
+"""Which values between are compared as well: those that student and original have under one name, equally large."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.analysis.specialize import ShapeView
+from onnxslim.errors import BadOptionValue, did_you_mean
+from onnxslim.ops.traits import Trait, has
+
+AUTO = "auto"
+COUNT = 4
+"""Features that are chosen where nobody names any: one for each stage of a network, as a rule."""
+
+
+def choose_features(
+    asked: Sequence[str], student: ir.Graph, teacher: ir.Graph, shapes: tuple[ShapeView, ShapeView]
+) -> list[str]:
+    """Return the names of the values that are compared.
+
+    Args:
+        asked: Names of values; ``auto`` stands for some sums of residual branches, evenly spread; nothing for nothing.
+        student: The graph of the student.
+        teacher: That of the original.
+        shapes: Shapes of the values of both, at the size of a batch.
+
+    Raises:
+        BadOptionValue: Student and original have no value of a name that is asked for, of one shape.
+    """
+    values = {value.name or "": value for node in teacher for value in node.outputs if value.name}
+    own = {value.name or "": value for node in student for value in node.outputs if value.name}
+    outputs = {value.name for value in student.outputs}
+    alike = [
+        name
+        for name, value in own.items()
+        if name in values and name not in outputs and value.dtype in (None, ir.DataType.FLOAT)
+        if (shape := shapes[0].shape(value)) is not None and shape == shapes[1].shape(values[name]) and len(shape) > 1
+    ]
+    chosen: list[str] = []
+    for name in asked:
+        if name == AUTO:
+            sums = [value for value in alike if (maker := own[value].producer()) is not None and has(maker, Trait.ADDS)]
+            some = sums or alike
+            places = np.unique(np.linspace(0, len(some) - 1, min(COUNT, len(some))).round().astype(int))
+            chosen += [some[place] for place in places]
+        elif name in alike:
+            chosen.append(name)
+        else:
+            raise BadOptionValue(
+                f"features names {name!r}, which student and original do not both have in one shape",
+                where="distill",
+                hint=did_you_mean(name, alike) + f"there are {', '.join(alike[:6])}",
+            )
+    return list(dict.fromkeys(chosen))

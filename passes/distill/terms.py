@@ -1,0 +1,111 @@
+"""What a student is compared by: a term for each output of the original, for features, and for labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.arrays import Array
+from onnxslim.ops.parameters import attribute
+from onnxslim.ops.traits import Trait, has
+from onnxslim.train.batches import LABELS
+from onnxslim.train.losses import LossKind, LossTerm
+
+PROBABILITY_ERROR = 1e-3
+"""How far a sum of probabilities may be from 1."""
+
+
+class OutputLoss(enum.Enum):
+    """How outputs are compared."""
+
+    AUTO = "auto"
+    """Distributions by their divergence, all else by squared differences."""
+    MSE = "mse"
+    """Logits by squared differences (Kim et al. 2021)."""
+    KL = "kl"
+    """Logits as distributions (Hinton, Vinyals and Dean 2015)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TermSettings:
+    """Options that say what is compared, and how."""
+
+    loss: OutputLoss
+    temperature: float
+    alpha: float
+    """The weight of labels, that of the teacher being the rest."""
+    feature_weight: float
+
+
+def target_of(name: str) -> str:
+    """Return the name of the target that is the teacher's value of this name."""
+    return f"teacher.{name}"
+
+
+def output_terms(
+    student: ir.Graph, taught: Mapping[str, Array], settings: TermSettings, labelled: bool
+) -> list[LossTerm]:
+    """Return the terms of the outputs, and of labels where they count.
+
+    Args:
+        student: The graph of the student.
+        taught: What the teacher gives on some samples, by the name of the output.
+        settings: How.
+        labelled: Whether samples have labels.
+    """
+    by_labels = settings.alpha if labelled else 0.0
+    terms: list[LossTerm] = []
+    for output in student.outputs:
+        array = taught.get(output.name or "")
+        if array is None or array.dtype.kind != "f" or not array.size:
+            continue
+        terms.append(_output_term(output, array, settings))
+        if by_labels and array.ndim >= 2 and not any(term.kind is LossKind.CROSS_ENTROPY for term in terms):
+            logits, axis = _logits(output)
+            terms.append(LossTerm(LossKind.CROSS_ENTROPY, logits, LABELS, by_labels, axis))
+    share = 1.0 - by_labels
+    return [
+        term if term.kind is LossKind.CROSS_ENTROPY else dataclasses.replace(term, weight=share * term.weight)
+        for term in terms
+    ]
+
+
+def feature_terms(names: Sequence[str], taught: Mapping[str, Array], settings: TermSettings) -> list[LossTerm]:
+    """Return a term for each feature, which together weigh `feature_weight`."""
+    return [
+        LossTerm(
+            LossKind.MSE,
+            name,
+            target_of(name),
+            settings.feature_weight / len(names),
+            variance=float(np.var(taught[name], dtype=np.float64)),
+        )
+        for name in names
+    ]
+
+
+def _output_term(output: ir.Value, array: Array, settings: TermSettings) -> LossTerm:
+    name = output.name or ""
+    logits, axis = _logits(output)
+    if logits != name and settings.loss is not OutputLoss.MSE:
+        sums = array.sum(axis=axis, dtype=np.float64)
+        probabilities = bool(np.all(np.abs(sums - 1) < PROBABILITY_ERROR))
+        kind = LossKind.KL_OF_PROBABILITIES if probabilities else LossKind.KL
+        return LossTerm(kind, logits, target_of(name), axis=axis, temperature=settings.temperature)
+    if settings.loss is OutputLoss.KL and array.ndim >= 2:
+        return LossTerm(LossKind.KL, name, target_of(name), temperature=settings.temperature)
+    variance = float(np.var(array, dtype=np.float64))
+    return LossTerm(LossKind.MSE, name, target_of(name), variance=variance)
+
+
+def _logits(output: ir.Value) -> tuple[str, int]:
+    """Return what a Softmax at the end reads, and its axis; the output itself where there is none."""
+    node = output.producer()
+    if node is None or not has(node, Trait.DISTRIBUTION) or node.inputs[0] is None:
+        return output.name or "", -1
+    axis = attribute(node, "axis")
+    return node.inputs[0].name or "", axis if isinstance(axis, int) else -1

@@ -1,0 +1,205 @@
+"""Distillation wins back what a cut has cost, on samples without labels, and leaves everything else as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnxslim.passes.distill import Distill
+from onnxslim.passes.distill.terms import OutputLoss
+from sample_models import from_text
+from story import make_context
+
+import onnxslim
+from onnxslim.data import synthetic_samples
+from onnxslim.errors import BadOptionValue, UsageError
+from onnxslim.pipeline.interface import Change, Kind, NoteKind
+from onnxslim.runtime.session import Session
+
+CONV = """<ir_version: 8, opset_import: ["" : %d]> g (float[N,3,8,8] x) => (%s) {
+    a = Conv <pads = [1,1,1,1]> (x, w1, b1)  r = Relu (a)  b = Conv <pads = [1,1,1,1]> (r, w2, b2)  s = Add (r, b)
+    p = GlobalAveragePool (s)  f = Flatten (p)  z = Gemm (f, v, d)  %s
+}"""
+SHAPES = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "b2": (8,), "v": (8, 5), "d": (5,)}
+FAST = Distill(epochs=6, batch=16, rate=5e-3)
+
+
+def network(opset: int = 18, softmax: bool = False, noise: float = 0.0) -> ir.Model:
+    """Return a small convolutional net; `noise` is what its weights are off by."""
+    random, off = np.random.default_rng(0), np.random.default_rng(1)
+    weights = {k: random.standard_normal(s) / np.sqrt(np.prod(s[1:]) or 1) for k, s in SHAPES.items()}
+    weights["v"] *= 4  # so that classes differ
+    drawn = {k: (w + noise * np.std(w) * off.standard_normal(w.shape)).astype(np.float32) for k, w in weights.items()}
+    end = "y = Softmax <axis = -1> (z)" if softmax else "y = Identity (z)"
+    return from_text(CONV % (opset, "float[N,5] y", end), **drawn)
+
+
+def images(count: int = 128, seed: int = 3, **more: np.ndarray) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32), **more}
+
+
+def error(student: ir.Model, teacher: ir.Model) -> float:
+    """Return the mean squared difference of outputs on images that nothing was trained on."""
+    feeds = images(64, 99)
+    mine, wanted = (next(iter(Session.of(model).run(feeds).values())) for model in (student, teacher))
+    return float(((mine - wanted) ** 2).mean())
+
+
+def distilled(options: Distill, student: ir.Model, teacher: ir.Model, data: Any = None) -> Change:
+    return options.run(student, make_context(teacher, images() if data is None else data))
+
+
+@pytest.mark.parametrize("loss", OutputLoss)
+@pytest.mark.parametrize("softmax", [False, True])
+def test_a_student_learns_what_its_teacher_gives(softmax: bool, loss: OutputLoss) -> None:
+    student, teacher = network(softmax=softmax, noise=0.4), network(softmax=softmax)
+    before = error(student, teacher)
+    change = distilled(dataclasses.replace(FAST, loss=loss, temperature=2.0), student, teacher)
+    assert change.modified
+    assert "held out" not in change.notes[0].action
+    assert "samples that were set aside" in change.notes[0].action
+    after = error(student, teacher)
+    if loss is OutputLoss.KL and not softmax:  # logits may differ by a number
+        assert after < before
+    else:
+        assert after < 0.5 * before
+
+
+def test_an_older_model_is_trained_and_keeps_its_operator_set() -> None:
+    student, teacher = network(13, noise=0.4), network(13)
+    before = error(student, teacher)
+    assert distilled(FAST, student, teacher).modified
+    assert student.opset_imports[""] == 13
+    assert error(student, teacher) < 0.5 * before
+
+
+@pytest.mark.parametrize("features", [("auto",), ("a", "s")])
+def test_values_between_can_be_compared_as_well(features: tuple[str, ...]) -> None:
+    student, teacher = network(noise=0.4), network()
+    before = error(student, teacher)
+    assert distilled(dataclasses.replace(FAST, features=features), student, teacher).modified
+    assert error(student, teacher) < 0.5 * before
+
+
+def test_a_feature_that_is_none_is_refused() -> None:
+    with pytest.raises(BadOptionValue, match="'nosuch'") as caught:
+        distilled(dataclasses.replace(FAST, features=("nosuch",)), network(), network())
+    assert "there are a, r, b, s" in str(caught.value.hint)
+
+
+def test_labels_count_where_they_are_given_a_share() -> None:
+    student, teacher = network(noise=0.4), network()
+    labels = np.full(128, 2)  # of no use, so that it shows: every image is of one class
+    distilled(dataclasses.replace(FAST, alpha=0.9, epochs=12), student, teacher, images(labels=labels))
+    guessed = Session.of(student).run(images(64, 99))["y"].argmax(1)
+    assert (guessed == 2).mean() > 0.9
+    assert (Session.of(teacher).run(images(64, 99))["y"].argmax(1) == 2).mean() < 0.9
+
+
+def test_what_is_left_out_stays_and_zeros_of_sparse_weights_stay() -> None:
+    student, teacher = network(noise=0.4), network()
+    sparse = student.graph.initializers["w2"]
+    array = sparse.const_value.numpy().copy()  # type: ignore[union-attr]
+    array[np.abs(array) < 0.05] = 0
+    sparse.const_value = ir.tensor(array, name="w2")
+    before = {name: value.const_value.numpy().copy() for name, value in student.graph.initializers.items()}  # type: ignore[union-attr]
+    distilled(dataclasses.replace(FAST, exclude=("w1",)), student, teacher)
+    after = {name: value.const_value.numpy() for name, value in student.graph.initializers.items()}  # type: ignore[union-attr]
+    np.testing.assert_array_equal(after["w1"], before["w1"])
+    assert not (after["w2"][before["w2"] == 0]).any()
+    assert (after["w2"] != before["w2"]).any()
+
+
+def test_a_model_that_is_its_own_teacher_stays_as_it_is() -> None:
+    student = network()
+    before = {name: value.const_value.numpy().copy() for name, value in student.graph.initializers.items()}  # type: ignore[union-attr]
+    change = distilled(FAST, student, network())
+    assert not change.modified
+    assert change.notes[0].kind is NoteKind.LEFT_ALONE
+    for name, array in before.items():
+        np.testing.assert_array_equal(student.graph.initializers[name].const_value.numpy(), array)  # type: ignore[union-attr]
+
+
+def test_without_samples_nothing_is_learnt() -> None:
+    teacher = network()
+    synthetic = synthetic_samples(teacher)
+    change = distilled(FAST, network(noise=0.4), teacher, synthetic)
+    assert not change.modified
+    assert "--data" in change.notes[0].reason
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_few_samples_are_one_batch_or_none(count: int) -> None:
+    change = distilled(Distill(epochs=2), network(noise=0.4), network(), images(count))
+    assert change.modified or change.notes[0].reason
+
+
+def test_augmented_images_are_seen_by_the_teacher_as_well() -> None:
+    student, teacher = network(noise=0.4), network()
+    before = error(student, teacher)
+    names = ("flip", "shift", "cutout", "noise", "mixup")
+    assert distilled(dataclasses.replace(FAST, augment=names), student, teacher).modified
+    assert error(student, teacher) < 0.5 * before
+
+
+def test_a_model_without_images_is_not_augmented() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[N,4] x) => (float[N,2] y) { y = MatMul (x, w) }'
+    model = from_text(text, w=np.ones((4, 2), np.float32))
+    with pytest.raises(BadOptionValue, match="augment is flip"):
+        distilled(Distill(augment=("flip",)), model, model.clone(), {"x": np.zeros((32, 4), np.float32)})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epochs": 0},
+        {"batch": 0},
+        {"rate": -1.0},
+        {"alpha": 1.5},
+        {"held_out": 1.0},
+        {"temperature": 0.0},
+        {"clip": 0.0},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadOptionValue) as caught:
+        Distill(**options)
+    assert next(iter(options)) in str(caught.value)
+    assert caught.value.hint
+
+
+def test_an_augmentation_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(UsageError, match="flop"):
+        Distill(augment=("flop",))
+
+
+def test_a_run_goes_on_from_its_checkpoint(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "d.ckpt"
+    options = dataclasses.replace(FAST, checkpoint=str(path))
+    whole, again = network(noise=0.4), network(noise=0.4)
+    distilled(options, whole, network())
+    assert path.exists()
+    distilled(options, again, network())  # all steps are done
+    for name, value in whole.graph.initializers.items():
+        np.testing.assert_array_equal(value.const_value.numpy(), again.graph.initializers[name].const_value.numpy())  # type: ignore[union-attr]
+
+
+def test_a_pruned_model_is_judged_together_with_its_distillation(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "net.onnx"
+    teacher = network(softmax=True)
+    onnxslim.save_model(teacher, path)
+    labels = Session.of(teacher).run(images(400, 8))["y"].argmax(1)
+    data, val = images(256), images(400, 8, labels=labels)
+    result = onnxslim.optimize(
+        path, passes="prune:ratio=0.5:align=1,distill:epochs=20:batch=16:rate=0.002", data=data, val=val, max_drop=0.2,
+        measure=False,
+    )  # fmt: skip
+    records = {record.name: record for record in result.report.passes}
+    assert records["distill"].kind == Kind.LOSSY.value
+    assert records["prune"].kept
+    assert records["prune"].reason.startswith("judged together with distill")
+    assert records["distill"].kept

@@ -1,0 +1,96 @@
+"""The loop: the best weights are kept, a training ends where it does not help, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+from train_models import mlp, train_mlp, weights_of
+
+from onnxslim.errors import UsageError
+from onnxslim.train.loop import Evaluation
+from onnxslim.train.optimizer import OptimizerKind
+
+
+def test_a_student_learns_what_its_teacher_does_on_samples_that_it_has_not_seen() -> None:
+    trained, first = train_mlp(240)
+    assert trained.helped
+    assert trained.ended == "all steps"
+    assert trained.best.loss < 0.2 * trained.evaluations[0].loss
+    assert trained.best.loss == min(evaluation.loss for evaluation in trained.evaluations)
+    assert any((trained.weights[name] != array).any() for name, array in first.items())
+
+
+def test_a_training_is_repeatable() -> None:
+    (one, _), (other, _) = train_mlp(24), train_mlp(24)
+    for name, array in one.weights.items():
+        assert array.tobytes() == other.weights[name].tobytes()
+
+
+def test_weights_that_nothing_betters_stay() -> None:
+    trained, first = train_mlp(student=mlp(0), patience=2)
+    assert not trained.helped
+    assert trained.ended == "no better"
+    assert trained.steps == 24
+    for name, array in trained.weights.items():
+        np.testing.assert_array_equal(array, first[name])
+
+
+def test_a_loss_that_runs_away_ends_it_and_harms_nothing() -> None:
+    trained, first = train_mlp(rate=1e18, kind=OptimizerKind.SGD)
+    assert trained.ended == "diverged"
+    assert trained.steps < 60
+    for name, array in trained.weights.items():
+        np.testing.assert_array_equal(array, first[name])
+
+
+def test_time_that_is_up_ends_it_with_an_evaluation() -> None:
+    trained, _ = train_mlp(seconds=0.0)
+    assert trained.ended == "time"
+    assert (trained.steps, trained.evaluations[-1].step) == (1, 1)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [5, 12, 30])
+def test_what_was_killed_goes_on_and_ends_byte_for_byte_as_it_would_have(at: int, tmp_path: pathlib.Path) -> None:
+    def kill(step: int, steps: int, evaluation: Evaluation) -> None:
+        if step == at:
+            raise Killed
+
+    path = tmp_path / "distill.ckpt"
+    whole, _ = train_mlp(48)
+    with pytest.raises(Killed):
+        train_mlp(48, checkpoint=path, tell=kill)
+    seen: list[int] = []
+    resumed, _ = train_mlp(48, checkpoint=path, tell=lambda step, steps, evaluation: seen.append(step))
+    assert seen[0] == at // 12 * 12 + 1
+    assert resumed.evaluations[-1] == whole.evaluations[-1]
+    for name, array in whole.weights.items():
+        assert array.tobytes() == resumed.weights[name].tobytes()
+    again, _ = train_mlp(48, checkpoint=path)
+    assert again.steps == 48
+    assert all(again.weights[name].tobytes() == array.tobytes() for name, array in whole.weights.items())
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "distill.ckpt"
+    train_mlp(12, checkpoint=path)
+    for changed in ({"rate": 0.03}, {"kind": OptimizerKind.SGD}, {"student": mlp(2)}):
+        with pytest.raises(UsageError, match="another training") as caught:
+            train_mlp(12, checkpoint=path, **changed)  # type: ignore[arg-type]
+        assert caught.value.hint
+    path.write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(UsageError, match="no checkpoint"):
+        train_mlp(12, checkpoint=path)
+
+
+def test_nothing_is_trained_in_place() -> None:
+    student = mlp(1)
+    before = {name: array.copy() for name, array in weights_of(student).items()}
+    train_mlp(12, student=student)
+    for name, array in weights_of(student).items():
+        np.testing.assert_array_equal(array, before[name])

@@ -32,7 +32,7 @@ from onnxslim.pipeline.opset import upgraded
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import detect_target
 
-RATE, MOMENTUM = 1e-3, 0.9
+RATE, MOMENTUM = 1e-6, 0.9
 OPSET = 18
 """The oldest operator set that gradients are declared for."""
 HERE = pathlib.Path(__file__).parent

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.autodiff.expand import expand
 from onnxslim.autodiff.reverse import build_gradients, graph_builder
+from onnxslim.ops.traits import Trait, has
 from onnxslim.ort import onnxruntime
 from onnxslim.pipeline.opset import upgraded
 
@@ -57,7 +58,8 @@ def differentiate(model: ir.Model, feeds: Mapping[str, Array]) -> WholeGradient:
         tensor = value.const_value
         if value.dtype is not ir.DataType.FLOAT or tensor is None or tensor.size < 2:
             continue
-        if np.abs(tensor.numpy()).max() < MASKED:
+        sizes = any(has(node, Trait.RESCALES) for node, _ in value.uses())
+        if np.abs(tensor.numpy()).max() < MASKED and not sizes:
             forward.graph.inputs.append(value)
     names = {value.name for value in forward.graph.initializers.values() if value.is_graph_input()}
     replaced = expand(forward, [value for value in forward.graph.inputs if value.name in names])

@@ -36,6 +36,8 @@ def measure(path: str, check: bool) -> dict[str, object]:
     except NotDifferentiable as error:
         return {"nodes": len(model.graph), "why": error.what}
     seconds = time.perf_counter() - started
+    if not whole.weights:
+        return {"nodes": len(model.graph), "why": "no weight of real numbers has a part in its results"}
     return {
         "nodes": len(whole.forward.graph),
         "after": len(whole.backward.graph),

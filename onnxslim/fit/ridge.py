@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxslim.arrays import Floats, Singles
-from onnxslim.observe.products import sum_of_products, sum_of_rows
+from onnxslim.observe.products import add_products, sum_of_rows
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """What is tried: the weight of the present solution, relative to the mean energy of a column over all rows."""
@@ -137,7 +137,7 @@ class RidgeRegression:
         for piece, rows in zip(self._fold(self._pieces, aside), self._fold(wanted, aside), strict=True):
             total += sum_of_rows(rows)
             if moment is not None:
-                moment += sum_of_products(piece, rows)
+                add_products(moment, piece, rows)
         return total, moment
 
 

@@ -9,11 +9,13 @@ rounding for post-training quantization", ICML 2020, by coordinate descent on th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from scipy.linalg.lapack import dpotrf, dtrtri
 
-from onnxslim.arrays import Floats
+from onnxslim.arrays import Floats, Indices
 
 Nearest = Callable[["int | np.integer", Floats], Floats]
 """Returns the nearest values that the format has: of a column, for numbers of shape [groups, outputs]."""
@@ -37,13 +39,13 @@ def round_columns(weight: Floats, moment: Floats, nearest: Nearest) -> Floats:
             where a bias makes up for that.
         nearest: The format.
     """
-    moment = _damped(moment)
-    rounded = _pass_on(weight, moment, nearest)
-    plain = np.stack([nearest(column, weight[:, column]) for column in range(weight.shape[1])], axis=1)
-    started = np.where(
-        (output_error(weight - plain, moment) < output_error(weight - rounded, moment))[:, None], plain, rounded
-    )
-    return _descend(weight, moment, started, nearest)
+    with _damped(moment):
+        rounded = _pass_on(weight, moment, nearest)
+        plain = np.stack([nearest(column, weight[:, column]) for column in range(weight.shape[1])], axis=1)
+        started = np.where(
+            (output_error(weight - plain, moment) < output_error(weight - rounded, moment))[:, None], plain, rounded
+        )
+        return _descend(weight, moment, started, nearest)
 
 
 def best_steps(weight: Floats, moment: Floats, step: Floats, ends: tuple[int, int]) -> Floats:
@@ -58,13 +60,13 @@ def best_steps(weight: Floats, moment: Floats, step: Floats, ends: tuple[int, in
         step: A first guess, shape [groups, outputs].
         ends: The lowest and the highest level, in steps.
     """
-    moment = _damped(moment)
     best, least = step, np.full(step.shape, np.inf)
-    for factor in STEPS:
-        own = (step * factor)[:, None]
-        error = output_error(weight - np.clip(np.rint(weight / own), *ends) * own, moment)
-        best = np.where(error < least, own[:, 0], best)
-        least = np.minimum(error, least)
+    with _damped(moment):
+        for factor in STEPS:
+            own = (step * factor)[:, None]
+            error = output_error(weight - np.clip(np.rint(weight / own), *ends) * own, moment)
+            best = np.where(error < least, own[:, 0], best)
+            least = np.minimum(error, least)
     return best
 
 
@@ -79,20 +81,23 @@ def output_error(difference: Floats, moment: Floats) -> Floats:
     return error
 
 
-def _damped(moment: Floats) -> Floats:
+@contextlib.contextmanager
+def _damped(moment: Floats) -> Iterator[None]:
+    """Add to the diagonal of moments while something is done with them: a copy would take as much as they do."""
     diagonal = np.einsum("gcc->gc", moment)
-    damped = moment.copy()
-    np.einsum("gcc->gc", damped)[...] += DAMPING * diagonal.mean(axis=1, keepdims=True) + 1e-12
-    return damped
+    plain = diagonal.copy()
+    diagonal += DAMPING * plain.mean(axis=1, keepdims=True) + 1e-12
+    try:
+        yield
+    finally:
+        diagonal[...] = plain
 
 
 def _pass_on(weight: Floats, moment: Floats, nearest: Nearest) -> Floats:
     """Round column after column, and pass the error of each on to those that follow."""
     groups, columns, _ = weight.shape
     order = np.argsort(-np.einsum("gcc->gc", moment).mean(axis=0), kind="stable")
-    inverse = np.linalg.inv(moment[:, order[:, None], order])
-    # The upper factor U of the inverse, U'U: row i says how the error of column i is best made up for by those behind.
-    upper = np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).swapaxes(1, 2)
+    upper = _inverse_factors(moment, order)
     left, rounded = weight[:, order].copy(), np.empty_like(weight)
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
@@ -105,6 +110,26 @@ def _pass_on(weight: Floats, moment: Floats, nearest: Nearest) -> Floats:
             errors[:, place - start] = error
         left[:, end:] -= upper[:, start:end, end:].swapaxes(1, 2) @ errors
     return rounded
+
+
+def _inverse_factors(moment: Floats, order: Indices) -> Floats:
+    """Return for each group the upper triangle U of which U'U is the inverse of its moments, columns in an order: row i
+    says how the error of column i is best made up for by those behind.
+
+    In reverse order the moments are LL', and the inverse of L is U in reverse order. Both are made in place: of what is
+    as large as the moments there is one copy, where an inverse and a factor of it would take six.
+    """
+    backwards = order[::-1]
+    factors = np.empty(moment.shape)
+    for row, column in enumerate(backwards):
+        factors[:, row] = moment[:, column, backwards]
+    for group in factors:  # symmetric: LAPACK, which has columns in a row, reads it as it is
+        lower, failed = dpotrf(group.T, lower=1, overwrite_a=1)
+        inverse, singular = dtrtri(lower, lower=1, overwrite_c=1)
+        if failed or singular:
+            raise np.linalg.LinAlgError("moments are not positive definite")
+        assert np.shares_memory(inverse, group), "in place"
+    return factors.swapaxes(1, 2)[:, ::-1, ::-1]
 
 
 def _descend(weight: Floats, moment: Floats, rounded: Floats, nearest: Nearest) -> Floats:

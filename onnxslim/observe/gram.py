@@ -21,7 +21,7 @@ from onnxslim.arrays import Floats, Mask, Singles
 from onnxslim.data import Samples
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.probe import stream_values
-from onnxslim.observe.products import sum_of_products, sum_of_rows
+from onnxslim.observe.products import BLOCK, add_products, sum_of_rows
 from onnxslim.observe.rows import choose_places, input_rows, place_count
 from onnxslim.runtime.session import OpenSession
 
@@ -50,7 +50,7 @@ class Sums:
 
     def add(self, rows: Singles) -> None:
         """Add rows, shape [groups, rows, columns]."""
-        self.products += sum_of_products(rows, rows)
+        add_products(self.products, rows, rows)
         self.inputs += sum_of_rows(rows)
         self.rows += rows.shape[1]
 
@@ -59,7 +59,7 @@ class Sums:
         rows = max(self.rows, 1)
         moment, mean = self.products, self.inputs / rows
         moment /= rows
-        moment -= mean[:, :, None] * mean[:, None]
+        _take_off(moment, mean, mean)
         diagonal = np.einsum("gcc->gc", moment)
         diagonal += _ridge(rows, moment.shape[1]) * diagonal.mean(axis=1, keepdims=True) + 1e-12
         return list(moment), mean
@@ -69,17 +69,25 @@ def joined_moments(parts: Sequence[Sums], *, about_mean: bool) -> Floats:
     """Return the mean of products over what several contractions read, shape [groups, columns, columns].
 
     Args:
-        parts: Of contractions that share a weight.
+        parts: Of contractions that share a weight. The products of the first are lost: the mean is made in their place.
         about_mean: Whether each is taken about its own mean, which its bias makes up for.
     """
-    total = np.zeros_like(parts[0].products)
+    total = parts[0].products
     for part in parts:
-        total += part.products
+        if part is not parts[0]:
+            total += part.products
         if about_mean:
             mean = part.inputs / max(part.rows, 1)
-            total -= part.rows * mean[:, :, None] * mean[:, None]
+            _take_off(total, part.rows * mean, mean)
     total /= max(sum(part.rows for part in parts), 1)
     return total
+
+
+def _take_off(moment: Floats, one: Floats, other: Floats) -> None:
+    """Subtract products of means, in place: as many columns at a time as add next to nothing to what is held."""
+    for start in range(0, moment.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        moment[:, block] -= one[:, block, None] * other[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,12 +253,24 @@ def _stream_rows(
             elif contraction.kernel:
                 share = places
             chosen = choose_places(available, share, generator)
-            pieces = waiting.setdefault(index, [])
-            pieces.append(input_rows(contraction, data, chosen).astype(np.float32, copy=False))
-            if sum(piece.shape[1] for piece in pieces) > contraction.columns:
-                yield index, np.concatenate(waiting.pop(index), axis=1)
-    for index, pieces in waiting.items():
-        yield index, np.concatenate(pieces, axis=1)
+            # Of as many samples at a time as fill the matrix of products: windows overlap, and take what data takes
+            # once for each place of the kernel.
+            height = max(1, contraction.columns // max(1, len(chosen)) if contraction.kernel else len(data))
+            for start in range(0, len(data), height):
+                rows = input_rows(contraction, data[start : start + height], chosen)
+                waiting.setdefault(index, []).append(rows.astype(np.float32, copy=False))
+                del rows
+                if sum(piece.shape[1] for piece in waiting[index]) > contraction.columns:
+                    yield index, _joined(waiting.pop(index))
+    for index in list(waiting):
+        yield index, _joined(waiting.pop(index))
+
+
+def _joined(pieces: list[Singles]) -> Singles:
+    """Return pieces as one; the list is emptied, so that whoever works on the rows holds them once."""
+    joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+    pieces.clear()
+    return joined
 
 
 def _nothing(contraction: Contraction) -> Sums:

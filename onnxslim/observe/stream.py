@@ -86,13 +86,13 @@ class Stream:
             return self._last.get(name, -1) >= place or name in keep
 
         made = {value.name for node in nodes for value in node.outputs if value.name and wanted(value.name)}
-        if made:
-            session, inputs = self._segment(made)
-            for values in self._batches:
-                values.update(session.run({name: values[name] for name in inputs}))
+        session, inputs = self._segment(made) if made else (None, [])
         if nodes:
             self._place = place
         for values in self._batches:
+            if session is not None:
+                values.update(session.run({name: values[name] for name in inputs}))
+            # At once: until the last batch is done these would be held of all the others twice over.
             for name in [name for name in values if not wanted(name)]:
                 del values[name]
 

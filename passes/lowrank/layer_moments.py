@@ -16,7 +16,7 @@ from onnxslim.arrays import Array, Floats, Singles
 from onnxslim.data import Samples
 from onnxslim.fit.ridge import SHARE
 from onnxslim.observe.batches import held_batches
-from onnxslim.observe.products import sum_of_products, sum_of_rows
+from onnxslim.observe.products import add_products, sum_of_rows
 from onnxslim.observe.rows import correspond, input_rows, output_rows, place_count
 from onnxslim.observe.stream import Stream
 from onnxslim.runtime.session import Session
@@ -202,8 +202,8 @@ def _empty(layer: LinearLayer, *, weighed: bool) -> CollectedMoments:
 
 def _add(moments: CollectedMoments, index: int, inputs: Singles, outputs: Singles) -> None:
     with np.errstate(all="ignore"):  # what is not finite is found in the sums
-        moments.gram += sum_of_products(inputs, inputs)
-        moments.cross += sum_of_products(inputs, outputs)
+        add_products(moments.gram, inputs, inputs)
+        add_products(moments.cross, inputs, outputs)
         moments.energy += float(np.square(outputs, dtype=np.float64).sum())
         moments.rows += len(inputs)
         total_inputs, total_outputs, count = moments.sums[index]

@@ -64,9 +64,10 @@ def fitted_weights(
         read = [products[site.key] for site in part]
         places = -(-ROWS * max(contraction.columns for contraction in read) // few.count)
         moments = sums(model, read, few, places, context.generator, context.open_session)
-        for site, product, own in zip(part, read, moments, strict=True):
-            moment = joined_moments([own], about_mean=correct and site.bias is not None)
+        for site, product in zip(part, read, strict=True):
+            moment = joined_moments([moments.pop(0)], about_mean=correct and site.bias is not None)
             found[site.key] = _fitted(site, product, moment, settings)
+            del moment  # before those of the next layers are summed: they may be the largest thing in memory
             context.progress("fitting weights", len(found), len(sites))
     return found
 

@@ -104,13 +104,16 @@ def test_rows_that_are_held_say_what_their_sums_say():
 def test_moments_of_contractions_that_share_a_weight_are_those_of_all_their_rows():
     generator = np.random.default_rng(0)
     rows = [generator.normal(size=(2, count, 3)) + 1 for count in (5, 9)]
-    parts = []
-    for piece in rows:
-        parts.append(Sums(np.zeros((2, 3, 3)), np.zeros((2, 3))))
-        parts[-1].add(piece.astype(np.float32))
+
+    def parts() -> list[Sums]:
+        made = [Sums(np.zeros((2, 3, 3)), np.zeros((2, 3))) for _ in rows]
+        for total, piece in zip(made, rows, strict=True):
+            total.add(piece.astype(np.float32))
+        return made
+
     together = np.concatenate(rows, axis=1)
-    plain = joined_moments(parts, about_mean=False)
+    plain = joined_moments(parts(), about_mean=False)
     np.testing.assert_allclose(plain, together.swapaxes(1, 2) @ together / 14, rtol=1e-4)
     centred = [piece - piece.mean(axis=1, keepdims=True) for piece in rows]
     wanted = sum(piece.swapaxes(1, 2) @ piece for piece in centred) / 14
-    np.testing.assert_allclose(joined_moments(parts, about_mean=True), wanted, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(joined_moments(parts(), about_mean=True), wanted, rtol=1e-3, atol=1e-5)

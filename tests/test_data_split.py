@@ -79,9 +79,9 @@ def test_both_parts_of_a_split_hold_every_class_of_sorted_data() -> None:
     assert np.bincount(numbers(second)).tolist() == [8] * 10
 
 
-def test_files_of_a_folder_are_opened_once_for_a_draw(tmp_path, monkeypatch) -> None:
+def test_files_that_are_read_whole_are_opened_once_for_a_draw(tmp_path, monkeypatch) -> None:
     for at in range(5):
-        np.save(tmp_path / f"{at}.npy", np.arange(at * 4, at * 4 + 4, dtype=np.int64))
+        np.savez_compressed(tmp_path / f"{at}.npz", x=np.arange(at * 4, at * 4 + 4, dtype=np.int64))
     samples = open_samples(tmp_path, FREE)
     loads = []
     load = np.load

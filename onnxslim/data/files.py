@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, cast
 import fsspec
 import numpy as np
 
-from onnxslim.arrays import Array
+from onnxslim.arrays import Array, Indices
+from onnxslim.data.stored_rows import Place, StoredArray, member_place
 from onnxslim.data.table import LazyArray
 from onnxslim.errors import DataError, OnnxslimError
 
@@ -75,12 +76,7 @@ def check_regular(filesystem: Any, path: str) -> None:
     Raises:
         DataError: It is a device or a pipe.
     """
-    if (
-        filesystem.protocol in ("file", ("file", "local"))
-        and os.path.exists(path)
-        and not os.path.isfile(path)
-        and not os.path.isdir(path)
-    ):
+    if _is_local(filesystem) and os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise DataError("this is a device or a pipe, not a file", where=path, hint="save it as a file first")
 
 
@@ -100,15 +96,17 @@ def read_npz(filesystem: Any, path: str, cache: FileCache) -> dict[str, LazyArra
     """
     with opened(filesystem, path) as file, zipfile.ZipFile(file) as archive:
         members = {}
-        for member in archive.namelist():
-            name = member.removesuffix(".npy")
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
 
             def load(name: str = name) -> Array:
                 with opened(filesystem, path) as content_file, np.load(content_file, allow_pickle=False) as arrays:
                     return cast(Array, arrays[name])
 
+            place = member_place(path, file, member) if _is_local(filesystem) else None
             with archive.open(member) as content:
-                members[name] = _lazy_array(content, functools.partial(cache.get, path, name, load), f"{path}: {name}")
+                cached = functools.partial(cache.get, path, name, load)
+                members[name] = _lazy_array(content, cached, f"{path}: {name}", place)
         return members
 
 
@@ -124,15 +122,29 @@ def read_npy(filesystem: Any, path: str, cache: FileCache) -> LazyArray:
             return cast(Array, np.load(content_file, allow_pickle=False))
 
     with opened(filesystem, path) as file:
-        return _lazy_array(file, functools.partial(cache.get, path, "", load), path)
+        place = Place(path) if _is_local(filesystem) else None
+        return _lazy_array(file, functools.partial(cache.get, path, "", load), path, place)
 
 
-def _lazy_array(content: Any, load: Callable[[], Array], where: str) -> LazyArray:
+def _lazy_array(content: Any, load: Callable[[], Array], where: str, place: Place | None) -> LazyArray:
+    """Return the array whose header `content` begins with, and where that lies as it is: None means nowhere."""
     header: Any = np.lib.format  # numpy annotates these functions since 2.3 only
     version_1 = header.read_magic(content) == (1, 0)
     read = header.read_array_header_1_0 if version_1 else header.read_array_header_2_0
-    shape, _, dtype = read(content)
+    shape, by_columns, dtype = read(content)
     if dtype.hasobject:
         hint = "store plain arrays: numbers, booleans or fixed-length strings"
         raise DataError("pickled objects are refused, since reading them could run code", where=where, hint=hint)
-    return LazyArray(shape, dtype, load)
+    if place is None or by_columns or not shape:
+        return LazyArray(shape, dtype, load)
+    stored = StoredArray(place, content.tell(), shape, dtype)
+
+    def read_rows(indices: Indices) -> Array:
+        with reading(where):
+            return stored.rows(indices)
+
+    return LazyArray(shape, dtype, load, read_rows)
+
+
+def _is_local(filesystem: Any) -> bool:
+    return filesystem.protocol in ("file", ("file", "local"))

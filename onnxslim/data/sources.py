@@ -45,9 +45,10 @@ class TableSequence:
         return sum(table.count for table in self.tables)
 
     def read(self, indices: Indices | None, size: int) -> Iterator[Batch]:
-        """Yield the samples at `indices` in that order (None: all), `size` at a time; each file is opened once."""
+        """Yield the samples at `indices` in that order (None: all), `size` at a time; files are read whole once."""
         indices = np.arange(self.count, dtype=np.int64) if indices is None else indices
-        return self._read(indices, size) if len(self.tables) == 1 else in_order(indices, size, self._read)
+        direct = len(self.tables) == 1 or all(table.in_any_order for table in self.tables)
+        return self._read(indices, size) if direct else in_order(indices, size, self._read)
 
     def _read(self, indices: Indices, size: int) -> Iterator[Batch]:
         starts = np.cumsum([0] + [table.count for table in self.tables])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.arrays import Array
+from onnxslim.arrays import Array, Indices
 from onnxslim.data.samples import Batch, BatchLayout
 from onnxslim.errors import DataError
 from onnxslim.runtime.session import TensorSpec
@@ -26,6 +26,16 @@ class LazyArray:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     load: Callable[[], Array]
+    read_rows: Callable[[Indices], Array] | None = None
+    """Reads some of the rows without the others; None: where that is not possible."""
+
+    def rows(self, indices: Indices) -> Array:
+        """Return some of the rows."""
+        if self.read_rows is not None:
+            return self.read_rows(indices)
+        array = self.load()
+        contiguous = len(indices) > 0 and bool((np.diff(indices) == 1).all())
+        return array[indices[0] : indices[-1] + 1] if contiguous else array[indices]
 
     @classmethod
     def of(cls, array: npt.ArrayLike) -> LazyArray:
@@ -67,15 +77,13 @@ class Column:
 
     def take(self, indices: npt.NDArray[np.int64], where: str) -> Array:
         """Return the samples at `indices` as one feed with the type of the input."""
-        array = self.stored.load()
         if self.form is SampleAxis.ROWS:
-            rows = (indices[:, None] * self.stride + np.arange(self.stride)).ravel()
-            contiguous = len(rows) > 0 and bool((np.diff(rows) == 1).all())
-            array = array[rows[0] : rows[-1] + 1] if contiguous else array[rows]
+            array = self.stored.rows((indices[:, None] * self.stride + np.arange(self.stride)).ravel())
         elif self.form is SampleAxis.WHOLE:
-            array = np.asarray(array[indices[0]])  # a sample of a scalar input is a numpy scalar
-        elif self.form is SampleAxis.SINGLE:
-            array = array[np.newaxis]
+            array = np.asarray(self.stored.rows(indices[:1])[0])  # a sample of a scalar input is a numpy scalar
+        else:
+            array = self.stored.load()
+            array = array[np.newaxis] if self.form is SampleAxis.SINGLE else array
         if self.scale is not None:
             scaled = array.astype(np.float32) * self.scale.load().astype(np.float32)
             array = scaled if self.offset is None else scaled + self.offset.load().astype(np.float32)
@@ -92,15 +100,23 @@ class ArrayTable:
     layout: BatchLayout
     where: str
 
+    @property
+    def in_any_order(self) -> bool:
+        """Whether samples are read one here and one there without reading the others each time."""
+        arrays = [*(column.stored for column in self.columns if column.form is not SampleAxis.CONSTANT)]
+        arrays += [] if self.labels is None else [self.labels]
+        return self.count == 1 or all(array.read_rows is not None for array in arrays)
+
     def read(self, indices: npt.NDArray[np.int64]) -> Batch:
         """Return the samples at `indices` as one batch (a single index if samples are whole inputs)."""
         feeds = {column.spec.name: column.take(indices, self.where) for column in self.columns}
         if self.labels is None:
             return Batch(feeds, None, len(indices))
-        labels = self.labels.load().reshape(self.labels.shape or (1,))
-        per_sample = len(labels) // self.count
+        if not self.labels.shape:
+            return Batch(feeds, self.labels.load().reshape(1)[indices], len(indices))
+        per_sample = self.labels.shape[0] // self.count
         rows = (indices[:, None] * per_sample + np.arange(per_sample)).ravel()
-        return Batch(feeds, labels[rows], len(indices))
+        return Batch(feeds, self.labels.rows(rows), len(indices))
 
 
 def fit_table(

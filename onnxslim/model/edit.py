@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxslim.arrays import Array
 
 from .constants import as_tensor
 from .nesting import every_graph, values_of
+
+LARGE = 1 << 12
+"""Bytes of a constant above which its bytes are not remembered."""
 
 SAME = "onnxslim.same"
 """Where a graph keeps the names of values that stand for others, in any layout: (name, the name of the other)."""
@@ -54,7 +59,7 @@ class Editor:
 
     def constant(self, prefix: str, array: Array) -> ir.Value:
         """Return an initializer of the main graph under a numbered name, one for all equal arrays."""
-        key = prefix, array.dtype.name, array.shape, array.tobytes()
+        key = prefix, array.dtype.name, array.shape, _content(array)
         if key not in self._constants:
             self._constants[key] = new_initializer(self.graph, self.numbered(prefix), array)
         return self._constants[key]
@@ -64,6 +69,14 @@ class Editor:
         name = next(name for number in numbers if (name := f"{prefix}{number}") not in self._taken)
         self._taken.add(name)
         return name
+
+
+def _content(array: Array) -> bytes:
+    """Return what tells an array from others of its type and shape: of a weight a digest, since it would be in memory
+    twice by its bytes."""
+    if array.nbytes <= LARGE or array.dtype.hasobject:
+        return array.tobytes()
+    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).digest()
 
 
 def names_in(graphs: Iterable[ir.Graph]) -> Iterator[str]:

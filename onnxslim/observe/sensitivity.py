@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.arrays import Floats
+from onnxslim.arrays import Array
 from onnxslim.data import Samples
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.deviation import Deviation
@@ -50,7 +50,7 @@ class OutputDeviation:
 
     def __init__(self, reference: Run, runs: Sequence[Feeds]) -> None:
         self._runs = runs
-        self._reference = self._outputs(reference)
+        self._reference = list(self._outputs(reference))
         names = self._reference[0] if self._reference else {}
         outputs = {name: [made[name] for made in self._reference] for name in names}
         self._parts = {
@@ -74,38 +74,36 @@ class OutputDeviation:
         Raises:
             RunError: The changed model does not run.
         """
-        outputs = self._outputs(changed)
-        errors: list[float | None] = []
-        for name, own in self._parts.items():
-            pairs = [(wanted[name], given.get(name)) for wanted, given in zip(self._reference, outputs, strict=True)]
-            errors += [_error(pairs, part) for part in own]
+        deviations = {name: [Deviation() for _ in own] for name, own in self._parts.items()}
+        lost: set[str] = set()
+        for wanted, given in zip(self._reference, self._outputs(changed), strict=True):
+            for name, own in self._parts.items():
+                reference, array = wanted[name], given.get(name)
+                if array is None or array.shape != reference.shape:
+                    lost.add(name)
+                    continue
+                for part, deviation in zip(own, deviations[name], strict=True):
+                    deviation.add(_cut(reference, part), _cut(array, part))
+        errors = [
+            ANOTHER_SHAPE if name in lost else deviation.relative if deviation.reason is None else NOT_FINITE
+            for name, own in deviations.items()
+            for deviation in own
+        ]
         known = [error for error in errors if error is not None]
         return float(np.mean(known)) if known else 0.0
 
-    def _outputs(self, run: Run) -> list[dict[str, Floats]]:
-        """Return the outputs of floats for each run, of rank 1 or more."""
-        results = ({name: np.asarray(array) for name, array in run(feeds).items()} for feeds in self._runs)
-        return [
-            {name: np.atleast_1d(array.astype(np.float64)) for name, array in arrays.items() if array.dtype.kind == "f"}
-            for arrays in results
-        ]
+    def _outputs(self, run: Run) -> Iterator[dict[str, Array]]:
+        """Yield the outputs of floats of each run, of rank 1 or more: those of the next when these are done with."""
+        for feeds in self._runs:
+            results = {name: np.asarray(array) for name, array in run(feeds).items()}
+            yield {name: np.atleast_1d(array) for name, array in results.items() if array.dtype.kind == "f"}
 
 
-def _error(pairs: Sequence[tuple[Floats, Floats | None]], part: Part) -> float | None:
-    """Return the error of a part over all runs; None where the reference is zero there."""
-    deviation = Deviation()
-    for reference, array in pairs:
-        if array is None or array.shape != reference.shape:
-            return ANOTHER_SHAPE
-        deviation.add(_cut(reference, part), _cut(array, part))
-    return deviation.relative if deviation.reason is None else NOT_FINITE
-
-
-def _cut(array: Floats, part: Part) -> Floats:
+def _cut(array: Array, part: Part) -> Array:
     return array if part is None else np.compress(part[1], array, part[0])
 
 
-def parts(outputs: Sequence[Floats]) -> list[Part]:
+def parts(outputs: Sequence[Array]) -> list[Part]:
     """Return the parts of an output that hold quantities of different scale.
 
     The axis behind the first that counts is the one along which magnitudes lie furthest apart; it is cut wherever the
@@ -123,7 +121,7 @@ def parts(outputs: Sequence[Floats]) -> list[Part]:
         if not 2 <= outputs[0].shape[axis] <= LONGEST:
             continue
         reduced = tuple(index for index in range(rank) if index != axis)
-        magnitudes = np.max([np.abs(output).max(axis=reduced) for output in outputs], axis=0)
+        magnitudes = np.max([np.abs(output).max(axis=reduced) for output in outputs], axis=0).astype(np.float64)
         ordered = np.sort(magnitudes[magnitudes > 0])
         gaps = ordered[1:] / ordered[:-1]
         if gaps.max(initial=0.0) > widest:

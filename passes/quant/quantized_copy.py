@@ -34,6 +34,8 @@ PRODUCTS = 5e11
 """Multiply-accumulates that the trials may take together."""
 SAMPLES = (4, 256)
 """Samples that tell one choice from another: at least, and at most. Fewer do not: errors of samples differ widely."""
+HELD = 100_000_000
+"""Bytes of samples that are held for that."""
 
 
 class QuantizedCopies:
@@ -64,7 +66,9 @@ class QuantizedCopies:
     ) -> None:
         self._model, self._plan, self._table, self._context = model, plan, table, context
         least, most = SAMPLES
-        few = samples.draw(int(min(most, max(least, PRODUCTS / max(macs * trials, 1)))))
+        first = next(samples.batches())
+        held = HELD * first.count / max(sum(array.nbytes for array in first.feeds.values()), 1)
+        few = samples.draw(int(max(least, min(most, held, PRODUCTS / max(macs * trials, 1)))))
         self._error = OutputDeviation.on(model, few, context.open_session)
 
     def error(self, parameters: Parameters) -> float:

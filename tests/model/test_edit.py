@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 from hypothesis import given
 from hypothesis import strategies as st
+from peak_memory import peak_bytes
 from sample_models import from_text
 
 from onnxslim.analysis.contraction import contractions
@@ -127,3 +128,12 @@ def test_a_clone_knows_the_form_of_the_file(tmp_path) -> None:
     model = open_model(path)
     assert model.graph.meta
     assert dict(model.clone().graph.meta) == dict(model.graph.meta)
+
+
+def test_equal_constants_are_one_and_are_in_memory_once() -> None:
+    editor = Editor(from_text(HEADER + "g (float[2] x) => (float[2] y) { y = Relu (x) }"))
+    large = np.arange(100_000, dtype=np.float32)
+    others = [large.copy(), large.reshape(2, -1), large.astype(np.int32), large + 1, np.asfortranarray(large[:9])]
+    value = editor.constant("c", large)
+    assert [editor.constant("c", other) is value for other in others] == [True, False, False, False, False]
+    assert peak_bytes(lambda: editor.constant("c", large * 2)) < 1.5 * large.nbytes

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from peak_memory import peak_bytes
 from sample_models import from_text
 
 from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
-from onnxslim.observe.gram import RIDGE, Sums, Thin, joined_moments, measurable, sums, thin_moments
+from onnxslim.observe.gram import RIDGE, Sums, Thin, _stream_rows, joined_moments, measurable, sums, thin_moments
 from onnxslim.runtime.session import Session
 
 
@@ -117,3 +118,21 @@ def test_moments_of_contractions_that_share_a_weight_are_those_of_all_their_rows
     centred = [piece - piece.mean(axis=1, keepdims=True) for piece in rows]
     wanted = sum(piece.swapaxes(1, 2) @ piece for piece in centred) / 14
     np.testing.assert_allclose(joined_moments(parts(), about_mean=True), wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_mean_of_products_is_made_in_their_place() -> None:
+    total = Sums(np.zeros((1, 1500, 1500)), np.zeros((1, 1500)), rows=1)
+    assert peak_bytes(lambda: joined_moments([total], about_mean=True)) < 0.4 * total.products.nbytes
+
+
+def test_windows_of_few_samples_at_a_time_are_in_memory() -> None:
+    """A batch of 32 has 32 x 784 windows of 36 numbers, and 288 of them are more than there are columns."""
+    body, x = "y = Conv <pads = [1, 1, 1, 1]> (x, w)", "float[N,4,28,28] x"
+    model, contraction = net(body, x, w=np.ones((6, 4, 3, 3), np.float32))
+    images = np.random.default_rng(0).standard_normal((64, 4, 28, 28)).astype(np.float32)
+    samples = open_samples({"x": images}, Session.of(model).inputs)
+    generator, pieces = np.random.default_rng(0), []
+    for _, rows in _stream_rows(model, [contraction], samples, 784, generator, Session.of):
+        pieces.append(rows.shape[1])
+    assert sum(pieces) == 64 * 784
+    assert max(pieces) == 784, "of one sample"

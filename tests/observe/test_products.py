@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from peak_memory import peak_bytes
 
 from onnxslim.observe.products import add_products, sum_of_rows
 
@@ -29,3 +30,9 @@ def test_no_rows_sum_up_to_nothing() -> None:
     add_products(total, np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32))
     np.testing.assert_array_equal(total, 1)
     np.testing.assert_array_equal(sum_of_rows(np.zeros((0, 2), np.float32)), 0)
+
+
+def test_nothing_as_large_as_the_sums_is_allocated_beside_them() -> None:
+    """But for the products in single precision, of half their size."""
+    rows, total = np.ones((20, 2000), np.float32), np.zeros((2000, 2000))
+    assert peak_bytes(lambda: add_products(total, rows, rows)) < 0.9 * total.nbytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import detector
 import numpy as np
 import pytest
+from peak_memory import peak_bytes
 
 from onnxslim.observe.sensitivity import OutputDeviation, parts
 from onnxslim.runtime.session import Session
@@ -48,3 +49,11 @@ def test_boxes_and_scores_count_alike() -> None:
     assert {part[0] for part in found} == {2}
     assert parts([np.ones((3, 10))]) == [None]
     assert parts([np.ones((3, 10)), np.ones((3, 11))]) == [None]
+
+
+def test_outputs_of_one_run_at_a_time_are_held_beside_the_reference() -> None:
+    runs = [{"x": np.ones((100, 1000), np.float32)} for _ in range(20)]
+    error = OutputDeviation(run(2), runs)
+    one = runs[0]["x"].nbytes
+    assert peak_bytes(lambda: error(run(3))) < 12 * one
+    assert error(run(3)) == pytest.approx(0.25)

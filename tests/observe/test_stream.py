@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import onnx_ir as ir
 from sample_models import from_text
@@ -81,3 +83,20 @@ def test_an_input_that_has_a_value_of_its_own_need_not_be_given() -> None:
     assert [each.shape for each in running["c"]] == [(1, 4)] * 3
     running.advance(len(running.order), {"y"})
     np.testing.assert_allclose(np.concatenate(running["y"]), Session.of(of).run({"x": X})["y"], atol=1e-6)
+
+
+def test_what_a_batch_no_longer_needs_is_dropped_before_the_next_runs() -> None:
+    of, alive = model(), []
+
+    class Counting(Session):
+        def run(self, feeds, outputs=None):
+            alive.append(sum(reference() is not None for reference in seen))
+            return super().run(feeds, outputs)
+
+    running = stream(of)
+    names = [node.outputs[0].name for node in running.order]
+    running.advance(names.index("a") + 1)
+    seen = [weakref.ref(array) for array in running["a"]]
+    running._open = Counting.of
+    running.advance(len(names), {"y"})
+    assert alive == [3, 2, 1]

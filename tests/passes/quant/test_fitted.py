@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from onnxslim.passes.quant import Quant, fitted
@@ -105,3 +107,21 @@ def test_a_share_of_time_that_is_none_is_refused():
     infer_shapes(model)
     change = Quant(float_time=0.9).run(model, make_context(model, {"x": images}, target=VNNI))
     assert [note for note in change.notes if note.code == "costly"]
+
+
+def test_moments_of_layers_are_gone_before_those_of_the_next_are_summed(monkeypatch):
+    """Each may be the largest thing in memory."""
+    model, images = net()
+    seen, alive = [], []
+
+    def counting(*given):
+        alive.append(sum(reference() is not None for reference in seen))
+        found = sums(*given)
+        seen.extend(weakref.ref(each.products) for each in found)
+        return found
+
+    sums = fitted.sums
+    monkeypatch.setattr(fitted, "sums", counting)
+    monkeypatch.setattr(fitted, "BYTES", 1)
+    weights_of(model, images[:32], Rounding.FITTED)
+    assert alive == [0, 0, 0]

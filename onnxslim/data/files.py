@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 
 from onnxslim.arrays import Array, Indices
-from onnxslim.data.stored_rows import Place, StoredArray, member_place
+from onnxslim.data.stored_rows import FileRegion, StoredArray, member_region
 from onnxslim.data.table import LazyArray
 from onnxslim.errors import DataError, OnnxslimError
 
@@ -103,10 +103,10 @@ def read_npz(filesystem: Any, path: str, cache: FileCache) -> dict[str, LazyArra
                 with opened(filesystem, path) as content_file, np.load(content_file, allow_pickle=False) as arrays:
                     return cast(Array, arrays[name])
 
-            place = member_place(path, file, member) if _is_local(filesystem) else None
+            region = member_region(path, file, member) if _is_local(filesystem) else None
             with archive.open(member) as content:
                 cached = functools.partial(cache.get, path, name, load)
-                members[name] = _lazy_array(content, cached, f"{path}: {name}", place)
+                members[name] = _lazy_array(content, cached, f"{path}: {name}", region)
         return members
 
 
@@ -122,11 +122,11 @@ def read_npy(filesystem: Any, path: str, cache: FileCache) -> LazyArray:
             return cast(Array, np.load(content_file, allow_pickle=False))
 
     with opened(filesystem, path) as file:
-        place = Place(path) if _is_local(filesystem) else None
-        return _lazy_array(file, functools.partial(cache.get, path, "", load), path, place)
+        region = FileRegion(path) if _is_local(filesystem) else None
+        return _lazy_array(file, functools.partial(cache.get, path, "", load), path, region)
 
 
-def _lazy_array(content: Any, load: Callable[[], Array], where: str, place: Place | None) -> LazyArray:
+def _lazy_array(content: Any, load: Callable[[], Array], where: str, region: FileRegion | None) -> LazyArray:
     """Return the array whose header `content` begins with, and where that lies as it is: None means nowhere."""
     header: Any = np.lib.format  # numpy annotates these functions since 2.3 only
     version_1 = header.read_magic(content) == (1, 0)
@@ -135,9 +135,9 @@ def _lazy_array(content: Any, load: Callable[[], Array], where: str, place: Plac
     if dtype.hasobject:
         hint = "store plain arrays: numbers, booleans or fixed-length strings"
         raise DataError("pickled objects are refused, since reading them could run code", where=where, hint=hint)
-    if place is None or by_columns or not shape:
+    if region is None or by_columns or not shape:
         return LazyArray(shape, dtype, load)
-    stored = StoredArray(place, content.tell(), shape, dtype)
+    stored = StoredArray(region, content.tell(), shape, dtype)
 
     def read_rows(indices: Indices) -> Array:
         with reading(where):

@@ -17,7 +17,7 @@ PIECE = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class FileRegion:
     """Where something lies in a local file, as it is: not compressed, not encrypted."""
 
     path: str
@@ -40,7 +40,7 @@ class Place:
         return True
 
 
-def member_place(path: str, file: BinaryIO, member: zipfile.ZipInfo) -> Place | None:
+def member_region(path: str, file: BinaryIO, member: zipfile.ZipInfo) -> FileRegion | None:
     """Return where in an archive the content of a member lies; None where it is not stored as it is.
 
     The header in front of it is that of section 4.3.7 of PKWARE's APPNOTE: 30 bytes, a name and an extra field, whose
@@ -51,16 +51,16 @@ def member_place(path: str, file: BinaryIO, member: zipfile.ZipInfo) -> Place | 
     file.seek(member.header_offset)
     header = file.read(30)
     lengths = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-    return Place(path, member.header_offset + 30 + sum(lengths), member.filename)
+    return FileRegion(path, member.header_offset + 30 + sum(lengths), member.filename)
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
     """An array whose rows lie one behind the other."""
 
-    place: Place
+    region: FileRegion
     offset: int
-    """Bytes in front of the first row, in that place: the header of the array."""
+    """Bytes in front of the first row, in that region: the header of the array."""
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
@@ -71,17 +71,17 @@ class StoredArray:
             OSError: The file cannot be read, or has become shorter.
             zipfile.BadZipFile: What is stored is damaged.
         """
-        assert self.place.is_whole
+        assert self.region.is_whole
         result = np.empty((len(indices), *self.shape[1:]), self.dtype)
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
         if not result.nbytes:
             return result
         content = result.reshape(-1).view(np.uint8).data
         ends = [*(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)]
-        with open(self.place.path, "rb") as file:
+        with open(self.region.path, "rb") as file:
             begin = 0
             for end in ends:
-                file.seek(self.place.start + self.offset + int(indices[begin]) * size)
+                file.seek(self.region.start + self.offset + int(indices[begin]) * size)
                 if file.readinto(content[begin * size : end * size]) != (end - begin) * size:
                     raise OSError("the file has become shorter")
                 begin = end

@@ -1,6 +1,7 @@
 """Sessions: what they say about a model, what they give, and how they refuse."""
 
 import concurrent.futures
+import pathlib
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +15,7 @@ from zoo import zoo_file
 from onnxslim.errors import ProviderUnavailable, RunError
 from onnxslim.runtime import session as module
 from onnxslim.runtime.provider import device_name
-from onnxslim.runtime.session import Session, TensorSpec, run_error
+from onnxslim.runtime.session import Session, TensorSpec, Threading, run_error
 from onnxslim.runtime.target import Target, detect_target
 
 CPU = Target("cpu", "test", "avx2", 1)
@@ -259,3 +260,14 @@ def test_an_input_in_half_precision_takes_float32() -> None:
     session = Session.of(ir.from_onnx_text(text), CPU)
     assert session.run({"x": X})["y"].dtype == np.float16
     session.prepare({"x": X})()
+
+
+def test_what_is_not_timed_takes_the_memory_of_one_run() -> None:
+    """A plan of the memory of the first run is taken beside it in the second; those who time have what users have."""
+
+    def planned(threading: Threading, profile: pathlib.Path | None = None) -> bool:
+        config = module.SessionConfig(optimize=True, pack=True, profile=profile, threading=threading)
+        return bool(config.options(Target("cpu", "cpu", "none", 1)).enable_mem_pattern)
+
+    assert [planned(threading) for threading in Threading] == [False, True, True]
+    assert planned(Threading.SLEEPING, pathlib.Path("profile"))

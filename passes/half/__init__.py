@@ -77,7 +77,7 @@ class Half(Pass):
     name: ClassVar[str] = "half"
     kind: ClassVar[Kind] = Kind.LOSSY
     needs: ClassVar[tuple[str, ...]] = ("simplify",)
-    after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank", "sparsify", "distill", "quant")
+    after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank", "sparsify", "distill", "quant", "qat")
     speeds_up: ClassVar[bool] = False
 
     type: Annotated[HalfType, "element type: float16 has more digits, bfloat16 the range of float32"] = HalfType.FLOAT16

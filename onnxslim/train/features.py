@@ -51,7 +51,6 @@ def choose_features(
         else:
             raise BadOptionValue(
                 f"features names {name!r}, which student and original do not both have in one shape",
-                where="distill",
                 hint=did_you_mean(name, alike) + f"there are {', '.join(alike[:6])}",
             )
     return list(dict.fromkeys(chosen))

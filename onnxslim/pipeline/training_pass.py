@@ -1,0 +1,151 @@
+"""What passes that train have in common: their options, and the run from a student to notes."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import onnx_ir as ir
+
+from onnxslim.diagnostic import Code
+from onnxslim.errors import OnnxslimError
+from onnxslim.pipeline.interface import Context, Kind, Note, Pass, left_alone, remark
+from onnxslim.pipeline.reasons import Reason
+from onnxslim.pipeline.selection import Exclude, Include
+from onnxslim.train.augmentation import AUGMENTATIONS, check_augmentations
+from onnxslim.train.distillation import Distillation, DistillationSettings, FewSamples, NothingToCompare
+from onnxslim.train.loop import Trained
+from onnxslim.train.optimizer import Optimizer, OptimizerKind
+from onnxslim.train.terms import OutputLoss, TermSettings
+
+
+class TrainingCode(Code):
+    """Why a model stays as it is."""
+
+    SYNTHETIC = "there are no samples, and of random inputs nothing is learned: give --data"
+    NOTHING_TRAINED = "it has no weights that could be trained"
+    NO_OUTPUT = "none of its outputs is a tensor of real numbers that the original gives as well"
+    NO_BETTER = "the loss on the samples that were set aside did not get smaller"
+    DIVERGED = "the loss ran away: a smaller rate= may do"
+    FEW_SAMPLES = "{0} samples do not fill a batch beside those that are set aside"
+
+
+class NotTrained(Exception):
+    """A model stays as it is, for a reason."""
+
+    def __init__(self, reason: Reason, *notes: Note) -> None:
+        super().__init__(str(reason))
+        self.notes = (left_alone("model", reason), *notes)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPass(Pass):
+    """A pass that trains weights towards what the original gives."""
+
+    kind: ClassVar[Kind] = Kind.LOSSY
+    needs: ClassVar[tuple[str, ...]] = ("simplify",)
+    speeds_up: ClassVar[bool] = False
+    recovers: ClassVar[bool] = True
+    usual_rate: ClassVar[dict[OptimizerKind, float]] = {
+        OptimizerKind.SGD: 0.01,
+        OptimizerKind.ADAM: 1e-3,
+        OptimizerKind.ADAMW: 1e-3,
+    }
+    """Learning rates that weights which were trained once stand well."""
+
+    epochs: Annotated[int, "how often each sample is seen"] = 10
+    batch: Annotated[int, "samples of a step"] = 64
+    rate: Annotated[float | None, "highest learning rate; by default a small one that suits the optimizer"] = None
+    optimizer: Annotated[OptimizerKind, "the rule that makes updates of gradients"] = OptimizerKind.ADAMW
+    weight_decay: Annotated[float, "share of the weights that each step takes off, times the rate"] = 0.0
+    clip: Annotated[float | None, "largest norm of all gradients together"] = None
+    warmup: Annotated[float, "share of the steps in which the rate rises; it falls along half a cosine afterwards"] = (
+        0.05
+    )
+    loss: Annotated[OutputLoss, "how outputs are compared"] = OutputLoss.AUTO
+    temperature: Annotated[float, "distributions are softened by it before they are compared"] = 1.0
+    alpha: Annotated[float, "share of the labels in the loss, where samples have some"] = 0.0
+    features: Annotated[
+        tuple[str, ...], "values between that are compared as well, as the file calls them; auto chooses some"
+    ] = ()
+    feature_weight: Annotated[float, "weight of all features together; that of the outputs is 1"] = 1.0
+    augment: Annotated[tuple[str, ...], f"changes of images: {', '.join(AUGMENTATIONS)}"] = ()
+    held_out: Annotated[float, "share of the samples that are set aside to choose the best weights"] = 0.1
+    patience: Annotated[int | None, "epochs without a better loss after which it ends; none: it goes to the end"] = None
+    minutes: Annotated[float | None, "time after which it ends; what comes out depends on the machine then"] = None
+    checkpoint: Annotated[
+        str | None, "file that is written in each epoch, and that a run which was stopped goes on from"
+    ] = None
+    include: Include = ()
+    exclude: Exclude = ()
+
+    def __post_init__(self) -> None:
+        self.check_shares("held_out")
+        self.check_counts("epochs", "batch", "patience")
+        self._check(("rate", "temperature", "clip", "minutes"), lambda value: value > 0, "a number above 0")
+        self._check(("weight_decay", "feature_weight"), lambda value: value >= 0, "0 or more")
+        self._check(("alpha", "warmup"), lambda value: 0 <= value <= 1, "a share from 0 to 1")
+        check_augmentations(self.augment)
+
+    @property
+    def settings(self) -> DistillationSettings:
+        """What the options say of the training."""
+        return DistillationSettings(
+            self.epochs,
+            self.batch,
+            self.rate or self.usual_rate[self.optimizer],
+            self.warmup,
+            Optimizer(self.optimizer, weight_decay=self.weight_decay, clip=self.clip),
+            TermSettings(self.loss, self.temperature, self.alpha, self.feature_weight),
+            self.features,
+            self.augment,
+            self.held_out,
+            self.patience,
+            None if self.minutes is None else self.minutes * 60,
+            None if self.checkpoint is None else pathlib.Path(self.checkpoint),
+        )
+
+    def train(self, student: ir.Model, weights: Sequence[str], context: Context) -> tuple[Trained, Note]:
+        """Train weights of a student, which is not changed; return what came out, and a note on how it went.
+
+        Raises:
+            NotTrained: There is nothing to learn, or nothing was learnt.
+            NotDifferentiable: An op between the weights and the outputs has no gradient.
+            RunError: The student, or the original, does not run on the samples.
+            UsageError: The checkpoint is that of another training.
+        """
+        samples = context.samples
+        if samples.synthetic:
+            raise NotTrained(Reason(TrainingCode.SYNTHETIC))
+        if not weights:
+            raise NotTrained(Reason(TrainingCode.NOTHING_TRAINED))
+        try:
+            work = Distillation(
+                self.settings, student, weights, context.original, samples, context.seed, context.open_session
+            )
+        except FewSamples as error:
+            raise NotTrained(Reason(TrainingCode.FEW_SAMPLES, (samples.count,))) from error
+        except NothingToCompare as error:
+            raise NotTrained(Reason(TrainingCode.NO_OUTPUT)) from error
+        except OnnxslimError as error:
+            error.where = error.where or self.name
+            raise
+        trained = work.run(lambda what, done, steps: context.progress(f"{self.name}: {what}", done, steps))
+        told = _told(work, trained)
+        if not trained.helped:
+            code = TrainingCode.DIVERGED if trained.ended == "diverged" else TrainingCode.NO_BETTER
+            raise NotTrained(Reason(code), told)
+        return trained, told
+
+
+def _told(work: Distillation, trained: Trained) -> Note:
+    """Return the note on how a training went."""
+    first, best = trained.evaluations[0], trained.best
+    return (Note if trained.helped else remark)(
+        "model",
+        f"loss on {work.held_out.count} samples that were set aside {first.loss:.4g} -> {best.loss:.4g}",
+        f"{trained.steps} steps of {work.batch} samples, {trained.steps / work.per_epoch:.3g} epochs of"
+        f" {work.training.count}; best after {best.step / work.per_epoch:.3g}; ended: {trained.ended}",
+    )

@@ -1,0 +1,197 @@
+"""One distillation: a student learns what its teacher gives, on samples of which some are set aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.analysis.specialize import infer_at
+from onnxslim.arrays import Array
+from onnxslim.data import Samples
+from onnxslim.errors import BadOptionValue
+from onnxslim.observe.probe import run_on, truncated
+from onnxslim.runtime.session import OpenSession, Session
+from onnxslim.train.augmentation import Augmentation
+from onnxslim.train.batches import ShuffledBatches, in_order
+from onnxslim.train.features import choose_features
+from onnxslim.train.loop import Course, Evaluation, RunnableStep, Trained, train
+from onnxslim.train.optimizer import Optimizer
+from onnxslim.train.schedule import Schedule
+from onnxslim.train.step import compile_step
+from onnxslim.train.teacher import Teacher
+from onnxslim.train.terms import TermSettings, feature_terms, output_terms, target_of
+
+MOST_HELD_OUT = 1000
+"""Samples that are set aside at most: the loss of so many is known within some per cent."""
+SPARSE = 0.05
+"""A weight of which so large a share is zero was made sparse, and stays so."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationSettings:
+    """How a student is trained."""
+
+    epochs: int
+    batch: int
+    rate: float
+    """The highest learning rate."""
+    warm_up: float
+    """Share of the steps in which the rate rises."""
+    optimizer: Optimizer
+    terms: TermSettings
+    features: tuple[str, ...] = ()
+    augment: tuple[str, ...] = ()
+    held_out: float = 0.1
+    """Share of the samples that are set aside."""
+    patience: int | None = None
+    seconds: float | None = None
+    checkpoint: pathlib.Path | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that says all that a result depends on."""
+        return repr(dataclasses.replace(self, seconds=None, checkpoint=None))
+
+
+Progress = Callable[[str, int, "int | None"], None]
+"""Told what is done, how many steps are, and of how many."""
+
+
+class NothingToCompare(Exception):
+    """No output of the student is a tensor of real numbers that the teacher gives as well."""
+
+
+class FewSamples(Exception):
+    """There are not enough samples for a batch beside those that are set aside."""
+
+
+class Distillation:
+    """One training of one student.
+
+    Args:
+        settings: How.
+        student: The model, at operator set 18 or a newer one, with shapes; not changed.
+        weights: Names of its initializers that are trained.
+        teacher: The model that gives the targets, with outputs of the same names.
+        samples: What they are compared on.
+        seed: Decides what is set aside, and the order of the rest.
+        open_session: Opens a model on the target.
+
+    Raises:
+        FewSamples: See there.
+        NothingToCompare: See there.
+    """
+
+    def __init__(
+        self,
+        settings: DistillationSettings,
+        student: ir.Model,
+        weights: Sequence[str],
+        teacher: ir.Model,
+        samples: Samples,
+        seed: int,
+        open_session: OpenSession,
+    ) -> None:
+        self.settings, self.student, self.weights = settings, student, weights
+        self._samples, self._seed, self._open = samples, seed, open_session
+        if samples.count < 2:
+            raise FewSamples
+        share = min(settings.held_out, MOST_HELD_OUT / samples.count)
+        self.batch = min(settings.batch, max(1, round(samples.count * (1 - share)) - 1))
+        self.held_out, self.training = samples.split(share, np.random.default_rng(seed))
+        first = next(iter(self.training.batches(self.batch)), None)
+        if first is None:
+            raise FewSamples
+        self.batch = first.count
+        self.shapes = {name: array.shape for name, array in first.feeds.items()}
+        features = self._features(teacher)
+        names = [output.name or "" for output in teacher.graph.outputs]
+        self.teacher = open_session(truncated(teacher, dict.fromkeys([*names, *features])))
+        taught = {name: np.asarray(array) for name, array in run_on(self.teacher, first.feeds).items()}
+        self.terms = output_terms(student.graph, taught, settings.terms, samples.labelled)
+        if not self.terms:
+            raise NothingToCompare
+        self.terms += feature_terms(features, taught, settings.terms)
+
+    def _features(self, teacher: ir.Model) -> list[str]:
+        if not self.settings.features:
+            return []
+        views = infer_at(self.student, self.shapes), infer_at(teacher, self.shapes)
+        return choose_features(self.settings.features, self.student.graph, teacher.graph, views)
+
+    def run(self, progress: Progress) -> Trained:
+        """Train; `progress` is told what is done, how many steps, and of how many.
+
+        Raises:
+            NotDifferentiable: An op between the weights and the outputs has no gradient.
+            RunError: A step does not run.
+            UsageError: The checkpoint is that of another training.
+        """
+        settings = self.settings
+        augment = self._augmentation()
+        batches = ShuffledBatches(self.training, self.batch, self._seed, augment)
+        held_out = list(in_order(self.held_out, self.batch))
+        held_out_size = self.batch
+        if not held_out:  # fewer than a batch: they are one by themselves
+            held_out_size = self.held_out.count
+            held_out = list(in_order(self.held_out, held_out_size))
+        step = self._compiled(self.shapes, settings.optimizer, self.training, cached=augment is None)
+        shapes = {name: array.shape for name, array in held_out[0].feeds.items()}
+        evaluation = self._compiled(shapes, None, self.held_out, cached=True)
+        course = Course(
+            Schedule(settings.rate, settings.epochs * batches.per_epoch, settings.warm_up),
+            settings.optimizer,
+            batches.per_epoch,
+            settings.patience,
+            settings.seconds,
+            settings.checkpoint,
+        )
+        graph = self.student.graph
+        values = {name: _array(graph.initializers[name]) for name in step.step.weights}
+
+        def tell(done: int, steps: int, last: Evaluation) -> None:
+            progress(f"loss {last.trained_loss:.3g}, held out {last.loss:.3g}", done, steps)
+
+        fingerprint = f"{self._samples.source} {settings.fingerprint}"
+        return train(step, evaluation, values, batches, held_out, course, tell, fingerprint)
+
+    def _augmentation(self) -> Augmentation | None:
+        names = self.settings.augment
+        if not names:
+            return None
+        images = [name for name, shape in self.shapes.items() if len(shape) == 4]
+        if len(images) != 1:
+            raise BadOptionValue(
+                f"augment is {'+'.join(names)}, and {len(images)} inputs are images of four axes",
+                hint="leave it out: it is for models of images",
+            )
+        return Augmentation(names, images[0], self._open)
+
+    def _compiled(
+        self, shapes: Mapping[str, tuple[int, ...]], optimizer: Optimizer | None, samples: Samples, *, cached: bool
+    ) -> RunnableStep:
+        step = compile_step(self.student, shapes, self.weights, self.terms, optimizer, self._masks())
+        given = (spec.name for spec in self.teacher.outputs)
+        targets = {target_of(name): name for name in given if target_of(name) in step.targets}
+        teacher = Teacher(self.teacher if targets else None, targets, samples.count, cached=cached)
+        session: Session = self._open(step.model)
+        return RunnableStep(step, session, teacher)
+
+    def _masks(self) -> dict[str, Array]:
+        """Return which elements of sparse weights move: zeros stay zeros."""
+        arrays = {name: _array(self.student.graph.initializers[name]) for name in self.weights}
+        return {name: array != 0 for name, array in arrays.items() if np.mean(array == 0) >= SPARSE}
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return max(1, self.training.count // self.batch)
+
+
+def _array(value: ir.Value) -> Array:
+    assert value.const_value is not None
+    return value.const_value.numpy()

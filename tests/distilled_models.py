@@ -1,0 +1,36 @@
+"""A small convolutional net as student and teacher, its images, and how far the two are apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from sample_models import from_text
+
+from onnxslim.runtime.session import Session
+
+CONV = """<ir_version: 8, opset_import: ["" : %d]> g (float[N,3,8,8] x) => (%s) {
+    a = Conv <pads = [1,1,1,1]> (x, w1, b1)  r = Relu (a)  b = Conv <pads = [1,1,1,1]> (r, w2, b2)  s = Add (r, b)
+    p = GlobalAveragePool (s)  f = Flatten (p)  z = Gemm (f, v, d)  %s
+}"""
+SHAPES = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "b2": (8,), "v": (8, 5), "d": (5,)}
+
+
+def network(opset: int = 18, softmax: bool = False, noise: float = 0.0) -> ir.Model:
+    """Return a small convolutional net; `noise` is what its weights are off by."""
+    random, off = np.random.default_rng(0), np.random.default_rng(1)
+    weights = {k: random.standard_normal(s) / np.sqrt(np.prod(s[1:]) or 1) for k, s in SHAPES.items()}
+    weights["v"] *= 4  # so that classes differ
+    drawn = {k: (w + noise * np.std(w) * off.standard_normal(w.shape)).astype(np.float32) for k, w in weights.items()}
+    end = "y = Softmax <axis = -1> (z)" if softmax else "y = Identity (z)"
+    return from_text(CONV % (opset, "float[N,5] y", end), **drawn)
+
+
+def images(count: int = 128, seed: int = 3, **more: np.ndarray) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32), **more}
+
+
+def error(student: ir.Model, teacher: ir.Model) -> float:
+    """Return the mean squared difference of outputs on images that nothing was trained on."""
+    feeds = images(64, 99)
+    mine, wanted = (next(iter(Session.of(model).run(feeds).values())) for model in (student, teacher))
+    return float(((mine - wanted) ** 2).mean())

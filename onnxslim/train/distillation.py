@@ -11,10 +11,12 @@ import onnx_ir as ir
 
 from onnxslim.analysis.specialize import infer_at
 from onnxslim.arrays import Array
+from onnxslim.autodiff.lowering import lower_convolutions
 from onnxslim.data import Samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.observe.probe import run_on, truncated
-from onnxslim.runtime.session import OpenSession, Session
+from onnxslim.runtime.blocked import block_width
+from onnxslim.runtime.session import CPU, OpenSession, Session
 from onnxslim.train.augmentation import Augmentation
 from onnxslim.train.batches import ShuffledBatches, in_order
 from onnxslim.train.features import choose_features
@@ -175,6 +177,8 @@ class Distillation:
         self, shapes: Mapping[str, tuple[int, ...]], optimizer: Optimizer | None, samples: Samples, *, cached: bool
     ) -> RunnableStep:
         step = compile_step(self.student, shapes, self.weights, self.terms, optimizer, self._masks())
+        if self.teacher.target.facts.execution_provider == CPU:
+            lower_convolutions(step.model, block_width())
         given = (spec.name for spec in self.teacher.outputs)
         targets = {target_of(name): name for name in given if target_of(name) in step.targets}
         teacher = Teacher(self.teacher if targets else None, targets, samples.count, cached=cached)

@@ -14,7 +14,7 @@ from onnxslim.pipeline.opset import upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 from onnxslim.pipeline.training_pass import NotTrained, TrainingPass
-from onnxslim.train.parameters import trainable_parameters
+from onnxslim.train.parameters import moving_parts, trainable_parameters
 from onnxslim.train.step import OLDEST_OPSET
 
 
@@ -44,7 +44,7 @@ class Distill(TrainingPass):
                 if isinstance(raised, Reason):
                     raise NotTrained(raised)
                 student = raised
-            trained, told = self.train(student, weights, context)
+            trained, told = self.train(student, weights, context, moving_parts(model.graph, weights))
         except NotTrained as error:
             return Change(False, (*error.notes, *notes))
         for name, array in trained.weights.items():

@@ -17,7 +17,7 @@ from onnxslim.pipeline.selection import Selection
 from onnxslim.pipeline.training_pass import NotTrained, TrainingPass
 from onnxslim.train.fake_quantization import quantized_student
 from onnxslim.train.optimizer import OptimizerKind
-from onnxslim.train.parameters import trainable_parameters
+from onnxslim.train.parameters import moving_parts, trainable_parameters
 from onnxslim.train.step import OLDEST_OPSET
 
 
@@ -59,11 +59,12 @@ class Qat(TrainingPass):
             student = quantized_student(model, base)
             if not student.stored:
                 raise NotTrained(Reason(QatCode.NOT_QUANTIZED))
-            left = {stored.name for stored in student.stored if selection.against(stored.integers)}
+            left = student.parameters_of(stored for stored in student.stored if selection.against(stored.integers))
             floats = [value.name or "" for value in trainable_parameters(model.graph) if not selection.against(value)]
             weights = [name for name in (*student.parameters, *floats) if name not in left]
             infer_shapes(student.model)
-            trained, told = self.train(student.model, list(dict.fromkeys(weights)), context)
+            masks = {**moving_parts(model.graph, floats), **student.masks}
+            trained, told = self.train(student.model, list(dict.fromkeys(weights)), context, masks)
         except NotTrained as error:
             return Change(False, (*error.notes, *notes))
         student.write(trained.weights)

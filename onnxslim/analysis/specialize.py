@@ -37,7 +37,8 @@ def specialize_shapes(
         if value.shape is not None:
             value.shape = ir.Shape(wanted[value.name or ""])
     for value in result.graph.outputs:
-        value.shape = None
+        if not value.is_graph_input():
+            value.shape = None
     forget_shapes(result)
     infer_and_fold(result, fold=fold)
     return result

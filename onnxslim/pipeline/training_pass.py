@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import onnx_ir as ir
 
+from onnxslim.arrays import Array
 from onnxslim.diagnostic import Code
 from onnxslim.errors import OnnxslimError
 from onnxslim.pipeline.interface import Context, Kind, Note, Pass, left_alone, remark
@@ -107,8 +108,16 @@ class TrainingPass(Pass):
             None if self.checkpoint is None else pathlib.Path(self.checkpoint),
         )
 
-    def train(self, student: ir.Model, weights: Sequence[str], context: Context) -> tuple[Trained, Note]:
+    def train(
+        self, student: ir.Model, weights: Sequence[str], context: Context, masks: Mapping[str, Array]
+    ) -> tuple[Trained, Note]:
         """Train weights of a student, which is not changed; return what came out, and a note on how it went.
+
+        Args:
+            student: The model.
+            weights: Names of its initializers that are trained.
+            context: What the pass is given.
+            masks: For weights of which some elements stay as they are: 1 where they move and 0 where they do not.
 
         Raises:
             NotTrained: There is nothing to learn, or nothing was learnt.
@@ -123,7 +132,7 @@ class TrainingPass(Pass):
             raise NotTrained(Reason(TrainingCode.NOTHING_TRAINED))
         try:
             work = Distillation(
-                self.settings, student, weights, context.original, samples, context.seed, context.open_session
+                self.settings, student, weights, context.original, samples, context.seed, context.open_session, masks
             )
         except FewSamples as error:
             raise NotTrained(Reason(TrainingCode.FEW_SAMPLES, (samples.count,))) from error

@@ -29,8 +29,6 @@ from onnxslim.train.terms import TermSettings, feature_terms, output_terms, targ
 
 MOST_HELD_OUT = 1000
 """Samples that are set aside at most: the loss of so many is known within some per cent."""
-SPARSE = 0.05
-"""A weight of which so large a share is zero was made sparse, and stays so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +80,7 @@ class Distillation:
         samples: What they are compared on.
         seed: Decides what is set aside, and the order of the rest.
         open_session: Opens a model on the target.
+        masks: For weights of which some elements stay as they are: 1 where they move and 0 where they do not.
 
     Raises:
         FewSamples: See there.
@@ -97,8 +96,10 @@ class Distillation:
         samples: Samples,
         seed: int,
         open_session: OpenSession,
+        masks: Mapping[str, Array] | None = None,
     ) -> None:
         self.settings, self.student, self.weights = settings, student, weights
+        self._masks = masks or {}
         self._samples, self._seed, self._open = samples, seed, open_session
         if samples.count < 2:
             raise FewSamples
@@ -142,6 +143,7 @@ class Distillation:
             held_out_size = self.held_out.count
             held_out = list(in_order(self.held_out, held_out_size))
         step = self._compiled(self.shapes, settings.optimizer, self.training, cached=augment is None)
+        self.weights = step.step.weights
         shapes = {name: array.shape for name, array in held_out[0].feeds.items()}
         evaluation = self._compiled(shapes, None, self.held_out, cached=True)
         course = Course(
@@ -176,7 +178,7 @@ class Distillation:
     def _compiled(
         self, shapes: Mapping[str, tuple[int, ...]], optimizer: Optimizer | None, samples: Samples, *, cached: bool
     ) -> RunnableStep:
-        step = compile_step(self.student, shapes, self.weights, self.terms, optimizer, self._masks())
+        step = compile_step(self.student, shapes, self.weights, self.terms, optimizer, self._masks)
         if self.teacher.target.facts.execution_provider == CPU:
             lower_convolutions(step.model, block_width())
         given = (spec.name for spec in self.teacher.outputs)
@@ -184,11 +186,6 @@ class Distillation:
         teacher = Teacher(self.teacher if targets else None, targets, samples.count, cached=cached)
         session: Session = self._open(step.model)
         return RunnableStep(step, session, teacher)
-
-    def _masks(self) -> dict[str, Array]:
-        """Return which elements of sparse weights move: zeros stay zeros."""
-        arrays = {name: _array(self.student.graph.initializers[name]) for name in self.weights}
-        return {name: array != 0 for name, array in arrays.items() if np.mean(array == 0) >= SPARSE}
 
     @property
     def per_epoch(self) -> int:

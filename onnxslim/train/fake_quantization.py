@@ -12,7 +12,7 @@ Inference, CVPR 2018; S. K. Esser and others, Learned Step Size Quantization, IC
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +23,7 @@ from onnxslim.model.edit import Editor, drop_unused, new_initializer, overwrite
 from onnxslim.ops.fact import axis_of
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, has, having
+from onnxslim.train.sparsity import moving_integers
 
 BIAS_BITS = 32
 """Integers of so many bits are biases, which lose nothing by the rounding."""
@@ -78,10 +79,15 @@ class StoredIntegers:
         return array.reshape([-1 if place == self.axis else 1 for place in range(rank)])
 
     @property
+    def levels(self) -> Array:
+        """The integers, zero points taken off."""
+        levels: Array = _array(self.integers).astype(np.float64) - self.zero
+        return levels
+
+    @property
     def real(self) -> Array:
         """The real numbers that it stands for."""
-        integers = _array(self.integers).astype(np.float64)
-        real: Array = ((integers - self.zero) * self.scale).astype(np.float32)
+        real: Array = (self.levels * self.scale).astype(np.float32)
         return real
 
     def rounded(self, real: Array) -> Array:
@@ -103,6 +109,18 @@ class QuantizedStudent:
     """The weights and biases of the quantized model."""
     factors: Mapping[ir.Value, str]
     """For each scale of the quantized model the parameter that it grows by."""
+
+    @property
+    def masks(self) -> Mapping[str, Array]:
+        """For weights that were made sparse: 1 where they move and 0 where they stay zero."""
+        found = {stored.name: moving_integers(stored.levels) for stored in self.stored if not stored.is_bias}
+        return {name: mask for name, mask in found.items() if mask is not None}
+
+    def parameters_of(self, stored: Iterable[StoredIntegers]) -> Set[str]:
+        """Return the parameters that decide what integers some weights and biases are: real numbers, and scales."""
+        chosen = list(stored)
+        scales = {part.node.inputs[1] for part in chosen}
+        return {part.name for part in chosen} | {name for scale, name in self.factors.items() if scale in scales}
 
     def write(self, trained: Mapping[str, Array]) -> None:
         """Write what was trained into the quantized model that the student was made of, in place.
@@ -133,7 +151,7 @@ def quantized_student(model: ir.Model, base: ir.Model) -> QuantizedStudent:
         model: In QDQ form. It is not changed here, but by `QuantizedStudent.write`.
         base: A copy of it, with values of the same names, at an operator set that is trained; changed in place.
     """
-    stored = tuple(_stored(model.graph))
+    found = tuple(_stored(model.graph))
     scales = {
         scale.name or "": scale
         for node in having([model.graph], Trait.QUANTIZES, Trait.DEQUANTIZES)
@@ -141,15 +159,14 @@ def quantized_student(model: ir.Model, base: ir.Model) -> QuantizedStudent:
     }
     writer = _StudentWriter(base, scales)
     nodes = {node.outputs[0].name: node for node in base.graph}
-    for kept in stored:
-        writer.unround(kept, nodes[kept.node.outputs[0].name])
+    stored = tuple(writer.unround(kept, nodes[kept.node.outputs[0].name]) for kept in found)
     for node in having([base.graph], Trait.QUANTIZES, Trait.DEQUANTIZES):
         scale = node.inputs[1]
         if scale is not None and scale.name in scales:
             node.replace_input_with(1, writer.grown(scale.name or ""))
     drop_unused(base.graph)
     factors = {scales[name]: factor for name, factor in writer.factors.items()}
-    return QuantizedStudent(base, (*writer.reals, *factors.values()), stored, factors)
+    return QuantizedStudent(base, (*writer.reals.values(), *factors.values()), stored, factors)
 
 
 def _stored(graph: ir.Graph) -> Iterator[StoredIntegers]:
@@ -187,7 +204,8 @@ class _StudentWriter:
         self._scales = scales
         self._grown: dict[str, ir.Value] = {}
         self.factors: dict[str, str] = {}
-        self.reals: list[str] = []
+        self.reals: dict[tuple[ir.Value, ir.Value | None], str] = {}
+        """The parameter of each stored weight, by its integers and its scales: several nodes may read one."""
 
     def grown(self, name: str) -> ir.Value:
         """Return a scale times the exponential of a parameter that is 0 at first."""
@@ -201,15 +219,25 @@ class _StudentWriter:
             self._grown[name] = self._add("Mul", [growth, first], start)
         return self._grown[name]
 
-    def unround(self, stored: StoredIntegers, node: ir.Node) -> None:
-        """Let a DequantizeLinear of integers read those that a trained weight is rounded to; a bias goes around it."""
-        real = self._editor.initializer(stored.name, stored.real)
-        self.reals.append(real.name or "")
-        output, scale = node.outputs[0], node.inputs[1]
+    def unround(self, stored: StoredIntegers, node: ir.Node) -> StoredIntegers:
+        """Let a DequantizeLinear of integers read those that a trained weight is rounded to; a bias goes around it.
+
+        Returns:
+            What was given, with the name that its real numbers have in the student.
+        """
+        key = stored.integers, stored.node.inputs[1]
+        if key not in self.reals:
+            self.reals[key] = self._editor.initializer(stored.name, stored.real).name or ""
+        real = self._graph.initializers[self.reals[key]]
         if stored.is_bias:
-            output.replace_all_uses_with(real)
+            node.outputs[0].replace_all_uses_with(real)
             self._graph.remove(node, safe=True)
-            return
+        else:
+            self._round(stored, node, real)
+        return dataclasses.replace(stored, name=self.reals[key])
+
+    def _round(self, stored: StoredIntegers, node: ir.Node, real: ir.Value) -> None:
+        output, scale = node.outputs[0], node.inputs[1]
         learned = scale is not None and scale.name in self._scales
         own = self.grown(scale.name or "") if scale is not None and learned else scale
         zero = node.inputs[2] if len(node.inputs) > 2 else None

@@ -36,7 +36,8 @@ class LossTerm:
     value: str
     """The value of the student."""
     target: str
-    """The input of the step that holds the target; labels are one integer for each sample."""
+    """The input of the step that holds the target; labels are one integer for each sample, and do not count where they
+    are none of the classes (-1, 255)."""
     weight: float = 1.0
     axis: int = -1
     """The axis of the classes."""
@@ -55,16 +56,22 @@ class LossTerm:
         return ir.DataType.INT64, (*shape[:axis], *shape[axis + 1 :])
 
     def build(self, build: GraphBuilder, value: ir.Value, target: ir.Value) -> ir.Value:
-        """Append the loss of one batch, a scalar without its weight."""
+        """Append the loss of one batch, a float32 scalar without its weight."""
+        value = in_type(build, value, ir.DataType.FLOAT)
+        if self.kind is not LossKind.CROSS_ENTROPY:
+            target = in_type(build, target, ir.DataType.FLOAT)
         if self.kind is LossKind.MSE:
             difference = build.op("Sub", value, target)
             mean = build.op("ReduceMean", build.op("Mul", difference, difference), keepdims=0)
             return build.op("Mul", mean, 1 / max(self.variance, float(np.finfo(np.float32).tiny)))
         if self.kind is LossKind.CROSS_ENTROPY:
-            classes = static_shape(value)[self.axis]
-            assert value.dtype is not None
-            levels = np.array([0, 1], value.dtype.numpy())
-            chosen = build.op("OneHot", target, np.array(classes), levels, axis=self.axis)
+            shape = static_shape(value)
+            axis = self.axis % len(shape)
+            classes = np.arange(shape[axis]).reshape([-1 if place == axis else 1 for place in range(len(shape))])
+            # not OneHot, which takes -1 for the last class: a label that is none of the classes does not count
+            chosen = in_type(
+                build, build.op("Equal", build.op("Unsqueeze", target, [axis]), classes), ir.DataType.FLOAT
+            )
             return _averaged(build, build.op("Mul", chosen, build.op("LogSoftmax", value, axis=self.axis)), self.axis)
         if self.kind is LossKind.KL_OF_PROBABILITIES:
             target = build.op("Log", build.op("Max", target, SMALLEST_PROBABILITY))
@@ -76,6 +83,11 @@ class LossTerm:
 
     def _cooled(self, build: GraphBuilder, logits: ir.Value) -> ir.Value:
         return logits if self.temperature == 1 else build.op("Mul", logits, 1 / self.temperature)
+
+
+def in_type(build: GraphBuilder, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """Return a value in an element type."""
+    return value if value.dtype == dtype else build.op("Cast", value, to=dtype)
 
 
 def _averaged(build: GraphBuilder, summands: ir.Value, axis: int) -> ir.Value:

@@ -1,15 +1,17 @@
-"""Which weights of a model are trained."""
+"""Which weights of a model are trained, and which of their elements."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import linear_layers
+from onnxslim.arrays import Array
 from onnxslim.model.constants import constant_tensor
 from onnxslim.ops.binding import input_index
 from onnxslim.ops.traits import Trait, having
+from onnxslim.train.sparsity import moving_elements
 
 SCALES = ("scale", "b")
 """The operands of a normalization that are learned; the statistics of a BatchNormalization stay as they are."""
@@ -20,6 +22,13 @@ def trainable_parameters(graph: ir.Graph) -> list[ir.Value]:
     and shifts of normalizations. Other constants (masks, means of pixels, shapes) say what a model is, and stay."""
     found = dict.fromkeys(value for value in _parameters(graph) if _is_stored(value))
     return [value for value in found if value is not None]
+
+
+def moving_parts(graph: ir.Graph, names: Iterable[str]) -> Mapping[str, Array]:
+    """Return for each initializer of these names that was made sparse which of its elements move."""
+    tensors = {name: constant_tensor(graph.initializers[name]) for name in names}
+    masks = {name: moving_elements(tensor.numpy()) for name, tensor in tensors.items() if tensor is not None}
+    return {name: mask for name, mask in masks.items() if mask is not None}
 
 
 def _parameters(graph: ir.Graph) -> Iterator[ir.Value | None]:

@@ -18,7 +18,7 @@ from onnxslim.model.builder import GraphBuilder
 from onnxslim.ops.fact import Unknowable
 from onnxslim.ops.gradient import Shape, static_shape
 from onnxslim.ops.parameters import describe
-from onnxslim.train.losses import LossTerm
+from onnxslim.train.losses import LossTerm, in_type
 from onnxslim.train.optimizer import Optimizer
 
 LOSS = "loss"
@@ -90,13 +90,16 @@ def compile_step(
         trained = [values[name] for name in weights]
         found = _masked(build, build_gradients(build, {losses[0]: build.number(1.0, losses[0])}, trained), masks or {})
         clipped = dict(zip(found, optimizer.clipped(build, list(found.values())), strict=True))
-        scalars = {name: _new_input(build, name, losses[0].dtype, ()) for name in optimizer.scalars}
+        scalars = {name: _new_input(build, name, ir.DataType.FLOAT, ()) for name in optimizer.scalars}
+        _keep_constant(student, [weight for weight in trained if weight not in clipped])
         for weight, gradient in clipped.items():
             own = {
                 name: _new_input(build, f"{weight.name}.{name}", weight.dtype, static_shape(weight))
                 for name in optimizer.states
             }
-            moved, kept = optimizer.update(build, weight, gradient, scalars.__getitem__, own.__getitem__)
+            dtype = weight.dtype or ir.DataType.FLOAT
+            given = {name: in_type(build, value, dtype) for name, value in scalars.items()}
+            moved, kept = optimizer.update(build, weight, gradient, given.__getitem__, own.__getitem__)
             successors[weight.name or ""] = moved
             for name, value in kept.items():
                 assert value.dtype is not None
@@ -142,6 +145,16 @@ def _with_inputs(student: ir.Model, weights: Sequence[str]) -> ir.Model:
         value.const_value = None
         model.graph.inputs.append(value)
     return model
+
+
+def _keep_constant(student: ir.Model, weights: Sequence[ir.Value]) -> None:
+    """Let weights that have no gradient (all behind a Floor, say) be constants of the step again."""
+    for weight in weights:
+        graph = weight.graph
+        assert graph is not None
+        graph.inputs.remove(weight)
+        weight.const_value = student.graph.initializers[weight.name or ""].const_value
+        graph.register_initializer(weight)
 
 
 def _append_losses(

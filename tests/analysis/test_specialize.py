@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+from sample_models import from_text
 
 from onnxslim.analysis.specialize import infer_at, specialize_shapes
 
@@ -63,3 +64,9 @@ def test_what_the_file_declares_of_other_sizes_is_not_believed() -> None:
     )
     assert infer_at(model, {"x": (3, 4)}).shape(model.graph.outputs[0]) == (2, None)
     assert infer_at(model, None).shape(model.graph.outputs[0]) == (2, 7)
+
+
+def test_an_input_that_is_an_output_as_well_has_its_shape() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[N,4] x) => (float[N,4] y, float[N,4] x) { y = Relu (x) }'
+    graph = specialize_shapes(from_text(text), {"x": [2, 4]}).graph
+    assert [list(value.shape or ()) for value in (*graph.inputs, *graph.outputs)] == [[2, 4]] * 3

@@ -12,6 +12,7 @@ from distilled_models import error, images, network
 from onnxslim.passes.qat import Qat
 from onnxslim.passes.quant import Quant
 from onnxslim.passes.simplify import Simplify
+from sample_models import from_text
 from story import make_context, nodes_of
 
 from onnxslim.analysis.quantized import quantized_layers
@@ -36,7 +37,7 @@ def test_it_is_better_afterwards_and_of_the_same_form(options: dict[str, str]) -
     teacher, off = network(), network(noise=0.0 if options else 0.2)  # of 8 bits a good net loses next to nothing
     model = quantized(off, **options)
     before, form, layers = error(model, teacher), [node.op_type for node in model.graph], quantized_layers(model)
-    change = FAST.run(model, make_context(teacher, images()))
+    change = dataclasses.replace(FAST, epochs=6).run(model, make_context(teacher, images(512)))
     assert change.modified, change.notes
     assert [node.op_type for node in model.graph] == form
     assert quantized_layers(model) == layers
@@ -107,3 +108,63 @@ def test_what_is_excluded_keeps_its_integers() -> None:
 
 def test_it_runs_behind_quant() -> None:
     assert Quant.name in Qat.after
+
+
+def test_scales_of_weights_and_of_what_flows_between_are_learned() -> None:
+    teacher = network()
+    model = quantized(network(noise=0.2))
+    scales = {
+        value.name: value.const_value.numpy().copy()  # type: ignore[union-attr]
+        for node in model.graph
+        if node.op_type == "QuantizeLinear"
+        or (node.op_type == "DequantizeLinear" and node.inputs[0].dtype.bitwidth == 8)  # type: ignore[union-attr]
+        if (value := node.inputs[1]) is not None
+    }
+    assert FAST.run(model, make_context(teacher, images())).modified
+    for name, array in scales.items():
+        assert (model.graph.initializers[name].const_value.numpy() != array).all(), name  # type: ignore[union-attr,index]
+        np.testing.assert_allclose(model.graph.initializers[name].const_value.numpy(), array, rtol=0.5)  # type: ignore[union-attr,index]
+
+
+def test_zeros_of_few_bits_move_and_those_of_sparse_weights_stay() -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,64] x) => (float[N,64] y) {
+        w = DequantizeLinear (q, s)  y = MatMul (x, w) }"""
+    scale = np.float32(0.5)
+    for cut, kept in ((0.0, 0), (0.7, 1)):
+        levels = np.clip(np.rint(np.where(np.abs(weight) < cut, 0, weight) / scale), -7, 7).astype(np.int8)
+        model = from_text(text, q=levels, s=scale)
+        assert len(quantized_student(model, model.clone()).masks) == kept
+
+
+def test_a_stored_weight_that_two_nodes_read_is_one_weight() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4] x) => (float[N,4] y) {
+        w = DequantizeLinear (q, s)  a = MatMul (x, w)  v = DequantizeLinear (q, s)  y = MatMul (a, v) }"""
+    model = from_text(text, q=np.arange(-8, 8, dtype=np.int8).reshape(4, 4), s=np.float32(0.1))
+    student = quantized_student(model, model.clone())
+    assert len(student.parameters) == 2  # the weight and the scale
+    assert {stored.name for stored in student.stored} == {student.parameters[0]}
+
+
+def test_names_of_the_model_are_not_taken_for_those_of_the_student() -> None:
+    model = from_text(
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4] x) => (float[N,4] y) {
+        w = DequantizeLinear (q, s)  a = MatMul (x, w)  y = Add (a, taken) }""",
+        q=np.arange(-8, 8, dtype=np.int8).reshape(4, 4), s=np.float32(0.1), taken=np.ones(4, np.float32),
+    )  # fmt: skip
+    taken = model.graph.initializers["taken"]
+    taken.name = "q/real"
+    student = quantized_student(model, model.clone())
+    student.write({name: np.zeros((4, 4), np.float32) for name in student.parameters[:1]})
+    assert not model.graph.initializers["q"].const_value.numpy().any()  # type: ignore[union-attr]
+
+
+def test_what_is_excluded_keeps_its_scale() -> None:
+    teacher = network()
+    model = quantized(network(noise=0.2))
+    node = next(node for node in model.graph if node.op_type == "DequantizeLinear" and node.inputs[0].is_initializer())  # type: ignore[union-attr]
+    weight, scale = (value.name for value in node.inputs[:2] if value is not None)
+    before = [model.graph.initializers[name].const_value.numpy().copy() for name in (weight, scale)]  # type: ignore[union-attr,index]
+    assert dataclasses.replace(FAST, exclude=(str(weight),)).run(model, make_context(teacher, images())).modified
+    for name, array in zip((weight, scale), before, strict=True):
+        np.testing.assert_array_equal(model.graph.initializers[name].const_value.numpy(), array)  # type: ignore[union-attr,index]

@@ -72,3 +72,13 @@ def test_several_terms_are_weighed_and_told_one_by_one() -> None:
     feeds = {"x": drawn(0), "w": np.ones(1, np.float32), step.targets["t"]: drawn(1)}
     total, *parts = Session.of(step.model).run(feeds).values()
     assert total == pytest.approx(0.25 * parts[0] + 2 * parts[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("none", [-1, 4, 255])
+def test_labels_that_are_no_class_do_not_count(none: int) -> None:
+    value, labels = drawn(0), np.full((6, 3), none)
+    term = LossTerm(LossKind.CROSS_ENTROPY, "y", "t", axis=1)
+    assert loss(term, value, labels) == 0
+    labels[0] = 3
+    expected = -log_softmax(value, 1)[0, 3].sum() / labels.size
+    assert loss(term, value, labels) == pytest.approx(float(expected), rel=1e-5)

@@ -86,3 +86,33 @@ def test_an_op_without_a_gradient_is_named() -> None:
     with pytest.raises(NotDifferentiable, match="strange") as caught:
         compile_step(student, {}, ["w"], [TERM], SGD)
     assert caught.value.hint
+
+
+def test_a_weight_that_no_gradient_reaches_is_a_constant_of_the_step() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[2,3] x) => (float[2,3] y) {
+        a = Mul (x, w)  b = Mul (x, v)  c = Floor (b)  y = Add (a, c) }"""
+    ones = np.ones(3, np.float32)
+    student = from_text(text, w=ones, v=1.5 * ones)
+    step = compile_step(student, {}, ["w", "v"], [TERM], SGD)
+    assert step.weights == ("w",)
+    feeds = {"x": np.ones((2, 3), np.float32), "w": ones, step.targets["t"]: np.zeros((2, 3), np.float32)}
+    found = Session.of(step.model).run({**feeds, step.scalars[RATE]: np.asarray(0.1, np.float32)})
+    assert found[step.losses[0]] == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("kind", OptimizerKind)
+@pytest.mark.parametrize("inside", [np.float32, np.float64])
+def test_weights_of_any_precision_follow_a_loss_in_float32(inside: type[np.floating], kind: OptimizerKind) -> None:
+    code = 1 if inside is np.float32 else 11
+    text = f"""<ir_version: 8, opset_import: ["" : 18]> g (float16[2,3] x) => (float16[2,3] y) {{
+        a = Cast <to = {code}> (x)  b = Mul (a, w)  y = Cast <to = 10> (b) }}"""
+    student = from_text(text, w=np.ones(3, inside))
+    optimizer = Optimizer(kind, clip=10.0)
+    step = compile_step(student, {}, ["w"], [TERM], optimizer)
+    state = ResidentState(Session.of(step.model), {"w": np.ones(3, inside), **step.start()}, step.successors)
+    feeds = {"x": np.ones((2, 3), np.float16), step.targets["t"]: np.zeros((2, 3), np.float16)}
+    scalars = {step.scalars[name]: np.asarray(value, np.float32) for name, value in optimizer.values(0, 0.1).items()}
+    assert state.run({**feeds, **scalars}, step.losses)[step.losses[0]].dtype == np.float32
+    moved = state.read(["w"])["w"]
+    assert moved.dtype == inside
+    assert (moved < 1).all()

@@ -10,6 +10,8 @@ import onnx_ir as ir
 
 from onnxslim.model.builder import GraphBuilder
 from onnxslim.ops.gradient import Shape, static_shape
+from onnxslim.ops.parameters import attribute
+from onnxslim.ops.traits import Trait, has
 
 SMALLEST_PROBABILITY = 1e-30
 """Below, the logarithm of a teacher's probability is taken as that of this."""
@@ -94,3 +96,12 @@ def _averaged(build: GraphBuilder, summands: ir.Value, axis: int) -> ir.Value:
     """Return minus the sums along an axis, averaged over all the rest."""
     sums = build.op("ReduceSum", summands, [axis], keepdims=0)
     return build.op("Neg", build.op("ReduceMean", sums, keepdims=0))
+
+
+def logits(output: ir.Value) -> tuple[str, int]:
+    """Return the name of what a Softmax at the end reads, and its axis; the output itself where there is none."""
+    node = output.producer()
+    if node is None or not has(node, Trait.DISTRIBUTION) or node.inputs[0] is None:
+        return output.name or "", -1
+    axis = attribute(node, "axis")
+    return node.inputs[0].name or "", axis if isinstance(axis, int) else -1

@@ -10,10 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.arrays import Array
-from onnxslim.ops.parameters import attribute
-from onnxslim.ops.traits import Trait, has
 from onnxslim.train.batches import LABELS
-from onnxslim.train.losses import LossKind, LossTerm
+from onnxslim.train.losses import LossKind, LossTerm, logits
 
 PROBABILITY_ERROR = 1e-3
 """How far a sum of probabilities may be from 1."""
@@ -65,8 +63,8 @@ def output_terms(
             continue
         terms.append(_output_term(output, array, settings))
         if by_labels and array.ndim >= 2 and not any(term.kind is LossKind.CROSS_ENTROPY for term in terms):
-            logits, axis = _logits(output)
-            terms.append(LossTerm(LossKind.CROSS_ENTROPY, logits, LABELS, by_labels, axis))
+            value, axis = logits(output)
+            terms.append(LossTerm(LossKind.CROSS_ENTROPY, value, LABELS, by_labels, axis))
     share = 1.0 - by_labels
     return [
         term if term.kind is LossKind.CROSS_ENTROPY else dataclasses.replace(term, weight=share * term.weight)
@@ -90,22 +88,13 @@ def feature_terms(names: Sequence[str], taught: Mapping[str, Array], settings: T
 
 def _output_term(output: ir.Value, array: Array, settings: TermSettings) -> LossTerm:
     name = output.name or ""
-    logits, axis = _logits(output)
-    if logits != name and settings.loss is not OutputLoss.MSE:
+    value, axis = logits(output)
+    if value != name and settings.loss is not OutputLoss.MSE:
         sums = array.sum(axis=axis, dtype=np.float64)
         probabilities = bool(np.all(np.abs(sums - 1) < PROBABILITY_ERROR))
         kind = LossKind.KL_OF_PROBABILITIES if probabilities else LossKind.KL
-        return LossTerm(kind, logits, target_of(name), axis=axis, temperature=settings.temperature)
+        return LossTerm(kind, value, target_of(name), axis=axis, temperature=settings.temperature)
     if settings.loss is OutputLoss.KL and array.ndim >= 2:
         return LossTerm(LossKind.KL, name, target_of(name), temperature=settings.temperature)
     variance = float(np.var(array, dtype=np.float64))
     return LossTerm(LossKind.MSE, name, target_of(name), variance=variance)
-
-
-def _logits(output: ir.Value) -> tuple[str, int]:
-    """Return what a Softmax at the end reads, and its axis; the output itself where there is none."""
-    node = output.producer()
-    if node is None or not has(node, Trait.DISTRIBUTION) or node.inputs[0] is None:
-        return output.name or "", -1
-    axis = attribute(node, "axis")
-    return node.inputs[0].name or "", axis if isinstance(axis, int) else -1

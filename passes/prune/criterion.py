@@ -31,6 +31,12 @@ class Criterion(enum.Enum):
     """The error of its readers when they make the best of the other channels, over the calibration samples."""
     ACTIVATION = "activation"
     """Its share of the energy that each reader makes of its inputs, over the calibration samples."""
+    TAYLOR = "taylor"
+    """How much the loss of a sample changes without it, to first order: of labels where there are some (Molchanov et
+    al., arXiv 1611.06440 and 1906.10771)."""
+    FISHER = "fisher"
+    """The Fisher information of a gate that it runs through: the mean square of that change, for labels that the model
+    draws itself (Theis et al., arXiv 1801.05787)."""
     MEAN = "mean"
     """How large it is on average, over the calibration samples (Molchanov et al., arXiv 1611.06440, section 2.2)."""
     APOZ = "apoz"
@@ -50,7 +56,11 @@ class Criterion(enum.Enum):
     """Chance within each group; what every other criterion must beat."""
 
 
-OBSERVING = frozenset({Criterion.RECONSTRUCTION, Criterion.ACTIVATION, Criterion.MEAN, Criterion.APOZ})
+DIFFERENTIATING = frozenset({Criterion.TAYLOR, Criterion.FISHER})
+"""What looks at gradients."""
+OBSERVING = (
+    frozenset({Criterion.RECONSTRUCTION, Criterion.ACTIVATION, Criterion.MEAN, Criterion.APOZ}) | DIFFERENTIATING
+)
 """What looks at samples; made-up ones say nothing to it."""
 
 

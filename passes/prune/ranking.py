@@ -12,11 +12,13 @@ from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.cost import Cost
 from onnxslim.analysis.coupling import ChannelGroup, Coupling
 from onnxslim.arrays import Floats
+from onnxslim.errors import NotDifferentiable, RunError
 from onnxslim.observe.gram import Gram, grams, measurable, moment_bytes
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments
 from onnxslim.pipeline.interface import Context, Note, remark
 
 from .criterion import (
+    DIFFERENTIATING,
     Criterion,
     activation_scores,
     average_scores,
@@ -28,13 +30,20 @@ from .criterion import (
 )
 from .elimination import ChannelReader, Ranking, eliminate
 from .sensitivity import Prober, affordable, as_importance, probes, scaled
+from .taylor import loss_changes
 
 HELD = 6e8
 """Bytes of second moments that are held at once: groups are looked at in as many turns as that takes."""
 WIDEST = 9216
 """Readers with more columns are judged by their energy alone."""
 SAMPLES = 512
-"""Samples that second moments are taken of, at most."""
+"""Samples that second moments and gradients are taken of, at most."""
+BACKWARD = 3
+"""A pass forward and back takes so many times the products of one forward."""
+PRODUCTS = 1e13
+"""Multiply-accumulates that gradients may take."""
+FEWEST = 8
+"""Samples that gradients are taken of at least."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +73,8 @@ class Ranker:
         """
         context, notes = self.context, []
         learns = not context.samples.synthetic
-        scores, note = self._scores(criterion)
-        notes += note
+        criterion, scores, more = self._scored(criterion)
+        notes += more
         rankings = [ranked(scores[group.roots]) for group in self.groups]
         wanted = [probes(steps, len(group.roots)) for steps, group in zip(self.steps, self.groups, strict=True)]
         macs = self.cost.macs
@@ -96,6 +105,32 @@ class Ranker:
             notes.append(remark("sensitivity", f"measured by {runs} cuts of one group each", f"on {count} samples"))
         return [as_importance(ranking, steps) for ranking, steps in zip(rankings, self.steps, strict=True)], notes
 
+    def _scored(self, criterion: Criterion) -> tuple[Criterion, Floats, list[Note]]:
+        """Return for each label what the criterion says, or the default where a model has no gradients."""
+        try:
+            return criterion, *self._scores(criterion)
+        except (NotDifferentiable, RunError) as error:
+            if criterion not in DIFFERENTIATING:
+                raise
+            place = f"{error.where}: " if error.where else ""
+            note = remark("criterion", Criterion.RECONSTRUCTION.value, f"there are no gradients: {place}{error.what}")
+            scores, notes = self._scores(Criterion.RECONSTRUCTION)
+            return Criterion.RECONSTRUCTION, scores, [note, *notes]
+
+    def _loss_changes(self, criterion: Criterion) -> tuple[Floats, Note]:
+        """Return for each label how much the loss hangs on it, and a note on what was measured."""
+        context, taylor = self.context, criterion is Criterion.TAYLOR
+        samples = context.draw(
+            max(FEWEST, min(SAMPLES, int(PRODUCTS / max(BACKWARD * self.cost.macs, 1)))), "prune: gradients"
+        )
+        moments = self.moments if self.recovers else None
+        changes = loss_changes(
+            self.model, self.coupling, self.read, moments, samples, context.seed, context.open_session, labels=taylor
+        )
+        loss = "of the labels" if changes.labelled else "of labels and directions drawn from the model's own outputs"
+        note = remark("criterion", f"gradients of the loss {loss}", f"on {changes.samples} samples")
+        return changes.magnitude if taylor else changes.square, note
+
     def _scores(self, criterion: Criterion) -> tuple[Floats, list[Note]]:
         """Return for each label what the criterion says; what it says nothing about is ranked by magnitude."""
         coupling, read = self.coupling, self.read
@@ -115,6 +150,9 @@ class Ranker:
                 scores = batchnorm_scores(coupling, self.model, self.context.original)
             case Criterion.MEAN | Criterion.APOZ:
                 scores = average_scores(coupling, read, self.moments, zeros=criterion is Criterion.APOZ)
+            case Criterion.TAYLOR | Criterion.FISHER:
+                scores, note = self._loss_changes(criterion)
+                notes.append(note)
             case _:
                 scores = activation_scores(coupling, read, self.moments, compensated=self.recovers)
         for group in self.groups:

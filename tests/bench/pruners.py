@@ -22,7 +22,7 @@ from classifier_samples import CALIBRATION, judge, read
 import onnxslim
 from onnxslim.runtime.session import Session
 
-DEFAULTS = ("l1", "fpgm", "activation", "reconstruction:sensitivity=false", "reconstruction")
+DEFAULTS = ("l1", "fpgm", "activation", "taylor", "fisher", "reconstruction:sensitivity=false", "reconstruction")
 CUT_ONLY = ":compensate=false:refit=false"
 
 

@@ -40,6 +40,7 @@ from onnxslim.train.step import OLDEST_OPSET
 
 MOST_FORMS = 4
 """Shapes of batches that gradients are compiled for; batches of others are left out."""
+HINT = "take a criterion that needs no gradients"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,7 @@ class _LossChanges:
         if model.opset_imports.get("", 1) < OLDEST_OPSET:
             raised = upgraded(model, OLDEST_OPSET)
             if isinstance(raised, Reason):
-                raise NotDifferentiable(str(raised))
+                raise NotDifferentiable(str(raised), hint=HINT)
             model = raised
         self._model, self._coupling, self._moments = model, coupling, moments
         self._samples, self._open = samples, open_session
@@ -134,7 +135,7 @@ class _LossChanges:
                 self._labels[place] = found
         self.seeds = self._seeds(labels=labels)
         if not self.seeds or not self._readers:
-            raise NotDifferentiable("no output of real numbers hangs on channels that could be cut")
+            raise NotDifferentiable("no output of real numbers hangs on channels that could be cut", hint=HINT)
         self._forward = open_session(truncated(model, [each.value for each in self.seeds]))
         self._backward: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[Session, Mapping[ChannelAxis, str]]] = {}
         self._apart = self._rows_are_samples()
@@ -228,14 +229,15 @@ class _LossChanges:
         values = {by_name[name]: channels for channels, name in gates.items() if name in by_name}
         gradients = build_gradients(build, seeds, list(values))
         if not gradients:
-            raise NotDifferentiable("no output hangs on channels by ops that have a gradient")
+            raise NotDifferentiable("no output hangs on channels by ops that have a gradient", hint=HINT)
         graph.outputs.clear()
         outputs: dict[ChannelAxis, str] = {}
         for value, gradient in gradients.items():
             try:
                 made = self._product(build, value, gradient, values[value])
             except Unknowable as error:
-                raise NotDifferentiable(f"the shape of {value.name} is not known before the model runs") from error
+                what = f"the shape of {value.name} is not known before the model runs"
+                raise NotDifferentiable(what, hint=HINT) from error
             graph.outputs.append(made)
             outputs[values[value]] = made.name or ""
         onnx_ir.passes.common.RemoveUnusedNodesPass()(model)

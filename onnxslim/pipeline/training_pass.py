@@ -58,7 +58,9 @@ class TrainingPass(Pass):
 
     epochs: Annotated[int, "how often each sample is seen"] = 10
     batch: Annotated[int, "samples of a step"] = 64
-    rate: Annotated[float | None, "highest learning rate; by default a small one that suits the optimizer"] = None
+    rate: Annotated[
+        float | None, "highest learning rate; by default one that suits the optimizer, smaller where steps are few"
+    ] = None
     optimizer: Annotated[OptimizerKind, "the rule that makes updates of gradients"] = OptimizerKind.ADAMW
     weight_decay: Annotated[float, "share of the weights that each step takes off, times the rate"] = 0.0
     clip: Annotated[float | None, "largest norm of all gradients together"] = None
@@ -96,7 +98,8 @@ class TrainingPass(Pass):
         return DistillationSettings(
             self.epochs,
             self.batch,
-            self.rate or self.usual_rate[self.optimizer],
+            self.rate,
+            self.usual_rate[self.optimizer],
             self.warmup,
             Optimizer(self.optimizer, weight_decay=self.weight_decay, clip=self.clip),
             TermSettings(self.loss, self.temperature, self.alpha, self.feature_weight),

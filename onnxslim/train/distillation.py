@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -29,6 +30,9 @@ from onnxslim.train.terms import TermSettings, feature_terms, output_terms, targ
 
 MOST_HELD_OUT = 1000
 """Samples that are set aside at most: the loss of so many is known within some per cent."""
+ENOUGH_STEPS = 400
+"""Shorter trainings cannot make up for what a high rate disturbs at first. ResNet-20 with half of its MACs, from a loss
+of 0.23 on samples set apart: 56 steps reach 0.18 at a rate of 0.0003 and nothing at 0.001, 420 0.153 and 0.146."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +41,10 @@ class DistillationSettings:
 
     epochs: int
     batch: int
-    rate: float
-    """The highest learning rate."""
+    rate: float | None
+    """The highest learning rate; None: the usual one, less in a short training."""
+    usual_rate: float
+    """The highest learning rate of a training of `ENOUGH_STEPS` or more."""
     warm_up: float
     """Share of the steps in which the rate rises."""
     optimizer: Optimizer
@@ -50,6 +56,10 @@ class DistillationSettings:
     patience: int | None = None
     seconds: float | None = None
     checkpoint: pathlib.Path | None = None
+
+    def rate_of(self, steps: int) -> float:
+        """Return the highest learning rate of a training of so many steps."""
+        return self.usual_rate * min(1.0, math.sqrt(steps / ENOUGH_STEPS)) if self.rate is None else self.rate
 
     @property
     def fingerprint(self) -> str:
@@ -146,8 +156,9 @@ class Distillation:
         self.weights = step.step.weights
         shapes = {name: array.shape for name, array in held_out[0].feeds.items()}
         evaluation = self._compiled(shapes, None, self.held_out, cached=True)
+        steps = settings.epochs * batches.per_epoch
         course = Course(
-            Schedule(settings.rate, settings.epochs * batches.per_epoch, settings.warm_up),
+            Schedule(settings.rate_of(steps), steps, settings.warm_up),
             settings.optimizer,
             batches.per_epoch,
             settings.patience,

@@ -178,3 +178,9 @@ def test_a_pruned_model_is_judged_together_with_its_distillation(tmp_path: pathl
     assert records["prune"].kept
     assert records["prune"].reason.startswith("judged together with distill")
     assert records["distill"].kept
+
+
+def test_a_short_training_has_a_smaller_rate_unless_it_is_told_which() -> None:
+    rates = [Distill().settings.rate_of(steps) for steps in (1, 100, 400, 4000)]
+    assert rates == pytest.approx([5e-5, 5e-4, 1e-3, 1e-3])
+    assert Distill(rate=0.02).settings.rate_of(1) == 0.02

@@ -34,3 +34,22 @@ def error(student: ir.Model, teacher: ir.Model) -> float:
     feeds = images(64, 99)
     mine, wanted = (next(iter(Session.of(model).run(feeds).values())) for model in (student, teacher))
     return float(((mine - wanted) ** 2).mean())
+
+
+NORMALIZED = """<ir_version: 8, opset_import: ["" : %d]> g (%s) => (%s) {
+    a = Conv <pads = [1,1,1,1]> (x, w1)  n = BatchNormalization (a, s1, t1, m1, d1)  r = Relu (n)
+    p = GlobalAveragePool (r)  f = Flatten (p)  y = MatMul (f, v) }"""
+
+
+def normalized_network(
+    opset: int = 18, width: int = 8, inputs: str = "float[N,3,8,8] x", output: str = "", dtype: str = "float[N,5]"
+) -> ir.Model:
+    """Return a net with drawn weights, whose BatchNormalization holds what it was initialised with.
+
+    `output` is a value that is given out instead of y; `dtype` is the type of y.
+    """
+    random = np.random.default_rng(7)
+    weights = {"w1": random.standard_normal((width, 3, 3, 3)) / 5, "v": random.standard_normal((width, 5)) / 2}
+    weights |= {"s1": np.ones(width), "t1": np.zeros(width), "m1": np.zeros(width), "d1": np.ones(width)}
+    given = f"float[N,M,H,W] {output}" if output else f"{dtype} y"
+    return from_text(NORMALIZED % (opset, inputs, given), **{k: w.astype(np.float32) for k, w in weights.items()})

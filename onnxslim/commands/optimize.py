@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxslim.checks import examine
 from onnxslim.commands.collect_metrics import make_report, measure_layers
 from onnxslim.commands.harm import harm
-from onnxslim.commands.output_paths import check_places, places_read, places_written
+from onnxslim.commands.output_paths import Place, check_places, places_read, places_written
 from onnxslim.commands.provenance import hashing, sign
 from onnxslim.commands.reproduction import reproduction
 from onnxslim.data import Subset, no_samples
@@ -142,6 +142,11 @@ def check_request_places(request: Request, model: ir.Model, path: pathlib.Path |
         metric=request.metric.text,
         preprocess=request.preprocess,
     )
+    read += [
+        Place(f"what {step.name} reads", pathlib.Path(file))
+        for step in request.recipe.passes
+        for file in step.files_read
+    ]
     check_places(read, places_written(request.output, request.reports))
 
 

@@ -278,6 +278,11 @@ class Pass(abc.ABC):
         return None
 
     @property
+    def files_read(self) -> tuple[str, ...]:
+        """Files that the options name and that it reads: no result may be written over them."""
+        return ()
+
+    @property
     def pursues(self) -> Goal | None:
         """What this very run is for, where its options say so; None: what the run of all passes is for."""
         return None

@@ -112,7 +112,12 @@ class TrainingPass(Pass):
         )
 
     def train(
-        self, student: ir.Model, weights: Sequence[str], context: Context, masks: Mapping[str, Array]
+        self,
+        student: ir.Model,
+        weights: Sequence[str],
+        context: Context,
+        masks: Mapping[str, Array],
+        statistics: Sequence[str] = (),
     ) -> tuple[Trained, Note]:
         """Train weights of a student, which is not changed; return what came out, and a note on how it went.
 
@@ -121,6 +126,7 @@ class TrainingPass(Pass):
             weights: Names of its initializers that are trained.
             context: What the pass is given.
             masks: For weights of which some elements stay as they are: 1 where they move and 0 where they do not.
+            statistics: Names of means and variances that follow those of the batches.
 
         Raises:
             NotTrained: There is nothing to learn, or nothing was learnt.
@@ -135,7 +141,15 @@ class TrainingPass(Pass):
             raise NotTrained(Reason(TrainingCode.NOTHING_TRAINED))
         try:
             work = Distillation(
-                self.settings, student, weights, context.original, samples, context.seed, context.open_session, masks
+                self.settings,
+                student,
+                weights,
+                context.original,
+                samples,
+                context.seed,
+                context.open_session,
+                masks,
+                statistics,
             )
         except FewSamples as error:
             raise NotTrained(Reason(TrainingCode.FEW_SAMPLES, (samples.count,))) from error

@@ -22,6 +22,7 @@ from onnxslim.train.augmentation import Augmentation
 from onnxslim.train.batches import ShuffledBatches, in_order
 from onnxslim.train.features import choose_features
 from onnxslim.train.loop import Course, Evaluation, RunnableStep, Trained, train
+from onnxslim.train.losses import LossKind
 from onnxslim.train.optimizer import Optimizer
 from onnxslim.train.schedule import Schedule
 from onnxslim.train.step import compile_step
@@ -86,13 +87,15 @@ class Distillation:
         settings: How.
         student: The model, at operator set 18 or a newer one, with shapes; not changed.
         weights: Names of its initializers that are trained.
-        teacher: The model that gives the targets, with outputs of the same names.
+        teacher: The model that gives the targets, with outputs of the same names; None: labels alone are the target.
         samples: What they are compared on.
         seed: Decides what is set aside, and the order of the rest.
         open_session: Opens a model on the target.
         masks: For weights of which some elements stay as they are: 1 where they move and 0 where they do not.
+        statistics: Names of means and variances of BatchNormalizations that follow those of the batches.
 
     Raises:
+        DataError: Labels do not fit the output that holds classes.
         FewSamples: See there.
         NothingToCompare: See there.
     """
@@ -102,13 +105,14 @@ class Distillation:
         settings: DistillationSettings,
         student: ir.Model,
         weights: Sequence[str],
-        teacher: ir.Model,
+        teacher: ir.Model | None,
         samples: Samples,
         seed: int,
         open_session: OpenSession,
         masks: Mapping[str, Array] | None = None,
+        statistics: Sequence[str] = (),
     ) -> None:
-        self.settings, self.student, self.weights = settings, student, weights
+        self.settings, self.student, self.weights, self.statistics = settings, student, weights, statistics
         self._masks = masks or {}
         self._samples, self._seed, self._open = samples, seed, open_session
         if samples.count < 2:
@@ -122,16 +126,24 @@ class Distillation:
         self.batch = first.count
         self.shapes = {name: array.shape for name, array in first.feeds.items()}
         features = self._features(teacher)
-        names = [output.name or "" for output in teacher.graph.outputs]
-        self.teacher = open_session(truncated(teacher, dict.fromkeys([*names, *features])))
-        taught = {name: np.asarray(array) for name, array in run_on(self.teacher, first.feeds).items()}
-        self.terms = output_terms(student.graph, taught, settings.terms, samples.labelled)
+        given = student
+        if teacher is not None:
+            given = truncated(
+                teacher, dict.fromkeys([*(value.name or "" for value in teacher.graph.outputs), *features])
+            )
+        session = open_session(given)
+        self.teacher, self._target = None if teacher is None else session, session.target
+        taught = {name: np.asarray(array) for name, array in run_on(session, first.feeds).items()}
+        terms = settings.terms if teacher is not None else dataclasses.replace(settings.terms, alpha=1.0)
+        self.terms = output_terms(student.graph, taught, terms, samples.labelled)
+        if teacher is None:
+            self.terms = [term for term in self.terms if term.kind is LossKind.CROSS_ENTROPY]
         if not self.terms:
             raise NothingToCompare
-        self.terms += feature_terms(features, taught, settings.terms)
+        self.terms += feature_terms(features, taught, settings.terms) if features else []
 
-    def _features(self, teacher: ir.Model) -> list[str]:
-        if not self.settings.features:
+    def _features(self, teacher: ir.Model | None) -> list[str]:
+        if not self.settings.features or teacher is None:
             return []
         views = infer_at(self.student, self.shapes), infer_at(teacher, self.shapes)
         return choose_features(self.settings.features, self.student.graph, teacher.graph, views)
@@ -153,7 +165,8 @@ class Distillation:
             held_out_size = self.held_out.count
             held_out = list(in_order(self.held_out, held_out_size))
         step = self._compiled(self.shapes, settings.optimizer, self.training, cached=augment is None)
-        self.weights = step.step.weights
+        self.statistics = [name for name in self.statistics if name in step.step.weights]
+        self.weights = [name for name in step.step.weights if name not in self.statistics]
         shapes = {name: array.shape for name, array in held_out[0].feeds.items()}
         evaluation = self._compiled(shapes, None, self.held_out, cached=True)
         steps = settings.epochs * batches.per_epoch
@@ -189,10 +202,10 @@ class Distillation:
     def _compiled(
         self, shapes: Mapping[str, tuple[int, ...]], optimizer: Optimizer | None, samples: Samples, *, cached: bool
     ) -> RunnableStep:
-        step = compile_step(self.student, shapes, self.weights, self.terms, optimizer, self._masks)
-        if self.teacher.target.facts.execution_provider == CPU:
+        step = compile_step(self.student, shapes, self.weights, self.terms, optimizer, self._masks, self.statistics)
+        if self._target.facts.execution_provider == CPU:
             lower_convolutions(step.model, block_width())
-        given = (spec.name for spec in self.teacher.outputs)
+        given = (spec.name for spec in self.teacher.outputs) if self.teacher is not None else ()
         targets = {target_of(name): name for name in given if target_of(name) in step.targets}
         teacher = Teacher(self.teacher if targets else None, targets, samples.count, cached=cached)
         session: Session = self._open(step.model)

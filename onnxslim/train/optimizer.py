@@ -29,6 +29,14 @@ class OptimizerKind(enum.Enum):
     """The same; weight decay acts on the weight itself (Loshchilov and Hutter 2019, algorithm 2)."""
 
 
+RATES_FROM_SCRATCH: Mapping[OptimizerKind, float] = {
+    OptimizerKind.SGD: 0.05,
+    OptimizerKind.ADAM: 3e-3,
+    OptimizerKind.ADAMW: 3e-3,
+}
+"""Learning rates for weights that may be random."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """A rule and its constants. The learning rate is an input of each step."""

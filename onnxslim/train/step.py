@@ -19,6 +19,7 @@ from onnxslim.ops.fact import Unknowable
 from onnxslim.ops.gradient import Shape, static_shape
 from onnxslim.ops.parameters import describe
 from onnxslim.train.losses import LossTerm, in_type
+from onnxslim.train.moving_statistics import normalize_by_batch
 from onnxslim.train.optimizer import Optimizer
 
 LOSS = "loss"
@@ -33,7 +34,7 @@ class TrainingStep:
 
     model: ir.Model
     weights: tuple[str, ...]
-    """Inputs: the weights that are trained, called as in the student."""
+    """Inputs: the weights that are trained, called as in the student, and the statistics that follow batches."""
     states: Mapping[str, tuple[np.dtype[np.generic], Shape]]
     """Inputs: what the optimiser keeps, zeros at first."""
     successors: Mapping[str, str]
@@ -57,6 +58,7 @@ def compile_step(
     terms: Sequence[LossTerm],
     optimizer: Optimizer | None,
     masks: Mapping[str, Array] | None = None,
+    statistics: Sequence[str] = (),
 ) -> TrainingStep:
     """Compile a training step, or one that only evaluates.
 
@@ -67,11 +69,15 @@ def compile_step(
         terms: What is minimised: the weighted sum of these.
         optimizer: How weights follow their gradients; None: no gradients, and no weights are made.
         masks: For weights of which some elements stay as they are: 1 where they move and 0 where they do not.
+        statistics: Names of the means and variances that follow those of the batches, by which a step that trains
+            normalises (`onnxslim.train.moving_statistics`); all others stay as they are.
 
     Raises:
         NotDifferentiable: An op between the weights and the loss has no gradient.
     """
-    model = specialize_shapes(_with_inputs(student, weights), {**feeds})
+    model = _with_inputs(student, [*weights, *statistics])
+    following = normalize_by_batch(model, statistics) if optimizer is not None else {}
+    model = specialize_shapes(model, {**feeds})
     expand(model, [value for value in model.graph.inputs if value.name in weights])
     build = graph_builder(model)
     graph = model.graph
@@ -105,6 +111,7 @@ def compile_step(
                 assert value.dtype is not None
                 successors[own[name].name or ""] = value
                 states[own[name].name or ""] = (value.dtype.numpy(), static_shape(value))
+        successors.update({name: values[become] for name, become in following.items()})
     names = [build.editor.name(LOSS) for _ in losses]
     for value, name in zip(losses, names, strict=True):
         graph.outputs.append(_renamed(build, value, name))
@@ -112,7 +119,7 @@ def compile_step(
     onnx_ir.passes.common.RemoveUnusedNodesPass()(model)
     return TrainingStep(
         model,
-        tuple(name for name in weights if optimizer is None or name in successors),
+        tuple(name for name in (*weights, *statistics) if optimizer is None or name in successors),
         states,
         {name: value.name or "" for name, value in successors.items()},
         {name: value.name or "" for name, value in scalars.items()},

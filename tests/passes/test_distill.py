@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from distilled_models import error, images, network
+from distilled_models import error, images, network, normalized_network
 from onnxslim.passes.distill import Distill
 from sample_models import from_text
 from story import make_context
 
 import onnxslim
 from onnxslim.data import synthetic_samples
-from onnxslim.errors import BadOptionValue, UsageError
+from onnxslim.errors import BadOptionValue, OutputError, UsageError
 from onnxslim.pipeline.interface import Change, Kind, NoteKind
 from onnxslim.runtime.session import Session
 from onnxslim.train.terms import OutputLoss
@@ -184,3 +184,34 @@ def test_a_short_training_has_a_smaller_rate_unless_it_is_told_which() -> None:
     rates = [Distill().settings.rate_of(steps) for steps in (1, 100, 400, 4000)]
     assert rates == pytest.approx([5e-5, 5e-4, 1e-3, 1e-3])
     assert Distill(rate=0.02).settings.rate_of(1) == 0.02
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_a_student_with_random_weights_takes_the_place_of_the_model(opset: int, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "student.onnx"
+    onnxslim.save_model(normalized_network(opset), path)
+    model, teacher = network(), network()
+    before = error(normalized_network(), teacher)
+    change = distilled(Distill(student=str(path), epochs=20, batch=16), model, teacher, images(256))
+    assert change.modified
+    assert "takes its place" in change.notes[0].action
+    assert error(model, teacher) < 0.2 * before
+    assert [node.op_type for node in model.graph][:2] == ["Conv", "Relu"]  # what was normalised by is folded
+    assert [str(value.shape) for value in model.graph.inputs] == ["[N,3,8,8]"]
+
+
+def test_a_student_that_learns_nothing_does_not_take_the_place(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "student.onnx"
+    onnxslim.save_model(network(), path)
+    model = network()
+    change = distilled(Distill(student=str(path), epochs=2), model, network())
+    assert not change.modified
+    np.testing.assert_array_equal(*(Session.of(each).run(images(8))["y"] for each in (model, network())))
+
+
+def test_the_file_of_the_student_is_not_written_over(tmp_path: pathlib.Path) -> None:
+    path, given = tmp_path / "student.onnx", tmp_path / "model.onnx"
+    onnxslim.save_model(normalized_network(), path)
+    onnxslim.save_model(network(), given)
+    with pytest.raises(OutputError, match="would overwrite what distill reads"):
+        onnxslim.optimize(given, passes=f"distill:student={path}", data=images(), output=path)

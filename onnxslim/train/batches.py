@@ -63,11 +63,7 @@ class ShuffledBatches:
             order = order[first * self.size : self.per_epoch * self.size]
             for number, batch in enumerate(self.samples.take(order).batches(self.size)):
                 if batch.count != self.size:
-                    raise DataError(
-                        "the samples are of several shapes, and a step is compiled for one",
-                        where=self.samples.source,
-                        hint="bring them to one shape",
-                    )
+                    raise several_shapes(self.samples.source)
                 positions = order[number * self.size : (number + 1) * self.size]
                 place = epoch * self.per_epoch + first + number
                 yield TrainingBatch(self._augmented(batch, place), positions, batch.labels)
@@ -87,3 +83,9 @@ def in_order(samples: Samples, size: int) -> Iterator[TrainingBatch]:
         place += batch.count
         if batch.count == size:
             yield TrainingBatch(batch.feeds, positions, batch.labels)
+
+
+def several_shapes(source: str) -> DataError:
+    """Return the error that samples are not all of one shape."""
+    what = "the samples are of several shapes, and a step is compiled for one"
+    return DataError(what, where=source, hint="bring them to one shape")

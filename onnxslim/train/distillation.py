@@ -19,9 +19,9 @@ from onnxslim.observe.probe import run_on, truncated
 from onnxslim.runtime.blocked import block_width
 from onnxslim.runtime.session import CPU, OpenSession, Session
 from onnxslim.train.augmentation import Augmentation
-from onnxslim.train.batches import ShuffledBatches, in_order
+from onnxslim.train.batches import ShuffledBatches, in_order, several_shapes
 from onnxslim.train.features import choose_features
-from onnxslim.train.loop import Course, Evaluation, RunnableStep, Trained, train
+from onnxslim.train.loop import Course, Evaluation, RunnableStep, Trained, digest_of, train
 from onnxslim.train.losses import LossKind
 from onnxslim.train.optimizer import Optimizer
 from onnxslim.train.schedule import Schedule
@@ -29,6 +29,8 @@ from onnxslim.train.step import compile_step
 from onnxslim.train.teacher import Teacher
 from onnxslim.train.terms import TermSettings, feature_terms, output_terms, target_of
 
+CHANNELS = (1, 3, 4)
+"""Channels that images have: grey, or three colours, or these with transparency."""
 MOST_HELD_OUT = 1000
 """Samples that are set aside at most: the loss of so many is known within some per cent."""
 ENOUGH_STEPS = 400
@@ -123,11 +125,14 @@ class Distillation:
         first = next(iter(self.training.batches(self.batch)), None)
         if first is None:
             raise FewSamples
-        self.batch = first.count
+        self.batch, self._first = first.count, first
         self.shapes = {name: array.shape for name, array in first.feeds.items()}
         features = self._features(teacher)
         given = student
+        self._taught: list[tuple[str, str, str]] = []
         if teacher is not None:
+            initializers = teacher.graph.initializers.items()
+            self._taught = [(name, str(value.shape), str(value.dtype)) for name, value in initializers]
             given = truncated(
                 teacher, dict.fromkeys([*(value.name or "" for value in teacher.graph.outputs), *features])
             )
@@ -168,6 +173,8 @@ class Distillation:
         self.statistics = [name for name in self.statistics if name in step.step.weights]
         self.weights = [name for name in step.step.weights if name not in self.statistics]
         shapes = {name: array.shape for name, array in held_out[0].feeds.items()}
+        if any({name: array.shape for name, array in batch.feeds.items()} != shapes for batch in held_out):
+            raise several_shapes(self._samples.source)
         evaluation = self._compiled(shapes, None, self.held_out, cached=True)
         steps = settings.epochs * batches.per_epoch
         course = Course(
@@ -184,7 +191,8 @@ class Distillation:
         def tell(done: int, steps: int, last: Evaluation) -> None:
             progress(f"loss {last.trained_loss:.3g}, held out {last.loss:.3g}", done, steps)
 
-        fingerprint = f"{self._samples.source} {settings.fingerprint}"
+        seen = digest_of({**self._first.feeds, **({} if self._first.labels is None else {"": self._first.labels})})
+        fingerprint = f"{self._samples.source} {seen} {self._taught} {settings.fingerprint}"
         return train(step, evaluation, values, batches, held_out, course, tell, fingerprint)
 
     def _augmentation(self) -> Augmentation | None:
@@ -196,6 +204,12 @@ class Distillation:
             raise BadOptionValue(
                 f"augment is {'+'.join(names)}, and {len(images)} inputs are images of four axes",
                 hint="leave it out: it is for models of images",
+            )
+        array = self._first.feeds[images[0]]
+        if array.dtype != np.float32 or (array.shape[3] in CHANNELS and array.shape[1] not in CHANNELS):
+            raise BadOptionValue(
+                f"augment is {'+'.join(names)}, and {images[0]!r} takes {array.dtype.name} {list(array.shape)}",
+                hint="leave it out: it is for float32 images of shape [N, channels, height, width]",
             )
         return Augmentation(names, images[0], self._open)
 

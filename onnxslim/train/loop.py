@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from onnxslim.arrays import Array
+from onnxslim.errors import DataError
 from onnxslim.runtime.resident import ResidentState
 from onnxslim.runtime.session import Session
-from onnxslim.train.batches import ShuffledBatches, TrainingBatch
+from onnxslim.train.batches import LABELS, ShuffledBatches, TrainingBatch
 from onnxslim.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from onnxslim.train.optimizer import Optimizer
 from onnxslim.train.schedule import Schedule
@@ -88,11 +89,27 @@ class RunnableStep:
     def feeds(self, batch: TrainingBatch, scalars: Mapping[str, float] | None = None) -> dict[str, Array]:
         """Return all inputs for a batch, weights and states left out. What no loss depends on is no input."""
         given = dict(batch.feeds)
-        given |= {
-            self.step.targets[name]: array for name, array in self.targets(batch).items() if name in self.step.targets
-        }
+        for name, array in self.targets(batch).items():
+            if name in self.step.targets:
+                given[self.step.targets[name]] = self._labels(array) if name == LABELS else array
         given |= {self.step.scalars[name]: np.asarray(value, np.float32) for name, value in (scalars or {}).items()}
         return {name: array for name, array in given.items() if name in self.inputs}
+
+    def _labels(self, given: Array) -> Array:
+        """Return labels as the step takes them.
+
+        Raises:
+            DataError: They are no integers, or not one for each decision.
+        """
+        name = self.step.targets[LABELS]
+        (shape,) = (spec.shape for spec in self.session.inputs if spec.name == name)
+        sizes = [size for size in shape if isinstance(size, int)]
+        if given.dtype.kind not in "iub" or given.size != math.prod(sizes):
+            raise DataError(
+                f"labels of {given.dtype.name} {list(given.shape)} are no classes of {sizes} decisions",
+                hint="give an integer for each decision (-1: it does not count), or leave out alpha",
+            )
+        return given.reshape(sizes).astype(np.int64)
 
     @functools.cached_property
     def inputs(self) -> frozenset[str]:
@@ -127,9 +144,10 @@ def train(
         UsageError: The checkpoint is that of another training.
     """
     run = _Run(step, evaluation, weights, held_out, course)
+    student = ""
     if course.checkpoint is not None:
-        fingerprint = fingerprint_of(fingerprint, weights, course, batches)
-        run.resume(read_checkpoint(course.checkpoint, fingerprint))
+        fingerprint, student = fingerprint_of(fingerprint, course, batches), digest_of(weights)
+        run.resume(read_checkpoint(course.checkpoint, fingerprint, student))
     ended = run.ended()
     started = time.monotonic()
     for batch in () if ended else batches.starting(run.done):
@@ -137,7 +155,7 @@ def train(
         if run.done % course.evaluate_every == 0 or run.done >= course.schedule.steps or not math.isfinite(run.loss):
             run.evaluate()
             if course.checkpoint is not None:
-                write_checkpoint(course.checkpoint, run.checkpoint(fingerprint))
+                write_checkpoint(course.checkpoint, run.checkpoint(fingerprint, student))
         tell(run.done, course.schedule.steps, dataclasses.replace(run.evaluations[-1], trained_loss=run.loss))
         ended = run.ended()
         if not ended and course.seconds is not None and time.monotonic() - started > course.seconds:
@@ -196,11 +214,11 @@ class _Run:
         since = sum(evaluation.step > self.best.step for evaluation in self.evaluations)
         return "no better" if self._course.patience is not None and since >= self._course.patience else ""
 
-    def checkpoint(self, fingerprint: str) -> Checkpoint:
+    def checkpoint(self, fingerprint: str, student: str) -> Checkpoint:
         """Return what it needs to go on from here."""
         told = [dataclasses.astuple(evaluation) for evaluation in self.evaluations]
         progress = {"evaluations": told, "best": dataclasses.astuple(self.best), "loss": self.loss}
-        return Checkpoint(fingerprint, self.done, self._state.read(), self.best_weights, progress)
+        return Checkpoint(fingerprint, student, self.done, self._state.read(), self.best_weights, progress)
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint."""
@@ -222,14 +240,18 @@ class _Run:
         return float(np.mean(losses)) if losses else math.nan
 
 
-def fingerprint_of(told: str, weights: Mapping[str, Array], course: Course, batches: ShuffledBatches) -> str:
-    """Return a digest of a training: of its weights, its course, its order of samples, and what else is told."""
-    digest = hashlib.sha256()
+def fingerprint_of(told: str, course: Course, batches: ShuffledBatches) -> str:
+    """Return a digest of a training: of its course, its order of samples, and what else is told."""
     course = dataclasses.replace(course, checkpoint=None, seconds=None)
     parts: Iterable[object] = (told, course, batches.size, batches.seed, batches.samples.count)
-    for part in parts:
-        digest.update(repr(part).encode())
-    for name, array in weights.items():
+    return hashlib.sha256("".join(map(repr, parts)).encode()).hexdigest()
+
+
+def digest_of(arrays: Mapping[str, Array]) -> str:
+    """Return a digest of arrays with their names."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        plain = array.astype(str) if array.dtype.hasobject else array  # texts
+        digest.update(np.ascontiguousarray(plain).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

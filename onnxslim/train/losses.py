@@ -15,6 +15,8 @@ from onnxslim.ops.traits import Trait, has
 
 SMALLEST_PROBABILITY = 1e-30
 """Below, the logarithm of a teacher's probability is taken as that of this."""
+MAP_RANK = 4
+"""The rank from which on an output without a Softmax is a map of classes along axis 1, as ONNX places channels."""
 
 
 class LossKind(enum.Enum):
@@ -98,10 +100,11 @@ def _averaged(build: GraphBuilder, summands: ir.Value, axis: int) -> ir.Value:
     return build.op("Neg", build.op("ReduceMean", sums, keepdims=0))
 
 
-def logits(output: ir.Value) -> tuple[str, int]:
-    """Return the name of what a Softmax at the end reads, and its axis; the output itself where there is none."""
+def logits(output: ir.Value, rank: int) -> tuple[str, int]:
+    """Return the name of what a Softmax at the end reads, and its axis; the output itself, of so many axes, and that of
+    its channels, where there is none."""
     node = output.producer()
     if node is None or not has(node, Trait.DISTRIBUTION) or node.inputs[0] is None:
-        return output.name or "", -1
+        return output.name or "", 1 if rank >= MAP_RANK else -1
     axis = attribute(node, "axis")
     return node.inputs[0].name or "", axis if isinstance(axis, int) else -1

@@ -84,7 +84,7 @@ def output_seeds(
         array = made.get(output.name or "")
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.size:
             continue
-        value, axis = logits(output)
+        value, axis = logits(output, array.ndim)
         if labels is not None and _are_classes(labels, array, axis):
             return [OutputSeed(value, axis, labelled=True)]
         if value != output.name:

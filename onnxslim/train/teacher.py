@@ -53,7 +53,7 @@ class Teacher:
     def _keep(self, batch: TrainingBatch, found: Mapping[str, Array]) -> None:
         if not self._kept:
             size = len(batch.positions)
-            whole = all(array.ndim and len(array) == size for array in found.values())
+            whole = all(_is_by_sample(array, size) for array in found.values())
             if not whole or sum(array.nbytes for array in found.values()) // size * self._count > MOST_CACHED:
                 self._cached = False
                 return
@@ -61,3 +61,9 @@ class Teacher:
         for name, array in found.items():
             self._kept[name][batch.positions] = array
         self._known[batch.positions] = True
+
+
+def _is_by_sample(array: Array, size: int) -> bool:
+    """Whether the rows of an output are those of the samples of a batch, and no other axis could be theirs (as where an
+    output of shape [steps, N, classes] has as many steps)."""
+    return array.shape[:1] == (size,) and (size == 1 or array.shape.count(size) == 1)

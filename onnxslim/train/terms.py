@@ -16,6 +16,10 @@ from onnxslim.train.losses import LossKind, LossTerm, logits
 PROBABILITY_ERROR = 1e-3
 """How far a sum of probabilities may be from 1."""
 
+CONSTANT = 1e-4
+"""The variance over the mean square below which an output is a constant: differences from it are rounding, and do not
+count as all that it tells."""
+
 
 class OutputLoss(enum.Enum):
     """How outputs are compared."""
@@ -63,9 +67,9 @@ def output_terms(
             continue
         terms.append(_output_term(output, array, settings))
         if by_labels and array.ndim >= 2 and not any(term.kind is LossKind.CROSS_ENTROPY for term in terms):
-            value, axis = logits(output)
+            value, axis = logits(output, array.ndim)
             terms.append(LossTerm(LossKind.CROSS_ENTROPY, value, LABELS, by_labels, axis))
-    share = 1.0 - by_labels
+    share = 1.0 - by_labels if any(term.kind is LossKind.CROSS_ENTROPY for term in terms) else 1.0
     return [
         term if term.kind is LossKind.CROSS_ENTROPY else dataclasses.replace(term, weight=share * term.weight)
         for term in terms
@@ -80,7 +84,7 @@ def feature_terms(names: Sequence[str], taught: Mapping[str, Array], settings: T
             name,
             target_of(name),
             settings.feature_weight / len(names),
-            variance=float(np.var(taught[name], dtype=np.float64)),
+            variance=_spread(taught[name]),
         )
         for name in names
     ]
@@ -88,13 +92,18 @@ def feature_terms(names: Sequence[str], taught: Mapping[str, Array], settings: T
 
 def _output_term(output: ir.Value, array: Array, settings: TermSettings) -> LossTerm:
     name = output.name or ""
-    value, axis = logits(output)
+    value, axis = logits(output, array.ndim)
     if value != name and settings.loss is not OutputLoss.MSE:
         sums = array.sum(axis=axis, dtype=np.float64)
         probabilities = bool(np.all(np.abs(sums - 1) < PROBABILITY_ERROR))
         kind = LossKind.KL_OF_PROBABILITIES if probabilities else LossKind.KL
         return LossTerm(kind, value, target_of(name), axis=axis, temperature=settings.temperature)
     if settings.loss is OutputLoss.KL and array.ndim >= 2:
-        return LossTerm(LossKind.KL, name, target_of(name), temperature=settings.temperature)
-    variance = float(np.var(array, dtype=np.float64))
-    return LossTerm(LossKind.MSE, name, target_of(name), variance=variance)
+        return LossTerm(LossKind.KL, name, target_of(name), axis=axis, temperature=settings.temperature)
+    return LossTerm(LossKind.MSE, name, target_of(name), variance=_spread(array))
+
+
+def _spread(array: Array) -> float:
+    """Return the variance of what a teacher gives; of what is the same everywhere a share of its size."""
+    square = float(np.mean(np.square(array, dtype=np.float64)))
+    return max(float(np.var(array, dtype=np.float64)), CONSTANT * square) or 1.0

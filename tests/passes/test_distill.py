@@ -215,3 +215,25 @@ def test_the_file_of_the_student_is_not_written_over(tmp_path: pathlib.Path) -> 
     onnxslim.save_model(network(), given)
     with pytest.raises(OutputError, match="would overwrite what distill reads"):
         onnxslim.optimize(given, passes=f"distill:student={path}", data=images(), output=path)
+
+
+@pytest.mark.parametrize("kind", ["channels last", "double"])
+def test_images_that_augmentations_are_not_for_are_refused(kind: str) -> None:
+    name, size, dtype = ("float", "8,8,3", np.float32) if kind == "channels last" else ("double", "3,8,8", np.float64)
+    text = f"""<ir_version: 8, opset_import: ["" : 18]> g ({name}[N,{size}] x) => ({name}[N,2] y) {{
+        f = Flatten (x)  y = MatMul (f, w) }}"""
+    model = from_text(text, w=np.ones((192, 2), dtype))
+    data = {"x": np.zeros((32, *map(int, size.split(","))), dtype)}
+    with pytest.raises(BadOptionValue, match="augment is flip") as caught:
+        distilled(Distill(augment=("flip",)), model, model.clone(), data)
+    assert "float32 images" in str(caught.value.hint)
+
+
+def test_one_checkpoint_serves_all_students_of_a_run(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnxslim.save_model(network(softmax=True), path)
+    steps = f"prune:ratio=0.5:align=1,distill:epochs=1:batch=16:checkpoint={tmp_path / 'c'}"
+    data, val = images(64), images(200, 8)
+    result = onnxslim.optimize(path, passes=steps, data=data, val=val, max_drop=1e-6, measure=False)
+    # the whole does not hold: each is judged by itself, and another student is trained
+    assert not any(record.reason.startswith("judged together") for record in result.report.passes)

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from sample_models import from_text
 from train_models import mlp, samples
 
 from onnxslim.data import open_samples
@@ -69,3 +70,13 @@ def test_labels_are_targets_as_they_are() -> None:
     given = open_samples({"x": x, "labels": labels}, Session.of(mlp()).inputs)
     (batch,) = in_order(given, 8)
     np.testing.assert_array_equal(Teacher(None, {}, 8, cached=True)(batch)["labels"], labels)
+
+
+def test_outputs_whose_rows_may_be_no_samples_are_not_kept() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[N,8] x) => (float[8,N] y) { y = Transpose (x) }'
+    session = Session.of(from_text(text))
+    x = np.random.default_rng(0).standard_normal((32, 8)).astype(np.float32)
+    given = open_samples({"x": x}, session.inputs)
+    teacher = Teacher(session, {"teacher.y": "y"}, given.count, cached=True)
+    for batch in itertools.islice(ShuffledBatches(given, 8, 0).starting(0), 8):
+        np.testing.assert_array_equal(teacher(batch)["teacher.y"], batch.feeds["x"].T)

@@ -6,11 +6,17 @@ import pathlib
 
 import numpy as np
 import pytest
+from sample_models import from_text
 from train_models import mlp, train_mlp, weights_of
 
-from onnxslim.errors import UsageError
-from onnxslim.train.loop import Evaluation
+from onnxslim.errors import DataError, UsageError
+from onnxslim.runtime.session import Session
+from onnxslim.train.batches import LABELS, TrainingBatch
+from onnxslim.train.loop import Evaluation, RunnableStep
+from onnxslim.train.losses import LossKind, LossTerm
 from onnxslim.train.optimizer import OptimizerKind
+from onnxslim.train.step import compile_step
+from onnxslim.train.teacher import Teacher
 
 
 def test_a_student_learns_what_its_teacher_does_on_samples_that_it_has_not_seen() -> None:
@@ -79,7 +85,7 @@ def test_what_was_killed_goes_on_and_ends_byte_for_byte_as_it_would_have(at: int
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "distill.ckpt"
     train_mlp(12, checkpoint=path)
-    for changed in ({"rate": 0.03}, {"kind": OptimizerKind.SGD}, {"student": mlp(2)}):
+    for changed in ({"rate": 0.03}, {"kind": OptimizerKind.SGD}):
         with pytest.raises(UsageError, match="another training") as caught:
             train_mlp(12, checkpoint=path, **changed)  # type: ignore[arg-type]
         assert caught.value.hint
@@ -94,3 +100,29 @@ def test_nothing_is_trained_in_place() -> None:
     train_mlp(12, student=student)
     for name, array in weights_of(student).items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_another_student_of_the_same_training_begins_anew(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "distill.ckpt"
+    train_mlp(12, checkpoint=path)
+    seen: list[int] = []
+    other, _ = train_mlp(12, checkpoint=path, student=mlp(2), tell=lambda step, steps, evaluation: seen.append(step))
+    assert seen[0] == 1
+    alone, _ = train_mlp(12, student=mlp(2))
+    assert all(other.weights[name].tobytes() == array.tobytes() for name, array in alone.weights.items())
+
+
+def test_labels_are_taken_in_any_integer_type_and_nothing_else_is() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[4,3] x) => (float[4,3] y) { y = Mul (x, w) }'
+    term = LossTerm(LossKind.CROSS_ENTROPY, "y", LABELS)
+    step = compile_step(from_text(text, w=np.ones(3, np.float32)), {}, ["w"], [term], None)
+    runnable = RunnableStep(step, Session.of(step.model), Teacher(None, {}, 4, cached=False))
+    feeds, places = {"x": np.zeros((4, 3), np.float32)}, np.arange(4)
+    for given in (np.arange(4, dtype=np.uint8), np.arange(4, dtype=np.int32)[:, None]):
+        found = runnable.feeds(TrainingBatch(feeds, places, given))[step.targets[LABELS]]
+        assert found.dtype == np.int64
+        np.testing.assert_array_equal(found, np.arange(4))
+    for wrong in (np.zeros(4), np.eye(4, 3, dtype=int), np.zeros(8, int), np.array(list("abcd"))):
+        with pytest.raises(DataError, match="no classes of") as caught:
+            runnable.feeds(TrainingBatch(feeds, places, wrong))
+        assert caught.value.hint

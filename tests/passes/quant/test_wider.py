@@ -26,6 +26,8 @@ NET = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float
     c = Conv <pads = [1, 1, 1, 1]> (q, w)  r = Relu (c)  y = Conv (r, k) }"""
 SIZES = {"u": (8, 3, 3, 3), "v": (24, 8, 3, 3), "w": (24, 24, 3, 3), "k": (4, 24, 1, 1)}
 KEYS = ("a", "b", "c", "y")
+ERRORS = st.floats(0, 1).map(lambda error: 0.0 if error < 1e-9 else error)
+"""Errors of weights: the solver takes what is smaller for nothing."""
 
 
 def net() -> tuple[ir.Model, dict[str, np.ndarray]]:
@@ -82,7 +84,7 @@ def test_two_bits_lose_more_and_are_made_milder_alike() -> None:
 
 
 @given(
-    st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    st.lists(ERRORS, min_size=4, max_size=4),
     st.lists(st.floats(0, 0.1), min_size=4, max_size=4),
     st.floats(0.01, 1),
 )

@@ -1,0 +1,37 @@
+"""What is compared: along the axis of classes, scaled by what the teacher gives, and labels where they can be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sample_models import from_text
+
+from onnxslim.train.losses import LossKind
+from onnxslim.train.terms import OutputLoss, TermSettings, output_terms
+
+HEADER = '<ir_version: 8, opset_import: ["" : 18]> g '
+SETTINGS = TermSettings(OutputLoss.KL, 1.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [("2,5", -1), ("2,7,5", -1), ("2,5,8,8", 1)])
+def test_maps_of_classes_are_compared_along_their_channels(shape: str, axis: int) -> None:
+    model = from_text(HEADER + f"(float[{shape}] x) => (float[{shape}] y) {{ y = Relu (x) }}")
+    array = np.ones([int(size) for size in shape.split(",")], np.float32)
+    terms = output_terms(model.graph, {"y": array}, SETTINGS, True)
+    assert [(term.kind, term.axis) for term in terms] == [(LossKind.KL, axis), (LossKind.CROSS_ENTROPY, axis)]
+
+
+def test_an_output_that_is_constant_does_not_count_as_all_that_there_is() -> None:
+    model = from_text(HEADER + "(float[4] x) => (float[4] y, float[4] z) { y = Relu (x)  z = Tanh (x) }")
+    settings = TermSettings(OutputLoss.MSE, 1.0, 0.0, 1.0)
+    for constant, expected in ((10.0, 1e-2), (0.0, 1.0)):
+        taught = {"y": np.full(4, constant, np.float32), "z": np.array([-1, 1, -1, 1], np.float32)}
+        terms = output_terms(model.graph, taught, settings, False)
+        assert [term.variance for term in terms] == pytest.approx([expected, 1.0])
+
+
+def test_labels_without_an_output_for_them_take_no_share() -> None:
+    model = from_text(HEADER + "(float[4] x) => (float[4] y) { y = Relu (x) }")
+    taught = {"y": np.arange(4, dtype=np.float32)}
+    (term,) = output_terms(model.graph, taught, TermSettings(OutputLoss.AUTO, 1.0, 1.0, 1.0), True)
+    assert term.weight == 1

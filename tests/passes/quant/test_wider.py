@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnxslim.passes.quant import Quant
 from onnxslim.passes.quant.integers import INT4, INT8
@@ -83,6 +83,7 @@ def test_two_bits_lose_more_and_are_made_milder_alike() -> None:
     assert quantized(0.01, WeightType.INT2)[2] < 0.05 * lost
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # the first example reads our modules
 @given(
     st.lists(ERRORS, min_size=4, max_size=4),
     st.lists(st.floats(0, 0.1), min_size=4, max_size=4),

@@ -28,7 +28,7 @@ LOSS = "loss"
 
 
 def compiled(
-    model: ir.Model, trained: list[str], shape: tuple[int, ...], momentum: float
+    model: ir.Model, trained: list[str], shapes: dict[str, tuple[int, ...]], momentum: float
 ) -> tuple[ir.Model, dict[str, str]]:
     """Return the step, and the output that follows each weight and each momentum (`m.` and the weight's name)."""
     graph = model.graph
@@ -36,7 +36,7 @@ def compiled(
         value = graph.initializers.pop(name)
         value.const_value = None
         graph.inputs.append(value)
-    model = specialize_shapes(model, {str(graph.inputs[0].name): shape})
+    model = specialize_shapes(model, {**shapes})
     build, graph = graph_builder(model), model.graph
 
     def added(name: str, like: ir.Value | None) -> ir.Value:
@@ -71,7 +71,9 @@ def main() -> None:
     model = ir.load(folder / "model.onnx")
     trained = stored["trained"].tolist()
     first = {name: model.graph.initializers[name].const_value.numpy() for name in trained}
-    step, successors = compiled(model, trained, stored["x"].shape, float(stored["momentum"]))
+    fed = {name.removeprefix("feed "): stored[name] for name in stored.files if name.startswith("feed ")}
+    shapes = {name: array.shape for name, array in fed.items()}
+    step, successors = compiled(model, trained, shapes, float(stored["momentum"]))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(sys.argv[2])
     options.log_severity_level = 4
@@ -80,7 +82,7 @@ def main() -> None:
     states = [
         {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.array(array)) for name, array in now.items()} for _ in "ab"
     ]
-    feeds = {str(step.graph.inputs[0].name): stored["x"], "target": stored["target"], "rate": stored["rate"]}
+    feeds = {**fed, "target": stored["target"], "rate": stored["rate"]}
     bindings = []
     for before, after in (states, states[::-1]):
         binding = session.io_binding()

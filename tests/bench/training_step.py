@@ -4,10 +4,11 @@
     python tests/bench/training_step.py --torch out/envs/torch/bin/python MODEL:BATCH[:SIZE]...
 
 A step is forward, mean squared error to a target, backward, and SGD with momentum, of the simplified model (no
-BatchNormalization is left). Both take turns on the same threads, each in a process of its own; the ratio is the median
-of those of the turns, with its 95 % interval (of the order statistics). Where other work disturbs the turns, the
-seconds of processor time say more than those of the clock. Prints a Markdown table: seconds, ratios, peak memory of the
-processes, and how far the losses are apart after the last step.
+BatchNormalization is left). Both take turns on the same threads, each in a process of its own, with a rest between
+them: the threads of PyTorch and of ONNX Runtime go on spinning when a step is done, and would take the other's
+processors. The ratio is the median of those of the turns, with its 95 % interval (of the order statistics). Where other
+work disturbs the turns, the seconds of processor time say more than those of the clock. Prints a Markdown table:
+seconds, ratios, peak memory of the processes, and how far the losses are apart after the last step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,8 @@ from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import detect_target
 
 RATE, MOMENTUM = 1e-6, 0.9
+REST = 0.6
+"""Seconds between steps."""
 OPSET = 18
 """The oldest operator set that gradients are declared for."""
 HERE = pathlib.Path(__file__).parent
@@ -57,6 +61,7 @@ class Child:
 
     def step(self) -> dict[str, Any]:
         assert self.process.stdin is not None
+        time.sleep(REST)
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
         return self.answer()
@@ -77,20 +82,29 @@ def prepared(path: pathlib.Path, batch: int, size: int | None, folder: pathlib.P
         original.clone(), samples, target, np.random.default_rng(0), open_session=lambda m: Session.of(m, target)
     )
     Simplify().run(original, context)
-    model = upgraded(original, OPSET)
+    model = upgraded(original, OPSET) if original.opset_imports[""] < OPSET else original
     assert isinstance(model, ir.Model), model
     ir.save(model, folder / "model.onnx")
     random = np.random.default_rng(0)
-    (image,) = model.graph.inputs
-    space = [size if size else each for each in list(image.shape or ())[2:]]
-    x = np.asarray(random.standard_normal((batch, image.shape[1], *space)), np.float32)  # type: ignore[index]
-    made = next(iter(Session.of(model, target).run({str(image.name): x}).values()))
+    feeds = {
+        str(value.name): drawn(samples.first()[str(value.name)], batch, size, random) for value in model.graph.inputs
+    }
+    made = next(iter(Session.of(model, target).run(feeds).values()))
     trained = [
         n for n, v in model.graph.initializers.items() if v.dtype is ir.DataType.FLOAT and len(v.shape or ()) > 0
     ]
     wanted = made + np.asarray(0.1 * random.standard_normal(made.shape), np.float32)
     rate, momentum = np.array(RATE, np.float32), np.array(MOMENTUM)
-    np.savez(folder / "feeds.npz", x=x, target=wanted, trained=np.array(trained), rate=rate, momentum=momentum)
+    told = {f"feed {name}": array for name, array in feeds.items()}
+    np.savez(folder / "feeds.npz", target=wanted, trained=np.array(trained), rate=rate, momentum=momentum, **told)
+
+
+def drawn(sample: Any, batch: int, size: int | None, random: np.random.Generator) -> Any:
+    """Return a batch for an input of which a sample is given: random numbers, or the same integers again."""
+    if sample.dtype.kind != "f":
+        return np.repeat(sample, batch, axis=0)
+    space = [size if size else each for each in sample.shape[2:]]
+    return np.asarray(random.standard_normal((batch, *sample.shape[1:2], *space)), np.float32)
 
 
 def interval(ratios: list[float]) -> tuple[float, float, float]:

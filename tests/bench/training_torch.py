@@ -23,6 +23,7 @@ import torch.nn.functional as functional
 
 Values = list[Any]
 Attributes = Mapping[str, Any]
+TYPES = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.INT64: torch.int64, onnx.TensorProto.BOOL: torch.bool}
 
 
 def padded(x: torch.Tensor, pads: list[int]) -> torch.Tensor:
@@ -73,6 +74,23 @@ def part(values: Values, attributes: Attributes) -> torch.Tensor:
     return x[tuple(cuts)]
 
 
+def rows(values: Values, attributes: Attributes) -> torch.Tensor:
+    table, indices = values
+    assert not attributes.get("axis", 0)
+    return functional.embedding(indices, table)
+
+
+def elements(values: Values, attributes: Attributes) -> torch.Tensor:
+    x, indices = values
+    assert not attributes.get("batch_dims", 0)
+    return x[tuple(indices.unbind(-1))]
+
+
+def normalized(values: Values, attributes: Attributes) -> torch.Tensor:
+    x, *scales = values
+    return functional.layer_norm(x, x.shape[attributes.get("axis", -1) :], *scales, eps=attributes.get("epsilon", 1e-5))
+
+
 OPS: Mapping[str, Callable[[Values, Attributes], torch.Tensor]] = {
     "Conv": convolution,
     "MaxPool": largest,
@@ -83,9 +101,25 @@ OPS: Mapping[str, Callable[[Values, Attributes], torch.Tensor]] = {
     "Add": lambda values, _: values[0] + values[1],
     "GlobalAveragePool": lambda values, _: functional.adaptive_avg_pool2d(values[0], 1),
     "Flatten": lambda values, attributes: values[0].flatten(attributes.get("axis", 1)),
-    "Reshape": lambda values, _: values[0].reshape(values[0].shape[0], -1),
+    "Reshape": lambda values, _: values[0].reshape(values[1].tolist()),
+    "Transpose": lambda values, attributes: values[0].permute(attributes["perm"]),
+    "Mul": lambda values, _: values[0] * values[1],
+    "MatMul": lambda values, _: values[0] @ values[1],
+    "Softmax": lambda values, attributes: values[0].softmax(attributes.get("axis", -1)),
+    "Gelu": lambda values, attributes: functional.gelu(values[0], approximate=attributes.get("approximate", "none")),
+    "LayerNormalization": normalized,
+    "Gather": rows,
+    "GatherND": elements,
+    "And": lambda values, _: values[0] & values[1],
+    "Where": lambda values, _: torch.where(*values),
+    "Cast": lambda values, attributes: values[0].to(TYPES[attributes["to"]]),
     "Pad": lambda values, _: padded(values[0], values[1].tolist()),
 }
+
+
+def told(value: Any) -> Any:
+    """Return the value of an attribute; texts are stored as bytes."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def main() -> None:
@@ -100,16 +134,17 @@ def main() -> None:
             OPS[node.op_type],
             list(node.input),
             node.output[0],
-            {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute},
+            {a.name: told(onnx.helper.get_attribute_value(a)) for a in node.attribute},
         )
         for node in graph.node
     ]
-    x, target = torch.tensor(stored["x"]), torch.tensor(stored["target"])
+    feeds = {name.removeprefix("feed "): torch.tensor(stored[name]) for name in stored if name.startswith("feed ")}
+    target = torch.tensor(stored["target"])
     optimizer = torch.optim.SGD(trained, lr=float(stored["rate"]), momentum=float(stored["momentum"]))
 
     def step() -> float:
         optimizer.zero_grad()
-        values = {**constants, graph.input[0].name: x}
+        values = {**constants, **feeds}
         for op, inputs, output, attributes in nodes:
             values[output] = op([values[name] for name in inputs if name], attributes)
         loss = functional.mse_loss(values[graph.output[0].name], target)

@@ -31,6 +31,7 @@ from onnxslim.commands.doctor import Machine
 from onnxslim.commands.inspect import Inspection
 from onnxslim.commands.placement import ModelPlacement
 from onnxslim.commands.sensitivity import ModelSensitivity
+from onnxslim.commands.train import Training
 from onnxslim.pipeline.discovery import pass_names
 from onnxslim.pipeline.recipe import RECIPE_KEYS
 from onnxslim.pipeline.records import Report
@@ -140,6 +141,7 @@ def report_page() -> str:
         *record_tables(Report),
     ]
     for name, kind in (
+        ("train", Training),
         ("bench", Benchmark),
         ("compare", Comparison),
         ("inspect", Inspection),

@@ -9,6 +9,7 @@ import typer
 from onnxslim.cli.catalogue import doctor, passes
 from onnxslim.cli.examine import bench, compare, inspect
 from onnxslim.cli.optimize import optimize
+from onnxslim.cli.train import train
 
 app = typer.Typer(
     name="onnxslim",
@@ -40,5 +41,5 @@ def onnxslim(
         typer.echo(context.get_help())
 
 
-for command in (optimize, inspect, bench, compare, passes, doctor):
+for command in (optimize, train, inspect, bench, compare, passes, doctor):
     app.command()(command)

@@ -21,8 +21,8 @@ from onnxslim.runtime.session import CPU, OpenSession, Session
 from onnxslim.train.augmentation import Augmentation
 from onnxslim.train.batches import ShuffledBatches, in_order, several_shapes
 from onnxslim.train.features import choose_features
+from onnxslim.train.labels import label_terms, read_labels
 from onnxslim.train.loop import Course, Evaluation, RunnableStep, Trained, digest_of, train
-from onnxslim.train.losses import LossKind
 from onnxslim.train.optimizer import Optimizer
 from onnxslim.train.schedule import Schedule
 from onnxslim.train.step import compile_step
@@ -97,7 +97,7 @@ class Distillation:
         statistics: Names of means and variances of BatchNormalizations that follow those of the batches.
 
     Raises:
-        DataError: Labels do not fit the output that holds classes.
+        DataError: There is no teacher, and labels are missing, or fit no output.
         FewSamples: See there.
         NothingToCompare: See there.
     """
@@ -139,10 +139,11 @@ class Distillation:
         session = open_session(given)
         self.teacher, self._target = None if teacher is None else session, session.target
         taught = {name: np.asarray(array) for name, array in run_on(session, first.feeds).items()}
-        terms = settings.terms if teacher is not None else dataclasses.replace(settings.terms, alpha=1.0)
-        self.terms = output_terms(student.graph, taught, terms, samples.labelled)
         if teacher is None:
-            self.terms = [term for term in self.terms if term.kind is LossKind.CROSS_ENTROPY]
+            labels = read_labels(samples)
+            self.terms = label_terms(student.graph, taught, first.count, labels, samples.source)
+        else:
+            self.terms = output_terms(student.graph, taught, settings.terms, samples.labelled)
         if not self.terms:
             raise NothingToCompare
         self.terms += feature_terms(features, taught, settings.terms) if features else []

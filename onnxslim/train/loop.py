@@ -96,20 +96,21 @@ class RunnableStep:
         return {name: array for name, array in given.items() if name in self.inputs}
 
     def _labels(self, given: Array) -> Array:
-        """Return labels as the step takes them.
+        """Return labels as the step takes them: integers for classes, or real numbers.
 
         Raises:
-            DataError: They are no integers, or not one for each decision.
+            DataError: They are of another kind, or not one for each decision.
         """
         name = self.step.targets[LABELS]
-        (shape,) = (spec.shape for spec in self.session.inputs if spec.name == name)
-        sizes = [size for size in shape if isinstance(size, int)]
-        if given.dtype.kind not in "iub" or given.size != math.prod(sizes):
+        (spec,) = (spec for spec in self.session.inputs if spec.name == name)
+        sizes = [size for size in spec.shape if isinstance(size, int)]
+        dtype = spec.dtype or np.dtype(np.int64)
+        if given.dtype.kind not in ("iub" if dtype.kind == "i" else "iubf") or given.size != math.prod(sizes):
             raise DataError(
                 f"labels of {given.dtype.name} {list(given.shape)} are no classes of {sizes} decisions",
                 hint="give an integer for each decision (-1: it does not count), or leave out alpha",
             )
-        return given.reshape(sizes).astype(np.int64)
+        return given.reshape(sizes).astype(dtype)
 
     @functools.cached_property
     def inputs(self) -> frozenset[str]:

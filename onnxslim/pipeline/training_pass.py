@@ -38,6 +38,7 @@ class NotTrained(Exception):
 
     def __init__(self, reason: Reason, *notes: Note) -> None:
         super().__init__(str(reason))
+        self.reason = reason
         self.notes = (left_alone("model", reason), *notes)
 
 

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
+from onnxslim.arrays import Array
+from onnxslim.data import Samples
 from onnxslim.model.edit import Editor
+from onnxslim.observe.probe import run_on
 from onnxslim.ops.binding import input_index
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, having
+from onnxslim.runtime.session import OpenSession
 
 STATISTICS = ("mean", "var")
 """The operands that hold what was seen before, and in this order the outputs 1 and 2, what they become."""
 TRAINING_MODE = "training_mode"
+MOMENTUM = "momentum"
+AT_ONCE = 64
+"""Samples of a batch whose statistics are taken together."""
 
 
 def stored_statistics(graph: ir.Graph) -> list[str]:
@@ -58,6 +66,41 @@ def normalize_by_stored(model: ir.Model) -> None:
         if attribute(node, TRAINING_MODE) and not any(output.uses() for output in node.outputs[1:]):
             del node.attributes[TRAINING_MODE]
             node.resize_outputs(1)
+
+
+def estimate_statistics(model: ir.Model, samples: Samples, open_session: OpenSession) -> Mapping[str, Array]:
+    """Return what the stored means and variances would be if they were those of some samples, by their names.
+
+    Each batch of samples is normalised by its own, as in training, and the means over batches are taken: those of a
+    normalization fit what those before it give.
+
+    Args:
+        model: With BatchNormalizations, of operator set 14 or a newer one; not changed.
+        samples: Read once.
+        open_session: Opens a model on the target.
+
+    Raises:
+        RunError: The model does not run.
+    """
+    copy = model.clone()
+    following = normalize_by_batch(copy)
+    for node in having([copy.graph], Trait.NORMALIZES_AND_SCALES):
+        if attribute(node, TRAINING_MODE):
+            node.attributes[MOMENTUM] = ir.AttrFloat32(MOMENTUM, 0.0)
+    names = set(following.values())
+    copy.graph.outputs[:] = [value for node in copy.graph for value in node.outputs if value.name in names]
+    for name, output in following.items():
+        (value,) = (value for value in copy.graph.outputs if value.name == output)
+        value.type, value.shape = copy.graph.initializers[name].type, copy.graph.initializers[name].shape
+    session = open_session(copy)
+    total: dict[str, Array] = {}
+    count = 0
+    for batch in samples.batches(AT_ONCE):
+        found = run_on(session, batch.feeds)
+        count += batch.count
+        for name, output in following.items():
+            total[name] = total.get(name, 0) + batch.count * np.asarray(found[output], np.float64)
+    return {name: array / count for name, array in total.items()}
 
 
 def _normalizations(graph: ir.Graph) -> Iterator[tuple[ir.Node, tuple[str, ...]]]:

@@ -1,6 +1,6 @@
 """Distillation: the weights that are left learn to do what the original does, on samples without labels.
 
-They are those of the model, or those of a student that takes its place.
+They are those of the model, or those of a student that takes its place: a file, or one that is made of the model.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import onnx_ir as ir
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model.edit import overwrite
 from onnxslim.pipeline.discovery import find_pass
-from onnxslim.pipeline.interface import Change, Context, Note
+from onnxslim.pipeline.interface import Change, Context, Note, NoteKind
 from onnxslim.pipeline.opset import upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.rewrite_gate import RewriteGate
-from onnxslim.pipeline.selection import Selection
+from onnxslim.pipeline.selection import EVERYTHING, Selection
 from onnxslim.pipeline.student import open_student, replace_by
 from onnxslim.pipeline.training_pass import NotTrained, TrainingPass
 from onnxslim.train.distillation import DistillationSettings
@@ -25,6 +25,11 @@ from onnxslim.train.moving_statistics import normalize_by_batch, normalize_by_st
 from onnxslim.train.optimizer import RATES_FROM_SCRATCH
 from onnxslim.train.parameters import moving_parts, trainable_parameters
 from onnxslim.train.step import OLDEST_OPSET
+
+from .separable import separable_student
+
+SEPARABLE = "separable"
+"""The student that is made of the model itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +40,15 @@ class Distill(TrainingPass):
     after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank", "sparsify")
 
     student: Annotated[
-        str | None, "another model, a file, that is trained instead of this one, and takes its place"
+        str | None,
+        "another model, a file, that is trained instead of this one, and takes its place; separable makes one of this, "
+        "with depthwise-separable pairs in the place of convolutions, those of include= and exclude=",
     ] = None
+    windows: Annotated[int, "of student=separable: windows that the pairs have for each channel"] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_counts("windows")
 
     @property
     def settings(self) -> DistillationSettings:
@@ -49,7 +61,7 @@ class Distill(TrainingPass):
     @property
     def files_read(self) -> tuple[str, ...]:
         """The student."""
-        return () if self.student is None else (self.student,)
+        return () if self.student in (None, SEPARABLE) else (str(self.student),)
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Train weights of `model` in place, or those of a student that takes its place.
@@ -63,7 +75,10 @@ class Distill(TrainingPass):
         """
         infer_shapes(model)
         if self.student is not None:
-            return self._replace(model, self.student, context)
+            try:
+                return self._replace(model, self.student, context)
+            except NotTrained as error:
+                return Change(False, error.notes)
         selection = Selection(self.include, self.exclude, model, context.original)
         notes = selection.unmatched()
         weights = [value.name or "" for value in trainable_parameters(model.graph) if not selection.against(value)]
@@ -80,29 +95,36 @@ class Distill(TrainingPass):
 
         Its BatchNormalizations are trained by the statistics of batches: only afterwards they may be folded.
         """
-        opened = open_student(path, model, context.samples.first(), context.open_session)
-        notes: list[Note] = []
+        student, notes, own = (self._made if path == SEPARABLE else self._opened)(model, path, context)
+        normalize_by_batch(student)
+        _simplify(student, context)
+        normalize_by_stored(student)
+        infer_shapes(student)
+        selection = EVERYTHING if own is None else Selection(self.include, self.exclude, student, own)
+        notes = [*notes, *selection.unmatched()]
+        weights = [value.name or "" for value in trainable_parameters(student.graph) if not selection.against(value)]
         try:
-            student = _raised(opened)
-            if student is opened:
-                student = opened.clone()
-            normalize_by_batch(student)
-            _simplify(student, context)
-            normalize_by_stored(student)
-            infer_shapes(student)
-            selection = Selection(self.include, self.exclude, student, opened)
-            notes = selection.unmatched()
-            weights = [
-                value.name or "" for value in trainable_parameters(student.graph) if not selection.against(value)
-            ]
             trained, told = self.train(student, weights, context, {}, stored_statistics(student.graph))
         except NotTrained as error:
-            return Change(False, (*error.notes, *notes))
+            unmatched = [note for note in notes if note.kind is not NoteKind.DONE]
+            raise NotTrained(error.reason, *error.notes[1:], *unmatched) from error
         for name, array in trained.weights.items():
             overwrite(student.graph.initializers[name], array)
         _simplify(student, context)
         replace_by(model, student)
-        return Change(True, (Note("model", f"{path} takes its place"), told, *notes))
+        return Change(True, (notes[0], told, *notes[1:]))
+
+    def _opened(self, model: ir.Model, path: str, context: Context) -> tuple[ir.Model, list[Note], ir.Model | None]:
+        """Return the student of a file, a note, and the student as it was opened."""
+        opened = open_student(path, model, context.samples.first(), context.open_session)
+        student = _raised(opened)
+        return opened.clone() if student is opened else student, [Note("model", f"{path} takes its place")], opened
+
+    def _made(self, model: ir.Model, path: str, context: Context) -> tuple[ir.Model, list[Note], ir.Model | None]:
+        """Return a separable student, and notes; all of it is trained, whatever is included."""
+        selection = Selection(self.include, self.exclude, model, context.original)
+        student, notes = separable_student(_raised(model), self.windows, selection, context)
+        return student, [*notes, *selection.unmatched()], None
 
 
 def _raised(model: ir.Model) -> ir.Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import time
 import traceback
@@ -41,6 +42,8 @@ class Stage:
     seconds: float
     left_out: Reason | None = None
     """Why it was kept at first and is not in the end."""
+    later: Pass | None = None
+    """The pass that it is judged together with; None: it was judged by itself."""
 
     @property
     def kept(self) -> bool:
@@ -64,14 +67,14 @@ class Stage:
         made = self.outcome.form.attempt.candidate
         return made if self.kept and made is not None else self.before
 
-    def judged_with(self, later: Pass) -> Stage:
-        """Return it with the reason that `later` decides whether it holds."""
+    def judged_with(self, later: Pass | None) -> Stage:
+        """Return it with the reason that `later`, if any, decides whether it holds."""
         verdict = self.outcome.verdict
-        if not verdict.kept:
+        if later is None or not verdict.kept:
             return self
         reasons = (Reason(ReasonCode.JUDGED_LATER, (later.name,)), *verdict.reasons[1:])
         outcome = dataclasses.replace(self.outcome, verdict=dataclasses.replace(verdict, reasons=reasons))
-        return dataclasses.replace(self, outcome=outcome)
+        return dataclasses.replace(self, outcome=outcome, later=later)
 
     def record(self) -> PassRecord:
         """Return what the report holds of it."""
@@ -114,44 +117,78 @@ def run_passes(passes: Sequence[Pass], judge: Judge, context: Context) -> list[S
         OnnxslimError: A pass raised it.
         PassFailed: A pass raised something else: a bug.
     """
-    stages = _in_turn(passes, judge, context, _recovery(passes, judge))
+    stages: list[Stage] = []
+    for group in _groups(passes):
+        stages += _judged_in_the_end(passes, group, stages, judge, context) or _in_turn(
+            passes, group, stages, judge, context
+        )
     stages = _without_what_does_not_pay(stages, judge, context)
     return _with_what_is_left(stages, judge, context)
 
 
-def _recovery(passes: Sequence[Pass], judge: Judge) -> int | None:
-    """Return the place of the pass that those before it are judged together with; None where there is none."""
-    if judge.request.max_drop is None:
+def _groups(passes: Sequence[Pass]) -> list[range]:
+    """Return the places of passes that are judged together: each group ends with one that recovers, but for the last.
+
+    What a pass loses is won back by the next one behind it that recovers.
+    """
+    ends = [number + 1 for number, step in enumerate(passes) if step.recovers]
+    return [range(start, end) for start, end in itertools.pairwise([0, *ends, len(passes)]) if start < end]
+
+
+def _judged_in_the_end(
+    passes: Sequence[Pass], group: range, done: Sequence[Stage], judge: Judge, context: Context
+) -> list[Stage] | None:
+    """Run a group at full strength, and judge it by what its last pass makes of it; None where that does not hold, or
+    there is nothing to judge so."""
+    last = passes[group[-1]]
+    lossy = [passes[number] for number in group[:-1] if passes[number].judged_as is Kind.LOSSY]
+    if judge.request.max_drop is None or not last.recovers or not lossy:
         return None
-    return next((number for number, step in enumerate(passes) if step.recovers), None)
+    before = done[-1].after if done else judge.run.original
+    allowed = _allowed(last, before, judge, passes[group.stop :])
+    assert allowed is not None, "there is a budget"
+    stages = _in_turn(passes, group, done, judge, context, allowed)
+    if all(stage.later is None for stage in stages):
+        return stages
+    lost = judge.loss(stages[-1].after)
+    return stages if lost is not None and allowed.holds(lost) else None
 
 
-def _in_turn(passes: Sequence[Pass], judge: Judge, context: Context, recovery: int | None) -> list[Stage]:
-    """Run passes one after the other; lossy ones before the place `recovery` are judged there."""
+def _in_turn(
+    passes: Sequence[Pass],
+    group: range,
+    done: Sequence[Stage],
+    judge: Judge,
+    context: Context,
+    whole: Allowance | None = None,
+) -> list[Stage]:
+    """Run the passes of a group one after the other, each judged by itself.
+
+    Where `whole` is given, it is what the group may lose: only the last pass is held to it.
+    """
     stages: list[Stage] = []
-    current = judge.run.original
-    for number, step in enumerate(passes):
+    current = done[-1].after if done else judge.run.original
+    for number in group:
+        step = passes[number]
         context.progress(f"{step.name}", number, len(passes))
-        later = sum(following.judged_as is Kind.LOSSY for following in passes[number + 1 :])
-        allowed = _allowed(step, current, judge, later)
-        deferred = recovery is not None and number < recovery and step.judged_as is Kind.LOSSY
-        stage = _stage(step, current, judge, context, None if deferred else allowed, done=stages)
-        if deferred:
-            assert recovery is not None
-            stage = stage.judged_with(passes[recovery])
-        stages.append(stage)
+        deferred = whole is not None and number < group[-1] and step.judged_as is Kind.LOSSY
+        allowed = whole if whole is not None else _allowed(step, current, judge, passes[number + 1 :])
+        judged = not deferred and step.judged_as is Kind.LOSSY
+        stage = _stage(step, current, judge, context, allowed if judged else None, done=[*done, *stages])
+        stages.append(stage.judged_with(passes[group[-1]] if deferred else None))
         current = stage.after
-        if number == recovery and allowed is not None and any(stage.lossy and stage.kept for stage in stages[:-1]):
-            lost = judge.loss(current)
-            if lost is None or not allowed.holds(lost):
-                return _in_turn(passes, judge, context, None)
     return stages
 
 
-def _allowed(step: Pass, current: MeasuredModel, judge: Judge, later: int) -> Allowance | None:
+def _allowed(step: Pass, current: MeasuredModel, judge: Judge, behind: Sequence[Pass]) -> Allowance | None:
+    """Return what may have been lost behind a pass; None: anything.
+
+    Part of what is left is kept for those behind it that lose: what recovers needs none.
+    """
     if judge.request.max_drop is None or step.judged_as is Kind.EXACT:
         return None
     lost = judge.loss(current)
+    later = sum(each.judged_as is Kind.LOSSY and not each.recovers for each in behind)
     return allowance(judge.request.max_drop, 0.0 if lost is None else lost.value, later, judge.request.confidence)
 
 
@@ -259,15 +296,24 @@ def _again(
             found.append(dataclasses.replace(stage, before=current))
             continue
         form = stage.outcome.form
-        allowed = None
-        if stage.lossy and judge.request.max_drop is not None:
-            allowed = Allowance(judge.request.max_drop, judge.request.max_drop, judge.request.confidence)
+        allowed = _all_of_it(judge) if stage.lossy and stage.later is None else None
         again = _stage(form.step, current, judge, context, allowed, fixed=form.strength)
         if stage.kept and stage.lossy and not again.kept:
             return None
-        found.append(dataclasses.replace(again, asked=stage.asked, seconds=again.seconds + stage.seconds))
+        again = dataclasses.replace(again, asked=stage.asked, seconds=again.seconds + stage.seconds)
+        found.append(again.judged_with(stage.later))
         current = found[-1].after
+    budget = _all_of_it(judge)
+    if budget is not None and any(stage.later is not None for stage in found):
+        lost = judge.loss(current)  # what won back before may not have done so now
+        return found if lost is not None and budget.holds(lost) else None
     return found
+
+
+def _all_of_it(judge: Judge) -> Allowance | None:
+    """Return the whole budget."""
+    budget = judge.request.max_drop
+    return None if budget is None else Allowance(budget, budget, judge.request.confidence)
 
 
 def _is_better(one: MeasuredModel, other: MeasuredModel, judge: Judge) -> bool:

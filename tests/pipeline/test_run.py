@@ -6,6 +6,7 @@ The times of the models here are not measured: they stand in the models, and pas
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Annotated, ClassVar
 
@@ -89,6 +90,23 @@ class Round(Pass):
 
 
 @dataclasses.dataclass(frozen=True)
+class Mend(Pass):
+    """Wins back a part of what was lost."""
+
+    name: ClassVar[str] = "mend"
+    kind: ClassVar[Kind] = Kind.LOSSY
+    speeds_up: ClassVar[bool] = False
+    recovers: ClassVar[bool] = True
+    share: Annotated[float, "of what was lost"] = 0.9
+    most: Annotated[float, "what is won back at most"] = 1.0
+
+    def run(self, model: ir.Model, context: Context) -> Change:
+        lost = number(model, "cut")
+        put(model, "cut", lost - min(self.share * lost, self.most))
+        return Change(lost > 0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Tidy(Pass):
     """Promises equal outputs, and changes something."""
 
@@ -111,17 +129,23 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Stage]]:
 
     monkeypatch.setattr(Judge, "latency", latency)
 
-    def go(*passes: Pass, max_drop: float | None = 0.01, goal: Goal = Goal.LATENCY) -> list[Stage]:
+    def go(*passes: Pass, max_drop: float | None = 0.01, goal: Goal = Goal.LATENCY, count: int = COUNT) -> list[Stage]:
         model = from_text(MODEL)
         session = Session.of(model)
-        x = ((np.arange(COUNT) + 0.5) / COUNT).astype(np.float32).reshape(-1, 1)
-        samples = open_samples({"x": x, "labels": np.ones(COUNT, np.int64)}, session.inputs)
+        x = ((np.arange(count) + 0.5) / count).astype(np.float32).reshape(-1, 1)
+        samples = open_samples({"x": x, "labels": np.ones(count, np.int64)}, session.inputs)
         request = Request(model, Recipe(passes, max_drop), session.target, goal=goal)
         judge = Judge(Run(request, MeasuredModel(model, lambda: session), samples, samples), np.random.default_rng(0))
         context = make_context(model, samples, max_drop=max_drop, goal=goal)
         return run_passes(passes, judge, context)
 
     return go
+
+
+@pytest.fixture
+def grouped(run: Callable[..., list[Stage]]) -> Callable[..., list[Stage]]:
+    """Return what runs passes with a budget of ten points, of which 200 samples tell as much as 2,000 of one."""
+    return functools.partial(run, max_drop=0.1, count=200)
 
 
 def time_of(stages: list[Stage]) -> float:
@@ -186,3 +210,58 @@ def test_nothing_is_tried_again_where_the_budget_is_used_up_or_was_not_given(run
     assert last is not None
     assert last.value <= 0.01
     assert all(stage.kept for stage in used)
+
+
+def judged_with(stages: list[Stage]) -> list[str | None]:
+    return [None if stage.later is None else stage.later.name for stage in stages]
+
+
+def test_each_lossy_pass_is_judged_together_with_the_next_that_recovers(grouped: Callable[..., list[Stage]]) -> None:
+    stages = grouped(Narrow(lost=0.4), Tidy(), Mend(), Narrow(lost=0.4), Mend())
+    assert all(stage.kept for stage in stages)
+    assert judged_with(stages) == ["mend", None, None, "mend", None]
+    assert stages[0].outcome.form.loss is not None
+    assert stages[0].outcome.form.loss.value > 0.3, "four times the budget, until it is won back"
+    assert [len(stage.outcome.forms) for stage in stages] == [1] * 5, "at full strength"
+    assert number(stages[-1].after.model, "cut") == pytest.approx(0.044, rel=1e-2)
+    reasons = [stage.record().reason for stage in stages]
+    assert [reason.startswith("judged together with mend") for reason in reasons] == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_a_group_that_does_not_hold_is_judged_pass_by_pass(
+    grouped: Callable[..., list[Stage]], first: bool
+) -> None:
+    good, bad = (Narrow(lost=0.4), Mend()), (Narrow(lost=0.4), Mend(most=0.01))
+    stages = grouped(*bad, *good) if first else grouped(*good, *bad)
+    assert judged_with(stages) == ([None, None, "mend", None] if first else ["mend", None, None, None])
+    assert all(stage.kept for stage in stages)
+    milder = stages[0 if first else 2].outcome.form
+    assert milder.strength < 1
+    assert number(stages[-1].after.model, "cut") <= 0.1
+
+
+def test_a_group_leaves_half_of_the_budget_to_those_behind_it_that_lose(grouped: Callable[..., list[Stage]]) -> None:
+    group = Narrow(lost=0.4), Mend(share=0.8)  # 0.8 of the budget is lost
+    assert judged_with(grouped(*group)) == ["mend", None]
+    assert judged_with(grouped(*group, Mend(share=0.0))) == ["mend", None, None], "what only recovers needs none of it"
+    assert judged_with(grouped(*group, Round())) == [None, None, None]
+
+
+def test_without_a_budget_each_pass_is_judged_by_itself(grouped: Callable[..., list[Stage]]) -> None:
+    assert judged_with(grouped(Narrow(lost=0.4), Mend(), Narrow(lost=0.4), max_drop=None)) == [None] * 3
+
+
+def test_a_group_is_still_judged_as_one_where_a_pass_before_it_is_left_out(grouped: Callable[..., list[Stage]]) -> None:
+    stages = grouped(Split(), Mend(), Round(on_split=1.2), Narrow(lost=0.4), Mend())
+    assert [stage.kept for stage in stages] == [False, False, True, True, True]
+    assert judged_with(stages)[3:] == ["mend", None]
+    assert number(stages[-1].after.model, "cut") == pytest.approx(0.04, rel=1e-2)
+
+
+def test_a_stronger_form_in_front_is_not_taken_where_a_group_does_not_hold_behind_it(
+    grouped: Callable[..., list[Stage]],
+) -> None:
+    stages = grouped(Narrow(lost=0.4), Mend(most=0.0), Narrow(lost=0.5), Mend(most=0.495))
+    assert all(stage.kept for stage in stages if isinstance(stage.asked, Narrow))
+    assert number(stages[-1].after.model, "cut") <= 0.1

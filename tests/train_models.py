@@ -37,9 +37,10 @@ def weights_of(model: ir.Model, names: tuple[str, ...] = WEIGHTS) -> dict[str, A
     return {name: model.graph.initializers[name].const_value.numpy() for name in names}  # type: ignore[union-attr]
 
 
-def samples(count: int = 96, seed: int = 5) -> Samples:
-    """Return inputs for a perceptron."""
+def samples(count: int = 96, seed: int = 5, *, finite: bool = True) -> Samples:
+    """Return inputs for a perceptron; unless they are all finite, one of them is NaN."""
     x = np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
+    x[count // 2] *= 1 if finite else np.nan
     return open_samples({"x": x}, Session.of(mlp()).inputs)
 
 
@@ -61,12 +62,16 @@ def train_mlp(
     tell: Tell = lambda step, steps, evaluation: None,
     kind: OptimizerKind = OptimizerKind.ADAM,
     student: ir.Model | None = None,
+    not_finite: str = "",
     **course: float,
 ) -> tuple[Trained, Mapping[str, Array]]:
-    """Train a perceptron to be like another one; return what came out, and its first weights."""
+    """Train a perceptron to be like another one; return what came out, and its first weights.
+
+    `not_finite` says where a sample is NaN: ``held out`` or ``trained on``.
+    """
     student, teacher = student or mlp(1), mlp(0)
     optimizer = Optimizer(kind)
-    given, apart = samples(), samples(32, 6)
+    given, apart = samples(finite=not_finite != "trained on"), samples(32, 6, finite=not_finite != "held out")
     step = compiled(student, teacher, 16, given.count, optimizer)
     evaluation = compiled(student, teacher, 16, apart.count, None)
     how = Course(Schedule(rate, steps), optimizer, 12, patience, checkpoint=checkpoint, **course)

@@ -113,6 +113,11 @@ class Samples:
         return count if batch is None else count // batch * batch
 
     @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the model declares; None: any."""
+        return self._origin.layout.batch
+
+    @property
     def labelled(self) -> bool:
         """Whether the samples have labels, so that accuracy can be measured."""
         return self._origin.layout.labelled

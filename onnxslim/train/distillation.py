@@ -117,7 +117,7 @@ class Distillation:
         self.settings, self.student, self.weights, self.statistics = settings, student, weights, statistics
         self._masks = masks or {}
         self._samples, self._seed, self._open = samples, seed, open_session
-        if samples.count < 2:
+        if samples.count < 2 * (samples.fixed_batch or 1):
             raise FewSamples
         share = min(settings.held_out, MOST_HELD_OUT / samples.count)
         self.batch = min(settings.batch, max(1, round(samples.count * (1 - share)) - 1))
@@ -161,6 +161,7 @@ class Distillation:
             NotDifferentiable: An op between the weights and the outputs has no gradient.
             RunError: A step does not run.
             UsageError: The checkpoint is that of another training.
+            ValuesNotFinite: Samples, or what a model gives for them, are not finite.
         """
         settings = self.settings
         augment = self._augmentation()

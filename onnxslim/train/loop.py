@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from onnxslim.arrays import Array
-from onnxslim.errors import DataError
+from onnxslim.errors import DataError, ValuesNotFinite
 from onnxslim.runtime.resident import ResidentState
 from onnxslim.runtime.session import Session
 from onnxslim.train.batches import LABELS, ShuffledBatches, TrainingBatch
@@ -143,6 +143,7 @@ def train(
     Raises:
         RunError: A step does not run.
         UsageError: The checkpoint is that of another training.
+        ValuesNotFinite: The loss is not finite before the first step, or for a batch that is not.
     """
     run = _Run(step, evaluation, weights, held_out, course)
     student = ""
@@ -187,6 +188,8 @@ class _Run:
         self.loss = math.nan
         self.best_weights: Mapping[str, Array] = {name: np.array(weights[name]) for name in self._weights}
         self.evaluations = [Evaluation(0, self._held_out_loss(), math.nan)]
+        if not math.isfinite(self.evaluations[0].loss):
+            raise _not_finite("before the first step: samples, or what a model gives for them, are NaN or infinite")
         self.best = self.evaluations[0]
 
     def train_on(self, batch: TrainingBatch) -> None:
@@ -196,6 +199,10 @@ class _Run:
         (loss,) = self._state.run(feeds, self._step.step.losses[:1]).values()
         self.done += 1
         loss = float(loss)
+        if not math.isfinite(loss):
+            for name, array in feeds.items():
+                if array.dtype.kind == "f" and not np.isfinite(array).all():
+                    raise _not_finite(f"of a batch for which {name} is NaN or infinite")
         self.loss = loss if math.isnan(self.loss) else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
 
     def evaluate(self) -> None:
@@ -239,6 +246,11 @@ class _Run:
         output = self._evaluation.step.losses[0]
         losses = [float(state.run(self._evaluation.feeds(batch), [output])[output]) for batch in self._held_out]
         return float(np.mean(losses)) if losses else math.nan
+
+
+def _not_finite(of_what: str) -> ValuesNotFinite:
+    hint = "leave such samples out, or scale the inputs as the model was trained"
+    return ValuesNotFinite(f"the loss is not finite {of_what}", where="the calibration samples", hint=hint)
 
 
 def fingerprint_of(told: str, course: Course, batches: ShuffledBatches) -> str:

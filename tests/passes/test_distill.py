@@ -237,3 +237,31 @@ def test_one_checkpoint_serves_all_students_of_a_run(tmp_path: pathlib.Path) -> 
     result = onnxslim.optimize(path, passes=steps, data=data, val=val, max_drop=1e-6, measure=False)
     # the whole does not hold: each is judged by itself, and another student is trained
     assert not any(record.reason.startswith("judged together") for record in result.report.passes)
+
+
+@pytest.mark.parametrize(("count", "trained"), [(16, False), (31, False), (32, True), (40, True)])
+def test_a_fixed_batch_size_takes_a_batch_to_train_on_and_one_to_set_aside(count: int, trained: bool) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[16,4] x) => (float[16,2] y) { y = MatMul (x, w) }'
+    teacher = from_text(text, w=np.ones((4, 2), np.float32))
+    student = from_text(text, w=np.full((4, 2), 0.5, np.float32))
+    data = {"x": np.random.default_rng(0).standard_normal((count, 4)).astype(np.float32)}
+    change = distilled(Distill(epochs=20, rate=0.05), student, teacher, data)
+    assert change.modified == trained
+    assert change.notes[0].code == ("" if trained else "few-samples")
+
+
+@pytest.mark.parametrize("share", [0.01, 1.0])
+def test_samples_that_are_not_finite_are_named_and_not_taken_for_a_rate_too_large(
+    share: float, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "net.onnx"
+    onnxslim.save_model(network(), path)
+    data = images(100)
+    data["x"][: round(100 * share)] = np.nan
+    result = onnxslim.optimize(path, passes="prune:ratio=0.5:align=1:criterion=magnitude:compensate=false:refit=false:"
+                               "sensitivity=false,distill:epochs=2:batch=16", data=data, measure=False)  # fmt: skip
+    (record,) = (record for record in result.report.passes if record.name == "distill")
+    assert not record.kept
+    assert record.reason.startswith("nothing to do: the input x is NaN on sample 0 (counted from 0)")
+    assert record.reasons[0].code == "nothing-to-do"
+    assert [note.code for note in record.changes][:1] == ["not-finite"]

@@ -9,7 +9,7 @@ import pytest
 from sample_models import from_text
 from train_models import mlp, train_mlp, weights_of
 
-from onnxslim.errors import DataError, UsageError
+from onnxslim.errors import DataError, UsageError, ValuesNotFinite
 from onnxslim.runtime.session import Session
 from onnxslim.train.batches import LABELS, TrainingBatch
 from onnxslim.train.loop import Evaluation, RunnableStep
@@ -49,6 +49,12 @@ def test_a_loss_that_runs_away_ends_it_and_harms_nothing() -> None:
     assert trained.steps < 60
     for name, array in trained.weights.items():
         np.testing.assert_array_equal(array, first[name])
+
+
+@pytest.mark.parametrize(("place", "said"), [("held out", "before the first step"), ("trained on", "of a batch")])
+def test_samples_that_are_not_finite_are_told_from_a_loss_that_runs_away(place: str, said: str) -> None:
+    with pytest.raises(ValuesNotFinite, match=f"the loss is not finite {said}"):
+        train_mlp(not_finite=place)
 
 
 def test_time_that_is_up_ends_it_with_an_evaluation() -> None:

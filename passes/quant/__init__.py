@@ -73,6 +73,7 @@ class Quant(Pass):
     activations: Annotated[
         Activations,
         "element type of activations; auto: what the target likes best; uint16, int16: for targets that multiply them;"
+        " uint4, int4, uint2, int2: so few levels, computed on in 8 bits, worth training with qat afterwards;"
         " dynamic: uint8, scaled as it runs; float: weights alone become integers",
     ] = Activations.AUTO
     weights: Annotated[

@@ -82,10 +82,18 @@ class Writer:
         return output
 
     def pair(self, value: ir.Value, scale: Scale) -> ir.Value:
-        """Append a QuantizeLinear and a DequantizeLinear behind `value`, and return the output of the second."""
+        """Append a QuantizeLinear and a DequantizeLinear behind `value`, and return the output of the second.
+
+        Levels of fewer than 8 bits are cut off by a Clip of integers between the two. It stands behind the kernel that
+        QuantizeLinear becomes a part of, so that all is computed on integers.
+        """
         step, zero_point = (self.constant(part) for part in scale.parameters)
         levels = self.add("QuantizeLinear", [value, step, zero_point], zero_point.dtype or ir.DataType.UINT8)
         levels.shape = value.shape
+        if scale.ends is not None:
+            dtype, ends = levels.dtype or ir.DataType.UINT8, map(self.constant, scale.ends)
+            levels = self.add("Clip", [levels, *ends], dtype)
+            levels.shape = value.shape
         return self.dequantize(levels, step, zero_point, axis=None)
 
 

@@ -13,6 +13,8 @@ NAME = re.compile(r"(u?)int(\d+)")
 OPSETS = {2: 25, 4: 21, 8: 13, 16: 21}
 """QuantizeLinear and DequantizeLinear know integers of so many bits, and an axis, since these operator sets."""
 
+BYTE = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class IntegerType:
@@ -52,6 +54,11 @@ class IntegerType:
     def dtype(self) -> np.dtype[Any]:
         """The type of arrays of them."""
         return np.dtype(self.name if self.bits >= 8 else getattr(ml_dtypes, self.name))
+
+    @property
+    def kept_in(self) -> IntegerType:
+        """The type of activations of so many bits as kernels take them: integers of a byte, of which fewer are used."""
+        return self if self.bits >= BYTE else IntegerType(BYTE, self.signed)
 
     @property
     def opset(self) -> int:

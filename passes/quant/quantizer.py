@@ -203,7 +203,7 @@ class Quantizer:
         if settings.few_bits or self._wide is not None or self._demands.need_errors or settings.float_time:
             errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
             self._errors = errors
-            if settings.few_bits:
+            if settings.few_bits_of_weights:
                 errors = self._widen(plan, errors)
             if self._wide is not None:
                 costs = self._estimated(plan, sites_of(plan))

@@ -90,6 +90,8 @@ def _round_tensor(probe: Probe, value: ir.Value, scale: Scale, switch: ir.Value)
     readers = [(use.node, use.idx) for use in value.uses()]
     parameters = [probe.constant(part) for part in scale.parameters]
     levels = probe.add("QuantizeLinear", value, *parameters)
+    if scale.ends is not None:
+        levels = probe.add("Clip", levels, *map(probe.constant, scale.ends))
     chosen = probe.add("Where", switch, probe.add("DequantizeLinear", levels, *parameters), value)
     for node, index in readers:
         node.replace_input_with(index, chosen)

@@ -56,6 +56,11 @@ class Activations(enum.Enum):
     INT8 = "int8"
     UINT16 = "uint16"
     INT16 = "int16"
+    UINT4 = "uint4"
+    """Levels of 4 bits, each kept in 8, so that kernels of 8 bits compute on them."""
+    INT4 = "int4"
+    UINT2 = "uint2"
+    INT2 = "int2"
     DYNAMIC = "dynamic"
     """uint8, by a scale that is found as the model runs."""
     FLOAT = "float"
@@ -95,7 +100,15 @@ class Scale:
     @property
     def parameters(self) -> tuple[Singles, npt.NDArray[np.integer]]:
         """The scale and the zero point as QuantizeLinear takes them, shape []."""
-        return np.asarray(self.scale), np.asarray(self.zero_point, self.integers.dtype)
+        return np.asarray(self.scale), np.asarray(self.zero_point, self.integers.kept_in.dtype)
+
+    @property
+    def ends(self) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]] | None:
+        """The lowest and the highest level, shape []; None where QuantizeLinear ends there by itself."""
+        if self.integers == self.integers.kept_in:
+            return None
+        dtype = self.integers.kept_in.dtype
+        return np.asarray(self.integers.lowest, dtype), np.asarray(self.integers.highest, dtype)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -106,7 +119,7 @@ class Scale:
     def quantize(self, array: Singles) -> npt.NDArray[np.integer]:
         """Return the levels nearest to `array`, halves to even, as QuantizeLinear does."""
         levels = np.rint(array / self.scale) + self.zero_point
-        return np.asarray(np.clip(levels, self.integers.lowest, self.integers.highest), self.integers.dtype)
+        return np.asarray(np.clip(levels, self.integers.lowest, self.integers.highest), self.integers.kept_in.dtype)
 
 
 ScaleChoice = Mapping[str, Scale]

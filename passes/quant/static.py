@@ -17,7 +17,7 @@ from onnxslim.pipeline.reasons import Reason
 
 from .codes import QuantCode
 from .input_grid import align_inputs
-from .integers import IntegerType
+from .integers import BYTE, IntegerType
 from .plan import QuantPlan
 from .quantizer import Quantizer
 from .static_settings import StaticSettings
@@ -32,7 +32,7 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
     if reason := _reason_against(settings, table):
         return Change(False, (left_alone("model", reason),))
     infer_shapes(model)
-    working, wide = _at_opset(model, settings.weights, settings.integers(table)), settings.wide(table)
+    working, wide = _at_opset(model, settings.weights, settings.integers(table).kept_in), settings.wide(table)
     if isinstance(working, Reason):
         return Change(False, (left_alone("model", working),))
     notes: list[Note] = []
@@ -48,7 +48,8 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
         notes.append(remark("activations", what, f"{table.provider} computes in float on them, and is no faster"))
     levels: tuple[str, ...] = ()
     exact = working
-    if not (table.symmetric or context.samples.synthetic):
+    whole = settings.integers(table).bits >= BYTE
+    if whole and not (table.symmetric or context.samples.synthetic):
         candidate = working.clone()
         levels = align_inputs(candidate, context.draw(settings.samples, "quant: calibration"))
         exact = candidate if levels else working

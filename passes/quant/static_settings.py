@@ -44,9 +44,15 @@ class StaticSettings:
         return WeightSettings(self.saturation, self.per_channel, search, self.weights)
 
     @property
-    def few_bits(self) -> bool:
+    def few_bits_of_weights(self) -> bool:
         """Whether weights have fewer bits than kernels multiply."""
         return self.weights.bits < INT8.bits
+
+    @property
+    def few_bits(self) -> bool:
+        """Whether weights or activations have fewer bits than kernels multiply: not for the time that they take."""
+        own = self.activations.integers
+        return self.few_bits_of_weights or (own is not None and own != own.kept_in)
 
     @property
     def makes_up(self) -> bool:
@@ -59,5 +65,9 @@ class StaticSettings:
 
     def wide(self, table: Int8Table) -> IntegerType | None:
         """What activations become that cost the outputs most; None: as all others."""
-        chosen = self.activations is Activations.AUTO and (self.float_time or self.error < 1)
-        return IntegerType.named(table.wider) if table.wider and chosen else None
+        own = self.integers(table)
+        if not (self.float_time or self.error < 1):
+            return None
+        if own != own.kept_in:
+            return own.kept_in
+        return IntegerType.named(table.wider) if table.wider and self.activations is Activations.AUTO else None

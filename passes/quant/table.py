@@ -103,7 +103,7 @@ class Int8Table:
 
     def fuses(self, integers: IntegerType) -> bool:
         """Return whether products of activations of a type are computed on integers."""
-        return integers.name in self.types
+        return integers.kept_in.name in self.types
 
     def takes(self, integers: IntegerType) -> bool:
         """Return whether activations may be of a type."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from onnxslim.model.constants import constant_tensor
+from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.model.nesting import every_graph, nodes_within
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, has
@@ -87,6 +87,16 @@ def _described(node: ir.Node) -> Iterator[tuple[str, int, int | None]]:
     yield scheme, bits if isinstance(bits, int) else min(integers), data
 
 
+def level_ends(node: ir.Node) -> tuple[int, int] | None:
+    """Return the lowest and the highest level that a node leaves of integers; None where it does not cut them off at
+    constants."""
+    if not has(node, Trait.CLAMPS) or len(node.inputs) < len(("levels", "lowest", "highest")):
+        return None
+    ends = [constant(value) for value in node.inputs[1:3]]
+    low, high = (None if end is None or end.dtype.kind not in "iu" else int(end.reshape(-1)[0]) for end in ends)
+    return None if low is None or high is None or low > high else (low, high)
+
+
 def _is_weight(value: ir.Value | None) -> bool:
     tensor = constant_tensor(value)
     return tensor is not None and len(tensor.shape) >= LEAST_AXES
@@ -101,6 +111,10 @@ def _levels(value: ir.Value | None) -> tuple[int, bool] | None:
     conversion = None if source is None else source.producer()
     if conversion is not None and has(conversion, Trait.CONVERTS):  # of what is stored in fewer bits
         source = conversion.inputs[0]
+    producer = None if source is None else source.producer()
+    cut = None if producer is None else level_ends(producer)
+    if cut is not None:
+        return (cut[1] - cut[0]).bit_length(), False
     if source is None or source.dtype is None:
         return None
     stored = constant_tensor(source) is not None

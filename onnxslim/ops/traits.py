@@ -84,6 +84,8 @@ class Trait(enum.Enum):
     than 1, and cuts that go backwards."""
     RECTIFIES = "rectifies"
     """Negative elements become 0, and the others stay as they are."""
+    CLAMPS = "clamps"
+    """Elements below the second input become it, and elements above the third; either may be missing."""
     TAKES_SLICES = "takes slices"
     """The result is slices of the first input along `axis`, those that the second input lists."""
     DISTRIBUTION = "distribution"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.quantized import level_ends
 from onnxslim.arrays import Array
 from onnxslim.model.constants import constant
 from onnxslim.model.edit import Editor
@@ -103,16 +104,28 @@ class Floats:
         for use in levels.uses():
             if use.idx == 0 and has(use.node, Trait.DEQUANTIZES):
                 return True
-            if use.idx == 0 and has(use.node, Trait.MOVEMENT) and any(map(self._is_read, use.node.outputs)):
+            goes_on = has(use.node, Trait.MOVEMENT) or level_ends(use.node) is not None
+            if use.idx == 0 and goes_on and any(map(self._is_read, use.node.outputs)):
                 return True
         return False
 
     def _clipped(self, graph: ir.Graph, node: ir.Node, scale: Array, zero: Array) -> ir.Value:
         """Return the input of a QuantizeLinear, cut off where its levels end."""
-        source = node.inputs[0]
         info = np.iinfo(zero.dtype)
-        ends = [np.asarray((np.float64(end) - zero) * scale, scale.dtype) for end in (info.min, info.max)]
-        made = ir.Node("", "Clip", [source, *(self._editor.initializer("level", end, graph) for end in ends)], name="")
+        return self._cut(graph, node, node.inputs[0], (info.min, info.max), scale, zero)
+
+    def _cut(
+        self,
+        graph: ir.Graph,
+        node: ir.Node,
+        source: ir.Value | None,
+        ends: tuple[int, int],
+        scale: Array,
+        zero: Array,
+    ) -> ir.Value:
+        """Return a value cut off where levels end, by a node behind another one."""
+        reals = [np.asarray((np.float64(end) - zero) * scale, scale.dtype) for end in ends]
+        made = ir.Node("", "Clip", [source, *(self._editor.initializer("level", end, graph) for end in reals)], name="")
         value = made.outputs[0]
         value.name = self._editor.name(f"{source.name if source else ''}/clipped")
         if source is not None:
@@ -130,6 +143,8 @@ class Floats:
                 own_scale, own_zero = _parameters(node)
                 if _same(own_scale, scale) and _same(own_zero, zero):
                     self._replace(node, floats)
+            elif node.graph is not None and (ends := level_ends(node)) is not None and self._is_read(node.outputs[0]):
+                self._follow(node.outputs[0], self._cut(node.graph, node, floats, ends, scale, zero), scale, zero)
             elif has(node, Trait.MOVEMENT) and node.graph is not None and any(map(self._is_read, node.outputs)):
                 moved = ir.Node(
                     node.domain,

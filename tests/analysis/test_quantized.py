@@ -27,6 +27,12 @@ def model(body: str, **weights: np.ndarray) -> ir.Model:
     [
         (f"{PAIR.format(z='z')} y = MatMul (d, v)", {"w": LEVELS, **SCALE}, ("QDQ", 8, 8)),
         (f"{PAIR.format(z='u')} y = MatMul (d, v)", {"w": LEVELS, "u": np.uint16(9), **SCALE}, ("QDQ", 8, 16)),
+        (
+            "q = QuantizeLinear (x, s, u) c = Clip (q, l, h) d = DequantizeLinear (c, s, u)"
+            " v = DequantizeLinear (w, s, z) y = MatMul (d, v)",
+            {"w": LEVELS, "u": np.uint8(9), "l": np.uint8(0), "h": np.uint8(15), **SCALE},
+            ("QDQ", 8, 4),
+        ),
         ("v = DequantizeLinear (w, s, z) y = MatMul (x, v)", {"w": LEVELS, **SCALE}, ("weight-only", 8, None)),
         (
             "q = QuantizeLinear (x, s, z) m = QLinearMatMul (q, s, z, w, s, z, s, z) y = DequantizeLinear (m, s, z)",
@@ -44,7 +50,7 @@ def model(body: str, **weights: np.ndarray) -> ir.Model:
             ("packed", 4, None),
         ),
     ],
-    ids=["static", "16 bits", "weight-only", "operators", "dynamic", "packed"],
+    ids=["static", "16 bits", "4 bits", "weight-only", "operators", "dynamic", "packed"],
 )
 def test_a_scheme_is_recognised(
     body: str, weights: dict[str, np.ndarray], expected: tuple[str, int, int | None]

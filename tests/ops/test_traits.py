@@ -249,6 +249,11 @@ def test_a_rectifier_cuts_off_what_is_negative(op):
     np.testing.assert_array_equal(run(op, SMALL - 9)[0], np.maximum(SMALL - 9, 0))
 
 
+@pytest.mark.parametrize("op", params(Trait.CLAMPS.ops))
+def test_a_clamp_cuts_off_at_its_second_and_third_input(op):
+    np.testing.assert_array_equal(run(op, SMALL, f32(2), f32(9))[0], np.clip(SMALL, 2, 9))
+
+
 @pytest.mark.parametrize("op", params(Trait.TAKES_SLICES.ops))
 def test_slices_are_those_that_are_listed(op):
     indices = np.array([[2, 0], [1, 1]])

@@ -72,7 +72,8 @@ class TrainingPass(Pass):
     temperature: Annotated[float, "distributions are softened by it before they are compared"] = 1.0
     alpha: Annotated[float, "share of the labels in the loss, where samples have some"] = 0.0
     features: Annotated[
-        tuple[str, ...], "values between that are compared as well, as the file calls them; auto chooses some"
+        tuple[str, ...],
+        "values between that are compared as well, as the file calls them; auto chooses some, attention all maps of it",
     ] = ()
     feature_weight: Annotated[float, "weight of all features together; that of the outputs is 1"] = 1.0
     augment: Annotated[tuple[str, ...], f"changes of images: {', '.join(AUGMENTATIONS)}"] = ()

@@ -146,7 +146,7 @@ class Distillation:
             self.terms = output_terms(student.graph, taught, settings.terms, samples.labelled)
         if not self.terms:
             raise NothingToCompare
-        self.terms += feature_terms(features, taught, settings.terms) if features else []
+        self.terms += feature_terms(student.graph, features, taught, settings.terms) if features else []
 
     def _features(self, teacher: ir.Model | None) -> list[str]:
         if not self.settings.features or teacher is None:

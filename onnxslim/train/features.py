@@ -9,9 +9,11 @@ import onnx_ir as ir
 
 from onnxslim.analysis.specialize import ShapeView
 from onnxslim.errors import BadOptionValue, did_you_mean
+from onnxslim.ops.binding import bind
 from onnxslim.ops.traits import Trait, has
 
 AUTO = "auto"
+ATTENTION = "attention"
 COUNT = 4
 """Features that are chosen where nobody names any: one for each stage of a network, as a rule."""
 
@@ -22,7 +24,8 @@ def choose_features(
     """Return the names of the values that are compared.
 
     Args:
-        asked: Names of values; ``auto`` stands for some sums of residual branches, evenly spread; nothing for nothing.
+        asked: Names of values; ``auto`` stands for some sums of residual branches, evenly spread, and ``attention`` for
+            all maps of attention; nothing for nothing.
         student: The graph of the student.
         teacher: That of the original.
         shapes: Shapes of the values of both, at the size of a batch.
@@ -46,6 +49,8 @@ def choose_features(
             some = sums or alike
             places = np.unique(np.linspace(0, len(some) - 1, min(COUNT, len(some))).round().astype(int))
             chosen += [some[place] for place in places]
+        elif name == ATTENTION and (maps := [value for value in alike if _attends(own[value])]):
+            chosen += maps
         elif name in alike:
             chosen.append(name)
         else:
@@ -54,3 +59,12 @@ def choose_features(
                 hint=did_you_mean(name, alike) + f"there are {', '.join(alike[:6])}",
             )
     return list(dict.fromkeys(chosen))
+
+
+def _attends(value: ir.Value) -> bool:
+    """Whether a value is a map of attention: distributions that other values are multiplied and summed by."""
+    maker = value.producer()
+    if maker is None or not has(maker, Trait.DISTRIBUTION):
+        return False
+    readers = (bind(use.node) for use in value.uses())
+    return any(bound is not None and bound.signature.macs for bound in readers)

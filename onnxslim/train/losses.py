@@ -80,6 +80,8 @@ class LossTerm:
         if self.kind is LossKind.KL_OF_PROBABILITIES:
             target = build.op("Log", build.op("Max", target, SMALLEST_PROBABILITY))
         soft = build.op("LogSoftmax", self._cooled(build, value), axis=self.axis)
+        if self.kind is LossKind.KL_OF_PROBABILITIES:  # what is masked by -inf has no logarithm
+            soft = build.op("Max", soft, float(np.log(SMALLEST_PROBABILITY)))
         wanted = build.op("LogSoftmax", self._cooled(build, target), axis=self.axis)
         missing = build.op("Sub", soft, wanted)
         divergence = _averaged(build, build.op("Mul", build.op("Exp", wanted), missing), self.axis)

@@ -76,18 +76,19 @@ def output_terms(
     ]
 
 
-def feature_terms(names: Sequence[str], taught: Mapping[str, Array], settings: TermSettings) -> list[LossTerm]:
-    """Return a term for each feature, which together weigh `feature_weight`."""
-    return [
-        LossTerm(
-            LossKind.MSE,
-            name,
-            target_of(name),
-            settings.feature_weight / len(names),
-            variance=_spread(taught[name]),
-        )
-        for name in names
-    ]
+def feature_terms(
+    student: ir.Graph, names: Sequence[str], taught: Mapping[str, Array], settings: TermSettings
+) -> list[LossTerm]:
+    """Return a term for each feature, which together weigh `feature_weight`.
+
+    Distributions, as maps of attention are, are compared by their divergence (W. Wang and others, MiniLM: Deep
+    Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers, NeurIPS 2020), all else by
+    squared differences.
+    """
+    values = {value.name or "": value for node in student for value in node.outputs}
+    plain = dataclasses.replace(settings, loss=OutputLoss.AUTO, temperature=1.0)
+    terms = (_output_term(values[name], taught[name], plain) for name in names)
+    return [dataclasses.replace(term, weight=settings.feature_weight / len(names)) for term in terms]
 
 
 def _output_term(output: ir.Value, array: Array, settings: TermSettings) -> LossTerm:

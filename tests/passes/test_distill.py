@@ -66,6 +66,47 @@ def test_a_feature_that_is_none_is_refused() -> None:
     assert "there are a, r, b, s" in str(caught.value.hint)
 
 
+ATTENTION = """<ir_version: 8, opset_import: ["" : 18]> g (float[N,6,8] x) => (float[N,6,8] y) {
+    q = MatMul (x, wq)  k = MatMul (x, wk)  v = MatMul (x, wv)  t = Transpose <perm = [0, 2, 1]> (k)
+    s = MatMul (q, t)  m = Where (mask, s, hidden)  a = Softmax <axis = -1> (m)  y = MatMul (a, v) }"""
+
+
+def attention(noise: float = 0.0) -> ir.Model:
+    """Return one head that sees what is before, and nothing behind: the rest is masked by -inf."""
+    random = np.random.default_rng(3)
+    weights = {name: random.standard_normal((8, 8)).astype(np.float32) / 3 for name in ("wq", "wk", "wv")}
+    shaken = {
+        name: array + noise * np.random.default_rng(4).standard_normal((8, 8)).astype(np.float32) / 3
+        for name, array in weights.items()
+    }
+    return from_text(ATTENTION, **shaken, mask=np.tri(6, dtype=bool), hidden=np.float32(-np.inf))
+
+
+def test_maps_of_attention_are_compared_as_distributions() -> None:
+    data = {"x": np.random.default_rng(0).standard_normal((128, 6, 8)).astype(np.float32)}
+
+    def apart(student: ir.Model) -> float:
+        """Return how far the maps are from those of the teacher: the greatest difference of probabilities."""
+        maps = []
+        for each in (student, attention()):
+            probe = each.clone()
+            probe.graph.outputs.append(next(node.outputs[0] for node in probe.graph if node.op_type == "Softmax"))
+            maps.append(Session.of(probe).run(data)["a"])
+        return float(np.abs(maps[0] - maps[1]).mean())
+
+    student = attention(0.7)
+    before = apart(student)
+    options = dataclasses.replace(FAST, features=("attention",), feature_weight=10.0, epochs=20)
+    change = distilled(options, student, attention(), data)
+    assert change.modified
+    assert apart(student) < 0.3 * before
+
+
+def test_a_model_without_attention_has_no_maps_of_it() -> None:
+    with pytest.raises(BadOptionValue, match="'attention'"):
+        distilled(dataclasses.replace(FAST, features=("attention",)), network(), network())
+
+
 def test_labels_count_where_they_are_given_a_share() -> None:
     student, teacher = network(noise=0.4), network()
     labels = np.full(128, 2)  # of no use, so that it shows: every image is of one class

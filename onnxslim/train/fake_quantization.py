@@ -250,8 +250,13 @@ class _StudentWriter:
         count = _array(scale).size
         shape = [count if place == stored.axis else 1 for place in range(stored.real.ndim)] if count > 1 else []
         spread = self._add("Reshape", [own, self._editor.initializer("shape", np.array(shape, np.int64))], node)
-        limits = [self._editor.initializer("limit", np.asarray(x - stored.zero.max(), np.float32)) for x in (low, high)]
-        held = self._add("Clip", [self._add("Div", [real, spread], node), *limits], node)
+        ratio = self._add("Div", [real, spread], node)
+        offset = stored.zero.reshape(-1)[:1].reshape(()) if np.ptp(stored.zero) == 0 else stored.zero
+        least, most = (self._editor.initializer("limit", np.asarray(end - offset, np.float32)) for end in (low, high))
+        if offset.ndim:  # each channel ends elsewhere
+            held = self._add("Min", [self._add("Max", [ratio, least], node), most], node)
+        else:
+            held = self._add("Clip", [ratio, least, most], node)
         unit = self._editor.initializer("unit", np.ones((), np.float32))
         none = self._editor.initializer("none", np.zeros((), np.int8))
         levels = self._add("QuantizeLinear", [held, unit, none], node)

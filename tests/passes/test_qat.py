@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -54,6 +55,20 @@ def test_a_student_gives_what_the_quantized_model_gives(options: dict[str, str])
     expected = Session.of(model, optimize=False).run(feeds)["y"]
     found = Session.of(student.model, optimize=False).run(feeds)["y"]
     np.testing.assert_allclose(found, expected, atol=0.02 * float(np.abs(expected).max()))
+
+
+def test_levels_of_each_channel_end_where_its_zero_point_says() -> None:
+    levels, zeros = np.array([[-8, 7], [-8, 7]]), np.array([-8, 5])
+    model = from_text(
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[N,2] x) => (float[N,2] y) {
+            w = DequantizeLinear <axis = 0> (levels, scale, zero)  y = MatMul (x, w) }""",
+        levels=levels.astype(ml_dtypes.int4),
+        zero=zeros.astype(ml_dtypes.int4),
+        scale=np.array([0.5, 0.25], np.float32),
+    )
+    student = quantized_student(model, model.clone())
+    found = Session.of(student.model, optimize=False).run({"x": np.eye(2, dtype=np.float32)})["y"]
+    np.testing.assert_array_equal(found, (levels - zeros[:, None]) * np.array([[0.5], [0.25]]))
 
 
 def test_what_was_not_trained_is_written_back_as_it_was() -> None:

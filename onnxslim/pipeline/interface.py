@@ -201,6 +201,8 @@ class Context:
     """Which parts of the samples were used, and what for; `draw` adds to it, for the report."""
     observations: Observations = dataclasses.field(default_factory=Observations)
     """What a pass found out about the model that it is given, for its next try at another strength."""
+    behind: tuple[Pass, ...] = ()
+    """The passes that will run behind this one: a pass that trains on its way does so as they are asked to."""
 
     def observed(self, key: Hashable, observe: Callable[[], _T]) -> _T:
         """Return what `observe` returns, or returned when the same pass was tried on the same model before.

@@ -174,7 +174,8 @@ def _in_turn(
         deferred = whole is not None and number < group[-1] and step.judged_as is Kind.LOSSY
         allowed = whole if whole is not None else _allowed(step, current, judge, passes[number + 1 :])
         judged = not deferred and step.judged_as is Kind.LOSSY
-        stage = _stage(step, current, judge, context, allowed if judged else None, done=[*done, *stages])
+        here = dataclasses.replace(context, behind=tuple(passes[number + 1 :]))
+        stage = _stage(step, current, judge, here, allowed if judged else None, done=[*done, *stages])
         stages.append(stage.judged_with(passes[group[-1]] if deferred else None))
         current = stage.after
     return stages
@@ -272,7 +273,8 @@ def _with_what_is_left(stages: list[Stage], judge: Judge, context: Context) -> l
     here = judge.loss(stage.after)
     used = 0.0 if here is None else max(0.0, here.value)
     allowed = Allowance(min(budget, used + GIVEN * left), budget, judge.request.confidence)
-    again = _stage(stage.asked, stage.before, judge, context, allowed, known=stage.outcome)
+    followed = _followed_by(stages[index + 1 :], context)
+    again = _stage(stage.asked, stage.before, judge, followed, allowed, known=stage.outcome)
     if not again.kept or again.outcome.form.strength == stage.outcome.form.strength:
         return stages
     again = dataclasses.replace(again, seconds=again.seconds + stage.seconds)
@@ -291,13 +293,14 @@ def _again(
     `with_slow` runs those, too, that were rolled back because they made the model slower.
     """
     found: list[Stage] = []
-    for stage in stages:
+    for number, stage in enumerate(stages):
         if not (stage.kept or (with_slow and stage.slow)):
             found.append(dataclasses.replace(stage, before=current))
             continue
         form = stage.outcome.form
         allowed = _all_of_it(judge) if stage.lossy and stage.later is None else None
-        again = _stage(form.step, current, judge, context, allowed, fixed=form.strength)
+        here = _followed_by(stages[number + 1 :], context)
+        again = _stage(form.step, current, judge, here, allowed, fixed=form.strength)
         if stage.kept and stage.lossy and not again.kept:
             return None
         again = dataclasses.replace(again, asked=stage.asked, seconds=again.seconds + stage.seconds)
@@ -308,6 +311,11 @@ def _again(
         lost = judge.loss(current)  # what won back before may not have done so now
         return found if lost is not None and budget.holds(lost) else None
     return found
+
+
+def _followed_by(stages: Sequence[Stage], context: Context) -> Context:
+    """Return the context of a pass that is run once more, with those behind it."""
+    return dataclasses.replace(context, behind=tuple(stage.asked for stage in stages))
 
 
 def _all_of_it(judge: Judge) -> Allowance | None:

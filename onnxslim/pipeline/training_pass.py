@@ -95,6 +95,11 @@ class TrainingPass(Pass):
         check_augmentations(self.augment)
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it trains the weights of whatever model it is given, so that it may run between steps of a pass."""
+        return False
+
+    @property
     def settings(self) -> DistillationSettings:
         """What the options say of the training."""
         return DistillationSettings(

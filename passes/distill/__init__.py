@@ -51,6 +51,11 @@ class Distill(TrainingPass):
         self.check_counts("windows")
 
     @property
+    def goes_on(self) -> bool:
+        """Unless a student takes the place of the model."""
+        return self.student is None
+
+    @property
     def settings(self) -> DistillationSettings:
         """What the options say of the training; a student that may know nothing starts at a larger rate."""
         settings = super().settings

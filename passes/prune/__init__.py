@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.cost import measure_cost
-from onnxslim.analysis.coupling import FrozenAxis, couple, frozen
+from onnxslim.analysis.coupling import FrozenAxis, couple, frozen, groups
 from onnxslim.analysis.linear_layer import label
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
@@ -28,6 +28,7 @@ from .criterion import OBSERVING, Criterion
 from .cutting import cut
 from .exact import remove_exactly
 from .group_filter import GroupFilter, PruneCode, Units
+from .iterated import CutSchedule, StepShare, cut_in_steps, distillation_between
 from .layers import layer_changes
 from .ranking import Ranker
 from .recovery import compensate, fit_again, kept
@@ -67,20 +68,28 @@ class Prune(Pass):
     exclude: Exclude = ()
     compensate: Annotated[bool, "add what removed channels are on average to the biases that follow"] = True
     refit: Annotated[bool, "fit the weights that read fewer channels to the outputs of before, in closed form"] = True
+    steps: Annotated[int, "cut in so many steps, and train between them"] = 1
+    schedule: Annotated[CutSchedule, "what is left behind each step: equal shares of the last, or of the whole"] = (
+        CutSchedule.GEOMETRIC
+    )
+    epochs: Annotated[
+        int, "how often each sample is seen between two steps; all else is as the distill behind has it"
+    ] = 2
 
     def __post_init__(self) -> None:
         given = [share.value for share in Share if getattr(self, share.value) is not None]
         self.check_shares(*given, "most")
-        self.check_counts("align", "minimum")
+        self.check_counts("align", "minimum", "steps", "epochs")
         if len(given) > 1:
             raise BadOptionValue(
                 f"{' and '.join(given)} are given, and one share can be reached",
                 where="prune",
                 hint="give one of ratio, params, size and latency",
             )
-        if self.exact and (given or self.per_layer):
+        if self.exact and (given or self.per_layer or self.steps > 1):
+            asked = [*given, "per_layer" if self.per_layer else "steps"][0]
             raise BadOptionValue(
-                f"exact removes all that is to be had, and {[*given, 'per_layer'][0]} asks for a share",
+                f"exact removes all that is to be had, and {asked} asks for a share",
                 where="prune",
                 hint="give exact alone, or a share; two passes, exact first, do both",
             )
@@ -108,13 +117,38 @@ class Prune(Pass):
         """Cut `model` in place.
 
         Raises:
+            NotDifferentiable: It is cut in steps, and an op between its weights and the outputs has no gradient.
             RunError: The model does not run on the calibration samples.
         """
         apart = untie_vectors(model)
         infer_shapes(model)
-        change = self._exactly(model, context) if self.exact else self._by_share(model, context)
+        if self.exact:
+            change = self._exactly(model, context)
+        elif self.steps > 1:
+            change = self._in_steps(model, context)
+        else:
+            change = self._by_share(model, context, lambda cost: self._share()[1], self._limits)
         retie_vectors(model, apart)
         return change
+
+    def _in_steps(self, model: ir.Model, context: Context) -> Change:
+        def train(number: int, cut_model: ir.Model, context: Context) -> Change:
+            return distillation_between(context.behind, self.epochs, number).run(cut_model, context)
+
+        limits = self._limits.beginning_with(groups(couple(model)))
+
+        def cut_once(cut_model: ir.Model, context: Context, share: StepShare) -> Change:
+            return self._by_share(cut_model, context, share, limits)
+
+        sizes = {name: array.shape for name, array in context.samples.first().items()}
+        before = specialize_shapes(model, sizes)
+        left = self.schedule.left(self._share()[1], self.steps)
+        change = cut_in_steps(model, context, left, cut_once, train)
+        after = specialize_shapes(model, sizes)
+        macs = 1 - measure_cost(after).macs / max(measure_cost(before).macs, 1)
+        whole = Note("model", f"{macs:.1%} of the MACs removed in {self.steps} steps")
+        notes = (whole, *change.notes) if change.modified else change.notes
+        return dataclasses.replace(change, notes=notes, layers=layer_changes(before, after))
 
     def _exactly(self, model: ir.Model, context: Context) -> Change:
         # Without a check there is no sample: sizes that are symbolic then count as 1.
@@ -140,10 +174,9 @@ class Prune(Pass):
             notes += [Note(name, f"{count} {what} channels removed", reason) for name, count in counts.items() if count]
         return Change(True, tuple(notes), layer_changes(before, specialize_shapes(model, sizes)))
 
-    def _by_share(self, model: ir.Model, context: Context) -> Change:
+    def _by_share(self, model: ir.Model, context: Context, share: StepShare, limits: Limits) -> Change:
         coupling = couple(model)
         notes = [_note(axis) for axis in frozen(coupling)]
-        limits = Limits(self.align, self.most, self.minimum)
         selection = Selection(self.include, self.exclude, model, context.original)
         found, uncut = GroupFilter(selection, self.units, limits)(coupling)
         notes += uncut
@@ -173,7 +206,7 @@ class Prune(Pass):
             "importance", lambda: ranker.importance(criterion, sensitivity=self.sensitivity)
         )
         notes += remarks
-        budget = CutBudget.of(self._share(), model, coupling, sized, found, limits, context)
+        budget = CutBudget.of(self._share()[0], share, model, coupling, sized, found, limits, context)
 
         def allotted(target: float) -> Choice:
             choose = allocate_evenly if self.per_layer else allocate
@@ -196,11 +229,16 @@ class Prune(Pass):
         for group, taken in zip(found, choice.taken, strict=True):
             if taken:
                 width, count = group.width, len(group.roots)
-                step = limits.step(count * width)
+                step = limits.step(limits.length(group))
                 small = f"steps of {step}: align={self.align} is more than a quarter of them"
                 widths = f"{count * width} -> {(count - taken) * width} channels"
                 done.append(Note(group.name, widths, small if step < self.align else ""))
         return Change(True, (*done, *notes), layer_changes(sized, after))
+
+    @property
+    def _limits(self) -> Limits:
+        """What every group keeps."""
+        return Limits(self.align, self.most, self.minimum)
 
     def _share(self) -> tuple[Share, float]:
         """Return what is to be reached."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -40,6 +40,19 @@ class Limits:
     """The share of a group that may go at most."""
     minimum: int = 1
     """Channels that stay at least."""
+    lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """How long the axes of a group were before all cuts, by its name, where this cut is not the first."""
+
+    def length(self, group: ChannelGroup) -> int:
+        """Return how long the axes of a group were before all cuts."""
+        return max(len(group.roots) * group.width, self.lengths.get(group.name, 0))
+
+    def beginning_with(self, groups: Iterable[ChannelGroup]) -> Limits:
+        """Return the same limits for several cuts, of which the first is one of these groups."""
+        lengths: dict[str, int] = {}
+        for group in groups:
+            lengths[group.name] = max(self.length(group), lengths.get(group.name, 0))
+        return dataclasses.replace(self, lengths=lengths)
 
     def step(self, length: int) -> int:
         """Return what lengths are kept at multiples of, of axes that are this long.
@@ -53,11 +66,12 @@ class Limits:
 def blocks(group: ChannelGroup, limits: Limits) -> list[int]:
     """Return how many channels go at once, block by block: the first brings the length to a multiple of the step."""
     count = len(group.roots)
-    align = limits.step(count * group.width)
+    whole = limits.length(group)
+    align = limits.step(whole)
     step = align // math.gcd(align, group.width)
     if count * group.width < 2 * align:
         return []
-    least = max(step, math.ceil(count * (1 - limits.most)), math.ceil(limits.minimum / group.width))
+    least = max(step, math.ceil(whole / group.width * (1 - limits.most)), math.ceil(limits.minimum / group.width))
     result: list[int] = []
     left = count
     while left - (take := left % step or step) >= least:

@@ -59,7 +59,8 @@ class CutBudget:
     @classmethod
     def of(
         cls,
-        share: tuple[Share, float],
+        kind: Share,
+        share: Callable[[float], float],
         model: ir.Model,
         coupling: Coupling,
         sized: ir.Model,
@@ -69,12 +70,12 @@ class CutBudget:
     ) -> CutBudget:
         """Return the budget of a model: the share of a quantity that is to go; for milliseconds its layers are timed.
 
-        In `sized`, a copy of the model, symbolic dimensions have the sizes of a sample.
+        `share` gives it, told how much of the quantity there is. In `sized`, a copy of the model, symbolic dimensions
+        have the sizes of a sample.
 
         Raises:
             RunError: The model does not run on the samples.
         """
-        kind, part = share
         cost: RemainingCost
         if kind is Share.MILLISECONDS:
             feeds = context.samples.first()
@@ -93,7 +94,8 @@ class CutBudget:
             cost = macs_left(coupling, sized)
         else:
             cost = weights_left(coupling, model, in_bytes=kind is Share.BYTES)
-        return cls(kind, part, cost, cost(np.zeros(coupling.labels.count, np.bool_)), context)
+        there = cost(np.zeros(coupling.labels.count, np.bool_))
+        return cls(kind, share(there), cost, there, context)
 
     @property
     def what(self) -> str:
@@ -103,7 +105,7 @@ class CutBudget:
     @property
     def asked(self) -> str:
         """The share as the option gives it."""
-        return f"{self.kind.value}={self.share}"
+        return f"{self.kind.value}={self.share:.4g}"
 
     def reach(self, allotted: Callable[[float], Choice]) -> Choice:
         """Return the choice of channels that saves the share; `allotted` makes one that saves so much by the cost.

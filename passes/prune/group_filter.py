@@ -81,7 +81,7 @@ class GroupFilter:
                 return Reason(PruneCode.UNITS, (self.units.value,))
         if self.limits is not None and not blocks(group, self.limits):
             count = len(group.roots) * group.width
-            if count < 2 * self.limits.step(count):
+            if count < 2 * self.limits.step(self.limits.length(group)):
                 return Reason(PruneCode.TOO_FEW, (count,))
             return Reason(PruneCode.LIMITS, (count, self.limits.minimum, self.limits.most))
         return None

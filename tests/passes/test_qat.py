@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import ml_dtypes
@@ -16,6 +17,7 @@ from onnxslim.passes.simplify import Simplify
 from sample_models import from_text
 from story import make_context, nodes_of
 
+import onnxslim
 from onnxslim.analysis.quantized import quantized_layers
 from onnxslim.pipeline.interface import NoteKind
 from onnxslim.pipeline.options import make_pass
@@ -183,3 +185,63 @@ def test_what_is_excluded_keeps_its_scale() -> None:
     assert dataclasses.replace(FAST, exclude=(str(weight),)).run(model, make_context(teacher, images())).modified
     for name, array in zip((weight, scale), before, strict=True):
         np.testing.assert_array_equal(model.graph.initializers[name].const_value.numpy(), array)  # type: ignore[union-attr,index]
+
+
+CUT = "prune:ratio=0.4:align=1:compensate=false:refit=false:sensitivity=false"
+ROUNDED = "quant:float_time=0,qat:epochs=8:batch=16:rate=0.002"
+
+
+def stored(model: ir.Model) -> list[np.ndarray]:
+    """Return the integers of weights."""
+    return [each.integers.const_value.numpy() for each in quantized_student(model, model.clone()).stored]  # type: ignore[union-attr]
+
+
+def widths(model: ir.Model) -> list[int]:
+    """Return how many channels come out of its convolutions."""
+    return [len(array) for array in stored(model) if array.ndim == 4]
+
+
+def test_what_pruning_and_rounding_have_cost_is_won_back_in_one_training(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnxslim.save_model(network(), path)
+    rounded, joint = (
+        onnxslim.optimize(path, passes=passes, data=images(), measure=False, goal="size").model
+        for passes in (f"{CUT},{ROUNDED.split(',')[0]}", f"{CUT},{ROUNDED}")
+    )
+    assert widths(joint) == widths(rounded)
+    assert max(widths(joint)) < 8
+    assert error(joint, network()) < 0.5 * error(rounded, network())
+
+
+def test_zeros_that_were_made_on_purpose_stay_zero_while_rounded_weights_are_trained(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnxslim.save_model(network(), path)
+    before, after = (
+        onnxslim.optimize(path, passes=passes, data=images(), measure=False, goal="size").model
+        for passes in ("sparsify:ratio=0.7,quant:float_time=0", f"sparsify:ratio=0.7,{ROUNDED}")
+    )
+    pairs = zip(stored(before), stored(after), strict=True)
+    sparse = [(one, other) for one, other in pairs if np.mean(one == 0) > 0.5]
+    assert sparse
+    assert all(not other[one == 0].any() for one, other in sparse)
+    assert any((one != other).any() for one, other in sparse)
+
+
+def test_pruning_and_quantizing_may_take_turns(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnxslim.save_model(network(), path)
+    once = f"{CUT.replace('0.4', '0.25')},{ROUNDED}"
+    result = onnxslim.optimize(
+        path, passes=f"{once},dequantize,{once}", as_written=True, data=images(), measure=False, goal="size"
+    )
+    records = result.report.passes
+    assert [record.name for record in records if record.kept].count("qat") == 2
+    cuts = [
+        {layer.layer: (layer.before, layer.after) for layer in record.layers}
+        for record in records
+        if record.name == "prune"
+    ]
+    assert any(
+        first[1] == cuts[1][layer][0] > cuts[1][layer][1] for layer, first in cuts[0].items() if layer in cuts[1]
+    )
+    assert widths(result.model)

@@ -48,8 +48,6 @@ from onnxslim.train.step import OLDEST_OPSET
 from onnxslim.train.terms import OutputLoss, TermSettings
 
 BY_LABELS = TermSettings(OutputLoss.AUTO, 1.0, 1.0, 0.0)
-MIXES = "mixup"
-"""The augmentation after which the label of an image is that of no image."""
 FOLDING = "simplify"
 """The pass that folds BatchNormalizations into the layers before them."""
 
@@ -83,7 +81,7 @@ class TrainingRequest:
     """How a model is trained.
 
     Raises:
-        BadOptionValue: A number is out of range, or an augmentation changes labels.
+        BadOptionValue: A number is out of range.
         UsageError: There is no such augmentation.
     """
 
@@ -110,9 +108,6 @@ class TrainingRequest:
         self._check(("warmup",), lambda value: 0 <= value <= 1, "a share from 0 to 1")
         self._check(("held_out",), lambda value: 0 < value < 1, "a share between 0 and 1, both excluded")
         check_augmentations(self.augment)
-        if MIXES in self.augment:
-            what = f"after {MIXES} the label of an image is that of no image"
-            raise BadOptionValue(what, where="--augment", hint="leave it out: it is for optimize -p distill")
 
     def _check(self, names: Sequence[str], holds: Callable[[float], bool], allowed: str) -> None:
         for name in names:

@@ -16,7 +16,7 @@ import onnx.parser
 import onnx_ir as ir
 
 from onnxslim.arrays import Array
-from onnxslim.errors import UsageError, did_you_mean
+from onnxslim.errors import BadOptionValue, UsageError, did_you_mean
 from onnxslim.model.inlining import inline_functions
 from onnxslim.runtime.session import OpenSession
 
@@ -76,6 +76,12 @@ AUGMENTATIONS: Mapping[str, Draw] = {
 """What each function takes, in the order in which they are applied."""
 
 
+MIXES = frozenset({"mixup"})
+"""Those after which a label is that of no image."""
+MOVES = frozenset({"flip", "shift"})
+"""Those after which labels of pixels are those of others."""
+
+
 def check_augmentations(names: Sequence[str]) -> None:
     """Check names of augmentations.
 
@@ -86,6 +92,23 @@ def check_augmentations(names: Sequence[str]) -> None:
         if name not in AUGMENTATIONS:
             hint = f"{did_you_mean(name, AUGMENTATIONS)}there are {', '.join(AUGMENTATIONS)}"
             raise UsageError(f"there is no augmentation {name!r}", hint=hint)
+
+
+def check_labels_stay(names: Sequence[str], rank: int) -> None:
+    """Check that labels stay true after augmentations.
+
+    Args:
+        names: Of augmentations.
+        rank: Axes of the labels of a batch; three or more are labels of pixels.
+
+    Raises:
+        BadOptionValue: They do not.
+    """
+    wrong = [name for name in names if name in MIXES or (rank > 2 and name in MOVES)]
+    if wrong:
+        what = f"after {wrong[0]} labels are not true any more"
+        hint = "leave it out: it is for training towards another model, without labels"
+        raise BadOptionValue(f"augment is {'+'.join(names)}, and {what}", hint=hint)
 
 
 class Augmentation:

@@ -18,8 +18,8 @@ from onnxslim.errors import BadOptionValue
 from onnxslim.observe.probe import run_on, truncated
 from onnxslim.runtime.blocked import block_width
 from onnxslim.runtime.session import CPU, OpenSession, Session
-from onnxslim.train.augmentation import Augmentation
-from onnxslim.train.batches import ShuffledBatches, in_order, several_shapes
+from onnxslim.train.augmentation import Augmentation, check_labels_stay
+from onnxslim.train.batches import LABELS, ShuffledBatches, in_order, several_shapes
 from onnxslim.train.features import choose_features
 from onnxslim.train.labels import label_terms, read_labels
 from onnxslim.train.loop import Course, Evaluation, RunnableStep, Trained, digest_of, train
@@ -97,6 +97,7 @@ class Distillation:
         statistics: Names of means and variances of BatchNormalizations that follow those of the batches.
 
     Raises:
+        BadOptionValue: Labels count, and are not true any more after an augmentation.
         DataError: There is no teacher, and labels are missing, or fit no output.
         FewSamples: See there.
         NothingToCompare: See there.
@@ -146,6 +147,8 @@ class Distillation:
             self.terms = output_terms(student.graph, taught, settings.terms, samples.labelled)
         if not self.terms:
             raise NothingToCompare
+        if first.labels is not None and any(term.target == LABELS for term in self.terms):
+            check_labels_stay(settings.augment, first.labels.ndim)
         self.terms += feature_terms(student.graph, features, taught, settings.terms) if features else []
 
     def _features(self, teacher: ir.Model | None) -> list[str]:

@@ -65,7 +65,7 @@ def changed(x: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     """Return images that are flipped, half of them, and shifted."""
     count, _, height, width = x.shape
     flipped = torch.tensor(random.random(count) < 0.5)[:, None, None, None]
-    x = functional.pad(torch.where(flipped, x.flip(3), x), [FARTHEST] * 4)
+    x = functional.pad(torch.where(flipped, x.flip(3), x), [FARTHEST] * 4, mode="replicate")
     places = random.integers(0, 2 * FARTHEST + 1, (count, 2))
     return torch.stack([image[:, y : y + height, z : z + width] for image, (y, z) in zip(x, places, strict=True)])
 

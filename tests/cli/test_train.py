@@ -95,7 +95,7 @@ def test_a_text_without_weights_learns_numbers_and_goes_on_from_them(onnxslim, t
         ({"options": ("--epochs", 0)}, "--epochs: it is 0"),
         ({"options": ("--held-out", 1)}, "--held-out: it is 1"),
         ({"options": ("--rate", "nan")}, "--rate"),
-        ({"options": ("--augment", "mixup")}, "--augment: after mixup"),
+        ({"options": ("--augment", "mixup")}, "after mixup labels are not true any more"),
         ({"options": ("--augment", "flop")}, "no augmentation 'flop'"),
         ({"options": ("--augment", "flip")}, "augment is flip"),
         ({"options": ("--rate", 1e9, "--optimizer", "sgd")}, "the loss ran away"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxslim.errors import UsageError
+from onnxslim.errors import BadOptionValue, UsageError
 from onnxslim.runtime.session import Session
-from onnxslim.train.augmentation import AUGMENTATIONS, Augmentation, augmentation_model
+from onnxslim.train.augmentation import AUGMENTATIONS, Augmentation, augmentation_model, check_labels_stay
 
 IMAGES = np.random.default_rng(0).standard_normal((16, 3, 8, 12)).astype(np.float32)
 
@@ -73,3 +73,11 @@ def test_a_name_that_nobody_knows_is_refused() -> None:
     with pytest.raises(UsageError, match="no augmentation 'flipp'") as caught:
         Augmentation(["flipp"], "x", Session.of)
     assert "flip" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("names", "rank", "wrong"), [(("mixup",), 1, "mixup"), (("noise", "flip"), 3, "flip")])
+def test_labels_that_an_augmentation_makes_untrue_are_told(names: tuple[str, ...], rank: int, wrong: str) -> None:
+    check_labels_stay(("flip", "shift", "cutout", "noise"), 1)
+    check_labels_stay(("noise",), 3)
+    with pytest.raises(BadOptionValue, match=f"after {wrong} labels are not true"):
+        check_labels_stay(names, rank)

@@ -32,7 +32,7 @@ class Qat(TrainingPass):
     """Train the weights and scales of a quantized model, which stays one; samples need no labels."""
 
     name: ClassVar[str] = "qat"
-    after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank", "sparsify", "distill", "quant")
+    after: ClassVar[tuple[str, ...]] = ("dequantize", "prune", "lowrank", "sparsify", "distill", "quant", "reconstruct")
     usual_rate: ClassVar[dict[OptimizerKind, float]] = {
         OptimizerKind.SGD: 1e-3,
         OptimizerKind.ADAM: 1e-4,

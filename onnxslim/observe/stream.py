@@ -35,11 +35,18 @@ class Stream:
             values of the same names.
         batches: The samples of each run; two streams may share them.
         open_session: Opens a model on the target.
+        order: The nodes in the order in which they are to run; None: each as early as its inputs allow.
     """
 
-    def __init__(self, model: ir.Model, batches: Sequence[Batch], open_session: OpenSession) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        batches: Sequence[Batch],
+        open_session: OpenSession,
+        order: Sequence[ir.Node] | None = None,
+    ) -> None:
         self._model = model
-        self.order = early_order(model.graph)
+        self.order = early_order(model.graph) if order is None else list(order)
         """The nodes in the order in which they run."""
         self._open = open_session
         self._place = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -28,6 +29,25 @@ class TrainingBatch:
     labels: Array | None
 
 
+class TrainingBatches(Protocol):
+    """The batches of a training, without end, and the same for the same seed."""
+
+    @property
+    def size(self) -> int:
+        """Samples of a batch."""
+
+    @property
+    def seed(self) -> int:
+        """What decides their order."""
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+
+    def starting(self, step: int) -> Iterator[TrainingBatch]:
+        """Yield the batches from a step on."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ShuffledBatches:
     """All samples in random order, epoch after epoch."""
@@ -45,6 +65,11 @@ class ShuffledBatches:
                 where=self.samples.source,
                 hint="give more samples, or a smaller batch",
             )
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        return self.samples.count
 
     @property
     def per_epoch(self) -> int:

@@ -12,7 +12,7 @@ Inference, CVPR 2018; S. K. Esser and others, Learned Step Size Quantization, IC
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
 import numpy as np
 import onnx_ir as ir
@@ -128,7 +128,12 @@ class QuantizedStudent:
         Args:
             trained: Parameters; what is missing stays as it was.
         """
-        reals = {stored: trained.get(stored.name, stored.real) for stored in self.stored}
+        moved = {scale for scale, name in self.factors.items() if name in trained}
+        reals = {
+            stored: trained.get(stored.name, stored.real)
+            for stored in self.stored
+            if stored.is_bias or stored.name in trained or stored.node.inputs[1] in moved
+        }
         for scale, name in self.factors.items():
             if name in trained:
                 overwrite(scale, _array(scale) * np.exp(trained[name]))
@@ -144,20 +149,26 @@ class QuantizedStudent:
             overwrite(stored.integers, stored.rounded(real))
 
 
-def quantized_student(model: ir.Model, base: ir.Model) -> QuantizedStudent:
+Rounder = Callable[[Editor, StoredIntegers, ir.Node], ir.Value]
+"""Inserts what makes a weight before the node that made it of integers; the initializer that is trained has the name of
+what is stored."""
+
+
+def quantized_student(model: ir.Model, base: ir.Model, rounder: Rounder | None = None) -> QuantizedStudent:
     """Return a student of a quantized model; without stored integers where it is not quantized.
 
     Args:
         model: In QDQ form. It is not changed here, but by `QuantizedStudent.write`.
         base: A copy of it, with values of the same names, at an operator set that is trained; changed in place.
+        rounder: Makes the weights that the student multiplies by; None: real numbers are rounded in each step.
     """
-    found = tuple(_stored(model.graph))
+    found = tuple(stored_integers(model.graph))
     scales = {
         scale.name or "": scale
         for node in having([model.graph], Trait.QUANTIZES, Trait.DEQUANTIZES)
         if (scale := node.inputs[1]) is not None and _is_learned(node, scale)
     }
-    writer = _StudentWriter(base, scales)
+    writer = _StudentWriter(base, scales, rounder)
     nodes = {node.outputs[0].name: node for node in base.graph}
     stored = tuple(writer.unround(kept, nodes[kept.node.outputs[0].name]) for kept in found)
     for node in having([base.graph], Trait.QUANTIZES, Trait.DEQUANTIZES):
@@ -169,7 +180,7 @@ def quantized_student(model: ir.Model, base: ir.Model) -> QuantizedStudent:
     return QuantizedStudent(base, (*writer.reals.values(), *factors.values()), stored, factors)
 
 
-def _stored(graph: ir.Graph) -> Iterator[StoredIntegers]:
+def stored_integers(graph: ir.Graph) -> Iterator[StoredIntegers]:
     """Yield the weights and biases of a graph that are stored as integers, each scale for a tensor or along an axis."""
     for node in having([graph], Trait.DEQUANTIZES):
         source = node.inputs[0]
@@ -198,10 +209,11 @@ def _is_learned(node: ir.Node, scale: ir.Value) -> bool:
 class _StudentWriter:
     """Puts real numbers and learned scales into a student."""
 
-    def __init__(self, base: ir.Model, scales: Mapping[str, ir.Value]) -> None:
+    def __init__(self, base: ir.Model, scales: Mapping[str, ir.Value], rounder: Rounder | None) -> None:
         self._editor = Editor(base)
         self._graph = base.graph
         self._scales = scales
+        self._rounder = rounder
         self._grown: dict[str, ir.Value] = {}
         self.factors: dict[str, str] = {}
         self.reals: dict[tuple[ir.Value, ir.Value | None], str] = {}
@@ -226,6 +238,11 @@ class _StudentWriter:
             What was given, with the name that its real numbers have in the student.
         """
         key = stored.integers, stored.node.inputs[1]
+        if self._rounder is not None and not stored.is_bias:
+            made = self._rounder(self._editor, stored, node)
+            node.outputs[0].replace_all_uses_with(made)
+            self._graph.remove(node, safe=True)
+            return stored
         if key not in self.reals:
             self.reals[key] = self._editor.initializer(stored.name, stored.real).name or ""
         real = self._graph.initializers[self.reals[key]]

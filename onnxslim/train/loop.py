@@ -16,7 +16,7 @@ from onnxslim.arrays import Array
 from onnxslim.errors import DataError, ValuesNotFinite
 from onnxslim.runtime.resident import ResidentState
 from onnxslim.runtime.session import Session
-from onnxslim.train.batches import LABELS, ShuffledBatches, TrainingBatch
+from onnxslim.train.batches import LABELS, TrainingBatch, TrainingBatches
 from onnxslim.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from onnxslim.train.optimizer import Optimizer
 from onnxslim.train.schedule import Schedule
@@ -122,7 +122,7 @@ def train(
     step: RunnableStep,
     evaluation: RunnableStep,
     weights: Mapping[str, Array],
-    batches: ShuffledBatches,
+    batches: TrainingBatches,
     held_out: Sequence[TrainingBatch],
     course: Course,
     tell: Tell = lambda step, steps, evaluation: None,
@@ -253,10 +253,10 @@ def _not_finite(of_what: str) -> ValuesNotFinite:
     return ValuesNotFinite(f"the loss is not finite {of_what}", where="the calibration samples", hint=hint)
 
 
-def fingerprint_of(told: str, course: Course, batches: ShuffledBatches) -> str:
+def fingerprint_of(told: str, course: Course, batches: TrainingBatches) -> str:
     """Return a digest of a training: of its course, its order of samples, and what else is told."""
     course = dataclasses.replace(course, checkpoint=None, seconds=None)
-    parts: Iterable[object] = (told, course, batches.size, batches.seed, batches.samples.count)
+    parts: Iterable[object] = (told, course, batches.size, batches.seed, batches.count)
     return hashlib.sha256("".join(map(repr, parts)).encode()).hexdigest()
 
 

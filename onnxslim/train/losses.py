@@ -30,6 +30,8 @@ class LossKind(enum.Enum):
     """The same, where the target holds probabilities and the student's value logits."""
     CROSS_ENTROPY = "cross_entropy"
     """That of logits against labels."""
+    VALUE = "value"
+    """The value itself, a scalar that the student makes; there is no target."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +42,8 @@ class LossTerm:
     value: str
     """The value of the student."""
     target: str
-    """The input of the step that holds the target; labels are one integer for each sample, and do not count where they
-    are none of the classes (-1, 255)."""
+    """The input of the step that holds the target; empty where there is none. Labels are one integer for each sample,
+    and do not count where they are none of the classes (-1, 255)."""
     weight: float = 1.0
     axis: int = -1
     """The axis of the classes."""
@@ -59,9 +61,11 @@ class LossTerm:
         axis = self.axis % len(shape)
         return ir.DataType.INT64, (*shape[:axis], *shape[axis + 1 :])
 
-    def build(self, build: GraphBuilder, value: ir.Value, target: ir.Value) -> ir.Value:
+    def build(self, build: GraphBuilder, value: ir.Value, target: ir.Value | None) -> ir.Value:
         """Append the loss of one batch, a float32 scalar without its weight."""
         value = in_type(build, value, ir.DataType.FLOAT)
+        if target is None:
+            return value
         if self.kind is not LossKind.CROSS_ENTROPY:
             target = in_type(build, target, ir.DataType.FLOAT)
         if self.kind is LossKind.MSE:

@@ -20,7 +20,7 @@ from onnxslim.ops.gradient import Shape, static_shape
 from onnxslim.ops.parameters import describe
 from onnxslim.train.losses import LossTerm, in_type
 from onnxslim.train.moving_statistics import normalize_by_batch
-from onnxslim.train.optimizer import Optimizer
+from onnxslim.train.optimizer import RATE, Optimizer
 
 LOSS = "loss"
 """The output of a step that is minimised; the terms of several follow it, with a number behind the name."""
@@ -59,6 +59,7 @@ def compile_step(
     optimizer: Optimizer | None,
     masks: Mapping[str, Array] | None = None,
     statistics: Sequence[str] = (),
+    rates: Mapping[str, float] | None = None,
 ) -> TrainingStep:
     """Compile a training step, or one that only evaluates.
 
@@ -71,6 +72,7 @@ def compile_step(
         masks: For weights of which some elements stay as they are: 1 where they move and 0 where they do not.
         statistics: Names of the means and variances that follow those of the batches, by which a step that trains
             normalises (`onnxslim.train.moving_statistics`); all others stay as they are.
+        rates: For weights that learn at another rate than the rest: what the learning rate is multiplied by.
 
     Raises:
         NotDifferentiable: An op between the weights and the loss has no gradient.
@@ -86,7 +88,7 @@ def compile_step(
     graph.outputs.clear()
     targets: dict[str, ir.Value] = {}
     for term in terms:
-        if term.target not in targets:
+        if term.target and term.target not in targets:
             targets[term.target] = _new_target(build, term, values[term.value])
     losses = _append_losses(build, terms, values, targets)
     scalars: dict[str, ir.Value] = {}
@@ -105,6 +107,8 @@ def compile_step(
             }
             dtype = weight.dtype or ir.DataType.FLOAT
             given = {name: in_type(build, value, dtype) for name, value in scalars.items()}
+            if (factor := (rates or {}).get(weight.name or "", 1.0)) != 1:
+                given[RATE] = build.op("Mul", given[RATE], factor)
             moved, kept = optimizer.update(build, weight, gradient, given.__getitem__, own.__getitem__)
             successors[weight.name or ""] = moved
             for name, value in kept.items():
@@ -171,7 +175,7 @@ def _append_losses(
     targets: Mapping[str, ir.Value],
 ) -> Sequence[ir.Value]:
     """Append the terms; return their weighted sum, and each term where there are several."""
-    losses = [term.build(build, values[term.value], targets[term.target]) for term in terms]
+    losses = [term.build(build, values[term.value], targets.get(term.target)) for term in terms]
     weighted = [
         loss if term.weight == 1 else build.op("Mul", loss, term.weight)
         for loss, term in zip(losses, terms, strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxslim.analysis.float_form import keep_float_form
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, Note, left_alone, remark
@@ -78,7 +79,9 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
     sensitivity = quantizer.sensitivity(plan)
     if quantizer.model is not model:
         become(model, quantizer.model)
+    floats = model.clone()
     summary, layers = quantizer.write(model, plan, choice)
+    keep_float_form(model, floats)
     return Change(True, (*quantizer.unmatched, *notes, *summary, *plan.left), layers, sensitivity)
 
 

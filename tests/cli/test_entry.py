@@ -24,7 +24,7 @@ def test_version_and_help(onnxslim):
     ("arguments", "words"),
     [
         (["optmize"], ["there is no command optmize", "did you mean optimize?"]),
-        (["xyzzy"], ["there is no command xyzzy", "the commands are: optimize, inspect"]),
+        (["xyzzy"], ["there is no command xyzzy", "the commands are: optimize, train, inspect"]),
         (["optimize", "m.onnx", "--dta", "x"], ["there is no option --dta", "did you mean --data?"]),
         (["optimize"], ["onnxslim optimize", "onnxslim optimize --help"]),
         (["optimize", "m.onnx", "--seed", "often"], ["--seed"]),

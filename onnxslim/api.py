@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from onnxslim.commands.optimize import Result
 from onnxslim.commands.optimize import optimize as run
-from onnxslim.pipeline.interface import Pass, Progress
-from onnxslim.pipeline.request import Data, ModelSource, Request, merge_recipe, read_goal
+from onnxslim.pipeline.interface import Goal, Pass, Progress
+from onnxslim.pipeline.options import read_choice
+from onnxslim.pipeline.request import Data, ModelSource, Request, merge_recipe
 from onnxslim.quality.choosing import MetricRequest
 from onnxslim.report.destination import check_destinations, stage_reports
 from onnxslim.runtime.target import detect_target
@@ -80,7 +81,7 @@ def optimize(
     request = Request(
         model=model,
         recipe=merge_recipe(passes, recipe, max_drop=max_drop, seed=seed, confidence=confidence, as_written=as_written),
-        goal=read_goal(goal),
+        goal=read_choice(Goal, goal, "--goal"),
         target=detect_target(provider, threads),
         metric=MetricRequest.read(metric),
         data=data,

@@ -90,11 +90,11 @@ def _described(node: ir.Node) -> Iterator[tuple[str, int, int | None]]:
 def level_ends(node: ir.Node) -> tuple[int, int] | None:
     """Return the lowest and the highest level that a node leaves of integers; None where it does not cut them off at
     constants."""
-    if not has(node, Trait.CLAMPS) or len(node.inputs) < len(("levels", "lowest", "highest")):
+    if not has(node, Trait.CLAMPS):
         return None
-    ends = [constant(value) for value in node.inputs[1:3]]
-    low, high = (None if end is None or end.dtype.kind not in "iu" else int(end.reshape(-1)[0]) for end in ends)
-    return None if low is None or high is None or low > high else (low, high)
+    ends = [constant(value) for value in node.inputs[1:]]
+    known = [int(end.reshape(-1)[0]) for end in ends if end is not None and end.dtype.kind in "iu"]
+    return (known[0], known[1]) if len(known) == 2 and known[0] <= known[1] else None
 
 
 def _is_weight(value: ir.Value | None) -> bool:

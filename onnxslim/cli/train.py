@@ -143,7 +143,9 @@ def train(
     """
     from onnxslim.cli.output import show
     from onnxslim.cli.progress import progress_bar
-    from onnxslim.commands.train import FirstWeights, TrainingRequest, read_choice, train_model
+    from onnxslim.commands.train import train_model
+    from onnxslim.commands.training_request import FirstWeights, TrainingRequest
+    from onnxslim.pipeline.options import read_choice
     from onnxslim.report.training import print_training
     from onnxslim.train.optimizer import OptimizerKind
 

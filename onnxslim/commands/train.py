@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import numpy as np
 import onnx_ir as ir
@@ -19,16 +17,17 @@ from onnxslim.commands.output_paths import Place, check_places, places_read, pla
 from onnxslim.commands.provenance import sha256
 from onnxslim.commands.quality_records import quality_figures
 from onnxslim.commands.reproduction import reproduction
+from onnxslim.commands.training_request import FirstWeights, TrainingRequest
 from onnxslim.data import Samples, open_samples
 from onnxslim.data.trial_run import run_in_child
-from onnxslim.errors import BadOptionValue, DataError, ModelUnsupported, OnnxslimError
+from onnxslim.errors import DataError, ModelUnsupported, OnnxslimError
 from onnxslim.model import open_model, save_model
 from onnxslim.model.architecture import is_architecture, open_architecture
 from onnxslim.model.edit import overwrite
 from onnxslim.pipeline.discovery import find_pass
 from onnxslim.pipeline.gc_pause import patient_collector
 from onnxslim.pipeline.interface import Context, Progress
-from onnxslim.pipeline.opset import upgraded
+from onnxslim.pipeline.opset import at_least
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.records import DataSource, ModelFile, QualityFigures, Reproduction, check_record
 from onnxslim.pipeline.request import Data
@@ -36,128 +35,16 @@ from onnxslim.quality.choosing import MetricRequest, choose_metric
 from onnxslim.quality.measure import measure_quality
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import Target, detect_target
-from onnxslim.train.augmentation import check_augmentations
-from onnxslim.train.distillation import Distillation, DistillationSettings, FewSamples
+from onnxslim.train.distillation import Distillation, FewSamples
 from onnxslim.train.initialization import drawn_weights
 from onnxslim.train.labels import no_labels
 from onnxslim.train.loop import Trained
 from onnxslim.train.moving_statistics import stored_statistics
-from onnxslim.train.optimizer import RATES_FROM_SCRATCH, Optimizer, OptimizerKind
 from onnxslim.train.parameters import trainable_parameters
-from onnxslim.train.step import OLDEST_OPSET
-from onnxslim.train.terms import OutputLoss, TermSettings
+from onnxslim.train.step import TRAINING_OPSET
 
-BY_LABELS = TermSettings(OutputLoss.AUTO, 1.0, 1.0, 0.0)
 FOLDING = "simplify"
 """The pass that folds BatchNormalizations into the layers before them."""
-
-
-class FirstWeights(enum.Enum):
-    """What a training begins with."""
-
-    RANDOM = "random"
-    """Weights that are drawn (`onnxslim.train.initialization`)."""
-    KEEP = "keep"
-    """Those of the file."""
-
-
-_Choice = TypeVar("_Choice", bound=enum.Enum)
-
-
-def read_choice(kind: type[_Choice], text: str, option: str) -> _Choice:
-    """Return the member of an enumeration that an option names.
-
-    Raises:
-        BadOptionValue: There is no such member.
-    """
-    words = [str(member.value) for member in kind]
-    if text not in words:
-        raise BadOptionValue(f"it cannot be {text!r}", where=option, hint=f"there are {', '.join(words)}")
-    return kind(text)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingRequest:
-    """How a model is trained.
-
-    Raises:
-        BadOptionValue: A number is out of range.
-        UsageError: There is no such augmentation.
-    """
-
-    epochs: int = 10
-    batch: int = 64
-    rate: float | None = None
-    """The highest learning rate; None: one that suits the optimizer."""
-    optimizer: OptimizerKind = OptimizerKind.ADAMW
-    weight_decay: float = 0.0
-    warmup: float = 0.05
-    augment: tuple[str, ...] = ()
-    weights: FirstWeights = FirstWeights.RANDOM
-    held_out: float = 0.1
-    patience: int | None = None
-    minutes: float | None = None
-    checkpoint: pathlib.Path | None = None
-    fold: bool = False
-    """Fold what normalises into the layers before it, afterwards."""
-
-    def __post_init__(self) -> None:
-        self._check(("epochs", "batch", "patience"), lambda value: value >= 1, "1 or more")
-        self._check(("rate", "minutes"), lambda value: 0 < value < math.inf, "a number above 0")
-        self._check(("weight_decay",), lambda value: 0 <= value < math.inf, "0 or more")
-        self._check(("warmup",), lambda value: 0 <= value <= 1, "a share from 0 to 1")
-        self._check(("held_out",), lambda value: 0 < value < 1, "a share between 0 and 1, both excluded")
-        check_augmentations(self.augment)
-
-    def _check(self, names: Sequence[str], holds: Callable[[float], bool], allowed: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not holds(value):
-                option = f"--{name.replace('_', '-')}"
-                raise BadOptionValue(f"it is {value}", where=option, hint=f"{option} is {allowed}")
-
-    @property
-    def settings(self) -> DistillationSettings:
-        """What the loop of the training is given."""
-        return DistillationSettings(
-            self.epochs,
-            self.batch,
-            self.rate or self.usual_rate,
-            self.usual_rate,
-            self.warmup,
-            Optimizer(self.optimizer, weight_decay=self.weight_decay),
-            BY_LABELS,
-            augment=self.augment,
-            held_out=self.held_out,
-            patience=self.patience,
-            seconds=None if self.minutes is None else 60 * self.minutes,
-            checkpoint=self.checkpoint,
-        )
-
-    @property
-    def usual_rate(self) -> float:
-        """The highest learning rate where none is given: less for weights that know something."""
-        scratch = RATES_FROM_SCRATCH[self.optimizer]
-        return scratch if self.weights is FirstWeights.RANDOM else scratch / 10
-
-    @property
-    def options(self) -> dict[str, object]:
-        """What was asked for, as the command line takes it."""
-        return {
-            "--epochs": self.epochs,
-            "--batch": self.batch,
-            "--rate": self.rate,
-            "--optimizer": self.optimizer.value,
-            "--weight-decay": self.weight_decay or None,
-            "--warmup": self.warmup,
-            "--augment": "+".join(self.augment) or None,
-            "--weights": self.weights.value,
-            "--held-out": self.held_out,
-            "--patience": self.patience,
-            "--minutes": self.minutes,
-            "--checkpoint": self.checkpoint,
-            "--fold": self.fold,
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,13 +204,10 @@ def _train(
     model: ir.Model, request: TrainingRequest, samples: Samples, target: Target, seed: int, progress: Progress
 ) -> tuple[Distillation, Trained]:
     """Train `model` in place."""
-    student = model
-    if model.opset_imports.get("", 1) < OLDEST_OPSET:
-        raised = upgraded(model, OLDEST_OPSET)
-        if isinstance(raised, Reason):
-            hint = f"export it at operator set {OLDEST_OPSET} or a newer one"
-            raise ModelUnsupported(f"it cannot be trained: {raised}", hint=hint)
-        student = raised
+    student = at_least(model, TRAINING_OPSET)
+    if isinstance(student, Reason):
+        hint = f"export it at operator set {TRAINING_OPSET} or a newer one"
+        raise ModelUnsupported(f"it cannot be trained: {student}", hint=hint)
     weights = [value.name or "" for value in trainable_parameters(student.graph)]
     statistics = stored_statistics(student.graph)
     if not weights:

@@ -58,6 +58,13 @@ def constant(value: ir.Value | None) -> Array | None:
     return None if tensor is None else tensor.numpy()
 
 
+def stored_array(value: ir.Value | None) -> Array:
+    """Return the elements of an initializer, which the caller knows to be one."""
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
 def as_tensor(array: Array, name: str | None = None) -> ir.TensorProtocol:
     """Return `array` as a tensor of the IR; arrays of objects are strings."""
     if array.dtype.kind in "OSU":

@@ -53,6 +53,11 @@ def upgraded(model: ir.Model, opset: int = PREFERRED_OPSET) -> ir.Model | Reason
     return result
 
 
+def at_least(model: ir.Model, opset: int, target: int | None = None) -> ir.Model | Reason:
+    """Return `model` itself where it has `opset` or a newer one; else it upgraded (to `target`, by default `opset`)."""
+    return model if model.opset_imports.get("", 1) >= opset else upgraded(model, target or opset)
+
+
 def _without_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     """Make the weights of the main graph inputs, in place, and return them by name."""
     graph = model.graph

@@ -13,7 +13,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from onnxslim.errors import BadOptionValue, ExtensionError, OnnxslimError, UnknownOption, UsageError, did_you_mean
@@ -79,6 +79,21 @@ def make_pass(name: str, values: Mapping[str, Any], *, where: str = "-p") -> Pas
     options = {option.name: option for option in options_of(pass_class)}
     known = {key: _option_named(name, options, key, where) for key in values}
     return _build(pass_class, {key: _from_json(known[key], value, where) for key, value in values.items()}, where)
+
+
+Choice = TypeVar("Choice", bound=enum.Enum)
+
+
+def read_choice(kind: type[Choice], text: str, option: str) -> Choice:
+    """Return the member of an enumeration that the value of an option of the command line names.
+
+    Raises:
+        BadOptionValue: There is no such member.
+    """
+    words = [str(member.value) for member in kind]
+    if text not in words:
+        raise BadOptionValue(f"it cannot be {text!r}", where=option, hint=f"there are {', '.join(words)}")
+    return kind(text)
 
 
 def parse_passes(text: str, *, where: str = "-p") -> tuple[Pass, ...]:

@@ -111,17 +111,6 @@ class Request:
         return self.recipe.seed or 0
 
 
-def read_goal(text: str) -> Goal:
-    """Return the goal that ``--goal`` names.
-
-    Raises:
-        BadOptionValue: There is no such goal.
-    """
-    if text not in [goal.value for goal in Goal]:
-        raise BadOptionValue(f"the goal cannot be {text!r}", where="--goal", hint="latency or size")
-    return Goal(text)
-
-
 def merge_recipe(
     passes: str | Sequence[Pass | str] | None,
     recipe: str | os.PathLike[str] | None,

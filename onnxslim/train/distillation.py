@@ -12,12 +12,11 @@ import onnx_ir as ir
 
 from onnxslim.analysis.specialize import infer_at
 from onnxslim.arrays import Array
-from onnxslim.autodiff.lowering import lower_convolutions
 from onnxslim.data import Samples
 from onnxslim.errors import BadOptionValue
+from onnxslim.model.constants import stored_array
 from onnxslim.observe.probe import run_on, truncated
-from onnxslim.runtime.blocked import block_width
-from onnxslim.runtime.session import CPU, OpenSession, Session
+from onnxslim.runtime.session import OpenSession
 from onnxslim.train.augmentation import Augmentation, check_labels_stay
 from onnxslim.train.batches import LABELS, ShuffledBatches, in_order, several_shapes
 from onnxslim.train.features import choose_features
@@ -191,7 +190,7 @@ class Distillation:
             settings.checkpoint,
         )
         graph = self.student.graph
-        values = {name: _array(graph.initializers[name]) for name in step.step.weights}
+        values = {name: stored_array(graph.initializers[name]) for name in step.step.weights}
 
         def tell(done: int, steps: int, last: Evaluation) -> None:
             progress(f"loss {last.trained_loss:.3g}, held out {last.loss:.3g}", done, steps)
@@ -222,20 +221,12 @@ class Distillation:
         self, shapes: Mapping[str, tuple[int, ...]], optimizer: Optimizer | None, samples: Samples, *, cached: bool
     ) -> RunnableStep:
         step = compile_step(self.student, shapes, self.weights, self.terms, optimizer, self._masks, self.statistics)
-        if self._target.facts.execution_provider == CPU:
-            lower_convolutions(step.model, block_width())
         given = (spec.name for spec in self.teacher.outputs) if self.teacher is not None else ()
         targets = {target_of(name): name for name in given if target_of(name) in step.targets}
         teacher = Teacher(self.teacher if targets else None, targets, samples.count, cached=cached)
-        session: Session = self._open(step.model)
-        return RunnableStep(step, session, teacher)
+        return RunnableStep.opened(step, teacher, self._open, self._target)
 
     @property
     def per_epoch(self) -> int:
         """Steps of an epoch."""
         return max(1, self.training.count // self.batch)
-
-
-def _array(value: ir.Value) -> Array:
-    assert value.const_value is not None
-    return value.const_value.numpy()

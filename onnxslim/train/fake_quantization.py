@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.arrays import Array
-from onnxslim.model.constants import constant
+from onnxslim.model.constants import constant, stored_array
 from onnxslim.model.edit import Editor, drop_unused, new_initializer, overwrite
 from onnxslim.ops.fact import axis_of
 from onnxslim.ops.parameters import attribute
@@ -63,17 +63,17 @@ class StoredIntegers:
     @property
     def scale(self) -> Array:
         """The scales, as they broadcast to the integers."""
-        return self.spread(_array(self.node.inputs[1]))
+        return self.spread(stored_array(self.node.inputs[1]))
 
     @property
     def zero(self) -> Array:
         """The zero points, as they broadcast to the integers."""
         value = self.node.inputs[2] if len(self.node.inputs) > 2 else None
-        return np.zeros(()) if value is None else self.spread(_array(value).astype(np.float64))
+        return np.zeros(()) if value is None else self.spread(stored_array(value).astype(np.float64))
 
     def spread(self, array: Array) -> Array:
         """Return one number for each scale as it broadcasts to the integers."""
-        rank = len(_array(self.integers).shape)
+        rank = len(stored_array(self.integers).shape)
         if array.size == 1:
             return array.reshape(())
         return array.reshape([-1 if place == self.axis else 1 for place in range(rank)])
@@ -81,7 +81,7 @@ class StoredIntegers:
     @property
     def levels(self) -> Array:
         """The integers, zero points taken off."""
-        levels: Array = _array(self.integers).astype(np.float64) - self.zero
+        levels: Array = stored_array(self.integers).astype(np.float64) - self.zero
         return levels
 
     @property
@@ -136,11 +136,11 @@ class QuantizedStudent:
         }
         for scale, name in self.factors.items():
             if name in trained:
-                overwrite(scale, _array(scale) * np.exp(trained[name]))
+                overwrite(scale, stored_array(scale) * np.exp(trained[name]))
         for stored, real in reals.items():
             old = stored.node.inputs[1]
             product = _scale_of_sums(stored.node) if stored.is_bias else None
-            if product is not None and not np.array_equal(product, _array(old)):
+            if product is not None and not np.array_equal(product, stored_array(old)):
                 graph = stored.node.graph
                 assert isinstance(graph, ir.Graph)
                 fresh = new_initializer(graph, _free(graph, f"{stored.name}_scale"), product)
@@ -192,7 +192,7 @@ def stored_integers(graph: ir.Graph) -> Iterator[StoredIntegers]:
             continue
         if scale.ndim < 2 and source.dtype is not None and source.dtype.is_integer():
             axis = attribute(node, "axis")
-            rank = len(_array(source).shape)
+            rank = len(stored_array(source).shape)
             place = axis_of(axis, rank) if scale.size > 1 and isinstance(axis, int) else 0
             yield StoredIntegers(node, source, place, f"{source.name}/real")
 
@@ -222,7 +222,7 @@ class _StudentWriter:
     def grown(self, name: str) -> ir.Value:
         """Return a scale times the exponential of a parameter that is 0 at first."""
         if name not in self._grown:
-            array = _array(self._scales[name])
+            array = stored_array(self._scales[name])
             factor = self._editor.initializer(f"{name}/growth", np.zeros_like(array))
             first = self._editor.initializer(f"{name}/first", array)
             self.factors[name] = factor.name or ""
@@ -242,6 +242,7 @@ class _StudentWriter:
             made = self._rounder(self._editor, stored, node)
             node.outputs[0].replace_all_uses_with(made)
             self._graph.remove(node, safe=True)
+            self.reals[key] = stored.name
             return stored
         if key not in self.reals:
             self.reals[key] = self._editor.initializer(stored.name, stored.real).name or ""
@@ -264,7 +265,7 @@ class _StudentWriter:
             node.replace_input_with(0, levels)
             return
         low, high = stored.limits
-        count = _array(scale).size
+        count = stored_array(scale).size
         shape = [count if place == stored.axis else 1 for place in range(stored.real.ndim)] if count > 1 else []
         spread = self._add("Reshape", [own, self._editor.initializer("shape", np.array(shape, np.int64))], node)
         ratio = self._add("Div", [real, spread], node)
@@ -283,7 +284,7 @@ class _StudentWriter:
         self._graph.remove(node, safe=True)
 
     def _zero(self, stored: StoredIntegers) -> ir.Value:
-        scale = _array(stored.node.inputs[1])
+        scale = stored_array(stored.node.inputs[1])
         return self._editor.initializer(f"{stored.name}/zero", np.zeros(scale.shape, stored.dtype.numpy()))
 
     def _add(
@@ -301,8 +302,8 @@ def _scale_of_sums(bias: ir.Node) -> Array | None:
     for use in bias.outputs[0].uses():
         makers = [None if value is None else value.producer() for value in use.node.inputs[:2]]
         if len(makers) == 2 and all(maker is not None and has(maker, Trait.DEQUANTIZES) for maker in makers):
-            data, weight = (_array(maker.inputs[1]) for maker in makers if maker is not None)
-            own = _array(bias.inputs[1])
+            data, weight = (stored_array(maker.inputs[1]) for maker in makers if maker is not None)
+            own = stored_array(bias.inputs[1])
             product: Array = (data.reshape(-1) * weight.reshape(-1)).astype(np.float32)
             return product.reshape(own.shape) if product.size == own.size else None
     return None
@@ -310,9 +311,3 @@ def _scale_of_sums(bias: ir.Node) -> Array | None:
 
 def _free(graph: ir.Graph, wanted: str) -> str:
     return wanted if wanted not in graph.initializers else _free(graph, f"{wanted}_")
-
-
-def _array(value: ir.Value | None) -> Array:
-    array = constant(value)
-    assert array is not None, "it is stored"
-    return array

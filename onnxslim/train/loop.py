@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from onnxslim.arrays import Array
+from onnxslim.autodiff.lowering import lower_convolutions
 from onnxslim.errors import DataError, ValuesNotFinite
+from onnxslim.runtime.blocked import block_width
 from onnxslim.runtime.resident import ResidentState
-from onnxslim.runtime.session import Session
+from onnxslim.runtime.session import CPU, OpenSession, Session
+from onnxslim.runtime.target import Target
 from onnxslim.train.batches import LABELS, TrainingBatch, TrainingBatches
 from onnxslim.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from onnxslim.train.optimizer import Optimizer
@@ -85,6 +88,13 @@ class RunnableStep:
     step: TrainingStep
     session: Session
     targets: Targets
+
+    @classmethod
+    def opened(cls, step: TrainingStep, targets: Targets, open_session: OpenSession, target: Target) -> RunnableStep:
+        """Open a compiled step on `target`, its convolutions lowered to what the CPU provider runs fastest."""
+        if target.facts.execution_provider == CPU:
+            lower_convolutions(step.model, block_width())
+        return cls(step, open_session(step.model), targets)
 
     def feeds(self, batch: TrainingBatch, scalars: Mapping[str, float] | None = None) -> dict[str, Array]:
         """Return all inputs for a batch, weights and states left out. What no loss depends on is no input."""

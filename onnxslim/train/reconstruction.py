@@ -17,8 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.arrays import Array, Indices
+from onnxslim.model.constants import stored_array
 from onnxslim.model.edit import Editor
 from onnxslim.runtime.session import OpenSession
+from onnxslim.runtime.target import Target
 from onnxslim.train.adaptive_rounding import AdaptiveRounding, RoundingSchedule
 from onnxslim.train.batches import TrainingBatch
 from onnxslim.train.block_batches import BlockBatches, BlockValues
@@ -27,7 +29,7 @@ from onnxslim.train.loop import Course, RunnableStep, Tell, Trained, train
 from onnxslim.train.losses import LossKind, LossTerm
 from onnxslim.train.optimizer import Optimizer, OptimizerKind
 from onnxslim.train.schedule import Schedule
-from onnxslim.train.step import compile_step
+from onnxslim.train.step import TrainingStep, compile_step
 from onnxslim.train.terms import target_of
 
 BIAS_RATE, SCALE_RATE = 0.02, 0.02
@@ -108,6 +110,7 @@ class BlockReconstruction:
         positions: tuple[Indices, Indices],
         seed: int,
         open_session: OpenSession,
+        target: Target,
         tell: Tell = lambda step, steps, evaluation: None,
     ) -> tuple[Trained, Learned]:
         """Train; return how it went and what was learned. A loss of 1 is the error of the block as it was.
@@ -118,6 +121,7 @@ class BlockReconstruction:
             positions: The samples to train on, and those that are set aside.
             seed: Decides the order of samples, and what is mixed.
             open_session: Opens a step on the target.
+            target: It.
             tell: Told of each step.
 
         Raises:
@@ -136,14 +140,15 @@ class BlockReconstruction:
         names = [*self._stored, *self._scales]
         rates = dict.fromkeys(self._scales, SCALE_RATE)
         rates |= {name: BIAS_RATE * _size(inner[name]) for name, stored in self._stored.items() if stored.is_bias}
-        step = self._step(self._student, size, names, driven, optimizer, rates, open_session)
-        evaluation = self._step(self._rounded, size, step.step.weights, terms, None, {}, open_session)
+        step = self._compiled(self._student, size, names, driven, optimizer, rates)
+        kept = self._compiled(self._rounded, size, step.weights, terms, None, {})
+        runnable, evaluation = (RunnableStep.opened(each, self._wanted, open_session, target) for each in (step, kept))
         schedule = RoundingSchedule(settings.steps, settings.strength)
         batches = BlockBatches(values, positions[0], size, seed, settings.mixed_at, schedule)
         every = max(1, settings.steps // EVALUATIONS)
         course = Course(Schedule(settings.rate, settings.steps, last=LAST_RATE), optimizer, every)
-        first = {name: _array(inner[name]) for name in step.step.weights}
-        trained = train(step, evaluation, first, batches, values.batches(positions[1], size), course, tell)
+        first = {name: stored_array(inner[name]) for name in step.weights}
+        trained = train(runnable, evaluation, first, batches, values.batches(positions[1], size), course, tell)
         return trained, self._learned(trained.weights)
 
     def _learned(self, weights: Mapping[str, Array]) -> Learned:
@@ -156,7 +161,7 @@ class BlockReconstruction:
         }
         return Learned(reals, {scale: weights[name] for name, scale in self._scales.items() if name in weights})
 
-    def _step(
+    def _compiled(
         self,
         student: ir.Model,
         size: int,
@@ -164,25 +169,16 @@ class BlockReconstruction:
         terms: Sequence[LossTerm],
         optimizer: Optimizer | None,
         rates: Mapping[str, float],
-        open_session: OpenSession,
-    ) -> RunnableStep:
+    ) -> TrainingStep:
         shapes: dict[str, tuple[int, ...]] = {value.name or "": () for value in student.graph.inputs}
         shapes |= {name: (size, *array.shape[1:]) for name, array in self._values.inputs.items()}
         masks = {name: mask for name, mask in self._masks.items() if name in names}
-        step = compile_step(student, shapes, names, terms, optimizer, masks, rates=rates)
-        targets = self._values.targets
+        return compile_step(student, shapes, names, terms, optimizer, masks, rates=rates)
 
-        def wanted(batch: TrainingBatch) -> Mapping[str, Array]:
-            return {target_of(name): array[batch.positions] for name, array in targets.items()}
-
-        return RunnableStep(step, open_session(step.model), wanted)
+    def _wanted(self, batch: TrainingBatch) -> Mapping[str, Array]:
+        return {target_of(name): array[batch.positions] for name, array in self._values.targets.items()}
 
 
 def _size(bias: ir.Value) -> float:
     """Return the root mean square of a bias."""
-    return float(np.sqrt(np.mean(np.square(_array(bias))))) or 1.0
-
-
-def _array(value: ir.Value) -> Array:
-    assert value.const_value is not None
-    return value.const_value.numpy()
+    return float(np.sqrt(np.mean(np.square(stored_array(bias))))) or 1.0

@@ -24,7 +24,7 @@ from onnxslim.train.optimizer import RATE, Optimizer
 
 LOSS = "loss"
 """The output of a step that is minimised; the terms of several follow it, with a number behind the name."""
-OLDEST_OPSET = 18
+TRAINING_OPSET = 18
 """The oldest operator set that gradients are declared for."""
 
 

@@ -14,7 +14,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model.edit import overwrite
 from onnxslim.pipeline.discovery import find_pass
 from onnxslim.pipeline.interface import Change, Context, Note, NoteKind
-from onnxslim.pipeline.opset import upgraded
+from onnxslim.pipeline.opset import at_least
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.rewrite_gate import RewriteGate
 from onnxslim.pipeline.selection import EVERYTHING, Selection
@@ -24,7 +24,7 @@ from onnxslim.train.distillation import DistillationSettings
 from onnxslim.train.moving_statistics import normalize_by_batch, normalize_by_stored, stored_statistics
 from onnxslim.train.optimizer import RATES_FROM_SCRATCH
 from onnxslim.train.parameters import moving_parts, trainable_parameters
-from onnxslim.train.step import OLDEST_OPSET
+from onnxslim.train.step import TRAINING_OPSET
 
 from .separable import separable_student
 
@@ -134,9 +134,7 @@ class Distill(TrainingPass):
 
 def _raised(model: ir.Model) -> ir.Model:
     """Return a model at an operator set that gradients are declared for: itself where it is new enough."""
-    if model.opset_imports.get("", 1) >= OLDEST_OPSET:
-        return model
-    raised = upgraded(model, OLDEST_OPSET)
+    raised = at_least(model, TRAINING_OPSET)
     if isinstance(raised, Reason):
         raise NotTrained(raised)
     return raised

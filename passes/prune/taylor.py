@@ -32,11 +32,11 @@ from onnxslim.observe.probe import run_on, truncated
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments, Query, Statistic, observe
 from onnxslim.ops.fact import Unknowable
 from onnxslim.ops.gradient import static_shape
-from onnxslim.pipeline.opset import upgraded
+from onnxslim.pipeline.opset import at_least
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.runtime.session import OpenSession, Session
 from onnxslim.train.seeds import OutputSeed, output_seeds
-from onnxslim.train.step import OLDEST_OPSET
+from onnxslim.train.step import TRAINING_OPSET
 
 MOST_FORMS = 4
 """Shapes of batches that gradients are compiled for; batches of others are left out."""
@@ -116,12 +116,10 @@ class _LossChanges:
         *,
         labels: bool,
     ) -> None:
-        if model.opset_imports.get("", 1) < OLDEST_OPSET:
-            raised = upgraded(model, OLDEST_OPSET)
-            if isinstance(raised, Reason):
-                raise NotDifferentiable(str(raised), hint=HINT)
-            model = raised
-        self._model, self._coupling, self._moments = model, coupling, moments
+        raised = at_least(model, TRAINING_OPSET)
+        if isinstance(raised, Reason):
+            raise NotDifferentiable(str(raised), hint=HINT)
+        self._model, self._coupling, self._moments = raised, coupling, moments
         self._samples, self._open = samples, open_session
         self._readers: dict[ChannelAxis, list[str]] = {}
         """The contractions that read channels and mix them, by their first outputs."""
@@ -136,7 +134,7 @@ class _LossChanges:
         self.seeds = self._seeds(labels=labels)
         if not self.seeds or not self._readers:
             raise NotDifferentiable("no output of real numbers hangs on channels that could be cut", hint=HINT)
-        self._forward = open_session(truncated(model, [each.value for each in self.seeds]))
+        self._forward = open_session(truncated(raised, [each.value for each in self.seeds]))
         self._backward: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[Session, Mapping[ChannelAxis, str]]] = {}
         self._apart = self._rows_are_samples()
 

@@ -27,7 +27,7 @@ from onnxslim.observe.statistics import (
     ranges,
 )
 from onnxslim.pipeline.interface import Context, Note, remark
-from onnxslim.pipeline.opset import upgraded
+from onnxslim.pipeline.opset import PREFERRED_OPSET, at_least
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
@@ -172,9 +172,7 @@ class Calibrator:
     @functools.cached_property
     def _histograms(self) -> Mapping[str, Histogram]:
         """Return the histograms of all tensors whose ranges are known and finite."""
-        model: ir.Model | Reason = self._model
-        if self._model.graph.opset_imports[""] < HISTOGRAM_OPSET:
-            model = upgraded(self._model)
+        model = at_least(self._model, HISTOGRAM_OPSET, PREFERRED_OPSET)
         if isinstance(model, Reason):
             wanted = self._settings.calibration.value
             self.notes.append(

@@ -20,7 +20,6 @@ from onnxslim.fit.rounding import best_steps, round_columns
 from onnxslim.observe.gram import joined_moments, measurable, sums, sums_bytes
 from onnxslim.pipeline.interface import Context
 
-from .integers import INT8
 from .parameters import WeightSettings, quantize_site_weight
 from .plan import QuantPlan
 from .saturation import Saturation
@@ -96,7 +95,7 @@ def _fitted(site: QuantSite, product: Contraction, moment: Floats, settings: Wei
     step = np.broadcast_to(plain.scale.astype(np.float64), (groups * outputs,)).reshape(groups, outputs)
     ends = settings.saturation_of(site).ends(plain.integers)
     scale = plain.scale
-    if plain.integers.bits < INT8.bits and plain.axis is not None:
+    if plain.integers.narrow and plain.axis is not None:
         step = best_steps(blocks, moment, step, ends)
         scale = step.reshape(-1).astype(np.float32)
 

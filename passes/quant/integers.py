@@ -12,8 +12,8 @@ import numpy as np
 NAME = re.compile(r"(u?)int(\d+)")
 OPSETS = {2: 25, 4: 21, 8: 13, 16: 21}
 """QuantizeLinear and DequantizeLinear know integers of so many bits, and an axis, since these operator sets."""
-
 BYTE = 8
+"""Bits of the integers that kernels take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,17 @@ class IntegerType:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of arrays of them."""
-        return np.dtype(self.name if self.bits >= 8 else getattr(ml_dtypes, self.name))
+        return np.dtype(getattr(ml_dtypes, self.name) if self.narrow else self.name)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a byte holds more than one of them."""
+        return self.bits < BYTE
 
     @property
     def kept_in(self) -> IntegerType:
         """The type of activations of so many bits as kernels take them: integers of a byte, of which fewer are used."""
-        return self if self.bits >= BYTE else IntegerType(BYTE, self.signed)
+        return IntegerType(BYTE, self.signed) if self.narrow else self
 
     @property
     def opset(self) -> int:

@@ -56,7 +56,7 @@ class WeightSettings:
     def saturation_of(self, site: QuantSite) -> Saturation:
         """Return what the products of a site are guarded against."""
         exact = site.row.depthwise == "exact" and site.product is not None and site.product.depthwise
-        return Saturation.IGNORE if exact or self.integers_of(site).bits < INT8.bits else self.saturation
+        return Saturation.IGNORE if exact or self.integers_of(site).narrow else self.saturation
 
 
 def quantize_parameters(

@@ -52,7 +52,7 @@ class Saturation(enum.Enum):
 
         int8 does without -128: a level more at one end is no gain where there are so many.
         """
-        if integers.bits < 8:
+        if integers.narrow:
             return integers.lowest, integers.highest
         largest = HALF_RANGE if self is Saturation.REDUCE_RANGE else FULL_RANGE
         return -largest, largest

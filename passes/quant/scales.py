@@ -105,7 +105,7 @@ class Scale:
     @property
     def ends(self) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]] | None:
         """The lowest and the highest level, shape []; None where QuantizeLinear ends there by itself."""
-        if self.integers == self.integers.kept_in:
+        if not self.integers.narrow:
             return None
         dtype = self.integers.kept_in.dtype
         return np.asarray(self.integers.lowest, dtype), np.asarray(self.integers.highest, dtype)

@@ -13,12 +13,12 @@ from onnxslim.analysis.float_form import keep_float_form
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, Note, left_alone, remark
-from onnxslim.pipeline.opset import PREFERRED_OPSET, upgraded
+from onnxslim.pipeline.opset import PREFERRED_OPSET, at_least
 from onnxslim.pipeline.reasons import Reason
 
 from .codes import QuantCode
 from .input_grid import align_inputs
-from .integers import BYTE, IntegerType
+from .integers import IntegerType
 from .plan import QuantPlan
 from .quantizer import Quantizer
 from .static_settings import StaticSettings
@@ -49,7 +49,7 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
         notes.append(remark("activations", what, f"{table.provider} computes in float on them, and is no faster"))
     levels: tuple[str, ...] = ()
     exact = working
-    whole = settings.integers(table).bits >= BYTE
+    whole = not settings.integers(table).narrow
     if whole and not (table.symmetric or context.samples.synthetic):
         candidate = working.clone()
         levels = align_inputs(candidate, context.draw(settings.samples, "quant: calibration"))
@@ -88,7 +88,7 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
 def _at_opset(model: ir.Model, *wanted: IntegerType) -> ir.Model | Reason:
     """Return `model` at an operator set that knows some types, or why that is not possible."""
     opset = max(integers.opset for integers in wanted)
-    return model if model.graph.opset_imports[""] >= opset else upgraded(model, max(opset, PREFERRED_OPSET))
+    return at_least(model, opset, max(opset, PREFERRED_OPSET))
 
 
 def _reason_against(settings: StaticSettings, table: Int8Table) -> Reason | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .integers import INT8, IntegerType
+from .integers import IntegerType
 from .parameters import WeightSettings
 from .saturation import Saturation
 from .scales import Activations, Calibration
@@ -46,13 +46,13 @@ class StaticSettings:
     @property
     def few_bits_of_weights(self) -> bool:
         """Whether weights have fewer bits than kernels multiply."""
-        return self.weights.bits < INT8.bits
+        return self.weights.narrow
 
     @property
     def few_bits(self) -> bool:
         """Whether weights or activations have fewer bits than kernels multiply: not for the time that they take."""
         own = self.activations.integers
-        return self.few_bits_of_weights or (own is not None and own != own.kept_in)
+        return self.few_bits_of_weights or (own is not None and own.narrow)
 
     @property
     def makes_up(self) -> bool:
@@ -68,6 +68,6 @@ class StaticSettings:
         own = self.integers(table)
         if not (self.float_time or self.error < 1):
             return None
-        if own != own.kept_in:
+        if own.narrow:
             return own.kept_in
         return IntegerType.named(table.wider) if table.wider and self.activations is Activations.AUTO else None

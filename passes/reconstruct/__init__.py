@@ -15,8 +15,8 @@ from onnxslim.analysis.blocks import WHOLE, Dataflow
 from onnxslim.analysis.float_form import float_form
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import infer_at
-from onnxslim.arrays import Array
 from onnxslim.errors import BadOptionValue, DataError
+from onnxslim.model.constants import stored_array
 from onnxslim.model.edit import become
 from onnxslim.observe.probe import run_on
 from onnxslim.observe.sensitivity import OutputDeviation
@@ -103,7 +103,7 @@ class Reconstruct(Pass):
             samples = samples.draw(fitting, np.random.default_rng(context.seed))
         asked = {each.integers.name or "" for each in stored if not selection.against(each.integers)}
         settings = ReconstructionSettings(self.steps, self.batch, self.rate, self.drop, self.strength)
-        reals = {name: _array(value) for name, value in floats.graph.initializers.items()}
+        reals = {name: stored_array(value) for name, value in floats.graph.initializers.items()}
         judging, fitted = samples, samples
         with contextlib.suppress(DataError):  # too few: what is fitted on them judges as well
             judging, fitted = samples.split(self.held_out, np.random.default_rng(context.seed))
@@ -123,8 +123,3 @@ class Reconstruct(Pass):
     @staticmethod
     def _error(model: ir.Model, deviation: OutputDeviation, context: Context) -> float:
         return deviation(functools.partial(run_on, context.open_session(model)))
-
-
-def _array(value: ir.Value) -> Array:
-    assert value.const_value is not None
-    return value.const_value.numpy()

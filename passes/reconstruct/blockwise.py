@@ -13,7 +13,6 @@ from onnxslim.analysis.blocks import Block
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import ShapeView
 from onnxslim.arrays import Array, Indices
-from onnxslim.autodiff.lowering import lower_convolutions
 from onnxslim.data import Samples
 from onnxslim.errors import NotDifferentiable
 from onnxslim.model.edit import become
@@ -22,15 +21,13 @@ from onnxslim.observe.deviation import Deviation
 from onnxslim.observe.probe import run_on
 from onnxslim.ops.traits import Trait, has
 from onnxslim.pipeline.interface import Context, Note, left_alone
-from onnxslim.pipeline.opset import upgraded
+from onnxslim.pipeline.opset import at_least
 from onnxslim.pipeline.reasons import Reason
-from onnxslim.runtime.blocked import block_width
-from onnxslim.runtime.session import CPU, Session
 from onnxslim.train.block_batches import BlockValues
 from onnxslim.train.fake_quantization import StoredIntegers, stored_integers
 from onnxslim.train.loop import Evaluation
 from onnxslim.train.reconstruction import BlockReconstruction, ReconstructionSettings
-from onnxslim.train.step import OLDEST_OPSET
+from onnxslim.train.step import TRAINING_OPSET
 
 from .codes import ReconstructCode
 from .stream import BlockStream
@@ -125,14 +122,20 @@ class Blockwise:
         errors = {name: found.noise / counts[name] for name, found in known.items() if (found.relative or 0.0) > EXACT}
         if not errors:
             return left_alone(subject, Reason(ReconstructCode.EXACT))
-        base = part.clone() if part.opset_imports.get("", 1) >= OLDEST_OPSET else upgraded(part, OLDEST_OPSET)
+        base = at_least(part.clone(), TRAINING_OPSET)
         if isinstance(base, Reason):
             return left_alone(subject, base)
         names = {each.integers.name or "" for each in stored} & set(asked) | scales
         try:
             work = BlockReconstruction(part, base, reals, names, values)
             trained, learned = work.train(
-                self._settings, errors, self._positions, self._context.seed, self._open_step, self._tell(index)
+                self._settings,
+                errors,
+                self._positions,
+                self._context.seed,
+                self._context.open_session,
+                self._context.target,
+                self._tell(index),
             )
         except NotDifferentiable as error:
             return left_alone(subject, Reason(ReconstructCode.NOT_DIFFERENTIABLE, (str(error),)))
@@ -183,11 +186,6 @@ class Blockwise:
     def _pieces(self, positions: Indices) -> list[Indices]:
         size = self._settings.batch
         return [positions[start : start + size] for start in range(0, len(positions), size)]
-
-    def _open_step(self, step: ir.Model) -> Session:
-        if self._context.target.facts.execution_provider == CPU:
-            lower_convolutions(step, block_width())
-        return self._context.open_session(step)
 
     def _tell(self, index: int) -> Callable[[int, int, Evaluation], None]:
         def tell(step: int, steps: int, last: Evaluation) -> None:

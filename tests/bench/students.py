@@ -31,7 +31,8 @@ from zoo_images import Images, Labels, cifar
 
 from onnxslim.analysis.cost import measure_cost
 from onnxslim.analysis.specialize import infer_and_fold, specialize_shapes
-from onnxslim.commands.train import FirstWeights, TrainingRequest, train_model
+from onnxslim.commands.train import train_model
+from onnxslim.commands.training_request import FirstWeights, TrainingRequest
 from onnxslim.data import Samples, open_samples
 from onnxslim.model import open_model
 from onnxslim.model.edit import overwrite

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxslim.arrays import Array
+from onnxslim.arrays import Array, Floats
 from onnxslim.data import Samples
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.deviation import Deviation
@@ -97,6 +97,42 @@ class OutputDeviation:
         for feeds in self._runs:
             results = {name: np.asarray(array) for name, array in run(feeds).items()}
             yield {name: np.atleast_1d(array) for name, array in results.items() if array.dtype.kind == "f"}
+
+
+def output_weights(made: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
+    """Return weights for the elements of each output of real numbers, of its shape: the energy of an error, weighed by
+    them and summed over all runs, is what `OutputDeviation` says of it. Outputs that are zero, not finite, or of
+    several shapes are left out.
+
+    Args:
+        made: The outputs of each run, by name.
+    """
+    found: dict[str, list[tuple[Part, float]]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in made[0]:
+        arrays = [np.asarray(outputs[name]) for outputs in made]
+        if arrays[0].dtype.kind != "f" or len({array.shape for array in arrays}) > 1:
+            continue
+        if not all(np.isfinite(array).all() for array in arrays):
+            continue
+        shapes[name], arrays = arrays[0].shape, [np.atleast_1d(array) for array in arrays]
+        energies = [
+            (part, sum(float(np.square(_cut(array, part), dtype=np.float64).sum()) for array in arrays))
+            for part in parts(arrays)
+        ]
+        found[name] = [(part, energy) for part, energy in energies if energy]
+    count = sum(map(len, found.values()))
+    weights: dict[str, Floats] = {}
+    for name, own in found.items():
+        if not own:
+            continue
+        weights[name] = np.zeros(shapes[name])
+        for part, energy in own:
+            if part is None:
+                weights[name][...] = 1 / (energy * count)
+            else:
+                np.moveaxis(weights[name], part[0], 0)[part[1]] = 1 / (energy * count)
+    return weights
 
 
 def _cut(array: Array, part: Part) -> Array:

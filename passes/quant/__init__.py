@@ -22,6 +22,7 @@ from .integers import IntegerType
 from .precision import Times
 from .saturation import Saturation
 from .scales import Activations, Calibration
+from .sensitivity import Sensitivity
 from .static import quantize_statically
 from .static_settings import StaticSettings
 from .table import load_table
@@ -48,6 +49,7 @@ CONCERNED: Mapping[str, frozenset[Activations]] = {
     "float_time": STATIC,
     "latency": STATIC,
     "size": STATIC | FLOAT,
+    "sensitivity": STATIC,
     "times": STATIC,
 }
 """The activations with which an option means something; one that is not listed does with all."""
@@ -124,6 +126,10 @@ class Quant(Pass):
     size: Annotated[
         float | None, "share of the bytes of float weights that weights may take: of the choices that keep it, the same"
     ] = None
+    sensitivity: Annotated[
+        Sensitivity,
+        "how it is found out what each layer costs the outputs; gradients: to first order, for all layers at once",
+    ] = Sensitivity.MEASURED
     times: Annotated[
         Times, "where times of layers come from; auto: measured where the run times models on what this is written for"
     ] = Times.AUTO
@@ -265,6 +271,7 @@ class Quant(Pass):
             self.latency,
             self.size,
             timed,
+            self.sensitivity,
         )
 
     @property

@@ -16,7 +16,7 @@ from onnxslim.analysis.gemm import spread
 from onnxslim.analysis.rescaling import Rescaling
 from onnxslim.arrays import Floats
 from onnxslim.data import Samples
-from onnxslim.errors import DataError, RunError
+from onnxslim.errors import DataError, NotDifferentiable, RunError
 from onnxslim.pipeline.interface import Context, LayerChange, LayerSensitivity, Note, NoteCode, left_alone, remark
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
@@ -50,7 +50,7 @@ from .plan import QuantPlan, layers_of, sites_of
 from .precision import Demands, MixedPlan, PlanFigures, mixed_plan
 from .quantized_copy import JudgedScales, QuantizedCopies, quantized_copy
 from .scales import ScaleChoice
-from .sensitivity import PartErrors, part_errors
+from .sensitivity import PartErrors, Sensitivity, part_errors
 from .site import QuantSite
 from .static_settings import StaticSettings
 from .table import Int8Table
@@ -307,8 +307,13 @@ class Quantizer:
         return self._samples, self._samples
 
     def _part_errors(self, plan: QuantPlan, choice: ScaleChoice) -> PartErrors:
-        weights = self._parameters(plan, choice, {}).weights
-        return part_errors(self.model, plan, choice, weights, sum(self.macs.values()), self._context)
+        weights, macs = self._parameters(plan, choice, {}).weights, sum(self.macs.values())
+        if self._settings.sensitivity is Sensitivity.GRADIENTS:
+            try:
+                return part_errors(self.model, plan, choice, weights, macs, self._context, Sensitivity.GRADIENTS)
+            except NotDifferentiable as error:
+                self.notes.append(remark("sensitivity", Sensitivity.MEASURED.value, f"not by gradients: {error}"))
+        return part_errors(self.model, plan, choice, weights, macs, self._context)
 
     def _widen(self, plan: QuantPlan, errors: PartErrors) -> PartErrors:
         """Give 8 bits to the weights that cost the outputs most, and return what errors are left."""

@@ -5,7 +5,8 @@ Each goes through `Where (switch, rounded, float)`: the model is opened once, ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,8 @@ from .weights import QuantizedWeight
 Part = tuple[ir.Value, Scale] | tuple[QuantSite, QuantizedWeight] | Mapping[str, Singles]
 """A tensor of the main graph with its scale, a site that has a weight with its levels, or initializers of the main
 graph, by name, with what they are rounded to."""
+Mix = Callable[[ir.Value, ir.Value], ir.Value]
+"""Appends what is read in place of a value, given the value rounded, and as it is."""
 
 
 class RoundedModel:
@@ -42,15 +45,7 @@ class RoundedModel:
         probe.model.graph.inputs.append(switches)
         for index, part in enumerate(parts):
             switch = probe.add("Gather", switches, probe.constant(np.asarray(index, np.int64)))
-            if isinstance(part, Mapping):
-                for name, stored in part.items():
-                    _round_initializer(probe, name, stored, switch)
-                continue
-            what, how = part
-            if isinstance(what, ir.Value) and isinstance(how, Scale):
-                _round_tensor(probe, probe.values[what.name or ""], how, switch)
-            elif isinstance(what, QuantSite) and isinstance(how, QuantizedWeight):
-                _round_weight(probe, what, how, switch)
+            round_part(probe, part, functools.partial(probe.add, "Where", switch))
         probe.model.graph.sort()
         self._session = open_session(probe.model)
 
@@ -64,35 +59,44 @@ class RoundedModel:
         return run
 
 
-def _round_weight(probe: Probe, site: QuantSite, weight: QuantizedWeight, switch: ir.Value) -> None:
-    """Let a node read its weight rounded where a switch is set."""
+def round_part(probe: Probe, part: Part, mix: Mix) -> None:
+    """Let all that reads a part of a model read a mixture of it, rounded, and of it as it is."""
+    if isinstance(part, Mapping):
+        for name, stored in part.items():
+            _round_initializer(probe, name, stored, mix)
+        return
+    what, how = part
+    if isinstance(what, ir.Value) and isinstance(how, Scale):
+        _round_tensor(probe, probe.values[what.name or ""], how, mix)
+    elif isinstance(what, QuantSite) and isinstance(how, QuantizedWeight):
+        _round_weight(probe, what, how, mix)
+
+
+def _round_weight(probe: Probe, site: QuantSite, weight: QuantizedWeight, mix: Mix) -> None:
     node = probe.values[site.key].producer()
     assert node is not None
     assert site.product is not None
     place = site.product.weight_index
     original = node.inputs[place]
     assert original is not None
-    stored = probe.constant(weight.dequantized())
-    node.replace_input_with(place, probe.add("Where", switch, stored, original))
+    node.replace_input_with(place, mix(probe.constant(weight.dequantized()), original))
 
 
-def _round_initializer(probe: Probe, name: str, stored: Singles, switch: ir.Value) -> None:
-    """Let all readers of an initializer read it rounded where a switch is set."""
+def _round_initializer(probe: Probe, name: str, stored: Singles, mix: Mix) -> None:
     value = probe.model.graph.initializers[name]
     readers = [(use.node, use.idx) for use in value.uses()]
-    chosen = probe.add("Where", switch, probe.constant(stored), value)
+    chosen = mix(probe.constant(stored), value)
     for node, index in readers:
         node.replace_input_with(index, chosen)
 
 
-def _round_tensor(probe: Probe, value: ir.Value, scale: Scale, switch: ir.Value) -> None:
-    """Let all readers of `value` read it rounded where a switch is set."""
+def _round_tensor(probe: Probe, value: ir.Value, scale: Scale, mix: Mix) -> None:
     readers = [(use.node, use.idx) for use in value.uses()]
     parameters = [probe.constant(part) for part in scale.parameters]
     levels = probe.add("QuantizeLinear", value, *parameters)
     if scale.ends is not None:
         levels = probe.add("Clip", levels, *map(probe.constant, scale.ends))
-    chosen = probe.add("Where", switch, probe.add("DequantizeLinear", levels, *parameters), value)
+    chosen = mix(probe.add("DequantizeLinear", levels, *parameters), value)
     for node, index in readers:
         node.replace_input_with(index, chosen)
     for index, output in enumerate(probe.model.graph.outputs):

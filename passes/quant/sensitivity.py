@@ -6,6 +6,7 @@ The parts are rounded one at a time, on few samples; their errors are independen
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping, Sequence, Set
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ import onnx_ir as ir
 from onnxslim.observe.sensitivity import OutputDeviation
 from onnxslim.pipeline.interface import Context
 
+from .gradient_noise import noise_by_gradients
 from .mixed import RoundingError
 from .plan import QuantPlan, layers_of, sites_of
 from .rounded import Part, RoundedModel
@@ -82,6 +84,15 @@ def _layers_of_tensors(plan: QuantPlan, layers: Mapping[str, list[QuantSite]]) -
     }
 
 
+class Sensitivity(enum.Enum):
+    """How it is found out what rounding one part costs the outputs."""
+
+    MEASURED = "measured"
+    """The model runs with this part rounded, and nothing else."""
+    GRADIENTS = "gradients"
+    """To first order, for all parts at once (`gradient_noise`)."""
+
+
 def part_errors(
     model: ir.Model,
     plan: QuantPlan,
@@ -89,6 +100,7 @@ def part_errors(
     weights: Mapping[ir.Node, QuantizedWeight],
     macs: int,
     context: Context,
+    how: Sensitivity = Sensitivity.MEASURED,
 ) -> PartErrors:
     """Return the error that each tensor and each weight of a plan brings.
 
@@ -101,13 +113,16 @@ def part_errors(
         weights: The weight of each site that has one.
         macs: Multiply-accumulates of one run.
         context: The context of the pass.
+        how: By running it, or by gradients.
 
     Raises:
+        NotDifferentiable: Of `GRADIENTS`: an op between a part and an output has no gradient.
         RunError: The model does not run on the samples.
     """
     stored = [(site, weights[site.node]) for site in plan.sites if site.node in weights]
     tensors = [(group.source, scales[group.source.name or ""]) for group in plan.groups]
-    errors = noise_of_parts(model, [*stored, *tensors], macs, context)
+    noise = noise_by_gradients if how is Sensitivity.GRADIENTS else noise_of_parts
+    errors = noise(model, [*stored, *tensors], macs, context)
     of_weights, of_tensors = errors[: len(stored)], errors[len(stored) :]
     return PartErrors(
         {value.name or "": share for (value, _), share in zip(tensors, of_tensors, strict=True)},

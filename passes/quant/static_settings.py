@@ -8,6 +8,7 @@ from .integers import IntegerType
 from .parameters import WeightSettings
 from .saturation import Saturation
 from .scales import Activations, Calibration
+from .sensitivity import Sensitivity
 from .table import Int8Table
 from .weights import Rounding
 
@@ -36,6 +37,7 @@ class StaticSettings:
     size: float | None
     timed: bool
     """Whether times are measured."""
+    sensitivity: Sensitivity = Sensitivity.MEASURED
 
     @property
     def of_weights(self) -> WeightSettings:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from peak_memory import peak_bytes
 
-from onnxslim.observe.sensitivity import OutputDeviation, parts
+from onnxslim.observe.sensitivity import OutputDeviation, output_weights, parts
 from onnxslim.runtime.session import Session
 
 
@@ -57,3 +57,27 @@ def test_outputs_of_one_run_at_a_time_are_held_beside_the_reference() -> None:
     one = runs[0]["x"].nbytes
     assert peak_bytes(lambda: error(run(3))) < 12 * one
     assert error(run(3)) == pytest.approx(0.25)
+
+
+def test_the_weighted_energy_of_an_error_is_what_the_deviation_says() -> None:
+    output = Session.of(detector.detector()).run({"images": detector.photos(4)})["output"]
+    random = np.random.default_rng(0)
+    wrong = output * random.uniform(0.9, 1.1, output.shape).astype(output.dtype)
+    made = [{"output": output[at : at + 1], "other": 3 * output[at : at + 1], "n": np.arange(3)} for at in range(4)]
+    changed = [{**each, "output": wrong[at : at + 1]} for at, each in enumerate(made)]
+    runs = [{"at": np.array(at)} for at in range(4)]
+    wanted = OutputDeviation(lambda feeds: made[int(feeds["at"])], runs)(lambda feeds: changed[int(feeds["at"])])
+    weights = output_weights(made)
+    found = sum(
+        float((weights[name] * np.square(each[name] - right[name], dtype=np.float64)).sum())
+        for each, right in zip(changed, made, strict=True)
+        for name in weights
+    )
+    assert set(weights) == {"output", "other"}
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
+def test_outputs_without_a_weight_are_those_that_count_for_nothing() -> None:
+    one = {"zero": np.zeros((1, 2)), "inf": np.full((1, 2), np.inf), "grows": np.ones((1, 2)), "scalar": np.float32(2)}
+    weights = output_weights([one, {**one, "grows": np.ones((1, 3))}])
+    assert {name: float(array) for name, array in weights.items()} == {"scalar": 1 / 8}

@@ -134,6 +134,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def _brings_channels_last(node: ir.Node) -> bool:
+    # The type of an attribute is known only by its name: this one is a list of numbers.
     return has(node, Trait.PERMUTES) and tuple(attribute(node, "perm") or ()) == CHANNELS_LAST  # type: ignore[arg-type]
 
 

@@ -78,8 +78,10 @@ class Training:
     best_epoch: Annotated[float, "after how many epochs the weights were best, and are those that were kept"]
     ended: Annotated[str, "why it ended: all steps, no better, time"]
     seconds: Annotated[float, "time of the training"]
+    memory: Annotated[float | None, "bytes by which the memory of the process rose, at most, while it trained"]
     reproduction: Annotated[Reproduction, "how to do it again"]
     loss_before_reason: str | None = None
+    memory_reason: str | None = None
 
     def __post_init__(self) -> None:
         check_record(self)
@@ -175,6 +177,8 @@ def train_model(
         best_epoch=trained.best.step / work.per_epoch,
         ended=trained.ended,
         seconds=seconds,
+        memory=work.memory.value,
+        memory_reason=work.memory.reason,
         reproduction=reproduction(
             "train",
             [path],

@@ -20,6 +20,7 @@ from onnxslim.train.distillation import Distillation, DistillationSettings, FewS
 from onnxslim.train.loop import Trained
 from onnxslim.train.optimizer import Optimizer, OptimizerKind
 from onnxslim.train.terms import OutputLoss, TermSettings
+from onnxslim.units import in_bytes
 
 
 class TrainingCode(Code):
@@ -176,9 +177,11 @@ class TrainingPass(Pass):
 def _told(work: Distillation, trained: Trained) -> Note:
     """Return the note on how a training went."""
     first, best = trained.evaluations[0], trained.best
+    risen = work.memory.value
+    memory = "" if risen is None else f"; memory rose by {in_bytes(risen)} at most"
     return (Note if trained.helped else remark)(
         "model",
         f"loss on {work.held_out.count} samples that were set aside {first.loss:.4g} -> {best.loss:.4g}",
         f"{trained.steps} steps of {work.batch} samples, {trained.steps / work.per_epoch:.3g} epochs of"
-        f" {work.training.count}; best after {best.step / work.per_epoch:.3g}; ended: {trained.ended}",
+        f" {work.training.count}; best after {best.step / work.per_epoch:.3g}; ended: {trained.ended}{memory}",
     )

@@ -7,6 +7,7 @@ from rich.console import Console
 from onnxslim.commands.train import Training
 from onnxslim.report.figures import FigureRow, task_rows
 from onnxslim.report.terminal import line, print_table, print_target
+from onnxslim.units import in_bytes
 
 
 def print_training(training: Training, console: Console) -> None:
@@ -25,6 +26,7 @@ def print_training(training: Training, console: Console) -> None:
     epochs = ((f"{each.epoch:.3g}", f"{each.loss:.4g}") for each in training.losses)
     print_table(console, ("epoch", "loss"), epochs, right=(0, 1))
     line(console, f"{training.parameters:,} parameters, {training.weights} at first")
-    steps = f"{training.steps:,} steps of {training.batch} samples in {training.seconds:.0f} s"
+    memory = "" if training.memory is None else f", memory rose by {in_bytes(training.memory)} at most"
+    steps = f"{training.steps:,} steps of {training.batch} samples in {training.seconds:.0f} s{memory}"
     line(console, f"{steps}; best after {training.best_epoch:.3g} epochs; ended: {training.ended}")
     line(console, f"Written to {training.output.path}")

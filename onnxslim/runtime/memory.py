@@ -1,4 +1,4 @@
-"""Peak memory of one run of a model, measured in child processes that run this module."""
+"""Peak memory: of one run of a model, measured in child processes that run this module, and of work of this process."""
 
 from __future__ import annotations
 
@@ -81,6 +81,32 @@ def run_once(request: Mapping[str, Any]) -> None:
         feeds = {name: arrays[f"arr_{index}"] for index, name in enumerate(request["names"])}
     if request["model"] is not None:
         Session.of(request["model"], Target(*request["target"])).run(feeds)
+
+
+class MemoryRise:
+    """How far the resident memory of this process rises from where it is now.
+
+    It is host memory, and all that the process does meanwhile counts. Linux lets a process begin its peak anew
+    (``clear_refs``, proc(5)).
+
+    Args:
+        process: What the system tells of this process.
+    """
+
+    def __init__(self, process: pathlib.Path = pathlib.Path("/proc/self")) -> None:
+        self._status = process / "status"
+        try:
+            (process / "clear_refs").write_text("5")
+            self._before = peak_resident_bytes(self._status)
+        except OSError:
+            self._before = None
+
+    def measured(self) -> Measured:
+        """Return the bytes of the peak so far above the beginning."""
+        peak = None if self._before is None else peak_resident_bytes(self._status)
+        if self._before is None or peak is None:
+            return Measured(None, "this platform does not tell the peak of a part of a run")
+        return Measured(float(max(0, peak - self._before)))
 
 
 def peak_resident_bytes(status: pathlib.Path = pathlib.Path("/proc/self/status")) -> int | None:

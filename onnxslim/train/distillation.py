@@ -16,7 +16,9 @@ from onnxslim.data import Samples
 from onnxslim.errors import BadOptionValue
 from onnxslim.model.constants import stored_array
 from onnxslim.observe.probe import run_on, truncated
+from onnxslim.runtime.memory import MemoryRise
 from onnxslim.runtime.session import OpenSession
+from onnxslim.runtime.statistics import Measured
 from onnxslim.train.augmentation import Augmentation, check_labels_stay
 from onnxslim.train.batches import LABELS, ShuffledBatches, in_order, several_shapes
 from onnxslim.train.features import choose_features
@@ -117,6 +119,8 @@ class Distillation:
         self.settings, self.student, self.weights, self.statistics = settings, student, weights, statistics
         self._masks = masks or {}
         self._samples, self._seed, self._open = samples, seed, open_session
+        self.memory = Measured(None, "nothing was trained")
+        """Bytes by which the memory of this process rose, at most, while it trained."""
         if samples.count < 2 * (samples.fixed_batch or 1):
             raise FewSamples
         share = min(settings.held_out, MOST_HELD_OUT / samples.count)
@@ -166,6 +170,7 @@ class Distillation:
             ValuesNotFinite: Samples, or what a model gives for them, are not finite.
         """
         settings = self.settings
+        rise = MemoryRise()
         augment = self._augmentation()
         batches = ShuffledBatches(self.training, self.batch, self._seed, augment)
         held_out = list(in_order(self.held_out, self.batch))
@@ -197,7 +202,9 @@ class Distillation:
 
         seen = digest_of({**self._first.feeds, **({} if self._first.labels is None else {"": self._first.labels})})
         fingerprint = f"{self._samples.source} {seen} {self._taught} {settings.fingerprint}"
-        return train(step, evaluation, values, batches, held_out, course, tell, fingerprint)
+        trained = train(step, evaluation, values, batches, held_out, course, tell, fingerprint)
+        self.memory = rise.measured()
+        return trained
 
     def _augmentation(self) -> Augmentation | None:
         names = self.settings.augment

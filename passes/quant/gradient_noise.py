@@ -85,7 +85,7 @@ def noise_by_gradients(model: ir.Model, parts: Sequence[Part], macs: int, contex
 
 
 @dataclasses.dataclass(frozen=True)
-class _Step:
+class _NoiseStep:
     """A model that makes the derivatives of the outputs along a direction by what each part is mixed with."""
 
     model: ir.Model
@@ -108,7 +108,7 @@ def _of_one_shape(context: Context, count: int) -> list[Feeds]:
 
 def _compiled(
     model: ir.Model, parts: Sequence[Part], shapes: Mapping[str, Sequence[int]], outputs: Sequence[str]
-) -> _Step:
+) -> _NoiseStep:
     raised = at_least(model, TRAINING_OPSET)
     if isinstance(raised, Reason):
         raise NotDifferentiable(str(raised), hint="quantize it with measured errors")
@@ -137,7 +137,7 @@ def _compiled(
         output.name or "": (seed.name or "", (seed.dtype or ir.DataType.FLOAT).numpy())
         for output, seed in seeds.items()
     }
-    return _Step(whole, switches, told, tuple(names.get(name, "") for name in switches))
+    return _NoiseStep(whole, switches, told, tuple(names.get(name, "") for name in switches))
 
 
 def _mixed(probe: Probe, part: Part) -> str:

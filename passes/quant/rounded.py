@@ -5,7 +5,6 @@ Each goes through `Where (switch, rounded, float)`: the model is opened once, ho
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -45,7 +44,7 @@ class RoundedModel:
         probe.model.graph.inputs.append(switches)
         for index, part in enumerate(parts):
             switch = probe.add("Gather", switches, probe.constant(np.asarray(index, np.int64)))
-            round_part(probe, part, functools.partial(probe.add, "Where", switch))
+            round_part(probe, part, _choice(probe, switch))
         probe.model.graph.sort()
         self._session = open_session(probe.model)
 
@@ -57,6 +56,13 @@ class RoundedModel:
             return run_on(self._session, {**feeds, self._name: switches})
 
         return run
+
+
+def _choice(probe: Probe, switch: ir.Value) -> Mix:
+    def choose(rounded: ir.Value, plain: ir.Value) -> ir.Value:
+        return probe.add("Where", switch, rounded, plain)
+
+    return choose
 
 
 def round_part(probe: Probe, part: Part, mix: Mix) -> None:

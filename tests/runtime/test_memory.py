@@ -107,3 +107,26 @@ def test_the_child_serves_a_request(growing, tmp_path, monkeypatch, capsys) -> N
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**request, "names": ["n"]})))
     assert memory.main() == 1
     assert "nothing was given for the input 'note'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux begins the peak of a process anew")
+def test_memory_rises_by_what_is_held_meanwhile_and_not_by_what_was_before() -> None:
+    before = np.ones(64 * 2**20, np.uint8)
+    del before
+    rise = memory.MemoryRise()
+    first = rise.measured().value
+    held = np.ones(32 * 2**20, np.uint8)
+    del held
+    assert first < 16 * 2**20
+    assert 24 * 2**20 < rise.measured().value < 56 * 2**20
+
+
+def test_where_a_peak_does_not_begin_anew_a_rise_is_not_known(tmp_path: pathlib.Path) -> None:
+    measured = memory.MemoryRise(tmp_path / "missing").measured()
+    assert measured.value is None
+    assert "does not tell" in measured.reason
+    (tmp_path / "clear_refs").touch()
+    (tmp_path / "status").write_text("VmHWM:\t    1000 kB\n")
+    rise = memory.MemoryRise(tmp_path)
+    (tmp_path / "status").write_text("VmHWM:\t    1500 kB\n")
+    assert rise.measured().value == 500 * 1024

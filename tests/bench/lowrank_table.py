@@ -9,8 +9,8 @@ fitted to. With ``--latency`` ranks are chosen among splits that were measured t
 the whole model is printed; without it nothing is timed. ``--no-recovery`` leaves that row out,
 ``--no-sensitivity`` lets the errors of all layers count alike; with ``--equal`` each layer loses SHARE of its
 parameters, and no spectra are needed. ``--features`` measures what the last layer reads: the head of a model without
-training may give zeros. ``--distill=EPOCHS`` adds a row: the whitened factors, distilled from the original on DATA, the
-embedding tables left as they are. Prints a Markdown table.
+training may give zeros. ``--distill=OPTIONS`` adds a row: the whitened factors, trained by the pass
+`distill` with these options (``epochs=10:batch=16:exclude=Gather``) on DATA. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnxslim.passes.distill import Distill
 from onnxslim.passes.lowrank.allocation import RankRule, RankTarget, SplitSettings
 from onnxslim.passes.lowrank.candidates import Positions, SplitCandidate, nearest, shapes
 from onnxslim.passes.lowrank.candidates import forms as possible
@@ -36,11 +35,11 @@ from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.data import open_samples
 from onnxslim.observe.probe import truncated
 from onnxslim.pipeline.interface import Context
+from onnxslim.pipeline.options import parse_passes
 from onnxslim.quality.fidelity import add_run, start_tallies, summarize
 from onnxslim.runtime.session import Session
 from onnxslim.runtime.target import detect_target
 from onnxslim.runtime.timing import compare_latency
-from onnxslim.train.terms import OutputLoss
 
 
 def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: list[str]) -> None:
@@ -77,7 +76,7 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
     print(f"{len(slower)} left alone because they are not faster: {'; '.join(slower)}\n")
     print("| split | parameters | MACs | SQNR of each output, dB | times faster | s |")
     print("| --- | --- | --- | --- | --- | --- |")
-    epochs = next((int(flag.removeprefix("distill=")) for flag in flags if flag.startswith("distill=")), 0)
+    training = next((flag.removeprefix("distill=") for flag in flags if flag.startswith("distill=")), "")
     rows = [
         ("weights alone (plain SVD)", dataclasses.replace(settings, whiten=False)),
         ("whitened", dataclasses.replace(settings, recover=False)),
@@ -85,8 +84,8 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
     ]
     if "no-recovery" in flags:
         del rows[2]
-    if epochs:
-        rows.append((f"whitened, distilled for {epochs} epochs", rows[1][1]))
+    if training:
+        rows.append((f"whitened, distilled: {training}", rows[1][1]))
     for name, each in rows:
         model = base.clone()
         started = time.perf_counter()
@@ -94,8 +93,9 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
         work.split([(layer, picked[layer.name]) for layer in work.layers if layer.name in picked])
         if "distilled" in name:
             context = Context(base, samples, target, np.random.default_rng(0), open_session=open_session)
-            trained = Distill(epochs=epochs, batch=16, loss=OutputLoss.MSE, exclude=("Gather",)).run(model, context)
-            print(f"<!-- {trained.notes[0].action}; {trained.notes[0].reason} -->")
+            (step,) = parse_passes(f"distill:{training}")
+            told = step.run(model, context).notes[0]
+            print(f"<!-- {told.action}; {told.reason} -->")
         seconds = time.perf_counter() - started
         session = Session.of(model, target)
         tallies = start_tallies([spec.name for spec in original.outputs])

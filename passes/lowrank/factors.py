@@ -229,7 +229,33 @@ def split(problem: Problem, form: Factorization, ranks: tuple[int, ...]) -> Spli
     Raises:
         LinAlgError: The gram is not positive definite.
     """
-    return _SPLITS[form](problem, ranks)
+    return _balanced(_SPLITS[form](problem, ranks))
+
+
+def _balanced(made: Split) -> Split:
+    """Return the same split with factors of which neighbours are equally large, component by component.
+
+    The scale of what is between them is free. A metric or a gram leaves one factor thousands of times as large as the
+    other, and then a step of a training that suits the one ruins the other; half precision loses digits as well.
+    """
+    if made.form is Factorization.PIVOT:  # what is between are outputs
+        return made
+    factors = [factor.astype(np.float64) for factor in made.factors]
+    shared = 2 if made.form is Factorization.SEPARABLE else 1  # axes of the components: (channel, window), or one
+    for at in range(len(factors) - 1):
+        before, after = factors[at], factors[at + 1]
+        if shared == 1:
+            inner, outer = tuple(range(before.ndim - 1)), tuple(range(1, after.ndim))
+        else:
+            inner, outer = tuple(range(1, before.ndim - 1)), (2,)
+        sizes = [np.sqrt(np.square(factor).mean(axis=axes)) for factor, axes in ((before, inner), (after, outer))]
+        known = (sizes[0] > 0) & (sizes[1] > 0)
+        gain = np.sqrt(np.divide(sizes[1], sizes[0], out=np.ones_like(sizes[0]), where=known))
+        gain[~known] = 1.0
+        leading = gain if shared == 1 else gain.reshape(len(gain), *[1] * len(inner), -1)
+        factors[at] = before * leading
+        factors[at + 1] = after / gain.reshape(*gain.shape, *[1] * len(outer))
+    return dataclasses.replace(made, factors=tuple(factors))
 
 
 def _matrix(problem: Problem, ranks: tuple[int, ...]) -> Split:

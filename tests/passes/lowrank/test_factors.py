@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnxslim.passes.lowrank.factors import Factorization, LayerMoments, Problem, split
+from onnxslim.passes.lowrank.factors import Factorization, LayerMoments, Problem, Split, split
 
 FULL = {
     Factorization.MATRIX: lambda inputs, kernel, outputs: (min(inputs * math.prod(kernel), outputs),),
@@ -183,3 +183,49 @@ def test_a_layer_that_gets_other_inputs_makes_up_for_it() -> None:
     weight = problem(5, 8, (), 6).best
     assert of.moments.loss(of.best) < of.moments.loss(weight)
     assert of.moments.loss(split(of, Factorization.MATRIX, (6,)).dense) == pytest.approx(of.moments.loss(of.best))
+
+
+def product(made: Split) -> np.ndarray:
+    """Return what factors amount to, shape [columns, outputs]."""
+    first, *rest = made.factors
+    if made.form is Factorization.SEPARABLE:
+        return np.einsum("i...r,iro->i...o", first, rest[0]).reshape(-1, made.dense.shape[1])
+    for factor in rest:
+        first = np.tensordot(first, factor, axes=1)
+    return first.reshape(-1, made.dense.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("form", "inputs", "kernel", "outputs", "ranks"),
+    [
+        (Factorization.MATRIX, 6, (), 9, (4,)),
+        (Factorization.TUCKER, 6, (3, 3), 9, (4, 5)),
+        (Factorization.TUCKER, 6, (3,), 9, (6, 5)),
+        (Factorization.SPATIAL, 4, (3, 2), 5, (6,)),
+        (Factorization.SEPARABLE, 3, (3, 3), 7, (2,)),
+    ],
+)
+def test_neighbouring_factors_are_equally_large(
+    form: Factorization, inputs: int, kernel: tuple[int, ...], outputs: int, ranks: tuple[int, ...]
+) -> None:
+    of = problem(1, inputs, kernel, outputs)
+    large = np.diag(10.0 ** np.arange(outputs))  # some outputs matter more than others
+    made = split(dataclasses.replace(of, metric=large), form, ranks)
+    np.testing.assert_allclose(product(made), made.dense, rtol=1e-6, atol=1e-9 * np.abs(made.dense).max())
+    before, after = made.factors[-2:]
+    if form is Factorization.SEPARABLE:
+        sizes = np.square(before).mean(axis=tuple(range(1, before.ndim - 1))), np.square(after).mean(axis=2)
+    else:
+        sizes = (
+            np.square(before).mean(axis=tuple(range(before.ndim - 1))),
+            np.square(after).mean(axis=tuple(range(1, after.ndim))),
+        )
+    np.testing.assert_allclose(*sizes, rtol=1e-6)
+
+
+def test_a_component_of_nothing_stays_so() -> None:
+    weight = np.zeros((4, 3))
+    weight[0, 0] = 1.0
+    made = split(Problem(LayerMoments.plain(weight).damped(weight, 1e-9)), Factorization.MATRIX, (2,))
+    assert all(np.isfinite(factor).all() for factor in made.factors)
+    np.testing.assert_allclose(product(made), weight, atol=1e-6)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -62,12 +62,13 @@ class Dataflow:
         self.order = self._ordered()
         """The nodes: what only makes constants right before it is read, what follows a node alone right behind it."""
 
-    def blocks(self, layers: float) -> list[Block]:
+    def blocks(self, layers: float, may_end: Callable[[ir.Value], bool] = lambda value: True) -> list[Block]:
         """Return the blocks, in order; together they hold all layers that an output depends on.
 
         Args:
             layers: How many layers each block has at least, but for the last one. 0: each layer is a block, and ends
                 where it ends, whether that is a cut or not.
+            may_end: Whether a block may end at a value; the last one ends at the outputs in any case.
         """
         places = {node: place for place, node in enumerate(self.order)}
         crossing, last_read = dict[ir.Value, None](), dict[ir.Value, int]()
@@ -85,22 +86,26 @@ class Dataflow:
                 del crossing[value]
             ends = made if layers == 0 and node in self.layers else list(crossing)
             fresh = [value for value in ends if places[_maker(value)] >= start]
-            if count and count >= layers and len(ends) == len(fresh) == 1:
-                ends, stop = self._extended(ends[0], place, places)
-                crossing = dict.fromkeys([ends[0]]) | {
+            if not (count and count >= layers and len(ends) == len(fresh) == 1):
+                continue
+            alike = [(value, stop) for value, stop in self._extended(ends[0], place, places) if may_end(value)]
+            if alike:
+                end, stop = alike[-1]
+                crossing = dict.fromkeys([end]) | {
                     value: None for value in crossing if last_read.get(value, -1) >= stop
                 }
-                found.append(self._block(start, stop, ends))
+                found.append(self._block(start, stop, [end]))
                 start, count = stop, 0
         if count:
             found.append(self._block(start, len(self.order), []))
         return found
 
-    def _extended(self, value: ir.Value, place: int, places: dict[ir.Node, int]) -> tuple[list[ir.Value], int]:
-        """Return a value, or what is made of it alone in the same shape, and the place behind."""
+    def _extended(self, value: ir.Value, place: int, places: dict[ir.Node, int]) -> Iterator[tuple[ir.Value, int]]:
+        """Yield a value, and what is made of it alone in the same shape, each with the place behind."""
+        yield value, place + 1
         while (node := self._follower(value)) is not None:
             value, place = node.outputs[0], max(place, places[node])
-        return [value], place + 1
+            yield value, place + 1
 
     def _follower(self, value: ir.Value) -> ir.Node | None:
         """Return the node that alone reads a value, and nothing else that is live, and keeps its shape."""

@@ -11,26 +11,21 @@ BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.arrays import Array, Indices
+from onnxslim.arrays import Array
 from onnxslim.model.constants import stored_array
 from onnxslim.model.edit import Editor
-from onnxslim.runtime.session import OpenSession
-from onnxslim.runtime.target import Target
 from onnxslim.train.adaptive_rounding import AdaptiveRounding, RoundingSchedule
-from onnxslim.train.batches import TrainingBatch
-from onnxslim.train.block_batches import BlockBatches, BlockValues
+from onnxslim.train.block_training import BlockTask
 from onnxslim.train.fake_quantization import QuantizedStudent, quantized_student, stored_integers
-from onnxslim.train.loop import Course, RunnableStep, Tell, Trained, train
+from onnxslim.train.loop import Course, Trained
 from onnxslim.train.losses import LossKind, LossTerm
 from onnxslim.train.optimizer import Optimizer, OptimizerKind
 from onnxslim.train.schedule import Schedule
-from onnxslim.train.step import TrainingStep, compile_step
-from onnxslim.train.terms import target_of
 
 BIAS_RATE, SCALE_RATE = 0.02, 0.02
 """How fast biases (in their root mean square) and logarithms of scales learn, beside the parameters of roundings, which
@@ -85,13 +80,9 @@ class BlockReconstruction:
         base: A copy at an operator set that is trained; changed in place, and of no use afterwards.
         reals: The real numbers that weights stand for, by the names of their integers.
         trained: The names of the integers, of weights and biases, and of the scales that are trained.
-        values: What the block reads and should make, for all samples.
     """
 
-    def __init__(
-        self, part: ir.Model, base: ir.Model, reals: Mapping[str, Array], trained: Collection[str], values: BlockValues
-    ) -> None:
-        self._values = values
+    def __init__(self, part: ir.Model, base: ir.Model, reals: Mapping[str, Array], trained: Collection[str]) -> None:
         self._rounding = AdaptiveRounding(reals)
         self._rounded = quantized_student(part, base.clone(), AdaptiveRounding(reals, hard=True)).model
         student = quantized_student(part, base, self._rounding)
@@ -103,52 +94,32 @@ class BlockReconstruction:
         self._student.graph.outputs.append(undecided)
         self._undecided = undecided.name or ""
 
-    def train(
-        self,
-        settings: ReconstructionSettings,
-        errors: Mapping[str, float],
-        positions: tuple[Indices, Indices],
-        seed: int,
-        open_session: OpenSession,
-        target: Target,
-        tell: Tell = lambda step, steps, evaluation: None,
-    ) -> tuple[Trained, Learned]:
+    def train(self, settings: ReconstructionSettings, task: BlockTask) -> tuple[Trained, Learned]:
         """Train; return how it went and what was learned. A loss of 1 is the error of the block as it was.
 
         Args:
             settings: How.
-            errors: The mean squared error of each end as it was.
-            positions: The samples to train on, and those that are set aside.
-            seed: Decides the order of samples, and what is mixed.
-            open_session: Opens a step on the target.
-            target: It.
-            tell: Told of each step.
+            task: What on.
 
         Raises:
             NotDifferentiable: An op of the block has no gradient.
             RunError: A step does not run.
         """
-        values = self._values
-        size = min(settings.batch, *(len(each) for each in positions))
-        terms = [
-            LossTerm(LossKind.MSE, name, target_of(name), 1 / len(errors), variance=error)
-            for name, error in errors.items()
-        ]
-        driven = [*terms, LossTerm(LossKind.VALUE, self._undecided, "")]
-        optimizer = Optimizer(OptimizerKind.ADAM)
         inner = self._student.graph.initializers
-        names = [*self._stored, *self._scales]
         rates = dict.fromkeys(self._scales, SCALE_RATE)
         rates |= {name: BIAS_RATE * _size(inner[name]) for name, stored in self._stored.items() if stored.is_bias}
-        step = self._compiled(self._student, size, names, driven, optimizer, rates)
-        kept = self._compiled(self._rounded, size, step.weights, terms, None, {})
-        runnable, evaluation = (RunnableStep.opened(each, self._wanted, open_session, target) for each in (step, kept))
-        schedule = RoundingSchedule(settings.steps, settings.strength)
-        batches = BlockBatches(values, positions[0], size, seed, settings.mixed_at, schedule)
         every = max(1, settings.steps // EVALUATIONS)
-        course = Course(Schedule(settings.rate, settings.steps, last=LAST_RATE), optimizer, every)
-        first = {name: stored_array(inner[name]) for name in step.weights}
-        trained = train(runnable, evaluation, first, batches, values.batches(positions[1], size), course, tell)
+        trained = task.train(
+            (self._student, self._rounded),
+            [*self._stored, *self._scales],
+            task.errors,
+            Course(Schedule(settings.rate, settings.steps, last=LAST_RATE), Optimizer(OptimizerKind.ADAM), every),
+            more=[LossTerm(LossKind.VALUE, self._undecided, "")],
+            masks=self._masks,
+            rates=rates,
+            mixed=settings.mixed_at,
+            scalars=RoundingSchedule(settings.steps, settings.strength),
+        )
         return trained, self._learned(trained.weights)
 
     def _learned(self, weights: Mapping[str, Array]) -> Learned:
@@ -160,23 +131,6 @@ class BlockReconstruction:
             if name in weights
         }
         return Learned(reals, {scale: weights[name] for name, scale in self._scales.items() if name in weights})
-
-    def _compiled(
-        self,
-        student: ir.Model,
-        size: int,
-        names: Sequence[str],
-        terms: Sequence[LossTerm],
-        optimizer: Optimizer | None,
-        rates: Mapping[str, float],
-    ) -> TrainingStep:
-        shapes: dict[str, tuple[int, ...]] = {value.name or "": () for value in student.graph.inputs}
-        shapes |= {name: (size, *array.shape[1:]) for name, array in self._values.inputs.items()}
-        masks = {name: mask for name, mask in self._masks.items() if name in names}
-        return compile_step(student, shapes, names, terms, optimizer, masks, rates=rates)
-
-    def _wanted(self, batch: TrainingBatch) -> Mapping[str, Array]:
-        return {target_of(name): array[batch.positions] for name, array in self._values.targets.items()}
 
 
 def _size(bias: ir.Value) -> float:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.analysis.blocks import WHOLE, Dataflow
+from onnxslim.analysis.blocks import Dataflow
 from onnxslim.analysis.float_form import float_form
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.specialize import infer_at
-from onnxslim.errors import BadOptionValue, DataError
-from onnxslim.model.constants import stored_array
+from onnxslim.errors import DataError
 from onnxslim.model.edit import become
 from onnxslim.observe.probe import run_on
 from onnxslim.observe.sensitivity import OutputDeviation
+from onnxslim.pipeline.blockwise import BlockCode, Blockwise, capacity, layers_in_block
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Exclude, Include, Selection
@@ -27,11 +26,9 @@ from onnxslim.pipeline.training_pass import TrainingCode
 from onnxslim.train.fake_quantization import stored_integers
 from onnxslim.train.reconstruction import ReconstructionSettings
 
-from .blockwise import Blockwise, capacity
 from .codes import ReconstructCode
-
-SIZES: Mapping[str, float] = {"layer": 0, "block": 1, "model": WHOLE}
-"""How many layers a block has at least, by the words for it."""
+from .counterparts import Counterparts
+from .learner import QuantizedLearner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +65,7 @@ class Reconstruct(Pass):
         self._check(("rate",), lambda value: value > 0, "a number above 0")
         self._check(("strength",), lambda value: value >= 0, "0 or more")
         self._check(("drop",), lambda value: 0 <= value <= 1, "a share from 0 to 1")
-        if self.blocks not in SIZES and not (self.blocks.isdecimal() and int(self.blocks) > 0):
-            raise BadOptionValue(
-                f"blocks is {self.blocks!r}", where=self.name, hint=f"blocks is a number, {', '.join(SIZES)}"
-            )
+        layers_in_block(self.blocks, self.name)
 
     def run(self, model: ir.Model, context: Context) -> Change:
         """Reconstruct `model` in place.
@@ -97,25 +91,26 @@ class Reconstruct(Pass):
         samples = context.draw(self.samples, f"{self.name}: blocks")
         shapes = {name: array.shape for name, array in samples.first().items()}
         flow = Dataflow(model.graph, layers, infer_at(model, shapes))
-        blocks = flow.blocks(SIZES[self.blocks] if self.blocks in SIZES else int(self.blocks))
+        blocks = flow.blocks(layers_in_block(self.blocks, self.name))
         fitting = capacity(blocks, infer_at(model, shapes))
         if samples.count > fitting:
             samples = samples.draw(fitting, np.random.default_rng(context.seed))
         asked = {each.integers.name or "" for each in stored if not selection.against(each.integers)}
         settings = ReconstructionSettings(self.steps, self.batch, self.rate, self.drop, self.strength)
-        reals = {name: stored_array(value) for name, value in floats.graph.initializers.items()}
         judging, fitted = samples, samples
         with contextlib.suppress(DataError):  # too few: what is fitted on them judges as well
             judging, fitted = samples.split(self.held_out, np.random.default_rng(context.seed))
         deviation = OutputDeviation.on(floats, judging, context.open_session)
         before, as_it_was = self._error(model, deviation, context), model.clone()
-        work = Blockwise(model, floats, flow.order, blocks, fitted, settings, self.held_out, context)
-        notes = [work.reconstruct(index, asked, reals) for index in range(len(blocks))]
+        learner = QuantizedLearner(stored, asked, floats, settings)
+        counterpart = Counterparts(model, floats).of
+        work = Blockwise(model, floats, counterpart, flow.order, blocks, fitted, learner, self.held_out, context)
+        notes = work.train()
         after = self._error(model, deviation, context) if work.modified else before
         told = f"{before:.3g} -> {after:.3g} on {judging.count} samples that no block has seen"
         if work.modified and not after < before:
             become(model, as_it_was)
-            reason = Reason(ReconstructCode.NO_BETTER_OUTPUTS, (told,))
+            reason = Reason(BlockCode.NO_BETTER_OUTPUTS, (learner.teacher, told))
             return Change(False, (left_alone("model", reason), *selection.unmatched()))
         whole = (Note("model", "reconstructed", f"error of the outputs as a share of their energy {told}"),)
         return Change(work.modified, (*(whole if work.modified else ()), *selection.unmatched(), *notes))

@@ -1,9 +1,9 @@
-"""The values of a quantized model and of its float form, side by side, block after block."""
+"""The values of a student and of its teacher, side by side, block after block."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -12,24 +12,32 @@ from onnxslim.analysis.blocks import Block
 from onnxslim.arrays import Array
 from onnxslim.data import Batch
 from onnxslim.observe.stream import Stream, early_order
-from onnxslim.pipeline.reasons import Reason
 from onnxslim.runtime.session import OpenSession
 from onnxslim.train.block_batches import BlockValues
 
-from .codes import ReconstructCode
-from .counterparts import Counterparts
+Counterpart = Callable[[ir.Value], "ir.Value | None"]
+"""Returns the value of the teacher that a value of the student stands for; None where none is known."""
+
+
+class NotBySample(Exception):
+    """A value that a block reads has no row for each sample."""
+
+    def __init__(self, value: str) -> None:
+        super().__init__(value)
+        self.value = value
+        """Its name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Names:
-    """Values of a block and, where the float form has them, the names that they have there."""
+    """Values of a block and, where the teacher has them, the names that they have there."""
 
     inputs: tuple[tuple[str, str | None], ...]
     ends: tuple[tuple[str, str | None], ...]
 
     @property
-    def floats(self) -> set[str]:
-        """All that is looked at in the float form."""
+    def taught(self) -> set[str]:
+        """All that is looked at in the teacher."""
         return {name for _, name in (*self.inputs, *self.ends) if name is not None}
 
 
@@ -39,9 +47,10 @@ class BlockStream:
     Values of all samples are held of one place in each model, and of the block in question once more.
 
     Args:
-        model: The quantized model; what is ahead may change.
-        floats: Its float form.
-        order: The nodes of the model, as blocks have them.
+        student: What is ahead may change.
+        teacher: The model that it is to be like.
+        counterpart: Finds values of the teacher.
+        order: The nodes of the student, as blocks have them.
         blocks: In this order.
         batches: The samples.
         open_session: Opens a model on the target.
@@ -49,49 +58,49 @@ class BlockStream:
 
     def __init__(
         self,
-        model: ir.Model,
-        floats: ir.Model,
+        student: ir.Model,
+        teacher: ir.Model,
+        counterpart: Counterpart,
         order: Sequence[ir.Node],
         blocks: Sequence[Block],
         batches: Sequence[Batch],
         open_session: OpenSession,
     ) -> None:
-        counterparts = Counterparts(model, floats)
-
         def pairs(values: Sequence[ir.Value]) -> tuple[tuple[str, str | None], ...]:
-            found = [(value.name or "", counterparts.of(value)) for value in values]
+            found = [(value.name or "", counterpart(value)) for value in values]
             return tuple((name, None if value is None else value.name) for name, value in found)
 
         self._blocks = [_Names(pairs(block.inputs), pairs(block.ends)) for block in blocks]
         self._stops = [block.stop for block in blocks]
-        self._now = Stream(model, batches, open_session, order)
-        self._then = Stream(floats, batches, open_session, early_order(floats.graph))
+        self._now = Stream(student, batches, open_session, order)
+        self._then = Stream(teacher, batches, open_session, early_order(teacher.graph))
         self._place = 0
         self._places = {value.name: place for place, node in enumerate(self._then.order) for value in node.outputs}
 
-    def values(self, index: int) -> BlockValues | Reason:
-        """Return the values of a block, or why it has none of the kind that is needed; both models are run up to it.
+    def values(self, index: int) -> BlockValues:
+        """Return the values of a block; both models are run up to it.
 
         Raises:
+            NotBySample: See there.
             RunError: A model does not run on the samples.
         """
         if index:
             self._now.advance(self._stops[index - 1])
         names = self._blocks[index]
-        needed = set[str]().union(*(block.floats for block in self._blocks[index:]))
-        self._place = max(self._place, *(self._places.get(name, -1) + 1 for name in names.floats), 0)
+        needed = set[str]().union(*(block.taught for block in self._blocks[index:]))
+        self._place = max(self._place, *(self._places.get(name, -1) + 1 for name in names.taught), 0)
         self._then.advance(self._place, needed)
         inputs: dict[str, Array] = {}
         originals: dict[str, Array] = {}
-        for name, other in names.inputs:
+        for name, taught in names.inputs:
             found = _joined(self._now, name)
             if found is None:
-                return Reason(ReconstructCode.NOT_BY_SAMPLE, (name,), values=(name,))
+                raise NotBySample(name)
             inputs[name] = found
-            original = None if other is None else _joined(self._then, other)
+            original = None if taught is None else _joined(self._then, taught)
             if original is not None and original.shape == found.shape and original.dtype == found.dtype == np.float32:
                 originals[name] = original
-        joined = {name: _joined(self._then, other) for name, other in names.ends if other is not None}
+        joined = {name: _joined(self._then, taught) for name, taught in names.ends if taught is not None}
         targets = {name: array for name, array in joined.items() if array is not None and array.dtype == np.float32}
         return BlockValues(inputs, originals, targets)
 

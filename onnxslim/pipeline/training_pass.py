@@ -142,13 +142,35 @@ class TrainingPass(Pass):
             RunError: The student, or the original, does not run on the samples.
             UsageError: The checkpoint is that of another training.
         """
+        work = self.distillation(student, weights, context, masks, statistics)
+        trained = work.run(lambda what, done, steps: context.progress(f"{self.name}: {what}", done, steps))
+        told = _told(work, trained)
+        if not trained.helped:
+            code = TrainingCode.DIVERGED if trained.ended == "diverged" else TrainingCode.NO_BETTER
+            raise NotTrained(Reason(code), told)
+        return trained, told
+
+    def distillation(
+        self,
+        student: ir.Model,
+        weights: Sequence[str],
+        context: Context,
+        masks: Mapping[str, Array],
+        statistics: Sequence[str] = (),
+    ) -> Distillation:
+        """Return the training of a student, as `train` runs it.
+
+        Raises:
+            NotTrained: There is nothing to learn.
+            RunError: The student, or the original, does not run on the samples.
+        """
         samples = context.samples
         if samples.synthetic:
             raise NotTrained(Reason(TrainingCode.SYNTHETIC))
         if not weights:
             raise NotTrained(Reason(TrainingCode.NOTHING_TRAINED))
         try:
-            work = Distillation(
+            return Distillation(
                 self.settings,
                 student,
                 weights,
@@ -166,12 +188,6 @@ class TrainingPass(Pass):
         except OnnxslimError as error:
             error.where = error.where or self.name
             raise
-        trained = work.run(lambda what, done, steps: context.progress(f"{self.name}: {what}", done, steps))
-        told = _told(work, trained)
-        if not trained.helped:
-            code = TrainingCode.DIVERGED if trained.ended == "diverged" else TrainingCode.NO_BETTER
-            raise NotTrained(Reason(code), told)
-        return trained, told
 
 
 def _told(work: Distillation, trained: Trained) -> Note:

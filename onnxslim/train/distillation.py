@@ -20,13 +20,13 @@ from onnxslim.runtime.memory import MemoryRise
 from onnxslim.runtime.session import OpenSession
 from onnxslim.runtime.statistics import Measured
 from onnxslim.train.augmentation import Augmentation, check_labels_stay
-from onnxslim.train.batches import LABELS, ShuffledBatches, in_order, several_shapes
+from onnxslim.train.batches import LABELS, ShuffledBatches, TrainingBatch, in_order, several_shapes
 from onnxslim.train.features import choose_features
 from onnxslim.train.labels import label_terms, read_labels
-from onnxslim.train.loop import Course, Evaluation, RunnableStep, Trained, digest_of, train
+from onnxslim.train.loop import Course, Evaluation, RunnableStep, Trained, digest_of, not_finite, train
 from onnxslim.train.optimizer import Optimizer
 from onnxslim.train.schedule import Schedule
-from onnxslim.train.step import compile_step
+from onnxslim.train.step import TrainingStep, compile_step
 from onnxslim.train.teacher import Teacher
 from onnxslim.train.terms import TermSettings, feature_terms, output_terms, target_of
 
@@ -173,17 +173,10 @@ class Distillation:
         rise = MemoryRise()
         augment = self._augmentation()
         batches = ShuffledBatches(self.training, self.batch, self._seed, augment)
-        held_out = list(in_order(self.held_out, self.batch))
-        held_out_size = self.batch
-        if not held_out:  # fewer than a batch: they are one by themselves
-            held_out_size = self.held_out.count
-            held_out = list(in_order(self.held_out, held_out_size))
         step = self._compiled(self.shapes, settings.optimizer, self.training, cached=augment is None)
         self.statistics = [name for name in self.statistics if name in step.step.weights]
         self.weights = [name for name in step.step.weights if name not in self.statistics]
-        shapes = {name: array.shape for name, array in held_out[0].feeds.items()}
-        if any({name: array.shape for name, array in batch.feeds.items()} != shapes for batch in held_out):
-            raise several_shapes(self._samples.source)
+        held_out, shapes = self._judging()
         evaluation = self._compiled(shapes, None, self.held_out, cached=True)
         steps = settings.epochs * batches.per_epoch
         course = Course(
@@ -205,6 +198,34 @@ class Distillation:
         trained = train(step, evaluation, values, batches, held_out, course, tell, fingerprint)
         self.memory = rise.measured()
         return trained
+
+    def loss_of(self, student: ir.Model) -> float:
+        """Return the loss of the student with other weights on the samples that are set aside.
+
+        Args:
+            student: The student, but for its weights; not changed.
+
+        Raises:
+            RunError: It does not run.
+            ValuesNotFinite: The loss is not finite.
+        """
+        held_out, shapes = self._judging()
+        step = self._opened(compile_step(student, shapes, [], self.terms, None), self.held_out, cached=False)
+        (name,) = step.step.losses[:1]
+        loss = float(np.mean([step.session.run(step.feeds(batch))[name] for batch in held_out]))
+        if not math.isfinite(loss):
+            raise not_finite("on the samples that are set aside")
+        return loss
+
+    def _judging(self) -> tuple[list[TrainingBatch], dict[str, tuple[int, ...]]]:
+        """Return what is set aside in batches, and their shapes."""
+        held_out = list(in_order(self.held_out, self.batch))
+        if not held_out:  # fewer than a batch: they are one by themselves
+            held_out = list(in_order(self.held_out, self.held_out.count))
+        shapes = {name: array.shape for name, array in held_out[0].feeds.items()}
+        if any({name: array.shape for name, array in batch.feeds.items()} != shapes for batch in held_out):
+            raise several_shapes(self._samples.source)
+        return held_out, shapes
 
     def _augmentation(self) -> Augmentation | None:
         names = self.settings.augment
@@ -228,6 +249,9 @@ class Distillation:
         self, shapes: Mapping[str, tuple[int, ...]], optimizer: Optimizer | None, samples: Samples, *, cached: bool
     ) -> RunnableStep:
         step = compile_step(self.student, shapes, self.weights, self.terms, optimizer, self._masks, self.statistics)
+        return self._opened(step, samples, cached=cached)
+
+    def _opened(self, step: TrainingStep, samples: Samples, *, cached: bool) -> RunnableStep:
         given = (spec.name for spec in self.teacher.outputs) if self.teacher is not None else ()
         targets = {target_of(name): name for name in given if target_of(name) in step.targets}
         teacher = Teacher(self.teacher if targets else None, targets, samples.count, cached=cached)

@@ -33,14 +33,12 @@ def choose_features(
     Raises:
         BadOptionValue: Student and original have no value of a name that is asked for, of one shape.
     """
-    values = {value.name or "": value for node in teacher for value in node.outputs if value.name}
-    own = {value.name or "": value for node in student for value in node.outputs if value.name}
+    own = {value.name or "": value for node in student for value in node.outputs}
     outputs = {value.name for value in student.outputs}
     alike = [
         name
-        for name, value in own.items()
-        if name in values and name not in outputs and value.dtype in (None, ir.DataType.FLOAT)
-        if (shape := shapes[0].shape(value)) is not None and shape == shapes[1].shape(values[name]) and len(shape) > 1
+        for name in alike_values(student, teacher, shapes)
+        if name not in outputs and len(shapes[0].shape(own[name]) or ()) > 1
     ]
     chosen: list[str] = []
     for name in asked:
@@ -59,6 +57,24 @@ def choose_features(
                 hint=did_you_mean(name, alike) + f"there are {', '.join(alike[:6])}",
             )
     return list(dict.fromkeys(chosen))
+
+
+def alike_values(student: ir.Graph, teacher: ir.Graph, shapes: tuple[ShapeView, ShapeView]) -> list[str]:
+    """Return the names of the values of real numbers that both have in one shape, in the order of the student.
+
+    Args:
+        student: The graph of the student.
+        teacher: That of the original.
+        shapes: Shapes of the values of both, at the size of a batch.
+    """
+    values = {value.name: value for node in teacher for value in node.outputs}
+    return [
+        value.name
+        for node in student
+        for value in node.outputs
+        if value.name and value.name in values and value.dtype in (None, ir.DataType.FLOAT)
+        if (shape := shapes[0].shape(value)) is not None and shape == shapes[1].shape(values[value.name])
+    ]
 
 
 def _attends(value: ir.Value) -> bool:

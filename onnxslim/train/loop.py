@@ -199,7 +199,7 @@ class _Run:
         self.best_weights: Mapping[str, Array] = {name: np.array(weights[name]) for name in self._weights}
         self.evaluations = [Evaluation(0, self._held_out_loss(), math.nan)]
         if not math.isfinite(self.evaluations[0].loss):
-            raise _not_finite("before the first step: samples, or what a model gives for them, are NaN or infinite")
+            raise not_finite("before the first step: samples, or what a model gives for them, are NaN or infinite")
         self.best = self.evaluations[0]
 
     def train_on(self, batch: TrainingBatch) -> None:
@@ -212,7 +212,7 @@ class _Run:
         if not math.isfinite(loss):
             for name, array in feeds.items():
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
-                    raise _not_finite(f"of a batch for which {name} is NaN or infinite")
+                    raise not_finite(f"of a batch for which {name} is NaN or infinite")
         self.loss = loss if math.isnan(self.loss) else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
 
     def evaluate(self) -> None:
@@ -258,7 +258,8 @@ class _Run:
         return float(np.mean(losses)) if losses else math.nan
 
 
-def _not_finite(of_what: str) -> ValuesNotFinite:
+def not_finite(of_what: str) -> ValuesNotFinite:
+    """Return the error that a loss is not finite."""
     hint = "leave such samples out, or scale the inputs as the model was trained"
     return ValuesNotFinite(f"the loss is not finite {of_what}", where="the calibration samples", hint=hint)
 

@@ -101,10 +101,10 @@ def _output_term(output: ir.Value, array: Array, settings: TermSettings) -> Loss
         return LossTerm(kind, value, target_of(name), axis=axis, temperature=settings.temperature)
     if settings.loss is OutputLoss.KL and array.ndim >= 2:
         return LossTerm(LossKind.KL, name, target_of(name), axis=axis, temperature=settings.temperature)
-    return LossTerm(LossKind.MSE, name, target_of(name), variance=_spread(array))
+    return LossTerm(LossKind.MSE, name, target_of(name), variance=spread(array))
 
 
-def _spread(array: Array) -> float:
+def spread(array: Array) -> float:
     """Return the variance of what a teacher gives; of what is the same everywhere a share of its size."""
     square = float(np.mean(np.square(array, dtype=np.float64)))
     return max(float(np.var(array, dtype=np.float64)), CONSTANT * square) or 1.0

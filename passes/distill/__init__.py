@@ -6,14 +6,20 @@ They are those of the model, or those of a student that takes its place: a file,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import onnx_ir as ir
 
+from onnxslim.analysis.blocks import WHOLE
 from onnxslim.analysis.shapes import infer_shapes
-from onnxslim.model.edit import overwrite
+from onnxslim.arrays import Array
+from onnxslim.diagnostic import Code
+from onnxslim.errors import BadOptionValue
+from onnxslim.model.edit import become, overwrite
+from onnxslim.pipeline.blockwise import BlockCode, layers_in_block
 from onnxslim.pipeline.discovery import find_pass
-from onnxslim.pipeline.interface import Change, Context, Note, NoteKind
+from onnxslim.pipeline.interface import Change, Context, Note, NoteKind, left_alone, remark
 from onnxslim.pipeline.opset import at_least
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.rewrite_gate import RewriteGate
@@ -26,10 +32,25 @@ from onnxslim.train.optimizer import RATES_FROM_SCRATCH
 from onnxslim.train.parameters import moving_parts, trainable_parameters
 from onnxslim.train.step import TRAINING_OPSET
 
+from .blockwise import FloatLearner, StudentBlocks
 from .separable import separable_student
 
+NOT_BY_BLOCK = {
+    "student": "a student of its own has no values that are those of the original",
+    "features": "each block learns what is between",
+    "alpha": "blocks learn of the original alone, not of labels",
+    "augment": "what blocks read is computed once, of samples as they are",
+    "checkpoint": "blocks are not written while they are trained",
+}
+"""Options that a training block by block does not have, and why."""
 SEPARABLE = "separable"
 """The student that is made of the model itself."""
+
+
+class DistillCode(Code):
+    """What is told of the way in which a model is trained."""
+
+    ONE_BLOCK = "a block could end nowhere: the original has no value between, of the same name and shape"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +66,25 @@ class Distill(TrainingPass):
         "with depthwise-separable pairs in the place of convolutions, those of include= and exclude=",
     ] = None
     windows: Annotated[int, "of student=separable: windows that the pairs have for each channel"] = 1
+    blocks: Annotated[
+        str,
+        "what is trained together: model, all at once by the outputs; or one after the other, by what the original "
+        "makes there: each layer, each block (between cuts, as residual blocks), so many layers",
+    ] = "model"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts("windows")
+        if layers_in_block(self.blocks, self.name) == WHOLE:
+            return
+        for name, why in NOT_BY_BLOCK.items():
+            if value := getattr(self, name):
+                told = "+".join(value) if isinstance(value, tuple) else value
+                raise BadOptionValue(
+                    f"{name} is {told}, and blocks is {self.blocks}: {why}",
+                    where=self.name,
+                    hint=f"leave out {name}, or blocks",
+                )
 
     @property
     def goes_on(self) -> bool:
@@ -87,13 +123,44 @@ class Distill(TrainingPass):
         selection = Selection(self.include, self.exclude, model, context.original)
         notes = selection.unmatched()
         weights = [value.name or "" for value in trainable_parameters(model.graph) if not selection.against(value)]
+        masks = moving_parts(model.graph, weights)
         try:
-            trained, told = self.train(_raised(model), weights, context, moving_parts(model.graph, weights))
+            if layers_in_block(self.blocks, self.name) != WHOLE:
+                if (by_block := self._by_block(model, weights, context, masks)) is not None:
+                    return dataclasses.replace(by_block, notes=(*by_block.notes, *notes))
+                code = DistillCode.ONE_BLOCK
+                notes.append(remark("model", "trained as a whole", code.value, code.word))
+            trained, told = self.train(_raised(model), weights, context, masks)
         except NotTrained as error:
             return Change(False, (*error.notes, *notes))
         for name, array in trained.weights.items():
             overwrite(model.graph.initializers[name], array)
         return Change(True, (told, *notes))
+
+    def _by_block(
+        self, model: ir.Model, weights: Sequence[str], context: Context, masks: Mapping[str, Array]
+    ) -> Change | None:
+        """Train one block after the other, in place; None: the model is one block."""
+        work = self.distillation(_raised(model), weights, context, masks)
+        student = StudentBlocks(model, context.original, layers_in_block(self.blocks, self.name), work.training)
+        if len(student.blocks) < 2:
+            return None
+        settings, as_it_was = self.settings, model.clone()
+        before = work.loss_of(_raised(model))
+        if settings.seconds is not None:
+            settings = dataclasses.replace(settings, seconds=settings.seconds / len(student.blocks))
+        learner = FloatLearner(weights, masks, settings)
+        modified, notes = student.train(learner, work.training, self.held_out, context)
+        if not modified:
+            return Change(False, tuple(notes))
+        after = work.loss_of(_raised(model))
+        told = f"{before:.4g} -> {after:.4g}"
+        if not after < before:
+            become(model, as_it_was)
+            reason = Reason(BlockCode.NO_BETTER_OUTPUTS, (learner.teacher, f"loss {told}"))
+            return Change(False, (left_alone("model", reason),))
+        action = f"loss on {work.held_out.count} samples that no block has seen {told}"
+        return Change(True, (Note("model", action, f"{len(student.blocks)} blocks, one after the other"), *notes))
 
     def _replace(self, model: ir.Model, path: str, context: Context) -> Change:
         """Train a student and let it take the place of the model.

@@ -53,3 +53,23 @@ def normalized_network(
     weights |= {"s1": np.ones(width), "t1": np.zeros(width), "m1": np.zeros(width), "d1": np.ones(width)}
     given = f"float[N,M,H,W] {output}" if output else f"{dtype} y"
     return from_text(NORMALIZED % (opset, inputs, given), **{k: w.astype(np.float32) for k, w in weights.items()})
+
+
+RESIDUAL = """<ir_version: 8, opset_import: ["" : %d]> g (float[%s,3,8,8] x) => (float[%s,5] y) {
+    a = Conv <pads = [1,1,1,1]> (x, w0, b0)  s0 = Relu (a)
+    c1 = Conv <pads = [1,1,1,1]> (s0, w1, b1)  r1 = Relu (c1)
+    d1 = Conv <pads = [1,1,1,1]> (r1, w2, b2)  e1 = Add (s0, d1)  s1 = Relu (e1)
+    c2 = Conv <pads = [1,1,1,1]> (s1, w3, b3)  r2 = Relu (c2)
+    d2 = Conv <pads = [1,1,1,1]> (r2, w4, b4)  e2 = Add (s1, d2)  s2 = Relu (e2)
+    p = AveragePool <kernel_shape = [8,8]> (s2)  f = Flatten (p)  z = Gemm (f, v, d)  %s }"""
+
+
+def residual_network(opset: int = 18, softmax: bool = False, batch: str = "N") -> ir.Model:
+    """Return a net of a stem, two residual blocks whose inner channels are twice as many, and a classifier."""
+    random, wide = np.random.default_rng(0), 16
+    shapes = {"w0": (8, 3, 3, 3), "w1": (wide, 8, 3, 3), "w2": (8, wide, 3, 3), "w3": (wide, 8, 3, 3)}
+    shapes |= {"w4": (8, wide, 3, 3), "v": (8, 5), "d": (5,), "b0": (8,), "b1": (wide,), "b2": (8,), "b3": (wide,)}
+    weights = {k: random.standard_normal(s) / np.sqrt(np.prod(s[1:]) or 1) for k, s in (shapes | {"b4": (8,)}).items()}
+    weights["v"] *= 5 if softmax else 20
+    end = "y = Softmax <axis = -1> (z)" if softmax else "y = Identity (z)"
+    return from_text(RESIDUAL % (opset, batch, batch, end), **{k: w.astype(np.float32) for k, w in weights.items()})

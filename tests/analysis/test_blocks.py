@@ -64,6 +64,21 @@ def test_blocks(text: str, layers: float, expected: Told) -> None:
     assert told(flow_of(from_text(HEAD + text, **weights)).blocks(layers)) == expected
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("b h", [("x", "b"), ("b", "h"), ("h", "y")]),
+        ("f", [("x", "f"), ("f", "y")]),
+        ("b f", [("x", "b"), ("b", "f"), ("f", "y")]),
+        ("d", [("x", "y")]),
+        ("", [("x", "y")]),
+    ],
+)
+def test_blocks_end_where_they_may(names: str, expected: Told) -> None:
+    model = from_text(HEAD + RESIDUAL, **{name: np.eye(4, dtype=np.float32) for name in ("w", "w1", "w2", "w3")})
+    assert told(flow_of(model).blocks(1, lambda value: value.name in names.split())) == expected
+
+
 @pytest.mark.parametrize("layers", [0, 1, 3, WHOLE])
 @pytest.mark.parametrize("path", [("onnx", "cifar10_resnet20.onnx"), ("fashion", "resnet18.onnx")], ids=str)
 def test_blocks_hold_each_layer_once_and_run_in_order(path: tuple[str, str], layers: float) -> None:

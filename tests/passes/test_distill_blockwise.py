@@ -19,7 +19,7 @@ from story import make_context
 
 import onnxslim
 from onnxslim.errors import BadOptionValue
-from onnxslim.pipeline.interface import Change, Note, NoteKind
+from onnxslim.pipeline.interface import Change, Note, NoteKind, Progress
 
 FAST = Distill(epochs=10, batch=16, blocks="block")
 WEIGHTS = {"s0": {"w0", "b0"}, "s1": {"w1", "b1", "w2", "b2"}, "s2": {"w3", "b3", "w4", "b4"}, "y": {"v", "d"}}
@@ -198,6 +198,24 @@ def test_blocks_end_where_sizes_of_the_original_follow_from_constants_that_it_co
     student = scaled(teacher, "u", 0.8)
     Simplify().run(student, make_context(teacher, data))
     assert "e" in done(distilled(dataclasses.replace(FAST, rate=0.01), student, teacher, data).notes)
+
+
+class Told(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        self.lines.append(what)
+
+
+def test_each_block_has_its_share_of_the_time() -> None:
+    progress = Told()
+    context = make_context(residual_network(), images(256), progress=progress)
+    dataclasses.replace(FAST, minutes=1e-9).run(pruned(), context)
+    blocks = [line.partition(",")[0] for line in progress.lines]
+    assert blocks == [f"distill: block {number} of 4" for number in (2, 3, 4)]  # the first makes what it should make
 
 
 def test_zeros_of_sparse_weights_stay() -> None:

@@ -12,13 +12,16 @@ import onnx_ir as ir
 import pytest
 from distilled_models import error, images, residual_network
 from onnxslim.passes.distill import Distill
+from onnxslim.passes.distill.blockwise import StudentBlocks
 from onnxslim.passes.prune import Prune
 from onnxslim.passes.simplify import Simplify
 from sample_models import from_text
 from story import make_context
+from zoo import zoo_file
 
 import onnxslim
 from onnxslim.errors import BadOptionValue
+from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Change, Note, NoteKind, Progress
 
 FAST = Distill(epochs=10, batch=16, blocks="block")
@@ -198,6 +201,17 @@ def test_blocks_end_where_sizes_of_the_original_follow_from_constants_that_it_co
     student = scaled(teacher, "u", 0.8)
     Simplify().run(student, make_context(teacher, data))
     assert "e" in done(distilled(dataclasses.replace(FAST, rate=0.01), student, teacher, data).notes)
+
+
+@pytest.mark.zoo
+def test_blocks_of_a_real_network_are_its_stem_its_residual_blocks_and_its_end() -> None:
+    original = open_model(zoo_file("onnx", "cifar10_resnet20.onnx"))
+    context = make_context(original, {"input": np.zeros((1, 3, 32, 32), np.float32)})
+    student = original.clone()
+    Simplify().run(student, context)
+    blocks = StudentBlocks(student, context.original, 1, context.samples).blocks
+    makers = [block.ends[0].producer() for block in blocks]
+    assert [maker.op_type for maker in makers if maker is not None] == ["Relu"] * 10 + ["Gemm"]
 
 
 class Told(Progress):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from distilled_models import error, images, network
+from distilled_models import error, images, network, residual_network
 from onnxslim.passes.qat import Qat
 from onnxslim.passes.quant import Quant
 from onnxslim.passes.reconstruct import Reconstruct
@@ -167,6 +167,15 @@ def test_what_cannot_be_reconstructed_stays_as_it_is(model: str, reason: str) ->
     assert change.notes[0].kind is NoteKind.LEFT_ALONE
     assert reason in change.notes[0].reason
     assert nodes_of(given.graph) == before
+
+
+def test_a_model_of_a_fixed_batch_size_is_reconstructed_in_such_batches() -> None:
+    teacher = residual_network(batch="16")
+    model = quantized(teacher, images(256), weights="int2", rounding="nearest")
+    settings = dataclasses.replace(FAST, steps=60, batch=24)
+    change = settings.run(model, make_context(teacher, images(256)))
+    assert change.modified
+    assert {note.kind for note in change.notes} == {NoteKind.DONE}
 
 
 def test_it_runs_between_quant_and_qat() -> None:

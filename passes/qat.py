@@ -11,14 +11,12 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.diagnostic import Code
 from onnxslim.model.edit import overwrite
 from onnxslim.pipeline.interface import Change, Context
-from onnxslim.pipeline.opset import at_least
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
-from onnxslim.pipeline.training_pass import NotTrained, TrainingPass
+from onnxslim.pipeline.training_pass import NotTrained, TrainingPass, raised
 from onnxslim.train.fake_quantization import quantized_student
 from onnxslim.train.optimizer import OptimizerKind
 from onnxslim.train.parameters import moving_parts, trainable_parameters
-from onnxslim.train.step import TRAINING_OPSET
 
 
 class QatCode(Code):
@@ -51,10 +49,7 @@ class Qat(TrainingPass):
         selection = Selection(self.include, self.exclude, model, context.original)
         notes = selection.unmatched()
         try:
-            base = at_least(model.clone(), TRAINING_OPSET)
-            if isinstance(base, Reason):
-                raise NotTrained(base)
-            student = quantized_student(model, base)
+            student = quantized_student(model, raised(model.clone()))
             if not student.stored:
                 raise NotTrained(Reason(QatCode.NOT_QUANTIZED))
             left = student.parameters_of(stored for stored in student.stored if selection.against(stored.integers))

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import onnx_ir as ir
 
+from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.arrays import Array
 from onnxslim.diagnostic import Code
 from onnxslim.errors import OnnxslimError
-from onnxslim.pipeline.interface import Context, Kind, Note, Pass, left_alone, remark
+from onnxslim.model.edit import overwrite
+from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone, remark
+from onnxslim.pipeline.opset import at_least
 from onnxslim.pipeline.reasons import Reason
-from onnxslim.pipeline.selection import Exclude, Include
+from onnxslim.pipeline.selection import Exclude, Include, Selection
 from onnxslim.train.augmentation import AUGMENTATIONS, check_augmentations
 from onnxslim.train.distillation import Distillation, DistillationSettings, FewSamples, NothingToCompare
 from onnxslim.train.loop import Trained
+from onnxslim.train.losses import LossTerm
 from onnxslim.train.optimizer import Optimizer, OptimizerKind
+from onnxslim.train.parameters import moving_parts, trainable_parameters
+from onnxslim.train.step import TRAINING_OPSET
 from onnxslim.train.terms import OutputLoss, TermSettings
 from onnxslim.units import in_bytes
+
+Penalize = Callable[[ir.Model], Sequence[LossTerm]]
+"""Appends to a student what is minimised beside its distance from the original; gives the terms."""
 
 
 class TrainingCode(Code):
@@ -119,6 +128,37 @@ class TrainingPass(Pass):
             None if self.checkpoint is None else pathlib.Path(self.checkpoint),
         )
 
+    def go_on(self, model: ir.Model, context: Context, penalize: Penalize | None = None) -> Change:
+        """Train the weights of whatever model it is given, in place.
+
+        Args:
+            model: The model.
+            context: What the pass is given.
+            penalize: Adds penalties to the student that is made of the model; None: there are none.
+
+        Raises:
+            NotDifferentiable: An op between the weights and the outputs has no gradient.
+            RunError: The model or the original does not run on the samples.
+            UsageError: The checkpoint is that of another training.
+        """
+        infer_shapes(model)
+        selection = Selection(self.include, self.exclude, model, context.original)
+        notes = selection.unmatched()
+        weights = [value.name or "" for value in trainable_parameters(model.graph) if not selection.against(value)]
+        try:
+            student = raised(model)
+            penalties: Sequence[LossTerm] = ()
+            if penalize is not None:
+                student = student.clone()
+                penalties = penalize(student)
+            masks = moving_parts(model.graph, weights)
+            trained, told = self.train(student, weights, context, masks, penalties=penalties)
+        except NotTrained as error:
+            return Change(False, (*error.notes, *notes))
+        for name, array in trained.weights.items():
+            overwrite(model.graph.initializers[name], array)
+        return Change(True, (told, *notes))
+
     def train(
         self,
         student: ir.Model,
@@ -126,6 +166,7 @@ class TrainingPass(Pass):
         context: Context,
         masks: Mapping[str, Array],
         statistics: Sequence[str] = (),
+        penalties: Sequence[LossTerm] = (),
     ) -> tuple[Trained, Note]:
         """Train weights of a student, which is not changed; return what came out, and a note on how it went.
 
@@ -135,6 +176,7 @@ class TrainingPass(Pass):
             context: What the pass is given.
             masks: For weights of which some elements stay as they are: 1 where they move and 0 where they do not.
             statistics: Names of means and variances that follow those of the batches.
+            penalties: What is minimised beside the distance from the original.
 
         Raises:
             NotTrained: There is nothing to learn, or nothing was learnt.
@@ -142,7 +184,7 @@ class TrainingPass(Pass):
             RunError: The student, or the original, does not run on the samples.
             UsageError: The checkpoint is that of another training.
         """
-        work = self.distillation(student, weights, context, masks, statistics)
+        work = self.distillation(student, weights, context, masks, statistics, penalties)
         trained = work.run(lambda what, done, steps: context.progress(f"{self.name}: {what}", done, steps))
         told = _told(work, trained)
         if not trained.helped:
@@ -157,6 +199,7 @@ class TrainingPass(Pass):
         context: Context,
         masks: Mapping[str, Array],
         statistics: Sequence[str] = (),
+        penalties: Sequence[LossTerm] = (),
     ) -> Distillation:
         """Return the training of a student, as `train` runs it.
 
@@ -180,6 +223,7 @@ class TrainingPass(Pass):
                 context.open_session,
                 masks,
                 statistics,
+                penalties,
             )
         except FewSamples as error:
             raise NotTrained(Reason(TrainingCode.FEW_SAMPLES, (samples.count,))) from error
@@ -188,6 +232,18 @@ class TrainingPass(Pass):
         except OnnxslimError as error:
             error.where = error.where or self.name
             raise
+
+
+def raised(model: ir.Model) -> ir.Model:
+    """Return a model at an operator set that gradients are declared for: itself where it is new enough.
+
+    Raises:
+        NotTrained: It cannot be converted.
+    """
+    converted = at_least(model, TRAINING_OPSET)
+    if isinstance(converted, Reason):
+        raise NotTrained(converted)
+    return converted
 
 
 def _told(work: Distillation, trained: Trained) -> Note:

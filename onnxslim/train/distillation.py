@@ -24,6 +24,7 @@ from onnxslim.train.batches import LABELS, ShuffledBatches, TrainingBatch, in_or
 from onnxslim.train.features import choose_features
 from onnxslim.train.labels import label_terms, read_labels
 from onnxslim.train.loop import Course, Evaluation, RunnableStep, Trained, digest_of, not_finite, train
+from onnxslim.train.losses import LossTerm
 from onnxslim.train.optimizer import Optimizer
 from onnxslim.train.schedule import Schedule
 from onnxslim.train.step import TrainingStep, compile_step
@@ -96,6 +97,8 @@ class Distillation:
         open_session: Opens a model on the target.
         masks: For weights of which some elements stay as they are: 1 where they move and 0 where they do not.
         statistics: Names of means and variances of BatchNormalizations that follow those of the batches.
+        penalties: What is minimised beside the differences from the targets, there and on what is set aside: values of
+            the student that have no target.
 
     Raises:
         BadOptionValue: Labels count, and are not true any more after an augmentation.
@@ -115,9 +118,10 @@ class Distillation:
         open_session: OpenSession,
         masks: Mapping[str, Array] | None = None,
         statistics: Sequence[str] = (),
+        penalties: Sequence[LossTerm] = (),
     ) -> None:
         self.settings, self.student, self.weights, self.statistics = settings, student, weights, statistics
-        self._masks = masks or {}
+        self._masks, self._penalties = masks or {}, tuple(penalties)
         self._samples, self._seed, self._open = samples, seed, open_session
         self.memory = Measured(None, "nothing was trained")
         """Bytes by which the memory of this process rose, at most, while it trained."""
@@ -153,6 +157,7 @@ class Distillation:
         if first.labels is not None and any(term.target == LABELS for term in self.terms):
             check_labels_stay(settings.augment, first.labels.ndim)
         self.terms += feature_terms(student.graph, features, taught, settings.terms) if features else []
+        self.terms += self._penalties
 
     def _features(self, teacher: ir.Model | None) -> list[str]:
         if not self.settings.features or teacher is None:
@@ -195,6 +200,7 @@ class Distillation:
 
         seen = digest_of({**self._first.feeds, **({} if self._first.labels is None else {"": self._first.labels})})
         fingerprint = f"{self._samples.source} {seen} {self._taught} {settings.fingerprint}"
+        fingerprint += f" {self._penalties}" if self._penalties else ""
         trained = train(step, evaluation, values, batches, held_out, course, tell, fingerprint)
         self.memory = rise.measured()
         return trained

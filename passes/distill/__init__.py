@@ -20,17 +20,15 @@ from onnxslim.model.edit import become, overwrite
 from onnxslim.pipeline.blockwise import BlockCode, layers_in_block
 from onnxslim.pipeline.discovery import find_pass
 from onnxslim.pipeline.interface import Change, Context, Note, NoteKind, left_alone, remark
-from onnxslim.pipeline.opset import at_least
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.rewrite_gate import RewriteGate
 from onnxslim.pipeline.selection import EVERYTHING, Selection
 from onnxslim.pipeline.student import open_student, replace_by
-from onnxslim.pipeline.training_pass import NotTrained, TrainingPass
+from onnxslim.pipeline.training_pass import NotTrained, Penalize, TrainingPass, raised
 from onnxslim.train.distillation import DistillationSettings
 from onnxslim.train.moving_statistics import normalize_by_batch, normalize_by_stored, stored_statistics
 from onnxslim.train.optimizer import RATES_FROM_SCRATCH
 from onnxslim.train.parameters import moving_parts, trainable_parameters
-from onnxslim.train.step import TRAINING_OPSET
 
 from .blockwise import FloatLearner, StudentBlocks
 from .separable import separable_student
@@ -114,46 +112,53 @@ class Distill(TrainingPass):
             RunError: The model, the student or the original does not run on the samples.
             UsageError: The checkpoint is that of another training.
         """
+        if self.student is None:
+            return self.go_on(model, context)
         infer_shapes(model)
-        if self.student is not None:
-            try:
-                return self._replace(model, self.student, context)
-            except NotTrained as error:
-                return Change(False, error.notes)
-        selection = Selection(self.include, self.exclude, model, context.original)
-        notes = selection.unmatched()
-        weights = [value.name or "" for value in trainable_parameters(model.graph) if not selection.against(value)]
-        masks = moving_parts(model.graph, weights)
         try:
-            if layers_in_block(self.blocks, self.name) != WHOLE:
-                if (by_block := self._by_block(model, weights, context, masks)) is not None:
-                    return dataclasses.replace(by_block, notes=(*by_block.notes, *notes))
-                code = DistillCode.ONE_BLOCK
-                notes.append(remark("model", "trained as a whole", code.value, code.word))
-            trained, told = self.train(_raised(model), weights, context, masks)
+            return self._replace(model, self.student, context)
         except NotTrained as error:
-            return Change(False, (*error.notes, *notes))
-        for name, array in trained.weights.items():
-            overwrite(model.graph.initializers[name], array)
-        return Change(True, (told, *notes))
+            return Change(False, error.notes)
+
+    def go_on(self, model: ir.Model, context: Context, penalize: Penalize | None = None) -> Change:
+        """Train the weights of whatever model it is given, in place: block by block where that is asked for; with
+        penalties, which are of all weights together, as a whole.
+
+        Raises:
+            NotDifferentiable, RunError, UsageError: See `run`.
+        """
+        if penalize is not None or layers_in_block(self.blocks, self.name) == WHOLE:
+            return super().go_on(model, context, penalize)
+        infer_shapes(model)
+        selection = Selection(self.include, self.exclude, model, context.original)
+        weights = [value.name or "" for value in trainable_parameters(model.graph) if not selection.against(value)]
+        try:
+            by_block = self._by_block(model, weights, context, moving_parts(model.graph, weights))
+        except NotTrained as error:
+            return Change(False, (*error.notes, *selection.unmatched()))
+        if by_block is not None:
+            return dataclasses.replace(by_block, notes=(*by_block.notes, *selection.unmatched()))
+        whole, code = super().go_on(model, context), DistillCode.ONE_BLOCK
+        told = remark("model", "trained as a whole", code.value, code.word)
+        return dataclasses.replace(whole, notes=(*whole.notes, told))
 
     def _by_block(
         self, model: ir.Model, weights: Sequence[str], context: Context, masks: Mapping[str, Array]
     ) -> Change | None:
         """Train one block after the other, in place; None: the model is one block."""
-        work = self.distillation(_raised(model), weights, context, masks)
+        work = self.distillation(raised(model), weights, context, masks)
         student = StudentBlocks(model, context.original, layers_in_block(self.blocks, self.name), work.training)
         if len(student.blocks) < 2:
             return None
         settings, as_it_was = self.settings, model.clone()
-        before = work.loss_of(_raised(model))
+        before = work.loss_of(raised(model))
         if settings.seconds is not None:
             settings = dataclasses.replace(settings, seconds=settings.seconds / len(student.blocks))
         learner = FloatLearner(weights, masks, settings)
         modified, notes = student.train(learner, work.training, self.held_out, context)
         if not modified:
             return Change(False, tuple(notes))
-        after = work.loss_of(_raised(model))
+        after = work.loss_of(raised(model))
         told = f"{before:.4g} -> {after:.4g}"
         if not after < before:
             become(model, as_it_was)
@@ -189,22 +194,14 @@ class Distill(TrainingPass):
     def _opened(self, model: ir.Model, path: str, context: Context) -> tuple[ir.Model, list[Note], ir.Model | None]:
         """Return the student of a file, a note, and the student as it was opened."""
         opened = open_student(path, model, context.samples.first(), context.open_session)
-        student = _raised(opened)
+        student = raised(opened)
         return opened.clone() if student is opened else student, [Note("model", f"{path} takes its place")], opened
 
     def _made(self, model: ir.Model, path: str, context: Context) -> tuple[ir.Model, list[Note], ir.Model | None]:
         """Return a separable student, and notes; all of it is trained, whatever is included."""
         selection = Selection(self.include, self.exclude, model, context.original)
-        student, notes = separable_student(_raised(model), self.windows, selection, context)
+        student, notes = separable_student(raised(model), self.windows, selection, context)
         return student, [*notes, *selection.unmatched()], None
-
-
-def _raised(model: ir.Model) -> ir.Model:
-    """Return a model at an operator set that gradients are declared for: itself where it is new enough."""
-    raised = at_least(model, TRAINING_OPSET)
-    if isinstance(raised, Reason):
-        raise NotTrained(raised)
-    return raised
 
 
 def _simplify(student: ir.Model, context: Context) -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.contraction import contractions
 from onnxslim.analysis.cost import measure_cost
-from onnxslim.analysis.coupling import FrozenAxis, couple, frozen, groups
+from onnxslim.analysis.coupling import ChannelGroup, Coupling, FrozenAxis, couple, frozen, groups
 from onnxslim.analysis.linear_layer import label
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
@@ -28,6 +28,7 @@ from .criterion import OBSERVING, Criterion
 from .cutting import cut
 from .exact import remove_exactly
 from .group_filter import GroupFilter, PruneCode, Units
+from .group_lasso import GroupLasso, drive, restore, stored
 from .iterated import CutSchedule, StepShare, cut_in_steps, distillation_between
 from .layers import layer_changes
 from .ranking import Ranker
@@ -72,14 +73,22 @@ class Prune(Pass):
     schedule: Annotated[CutSchedule, "what is left behind each step: equal shares of the last, or of the whole"] = (
         CutSchedule.GEOMETRIC
     )
+    lasso: Annotated[
+        float | None,
+        "train before the first cut, too, and drive whole channels to zero: what the sum of their norms counts beside "
+        "the loss, as it is at first; by default it does not count",
+    ] = None
     epochs: Annotated[
-        int, "how often each sample is seen between two steps; all else is as the distill behind has it"
+        int,
+        "how often each sample is seen between two steps, and before the first with lasso; all else is as the distill "
+        "behind has it",
     ] = 2
 
     def __post_init__(self) -> None:
         given = [share.value for share in Share if getattr(self, share.value) is not None]
         self.check_shares(*given, "most")
         self.check_counts("align", "minimum", "steps", "epochs")
+        self._check(("lasso",), lambda value: value > 0, "a number above 0")
         if len(given) > 1:
             raise BadOptionValue(
                 f"{' and '.join(given)} are given, and one share can be reached",
@@ -92,6 +101,12 @@ class Prune(Pass):
                 f"exact removes all that is to be had, and {asked} asks for a share",
                 where="prune",
                 hint="give exact alone, or a share; two passes, exact first, do both",
+            )
+        if self.exact and self.lasso is not None:
+            raise BadOptionValue(
+                "exact keeps the outputs as they are, and lasso trains the weights",
+                where="prune",
+                hint="leave out one of them; two passes, exact first, do both",
             )
 
     @property
@@ -124,7 +139,7 @@ class Prune(Pass):
         infer_shapes(model)
         if self.exact:
             change = self._exactly(model, context)
-        elif self.steps > 1:
+        elif self.steps > 1 or self.lasso is not None:
             change = self._in_steps(model, context)
         else:
             change = self._by_share(model, context, lambda cost: self._share()[1], self._limits)
@@ -132,23 +147,32 @@ class Prune(Pass):
         return change
 
     def _in_steps(self, model: ir.Model, context: Context) -> Change:
-        def train(number: int, cut_model: ir.Model, context: Context) -> Change:
-            return distillation_between(context.behind, self.epochs, number).run(cut_model, context)
-
         limits = self._limits.beginning_with(groups(couple(model)))
+
+        def choose(student: ir.Model, coupling: Coupling) -> list[ChannelGroup]:
+            selection = Selection(self.include, self.exclude, student, context.original)
+            return GroupFilter(selection, self.units, limits)(coupling)[0]
+
+        def train(number: int, cut_model: ir.Model, context: Context) -> Change:
+            training = distillation_between(context.behind, self.epochs, number)
+            if self.lasso is None:
+                return training.go_on(cut_model, context)
+            return drive(cut_model, context, training, GroupLasso(self.lasso, choose, context.open_session))
 
         def cut_once(cut_model: ir.Model, context: Context, share: StepShare) -> Change:
             return self._by_share(cut_model, context, share, limits)
 
         sizes = {name: array.shape for name, array in context.samples.first().items()}
-        before = specialize_shapes(model, sizes)
+        before, weights = specialize_shapes(model, sizes), stored(model)
         left = self.schedule.left(self._share()[1], self.steps)
-        change = cut_in_steps(model, context, left, cut_once, train)
+        change = cut_in_steps(model, context, left, cut_once, train, train_first=self.lasso is not None)
+        if not change.modified:  # nor is it trained then
+            restore(model, weights)
+            return change
         after = specialize_shapes(model, sizes)
         macs = 1 - measure_cost(after).macs / max(measure_cost(before).macs, 1)
-        whole = Note("model", f"{macs:.1%} of the MACs removed in {self.steps} steps")
-        notes = (whole, *change.notes) if change.modified else change.notes
-        return dataclasses.replace(change, notes=notes, layers=layer_changes(before, after))
+        whole = [Note("model", f"{macs:.1%} of the MACs removed in {self.steps} steps")] if self.steps > 1 else []
+        return dataclasses.replace(change, notes=(*whole, *change.notes), layers=layer_changes(before, after))
 
     def _exactly(self, model: ir.Model, context: Context) -> Change:
         # Without a check there is no sample: sizes that are symbolic then count as 1.

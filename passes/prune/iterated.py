@@ -1,4 +1,5 @@
-"""Cuts in several steps, with training between: what a small cut has cost is won back before the next is made.
+"""Cuts in several steps, with training between: what a small cut has cost is won back before the next is made. Where
+the training drives channels to zero, there is one before the first cut as well.
 
 Source: Han et al., "Learning both weights and connections for efficient neural networks" (arXiv 1506.02626), section
 3.4; of channels Molchanov et al., "Pruning convolutional neural networks for resource efficient inference" (arXiv
@@ -23,7 +24,7 @@ StepShare = Callable[[float], float]
 Cut = Callable[[ir.Model, Context, StepShare], Change]
 """Cuts a model in place."""
 Train = Callable[[int, ir.Model, Context], Change]
-"""Trains what a step, counted from 1, has left, in place."""
+"""Trains what a step, counted from 1, has left, in place; 0: before the first."""
 
 
 class CutSchedule(enum.Enum):
@@ -42,7 +43,9 @@ class CutSchedule(enum.Enum):
         return [1 - share * part for part in parts]
 
 
-def cut_in_steps(model: ir.Model, context: Context, left: Sequence[float], cut: Cut, train: Train) -> Change:
+def cut_in_steps(
+    model: ir.Model, context: Context, left: Sequence[float], cut: Cut, train: Train, *, train_first: bool = False
+) -> Change:
     """Cut a model in place, step by step, and train it behind each but the last; return what was done in all.
 
     What a step takes too little of, or too much, the next one makes up for.
@@ -53,8 +56,11 @@ def cut_in_steps(model: ir.Model, context: Context, left: Sequence[float], cut: 
         left: Which share of the cost is left behind each step.
         cut: See there.
         train: See there.
+        train_first: Train before the first step, too.
     """
     notes: list[Note] = []
+    if train_first:
+        notes += _of_step(train(0, model, context).notes, "before the first cut", notes)
     whole: list[float] = []
     modified = False
     for number, share in enumerate(left, start=1):
@@ -64,17 +70,18 @@ def cut_in_steps(model: ir.Model, context: Context, left: Sequence[float], cut: 
             whole.append(cost)
             return 1 - share * whole[0] / max(cost, 1e-12)
 
-        change = cut(model, context if number == 1 else dataclasses.replace(context, observations=Observations()), of)
-        notes += _of_step(change.notes, f"step {number} of {len(left)}", notes)
+        change = cut(model, context, of)
+        notes += _of_step(change.notes, f"step {number} of {len(left)}" if len(left) > 1 else "", notes)
         modified |= change.modified
+        context = dataclasses.replace(context, observations=Observations())
         if change.modified and number < len(left):
             notes += _of_step(train(number, model, context).notes, f"behind step {number}", notes)
     return Change(modified, tuple(notes))
 
 
-def distillation_between(behind: Sequence[Pass], epochs: int, number: int) -> Pass:
-    """Return the training behind a step: the first behind the pass that goes on with what it is given, of so many
-    epochs; `distill` where there is none.
+def distillation_between(behind: Sequence[Pass], epochs: int, number: int) -> TrainingPass:
+    """Return the training behind a step (0: before all of them): the first behind the pass that goes on with what it is
+    given, of so many epochs; `distill` where there is none.
 
     It writes checkpoints of its own, so that what was done is done whichever step a run was killed in.
     """
@@ -85,10 +92,13 @@ def distillation_between(behind: Sequence[Pass], epochs: int, number: int) -> Pa
 
 
 def _of_step(notes: Sequence[Note], step: str, known: Sequence[Note]) -> list[Note]:
-    """Return notes with the step in them; what was left alone before, for the same reason, is not told again."""
+    """Return notes with the step in them, if it has a name; what was left alone before, for the same reason, is not
+    told again."""
     told = {(note.subject, note.reason) for note in known if note.kind is NoteKind.LEFT_ALONE}
     return [
-        note if note.kind is NoteKind.LEFT_ALONE else dataclasses.replace(note, action=f"{note.action} ({step})")
+        note
+        if note.kind is NoteKind.LEFT_ALONE or not step
+        else dataclasses.replace(note, action=f"{note.action} ({step})")
         for note in notes
         if (note.subject, note.reason) not in told
     ]

@@ -106,7 +106,7 @@ class TrainingPass(Pass):
 
     @property
     def goes_on(self) -> bool:
-        """Whether it trains the weights of whatever model it is given, so that it may run between steps of a pass."""
+        """Whether it trains the weights of whatever model it is given, so that another pass may let it `go_on`."""
         return False
 
     @property

@@ -75,8 +75,8 @@ class Prune(Pass):
     )
     lasso: Annotated[
         float | None,
-        "train before the first cut, too, and drive whole channels to zero: what the sum of their norms counts beside "
-        "the loss, as it is at first; by default it does not count",
+        "train before the first cut, too, and let channels fade that are not needed: what the sum of their norms, as "
+        "it is at first, counts beside the loss; by default nothing",
     ] = None
     epochs: Annotated[
         int,

@@ -9,7 +9,8 @@ the next one can gain, a Relu between or not, and no channel matters less for it
 
 A weight lies in two channels, that which it reads and that which it makes, so that the proximal operator has no closed
 form as it has where groups are apart, and Adam, which scales every element by itself, would need one in its own metric.
-The gradient of the norms does: it never gets a channel to zero exactly, and need not, since a cut follows.
+The gradient of the norms will do (0 for a channel of zeros): it gets no channel to zero exactly, and need not, since a
+cut follows.
 """
 
 from __future__ import annotations
@@ -36,8 +37,6 @@ from onnxslim.train.losses import LossKind, LossTerm, in_type
 
 from .group_filter import PruneCode
 
-EPSILON = 1e-12
-"""Added to the square of a norm, whose gradient is infinite at 0: far below the squares of weights that matter."""
 FADED = 0.1
 """A channel has faded where no more of its norm is left."""
 
@@ -80,7 +79,7 @@ class GroupLasso:
         penalty = build.op("ReduceSum", norms, keepdims=0)
         student.graph.outputs.append(penalty)
         first = float(self._run(student, penalty))
-        return [LossTerm(LossKind.VALUE, penalty.name or "", "", self.weight / max(first, EPSILON))]
+        return [LossTerm(LossKind.VALUE, penalty.name or "", "", self.weight / (first or 1.0))]
 
     def norms(self, model: ir.Model) -> Floats:
         """Return the summand of each channel that may go, shape [channels]; the model is not changed.
@@ -106,8 +105,7 @@ class GroupLasso:
         whole = squares[0] if len(squares) == 1 else build.op("Concat", *squares, axis=0)
         channels, zeros = np.concatenate([axis.channels for axis in axes]), np.zeros(count, np.float32)
         summed = build.op("ScatterElements", build.constant(zeros), channels, whole, axis=0, reduction="add")
-        norms = build.op("Sqrt", build.op("Add", summed, EPSILON))
-        return build.op("Mul", norms, np.sqrt(sizes).astype(np.float32))
+        return build.op("Mul", build.op("Sqrt", summed), np.sqrt(sizes).astype(np.float32))
 
     def _run(self, student: ir.Model, value: ir.Value) -> Array:
         name = value.name or ""

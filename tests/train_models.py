@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -63,7 +64,7 @@ def train_mlp(
     kind: OptimizerKind = OptimizerKind.ADAM,
     student: ir.Model | None = None,
     not_finite: str = "",
-    **course: float,
+    **course: Any,
 ) -> tuple[Trained, Mapping[str, Array]]:
     """Train a perceptron to be like another one; return what came out, and its first weights.
 

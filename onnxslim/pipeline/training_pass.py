@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.arrays import Array
 from onnxslim.diagnostic import Code
-from onnxslim.errors import OnnxslimError
+from onnxslim.errors import BadOptionValue, OnnxslimError
 from onnxslim.model.edit import overwrite
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone, remark
 from onnxslim.pipeline.opset import at_least
@@ -20,7 +20,7 @@ from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 from onnxslim.train.augmentation import AUGMENTATIONS, check_augmentations
 from onnxslim.train.distillation import Distillation, DistillationSettings, FewSamples, NothingToCompare
-from onnxslim.train.loop import Trained
+from onnxslim.train.loop import Keep, Trained
 from onnxslim.train.losses import LossTerm
 from onnxslim.train.optimizer import Optimizer, OptimizerKind
 from onnxslim.train.parameters import moving_parts, trainable_parameters
@@ -89,6 +89,11 @@ class TrainingPass(Pass):
     augment: Annotated[tuple[str, ...], f"changes of images: {', '.join(AUGMENTATIONS)}"] = ()
     held_out: Annotated[float, "share of the samples that are set aside to choose the best weights"] = 0.1
     patience: Annotated[int | None, "epochs without a better loss after which it ends; none: it goes to the end"] = None
+    keep: Annotated[
+        Keep,
+        "which weights come out: best, those nearest to the original on what was set aside, or last, those after all"
+        " steps",
+    ] = Keep.BEST
     minutes: Annotated[float | None, "time after which it ends; what comes out depends on the machine then"] = None
     checkpoint: Annotated[
         str | None, "file that is written in each epoch, and that a run which was stopped goes on from"
@@ -103,6 +108,12 @@ class TrainingPass(Pass):
         self._check(("weight_decay", "feature_weight"), lambda value: value >= 0, "0 or more")
         self._check(("alpha", "warmup"), lambda value: 0 <= value <= 1, "a share from 0 to 1")
         check_augmentations(self.augment)
+        if self.keep is Keep.LAST and self.patience is not None:
+            raise BadOptionValue(
+                f"patience={self.patience} has no meaning with keep=last",
+                where=self.name,
+                hint="leave it out: patience waits for a better loss, and none is waited for",
+            )
 
     @property
     def goes_on(self) -> bool:
@@ -126,6 +137,7 @@ class TrainingPass(Pass):
             self.patience,
             None if self.minutes is None else self.minutes * 60,
             None if self.checkpoint is None else pathlib.Path(self.checkpoint),
+            self.keep,
         )
 
     def go_on(self, model: ir.Model, context: Context, penalize: Penalize | None = None) -> Change:
@@ -187,8 +199,9 @@ class TrainingPass(Pass):
         work = self.distillation(student, weights, context, masks, statistics, penalties)
         trained = work.run(lambda what, done, steps: context.progress(f"{self.name}: {what}", done, steps))
         told = _told(work, trained)
-        if not trained.helped:
-            code = TrainingCode.DIVERGED if trained.ended == "diverged" else TrainingCode.NO_BETTER
+        diverged = trained.ended == "diverged"
+        if not trained.helped or (diverged and self.keep is Keep.LAST):
+            code = TrainingCode.DIVERGED if diverged else TrainingCode.NO_BETTER
             raise NotTrained(Reason(code), told)
         return trained, told
 
@@ -250,10 +263,11 @@ def _told(work: Distillation, trained: Trained) -> Note:
     """Return the note on how a training went."""
     first, best = trained.evaluations[0], trained.best
     risen = work.memory.value
+    chosen = "kept those" if work.settings.keep is Keep.LAST else "best"
     memory = "" if risen is None else f"; memory rose by {in_bytes(risen)} at most"
     return (Note if trained.helped else remark)(
         "model",
         f"loss on {work.held_out.count} samples that were set aside {first.loss:.4g} -> {best.loss:.4g}",
         f"{trained.steps} steps of {work.batch} samples, {trained.steps / work.per_epoch:.3g} epochs of"
-        f" {work.training.count}; best after {best.step / work.per_epoch:.3g}; ended: {trained.ended}{memory}",
+        f" {work.training.count}; {chosen} after {best.step / work.per_epoch:.3g}; ended: {trained.ended}{memory}",
     )

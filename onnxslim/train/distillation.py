@@ -23,7 +23,7 @@ from onnxslim.train.augmentation import Augmentation, check_labels_stay
 from onnxslim.train.batches import LABELS, ShuffledBatches, TrainingBatch, in_order, several_shapes
 from onnxslim.train.features import choose_features
 from onnxslim.train.labels import label_terms, read_labels
-from onnxslim.train.loop import Course, Evaluation, RunnableStep, Trained, digest_of, not_finite, train
+from onnxslim.train.loop import Course, Evaluation, Keep, RunnableStep, Trained, digest_of, not_finite, train
 from onnxslim.train.losses import LossTerm
 from onnxslim.train.optimizer import Optimizer
 from onnxslim.train.schedule import Schedule
@@ -61,6 +61,7 @@ class DistillationSettings:
     patience: int | None = None
     seconds: float | None = None
     checkpoint: pathlib.Path | None = None
+    keep: Keep = Keep.BEST
 
     def rate_of(self, steps: int) -> float:
         """Return the highest learning rate of a training of so many steps."""
@@ -191,6 +192,7 @@ class Distillation:
             settings.patience,
             settings.seconds,
             settings.checkpoint,
+            settings.keep,
         )
         graph = self.student.graph
         values = {name: stored_array(graph.initializers[name]) for name in step.step.weights}

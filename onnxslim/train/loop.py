@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import hashlib
 import math
@@ -31,6 +32,15 @@ SMOOTHING = 0.95
 """Of the loss that is told: the share of what it was before."""
 
 
+class Keep(enum.Enum):
+    """Which weights come out of a training."""
+
+    BEST = "best"
+    """Those of the smallest loss on the samples that were set aside, none that are worse than the first."""
+    LAST = "last"
+    """Those after all steps, whatever that loss says."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Course:
     """How a training goes on, and when it ends."""
@@ -45,6 +55,7 @@ class Course:
     """The time after which it stops; None: any. What comes out depends on the machine then."""
     checkpoint: pathlib.Path | None = None
     """The file that it goes on from, and that is written at each evaluation."""
+    keep: Keep = Keep.BEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +74,18 @@ class Trained:
     """What came of a training."""
 
     weights: Mapping[str, Array]
-    """Those of the best evaluation: of none that is worse than the beginning."""
+    """Those of the evaluation that is kept."""
     evaluations: tuple[Evaluation, ...]
     """The first is before all steps."""
     best: Evaluation
+    """The one that is kept: the best, unless the last is asked for."""
     steps: int
     ended: str
     """Why it stopped: ``all steps``, ``no better``, ``time``, ``diverged``."""
 
     @property
     def helped(self) -> bool:
-        """Whether any evaluation was better than that before all steps."""
+        """Whether the weights that are kept are not those before all steps."""
         return self.best.step > 0
 
 
@@ -219,7 +231,8 @@ class _Run:
         """Measure the loss on what is held out, and keep the weights if they are the best so far."""
         found = Evaluation(self.done, self._held_out_loss(), self.loss)
         self.evaluations.append(found)
-        if found.loss < self.best.loss:
+        last = self._course.keep is Keep.LAST and math.isfinite(found.loss)
+        if last or found.loss < self.best.loss:
             self.best, self.best_weights = found, self._state.read(self._weights)
 
     def ended(self) -> str:

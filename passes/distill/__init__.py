@@ -20,6 +20,7 @@ from onnxslim.model.edit import become, overwrite
 from onnxslim.pipeline.blockwise import BlockCode, layers_in_block
 from onnxslim.pipeline.discovery import find_pass
 from onnxslim.pipeline.interface import Change, Context, Note, NoteKind, left_alone, remark
+from onnxslim.pipeline.options import option_values
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.rewrite_gate import RewriteGate
 from onnxslim.pipeline.selection import EVERYTHING, Selection
@@ -39,6 +40,7 @@ NOT_BY_BLOCK = {
     "alpha": "blocks learn of the original alone, not of labels",
     "augment": "what blocks read is computed once, of samples as they are",
     "checkpoint": "blocks are not written while they are trained",
+    "keep": "a block is kept where it is better",
 }
 """Options that a training block by block does not have, and why."""
 SEPARABLE = "separable"
@@ -75,9 +77,10 @@ class Distill(TrainingPass):
         self.check_counts("windows")
         if layers_in_block(self.blocks, self.name) == WHOLE:
             return
+        defaults, given = option_values(type(self)()), option_values(self)
         for name, why in NOT_BY_BLOCK.items():
-            if value := getattr(self, name):
-                told = "+".join(value) if isinstance(value, tuple) else value
+            if given[name] != defaults[name]:
+                told = "+".join(given[name]) if isinstance(given[name], list) else given[name]
                 raise BadOptionValue(
                     f"{name} is {told}, and blocks is {self.blocks}: {why}",
                     where=self.name,

@@ -19,6 +19,7 @@ from onnxslim.data import synthetic_samples
 from onnxslim.errors import BadOptionValue, OutputError, UsageError
 from onnxslim.pipeline.interface import Change, Kind, NoteKind
 from onnxslim.runtime.session import Session
+from onnxslim.train.loop import Keep
 from onnxslim.train.terms import OutputLoss
 
 FAST = Distill(epochs=6, batch=16, rate=5e-3)
@@ -140,6 +141,17 @@ def test_a_model_that_is_its_own_teacher_stays_as_it_is() -> None:
         np.testing.assert_array_equal(student.graph.initializers[name].const_value.numpy(), array)  # type: ignore[union-attr]
 
 
+def test_the_last_weights_come_out_where_they_are_asked_for() -> None:
+    student = network()
+    change = distilled(dataclasses.replace(FAST, keep=Keep.LAST), student, network())
+    assert change.modified, "though nothing can be better than the original itself"
+    assert "kept those after 6" in change.notes[0].reason
+    assert error(student, network()) > 0
+    change = distilled(dataclasses.replace(FAST, keep=Keep.LAST, rate=1e18), student, network())
+    assert not change.modified
+    assert "ran away" in change.notes[0].reason
+
+
 def test_without_samples_nothing_is_learnt() -> None:
     teacher = network()
     synthetic = synthetic_samples(teacher)
@@ -179,6 +191,7 @@ def test_a_model_without_images_is_not_augmented() -> None:
         {"held_out": 1.0},
         {"temperature": 0.0},
         {"clip": 0.0},
+        {"patience": 3, "keep": Keep.LAST},
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ import onnxslim
 from onnxslim.errors import BadOptionValue
 from onnxslim.model import open_model
 from onnxslim.pipeline.interface import Change, Note, NoteKind, Progress
+from onnxslim.train.loop import Keep
 
 FAST = Distill(epochs=10, batch=16, blocks="block")
 WEIGHTS = {"s0": {"w0", "b0"}, "s1": {"w1", "b1", "w2", "b2"}, "s2": {"w3", "b3", "w4", "b4"}, "y": {"v", "d"}}
@@ -262,6 +263,7 @@ def test_samples_that_are_not_finite_teach_nothing() -> None:
         {"alpha": 0.5},
         {"augment": ("flip",)},
         {"checkpoint": "file"},
+        {"keep": Keep.LAST},
         {"blocks": "0"},
         {"blocks": "stage"},
     ],

@@ -12,7 +12,7 @@ from train_models import mlp, train_mlp, weights_of
 from onnxslim.errors import DataError, UsageError, ValuesNotFinite
 from onnxslim.runtime.session import Session
 from onnxslim.train.batches import LABELS, TrainingBatch
-from onnxslim.train.loop import Evaluation, RunnableStep
+from onnxslim.train.loop import Evaluation, Keep, RunnableStep
 from onnxslim.train.losses import LossKind, LossTerm
 from onnxslim.train.optimizer import OptimizerKind
 from onnxslim.train.step import compile_step
@@ -41,6 +41,17 @@ def test_weights_that_nothing_betters_stay() -> None:
     assert trained.steps == 24
     for name, array in trained.weights.items():
         np.testing.assert_array_equal(array, first[name])
+
+
+def test_the_last_weights_are_kept_where_they_are_asked_for_though_none_was_better() -> None:
+    best, _ = train_mlp(rate=3.0)
+    last, first = train_mlp(rate=3.0, keep=Keep.LAST)
+    assert not best.helped
+    assert last.helped
+    assert last.best == last.evaluations[-1] == best.evaluations[-1]
+    assert last.best.step == last.steps == 60
+    assert last.best.loss > last.evaluations[0].loss
+    assert any((last.weights[name] != array).any() for name, array in first.items())
 
 
 def test_a_loss_that_runs_away_ends_it_and_harms_nothing() -> None:

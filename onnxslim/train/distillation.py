@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.analysis.specialize import infer_at
+from onnxslim.analysis.specialize import ShapeView, infer_at, specialize_shapes
 from onnxslim.arrays import Array
 from onnxslim.data import Samples
 from onnxslim.errors import BadOptionValue
@@ -163,8 +163,9 @@ class Distillation:
     def _features(self, teacher: ir.Model | None) -> list[str]:
         if not self.settings.features or teacher is None:
             return []
-        views = infer_at(self.student, self.shapes), infer_at(teacher, self.shapes)
-        return choose_features(self.settings.features, self.student.graph, teacher.graph, views)
+        known = specialize_shapes(teacher, self.shapes)  # as it came: sizes may follow from what is not folded yet
+        views = infer_at(self.student, self.shapes), ShapeView({})
+        return choose_features(self.settings.features, self.student.graph, known.graph, views)
 
     def run(self, progress: Progress) -> Trained:
         """Train; `progress` is told what is done, how many steps, and of how many.

@@ -61,6 +61,26 @@ def test_values_between_can_be_compared_as_well(features: tuple[str, ...]) -> No
     assert error(student, teacher) < 0.5 * before
 
 
+COMPUTED = """<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,8] y) {
+    zero = Constant <value = int64[1] {0}> ()  one = Constant <value = int64[1] {1}> ()
+    s = Shape (x)  n = Gather (s, zero)  m = Constant <value = int64[1] {-1}> ()
+    a = Conv <pads = [1,1,1,1]> (x, w)  c = ConstantOfShape (one)  b = Add (a, c)  r = Relu (b)
+    p = GlobalAveragePool (r)  l = Concat <axis = 0> (n, m)  y = Reshape (p, l) }"""
+
+
+def test_features_of_an_original_that_computes_sizes() -> None:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((8, 3, 3, 3)).astype(np.float32)
+    teacher = from_text(COMPUTED, w=weight)
+    for name in ("b", "auto"):
+        student = from_text(COMPUTED, w=weight + 0.3 * random.standard_normal(weight.shape).astype(np.float32))
+        before = error(student, teacher)
+        assert distilled(dataclasses.replace(FAST, features=(name,)), student, teacher).modified
+        assert error(student, teacher) < before
+    with pytest.raises(BadOptionValue, match="'c'"):
+        distilled(dataclasses.replace(FAST, features=("c",)), from_text(COMPUTED, w=weight), teacher)
+
+
 def test_a_feature_that_is_none_is_refused() -> None:
     with pytest.raises(BadOptionValue, match="'nosuch'") as caught:
         distilled(dataclasses.replace(FAST, features=("nosuch",)), network(), network())

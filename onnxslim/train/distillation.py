@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.analysis.specialize import ShapeView, infer_at, specialize_shapes
+from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.arrays import Array
 from onnxslim.data import Samples
 from onnxslim.errors import BadOptionValue
@@ -163,9 +163,8 @@ class Distillation:
     def _features(self, teacher: ir.Model | None) -> list[str]:
         if not self.settings.features or teacher is None:
             return []
-        known = specialize_shapes(teacher, self.shapes)  # as it came: sizes may follow from what is not folded yet
-        views = infer_at(self.student, self.shapes), ShapeView({})
-        return choose_features(self.settings.features, self.student.graph, known.graph, views)
+        student, known = (specialize_shapes(each, self.shapes).graph for each in (self.student, teacher))
+        return choose_features(self.settings.features, student, known)
 
     def run(self, progress: Progress) -> Trained:
         """Train; `progress` is told what is done, how many steps, and of how many.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.analysis.specialize import ShapeView
 from onnxslim.errors import BadOptionValue, did_you_mean
 from onnxslim.ops.binding import bind
 from onnxslim.ops.traits import Trait, has
@@ -18,28 +17,21 @@ COUNT = 4
 """Features that are chosen where nobody names any: one for each stage of a network, as a rule."""
 
 
-def choose_features(
-    asked: Sequence[str], student: ir.Graph, teacher: ir.Graph, shapes: tuple[ShapeView, ShapeView]
-) -> list[str]:
+def choose_features(asked: Sequence[str], student: ir.Graph, teacher: ir.Graph) -> list[str]:
     """Return the names of the values that are compared.
 
     Args:
         asked: Names of values; ``auto`` stands for some sums of residual branches, evenly spread, and ``attention`` for
             all maps of attention; nothing for nothing.
-        student: The graph of the student.
-        teacher: That of the original.
-        shapes: Shapes of the values of both, at the size of a batch.
+        student: The graph of the student, specialised to the shapes of a batch.
+        teacher: That of the original, likewise.
 
     Raises:
         BadOptionValue: Student and original have no value of a name that is asked for, of one shape.
     """
     own = {value.name or "": value for node in student for value in node.outputs}
     outputs = {value.name for value in student.outputs}
-    alike = [
-        name
-        for name in alike_values(student, teacher, shapes)
-        if name not in outputs and len(shapes[0].shape(own[name]) or ()) > 1
-    ]
+    alike = [name for name in alike_values(student, teacher) if name not in outputs and len(own[name].shape or ()) > 1]
     chosen: list[str] = []
     for name in asked:
         if name == AUTO:
@@ -59,13 +51,12 @@ def choose_features(
     return list(dict.fromkeys(chosen))
 
 
-def alike_values(student: ir.Graph, teacher: ir.Graph, shapes: tuple[ShapeView, ShapeView]) -> list[str]:
+def alike_values(student: ir.Graph, teacher: ir.Graph) -> list[str]:
     """Return the names of the values of real numbers that both have in one shape, in the order of the student.
 
     Args:
-        student: The graph of the student.
-        teacher: That of the original.
-        shapes: Shapes of the values of both, at the size of a batch.
+        student: The graph of the student, specialised to the shapes of a batch.
+        teacher: That of the original, likewise.
     """
     values = {value.name: value for node in teacher for value in node.outputs}
     return [
@@ -73,7 +64,7 @@ def alike_values(student: ir.Graph, teacher: ir.Graph, shapes: tuple[ShapeView, 
         for node in student
         for value in node.outputs
         if value.name and value.name in values and value.dtype in (None, ir.DataType.FLOAT)
-        if (shape := shapes[0].shape(value)) is not None and shape == shapes[1].shape(values[value.name])
+        if value.shape is not None and value.shape.is_static() and value.shape == values[value.name].shape
     ]
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.blocks import Block, Dataflow
 from onnxslim.analysis.linear_layer import linear_layers
-from onnxslim.analysis.specialize import ShapeView, infer_at, specialize_shapes
+from onnxslim.analysis.specialize import infer_at, specialize_shapes
 from onnxslim.arrays import Array
 from onnxslim.data import Samples
 from onnxslim.model.nesting import read_values
@@ -71,8 +71,8 @@ class StudentBlocks:
     def __init__(self, student: ir.Model, teacher: ir.Model, layers: float, samples: Samples) -> None:
         shapes = {name: array.shape for name, array in samples.first().items()}
         self._student, self._teacher, self._view = student, teacher, infer_at(student, shapes)
-        known = specialize_shapes(teacher, shapes).graph  # as it came: sizes may follow from what is not folded yet
-        alike = set(alike_values(student.graph, known, (self._view, ShapeView({}))))
+        # The original is as it came: sizes may follow from what is not folded yet.
+        alike = set(alike_values(*(specialize_shapes(each, shapes).graph for each in (student, teacher))))
         alike |= {value.name or "" for value in teacher.graph.outputs}
         self._taught = {value.name: value for node in teacher.graph for value in node.outputs if value.name in alike}
         nodes = [use.node for layer in linear_layers(student.graph) for use in layer.uses]

@@ -62,10 +62,15 @@ def test_values_between_can_be_compared_as_well(features: tuple[str, ...]) -> No
 
 
 COMPUTED = """<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,8] y) {
-    zero = Constant <value = int64[1] {0}> ()  one = Constant <value = int64[1] {1}> ()
-    s = Shape (x)  n = Gather (s, zero)  m = Constant <value = int64[1] {-1}> ()
-    a = Conv <pads = [1,1,1,1]> (x, w)  c = ConstantOfShape (one)  b = Add (a, c)  r = Relu (b)
-    p = GlobalAveragePool (r)  l = Concat <axis = 0> (n, m)  y = Reshape (p, l) }"""
+    ends = Constant <value = int64[4] {0, 0, 2, 3}> ()  some = Constant <value = int64[1] {4}> ()
+    c = ConstantOfShape <value = int64[1] {0}> (some)  l = Concat <axis = 0> (ends, c)
+    pairs = Constant <value = int64[2] {-1, 2}> ()  m = Reshape (l, pairs)
+    first = Constant <value = int64[1] {-1}> ()  last = Constant <value = int64[1] {-99999}> ()
+    axis = Constant <value = int64[1] {0}> ()  back = Constant <value = int64[1] {-1}> ()
+    s = Slice (m, first, last, axis, back)  t = Transpose <perm = [1,0]> (s)  f = Reshape (t, first)
+    a = Conv <pads = [1,1,1,1]> (x, w)  d = Pad (a, f)  b = Add (d, d)  r = Relu (b)
+    p = GlobalAveragePool (r)  y = Flatten (p) }"""
+"""Pads as an exporter computes them of what its framework was given."""
 
 
 def test_features_of_an_original_that_computes_sizes() -> None:

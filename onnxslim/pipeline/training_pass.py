@@ -38,7 +38,9 @@ class TrainingCode(Code):
     SYNTHETIC = "there are no samples, and of random inputs nothing is learned: give --data"
     NOTHING_TRAINED = "it has no weights that could be trained"
     NO_OUTPUT = "none of its outputs is a tensor of real numbers that the original gives as well"
-    NO_BETTER = "the loss on the samples that were set aside did not get smaller"
+    NO_BETTER = (
+        "the loss on the samples that were set aside did not get smaller: keep=last takes the weights all the same"
+    )
     DIVERGED = "the loss ran away: a smaller rate= may do"
     FEW_SAMPLES = "{0} samples do not fill a batch beside those that are set aside"
 

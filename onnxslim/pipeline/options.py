@@ -92,7 +92,9 @@ def read_choice(kind: type[Choice], text: str, option: str) -> Choice:
     """
     words = [str(member.value) for member in kind]
     if text not in words:
-        raise BadOptionValue(f"it cannot be {text!r}", where=option, hint=f"there are {', '.join(words)}")
+        raise BadOptionValue(
+            f"{option.lstrip('-')} cannot be {text!r}", where=option, hint=f"choose {', '.join(words)}"
+        )
     return kind(text)
 
 

@@ -90,7 +90,7 @@ def test_a_text_without_weights_learns_numbers_and_goes_on_from_them(onnxslim, t
         ({"options": ("-o", "nosuch/out.onnx")}, "nosuch"),
         ({"options": ("-o", "net.onnxtxt")}, "would overwrite the input"),
         ({"options": ("--checkpoint", "data.npz")}, "would overwrite what --data reads"),
-        ({"options": ("--weights", "some")}, "--weights: it cannot be 'some'"),
+        ({"options": ("--weights", "some")}, "--weights: weights cannot be 'some'"),
         ({"options": ("--optimizer", "lion")}, "--optimizer"),
         ({"options": ("--epochs", 0)}, "--epochs: it is 0"),
         ({"options": ("--held-out", 1)}, "--held-out: it is 1"),

@@ -57,7 +57,8 @@ class Qat(TrainingPass):
             weights = [name for name in (*student.parameters, *floats) if name not in left]
             infer_shapes(student.model)
             masks = {**moving_parts(model.graph, floats), **student.masks}
-            trained, told = self.train(student.model, list(dict.fromkeys(weights)), context, masks)
+            work = self.distillation(student.model, list(dict.fromkeys(weights)), context, masks)
+            trained, told = self.train(work, context)
         except NotTrained as error:
             return Change(False, (*error.notes, *notes))
         student.write(trained.weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common
@@ -134,8 +135,8 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def _brings_channels_last(node: ir.Node) -> bool:
-    # The type of an attribute is known only by its name: this one is a list of numbers.
-    return has(node, Trait.PERMUTES) and tuple(attribute(node, "perm") or ()) == CHANNELS_LAST  # type: ignore[arg-type]
+    order = attribute(node, "perm")
+    return has(node, Trait.PERMUTES) and isinstance(order, Sequence) and tuple(order) == CHANNELS_LAST
 
 
 def _replace(value: ir.Value, other: ir.Value) -> None:

@@ -92,9 +92,8 @@ def read_choice(kind: type[Choice], text: str, option: str) -> Choice:
     """
     words = [str(member.value) for member in kind]
     if text not in words:
-        raise BadOptionValue(
-            f"{option.lstrip('-')} cannot be {text!r}", where=option, hint=f"choose {', '.join(words)}"
-        )
+        choices = " or ".join((", ".join(words[:-1]), words[-1]))
+        raise BadOptionValue(f"{option.lstrip('-')} cannot be {text!r}", where=option, hint=choices)
     return kind(text)
 
 

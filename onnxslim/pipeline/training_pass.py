@@ -166,39 +166,24 @@ class TrainingPass(Pass):
                 student = student.clone()
                 penalties = penalize(student)
             masks = moving_parts(model.graph, weights)
-            trained, told = self.train(student, weights, context, masks, penalties=penalties)
+            trained, told = self.train(
+                self.distillation(student, weights, context, masks, penalties=penalties), context
+            )
         except NotTrained as error:
             return Change(False, (*error.notes, *notes))
         for name, array in trained.weights.items():
             overwrite(model.graph.initializers[name], array)
         return Change(True, (told, *notes))
 
-    def train(
-        self,
-        student: ir.Model,
-        weights: Sequence[str],
-        context: Context,
-        masks: Mapping[str, Array],
-        statistics: Sequence[str] = (),
-        penalties: Sequence[LossTerm] = (),
-    ) -> tuple[Trained, Note]:
-        """Train weights of a student, which is not changed; return what came out, and a note on how it went.
-
-        Args:
-            student: The model.
-            weights: Names of its initializers that are trained.
-            context: What the pass is given.
-            masks: For weights of which some elements stay as they are: 1 where they move and 0 where they do not.
-            statistics: Names of means and variances that follow those of the batches.
-            penalties: What is minimised beside the distance from the original.
+    def train(self, work: Distillation, context: Context) -> tuple[Trained, Note]:
+        """Run a training that `distillation` made; return what came out, and a note on how it went.
 
         Raises:
-            NotTrained: There is nothing to learn, or nothing was learnt.
+            NotTrained: Nothing was learnt.
             NotDifferentiable: An op between the weights and the outputs has no gradient.
             RunError: The student, or the original, does not run on the samples.
             UsageError: The checkpoint is that of another training.
         """
-        work = self.distillation(student, weights, context, masks, statistics, penalties)
         trained = work.run(lambda what, done, steps: context.progress(f"{self.name}: {what}", done, steps))
         told = _told(work, trained)
         diverged = trained.ended == "diverged"
@@ -216,7 +201,15 @@ class TrainingPass(Pass):
         statistics: Sequence[str] = (),
         penalties: Sequence[LossTerm] = (),
     ) -> Distillation:
-        """Return the training of a student, as `train` runs it.
+        """Return the training of a student, which is not changed.
+
+        Args:
+            student: The model.
+            weights: Names of its initializers that are trained.
+            context: What the pass is given.
+            masks: For weights of which some elements stay as they are: 1 where they move and 0 where they do not.
+            statistics: Names of means and variances that follow those of the batches.
+            penalties: What is minimised beside the distance from the original.
 
         Raises:
             NotTrained: There is nothing to learn.

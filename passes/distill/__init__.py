@@ -184,7 +184,9 @@ class Distill(TrainingPass):
         notes = [*notes, *selection.unmatched()]
         weights = [value.name or "" for value in trainable_parameters(student.graph) if not selection.against(value)]
         try:
-            trained, told = self.train(student, weights, context, {}, stored_statistics(student.graph))
+            trained, told = self.train(
+                self.distillation(student, weights, context, {}, stored_statistics(student.graph)), context
+            )
         except NotTrained as error:
             unmatched = [note for note in notes if note.kind is not NoteKind.DONE]
             raise NotTrained(error.reason, *error.notes[1:], *unmatched) from error

@@ -34,6 +34,7 @@ from onnxslim.train.step import TRAINING_OPSET
 
 from .rounded import Part, round_part
 
+HINT = "quantize it with measured errors"
 PRODUCTS = 2e12
 """Multiply-accumulates that all runs together may take: about a minute on two cores."""
 RUNS = (8, 128)
@@ -66,7 +67,7 @@ def noise_by_gradients(model: ir.Model, parts: Sequence[Part], macs: int, contex
     made = [run_on(session, each) for each in feeds]
     weights = output_weights(made)
     if not weights:
-        raise NotDifferentiable("the model has no output of real numbers", hint="quantize it with measured errors")
+        raise NotDifferentiable("the model has no output of real numbers", hint=HINT)
     step = _compiled(model, parts, {name: array.shape for name, array in feeds[0].items()}, list(weights))
     running = context.open_session(step.model)
     generator = np.random.default_rng(context.seed)
@@ -111,7 +112,7 @@ def _compiled(
 ) -> _NoiseStep:
     raised = at_least(model, TRAINING_OPSET)
     if isinstance(raised, Reason):
-        raise NotDifferentiable(str(raised), hint="quantize it with measured errors")
+        raise NotDifferentiable(str(raised), hint=HINT)
     probe = Probe(raised)
     switches = tuple(_mixed(probe, part) for part in parts)
     probe.model.graph.sort()
@@ -127,7 +128,7 @@ def _compiled(
             seeds[output] = ir.Value(name=name, type=ir.TensorType(output.dtype), shape=output.shape)
     gradients = build_gradients(build, seeds, list(by_name.values()))
     if not gradients:
-        raise NotDifferentiable("no output depends on what is rounded", hint="quantize it with measured errors")
+        raise NotDifferentiable("no output depends on what is rounded", hint=HINT)
     graph.inputs.extend(seeds.values())
     graph.outputs.clear()
     graph.outputs.extend(gradients.values())

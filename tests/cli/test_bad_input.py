@@ -80,7 +80,7 @@ def test_a_model_that_is_none(onnxslim, trim, model: Path, command: str, spoil):
         (["-p", "trim:mots=1"], ["no option 'mots'", "did you mean most?", "most, exclude"]),
         (["-p", "trim:most=many"], ["'many'", "whole number, or none"]),
         (["-p", "trim", "--provider", "tpu"], ["'tpu'", "auto, cpu, cuda"]),
-        (["-p", "trim", "--goal", "fame"], ["'fame'", "latency, size"]),
+        (["-p", "trim", "--goal", "fame"], ["'fame'", "latency or size"]),
         (["-p", "trim", "--max-drop", "7"], ["--max-drop", "0.01 is one point"]),
         (["-p", "trim", "--threads", "0"], ["--threads"]),
         (["-p", "trim", "--seed", "-1"], ["--seed"]),

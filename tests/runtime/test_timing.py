@@ -235,7 +235,7 @@ def test_the_process_is_silent_when_it_answers(tmp_path: pathlib.Path) -> None:
         worked = [int(each) for each in stat.read_text().rpartition(")")[2].split()[11:13]]
         time.sleep(0.3)
         later = [int(each) for each in stat.read_text().rpartition(")")[2].split()[11:13]]
-    assert sum(later) - sum(worked) < 10, "ticks of 10 ms: a thread that spins takes 30"
+    assert sum(later) - sum(worked) <= 2, "ticks of 10 ms"
 
 
 def ask(*requests: Mapping[str, object]) -> list[dict[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,6 +10,7 @@ import pathlib
 import pickle
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
@@ -113,14 +115,30 @@ def wait_until_idle(
     work: Callable[[], float] = time.process_time,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
+    runnable: Callable[[], bool] | None = None,
 ) -> None:
-    """Wait until the threads of this process, whose CPU time is `work()`, sleep: until it was idle twice in a row."""
+    """Wait until the threads of this process, whose CPU time is `work()`, sleep: until it was idle twice in a row.
+
+    On a busy machine a thread that spins may wait for a core, and works as little as one that sleeps: `runnable()`
+    tells them apart.
+    """
+    runnable = runnable or others_runnable
     end = clock() + LONGEST_SPIN
     idle = 0
     while idle < 2 and clock() < end:
         before = work()
         sleep(NAP)
-        idle = idle + 1 if work() - before < BUSY * NAP else 0
+        idle = idle + 1 if work() - before < BUSY * NAP and not runnable() else 0
+
+
+def others_runnable(tasks: pathlib.Path = pathlib.Path("/proc/self/task")) -> bool:
+    """Whether another thread of this process runs or waits for a core, as Linux tells (proc(5)); elsewhere False."""
+    own = str(threading.get_native_id())
+    for task in tasks.iterdir() if tasks.exists() else ():
+        with contextlib.suppress(OSError):  # it has ended
+            if task.name != own and (task / "stat").read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
 
 
 def serve(requests: TextIO, responses: TextIO) -> None:

@@ -220,8 +220,18 @@ class Threads:
 @pytest.mark.parametrize(("spin", "waits"), [(0.0, 0.0), (0.04, 0.04), (1e9, timing_child.LONGEST_SPIN)])
 def test_silence_is_waited_for(spin: float, waits: float) -> None:
     threads = Threads(spin)
-    wait_until_idle(threads.work, lambda: threads.now, threads.sleep)
+    wait_until_idle(threads.work, lambda: threads.now, threads.sleep, lambda: False)
     assert waits <= threads.now <= waits + 4 * timing_child.NAP
+
+
+def test_a_thread_that_waits_for_a_core_is_told_from_one_that_sleeps(tmp_path: pathlib.Path) -> None:
+    for name, state in (("1", "S"), ("2", "R")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stat").write_text(f"{name} (a (thread)) {state} 1 2 3\n")
+    assert timing_child.others_runnable(tmp_path)
+    (tmp_path / "2" / "stat").write_text("2 (a thread) S 1 2 3\n")
+    assert not timing_child.others_runnable(tmp_path)
+    assert not timing_child.others_runnable(tmp_path / "missing")
 
 
 def test_the_process_is_silent_when_it_answers(tmp_path: pathlib.Path) -> None:

@@ -24,6 +24,7 @@ from onnxslim.train.loop import Keep, Trained
 from onnxslim.train.losses import LossTerm
 from onnxslim.train.optimizer import Optimizer, OptimizerKind
 from onnxslim.train.parameters import moving_parts, trainable_parameters
+from onnxslim.train.pivoted import with_plain_factors
 from onnxslim.train.step import TRAINING_OPSET
 from onnxslim.train.terms import OutputLoss, TermSettings
 from onnxslim.units import in_bytes
@@ -166,12 +167,16 @@ class TrainingPass(Pass):
                 student = student.clone()
                 penalties = penalize(student)
             masks = moving_parts(model.graph, weights)
+            student, products = with_plain_factors(student, weights, masks)
             trained, told = self.train(
                 self.distillation(student, weights, context, masks, penalties=penalties), context
             )
         except NotTrained as error:
             return Change(False, (*error.notes, *notes))
-        for name, array in trained.weights.items():
+        learnt = dict(trained.weights)
+        for product in products:
+            learnt.update(product.closed(trained.weights))
+        for name, array in learnt.items():
             overwrite(model.graph.initializers[name], array)
         return Change(True, (told, *notes))
 

@@ -344,3 +344,35 @@ def test_samples_that_are_not_finite_are_named_and_not_taken_for_a_rate_too_larg
     assert record.reason.startswith("nothing to do: the input x is NaN on sample 0 (counted from 0)")
     assert record.reasons[0].code == "nothing-to-do"
     assert [note.code for note in record.changes][:1] == ["not-finite"]
+
+
+PIVOTED = """<ir_version: 8, opset_import: ["" : 18]> g (float[N,6,24] x) => (float[N,6,40] y) {
+    h = MatMul (x, f)  o = MatMul (h, c)  z = Concat <axis = -1> (h, o)  r = Relu (z)  y = MatMul (r, v) }"""
+
+
+def pivoted(noise: float = 0.0) -> ir.Model:
+    """Return a product of rank 8; of the outputs that are kept pairs are nearly the same."""
+    random, off = np.random.default_rng(5), np.random.default_rng(6)
+    first, others = random.standard_normal((24, 8)), random.standard_normal((8, 32)) / 3
+    first += noise * off.standard_normal(first.shape)
+    near = np.eye(8)
+    for one in range(0, 8, 2):
+        near[one, one + 1], near[one + 1, one + 1] = 1, 3e-3
+    weights = {"f": first @ near, "c": np.linalg.inv(near) @ others, "v": random.standard_normal((40, 40)) / 6}
+    return from_text(PIVOTED, **{name: array.astype(np.float32) for name, array in weights.items()})
+
+
+def test_a_pivoted_product_is_trained_although_what_it_keeps_is_nearly_dependent() -> None:
+    teacher, student = pivoted(), pivoted(noise=0.4)
+    data = {"x": np.random.default_rng(3).standard_normal((128, 6, 24)).astype(np.float32)}
+    held_out = {"x": np.random.default_rng(9).standard_normal((64, 6, 24)).astype(np.float32)}
+
+    def lost() -> float:
+        mine, wanted = (Session.of(each).run(held_out)["y"] for each in (student, teacher))
+        return float(((mine - wanted) ** 2).mean())
+
+    before, shapes = lost(), [value.shape for value in student.graph.initializers.values()]
+    assert distilled(dataclasses.replace(FAST, epochs=12), student, teacher, data).modified
+    assert [value.shape for value in student.graph.initializers.values()] == shapes
+    assert [node.op_type for node in student.graph] == ["MatMul", "MatMul", "Concat", "Relu", "MatMul"]
+    assert lost() < 0.1 * before

@@ -1,4 +1,4 @@
-"""Brings the convolutions of a training step into the forms that ONNX Runtime's CPU provider computes fastest."""
+"""Brings a training step, above all its convolutions, into the forms that ONNX Runtime's CPU provider runs fastest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ CHANNELS_LAST = (0, 2, 3, 1)
 def lower_convolutions(model: ir.Model, block: int | None) -> None:
     """Rewrite convolutions whose kernels are no constants, in place, for the CPU provider.
 
-    What lies between blocked convolutions element by element stays in the blocked layout, too.
+    What lies between blocked convolutions element by element stays in the blocked layout, too. Single numbers get the
+    axes of what they are combined with, where that ends in an axis of one place.
 
     Args:
         model: A training step. All sizes are known.
@@ -57,6 +58,8 @@ class _Lowering:
             if product is not None:
                 _replace(node.outputs[0], product)
                 return
+        if has(node, Trait.BROADCASTING) and len(node.outputs) == 1:
+            self._align(site)
         if self._block is None:
             return
         if op_of(node) in BLOCKED and _is_computed(node):
@@ -103,6 +106,20 @@ class _Lowering:
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         made = self._build.op(node.op_type, *inputs, domain=node.domain, **attributes)
         self._blocked[node.outputs[0]] = self._made[node.outputs[0]] = like(made, node.outputs[0])
+
+    @staticmethod
+    def _align(site: GradientSite) -> None:
+        """Give single numbers as many axes as the result has, if the last of these has one place.
+
+        ONNX Runtime goes through such a result one element after the other otherwise: 512x256x1x1 times a number takes
+        0.82 ms and not 0.014.
+        """
+        shape = site.result_shape()
+        if math.prod(shape) == 1 or shape[-1] != 1:
+            return
+        for index, value in enumerate(site.node.inputs):
+            if value is not None and math.prod(static_shape(value)) == 1 and len(static_shape(value)) < len(shape):
+                site.node.replace_input_with(index, site.reshape(value, [1] * len(shape)))
 
     def _enter(self, value: ir.Value) -> ir.Value:
         """Return a value in the blocked layout."""

@@ -110,3 +110,23 @@ def test_a_constant_kernel_is_left_to_the_runtime() -> None:
 
 def test_blocks_are_as_wide_as_the_processor_has_them() -> None:
     assert block_width() in (None, 8, 16)
+
+
+@pytest.mark.parametrize("text", ["Mul (x, n)", "Sub (n, x)", "Clip (x, n)", "Where (c, x, n)"])
+def test_numbers_have_as_many_axes_as_what_ends_in_one_place(text: str) -> None:
+    """ONNX Runtime goes through the elements one by one otherwise."""
+    graph = f"g (float[5,4,1,1] x, float n, bool[5,4,1,1] c) => (float[5,4,1,1] y) {{ y = {text} }}"
+    model = ir.from_proto(onnx.parser.parse_model(HEAD + graph))
+    before = ir.to_proto(model)
+    lower_convolutions(model, None)
+    (node,) = [node for node in model.graph if node.op_type != "Reshape"]
+    if node.op_type == "Clip":  # takes scalars
+        assert [len(value.shape or ()) for value in node.inputs if value is not None] == [4, 0]
+    else:
+        assert {len(value.shape or ()) for value in node.inputs if value is not None} == {4}
+    feeds = {
+        "x": np.random.default_rng(0).standard_normal((5, 4, 1, 1)).astype(np.float32),
+        "n": np.array(0.3, np.float32),
+    }
+    feeds["c"] = feeds["x"] > 0
+    np.testing.assert_array_equal(*(Runner(each)(feeds)["y"] for each in (before, ir.to_proto(model))))

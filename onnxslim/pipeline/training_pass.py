@@ -24,7 +24,7 @@ from onnxslim.train.loop import Keep, Trained
 from onnxslim.train.losses import LossTerm
 from onnxslim.train.optimizer import Optimizer, OptimizerKind
 from onnxslim.train.parameters import moving_parts, trainable_parameters
-from onnxslim.train.pivoted import with_plain_factors
+from onnxslim.train.pivoted import with_pivots, with_plain_factors
 from onnxslim.train.step import TRAINING_OPSET
 from onnxslim.train.terms import OutputLoss, TermSettings
 from onnxslim.units import in_bytes
@@ -173,10 +173,7 @@ class TrainingPass(Pass):
             )
         except NotTrained as error:
             return Change(False, (*error.notes, *notes))
-        learnt = dict(trained.weights)
-        for product in products:
-            learnt.update(product.closed(trained.weights))
-        for name, array in learnt.items():
+        for name, array in with_pivots(trained.weights, products).items():
             overwrite(model.graph.initializers[name], array)
         return Change(True, (told, *notes))
 

@@ -12,7 +12,7 @@ Source of the form: Zhao, Zhang, Cannistraci, "Pivoting Factorization", arXiv 25
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +22,7 @@ from onnxslim.analysis.contraction import Contraction
 from onnxslim.analysis.linear_layer import LinearLayer, linear_layers
 from onnxslim.arrays import Array, Floats
 from onnxslim.model.constants import stored_array
-from onnxslim.model.edit import take_over
+from onnxslim.model.edit import Editor, take_over
 from onnxslim.ops.parameters import op_of
 
 CONCAT = ("", "Concat")
@@ -52,8 +52,11 @@ class PivotedProduct:
             value.name or "" for value in (self.first, self.second, *(v for pair in self.biases for v in pair))
         )
 
-    def open(self) -> None:
-        """Become two plain factors, in place: initializers keep their names, those of the second nodes grow."""
+    def open(self, editor: Editor) -> None:
+        """Become two plain factors, in place: initializers keep their names, those of the second nodes grow.
+
+        What is between is named anew: it is not what the pivoted form has there.
+        """
         stored = stored_array(self.first)
         first, second = _outputs_last(stored, self.first_axis), self._others(stored_array(self.second))
         mixed, factor = _plain(first.reshape(-1, len(second)), np.concatenate([np.eye(len(second)), second], axis=1))
@@ -64,8 +67,10 @@ class PivotedProduct:
             self._store(own, np.zeros_like(bias))
         self._store(self.second, self._as_second(factor, stored_array(self.second)))
         for concat in self.concats:
-            made = concat.inputs[1]
+            between, made = concat.inputs
+            assert between is not None
             assert made is not None
+            between.name = editor.name(f"{between.name}_plain")
             take_over(made, concat.outputs[0])
             assert concat.graph is not None
             concat.graph.remove(concat, safe=True)
@@ -119,9 +124,18 @@ def with_plain_factors(
     if not products:
         return model, []
     opened = model.clone()
+    editor = Editor(opened)
     for product in _products(opened.graph, trained, fixed):
-        product.open()
+        product.open(editor)
     return opened, products
+
+
+def with_pivots(trained: Mapping[str, Array], products: Iterable[PivotedProduct]) -> Mapping[str, Array]:
+    """Return weights that were trained as they are where products are pivoted: the inverse of `with_plain_factors`."""
+    result = dict(trained)
+    for product in products:
+        result |= product.closed(trained)
+    return result
 
 
 def _products(graph: ir.Graph, trained: Collection[str], fixed: Collection[str]) -> list[PivotedProduct]:

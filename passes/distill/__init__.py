@@ -16,6 +16,7 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.arrays import Array
 from onnxslim.diagnostic import Code
 from onnxslim.errors import BadOptionValue
+from onnxslim.model.constants import stored_array
 from onnxslim.model.edit import become, overwrite
 from onnxslim.pipeline.blockwise import BlockCode, layers_in_block
 from onnxslim.pipeline.discovery import find_pass
@@ -30,6 +31,7 @@ from onnxslim.train.distillation import DistillationSettings
 from onnxslim.train.moving_statistics import normalize_by_batch, normalize_by_stored, stored_statistics
 from onnxslim.train.optimizer import RATES_FROM_SCRATCH
 from onnxslim.train.parameters import moving_parts, trainable_parameters
+from onnxslim.train.pivoted import with_pivots, with_plain_factors
 
 from .blockwise import FloatLearner, StudentBlocks
 from .separable import separable_student
@@ -135,11 +137,17 @@ class Distill(TrainingPass):
         infer_shapes(model)
         selection = Selection(self.include, self.exclude, model, context.original)
         weights = [value.name or "" for value in trainable_parameters(model.graph) if not selection.against(value)]
+        masks = moving_parts(model.graph, weights)
+        student, products = with_plain_factors(model, weights, masks)
         try:
-            by_block = self._by_block(model, weights, context, moving_parts(model.graph, weights))
+            by_block = self._by_block(student, weights, context, masks)
         except NotTrained as error:
             return Change(False, (*error.notes, *selection.unmatched()))
         if by_block is not None:
+            if products and by_block.modified:
+                trained = {name: stored_array(student.graph.initializers[name]) for name in weights}
+                for name, array in with_pivots(trained, products).items():
+                    overwrite(model.graph.initializers[name], array)
             return dataclasses.replace(by_block, notes=(*by_block.notes, *selection.unmatched()))
         whole, code = super().go_on(model, context), DistillCode.ONE_BLOCK
         told = remark("model", "trained as a whole", code.value, code.word)

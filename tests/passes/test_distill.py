@@ -362,7 +362,8 @@ def pivoted(noise: float = 0.0) -> ir.Model:
     return from_text(PIVOTED, **{name: array.astype(np.float32) for name, array in weights.items()})
 
 
-def test_a_pivoted_product_is_trained_although_what_it_keeps_is_nearly_dependent() -> None:
+@pytest.mark.parametrize("blocks", ["model", "layer"])
+def test_a_pivoted_product_is_trained_although_what_it_keeps_is_nearly_dependent(blocks: str) -> None:
     teacher, student = pivoted(), pivoted(noise=0.4)
     data = {"x": np.random.default_rng(3).standard_normal((128, 6, 24)).astype(np.float32)}
     held_out = {"x": np.random.default_rng(9).standard_normal((64, 6, 24)).astype(np.float32)}
@@ -372,7 +373,7 @@ def test_a_pivoted_product_is_trained_although_what_it_keeps_is_nearly_dependent
         return float(((mine - wanted) ** 2).mean())
 
     before, shapes = lost(), [value.shape for value in student.graph.initializers.values()]
-    assert distilled(dataclasses.replace(FAST, epochs=30, rate=1e-2), student, teacher, data).modified
+    assert distilled(dataclasses.replace(FAST, epochs=30, rate=1e-2, blocks=blocks), student, teacher, data).modified
     assert [value.shape for value in student.graph.initializers.values()] == shapes
     assert [node.op_type for node in student.graph] == ["MatMul", "MatMul", "Concat", "Relu", "MatMul"]
     assert lost() < 0.1 * before

@@ -69,6 +69,7 @@ def test_two_plain_factors_make_the_same_and_are_equally_large(name: str) -> Non
     assert [product.first.name for product in products] == ["f"]
     assert "Concat" not in [node.op_type for node in plain.graph]
     assert "Concat" in [node.op_type for node in model.graph]
+    assert "h" not in {value.name for node in plain.graph for value in node.outputs}, "it is another value"
     one, two = (Session.of(each).run(feeds)["y"] for each in (model, plain))
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5 * np.abs(one).max())
     sizes = [np.linalg.norm(stored_array(plain.graph.initializers[name])) for name in ("f", "c")]

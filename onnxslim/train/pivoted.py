@@ -23,9 +23,8 @@ from onnxslim.analysis.linear_layer import LinearLayer, linear_layers
 from onnxslim.arrays import Array, Floats
 from onnxslim.model.constants import stored_array
 from onnxslim.model.edit import Editor, take_over
-from onnxslim.ops.parameters import op_of
-
-CONCAT = ("", "Concat")
+from onnxslim.ops.parameters import attribute
+from onnxslim.ops.traits import Trait, has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +173,7 @@ def _behind(use: Contraction) -> tuple[ir.Node, ir.Node] | None:
     """Return the node that makes outputs of those of another one, and the one that puts both side by side."""
     made = use.node.outputs[0]
     readers = list(made.consumers())
-    concats = [node for node in readers if op_of(node) == CONCAT]
+    concats = [node for node in readers if has(node, Trait.JOINING)]
     if len(readers) != 2 or len(concats) != 1 or made.is_graph_output():
         return None
     (other,) = (node for node in readers if node not in concats)
@@ -182,8 +181,9 @@ def _behind(use: Contraction) -> tuple[ir.Node, ir.Node] | None:
     if [*concat.inputs] != [made, other.outputs[0]] or [*other.outputs[0].consumers()] != [concat]:
         return None
     rank = len(made.shape) if made.shape is not None else 0
-    axis = concat.attributes["axis"].as_int()
-    return (other, concat) if use.output_axis is not None and axis % max(rank, 1) == use.output_axis else None
+    axis = attribute(concat, "axis")
+    along = isinstance(axis, int) and use.output_axis is not None and axis % max(rank, 1) == use.output_axis
+    return (other, concat) if along else None
 
 
 def _fits(use: Contraction, other: Contraction) -> bool:

@@ -17,7 +17,7 @@ from onnxslim.pipeline.interface import Change, Context, Goal, Kind, LayerChange
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Exclude, Include, Selection
 
-from .allocation import RankRule, RankTarget, SplitSettings
+from .allocation import RankRule, RankTarget, SplitSettings, Weighing
 from .codes import LowrankCode
 from .embedding import split_tables
 from .factors import Factorization
@@ -71,6 +71,10 @@ class Lowrank(Pass):
     pays: Annotated[SplitGoal, "what a split must bring: latency, measured on the target, or size"] = SplitGoal.AUTO
     whiten: Annotated[bool, "choose factors for what the layers see on the samples, not for their weights alone"] = True
     sensitivity: Annotated[bool, "measure how much the error of each layer counts, for params"] = True
+    weighing: Annotated[
+        Weighing,
+        "how errors of a layer count: local, by what the next products make of them; gradients, by what the outputs do",
+    ] = Weighing.LOCAL
     recover: Annotated[bool, "fit layers that stay whole, too, to make up for the errors of those before"] = False
 
     def __post_init__(self) -> None:
@@ -124,7 +128,15 @@ class Lowrank(Pass):
         forms = tuple(form for form in Factorization if form.value in kinds)
         size = self.pays is SplitGoal.SIZE or (self.pays is SplitGoal.AUTO and goal is Goal.SIZE)
         return SplitSettings(
-            self.target, forms, self.align, self.whiten, self.recover, size, self.sensitivity, self.smallest
+            self.target,
+            forms,
+            self.align,
+            self.whiten,
+            self.recover,
+            size,
+            self.sensitivity,
+            self.smallest,
+            self.weighing,
         )
 
     def run(self, model: ir.Model, context: Context) -> Change:

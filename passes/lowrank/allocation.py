@@ -40,6 +40,15 @@ class RankTarget:
         return 1 - self.amount if self.rule is RankRule.ENERGY else None
 
 
+class Weighing(enum.Enum):
+    """What tells how errors of the outputs of a layer matter."""
+
+    LOCAL = "local"
+    """The products that read them: see `output_metric` and `attention_metric`."""
+    GRADIENTS = "gradients"
+    """The outputs of the model, to first order: see `gradient_metric`; for layers that have none as LOCAL does."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SplitSettings:
     """The options of the pass, as the splitting needs them."""
@@ -55,6 +64,7 @@ class SplitSettings:
     """Measure how much the error of each layer counts where they share a budget."""
     smallest: int = SMALLEST
     """Weights and tables with fewer numbers are left alone."""
+    weighing: Weighing = Weighing.LOCAL
 
 
 ErrorCost = Callable[[float], float]

@@ -15,6 +15,7 @@ from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.analysis.specialize import specialize_shapes
 from onnxslim.arrays import Floats
 from onnxslim.data import Batch
+from onnxslim.errors import NotDifferentiable
 from onnxslim.fit.refit import BUDGET, FEWEST, STREAMED
 from onnxslim.model.edit import Editor
 from onnxslim.observe.not_finite import first_not_finite
@@ -22,12 +23,13 @@ from onnxslim.observe.probe import stream_values
 from onnxslim.pipeline.interface import Context, LayerChange, Note, remark
 from onnxslim.pipeline.reasons import Reason
 
-from .allocation import ErrorCost, RankRule, SplitSettings, choose, describe, why_whole
+from .allocation import ErrorCost, RankRule, SplitSettings, Weighing, choose, describe, why_whole
 from .attention_metric import find_comparisons
 from .candidates import Positions, SplitCandidate, candidates, forms, full_ranks, nearest, shapes
 from .codes import LowrankCode
 from .emit import refit_whole, write
 from .factors import Factorization, LayerMoments, Problem, split
+from .gradient_metric import gradient_metrics
 from .layer_moments import CollectedMoments, Downstream, MomentCollector, enough_rows
 from .output_metric import find_readers
 from .residual import find_terms
@@ -97,10 +99,15 @@ class Splitting:
         _, values = next(stream_values(model, names, [Batch(first)], context.open_session))
         self._shapes.update({name: np.shape(array) for name, array in values.items()})
         self._downstream = Downstream()
+        self._metrics: Mapping[str, Floats] = {}
+        """Metrics of the outputs of layers, by name, that are known before what these get is."""
         if self._learns:
             graph = model.graph
-            products = find_comparisons(graph, layers)
-            self._downstream = Downstream(find_readers(graph, layers), products, find_terms(layers))
+            if settings.weighing is Weighing.GRADIENTS:
+                self._metrics = self._by_gradients()
+            near = [layer for layer in layers if layer.name not in self._metrics]
+            products = find_comparisons(graph, near)
+            self._downstream = Downstream(find_readers(graph, near), products, find_terms(layers))
         self._timer = SplitTimer(context, model, self._shapes)
         self._slow: list[Reason | None] = [None] * len(layers)
         """For each layer the reason why no split of it is faster; None where one may be."""
@@ -111,6 +118,16 @@ class Splitting:
         affordable = min(BUDGET / max(RUNS * cost.macs, 1), STREAMED / max(cost.peak_activation_bytes, 1))
         self.count = min(self.count, max(FEWEST, int(affordable)))
         self._samples = context.draw(self.count, "lowrank: second moments")
+
+    def _by_gradients(self) -> Mapping[str, Floats]:
+        """Return the metrics of `gradient_metrics`; none where ops have no gradient, which is told."""
+        context, layers = self._context, self.layers
+        try:
+            key = ("gradient metrics", tuple(layer.name for layer in layers))
+            return context.observed(key, lambda: gradient_metrics(self._model, layers, self._macs, context))
+        except NotDifferentiable as error:
+            self.notes.append(remark("errors", f"weighed as {Weighing.LOCAL.value} does", error.what))
+            return {}
 
     def _needed(self, layer: LinearLayer) -> int:
         """Return how many samples have enough rows for a layer."""
@@ -136,7 +153,7 @@ class Splitting:
         whole = moments.joined().moments(layer)
         if not np.isfinite(whole.energy):
             return Problem(whole, layer.kernel)
-        metric = moments.joined().metric
+        metric = self._metrics.get(layer.name, moments.joined().metric)
         if metric is not None and not np.isfinite(metric).all():
             metric = None
         if moments.aside is None or not moments.aside.rows or not moments.rows:

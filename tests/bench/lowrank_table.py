@@ -7,10 +7,11 @@
 ranks by the weights alone, whitened, and whitened with recovery. SQNR is that of each output on VAL, which nothing was
 fitted to. With ``--latency`` ranks are chosen among splits that were measured to be faster, and the paired latency of
 the whole model is printed; without it nothing is timed. ``--no-recovery`` leaves that row out,
-``--no-sensitivity`` lets the errors of all layers count alike; with ``--equal`` each layer loses SHARE of its
-parameters, and no spectra are needed. ``--features`` measures what the last layer reads: the head of a model without
-training may give zeros. ``--distill=OPTIONS`` adds a row: the whitened factors, trained by the pass
-`distill` with these options (``epochs=10:batch=16:exclude=Gather``) on DATA. Prints a Markdown table.
+``--no-sensitivity`` lets the errors of all layers count alike, ``--gradients`` weighs errors by gradients of the
+outputs; with ``--equal`` each layer loses SHARE of its parameters, and no spectra are needed. ``--features`` measures
+what the last layer reads: the head of a model without training may give zeros. ``--distill=OPTIONS`` adds a row: the
+whitened factors, trained by the pass `distill` with these options (``epochs=10:batch=16:exclude=Gather``) on DATA.
+Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnxslim.passes.lowrank.allocation import RankRule, RankTarget, SplitSettings
+from onnxslim.passes.lowrank.allocation import RankRule, RankTarget, SplitSettings, Weighing
 from onnxslim.passes.lowrank.candidates import Positions, SplitCandidate, nearest, shapes
 from onnxslim.passes.lowrank.candidates import forms as possible
 from onnxslim.passes.lowrank.factors import Factorization
@@ -52,7 +53,12 @@ def main(share: float, path: str, data: str, val: str, kinds: list[str], flags: 
     samples, held_out = open_samples(data, original.inputs), open_samples(val, original.inputs)
     forms = tuple(form for form in Factorization if form.value in kinds) or tuple(Factorization)
     settings = SplitSettings(
-        RankTarget(RankRule.PARAMS, share), forms, 16, size=not latency, sensitivity="no-sensitivity" not in flags
+        RankTarget(RankRule.PARAMS, share),
+        forms,
+        16,
+        size=not latency,
+        sensitivity="no-sensitivity" not in flags,
+        weighing=Weighing.GRADIENTS if "gradients" in flags else Weighing.LOCAL,
     )
 
     def splitting(model: ir.Model, each: SplitSettings) -> Splitting:

@@ -22,7 +22,7 @@ from onnxslim.ops.traits import Trait, has
 CHANNELS_LAST = (0, 2, 3, 1)
 
 
-def lower_convolutions(model: ir.Model, block: int | None) -> None:
+def lower_step(model: ir.Model, block: int | None) -> None:
     """Rewrite convolutions whose kernels are no constants, in place, for the CPU provider.
 
     What lies between blocked convolutions element by element stays in the blocked layout, too. Single numbers get the
@@ -109,7 +109,7 @@ class _Lowering:
 
     @staticmethod
     def _align(site: GradientSite) -> None:
-        """Give single numbers as many axes as the result has, if the last of these has one place.
+        """Give single numbers as many axes as the result has, if the last of these has length 1.
 
         ONNX Runtime goes through such a result one element after the other otherwise: 512x256x1x1 times a number takes
         0.82 ms and not 0.014.

@@ -101,8 +101,8 @@ class OutputDeviation:
 
 def output_weights(made: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
     """Return weights for the elements of each output of real numbers, of its shape: the energy of an error, weighed by
-    them and summed over all runs, is what `OutputDeviation` says of it. Outputs that are zero, not finite, or of
-    several shapes are left out.
+    them and summed over all runs, is what `OutputDeviation` says of it. Outputs that are zero, not finite, of
+    several shapes, or no tensors are left out.
 
     Args:
         made: The outputs of each run, by name.
@@ -110,6 +110,8 @@ def output_weights(made: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
     found: dict[str, list[tuple[Part, float]]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name in made[0]:
+        if any(isinstance(outputs[name], (list, dict)) for outputs in made):
+            continue
         arrays = [np.asarray(outputs[name]) for outputs in made]
         if arrays[0].dtype.kind != "f" or len({array.shape for array in arrays}) > 1:
             continue

@@ -88,7 +88,7 @@ def blocked_transposed(site: GradientSite, enter: Enter, block: int, activation:
 
 
 def _in_blocks(site: GradientSite, kernel: ir.Value, shape: Sequence[int]) -> ir.Value:
-    """Return a kernel whose second axis is in blocks, each of which lies behind the window.
+    """Return a kernel [m, n, *window] as [m, n / block, *window, block], its shape told as it was.
 
     It is laid out as an image is: a transposition that moves several axes, and the last one, takes 10 to 25 times as
     long in ONNX Runtime, which also makes one of two that follow each other.

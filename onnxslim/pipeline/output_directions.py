@@ -31,6 +31,7 @@ from onnxslim.train.step import TRAINING_OPSET
 
 PRODUCTS = 2e12
 """Multiply-accumulates that all runs together may take: about a minute on two cores."""
+NO_OUTPUT = "no output is made of finite real numbers, in one shape, that are not all 0"
 BACKWARD = 3
 """Work of a run forward and back, beside that of one forward."""
 
@@ -59,7 +60,7 @@ class OutputDirections:
         model: Not changed.
         samples: How many samples are used at most.
         context: The context of the pass.
-        what: What they are drawn for, as the report calls it.
+        purpose: What they are drawn for, as the report calls it.
         hint: What else can be done where there are no gradients.
 
     Raises:
@@ -67,14 +68,14 @@ class OutputDirections:
         RunError: The model does not run on the samples.
     """
 
-    def __init__(self, model: ir.Model, samples: int, context: Context, what: str, hint: str) -> None:
-        self._context, self._what, self._hint = context, what, hint
-        self._feeds = _of_one_shape(context, samples, what)
+    def __init__(self, model: ir.Model, samples: int, context: Context, purpose: str, hint: str) -> None:
+        self._context, self._purpose, self._hint = context, purpose, hint
+        self._feeds = _of_one_shape(context, samples, purpose)
         session = context.open_session(model)
         self._made = [run_on(session, each) for each in self._feeds]
         self._weights = output_weights(self._made)
         if not self._weights:
-            raise NotDifferentiable("the model has no output of real numbers", hint=hint)
+            raise NotDifferentiable(NO_OUTPUT, hint=hint)
 
     @property
     def count(self) -> int:
@@ -82,48 +83,52 @@ class OutputDirections:
         return len(self._feeds)
 
     def gradients(
-        self, model: ir.Model, of: Sequence[str], directions: int, more: Mapping[str, Array] | None = None
+        self, model: ir.Model, values: Sequence[str], directions: int, inputs: Mapping[str, Array] | None = None
     ) -> Iterator[Mapping[str, Array]]:
-        """Yield for each sample, and each of some directions, the gradient by each value that outputs depend on.
+        """Yield for each sample, and each of some directions, the gradients by values, by their names; those that no
+        output depends on are missing. The model is differentiated and opened once in each call.
 
         Args:
-            model: Makes these outputs; of `differentiable`, changed in place.
-            of: Names of inputs, or of values between.
+            model: Makes these outputs, at an operator set that gradients are declared for (`differentiable`); not
+                changed.
+            values: Names of inputs, or of values between.
             directions: How many are drawn for each sample.
-            more: What inputs get that samples do not give.
+            inputs: What inputs get that samples do not give.
 
         Raises:
             NotDifferentiable: An op between has no gradient.
             RunError: The model does not run on the samples.
         """
-        step = self._compiled(model, of)
+        step = self._compiled(model, values)
         session = self._context.open_session(step.model)
         given = {spec.name for spec in session.inputs}
         generator = np.random.default_rng(self._context.seed)
         for done, (feeds, outputs) in enumerate(zip(self._feeds, self._made, strict=True), 1):
-            known = {name: array for name, array in {**feeds, **(more or {})}.items() if name in given}
+            known = {name: array for name, array in {**feeds, **(inputs or {})}.items() if name in given}
             for _ in range(directions):
                 drawn = {
-                    seed: (np.sqrt(self._weights[name]) * generator.choice((-1.0, 1.0), np.shape(outputs[name])))
+                    seed: np.asarray(
+                        np.sqrt(self._weights[name]) * generator.choice((-1.0, 1.0), np.shape(outputs[name])),
+                        step.types[seed],
+                    )
                     for name, seed in step.seeds.items()
                 }
-                typed = {name: array.astype(step.types[name]) for name, array in drawn.items()}
-                found = run_on(session, {**known, **typed})
+                found = run_on(session, {**known, **drawn})
                 yield {name: found[gradient] for name, gradient in step.gradients.items()}
-            self._context.progress(self._what, done, len(self._feeds))
+            self._context.progress(self._purpose, done, len(self._feeds))
 
-    def _compiled(self, model: ir.Model, of: Sequence[str]) -> _GradientModel:
+    def _compiled(self, model: ir.Model, values: Sequence[str]) -> _GradientModel:
         shapes = {name: np.shape(array) for name, array in self._feeds[0].items()}
         whole = specialize_shapes(model, shapes, fold=False)
         graph = whole.graph
-        expand(whole, _named(graph, of))
+        expand(whole, _named(graph, values))
         build = graph_builder(whole)
         seeds: dict[ir.Value, ir.Value] = {}
         for index, output in enumerate(graph.outputs):
             if output.name in self._weights and output.dtype is not None:
-                name = f"direction of output {index}"
+                name = build.editor.name(f"direction of output {index}")
                 seeds[output] = ir.Value(name=name, type=ir.TensorType(output.dtype), shape=output.shape)
-        gradients = build_gradients(build, seeds, _named(graph, of))
+        gradients = build_gradients(build, seeds, _named(graph, values))
         if not gradients:
             raise NotDifferentiable("no output depends on what gradients are asked for", hint=self._hint)
         graph.inputs.extend(seeds.values())
@@ -159,9 +164,9 @@ def _named(graph: ir.Graph, names: Sequence[str]) -> list[ir.Value]:
     return [found[name] for name in names if name in found]
 
 
-def _of_one_shape(context: Context, count: int, what: str) -> list[Feeds]:
+def _of_one_shape(context: Context, count: int, purpose: str) -> list[Feeds]:
     """Return inputs of single samples, all of the commonest shape."""
-    feeds = [batch.feeds for batch in context.draw(count, what).one_by_one().batches()]
+    feeds = [batch.feeds for batch in context.draw(count, purpose).one_by_one().batches()]
     forms = [tuple((name, array.shape) for name, array in each.items()) for each in feeds]
     (usual, _), *_ = Counter(forms).most_common(1)
     return [each for each, form in zip(feeds, forms, strict=True) if form == usual]

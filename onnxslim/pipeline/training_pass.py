@@ -13,7 +13,6 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.arrays import Array
 from onnxslim.diagnostic import Code
 from onnxslim.errors import BadOptionValue, OnnxslimError
-from onnxslim.model.edit import overwrite
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone, remark
 from onnxslim.pipeline.opset import at_least
 from onnxslim.pipeline.reasons import Reason
@@ -24,7 +23,7 @@ from onnxslim.train.loop import Keep, Trained
 from onnxslim.train.losses import LossTerm
 from onnxslim.train.optimizer import Optimizer, OptimizerKind
 from onnxslim.train.parameters import moving_parts, trainable_parameters
-from onnxslim.train.pivoted import with_pivots, with_plain_factors
+from onnxslim.train.pivoted import with_plain_factors, write_back
 from onnxslim.train.step import TRAINING_OPSET
 from onnxslim.train.terms import OutputLoss, TermSettings
 from onnxslim.units import in_bytes
@@ -167,14 +166,13 @@ class TrainingPass(Pass):
                 student = student.clone()
                 penalties = penalize(student)
             masks = moving_parts(model.graph, weights)
-            student, products = with_plain_factors(student, weights, masks)
+            student, products = with_plain_factors(student, weights, masks, self.features)
             trained, told = self.train(
                 self.distillation(student, weights, context, masks, penalties=penalties), context
             )
         except NotTrained as error:
             return Change(False, (*error.notes, *notes))
-        for name, array in with_pivots(trained.weights, products).items():
-            overwrite(model.graph.initializers[name], array)
+        write_back(model, trained.weights, products)
         return Change(True, (told, *notes))
 
     def train(self, work: Distillation, context: Context) -> tuple[Trained, Note]:

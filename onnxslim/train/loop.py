@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from onnxslim.arrays import Array
-from onnxslim.autodiff.lowering import lower_convolutions
+from onnxslim.autodiff.lowering import lower_step
 from onnxslim.errors import DataError, ValuesNotFinite
 from onnxslim.runtime.blocked import block_width
 from onnxslim.runtime.resident import ResidentState
@@ -105,7 +105,7 @@ class RunnableStep:
     def opened(cls, step: TrainingStep, targets: Targets, open_session: OpenSession, target: Target) -> RunnableStep:
         """Open a compiled step on `target`, its convolutions lowered to what the CPU provider runs fastest."""
         if target.facts.execution_provider == CPU:
-            lower_convolutions(step.model, block_width())
+            lower_step(step.model, block_width())
         return cls(step, open_session(step.model), targets)
 
     def feeds(self, batch: TrainingBatch, scalars: Mapping[str, float] | None = None) -> dict[str, Array]:

@@ -31,7 +31,7 @@ from onnxslim.train.distillation import DistillationSettings
 from onnxslim.train.moving_statistics import normalize_by_batch, normalize_by_stored, stored_statistics
 from onnxslim.train.optimizer import RATES_FROM_SCRATCH
 from onnxslim.train.parameters import moving_parts, trainable_parameters
-from onnxslim.train.pivoted import with_pivots, with_plain_factors
+from onnxslim.train.pivoted import with_plain_factors, write_back
 
 from .blockwise import FloatLearner, StudentBlocks
 from .separable import separable_student
@@ -146,8 +146,7 @@ class Distill(TrainingPass):
         if by_block is not None:
             if products and by_block.modified:
                 trained = {name: stored_array(student.graph.initializers[name]) for name in weights}
-                for name, array in with_pivots(trained, products).items():
-                    overwrite(model.graph.initializers[name], array)
+                write_back(model, trained, products)
             return dataclasses.replace(by_block, notes=(*by_block.notes, *selection.unmatched()))
         whole, code = super().go_on(model, context), DistillCode.ONE_BLOCK
         told = remark("model", "trained as a whole", code.value, code.word)

@@ -85,6 +85,12 @@ class Lowrank(Pass):
                 where="lowrank",
                 hint="ranks are chosen by one of energy, params, rank and breakeven",
             )
+        if self.weighing is Weighing.GRADIENTS and not self.whiten:
+            raise BadOptionValue(
+                "weighing is gradients, and whiten is false: by the weights alone all errors count alike",
+                where="lowrank",
+                hint="leave out one of them",
+            )
         self.check_shares("energy", "params", "rank")
         self.check_counts("align", "smallest")
         known = [form.value for form in Factorization]

@@ -3,7 +3,7 @@
 All of them answer one question. A layer gives y = W'x; x is what it gets now, y what it gave in the original, and only
 their second moments count: G = E[xx'], C = E[xy']. The loss of a dense weight V is E|y - V'x|^2 = E|y|^2 - 2 tr(V'C) +
 tr(V'GV). Where it is known how errors of the outputs matter, it is E(y - V'x)'M(y - V'x): the metric M is made by
-`output_metric` and `attention_metric`. What differs is the form that V has:
+`output_metric`, `attention_metric` or `gradient_metric`. What differs is the form that V has:
 
 * of rank r, for products of matrices (reduced rank regression: Izenman, "Reduced-rank regression for the multivariate
   linear model", 1975; with y = W'x it is the SVD whitened by the moments of x, as in SVD-LLM, arXiv 2403.07378);

@@ -58,7 +58,7 @@ def gradient_metrics(
     directions = max(1, min(DIRECTIONS, runs // along.count))
     sums = {name: np.zeros((layer.outputs, layer.outputs)) for name, layer in seen.items()}
     rows = dict.fromkeys(seen, 0)
-    for found in along.gradients(differentiable(model, HINT).clone(), list(seen), directions):
+    for found in along.gradients(differentiable(model, HINT), list(seen), directions):
         for name, gradient in found.items():
             flat = np.moveaxis(gradient, seen[name].first.output_axis or 0, -1).reshape(-1, seen[name].outputs)
             flat = np.ascontiguousarray(flat, np.float32)

@@ -124,10 +124,13 @@ class Splitting:
         context, layers = self._context, self.layers
         try:
             key = ("gradient metrics", tuple(layer.name for layer in layers))
-            return context.observed(key, lambda: gradient_metrics(self._model, layers, self._macs, context))
+            found = context.observed(key, lambda: gradient_metrics(self._model, layers, self._macs, context))
         except NotDifferentiable as error:
-            self.notes.append(remark("errors", f"weighed as {Weighing.LOCAL.value} does", error.what))
+            self.notes.append(remark("errors", f"weighed as {Weighing.LOCAL.value} does", str(error)))
             return {}
+        others = "" if len(found) == len(layers) else "others have windows, several uses, or few gradients"
+        self.notes.append(remark("errors", f"weighed by gradients for {len(found)} of {len(layers)} layers", others))
+        return found
 
     def _needed(self, layer: LinearLayer) -> int:
         """Return how many samples have enough rows for a layer."""

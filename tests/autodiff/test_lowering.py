@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from op_proof import Runner
 
-from onnxslim.autodiff.lowering import lower_convolutions
+from onnxslim.autodiff.lowering import lower_step
 from onnxslim.autodiff.reverse import build_gradients, graph_builder
 from onnxslim.ops.lowering import DOMAIN
 from onnxslim.runtime.blocked import block_width
@@ -63,7 +63,7 @@ def lowered(text: str, block: int | None) -> tuple[onnx.ModelProto, onnx.ModelPr
         seeds[output] = seed
     model.graph.outputs.extend(build_gradients(build, seeds, operands).values())
     before = ir.to_proto(model)
-    lower_convolutions(model, block)
+    lower_step(model, block)
     return before, ir.to_proto(model)
 
 
@@ -104,7 +104,7 @@ def test_a_constant_kernel_is_left_to_the_runtime() -> None:
     del proto.graph.initializer[:]
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((16, 16, 1, 1), np.float32), "w"))
     model = ir.from_proto(proto)
-    lower_convolutions(model, 16)
+    lower_step(model, 16)
     assert [node.domain for node in model.graph] == [""]
 
 
@@ -118,7 +118,7 @@ def test_numbers_have_as_many_axes_as_what_ends_in_one_place(text: str) -> None:
     graph = f"g (float[5,4,1,1] x, float n, bool[5,4,1,1] c) => (float[5,4,1,1] y) {{ y = {text} }}"
     model = ir.from_proto(onnx.parser.parse_model(HEAD + graph))
     before = ir.to_proto(model)
-    lower_convolutions(model, None)
+    lower_step(model, None)
     (node,) = [node for node in model.graph if node.op_type != "Reshape"]
     if node.op_type == "Clip":  # takes scalars
         assert [len(value.shape or ()) for value in node.inputs if value is not None] == [4, 0]

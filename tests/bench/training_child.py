@@ -20,7 +20,7 @@ import onnx_ir.passes.common
 import onnxruntime
 
 from onnxslim.analysis.specialize import specialize_shapes
-from onnxslim.autodiff.lowering import lower_convolutions
+from onnxslim.autodiff.lowering import lower_step
 from onnxslim.autodiff.reverse import build_gradients, graph_builder
 from onnxslim.runtime.blocked import block_width
 
@@ -61,7 +61,7 @@ def compiled(
         graph.outputs.extend([after, moved])
         successors |= {name: str(after.name), f"m.{name}": str(moved.name)}
     onnx_ir.passes.common.RemoveUnusedNodesPass()(model)
-    lower_convolutions(model, block_width())
+    lower_step(model, block_width())
     return model, successors
 
 

@@ -362,18 +362,51 @@ def pivoted(noise: float = 0.0) -> ir.Model:
     return from_text(PIVOTED, **{name: array.astype(np.float32) for name, array in weights.items()})
 
 
+def pivoted_data(count: int, seed: int) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(seed).standard_normal((count, 6, 24)).astype(np.float32)}
+
+
+def lost(student: ir.Model, teacher: ir.Model) -> float:
+    mine, wanted = (Session.of(each).run(pivoted_data(64, 9))["y"] for each in (student, teacher))
+    return float(((mine - wanted) ** 2).mean())
+
+
 @pytest.mark.parametrize("blocks", ["model", "layer"])
-def test_a_pivoted_product_is_trained_although_what_it_keeps_is_nearly_dependent(blocks: str) -> None:
-    teacher, student = pivoted(), pivoted(noise=0.4)
-    data = {"x": np.random.default_rng(3).standard_normal((128, 6, 24)).astype(np.float32)}
-    held_out = {"x": np.random.default_rng(9).standard_normal((64, 6, 24)).astype(np.float32)}
-
-    def lost() -> float:
-        mine, wanted = (Session.of(each).run(held_out)["y"] for each in (student, teacher))
-        return float(((mine - wanted) ** 2).mean())
-
-    before, shapes = lost(), [value.shape for value in student.graph.initializers.values()]
-    assert distilled(dataclasses.replace(FAST, epochs=30, rate=1e-2, blocks=blocks), student, teacher, data).modified
+def test_a_pivoted_product_is_trained_although_what_it_keeps_is_nearly_dependent(
+    blocks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dataclasses.replace(FAST, epochs=30, rate=1e-2, blocks=blocks)
+    teacher, student, as_it_is = pivoted(), pivoted(noise=0.4), pivoted(noise=0.4)
+    before, shapes = lost(student, teacher), [value.shape for value in student.graph.initializers.values()]
+    assert distilled(options, student, teacher, pivoted_data(128, 3)).modified
     assert [value.shape for value in student.graph.initializers.values()] == shapes
     assert [node.op_type for node in student.graph] == ["MatMul", "MatMul", "Concat", "Relu", "MatMul"]
-    assert lost() < 0.1 * before
+    assert lost(student, teacher) < 0.1 * before
+    for module in ("onnxslim.pipeline.training_pass", "onnxslim.passes.distill"):
+        monkeypatch.setattr(f"{module}.with_plain_factors", lambda model, *_: (model, []))
+    distilled(options, as_it_is, teacher, pivoted_data(128, 3))
+    assert lost(as_it_is, teacher) > 3 * lost(student, teacher)
+
+
+def test_values_within_a_pivoted_product_can_be_compared() -> None:
+    teacher, student = pivoted(), pivoted(noise=0.4)
+    before = lost(student, teacher)
+    options = dataclasses.replace(FAST, features=("h",))
+    assert distilled(options, student, teacher, pivoted_data(128, 3)).modified
+    assert lost(student, teacher) < before
+
+
+def test_a_pivoted_product_that_no_real_output_depends_on_stays() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[N,24] x) => (float[N,5] y, int64[N,1] a) {
+        h = MatMul (x, f)  o = MatMul (h, c)  z = Concat <axis = 1> (h, o)  a = ArgMax <axis = 1> (z)
+        y = MatMul (x, u) }"""
+    random = np.random.default_rng(0)
+    shapes = {"f": (24, 4), "c": (4, 12), "u": (24, 5)}
+    weights = {key: random.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+    teacher, student = from_text(text, **weights), from_text(text, **{**weights, "u": weights["u"] + 0.3})
+    data = {"x": random.standard_normal((128, 24)).astype(np.float32)}
+    assert distilled(FAST, student, teacher, data).modified
+    for name in ("f", "c"):
+        stored = student.graph.initializers[name].const_value
+        assert stored is not None
+        np.testing.assert_array_equal(stored.numpy(), weights[name])

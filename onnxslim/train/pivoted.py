@@ -172,7 +172,7 @@ def _product(first: LinearLayer, layers: Mapping[ir.Node, LinearLayer]) -> Pivot
     """Return the product that a layer is the first half of."""
     pairs = [_behind(use) for use in first.uses]
     second = layers.get(pairs[0][0]) if pairs[0] is not None else None
-    if second is None or len(second.uses) != len(pairs) or len(first.weight.uses()) != len(pairs):
+    if second is None or len(first.weight.uses()) != len(pairs):
         return None
     behind = {use.node: use for use in second.uses}
     concats, biases, between = [], [], set()
@@ -222,16 +222,14 @@ def _fits(use: Contraction, other: Contraction) -> bool:
         return False
     window = other.window
     if window is not None:
-        steps = {*window.strides, *window.kernel}
-        if steps != {1} or window.fixed_pads is None or any(map(any, window.fixed_pads)):
+        if {*window.strides} != {1} or window.fixed_pads is None or any(map(any, window.fixed_pads)):
             return False
     return other.columns == use.outputs
 
 
 def _is_matrix(use: Contraction) -> bool:
-    """Whether outputs may be mixed by mixing those of the weight: one matrix, whose products stay as they are."""
-    one = len(use.weight.shape or ()) == 2 + len(use.kernel) and 0 not in use.sizes
-    return one and use.plain and use.groups == 1 and not use.transposed
+    """Whether outputs may be mixed by mixing those of the weight."""
+    return 0 not in use.sizes and use.plain and use.groups == 1 and not use.transposed
 
 
 def _is_biased(place: Bias | None) -> bool:

@@ -112,21 +112,46 @@ def test_blocks_are_as_wide_as_the_processor_has_them() -> None:
     assert block_width() in (None, 8, 16)
 
 
-@pytest.mark.parametrize("text", ["Mul (x, n)", "Sub (n, x)", "Clip (x, n)", "Where (c, x, n)"])
-def test_numbers_have_as_many_axes_as_what_ends_in_one_place(text: str) -> None:
-    """ONNX Runtime goes through the elements one by one otherwise."""
-    graph = f"g (float[5,4,1,1] x, float n, bool[5,4,1,1] c) => (float[5,4,1,1] y) {{ y = {text} }}"
+def aligned(text: str, shape: str, number: str = "") -> list[list[int]]:
+    """Return the axes of what nodes read of x and n, after the step was lowered, and see that they make the same."""
+    graph = f"g (float{shape} x, float{number} n, bool{shape} c) => (float{shape} y) {{ y = {text} }}"
     model = ir.from_proto(onnx.parser.parse_model(HEAD + graph))
     before = ir.to_proto(model)
     lower_step(model, None)
-    (node,) = [node for node in model.graph if node.op_type != "Reshape"]
-    if node.op_type == "Clip":  # takes scalars
-        assert [len(value.shape or ()) for value in node.inputs if value is not None] == [4, 0]
-    else:
-        assert {len(value.shape or ()) for value in node.inputs if value is not None} == {4}
-    feeds = {
-        "x": np.random.default_rng(0).standard_normal((5, 4, 1, 1)).astype(np.float32),
-        "n": np.array(0.3, np.float32),
-    }
-    feeds["c"] = feeds["x"] > 0
+    sizes = [int(size) for size in shape.strip("[]").split(",") if size]
+    feeds = {"x": np.random.default_rng(0).standard_normal(sizes).astype(np.float32)}
+    feeds["n"] = np.full([1] * number.count("1"), 0.3, np.float32)
+    feeds["c"] = np.asarray(feeds["x"] > 0)
     np.testing.assert_array_equal(*(Runner(each)(feeds)["y"] for each in (before, ir.to_proto(model))))
+    nodes = [node for node in model.graph if node.op_type != "Reshape"]
+    return [[len(value.shape or ()) for value in node.inputs if value is not None] for node in nodes]
+
+
+@pytest.mark.parametrize("text", ["Mul (x, n)", "Sub (n, x)", "Pow (n, x)"])
+def test_numbers_have_as_many_axes_as_what_ends_in_one_place(text: str) -> None:
+    """ONNX Runtime goes through the elements one by one otherwise."""
+    assert aligned(text, "[5,4,1,1]") == [[4, 4]]
+    assert aligned(text, "[5,1]", "[1]") == [[2, 2]]
+
+
+def test_numbers_that_are_chosen_have_as_many_axes_too() -> None:
+    assert aligned("Where (c, x, n)", "[5,4,1,1]") == [[4, 4, 4]]
+
+
+def test_numbers_stay_where_nothing_is_gained() -> None:
+    assert aligned("Mul (x, n)", "[5,4]") == [[2, 0]]
+    assert aligned("Mul (x, n)", "[5]") == [[1, 0]]
+    assert aligned("Mul (x, n)", "[1,1]") == [[2, 0]]
+    assert aligned("Mul (x, n)", "[5,1]", "[1,1]") == [[2, 2]]
+    assert aligned("Clip (x, n)", "[5,4,1,1]") == [[4, 0]]  # it takes scalars alone
+
+
+def test_a_kernel_is_laid_out_without_moving_several_axes_at_once() -> None:
+    block = block_width()
+    if block is None:
+        pytest.skip("this processor has no blocked convolutions")
+    _, after = lowered(RESIDUAL, block)
+    orders = [list(node.attribute[0].ints) for node in after.graph.node if node.op_type == "Transpose"]
+    assert [0, 2, 1] in orders
+    assert [0, 2, 4, 3, 1] not in orders
+    assert [2, 0, 4, 1, 3] not in orders

@@ -79,6 +79,8 @@ def test_two_plain_factors_make_the_same_and_are_equally_large(name: str) -> Non
     assert "h" not in {value.name for node in plain.graph for value in node.outputs}, "it is another value"
     one, two = (Session.of(each).run(feeds)["y"] for each in (model, plain))
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5 * np.abs(one).max())
+    for value in plain.graph.initializers.values():
+        assert value.shape == stored_array(value).shape
     sizes = [np.linalg.norm(stored_array(plain.graph.initializers[name])) for name in ("f", "c")]
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-4)
 
@@ -119,9 +121,17 @@ STAYS = {
     "a first weight of others": "h = MatMul (x, f) o = MatMul (h, c) y = Concat <axis=1> (h, o) u = Relu (f)",
     "a second weight of others": "h = MatMul (x, f) o = MatMul (h, c) y = Concat <axis=1> (h, o) u = Relu (c)",
     "a first weight twice": "u = MatMul (x, f) h = MatMul (x, f) o = MatMul (h, c) y = Concat <axis=1> (h, o)",
+    "two second weights": "g = MatMul (x, f) r = MatMul (g, c) u = Concat <axis=1> (g, r)"
+    " h = MatMul (u, e) o = MatMul (h, c) y = Concat <axis=1> (h, o)",
+    "one first weight and two second ones": "g = MatMul (x, f) r = MatMul (g, c) u = Concat <axis=1> (g, r)"
+    " v = Relu (x) h = MatMul (v, f) o = MatMul (h, d) y = Concat <axis=1> (h, o)",
+    "no other outputs": "h = MatMul (x, f) o = MatMul (h, n) y = Concat <axis=1> (h, o)",
+    "a matrix for each sample": "t = Unsqueeze (x, axis) h = MatMul (t, s) o = MatMul (h, s)"
+    " y = Concat <axis=2> (h, o)",
     "a second weight twice": "h = MatMul (x, f) o = MatMul (h, c) y = Concat <axis=1> (h, o) u = MatMul (x, c)",
 }
-"""Nodes of graphs of x [5, 5], f [5, 5], c [5, 11], d [5, 5], p [5], q [11]."""
+"""Nodes of graphs of x [5, 5] and the weights of `STAYING`."""
+STAYING = {"f": (5, 5), "c": (5, 11), "d": (5, 5), "e": (16, 5), "n": (5, 0), "s": (5, 5, 5), "p": (5,), "q": (11,)}
 WINDOWS_STAY = {
     "steps": "h = Conv (x, f) o = Conv <strides=[2,2], pads=[1,1,1,1]> (h, c)",
     "a window": "h = Conv (x, f) o = Conv <pads=[1,1,1,1]> (h, w)",
@@ -135,11 +145,11 @@ WINDOWS_STAY = {
 @pytest.mark.parametrize("name", STAYS)
 def test_what_is_no_pivoted_product_stays(name: str) -> None:
     random = np.random.default_rng(0)
-    shapes = {"f": (5, 5), "c": (5, 11), "d": (5, 5), "p": (5,), "q": (11,)}
-    weights = {key: random.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
-    model = from_text(f"{HEADER}g (float[5,5] x{declared(shapes)}) => (float[M,K] y) {{ {STAYS[name]} }}", **weights)
+    weights = {key: random.standard_normal(shape).astype(np.float32) for key, shape in STAYING.items()}
+    told = f"{HEADER}g (float[5,5] x{declared(STAYING)}, int64[1] axis) => (float y) {{ {STAYS[name]} }}"
+    model = from_text(told, **weights, axis=np.array([1]))
     infer_shapes(model)
-    assert with_plain_factors(model, shapes) == (model, [])
+    assert with_plain_factors(model, STAYING) == (model, [])
 
 
 @pytest.mark.parametrize("name", WINDOWS_STAY)
@@ -208,9 +218,13 @@ def test_a_product_of_which_a_part_stays_as_it_is_stays_pivoted() -> None:
     assert with_plain_factors(model, trained, fixed=["another"])[1]
 
 
-def test_a_product_of_zeros_is_opened_as_well() -> None:
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_product_of_a_lower_rank_is_opened_as_well(rank: int) -> None:
     model, feeds = opened("MatMul")
-    overwrite(model.graph.initializers["f"], np.zeros((12, 5), np.float32))
+    random = np.random.default_rng(2)
+    first = random.standard_normal((12, rank)) @ random.standard_normal((rank, 5))
+    overwrite(model.graph.initializers["f"], first)
     plain, products = with_plain_factors(model, ("f", "c"))
     assert products
-    assert np.isfinite(Session.of(plain).run(feeds)["y"]).all()
+    one, two = (Session.of(each).run(feeds)["y"] for each in (model, plain))
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5 * np.abs(one).max())

@@ -56,11 +56,10 @@ def blocked_convolution(site: GradientSite, enter: Enter, block: int, activation
     if not _fits(site, kernel[0], kernel[1], block):
         return None
     sliding = Sliding.of(site, kernel[2:], site.shape(0)[2:], result[2:])
-    inputs_last = _in_blocks(site, site.operand(1), kernel)
-    parts = site.reshape(inputs_last, [kernel[0] // block, block, kernel[1] * math.prod(kernel[2:])])
-    laid = site.op("Transpose", parts, perm=[0, 2, 1])
+    split = [kernel[0] // block, block, kernel[1] * math.prod(kernel[2:])]
+    laid = _laid_out(site, kernel, split, [0, 2, 1])
     bias = site.operand(2) if site.has(2) else None
-    return _convolved(site, enter(site.operand()), site.reshape(laid, kernel), bias, sliding, activation)
+    return _convolved(site, enter(site.operand()), laid, bias, sliding, activation)
 
 
 def blocked_transposed(site: GradientSite, enter: Enter, block: int, activation: str | None) -> ir.Value | None:
@@ -78,22 +77,36 @@ def blocked_transposed(site: GradientSite, enter: Enter, block: int, activation:
     if set(strides) != {1} or any(read(site, "output_padding", ())) or min(*around, *sliding.after) < 0:
         return None
     outputs, inputs, elements = kernel[1] // block, kernel[0] // block, math.prod(kernel[2:])
-    outputs_last = _in_blocks(site, site.operand(1), kernel)
-    parts = site.reshape(outputs_last, [inputs, block, outputs, elements, block])
-    laid = site.op("Transpose", parts, perm=[2, 0, 3, 1, 4])
-    if elements > 1:
-        laid = site.op("Gather", laid, list(reversed(range(elements))), axis=2)
-    kernel = (kernel[1], kernel[0], *kernel[2:])
-    return _convolved(site, enter(site.operand()), site.reshape(laid, kernel), None, sliding, activation)
+    split, turned = [inputs, block, outputs, elements, block], (kernel[1], kernel[0], *kernel[2:])
+    laid = _laid_out(site, turned, split, [2, 0, 3, 1, 4], elements)
+    return _convolved(site, enter(site.operand()), laid, None, sliding, activation)
 
 
-def _in_blocks(site: GradientSite, kernel: ir.Value, shape: Sequence[int]) -> ir.Value:
-    """Return a kernel [m, n, *window] as [m, n / block, *window, block], its shape told as it was.
+def _laid_out(
+    site: GradientSite, shape: Sequence[int], split: Sequence[int], order: Sequence[int], turned: int = 1
+) -> ir.Value:
+    """Return the kernel of a convolution as the blocked layout has it.
 
-    It is laid out as an image is: a transposition that moves several axes, and the last one, takes 10 to 25 times as
-    long in ONNX Runtime, which also makes one of two that follow each other.
+    It is brought into blocks of the second axis as an image is: a transposition that moves several axes, and the last
+    one, takes 10 to 25 times as long in ONNX Runtime, which also makes one of two that follow each other.
+
+    Args:
+        site: Builds the nodes.
+        shape: What the result is told to be: outputs, inputs, window.
+        split: The axes of the kernel [m, n / block, *window, block], as they are then moved.
+        order: How they are moved.
+        turned: The places of the window, along axis 2 by then, that are put the other way round.
     """
-    return like(site.op("ReorderInput", kernel, domain=DOMAIN), site.node.outputs[0], shape)
+    kernel = site.operand(1)
+    blocks = like(site.op("ReorderInput", kernel, domain=DOMAIN), kernel)
+    parts = site.reshape(blocks, split)
+    moved = [parts, site.op("Transpose", parts, perm=[*order])]
+    if turned > 1:
+        moved.append(site.op("Gather", moved[-1], list(reversed(range(turned))), axis=2))
+    moved.append(site.reshape(moved[-1], shape))
+    for value in moved:  # of what an internal op makes nothing is inferred
+        value.type = kernel.type
+    return moved[-1]
 
 
 def _fits(site: GradientSite, outputs: int, inputs: int, block: int) -> bool:

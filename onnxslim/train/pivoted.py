@@ -23,6 +23,7 @@ from onnxslim.analysis.linear_layer import LinearLayer, linear_layers
 from onnxslim.arrays import Array, Floats
 from onnxslim.model.constants import stored_array
 from onnxslim.model.edit import Editor, overwrite, take_over
+from onnxslim.ops.families.window import Window
 from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, has
 
@@ -221,10 +222,12 @@ def _fits(use: Contraction, other: Contraction) -> bool:
     if not other.data_axis == use.output_axis == other.output_axis:
         return False
     window = other.window
-    if window is not None:
-        if {*window.strides} != {1} or window.fixed_pads is None or any(map(any, window.fixed_pads)):
-            return False
-    return other.columns == use.outputs
+    return other.columns == use.outputs and (window is None or _is_of_one_place(window))
+
+
+def _is_of_one_place(window: Window) -> bool:
+    """Whether a window of one place lies at each place in turn."""
+    return {*window.strides} == {1} and window.fixed_pads is not None and not any(map(any, window.fixed_pads))
 
 
 def _is_matrix(use: Contraction) -> bool:

@@ -64,6 +64,7 @@ def lowered(text: str, block: int | None) -> tuple[onnx.ModelProto, onnx.ModelPr
     model.graph.outputs.extend(build_gradients(build, seeds, operands).values())
     before = ir.to_proto(model)
     lower_step(model, block)
+    assert all(value.type is not None for node in model.graph for value in node.outputs)
     return before, ir.to_proto(model)
 
 

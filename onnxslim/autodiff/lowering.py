@@ -26,7 +26,7 @@ def lower_step(model: ir.Model, block: int | None) -> None:
     """Rewrite convolutions whose kernels are no constants, in place, for the CPU provider.
 
     What lies between blocked convolutions element by element stays in the blocked layout, too. Single numbers get the
-    axes of what they are combined with, where that ends in an axis of one place.
+    axes of what they are combined with, where the last of these has length 1.
 
     Args:
         model: A training step. All sizes are known.

@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.diagnostic import Code
+from onnxslim.errors import NotDifferentiable
 from onnxslim.model import FORM, canonicalize, weight_bytes
 from onnxslim.pipeline.reasons import Reason
+from onnxslim.train.step import TRAINING_OPSET
 
 PREFERRED_OPSET = 17
 """Where older models are brought to: all that calibration needs, and no operator changed its meaning for us since."""
@@ -56,6 +58,18 @@ def upgraded(model: ir.Model, opset: int = PREFERRED_OPSET) -> ir.Model | Reason
 def at_least(model: ir.Model, opset: int, target: int | None = None) -> ir.Model | Reason:
     """Return `model` itself where it has `opset` or a newer one; else it upgraded (to `target`, by default `opset`)."""
     return model if model.opset_imports.get("", 1) >= opset else upgraded(model, target or opset)
+
+
+def differentiable(model: ir.Model, hint: str) -> ir.Model:
+    """Return `model` at an operator set that gradients are declared for: itself where it is new enough.
+
+    Raises:
+        NotDifferentiable: It cannot be converted; `hint` is what else can be done.
+    """
+    raised = at_least(model, TRAINING_OPSET)
+    if isinstance(raised, Reason):
+        raise NotDifferentiable(str(raised), hint=hint)
+    return raised
 
 
 def _without_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:

@@ -25,32 +25,17 @@ from onnxslim.errors import NotDifferentiable
 from onnxslim.observe.probe import Feeds, run_on
 from onnxslim.observe.sensitivity import output_weights
 from onnxslim.pipeline.interface import Context
-from onnxslim.pipeline.opset import at_least
-from onnxslim.pipeline.reasons import Reason
-from onnxslim.train.step import TRAINING_OPSET
 
 PRODUCTS = 2e12
 """Multiply-accumulates that all runs together may take: about a minute on two cores."""
-NO_OUTPUT = "no output is made of finite real numbers, in one shape, that are not all 0"
 BACKWARD = 3
 """Work of a run forward and back, beside that of one forward."""
+NO_OUTPUT = "no output is made of finite real numbers, in one shape, that are not all 0"
 
 
 def affordable_runs(macs: int) -> int:
     """Return how many runs forward and back of a model of so many multiply-accumulates take about a minute."""
     return int(PRODUCTS / (BACKWARD * max(macs, 1)))
-
-
-def differentiable(model: ir.Model, hint: str) -> ir.Model:
-    """Return a model at an operator set that gradients are declared for: itself where it is new enough.
-
-    Raises:
-        NotDifferentiable: It cannot be converted.
-    """
-    raised = at_least(model, TRAINING_OPSET)
-    if isinstance(raised, Reason):
-        raise NotDifferentiable(str(raised), hint=hint)
-    return raised
 
 
 class OutputDirections:
@@ -89,8 +74,8 @@ class OutputDirections:
         output depends on are missing. The model is differentiated and opened once in each call.
 
         Args:
-            model: Makes these outputs, at an operator set that gradients are declared for (`differentiable`); not
-                changed.
+            model: Makes these outputs, at an operator set that gradients are declared for
+                (`onnxslim.pipeline.opset.differentiable`); not changed.
             values: Names of inputs, or of values between.
             directions: How many are drawn for each sample.
             inputs: What inputs get that samples do not give.
@@ -101,15 +86,14 @@ class OutputDirections:
         """
         step = self._compiled(model, values)
         session = self._context.open_session(step.model)
-        given = {spec.name for spec in session.inputs}
         generator = np.random.default_rng(self._context.seed)
         for done, (feeds, outputs) in enumerate(zip(self._feeds, self._made, strict=True), 1):
-            known = {name: array for name, array in {**feeds, **(inputs or {})}.items() if name in given}
+            known = {**feeds, **(inputs or {})}
             for _ in range(directions):
                 drawn = {
-                    seed: np.asarray(
+                    seed.name or "": np.asarray(
                         np.sqrt(self._weights[name]) * generator.choice((-1.0, 1.0), np.shape(outputs[name])),
-                        step.types[seed],
+                        (seed.dtype or ir.DataType.FLOAT).numpy(),
                     )
                     for name, seed in step.seeds.items()
                 }
@@ -137,8 +121,7 @@ class OutputDirections:
         onnx_ir.passes.common.RemoveUnusedNodesPass()(whole)
         return _GradientModel(
             whole,
-            {output.name or "": seed.name or "" for output, seed in seeds.items()},
-            {seed.name or "": (seed.dtype or ir.DataType.FLOAT).numpy() for seed in seeds.values()},
+            {output.name or "": seed for output, seed in seeds.items()},
             {value.name or "": gradient.name or "" for value, gradient in gradients.items()},
         )
 
@@ -148,12 +131,10 @@ class _GradientModel:
     """A model that makes gradients along a direction."""
 
     model: ir.Model
-    seeds: Mapping[str, str]
-    """For each output the input that holds the direction."""
-    types: Mapping[str, np.dtype[np.generic]]
-    """The type of each of these inputs."""
+    seeds: Mapping[str, ir.Value]
+    """For each output, by its name, the input that holds the direction."""
     gradients: Mapping[str, str]
-    """For each value its gradient, an output."""
+    """For each value, by its name, that of the output that is its gradient."""
 
 
 def _named(graph: ir.Graph, names: Sequence[str]) -> list[ir.Value]:

@@ -111,26 +111,6 @@ def _session(
     )
 
 
-def wait_until_idle(
-    work: Callable[[], float] = time.process_time,
-    clock: Callable[[], float] = time.perf_counter,
-    sleep: Callable[[float], None] = time.sleep,
-    runnable: Callable[[], bool] | None = None,
-) -> None:
-    """Wait until the threads of this process, whose CPU time is `work()`, sleep: until it was idle twice in a row.
-
-    On a busy machine a thread that spins may wait for a core, and works as little as one that sleeps: `runnable()`
-    tells them apart.
-    """
-    runnable = runnable or others_runnable
-    end = clock() + LONGEST_SPIN
-    idle = 0
-    while idle < 2 and clock() < end:
-        before = work()
-        sleep(NAP)
-        idle = idle + 1 if work() - before < BUSY * NAP and not runnable() else 0
-
-
 def others_runnable(tasks: pathlib.Path = pathlib.Path("/proc/self/task")) -> bool:
     """Whether another thread of this process runs or waits for a core, as Linux tells (proc(5)); elsewhere False."""
     own = str(threading.get_native_id())
@@ -139,6 +119,25 @@ def others_runnable(tasks: pathlib.Path = pathlib.Path("/proc/self/task")) -> bo
             if task.name != own and (task / "stat").read_text().rpartition(")")[2].split()[0] == "R":
                 return True
     return False
+
+
+def wait_until_idle(
+    work: Callable[[], float] = time.process_time,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+    runnable: Callable[[], bool] = others_runnable,
+) -> None:
+    """Wait until the threads of this process, whose CPU time is `work()`, sleep: until it was idle twice in a row.
+
+    On a busy machine a thread that spins may wait for a core, and works as little as one that sleeps: `runnable()`
+    tells them apart.
+    """
+    end = clock() + LONGEST_SPIN
+    idle = 0
+    while idle < 2 and clock() < end:
+        before = work()
+        sleep(NAP)
+        idle = idle + 1 if work() - before < BUSY * NAP and not runnable() else 0
 
 
 def serve(requests: TextIO, responses: TextIO) -> None:

@@ -51,7 +51,6 @@ class PivotedProduct:
     def names(self) -> frozenset[str]:
         """Names of the initializers."""
         biases = (value for pair in self.biases for value in pair)
-        biases = (value for pair in self.biases for value in pair)
         return frozenset(value.name or "" for value in (self.first, self.second, *biases))
 
     def to_plain(self, editor: Editor) -> None:

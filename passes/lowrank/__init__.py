@@ -137,12 +137,12 @@ class Lowrank(Pass):
             self.target,
             forms,
             self.align,
-            self.whiten,
-            self.recover,
-            size,
-            self.sensitivity,
-            self.smallest,
-            self.weighing,
+            whiten=self.whiten,
+            recover=self.recover,
+            size=size,
+            sensitivity=self.sensitivity,
+            smallest=self.smallest,
+            weighing=self.weighing,
         )
 
     def run(self, model: ir.Model, context: Context) -> Change:

@@ -18,7 +18,8 @@ from onnxslim.analysis.linear_layer import LinearLayer
 from onnxslim.arrays import Floats
 from onnxslim.observe.products import add_products
 from onnxslim.pipeline.interface import Context
-from onnxslim.pipeline.output_directions import OutputDirections, affordable_runs, differentiable
+from onnxslim.pipeline.opset import differentiable
+from onnxslim.pipeline.output_directions import OutputDirections, affordable_runs
 
 HINT = "leave out weighing=gradients"
 SAMPLES = 256

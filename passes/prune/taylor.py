@@ -32,11 +32,9 @@ from onnxslim.observe.probe import run_on, truncated
 from onnxslim.observe.statistics import ChannelAxis, ChannelMoments, Query, Statistic, observe
 from onnxslim.ops.fact import Unknowable
 from onnxslim.ops.gradient import static_shape
-from onnxslim.pipeline.opset import at_least
-from onnxslim.pipeline.reasons import Reason
+from onnxslim.pipeline.opset import differentiable
 from onnxslim.runtime.session import OpenSession, Session
 from onnxslim.train.seeds import OutputSeed, output_seeds
-from onnxslim.train.step import TRAINING_OPSET
 
 MOST_FORMS = 4
 """Shapes of batches that gradients are compiled for; batches of others are left out."""
@@ -116,9 +114,7 @@ class _LossChanges:
         *,
         labels: bool,
     ) -> None:
-        raised = at_least(model, TRAINING_OPSET)
-        if isinstance(raised, Reason):
-            raise NotDifferentiable(str(raised), hint=HINT)
+        raised = differentiable(model, HINT)
         self._model, self._coupling, self._moments = raised, coupling, moments
         self._samples, self._open = samples, open_session
         self._readers: dict[ChannelAxis, list[str]] = {}

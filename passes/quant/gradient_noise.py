@@ -1,13 +1,11 @@
 """Estimates the error that rounding brings, part by part, from gradients: for all parts at once, to first order.
 
-A part mixed as `x + s (rounded(x) - x)` is itself at s = 0. With outputs y scaled to an energy of 1 and a random
-direction u whose elements are independent, of mean 0 and variance 1, the derivative of u.y by s has as its mean square
-the energy of J (rounded(x) - x), where J is the Jacobian of the outputs by that part: Hutchinson's estimate of the
-trace with the Gauss-Newton matrix in the place of the Hessian. A run forward and back gives it for every part, where a
-measurement takes a run for each of them.
+A part mixed as `x + s (rounded(x) - x)` is itself at s = 0. The derivative by s along a random direction of the outputs
+(`onnxslim.pipeline.output_directions`) has as its mean square the energy of J (rounded(x) - x), where J is the Jacobian
+of the outputs by that part. A run forward and back gives it for every part, where a measurement takes a run for each.
 
-Sources: M. F. Hutchinson, Communications in Statistics 19 (1990); Z. Dong and others, HAWQ-V2, NeurIPS 2020, which
-takes the trace and the size of the rounding error for independent of each other; here the two stand together.
+Source: Z. Dong and others, HAWQ-V2, NeurIPS 2020, which takes the trace of the Hessian and the size of the rounding
+error for independent of each other; here the two stand together, with the Gauss-Newton matrix for the Hessian.
 """
 
 from __future__ import annotations
@@ -20,7 +18,8 @@ import onnx_ir as ir
 from onnxslim.arrays import Array
 from onnxslim.observe.probe import Probe
 from onnxslim.pipeline.interface import Context
-from onnxslim.pipeline.output_directions import OutputDirections, affordable_runs, differentiable
+from onnxslim.pipeline.opset import differentiable
+from onnxslim.pipeline.output_directions import OutputDirections, affordable_runs
 
 from .rounded import Part, round_part
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,8 @@ from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.arrays import Array
 from onnxslim.data import open_samples
 from onnxslim.errors import NotDifferentiable
-from onnxslim.pipeline.output_directions import OutputDirections, affordable_runs, differentiable
+from onnxslim.pipeline.opset import differentiable
+from onnxslim.pipeline.output_directions import OutputDirections, affordable_runs
 from onnxslim.runtime.session import Session
 
 TWO = """<ir_version: 8, opset_import: ["" : %d]> g (%s[N,3] x, %s u, %s v) => (%s[N,4] y, %s[N,2] z, int64[N,1] a) {
@@ -143,3 +145,16 @@ def test_values_that_nothing_depends_on_are_refused() -> None:
 def test_as_many_runs_as_a_minute_allows() -> None:
     assert affordable_runs(10**9) == 666
     assert affordable_runs(0) > 10**9
+
+
+def test_samples_of_the_commonest_shape_are_used(tmp_path: pathlib.Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[N,L] x) => (float[N,L] y) { h = Tanh (x) y = Mul (h, h) }'
+    model = from_text(text)
+    infer_shapes(model)
+    for name, count, length in (("a", 2, 4), ("b", 5, 3), ("c", 1, 7)):
+        np.savez(tmp_path / f"{name}.npz", x=np.ones((count, length), np.float32))
+    context = make_context(model, open_samples(tmp_path, Session.of(model).inputs))
+    along = OutputDirections(model, 8, context, "a test", "do without")
+    found = list(along.gradients(model, ["h"], 1))
+    assert along.count == 5
+    assert [each["h"].shape for each in found] == [(1, 3)] * 5

@@ -224,6 +224,12 @@ def test_silence_is_waited_for(spin: float, waits: float) -> None:
     assert waits <= threads.now <= waits + 4 * timing_child.NAP
 
 
+def test_a_thread_that_waits_for_a_core_is_not_silent() -> None:
+    threads = Threads(0.0)
+    wait_until_idle(threads.work, lambda: threads.now, threads.sleep, lambda: threads.now < 0.06)
+    assert 0.06 <= threads.now <= 0.06 + 4 * timing_child.NAP
+
+
 def test_a_thread_that_waits_for_a_core_is_told_from_one_that_sleeps(tmp_path: pathlib.Path) -> None:
     for name, state in (("1", "S"), ("2", "R")):
         (tmp_path / name).mkdir()

@@ -28,16 +28,15 @@ except ImportError:  # Windows has no advisory locks: hidden folders of killed r
     fcntl = None  # type: ignore[assignment]  # where it is used, it is asked for first
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Signals that stop a run, which are deferred while files are renamed."""
+"""Signals that stop a run, which are deferred while files are renamed, and hidden folders made and removed."""
 
 
 @dataclasses.dataclass
 class Placement:
     """Files that are renamed into place together, once all of them are written. Made by `placing`."""
 
-    stack: contextlib.ExitStack
-    folders: dict[pathlib.Path, pathlib.Path] = dataclasses.field(default_factory=dict)
-    """The hidden folder of each target."""
+    folders: dict[pathlib.Path, tuple[pathlib.Path, int | None]] = dataclasses.field(default_factory=dict)
+    """The hidden folder of each target, and the handle by which it is locked."""
     pairs: list[tuple[pathlib.Path, pathlib.Path]] = dataclasses.field(default_factory=list)
     """(written file, final path) in the order of the renames."""
     after: list[Callable[[], None]] = dataclasses.field(default_factory=list)
@@ -51,8 +50,9 @@ class Placement:
         """
         target = followed(path)
         if target not in self.folders:
-            self.folders[target] = self.stack.enter_context(_hidden_folder(target))
-        return self.folders[target]
+            with signals_deferred():  # no interruption between a folder and its entry here
+                self.folders[target] = _hidden_folder(target)
+        return self.folders[target][0]
 
     def place(self, file: pathlib.Path, path: pathlib.Path, *, mode: int | None = None) -> None:
         """Flush `file` to disk, and schedule its rename to `path`.
@@ -73,6 +73,15 @@ class Placement:
             flush(file)
         self.pairs.append((file, target))
 
+    def remove_folders(self) -> None:
+        """Remove the hidden folders."""
+        with signals_deferred():
+            while self.folders:
+                _, (folder, lock) = self.folders.popitem()
+                shutil.rmtree(folder, ignore_errors=True)
+                if lock is not None:
+                    os.close(lock)
+
 
 @contextlib.contextmanager
 def placing() -> Iterator[Placement]:
@@ -81,8 +90,8 @@ def placing() -> Iterator[Placement]:
     Raises:
         OutputError: A file could not be renamed.
     """
-    with contextlib.ExitStack() as stack:
-        placement = Placement(stack)
+    placement = Placement()
+    try:
         yield placement
         with signals_deferred():
             for file, target in placement.pairs:
@@ -92,6 +101,12 @@ def placing() -> Iterator[Placement]:
                 flush(folder)
             for step in placement.after:
                 step()
+    finally:
+        try:
+            placement.remove_folders()
+        except BaseException:  # a signal came before it was deferred
+            placement.remove_folders()
+            raise
 
 
 @contextlib.contextmanager
@@ -101,8 +116,7 @@ def writing(path: pathlib.Path, placement: Placement | None = None) -> Iterator[
     Raises:
         OutputError: The path is not writable.
     """
-    with contextlib.ExitStack() as stack:
-        chosen = placement or stack.enter_context(placing())
+    with placing() if placement is None else contextlib.nullcontext(placement) as chosen:
         file = chosen.folder(path) / f"written{path.suffix[:16]}"
         with _os_errors(path):
             yield file
@@ -115,8 +129,8 @@ def check_place(path: pathlib.Path) -> None:
     Raises:
         OutputError: `path` is a folder, a device or a pipe, or is not writable.
     """
-    with _hidden_folder(followed(path)):
-        pass
+    with placing() as placement:
+        placement.folder(path)
 
 
 def is_utf8(path: pathlib.Path) -> bool:
@@ -184,25 +198,17 @@ def flush(path: pathlib.Path) -> None:
             os.close(handle)
 
 
-@contextlib.contextmanager
-def _hidden_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a locked hidden folder beside `path`, removed at the end in any case; remove those of killed runs."""
+def _hidden_folder(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
+    """Make a hidden folder beside `path`, remove those of killed runs, and return it and its lock."""
     if not path.parent.is_dir():
         raise OutputError(
             f"cannot be written: there is no folder {path.parent}", where=path, hint="make it first, or choose another"
         )
     prefix = f".onnxslim-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
-    folder = lock = None
-    try:
-        with _os_errors(path):
-            folder, lock = _locked_folder(path.parent, prefix)
-            _sweep(path.parent, prefix)
-        yield folder
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+    with _os_errors(path):
+        made = _locked_folder(path.parent, prefix)
+        _sweep(path.parent, prefix)
+    return made
 
 
 def _locked_folder(parent: pathlib.Path, prefix: str) -> tuple[pathlib.Path, int | None]:

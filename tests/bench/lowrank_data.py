@@ -26,8 +26,7 @@ import unicodedata
 from collections.abc import Mapping
 
 import numpy as np
-
-from onnxslim.arrays import Indices
+import numpy.typing as npt
 
 LENGTH = 64
 SHORT = 40
@@ -63,7 +62,7 @@ def topics() -> str:
     return "\n".join(pydoc_data.topics.topics.values())
 
 
-def samples(told: str, vocabulary: Mapping[str, int]) -> Indices:
+def samples(told: str, vocabulary: Mapping[str, int]) -> npt.NDArray[np.int64]:
     """Return texts of LENGTH pieces, shape [texts, LENGTH]."""
     ids = [each for word in words(told) for each in pieces(word, vocabulary)]
     rows = np.array(ids[: len(ids) // (LENGTH - 2) * (LENGTH - 2)]).reshape(-1, LENGTH - 2)

@@ -8,6 +8,7 @@ import enum
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.arrays import Floats
 from onnxslim.model.builder import GraphBuilder
 from onnxslim.ops.gradient import Shape, static_shape
 from onnxslim.ops.parameters import attribute
@@ -23,7 +24,8 @@ class LossKind(enum.Enum):
     """How far a value of the student is from what it should be."""
 
     MSE = "mse"
-    """The mean squared difference, over the variance of the target on the samples: 1 is what a constant reaches."""
+    """The mean squared difference, over the variance of the target on the samples: 1 is what a constant reaches. Parts
+    of different scale count alike."""
     KL = "kl"
     """The divergence of distributions at a temperature, times its square (Hinton, Vinyals and Dean 2015)."""
     KL_OF_PROBABILITIES = "kl_of_probabilities"
@@ -49,8 +51,9 @@ class LossTerm:
     """The axis of the classes."""
     temperature: float = 1.0
     """Of KL: both distributions are softened by it."""
-    variance: float = 1.0
-    """Of MSE: the variance of the target on the samples."""
+    variance: float | Floats = 1.0
+    """Of MSE: the variance of the target on the samples; one for each part of different scale, broadcast to its shape,
+    times what share of the elements they are and how many parts there are (`onnxslim.train.terms.spreads`)."""
 
     def target_type(self, value: ir.Value) -> tuple[ir.DataType, Shape]:
         """Return the element type and the shape of the target of a value."""
@@ -70,8 +73,11 @@ class LossTerm:
             target = in_type(build, target, ir.DataType.FLOAT)
         if self.kind is LossKind.MSE:
             difference = build.op("Sub", value, target)
-            mean = build.op("ReduceMean", build.op("Mul", difference, difference), keepdims=0)
-            return build.op("Mul", mean, 1 / max(self.variance, float(np.finfo(np.float32).tiny)))
+            squares = build.op("Mul", difference, difference)
+            weight = 1 / np.maximum(self.variance, float(np.finfo(np.float32).tiny))
+            if np.ndim(weight):
+                return build.op("ReduceMean", build.op("Mul", squares, weight.astype(np.float32)), keepdims=0)
+            return build.op("Mul", build.op("ReduceMean", squares, keepdims=0), float(weight))
         if self.kind is LossKind.CROSS_ENTROPY:
             shape = static_shape(value)
             axis = self.axis % len(shape)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxslim.arrays import Array
+from onnxslim.arrays import Array, Floats
+from onnxslim.observe.sensitivity import parts
 from onnxslim.train.batches import LABELS
 from onnxslim.train.losses import LossKind, LossTerm, logits
 
@@ -65,7 +66,8 @@ def output_terms(
         array = taught.get(output.name or "")
         if array is None or array.dtype.kind != "f" or not array.size:
             continue
-        terms.append(_output_term(output, array, settings))
+        term = _output_term(output, array, settings)
+        terms.append(dataclasses.replace(term, variance=spreads(array)) if term.kind is LossKind.MSE else term)
         if by_labels and array.ndim >= 2 and not any(term.kind is LossKind.CROSS_ENTROPY for term in terms):
             value, axis = logits(output, array.ndim)
             terms.append(LossTerm(LossKind.CROSS_ENTROPY, value, LABELS, by_labels, axis))
@@ -108,3 +110,17 @@ def spread(array: Array) -> float:
     """Return the variance of what a teacher gives; of what is the same everywhere a share of its size."""
     square = float(np.mean(np.square(array, dtype=np.float64)))
     return max(float(np.var(array, dtype=np.float64)), CONSTANT * square) or 1.0
+
+
+def spreads(array: Array) -> float | Floats:
+    """Return the variance of what a teacher gives: one for each part of different scale, broadcast to its shape, times
+    the share of the elements that are its own and the number of parts. A mean of squares over it is the mean over the
+    parts of what they are over their variances: in pixels and probabilities of one tensor, either counts."""
+    own = [part for part in parts([array]) if part is not None]
+    if not own:
+        return spread(array)
+    axis = own[0][0]
+    found = np.ones(array.shape[axis])
+    for _, chosen in own:
+        found[chosen] = spread(np.compress(chosen, array, axis)) * chosen.mean() * len(own)
+    return found.reshape([-1 if each == axis else 1 for each in range(array.ndim)])

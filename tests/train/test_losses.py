@@ -37,6 +37,15 @@ def test_mse_is_over_the_variance_of_the_target() -> None:
     assert found == pytest.approx(float(((value - target) ** 2).mean()) / 2, rel=1e-5)
 
 
+def test_mse_of_parts_is_over_the_variance_of_each() -> None:
+    value, target = drawn(0), drawn(1)
+    variances = np.array([[[1.0], [2.0], [4.0], [0.0]]])  # nothing is divided by 0
+    value[:, 3] = target[:, 3]
+    found = loss(LossTerm(LossKind.MSE, "y", "t", variance=variances), value, target)
+    errors = ((value - target) ** 2)[:, :3] / variances[:, :3]
+    assert found == pytest.approx(float(errors.sum() / value.size), rel=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 @pytest.mark.parametrize("axis", [1, -1])
 def test_kl_is_the_divergence_of_softened_distributions(axis: int, temperature: float) -> None:

@@ -30,6 +30,20 @@ def test_an_output_that_is_constant_does_not_count_as_all_that_there_is() -> Non
         assert [term.variance for term in terms] == pytest.approx([expected, 1.0])
 
 
+def test_parts_of_an_output_that_differ_in_scale_count_alike() -> None:
+    model = from_text(HEADER + "(float[8,22,50] x) => (float[8,22,50] y) { y = Abs (x) }")
+    generator = np.random.default_rng(0)
+    array = generator.random((8, 22, 50)).astype(np.float32)
+    array[:, :4] *= 320  # boxes in pixels, scores in probabilities
+    (term,) = output_terms(model.graph, {"y": array}, TermSettings(OutputLoss.AUTO, 1.0, 0.0, 1.0), False)
+    for part in (slice(0, 4), slice(4, 22)):
+        constant = array.copy()
+        constant[:, part] = array[:, part].mean()
+        assert np.mean((array - constant) ** 2 / term.variance) == pytest.approx(0.5, rel=1e-3)
+    (alike,) = output_terms(model.graph, {"y": array[:, 4:]}, TermSettings(OutputLoss.AUTO, 1.0, 0.0, 1.0), False)
+    assert alike.variance == pytest.approx(1 / 12, rel=0.05)
+
+
 def test_labels_without_an_output_for_them_take_no_share() -> None:
     model = from_text(HEADER + "(float[4] x) => (float[4] y) { y = Relu (x) }")
     taught = {"y": np.arange(4, dtype=np.float32)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -36,6 +37,7 @@ from onnxslim.model import (
 )
 from onnxslim.model.inlining import DIAGNOSTICS
 from onnxslim.model.nesting import count_nodes
+from onnxslim.model.spilling import read_in, spilled
 from onnxslim.pipeline.gc_pause import patient_collector
 from onnxslim.pipeline.interface import Context
 from onnxslim.pipeline.judge import Judge
@@ -50,6 +52,8 @@ from onnxslim.runtime.session import IN_MEMORY_LIMIT, Session
 MOST_REWRITTEN = 20_000
 """Models of more nodes are compared as they are written: ONNX Runtime's own rewriting takes it 227 s for a chain of
 100,000 nodes, and to open that chain without takes it 7 s."""
+LARGE = 200_000_000
+"""Bytes of weights from which on what is open counts: a session holds them once or twice."""
 
 
 StageReports = Callable[[Report, Sequence[pathlib.Path], Placement], None]
@@ -96,17 +100,20 @@ def optimize(
     check_request_places(request, model, path)
     check_reports(request.reports)
     digest = None if path is None else hashing(path)
-    generator = np.random.default_rng(request.seed)
-    run = prepare_run(request, model, path, generator)
-    # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
-    judge = Judge(run, generator.spawn(1)[0])
-    context = make_context(judge, generator)
-    warnings = examine_samples(judge, context)
-    stages = run_passes(request.recipe.passes, judge, context)
-    input_sha256 = None if digest is None else digest.result()
-    report = write_result(judge, stages, context.subsets, input_sha256, warnings, stage_reports)
+    with spilled(model) if request.lossy and weight_bytes(model) > LARGE else contextlib.nullcontext():
+        generator = np.random.default_rng(request.seed)
+        run = prepare_run(request, model, path, generator)
+        # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
+        judge = Judge(run, generator.spawn(1)[0])
+        context = make_context(judge, generator)
+        warnings = examine_samples(judge, context)
+        stages = run_passes(request.recipe.passes, judge, context)
+        input_sha256 = None if digest is None else digest.result()
+        report = write_result(judge, stages, context.subsets, input_sha256, warnings, stage_reports)
+        result = stages[-1].after.model
+        read_in(result)
     request.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
-    return Result(stages[-1].after.model, report)
+    return Result(result, report)
 
 
 def open_source(source: ModelSource, *, inline: bool) -> tuple[ir.Model, pathlib.Path | None]:
@@ -173,8 +180,9 @@ def prepare_run(request: Request, model: ir.Model, path: pathlib.Path | None, ge
         hint = None if needed else "--no-check does it without running the model"
         # no name here for the session: it would keep two large models open at once
         calibration, validation = share_samples(request, model, _session(original, hint), generator)
-    low_memory = not pack and weight_bytes(model) > IN_MEMORY_LIMIT
-    return Run(request, original, calibration, validation, open_session, low_memory)
+    size = weight_bytes(model)
+    low_memory = not pack and size > IN_MEMORY_LIMIT
+    return Run(request, original, calibration, validation, open_session, low_memory, large=size > LARGE)
 
 
 def _session(original: MeasuredModel, hint: str | None) -> Session:
@@ -204,7 +212,7 @@ def make_context(judge: Judge, generator: np.random.Generator) -> Context:
         timed=request.timed,
         verify=request.verify,
         progress=request.progress,
-        open_session=lambda model: Session.of(model, request.target),
+        open_session=lambda model: Session.of(model, request.target, pack=not run.large),
         subsets=[] if run.calibration.synthetic else subsets,
     )
 

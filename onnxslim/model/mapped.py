@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import mmap
 import pathlib
+import weakref
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,21 @@ class MappedFile:
             OSError: The file cannot be read.
         """
         with self.path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _MAPPED.add(self)
+        return content
+
+
+_MAPPED: weakref.WeakSet[MappedFile] = weakref.WeakSet()
+"""Files that are mapped."""
+
+
+def release_pages() -> None:
+    """Take what was read of mapped files out of the memory of this process: it is read anew where it is needed."""
+    advice = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
+    if advice is not None:
+        for file in list(_MAPPED):
+            file.content.madvise(advice)
 
 
 class MappedTensor(ir.ExternalTensor):
@@ -64,6 +79,10 @@ class MappedTensor(ir.ExternalTensor):
         """Return the bytes of the tensor in the file."""
         start = self.offset or 0
         return self._file.content[start : start + (self.length or self.nbytes)] if self.size else b""
+
+
+class SpilledTensor(MappedTensor):
+    """A weight in a temporary file, which is none of the model's own (`onnxslim.model.spilling`)."""
 
 
 def share_maps(model: ir.Model) -> None:

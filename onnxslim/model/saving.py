@@ -95,7 +95,7 @@ def stage_model(
         else:
             written = restored(model)
             data = _externalize(written, folder, target.name) if external else None
-            if packed:
+            if not external:
                 _internalize(written)
             ir.save(written, file, format="protobuf")
             if model.graph.meta.get(MAP_TYPES):

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import onnx_ir as ir
 
+from onnxslim.model.mapped import SpilledTensor
 from onnxslim.model.nesting import every_graph, main_graphs
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """Yield all tensors of the model with external data."""
-    return (tensor for tensor in stored_tensors(every_graph(model)) if isinstance(tensor, ir.ExternalTensor))
+    """Yield all tensors of the model with external data, but for those that were spilled."""
+    found = (tensor for tensor in stored_tensors(every_graph(model)) if isinstance(tensor, ir.ExternalTensor))
+    return (tensor for tensor in found if not isinstance(tensor, SpilledTensor))
 
 
 def stored_tensors(graphs: Iterable[ir.Graph]) -> Iterator[ir.TensorProtocol]:

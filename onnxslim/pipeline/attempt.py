@@ -108,6 +108,9 @@ def _note(site: RewriteSite, why: Reason) -> Note:
 def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> Attempt:
     clone = current.model.clone()
     gate = context.gate
+    if judge.run.large and step.judged_as is Kind.LOSSY:
+        for opened in (judge.run.original, current):
+            opened.close()
     try:
         with contextlib.nullcontext() if is_ours(step) else foreign_code(f"the pass {step.name}"):
             change = step.run(clone, context)

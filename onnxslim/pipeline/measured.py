@@ -62,6 +62,8 @@ class Run:
     """Opens a model on the target to compare it."""
     low_memory: bool = False
     """Never hold two models open at once only to compare them: their weights fill the memory."""
+    large: bool = False
+    """Open no model that a lossy pass does not ask for while it runs: it opens several of its own, as large."""
 
     @property
     def comparable(self) -> bool:

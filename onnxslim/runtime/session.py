@@ -19,8 +19,10 @@ import onnx_ir as ir
 from onnxslim.arrays import Array
 from onnxslim.errors import OnnxslimError, ProviderUnavailable, RunError
 from onnxslim.model.compressed import is_compressed, load
+from onnxslim.model.mapped import release_pages
 from onnxslim.model.nesting import main_graphs
 from onnxslim.ort import onnxruntime
+from onnxslim.runtime.heap import return_freed_memory
 from onnxslim.runtime.ort_values import ML_DTYPES, from_runtime, to_runtime
 from onnxslim.runtime.target import Target, detect_target
 
@@ -437,8 +439,11 @@ def _open(
     providers: list[Any] = [(facts.execution_provider, settings)]
     if facts.execution_provider != CPU:
         providers.append(CPU)
+    return_freed_memory()  # what sessions that are closed have left
+    release_pages()  # it maps the same files
     with runtime_errors(where):
         session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
+    return_freed_memory()  # weights as they were before they were packed
     if facts.execution_provider not in session.get_providers():
         raise ProviderUnavailable(f"{facts.title} did not start", where=where, hint=facts.hints.not_found)
     return session

@@ -151,5 +151,6 @@ def noise_of_parts(model: ir.Model, parts: Sequence[Part], macs: int, context: C
         own = parts[start : start + height]
         rounded = RoundedModel(model, own, context.open_session)
         errors += [error(rounded.rounding(index)) for index in range(len(own))]
+        del rounded  # before the next one is opened
         context.progress("quant: sensitivity", len(errors), len(parts))
     return errors

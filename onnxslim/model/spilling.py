@@ -1,0 +1,89 @@
+"""Keeps the large weights of a model in a temporary file for a while.
+
+All copies of the model share them there, and ONNX Runtime maps them from it where nothing is packed: a session takes no
+memory for them that the system cannot take back, where it copies weights that it is handed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxslim.model.form import CONSTANT_NODE
+from onnxslim.model.mapped import MappedFile, SpilledTensor
+from onnxslim.model.nesting import every_graph, main_graphs
+
+SMALLEST = 1 << 16
+"""Bytes of a weight that is spilled."""
+ROOM = 3
+"""There must be room on the disk for so many times what is spilled."""
+
+
+@contextlib.contextmanager
+def spilled(model: ir.Model) -> Iterator[None]:
+    """Keep the large weights of a model that lie in memory in a temporary file while the body runs.
+
+    They stay in memory where there is too little room on the disk, or where weights lie in files of their own already.
+    What is needed afterwards goes through `read_in` first, at the end of the body.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxslim-", ignore_cleanup_errors=True) as folder:
+        with contextlib.suppress(OSError):  # they stay in memory
+            _spill(model, folder)
+        yield
+
+
+def _spill(model: ir.Model, folder: str) -> None:
+    values = [value for graph in main_graphs(model) for value in graph.initializers.values()]
+    tensors = {value: value.const_value for value in values if value.const_value is not None}
+    chosen = {value: tensor for value, tensor in tensors.items() if _is_spilled(value, tensor)}
+    size = sum(tensor.nbytes for tensor in chosen.values())
+    in_files = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors.values())
+    if not chosen or in_files or shutil.disk_usage(folder).free < ROOM * size:
+        return
+    written = ir.external_data.convert_tensors_to_external([*chosen.values()], folder, "weights")
+    file = MappedFile(pathlib.Path(folder, "weights"))
+    for value, tensor in zip(chosen, written, strict=True):
+        value.const_value = SpilledTensor(tensor, file)
+    _detach(model)
+
+
+def read_in(model: ir.Model) -> None:
+    """Read the weights of a model that were spilled."""
+    for graph in main_graphs(model):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, SpilledTensor):
+                value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+
+
+def _detach(model: ir.Model) -> None:
+    """Copy the tensors that are left of a file that was read: each holds all of what was read as long as it lives."""
+    for graph in every_graph(model):
+        for value in graph.initializers.values():
+            if value.const_value is None:
+                continue
+            value.const_value = _copied(value.const_value)
+            if CONSTANT_NODE in value.meta:
+                name, attribute, _ = value.meta[CONSTANT_NODE]
+                if attribute.type is ir.AttributeType.TENSOR:
+                    attribute = ir.AttrTensor(attribute.name, value.const_value)
+                value.meta[CONSTANT_NODE] = (name, attribute, value.const_value)
+        for node in graph:
+            for key, attribute in list(node.attributes.items()):
+                if not attribute.is_ref() and attribute.type is ir.AttributeType.TENSOR:
+                    node.attributes[key] = ir.AttrTensor(key, _copied(attribute.as_tensor()))
+
+
+def _copied(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if isinstance(tensor, ir.ExternalTensor) or tensor.dtype is ir.DataType.STRING:
+        return tensor
+    return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
+
+
+def _is_spilled(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype is not ir.DataType.STRING and tensor.nbytes >= SMALLEST and CONSTANT_NODE not in value.meta

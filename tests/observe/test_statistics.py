@@ -9,6 +9,7 @@ from sample_models import from_text
 
 from onnxslim.data import Batch, open_samples
 from onnxslim.errors import ValuesNotFinite
+from onnxslim.observe import batches
 from onnxslim.observe.statistics import (
     BINS,
     EXPONENT,
@@ -46,6 +47,15 @@ def test_ranges_are_those_of_all_samples() -> None:
     x = GENERATOR.normal(size=(70, 4, 3)).astype(np.float32)
     found = ranges(observed(x, range_queries(["x", "y"])), ["x", "y"])
     assert found == {"x": Range(float(x.min()), float(x.max())), "y": Range(0.0, float(x.max()))}
+
+
+def test_values_that_are_looked_at_are_alive_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = GENERATOR.normal(size=(8, 4, 3)).astype(np.float32)
+    monkeypatch.setattr(batches, "KEPT_BYTES", 4 * x[0].nbytes)
+    for names, expected in ((["y"], [4, 8]), (["x", "y"], [2, 4, 6, 8])):
+        told: list[tuple[int, int]] = []
+        observe(model(), range_queries(names), samples_of(x), Session.of, lambda *both, seen=told: seen.append(both))
+        assert [done for done, _ in told] == expected
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

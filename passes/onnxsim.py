@@ -15,6 +15,7 @@ from onnxslim.diagnostic import Code
 from onnxslim.errors import OnnxslimError
 from onnxslim.model import open_model, save_model
 from onnxslim.model.edit import become
+from onnxslim.model.mapped import in_memory
 from onnxslim.model.nesting import main_graphs
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, left_alone
 from onnxslim.pipeline.reasons import Reason
@@ -73,8 +74,8 @@ class Onnxsim(Pass):
                 return Change(False, (left_alone("model", reason),))
             for graph in main_graphs(simplified):
                 for value in graph.initializers.values():  # the folder goes, and what is mapped from it
-                    if isinstance(value.const_value, ir.ExternalTensor):
-                        value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+                    if value.const_value is not None:
+                        value.const_value = in_memory(value.const_value)
         before = sum(1 for _ in model.graph)
         simplified.graph.meta.update(model.graph.meta)  # what undoes the canonical form
         become(model, simplified)

@@ -9,6 +9,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import onnx
@@ -101,18 +102,30 @@ def optimize(
     check_reports(request.reports)
     digest = None if path is None else hashing(path)
     with spilled(model) if request.lossy and weight_bytes(model) > LARGE else contextlib.nullcontext():
-        generator = np.random.default_rng(request.seed)
-        run = prepare_run(request, model, path, generator)
-        # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
-        judge = Judge(run, generator.spawn(1)[0])
-        context = make_context(judge, generator)
-        warnings = examine_samples(judge, context)
-        stages = run_passes(request.recipe.passes, judge, context)
-        input_sha256 = None if digest is None else digest.result()
-        report = write_result(judge, stages, context.subsets, input_sha256, warnings, stage_reports)
-        result = stages[-1].after.model
-        read_in(result)
+        result = _optimized(request, model, path, digest, stage_reports)
     request.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
+    return result
+
+
+def _optimized(
+    request: Request,
+    model: ir.Model,
+    path: pathlib.Path | None,
+    digest: Future[str] | None,
+    stage_reports: StageReports,
+) -> Result:
+    """Run the passes and write what is asked for. What is open is closed when it returns."""
+    generator = np.random.default_rng(request.seed)
+    run = prepare_run(request, model, path, generator)
+    # How many rounds a measurement takes is a matter of time: it must not decide what the passes draw.
+    judge = Judge(run, generator.spawn(1)[0])
+    context = make_context(judge, generator)
+    warnings = examine_samples(judge, context)
+    stages = run_passes(request.recipe.passes, judge, context)
+    input_sha256 = None if digest is None else digest.result()
+    report = write_result(judge, stages, context.subsets, input_sha256, warnings, stage_reports)
+    result = stages[-1].after.model
+    read_in(result)
     return Result(result, report)
 
 

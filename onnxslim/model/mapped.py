@@ -6,9 +6,11 @@ The IR maps the whole file for every tensor, so a model needs its size times the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import mmap
 import pathlib
+import threading
 import weakref
 from typing import Any
 
@@ -34,19 +36,26 @@ class MappedFile:
         """
         with self.path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        _MAPPED.add(self)
+        with _LOCK:
+            _MAPPED.add(self)
         return content
 
 
 _MAPPED: weakref.WeakSet[MappedFile] = weakref.WeakSet()
 """Files that are mapped."""
+_LOCK = threading.Lock()
+"""Held while they are added or listed: models may be opened in several threads."""
 
 
 def release_pages() -> None:
     """Take what was read of mapped files out of the memory of this process: it is read anew where it is needed."""
     advice = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
-    if advice is not None:
-        for file in list(_MAPPED):
+    if advice is None:
+        return
+    with _LOCK:
+        files = list(_MAPPED)
+    for file in files:
+        with contextlib.suppress(OSError):  # pages that are locked stay
             file.content.madvise(advice)
 
 
@@ -79,6 +88,22 @@ class MappedTensor(ir.ExternalTensor):
         """Return the bytes of the tensor in the file."""
         start = self.offset or 0
         return self._file.content[start : start + (self.length or self.nbytes)] if self.size else b""
+
+
+def in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return a tensor that lies in a file as one in memory, and any other as it is."""
+    return copied(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
+
+
+def copied(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return a copy of a tensor, of any type but strings, in memory."""
+    return ir.Tensor(
+        np.array(tensor.numpy()),
+        dtype=tensor.dtype,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
 
 
 class SpilledTensor(MappedTensor):

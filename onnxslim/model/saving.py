@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnxslim.errors import OnnxslimError, OutputError
 from onnxslim.model.compressed import SUFFIX, compress, decompress, is_compressed
 from onnxslim.model.form import FORM, OriginalForm, restored
+from onnxslim.model.mapped import in_memory
 from onnxslim.model.maps import MAP_TYPES, restore_map_types
 from onnxslim.model.nesting import every_graph
 from onnxslim.model.opening import open_model
@@ -154,7 +155,7 @@ def _externalize(model: ir.Model, folder: pathlib.Path, name: str) -> pathlib.Pa
     tensors += [tensor for _, _, attribute in attributes for tensor in tensors_of(attribute)]
     for value in values:
         if isinstance(value.const_value, ir.ExternalTensor) and not _is_external(value.const_value):
-            (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
+            value.const_value = in_memory(value.const_value)
     if not tensors:
         return None
     written = ir.external_data.convert_tensors_to_external(tensors, folder, "weights")
@@ -180,21 +181,14 @@ def _internalize(model: ir.Model) -> None:
     for graph in every_graph(model):
         for value in graph.initializers.values():
             if value.const_value is not None:
-                value.const_value = _in_memory(value.const_value)
+                value.const_value = in_memory(value.const_value)
         for node in graph:
             for key, attribute in list(node.attributes.items()):
                 tensors = list(tensors_of(attribute))
                 if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
-                    inner = [*map(_in_memory, tensors)]
+                    inner = [*map(in_memory, tensors)]
                     single = attribute.type is ir.AttributeType.TENSOR
                     node.attributes[key] = ir.AttrTensor(key, inner[0]) if single else ir.AttrTensors(key, inner)
-
-
-def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    if not isinstance(tensor, ir.ExternalTensor):
-        return tensor
-    (read,) = ir.external_data.convert_tensors_from_external([tensor])
-    return read
 
 
 def _is_external(tensor: ir.TensorProtocol) -> bool:

@@ -1,7 +1,8 @@
 """Keeps the large weights of a model in a temporary file for a while.
 
 All copies of the model share them there, and ONNX Runtime maps them from it where nothing is packed: a session takes no
-memory for them that the system cannot take back, where it copies weights that it is handed.
+memory for them that the system cannot take back, where it copies weights that it is handed. Where the folder for
+temporary files lies in memory itself, the variable TMPDIR names another one.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxslim.model.form import CONSTANT_NODE
-from onnxslim.model.mapped import MappedFile, SpilledTensor
+from onnxslim.model.mapped import MappedFile, SpilledTensor, copied, in_memory
 from onnxslim.model.nesting import every_graph, main_graphs
 
 SMALLEST = 1 << 16
@@ -46,19 +46,27 @@ def _spill(model: ir.Model, folder: str) -> None:
     in_files = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors.values())
     if not chosen or in_files or shutil.disk_usage(folder).free < ROOM * size:
         return
-    written = ir.external_data.convert_tensors_to_external([*chosen.values()], folder, "weights")
+    distinct = {id(tensor): tensor for tensor in chosen.values()}  # several initializers may be one
+    written = ir.external_data.convert_tensors_to_external([*distinct.values()], folder, "weights")
     file = MappedFile(pathlib.Path(folder, "weights"))
-    for value, tensor in zip(chosen, written, strict=True):
-        value.const_value = SpilledTensor(tensor, file)
+    _ = file.content  # mapped now, it can be read where the folder is gone
+    for tensor, external in zip(distinct.values(), written, strict=True):
+        external.doc_string = tensor.doc_string
+        external.metadata_props.update(tensor.metadata_props)
+    by_id = {key: SpilledTensor(external, file) for key, external in zip(distinct, written, strict=True)}
+    for value, tensor in chosen.items():
+        value.const_value = by_id[id(tensor)]
     _detach(model)
 
 
 def read_in(model: ir.Model) -> None:
     """Read the weights of a model that were spilled."""
+    read: dict[int, ir.TensorProtocol] = {}
     for graph in main_graphs(model):
         for value in graph.initializers.values():
-            if isinstance(value.const_value, SpilledTensor):
-                value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+            tensor = value.const_value
+            if isinstance(tensor, SpilledTensor):
+                value.const_value = read.setdefault(id(tensor), in_memory(tensor))
 
 
 def _detach(model: ir.Model) -> None:
@@ -67,22 +75,22 @@ def _detach(model: ir.Model) -> None:
         for value in graph.initializers.values():
             if value.const_value is None:
                 continue
-            value.const_value = _copied(value.const_value)
+            value.const_value = _detached(value.const_value)
             if CONSTANT_NODE in value.meta:
                 name, attribute, _ = value.meta[CONSTANT_NODE]
                 if attribute.type is ir.AttributeType.TENSOR:
-                    attribute = ir.AttrTensor(attribute.name, value.const_value)
+                    doc = attribute.doc_string
+                    attribute = ir.AttrTensor(attribute.name, value.const_value, doc_string=doc)
                 value.meta[CONSTANT_NODE] = (name, attribute, value.const_value)
         for node in graph:
             for key, attribute in list(node.attributes.items()):
                 if not attribute.is_ref() and attribute.type is ir.AttributeType.TENSOR:
-                    node.attributes[key] = ir.AttrTensor(key, _copied(attribute.as_tensor()))
+                    copy = _detached(attribute.as_tensor())
+                    node.attributes[key] = ir.AttrTensor(key, copy, doc_string=attribute.doc_string)
 
 
-def _copied(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    if isinstance(tensor, ir.ExternalTensor) or tensor.dtype is ir.DataType.STRING:
-        return tensor
-    return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
+def _detached(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return tensor if isinstance(tensor, ir.ExternalTensor) or tensor.dtype is ir.DataType.STRING else copied(tensor)
 
 
 def _is_spilled(value: ir.Value, tensor: ir.TensorProtocol) -> bool:

@@ -178,12 +178,22 @@ def signals_deferred() -> Iterator[None]:
     def record(number: int, _: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, record) for number in SIGNALS}
-    try:
-        yield
-    finally:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    try:
+        for number in SIGNALS:
+            signal.signal(number, record)
+        yield
+    finally:
+        try:
+            restore()
+        except BaseException:  # raised by a handler that is back: the others are not yet
+            restore()
+            raise
         for number in received[:1]:
             signal.raise_signal(number)
 
@@ -206,9 +216,8 @@ def _hidden_folder(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
         )
     prefix = f".onnxslim-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
     with _os_errors(path):
-        made = _locked_folder(path.parent, prefix)
         _sweep(path.parent, prefix)
-    return made
+        return _locked_folder(path.parent, prefix)
 
 
 def _locked_folder(parent: pathlib.Path, prefix: str) -> tuple[pathlib.Path, int | None]:

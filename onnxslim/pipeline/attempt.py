@@ -109,8 +109,7 @@ def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> 
     clone = current.model.clone()
     gate = context.gate
     if judge.run.large and step.judged_as is Kind.LOSSY:
-        for opened in (judge.run.original, current):
-            opened.close()
+        judge.run.close_models()
     try:
         with contextlib.nullcontext() if is_ours(step) else foreign_code(f"the pass {step.name}"):
             change = step.run(clone, context)
@@ -128,6 +127,7 @@ def _run(step: Pass, current: MeasuredModel, judge: Judge, context: Context) -> 
     if not change.modified:
         return Attempt(clone, change, gate, None, None)
     candidate = MeasuredModel(clone, lambda: judge.run.open_session(clone))
+    judge.run.models.add(candidate)
     try:
         if step.judged_as is Kind.EXACT:
             difference = judge.difference(current, candidate)

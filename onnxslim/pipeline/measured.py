@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,8 @@ class MeasuredModel:
 
     def close(self) -> None:
         """Give the memory of the session back; it is opened anew where it is asked for again."""
-        self.__dict__.pop("session", None)
+        for name in ("session", "plain_session"):
+            self.__dict__.pop(name, None)
 
     @functools.cached_property
     def plain_session(self) -> Session:
@@ -64,6 +66,13 @@ class Run:
     """Never hold two models open at once only to compare them: their weights fill the memory."""
     large: bool = False
     """Open no model that a lossy pass does not ask for while it runs: it opens several of its own, as large."""
+    models: weakref.WeakSet[MeasuredModel] = dataclasses.field(default_factory=weakref.WeakSet)
+    """What passes made of the original, as long as it is needed."""
+
+    def close_models(self) -> None:
+        """Close the original and all that passes made of it; what is asked for again is opened anew."""
+        for model in (self.original, *self.models):
+            model.close()
 
     @property
     def comparable(self) -> bool:

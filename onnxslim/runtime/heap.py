@@ -25,11 +25,8 @@ def return_freed_memory(load: Callable[[None], ctypes.CDLL] = ctypes.CDLL) -> bo
 
 @functools.cache
 def _trim(load: Callable[[None], ctypes.CDLL]) -> Callable[[int], int] | None:
+    # Windows opens no library without a name, and other C libraries have no such function
     try:
         return load(None).malloc_trim
-    except (
-        OSError,
-        TypeError,
-        AttributeError,
-    ):  # Windows opens no library without a name; others have no such function
+    except (OSError, TypeError, AttributeError):
         return None

@@ -152,7 +152,7 @@ class Distillation:
             labels = read_labels(samples)
             self.terms = label_terms(student.graph, taught, first.count, labels, samples.source)
         else:
-            self.terms = output_terms(student.graph, taught, settings.terms, samples.labelled)
+            self.terms = output_terms(student.graph, taught, settings.terms, samples.labelled, first.count)
         if not self.terms:
             raise NothingToCompare
         if first.labels is not None and any(term.target == LABELS for term in self.terms):

@@ -51,7 +51,7 @@ class LossTerm:
     """The axis of the classes."""
     temperature: float = 1.0
     """Of KL: both distributions are softened by it."""
-    variance: float | Floats = 1.0
+    variance: float | Floats = dataclasses.field(default=1.0, compare=False)
     """Of MSE: the variance of the target on the samples; one for each part of different scale, broadcast to its shape,
     times what share of the elements they are and how many parts there are (`onnxslim.train.terms.spreads`)."""
 

@@ -21,6 +21,10 @@ CONSTANT = 1e-4
 """The variance over the mean square below which an output is a constant: differences from it are rounding, and do not
 count as all that it tells."""
 
+LEAST_SCALE = 1e-4
+"""The least scale of a part of an output, beside that of its largest part: boxes are hundreds of pixels where scores
+are hundredths."""
+
 
 class OutputLoss(enum.Enum):
     """How outputs are compared."""
@@ -50,7 +54,7 @@ def target_of(name: str) -> str:
 
 
 def output_terms(
-    student: ir.Graph, taught: Mapping[str, Array], settings: TermSettings, labelled: bool
+    student: ir.Graph, taught: Mapping[str, Array], settings: TermSettings, labelled: bool, count: int
 ) -> list[LossTerm]:
     """Return the terms of the outputs, and of labels where they count.
 
@@ -59,6 +63,7 @@ def output_terms(
         taught: What the teacher gives on some samples, by the name of the output.
         settings: How.
         labelled: Whether samples have labels.
+        count: How many samples these are.
     """
     by_labels = settings.alpha if labelled else 0.0
     terms: list[LossTerm] = []
@@ -67,7 +72,9 @@ def output_terms(
         if array is None or array.dtype.kind != "f" or not array.size:
             continue
         term = _output_term(output, array, settings)
-        terms.append(dataclasses.replace(term, variance=spreads(array)) if term.kind is LossKind.MSE else term)
+        if term.kind is LossKind.MSE and array.shape[:1] == (count,):  # elsewhere samples might be taken for parts
+            term = dataclasses.replace(term, variance=spreads(array))
+        terms.append(term)
         if by_labels and array.ndim >= 2 and not any(term.kind is LossKind.CROSS_ENTROPY for term in terms):
             value, axis = logits(output, array.ndim)
             terms.append(LossTerm(LossKind.CROSS_ENTROPY, value, LABELS, by_labels, axis))
@@ -113,14 +120,20 @@ def spread(array: Array) -> float:
 
 
 def spreads(array: Array) -> float | Floats:
-    """Return the variance of what a teacher gives: one for each part of different scale, broadcast to its shape, times
-    the share of the elements that are its own and the number of parts. A mean of squares over it is the mean over the
-    parts of what they are over their variances: in pixels and probabilities of one tensor, either counts."""
-    own = [part for part in parts([array]) if part is not None]
+    """Return the variance of what a teacher gives, for each of its parts that differ in scale.
+
+    Of several parts it is broadcast to the output: for the elements of each part its variance, times the share of the
+    elements that it has and the number of parts. A mean of squares over it is the mean over the parts of what they are
+    over their variances: in pixels and probabilities of one tensor, either counts. No part counts as if its scale were
+    less than `LEAST_SCALE` of the largest: what is as small is rounding, or was not seen on these samples.
+    """
+    own = [part for part in parts([array]) if part is not None] if np.isfinite(array).all() else []
     if not own:
         return spread(array)
     axis = own[0][0]
-    found = np.ones(array.shape[axis])
-    for _, chosen in own:
-        found[chosen] = spread(np.compress(chosen, array, axis)) * chosen.mean() * len(own)
-    return found.reshape([-1 if each == axis else 1 for each in range(array.ndim)])
+    of_parts = [spread(np.compress(chosen, array, axis)) for _, chosen in own]
+    least = LEAST_SCALE**2 * max(of_parts)
+    variances = np.ones(array.shape[axis])
+    for (_, chosen), variance in zip(own, of_parts, strict=True):
+        variances[chosen] = max(variance, least) * chosen.mean() * len(own)
+    return variances.reshape([-1 if each == axis else 1 for each in range(array.ndim)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import threading
 
 import numpy as np
 import onnx
@@ -65,3 +66,22 @@ def test_a_copy_shares_it_and_the_proto_points_there(stored):
     assert all(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer)
     model.graph.initializers["w3"].const_value.release()
     np.testing.assert_array_equal(model.graph.initializers["w3"].const_value.numpy(), weights["w3"])
+
+
+def test_pages_are_released_while_other_threads_map_files(stored):
+    path, _ = stored
+    failed = []
+
+    def map_files():
+        try:
+            for _ in range(300):
+                open_model(path).graph.initializers["w0"].const_value.numpy()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=map_files) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        mapped.release_pages()
+    assert not failed

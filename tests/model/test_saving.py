@@ -127,7 +127,7 @@ def test_signals_wait_until_all_files_have_their_places() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="no SIGTERM here")
-def test_a_signal_at_any_moment_leaves_no_hidden_folder(tmp_path: pathlib.Path) -> None:
+def test_a_signal_at_any_moment_leaves_no_hidden_folder_and_all_handlers(tmp_path: pathlib.Path) -> None:
     new, path = tmp_path / "new.json", tmp_path / "out" / "out.json"
     path.parent.mkdir()
     path.write_text("old")
@@ -146,6 +146,7 @@ def test_a_signal_at_any_moment_leaves_no_hidden_folder(tmp_path: pathlib.Path) 
         passed, moment = 0, moment + 1
         new.write_text("new")
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        handlers = [signal.getsignal(number) for number in SIGNALS]
         sys.setprofile(count)
         try:
             with writing(path) as file:
@@ -154,7 +155,11 @@ def test_a_signal_at_any_moment_leaves_no_hidden_folder(tmp_path: pathlib.Path) 
             pass
         finally:
             sys.setprofile(None)
+            left = [signal.getsignal(number) for number in SIGNALS]
+            for number, handler in zip(SIGNALS, handlers, strict=True):
+                signal.signal(number, handler)
             signal.signal(signal.SIGTERM, before)
+        assert left == handlers
         assert names(path.parent) == [path.name]
         assert path.read_text() in ("old", "new")
     assert moment > 100

@@ -118,3 +118,27 @@ def test_weights_stay_where_they_are_without_room_for_them(
     monkeypatch.setattr(shutil, "disk_usage", refuse)
     with spilled(model):
         assert not spilled_names(model)
+
+
+def test_tied_weights_stay_one_and_keep_what_is_told_of_them() -> None:
+    tensor = ir.Tensor(weights()["w"], name="w", doc_string="told", metadata_props={"k": "v"})
+    model = from_text('<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Relu (x) }')
+    for name in ("a", "b"):
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        model.graph.register_initializer(value)
+    with spilled(model):
+        first, second = (value.const_value for value in model.graph.initializers.values())
+        assert isinstance(first, SpilledTensor)
+        assert first is second
+        assert os.path.getsize(first.path) == tensor.nbytes
+        read_in(model)
+    first, second = (value.const_value for value in model.graph.initializers.values())
+    assert first is second
+    assert (first.doc_string, dict(first.metadata_props)) == ("told", {"k": "v"})
+
+
+def test_what_was_not_read_in_can_still_be_read(path: pathlib.Path) -> None:
+    model = open_model(path)
+    with spilled(model):
+        pass
+    np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), weights()["w"])

@@ -27,6 +27,9 @@ WEAKEST = 0.05
 """Where a try as weak as this does not hold, the pass is given up."""
 LARGEST_STEP, LARGEST_FALL = 2.0, 6.0
 """A try is at most so many times as strong as the strongest that holds, or so many times weaker than what does not."""
+RETREAT = 0.5
+"""Two tries that do not hold, while none does, leave the next one this part of their strength at most, three its
+square, and so on: where the loss is noisy, as that of a few boxes is, no law says how much weaker is enough."""
 INSET = 0.15
 """A try within the bracket stays away from its ends by this part of it."""
 
@@ -68,6 +71,8 @@ def next_strength(trials: Sequence[Trial], spent: float, limit: float, opening: 
         wished = math.sqrt(max(bottom, top / 4) * top)
     if high is None:
         return min(1.0, max(bottom * (1 + INSET), min(wished, bottom * LARGEST_STEP)))
+    if low is None:
+        wished = min(wished, top * math.pow(RETREAT, len(failed) - 1))
     least = top / LARGEST_FALL if low is None else bottom + INSET * (top - bottom)
     return max(least, min(wished, top - INSET * (top - bottom)))
 

@@ -101,7 +101,7 @@ def optimize(
     check_request_places(request, model, path)
     check_reports(request.reports)
     digest = None if path is None else hashing(path)
-    with spilled(model) if request.lossy and weight_bytes(model) > LARGE else contextlib.nullcontext():
+    with spilled(model) if request.lossy and _is_large(model) else contextlib.nullcontext():
         result = _optimized(request, model, path, digest, stage_reports)
     request.progress(f"done in {time.perf_counter() - started:.1f} s", 1, 1)
     return result
@@ -193,9 +193,12 @@ def prepare_run(request: Request, model: ir.Model, path: pathlib.Path | None, ge
         hint = None if needed else "--no-check does it without running the model"
         # no name here for the session: it would keep two large models open at once
         calibration, validation = share_samples(request, model, _session(original, hint), generator)
-    size = weight_bytes(model)
-    low_memory = not pack and size > IN_MEMORY_LIMIT
-    return Run(request, original, calibration, validation, open_session, low_memory, large=size > LARGE)
+    low_memory = not pack and weight_bytes(model) > IN_MEMORY_LIMIT
+    return Run(request, original, calibration, validation, open_session, low_memory, large=_is_large(model))
+
+
+def _is_large(model: ir.Model) -> bool:
+    return weight_bytes(model) > LARGE
 
 
 def _session(original: MeasuredModel, hint: str | None) -> Session:

@@ -73,11 +73,12 @@ def _detach(model: ir.Model) -> None:
     """Copy the tensors that are left of a file that was read: each holds all of what was read as long as it lives."""
     for graph in every_graph(model):
         for value in graph.initializers.values():
-            if value.const_value is None:
+            tensor = value.const_value
+            if tensor is None:
                 continue
-            value.const_value = _detached(value.const_value)
-            if CONSTANT_NODE in value.meta:
-                name, attribute, _ = value.meta[CONSTANT_NODE]
+            value.const_value = _detached(tensor)
+            name, attribute, stored = value.meta.get(CONSTANT_NODE, ("", None, None))
+            if stored is tensor:  # else it is another one by now, and is written as such
                 if attribute.type is ir.AttributeType.TENSOR:
                     doc = attribute.doc_string
                     attribute = ir.AttrTensor(attribute.name, value.const_value, doc_string=doc)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Annotated, ClassVar
@@ -16,7 +15,6 @@ from read_report import from_json
 from zoo import MODELS
 
 import onnxslim
-from onnxslim.commands import optimize as optimizing
 from onnxslim.commands import resources
 from onnxslim.errors import (
     BadOptionValue,
@@ -28,12 +26,9 @@ from onnxslim.errors import (
     RecipeError,
     UsageError,
 )
-from onnxslim.model.mapped import SpilledTensor
-from onnxslim.pipeline import attempt as attempting
 from onnxslim.pipeline import judge as judging
 from onnxslim.pipeline.interface import Change, Context, Kind, Note, Pass, Progress
 from onnxslim.pipeline.judge import Judge
-from onnxslim.pipeline.measured import MeasuredModel
 from onnxslim.pipeline.request import set_aside
 from onnxslim.report.json import to_json
 from onnxslim.runtime.latency import Latency, PairedLatency, Percentiles
@@ -447,41 +442,3 @@ def test_a_model_in_memory_stays_as_it_was() -> None:
     result = onnxslim.optimize(model, "simplify", measure=False)
     ir.to_proto(result.model)
     assert model.SerializeToString(deterministic=True) == before
-
-
-def test_a_lossy_run_of_a_large_model_holds_its_weights_once(monkeypatch, tmp_path):
-    """They lie in a file meanwhile, sessions that a pass did not open are closed, and the result is one file."""
-    made: list[MeasuredModel] = []
-    folders: set[str] = set()
-
-    class Recorded(MeasuredModel):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            made.append(self)
-
-    @dataclasses.dataclass(frozen=True)
-    class Look(LossyScale):
-        def run(self, model: ir.Model, context: Context) -> Change:
-            assert made
-            assert not any("session" in each.__dict__ for each in made)
-            tensors = [value.const_value for value in model.graph.initializers.values()]
-            folders.update(tensor.base_dir for tensor in tensors if isinstance(tensor, SpilledTensor))
-            assert all(map(os.path.exists, folders))
-            return super().run(model, context)
-
-    def run(step: Pass, name: str) -> onnxslim.Result:
-        given = {"data": CALIB, "val": TEST, "measure": False, "output": tmp_path / name}
-        return onnxslim.optimize(RESNET8, [step], **given)
-
-    plain = run(LossyScale(by=0.5), "plain.onnx")
-    for module in (optimizing, attempting):
-        monkeypatch.setattr(module, "MeasuredModel", Recorded)
-    monkeypatch.setattr(optimizing, "LARGE", 0)
-    result = run(Look(by=0.5), "large.onnx")
-    assert len(folders) == 1
-    assert not any(map(os.path.exists, folders))
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["large.onnx", "plain.onnx"]
-    for name, value in result.model.graph.initializers.items():
-        assert not isinstance(value.const_value, ir.ExternalTensor)
-        expected = plain.model.graph.initializers[name].const_value
-        np.testing.assert_array_equal(value.const_value.numpy(), expected.numpy())

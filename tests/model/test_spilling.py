@@ -142,3 +142,17 @@ def test_what_was_not_read_in_can_still_be_read(path: pathlib.Path) -> None:
     with spilled(model):
         pass
     np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), weights()["w"])
+
+
+def test_constants_that_were_changed_before_are_written_as_they_are_now(tmp_path: pathlib.Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,128] x) => (float[N,256] y) {
+        c = Constant <value_floats = [1.0, 2.0]> ()  s = ReduceSum <keepdims = 0> (c)  p = MatMul (x, w)  y = Add (p, s)
+    }"""
+    source, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    onnx.save(ir.to_proto(from_text(text, w=weights()["w"])), source)
+    model = open_model(source)
+    model.graph.initializers["c"].const_value = ir.tensor(np.float32([3, 4]), name="c")
+    with spilled(model):
+        assert spilled_names(model) == ["w"]
+        save_model(model, out)
+    np.testing.assert_allclose(answer(out), answer(source) + 4, rtol=1e-5, atol=1e-5)

@@ -42,6 +42,8 @@ class QuantCode(Code):
     NOTHING_STORED = "no weight can be stored as integers"
     LOSES_MOST = "it brings {0:.1%} of what is lost, with {1:.1%} of the weights"
 
+    NEWER_NOT_EXACT = "at opset {0} the outputs would change by {1:.2g} of their energy before they are quantized"
+
     NOT_SCALABLE = "nothing passes factors of channels on from one weight to the next"
     ALREADY_EQUAL = "equalising them would bring {0:.1%} of the error at most"
     NOT_EXACT = "equalising them would change the outputs by {0:.2g} of their energy before they are quantized"

@@ -17,8 +17,10 @@ from onnxslim.pipeline.opset import PREFERRED_OPSET, at_least
 from onnxslim.pipeline.reasons import Reason
 
 from .codes import QuantCode
+from .equalisation import EXACT, deviation
 from .input_grid import align_inputs
 from .integers import IntegerType
+from .newer_ops import with_newer_ops
 from .plan import QuantPlan
 from .quantizer import Quantizer
 from .static_settings import StaticSettings
@@ -33,16 +35,17 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
     if reason := _reason_against(settings, table):
         return Change(False, (left_alone("model", reason),))
     infer_shapes(model)
-    working, wide = _at_opset(model, settings.weights, settings.integers(table).kept_in), settings.wide(table)
+    newest, notes = _with_newer_ops(model, table, context)
+    working, wide = _at_opset(newest, settings.weights, settings.integers(table).kept_in), settings.wide(table)
     if isinstance(working, Reason):
         return Change(False, (left_alone("model", working),))
-    notes: list[Note] = []
     if wide is not None:
         newer = _at_opset(working, wide)
         working = working if isinstance(newer, Reason) else newer
-    if working is not model:
-        opset = working.graph.opset_imports[""]
+    opset = working.graph.opset_imports[""]
+    if working is not newest:
         notes.append(remark("model", f"opset {opset}", "DequantizeLinear takes that there"))
+    if working is not model:
         context = context.beside(f"model at opset {opset}")
     if not table.fuses(settings.integers(table)):
         what = settings.integers(table).name
@@ -83,6 +86,22 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
     summary, layers = quantizer.write(model, plan, choice)
     keep_float_form(model, floats)
     return Change(True, (*quantizer.unmatched, *notes, *summary, *plan.left), layers, sensitivity)
+
+
+def _with_newer_ops(model: ir.Model, table: Int8Table, context: Context) -> tuple[ir.Model, list[Note]]:
+    """Return `model` with one op for each that it spells out and the target wants whole, and a note on them."""
+    found = with_newer_ops(model, table.whole, context)
+    if found.against is not None:
+        return model, [left_alone("opset", found.against)]
+    if found.model is model:
+        return model, []
+    opset = found.model.graph.opset_imports[""]
+    key = f"outputs at opset {opset}"
+    changed = context.observed(key, lambda: deviation(model, found.model, context.samples, context))
+    if changed > EXACT:
+        return model, [left_alone("opset", Reason(QuantCode.NEWER_NOT_EXACT, (opset, changed)))]
+    made = ", ".join(f"{count} {op_type}" for op_type, count in sorted(found.counts.items()))
+    return found.model, [remark("model", f"opset {opset}", f"{made} are one op each there, and are rounded once")]
 
 
 def _at_opset(model: ir.Model, *wanted: IntegerType) -> ir.Model | Reason:

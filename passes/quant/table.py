@@ -100,6 +100,8 @@ class Int8Table:
 
     wider: str = ""
     """The element type of activations that cost the outputs most; empty: that of all others."""
+    whole: tuple[str, ...] = ()
+    """Ops that are worth a newer operator set where a model spells them out."""
 
     def fuses(self, integers: IntegerType) -> bool:
         """Return whether products of activations of a type are computed on integers."""
@@ -149,6 +151,7 @@ def load_table(provider: str) -> Int8Table:
         types["types"],
         tuple(content.get("unfused", ())),
         content.get("wider", ""),
+        tuple(content.get("whole", ())),
     )
 
 

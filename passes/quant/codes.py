@@ -51,6 +51,7 @@ class QuantCode(Code):
 
     MODEL_OUTPUT = "it makes an output of the model"
     AMONG_FLOATS = "the tensors around it are float"
+    FLOAT_OPERAND = "an operand as large as its sum is float, and would be rounded for it alone"
     SCORES = "it makes scores for the outputs, and 256 levels rank them badly"
     NOTHING_BEHIND = "nothing behind it needs int8"
     COARSE_PART = "its parts differ too much to share a scale: {0} would have {1:.2g} of {2} levels"

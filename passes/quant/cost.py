@@ -129,9 +129,13 @@ def layer_costs(
 
 
 def boundaries(
-    plan: QuantPlan, layers: Mapping[str, list[QuantSite]], price: Callable[[ir.Value], tuple[float, float]]
+    plan: QuantPlan, layers: Mapping[str, list[QuantSite]], price: Callable[[ir.Value, bool], float]
 ) -> tuple[Boundary, ...]:
-    """Return the tensors that may be converted; `price` says what making one int8, and making it float, takes."""
+    """Return the tensors that may be converted.
+
+    `price` says what one conversion of a tensor takes, and is told whether layers make and read it, and not an op that
+    is float whatever is chosen.
+    """
     owners = {site.node: key for key, sites in layers.items() for site in sites}
     sites = {site.node: site for site in plan.sites}
     makers = {value: owners.get(site.node) for site in plan.sites for value in site.results}
@@ -145,7 +149,8 @@ def boundaries(
         )
         others = frozenset(reader for reader in readers if reader is not None and reader != maker)
         if others or (in_float and maker is not None):
-            found.append(Boundary(maker, others, in_float, *price(value)))
+            quantize, dequantize = price(value, maker is not None), price(value, not in_float)
+            found.append(Boundary(maker, others, in_float, quantize, dequantize))
     return tuple(found)
 
 
@@ -183,8 +188,8 @@ def estimated_costs(
         moved = sum(moving(value) for site in sites for value in (*site.operands(), *site.results))
         return products + moved, products / speed + moved / 4
 
-    def price(value: ir.Value) -> tuple[float, float]:
-        return moving(value) * 5 / 4, moving(value) * 5 / 4
+    def price(value: ir.Value, _: bool) -> float:
+        return moving(value) * 5 / 4
 
     costs, rest_bytes = layer_costs(model, parts, integers, times)
     inner = (boundary for boundary in boundaries(plan, parts, price) if boundary.maker is not None and boundary.readers)

@@ -8,6 +8,7 @@ from single conversions, and then measured.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,8 +31,9 @@ WORK, RUNS = 2e11, (5, 30)
 """Multiply-accumulates of all runs of a profile, half a minute on a slow core, and runs at least and at most."""
 IN_PLACE = (1.0, 6.0)
 """How much dearer conversions may be in the model than alone: beside them tensors change their layout."""
-LAST_CHANNELS = (0, 2, 3, 1)
-"""Kernels for int8 have the channels of images last, and those for floats not."""
+LAST, LAST_CHANNELS = "channels last", (0, 2, 3, 1)
+"""Kernels that pack weights so have the channels of images last, and convolutions in float have them not. What lies
+between, and is float whatever is chosen, takes them as they come."""
 IMAGE = 4
 """Axes of a tensor that kernels want in another layout."""
 
@@ -130,21 +132,22 @@ def _boundaries(model: ir.Model, plan: QuantPlan, watch: Stopwatch) -> tuple[Bou
         known = tuple(size for size in view.shape(value) or (None,) if size is not None)
         if len(known) == len(view.shape(value) or (None,)) and 0 not in known:
             shapes[value] = known
-    distinct = sorted(set(shapes.values()))
-    *times, idle = watch.layers.milliseconds([*map(conversions, distinct), NOTHING])
-    both = {shape: max(0.0, (time or 0.0) - (idle or 0.0)) for shape, time in zip(distinct, times, strict=True)}
+    images = {value for site in plan.sites if site.row.packing == LAST for value in (*site.operands(), *site.results)}
+    distinct = sorted({(shape, relaid) for shape in shapes.values() for relaid in (False, len(shape) == IMAGE)})
+    *times, idle = watch.layers.milliseconds([*itertools.starmap(conversions, distinct), NOTHING])
+    both = {each: max(0.0, (time or 0.0) - (idle or 0.0)) for each, time in zip(distinct, times, strict=True)}
 
-    def price(value: ir.Value) -> tuple[float, float]:
-        half = both.get(shapes.get(value, ()), 0.0) / 2
-        return half, half
+    def price(value: ir.Value, between_layers: bool) -> float:
+        shape = shapes.get(value, ())
+        return both.get((shape, between_layers and value in images and len(shape) == IMAGE), 0.0) / 2
 
     return boundaries(plan, layers_of(plan), price)
 
 
-def conversions(shape: tuple[int, ...]) -> TimedLayer:
-    """Return what makes a tensor int8 and float again."""
+def conversions(shape: tuple[int, ...], relaid: bool) -> TimedLayer:
+    """Return what makes a tensor int8 and float again, and puts the channels of an image last where it is `relaid`."""
     scale, zero_point = Tensor((), constant=True), Tensor((), constant=True, dtype="uint8")
     steps = [Step(("", "QuantizeLinear"), (Tensor(shape), scale, zero_point))]
-    if len(shape) == IMAGE:
+    if relaid:
         steps.append(Step(("", "Transpose"), (Previous(),), (("perm", LAST_CHANNELS),)))
     return TimedLayer((*steps, Step(("", "DequantizeLinear"), (Previous(), scale, zero_point))))

@@ -7,7 +7,7 @@ two float ops gains less than its QuantizeLinear and DequantizeLinear cost.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -203,11 +203,22 @@ def _isolated(sites: Sites) -> dict[ir.Node, Reason]:
             reasons[node] = Reason(QuantCode.MODEL_OUTPUT, values=tuple(dict.fromkeys(outputs)))
         elif not ((all(quantized) and quantized) or ((any(quantized) or from_input or site.row.residual) and enclosed)):
             reasons[node] = Reason(QuantCode.AMONG_FLOATS)
+        elif site.row.accumulates and _rounds_for_itself(site, quantized, sites):
+            reasons[node] = Reason(QuantCode.FLOAT_OPERAND)
         elif site.row.scores and node not in before:
             reasons[node] = Reason(QuantCode.SCORES)
         elif node not in behind and node not in before:
             reasons[node] = Reason(QuantCode.NOTHING_BEHIND)
     return reasons
+
+
+def _rounds_for_itself(site: QuantSite, quantized: Sequence[bool], sites: Sites) -> bool:
+    """Whether it would read a float tensor of the size of its result that nothing else reads in int8."""
+    shapes = [value.shape for value in site.node.outputs]
+    return any(
+        not int8 and operand.shape in shapes and [reader for reader in _readers(operand, sites) if reader] == [site]
+        for operand, int8 in zip(site.operands(), quantized, strict=True)
+    )
 
 
 def _with_int8_inputs(sites: Sites, producers: Mapping[ir.Value, QuantSite]) -> set[ir.Node]:

@@ -18,6 +18,8 @@ from .cost import PlanCosts
 from .mixed import CostLimits, RoundingError, best_within, cheapest_below, fastest, left_after, reasons
 from .plan import QuantPlan, layers_of
 
+SHARES = (1.0, 0.5, 0.25)
+"""Shares of `float_time` that choices are made for: what a choice really takes is only known once it is measured."""
 CONVERSIONS = (1.0, 2.0, 4.0)
 """How much dearer conversions are taken to be: what lies between a model in float and one in int8 is only reckoned."""
 
@@ -91,17 +93,25 @@ def choose(errors: Sequence[RoundingError], costs: PlanCosts, demands: Demands, 
 
 
 def candidates(
-    errors: Sequence[RoundingError], costs: PlanCosts, demands: Demands, int8: frozenset[str]
+    errors: Sequence[RoundingError],
+    costs: PlanCosts,
+    demands: Demands,
+    int8: frozenset[str],
+    estimated: PlanCosts | None = None,
 ) -> list[frozenset[str]]:
     """Return sets of layers to leave in float, of which measurements tell the best: see `choose`, and `best_of`.
 
-    The last one leaves none. Of large models there are two.
+    They are chosen by what is measured of the layers, and by estimates, where there are some. The last one leaves none.
+    Of large models there are two.
     """
-    found: dict[frozenset[str], None] = {}
-    for factor in CONVERSIONS:
-        reckoned = costs.dearer(factor)
-        for asked in (demands, dataclasses.replace(demands, float_time=0.0)):
-            found[choose(errors, reckoned, asked, int8)] = None
+    most_first = [dataclasses.replace(demands, float_time=demands.float_time * share) for share in SHARES]
+    fastest_one = dataclasses.replace(demands, float_time=0.0)
+    tries = [(costs, demands)]
+    if estimated is not None and not demands.budgeted:
+        tries += [(estimated, asked) for asked in most_first]
+    tries += [(costs, asked) for asked in most_first[1:]]
+    tries += [(costs.dearer(factor), asked) for factor in CONVERSIONS for asked in (demands, fastest_one)]
+    found = dict.fromkeys(choose(errors, reckoned, asked, int8) for reckoned, asked in tries)
     everything = frozenset[str]()
     found.pop(everything, None)
     most = max(2, TOGETHER // max(costs.size(everything), 1))
@@ -140,6 +150,8 @@ class PlanFigures:
     costs: PlanCosts
     macs: Mapping[str, int]
     """Multiply-accumulates of nodes, by the first value that each makes."""
+    estimated: PlanCosts | None = None
+    """What the layers cost by estimate, where `costs` are measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +180,7 @@ def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], rep
     if not costs.measured:
         chosen = choose(errors, costs, demands, int8)
         return MixedPlan(_without(figures, chosen, replan), _unkept(figures, chosen, demands))
-    sets = candidates(errors, costs, demands, int8)
+    sets = candidates(errors, costs, demands, int8, figures.estimated)
     plans = [_without(figures, layers, replan) for layers in sets]
     paying = [index for index, plan in enumerate(plans) if plan.pays]
     in_float, *times = race([plans[index] for index in paying])

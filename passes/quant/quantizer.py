@@ -337,7 +337,9 @@ class Quantizer:
             ("costs", self._of_weights.wider), lambda: self._measure(plan, choice)
         )
         return mixed_plan(
-            PlanFigures(plan, errors.of_layers(plan), costs, self.macs),
+            PlanFigures(
+                plan, errors.of_layers(plan), costs, self.macs, self._estimated(plan) if costs.measured else None
+            ),
             self._demands,
             self._exact(plan),
             self.calibrator.plan,

@@ -53,6 +53,7 @@ class Row:
     scores: bool = False
     depthwise: str = ""
     residual: bool = False
+    accumulates: bool = False
     wide: str = ""
 
     def multiplies(self, integers: IntegerType) -> bool:

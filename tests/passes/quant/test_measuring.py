@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -22,6 +23,7 @@ from story import VNNI, make_context
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.errors import BadOptionValue, RunError
 from onnxslim.pipeline.interface import Goal
+from onnxslim.runtime.layer_latency import NOTHING
 from onnxslim.runtime.session import Session
 
 TEXT = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
@@ -219,12 +221,49 @@ def test_options_that_make_no_sense_are_refused():
 
 
 def test_a_conversion_is_there_and_back():
-    for shape, count in (((1, 4, 8, 8), 3), ((4, 8), 2)):
-        layer = conversions(shape)
+    for shape, relaid, count in (((1, 4, 8, 8), True, 3), ((1, 4, 8, 8), False, 2), ((4, 8), False, 2)):
+        layer = conversions(shape, relaid)
         assert len(layer.steps) == count
         model, feeds = layer.model()
         (found,) = Session.of(model).run(feeds).values()
         assert math.prod(found.shape) == math.prod(shape)
+
+
+def test_what_estimates_would_choose_is_measured_too():
+    """Profiles of nodes and single conversions tell only roughly what a choice takes."""
+    errors = [RoundingError(frozenset(key), share) for key, share in (("a", 1.0), ("b", 0.5), ("c", 0.1))]
+    layers = {key: PrecisionCost(10.0, 1.0, 4, 1) for key in "abc"}
+    cheap = {"a": 10.0, "b": 1.02, "c": 10.0}
+    estimated = {key: PrecisionCost(cheap[key], 1.0, 4, 1) for key in "abc"}
+    measured, demands = PlanCosts(layers, measured=True), Demands(float_time=0.05)
+    assert candidates(errors, measured, demands, frozenset()) == [frozenset()]
+    both = candidates(errors, measured, demands, frozenset(), PlanCosts(estimated))
+    assert both == [frozenset("b"), frozenset()]
+    within = dataclasses.replace(demands, latency=0.5)
+    assert frozenset("b") not in candidates(errors, measured, within, frozenset(), PlanCosts(estimated))
+
+
+def test_conversions_between_layers_change_the_layout_of_images():
+    """Beside an op that is float whatever is chosen, they do not."""
+    asked = []
+
+    class Told(ToldTimes):
+        def milliseconds(self, layers):
+            asked.extend(len(layer.steps) for layer in layers[:-1])
+            return [float(len(layer.steps)) for layer in layers]
+
+    model, feeds = net()
+    plan = make_plan(model, load_table("cpu"))
+    told = Told()
+    costs = measured_costs(model, model, plan, {}, lambda _: INT8, Stopwatch(told, told, feeds))
+    prices = {(edge.maker, edge.read_in_float): (edge.quantize, edge.dequantize) for edge in costs.boundaries}
+    idle = len(NOTHING.steps)
+    plain, relaid = (2 - idle) / 2, (3 - idle) / 2
+    factor = prices[None, False][0] / plain
+    assert prices[None, False] == pytest.approx((plain * factor, relaid * factor)), "Tanh and HardSwish are float"
+    assert prices["b", False] == pytest.approx((relaid * factor, relaid * factor)), "two convolutions"
+    assert prices["a", True] == pytest.approx((relaid * factor, plain * factor)), "HardSwish reads it"
+    assert set(asked) == {2, 3}
 
 
 def test_of_large_models_few_are_compared():

@@ -125,7 +125,7 @@ def test_boundaries_of_a_plan(chain):
     _, plan = chain
     found = {
         (boundary.maker, boundary.readers, boundary.read_in_float)
-        for boundary in boundaries(plan, layers_of(plan), lambda value: (1.0, 2.0))
+        for boundary in boundaries(plan, layers_of(plan), lambda value, between: 1.0)
     }
     assert found == {
         (None, frozenset("a"), False),

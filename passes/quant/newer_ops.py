@@ -1,7 +1,7 @@
 """Makes one op of what a model spells out in many because its operator set is older than that op: a GELU before 20.
 
-Its parts would each be rounded, where they lie between Q and DQ. ONNX Runtime does not fuse them either, for each reader
-of a quantized tensor gets a DequantizeLinear of its own, and its patterns begin at one value. As one op it is rounded
+Its parts would each be rounded, where they lie between Q and DQ. ONNX Runtime does not fuse them either, for there each
+reader of a tensor gets a DequantizeLinear of its own, and its patterns begin at one value. As one op it is rounded
 once, and is one pass over the tensor.
 """
 

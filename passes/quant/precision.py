@@ -180,22 +180,59 @@ def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], rep
     if not costs.measured:
         chosen = choose(errors, costs, demands, int8)
         return MixedPlan(_without(figures, chosen, replan), _unkept(figures, chosen, demands))
+    trials = _Trials(figures, replan, race)
     sets = candidates(errors, costs, demands, int8, figures.estimated)
-    plans = [_without(figures, layers, replan) for layers in sets]
-    paying = [index for index, plan in enumerate(plans) if plan.pays]
-    in_float, *times = race([plans[index] for index in paying])
-    if not math.isfinite(in_float):
-        return MixedPlan(plans[0], _unkept(figures, sets[0], demands))
-    best = best_of([left_after(sets[index], errors) for index in paying], times, in_float, demands)
+    trials.measure(sets)
+    everything, slower = frozenset[str](), choose(errors, costs, dataclasses.replace(demands, float_time=0.0), int8)
+    if trials.takes(slower) > trials.takes(everything):  # what is reckoned to be slower in int8 is not
+        trials.measure(candidates(errors, costs, demands, int8 | slower, figures.estimated))
+    if not math.isfinite(trials.in_float):
+        return MixedPlan(trials.plan(sets[0]), _unkept(figures, sets[0], demands))
+    measured = list(trials.times)
+    shares = [left_after(layers, errors) for layers in measured]
+    best = best_of(shares, list(trials.times.values()), trials.in_float, demands) if measured else None
     if best is None:
-        return MixedPlan(plans[0], against=Reason(QuantCode.NOT_FASTER, (min(times, default=math.inf), in_float)))
-    chosen = sets[paying[best]]
-    told = f"measured in turns: {in_float:.3g} ms in float"
+        least = min(trials.times.values(), default=math.inf)
+        return MixedPlan(trials.plan(sets[0]), against=Reason(QuantCode.NOT_FASTER, (least, trials.in_float)))
+    chosen = measured[best]
+    time = trials.takes(chosen)
+    told = f"measured in turns: {trials.in_float:.3g} ms in float"
     if chosen:
-        everything = times[paying.index(sets.index(frozenset()))]
-        told += f", {everything:.3g} ms with everything in int8 that can be"
-    note = remark("model", f"{times[best]:.3g} ms", told)
-    return MixedPlan(plans[paying[best]], (note, *_unkept(figures, chosen, demands, times[best] / in_float)))
+        told += f", {trials.takes(everything):.3g} ms with everything in int8 that can be"
+    note = remark("model", f"{time:.3g} ms", told)
+    return MixedPlan(trials.plan(chosen), (note, *_unkept(figures, chosen, demands, time / trials.in_float)))
+
+
+class _Trials:
+    """Sets of layers in float, whose plans were written and measured."""
+
+    def __init__(self, figures: PlanFigures, replan: Replan, race: Race) -> None:
+        self._figures, self._replan, self._race = figures, replan, race
+        self._plans: dict[frozenset[str], QuantPlan] = {}
+        self.in_float = math.inf
+        """The milliseconds of the model in float."""
+        self.times: dict[frozenset[str], float] = {}
+        """Those of the sets that leave something in int8 that pays."""
+
+    def plan(self, layers: frozenset[str]) -> QuantPlan:
+        """Return the plan that leaves some layers in float."""
+        if layers not in self._plans:
+            self._plans[layers] = _without(self._figures, layers, self._replan)
+        return self._plans[layers]
+
+    def takes(self, layers: frozenset[str]) -> float:
+        """Return the milliseconds of one run; NaN where that was not measured."""
+        return self.times.get(layers, math.nan)
+
+    def measure(self, sets: Sequence[frozenset[str]]) -> None:
+        """Measure what was not; times of another race are brought to the pace of the first one."""
+        paying = [layers for layers in sets if layers not in self.times and self.plan(layers).pays]
+        if not paying:
+            return
+        in_float, *times = self._race([self.plan(layers) for layers in paying])
+        pace = self.in_float / in_float if math.isfinite(self.in_float) and math.isfinite(in_float) else 1.0
+        self.in_float = self.in_float if math.isfinite(self.in_float) else in_float
+        self.times |= {layers: time * pace for layers, time in zip(paying, times, strict=True)}
 
 
 def _without(figures: PlanFigures, layers: frozenset[str], replan: Replan) -> QuantPlan:

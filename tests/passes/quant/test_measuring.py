@@ -311,6 +311,33 @@ def test_a_layer_that_costs_the_outputs_most_stays_in_float_where_there_is_time(
     assert found.against is None
 
 
+def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices():
+    """A float convolution among others may slow down what lies around it, which no time of a layer tells."""
+    model, _ = net()
+    plan = make_plan(model, load_table("cpu"))
+    reckoned = {"a": (1.0, 1.5), "b": (1.2, 1.0), "y": (5.0, 1.0)}
+    costs = PlanCosts({key: PrecisionCost(*times, 4, 1) for key, times in reckoned.items()}, rest_time=20.0)
+    costs = dataclasses.replace(costs, measured=True)
+    errors = [RoundingError(frozenset(key), share) for key, share in (("a", 0.1), ("b", 5.0), ("y", 1.0))]
+    races = []
+
+    def race(plans):
+        in_int8 = [{site.key for site in own.sites if site.is_contraction} for own in plans]
+        races.append(in_int8)
+        pace = len(races)  # the second race is twice as slow
+        return [30.0 * pace, *(pace * (23.0 + 3 * ("a" not in own) + 0.5 * ("b" not in own)) for own in in_int8)]
+
+    def replan(reasons):
+        return make_plan(model, load_table("cpu"), float_nodes=reasons)
+
+    found = mixed_plan(PlanFigures(plan, errors, costs, {}), Demands(float_time=0.05), frozenset(), replan, race)
+    assert {"y"} in races[0]
+    assert {"a", "b", "y"} in races[0]
+    assert races[1] == [{"a", "y"}], "what was measured is not measured again"
+    assert {site.key for site in found.plan.sites if site.is_contraction} == {"a", "y"}
+    assert found.notes[0].action == "23.5 ms"
+
+
 IMAGES = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
     a = Conv <pads = [1, 1, 1, 1]> (x, u)  r = Relu (a)  b = Conv (r, v)  s = Relu (b)  y = Conv (s, w) }"""
 

@@ -23,7 +23,9 @@ def in_int8(body: str, target: str = "cpu") -> tuple[set[str], dict[str, str]]:
     return {site.key for site in plan.sites}, {note.subject: note.code for note in plan.left}
 
 
-STREAM = "a = Conv (x, w) t = Tanh (a) [s] s = Add (t, a) b = Conv (s, w) u = Tanh (b) [r] r = Add (s, u) y = Conv (r, w)"
+STREAM = (
+    "a = Conv (x, w) t = Tanh (a) [s] s = Add (t, a) b = Conv (s, w) u = Tanh (b) [r] r = Add (s, u) y = Conv (r, w)"
+)
 
 
 def test_sums_of_what_float_ops_make_stay_float():

@@ -27,6 +27,7 @@ class OpsetCode(Code):
     """Why a model keeps its operator set."""
 
     TOO_LARGE = "it has opset {0} and is too large to be converted"
+    FUNCTIONS = "it has opset {0} and functions of its own, which onnx's converter leaves out"
     NOT_CONVERTED = "it has opset {0}, and onnx cannot convert it: {1}"
 
 
@@ -35,6 +36,8 @@ def upgraded(model: ir.Model, opset: int = PREFERRED_OPSET) -> ir.Model | Reason
 
     Names of inputs, outputs and values stay. `model` itself is not changed.
     """
+    if model.functions:
+        return Reason(OpsetCode.FUNCTIONS, (model.opset_imports.get(""),))
     light = model.clone()
     weights = _without_weights(light)
     if weight_bytes(light) > LARGEST:

@@ -214,7 +214,7 @@ def _isolated(sites: Sites) -> dict[ir.Node, Reason]:
 
 def _rounds_for_itself(site: QuantSite, quantized: Sequence[bool], sites: Sites) -> bool:
     """Whether it would read a float tensor of the size of its result that nothing else reads in int8."""
-    shapes = [value.shape for value in site.node.outputs]
+    shapes = [value.shape for value in site.node.outputs if value.shape is not None]
     return any(
         not int8 and operand.shape in shapes and [reader for reader in _readers(operand, sites) if reader] == [site]
         for operand, int8 in zip(site.operands(), quantized, strict=True)

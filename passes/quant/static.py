@@ -98,7 +98,7 @@ def _with_newer_ops(model: ir.Model, table: Int8Table, context: Context) -> tupl
     opset = found.model.graph.opset_imports[""]
     key = f"outputs at opset {opset}"
     changed = context.observed(key, lambda: deviation(model, found.model, context.samples, context))
-    if changed > EXACT:
+    if not changed <= EXACT:
         return model, [left_alone("opset", Reason(QuantCode.NEWER_NOT_EXACT, (opset, changed)))]
     made = ", ".join(f"{count} {op_type}" for op_type, count in sorted(found.counts.items()))
     return found.model, [remark("model", f"opset {opset}", f"{made} are one op each there, and are rounded once")]

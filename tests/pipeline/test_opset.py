@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx.version_converter
+import onnx_ir as ir
 import pytest
 from sample_models import from_text
 
@@ -52,3 +53,15 @@ def test_a_model_of_many_constants_is_too_large(monkeypatch):
     assert isinstance(
         upgraded(from_text(TEXT.replace("Unsqueeze", "Nonsense"), w=np.ones((64, 32), np.float32))), Reason
     )
+
+
+def test_functions_are_not_lost():
+    """The converter leaves them out without a word, and the calls stay."""
+    called = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        g (float[N,4] x) => (float[N,4] y) { y = own.negated (x) }
+        <domain: "own", opset_import: ["" : 17]> negated (a) => (b) { b = Neg (a) }"""
+    )
+    reason = upgraded(called, 20)
+    assert isinstance(reason, Reason)
+    assert reason.code.word == "functions"

@@ -133,6 +133,13 @@ def test_a_conversion_that_changes_the_outputs_is_thrown_away(monkeypatch):
     assert lost < 1e-3
 
 
+def test_outputs_that_are_not_finite_tell_nothing(monkeypatch):
+    monkeypatch.setattr(static, "deviation", lambda *_: float("nan"))
+    after, change, _ = quantized(ERF)
+    assert after.graph.opset_imports[""] == 17
+    assert len(remarks(change, "opset")) == 1
+
+
 @pytest.mark.parametrize(("op_type", "one"), [("Gelu", True), ("HardSwish", False), ("Mish", False)])
 def test_the_cpu_wants_whole_what_it_has_a_kernel_for(op_type, one, tmp_path):
     model = from_text(

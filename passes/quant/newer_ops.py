@@ -8,8 +8,9 @@ once, and is one pass over the tensor.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import onnx_ir as ir
 
@@ -20,7 +21,10 @@ from onnxslim.pipeline.interface import Context
 from onnxslim.pipeline.opset import PREFERRED_OPSET, upgraded
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.rewrite_gate import RewriteGate
+from onnxslim.pipeline.selection import Selection
 from onnxslim.rewrite.driver import fixpoint
+from onnxslim.rewrite.instantiate import Instantiation
+from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.reader import load_rules
 from onnxslim.rewrite.rule import DoesNotCheck, Rule
 
@@ -28,6 +32,9 @@ SIMPLIFY = "simplify"
 """The pass whose rules know what is spelled out."""
 OPSETS = (PREFERRED_OPSET, 20)
 """Where models are brought to, the oldest that serves first. ONNX Runtime knows the last one since 1.17."""
+
+
+Choose = Callable[[ir.Model], Selection]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +47,16 @@ class NewerOps:
     """Why it is at no newer one, where there may have been something to be made."""
 
 
-def with_newer_ops(model: ir.Model, wanted: Collection[str], context: Context) -> NewerOps:
+def with_newer_ops(model: ir.Model, wanted: Collection[str], chosen: Choose, context: Context) -> NewerOps:
     """Return `model` with one op for each that it spells out and its operator set has not, and simplified there.
 
-    Where there is none, that is `model` itself, which is never changed.
+    Where there is none, that is `model` itself, which is never changed. Where options of the pass leave a part of one
+    alone, by its name, all stay as they are.
 
     Args:
         model: In canonical form and simplified.
         wanted: The op types that are made.
+        chosen: Returns what the options choose of a model.
         context: That of the pass.
     """
     counts: Counter[str] = Counter()
@@ -58,13 +67,20 @@ def with_newer_ops(model: ir.Model, wanted: Collection[str], context: Context) -
         raised = upgraded(model, opset)
         if isinstance(raised, Reason):
             return NewerOps(model, counts, raised)
-        applied = fixpoint(raised, [rule for rule, _ in made]).counts
-        if applied:
+        selection = chosen(raised)
+        found = fixpoint(raised, [rule for rule, _ in made], accept=functools.partial(_against, selection))
+        applied = found.counts
+        if applied and not found.refused:
             find_pass(SIMPLIFY)().run(raised, dataclasses.replace(context, gate=RewriteGate()))
             model = raised
             for rule, op_types in made:
                 counts.update(dict.fromkeys(op_types, applied.get(rule.name, 0)))
     return NewerOps(model, +counts)
+
+
+def _against(selection: Selection, match: Match, _: Instantiation) -> str | None:
+    """Return why a rewrite is not made: a node is left alone that it would take away."""
+    return next((str(reason) for node in match.nodes if (reason := selection.against(node)) is not None), None)
 
 
 def _made(model: ir.Model, wanted: Collection[str], opset: int) -> list[tuple[Rule, list[str]]]:

@@ -20,7 +20,7 @@ from .plan import QuantPlan, layers_of
 
 SHARES = (1.0, 0.5, 0.25)
 """Shares of `float_time` that choices are made for: what a choice really takes is only known once it is measured."""
-CONVERSIONS = (1.0, 2.0, 4.0)
+CONVERSIONS = (2.0, 4.0)
 """How much dearer conversions are taken to be: what lies between a model in float and one in int8 is only reckoned."""
 
 SOLVED = 1e-6
@@ -110,6 +110,7 @@ def candidates(
     if estimated is not None and not demands.budgeted:
         tries += [(estimated, asked) for asked in most_first]
     tries += [(costs, asked) for asked in most_first[1:]]
+    tries.append((costs, fastest_one))
     tries += [(costs.dearer(factor), asked) for factor in CONVERSIONS for asked in (demands, fastest_one)]
     found = dict.fromkeys(choose(errors, reckoned, asked, int8) for reckoned, asked in tries)
     everything = frozenset[str]()
@@ -183,7 +184,7 @@ def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], rep
     trials = _Trials(figures, replan, race)
     sets = candidates(errors, costs, demands, int8, figures.estimated)
     trials.measure(sets)
-    everything, slower = frozenset[str](), choose(errors, costs, dataclasses.replace(demands, float_time=0.0), int8)
+    everything, slower = frozenset[str](), fastest(costs, CostLimits(int8=int8)) or frozenset()
     if trials.takes(slower) > trials.takes(everything):  # what is reckoned to be slower in int8 is not
         trials.measure(candidates(errors, costs, demands, int8 | slower, figures.estimated))
     if not math.isfinite(trials.in_float):
@@ -221,7 +222,9 @@ class _Trials:
         return self._plans[layers]
 
     def takes(self, layers: frozenset[str]) -> float:
-        """Return the milliseconds of one run; NaN where that was not measured."""
+        """Return the milliseconds of one run, those in float where nothing is left that pays; NaN: not measured."""
+        if layers in self._plans and not self._plans[layers].pays:
+            return self.in_float
         return self.times.get(layers, math.nan)
 
     def measure(self, sets: Sequence[frozenset[str]]) -> None:
@@ -230,8 +233,9 @@ class _Trials:
         if not paying:
             return
         in_float, *times = self._race([self.plan(layers) for layers in paying])
-        pace = self.in_float / in_float if math.isfinite(self.in_float) and math.isfinite(in_float) else 1.0
-        self.in_float = self.in_float if math.isfinite(self.in_float) else in_float
+        if not self.times:
+            self.in_float = in_float
+        pace = self.in_float / in_float if math.isfinite(in_float) else math.inf
         self.times |= {layers: time * pace for layers, time in zip(paying, times, strict=True)}
 
 

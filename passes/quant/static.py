@@ -11,10 +11,12 @@ import onnx_ir as ir
 
 from onnxslim.analysis.float_form import keep_float_form
 from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.errors import RunError
 from onnxslim.model.edit import become
 from onnxslim.pipeline.interface import Change, Context, Note, left_alone, remark
 from onnxslim.pipeline.opset import PREFERRED_OPSET, at_least
 from onnxslim.pipeline.reasons import Reason
+from onnxslim.pipeline.selection import Selection
 
 from .codes import QuantCode
 from .equalisation import EXACT, deviation
@@ -35,7 +37,7 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
     if reason := _reason_against(settings, table):
         return Change(False, (left_alone("model", reason),))
     infer_shapes(model)
-    newest, notes = _with_newer_ops(model, table, context)
+    newest, notes = _with_newer_ops(model, settings, table, context)
     working, wide = _at_opset(newest, settings.weights, settings.integers(table).kept_in), settings.wide(table)
     if isinstance(working, Reason):
         return Change(False, (left_alone("model", working),))
@@ -88,20 +90,28 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
     return Change(True, (*quantizer.unmatched, *notes, *summary, *plan.left), layers, sensitivity)
 
 
-def _with_newer_ops(model: ir.Model, table: Int8Table, context: Context) -> tuple[ir.Model, list[Note]]:
+def _with_newer_ops(
+    model: ir.Model, settings: StaticSettings, table: Int8Table, context: Context
+) -> tuple[ir.Model, list[Note]]:
     """Return `model` with one op for each that it spells out and the target wants whole, and a note on them."""
-    found = with_newer_ops(model, table.whole, context)
-    if found.against is not None:
-        return model, [left_alone("opset", found.against)]
+
+    def chosen(raised: ir.Model) -> Selection:
+        return Selection(settings.include, settings.exclude, raised, context.original)
+
+    found = with_newer_ops(model, table.whole, chosen, context)
+    notes = [] if found.against is None else [left_alone("opset", found.against)]
     if found.model is model:
-        return model, []
+        return model, notes
     opset = found.model.graph.opset_imports[""]
     key = f"outputs at opset {opset}"
-    changed = context.observed(key, lambda: deviation(model, found.model, context.samples, context))
+    try:
+        changed = context.observed(key, lambda: deviation(model, found.model, context.samples, context))
+    except RunError as error:
+        return model, [left_alone("opset", str(error))]
     if not changed <= EXACT:
         return model, [left_alone("opset", Reason(QuantCode.NEWER_NOT_EXACT, (opset, changed)))]
     made = ", ".join(f"{count} {op_type}" for op_type, count in sorted(found.counts.items()))
-    return found.model, [remark("model", f"opset {opset}", f"{made} are one op each there, and are rounded once")]
+    return found.model, [*notes, remark("model", f"opset {opset}", f"{made} are one op each there, and rounded once")]
 
 
 def _at_opset(model: ir.Model, *wanted: IntegerType) -> ir.Model | Reason:

@@ -338,6 +338,25 @@ def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices()
     assert found.notes[0].action == "23.5 ms"
 
 
+@pytest.mark.parametrize("demands", [Demands(latency=0.6), Demands(size=0.6)])
+def test_a_budget_that_takes_time_is_no_reason_for_further_choices(demands):
+    model, _ = net()
+    plan = make_plan(model, load_table("cpu"))
+    costs = PlanCosts({key: PrecisionCost(4.0, 1.0, 40, 10) for key in "aby"}, measured=True)
+    errors = [RoundingError(frozenset(key), share) for key, share in (("a", 1.0), ("b", 5.0), ("y", 2.0))]
+    races = []
+
+    def race(plans):
+        races.append(plans)
+        return [24.0, *(24.0 - 6 * sum(site.is_contraction for site in own.sites) for own in plans)]
+
+    def replan(reasons):
+        return make_plan(model, load_table("cpu"), float_nodes=reasons)
+
+    mixed_plan(PlanFigures(plan, errors, costs, {}), demands, frozenset(), replan, race)
+    assert len(races) == 1
+
+
 IMAGES = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
     a = Conv <pads = [1, 1, 1, 1]> (x, u)  r = Relu (a)  b = Conv (r, v)  s = Relu (b)  y = Conv (s, w) }"""
 

@@ -15,9 +15,11 @@ from quantized_models import optimized_ops
 from sample_models import from_text
 from story import VNNI, make_context
 
+from onnxslim.errors import RunError
 from onnxslim.pipeline.interface import Change
 from onnxslim.pipeline.opset import OpsetCode
 from onnxslim.pipeline.reasons import Reason
+from onnxslim.pipeline.selection import Selection
 from onnxslim.runtime.session import Session
 
 ERF = "d = Div (a, r) e = Erf (d) p = Add (e, one) m = Mul (a, p) h = Mul (m, half)"
@@ -52,6 +54,11 @@ def quantized(activation: str, opset: int = 17, **options: object) -> tuple[ir.M
     return after, change, float(np.square(wanted - found).sum() / np.square(wanted).sum())
 
 
+def raised(model: ir.Model, feeds: dict[str, np.ndarray], *wanted: str) -> newer_ops.NewerOps:
+    context = make_context(model, feeds, target=VNNI)
+    return newer_ops.with_newer_ops(model, wanted, lambda own: Selection((), (), own, model), context)
+
+
 def ops(model: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in model.graph)
 
@@ -72,7 +79,7 @@ def test_a_gelu_between_q_and_dq_is_one_op(activation, opset, parts):
     (gelu,) = (node for node in after.graph if node.op_type == "Gelu")
     assert gelu.inputs[0].producer().op_type == "DequantizeLinear"
     assert [use.node.op_type for use in gelu.outputs[0].uses()] == ["QuantizeLinear"]
-    assert ("opset 20", "1 Gelu are one op each there, and are rounded once") in remarks(change, "model")
+    assert ("opset 20", "1 Gelu are one op each there, and rounded once") in remarks(change, "model")
     assert lost < 1e-3
 
 
@@ -86,14 +93,14 @@ def test_it_takes_fewer_roundings_than_its_parts(monkeypatch):
 
 def test_a_model_that_spells_nothing_out_keeps_its_operator_set():
     model, feeds = net("h = Relu (a)")
-    found = newer_ops.with_newer_ops(model, ["Gelu"], make_context(model, feeds, target=VNNI))
+    found = raised(model, feeds, "Gelu")
     assert found.model is model
     assert not found.counts
 
 
 def test_the_oldest_operator_set_that_serves_is_taken():
     model, feeds = net(HARD_SWISH, 13)
-    found = newer_ops.with_newer_ops(model, ["Gelu", "HardSwish"], make_context(model, feeds, target=VNNI))
+    found = raised(model, feeds, "Gelu", "HardSwish")
     assert found.model.graph.opset_imports[""] == 17
     assert found.counts == {"HardSwish": 1}
     assert model.graph.opset_imports[""] == 13, "what came in is as it was"
@@ -104,7 +111,7 @@ def test_the_target_says_which_ops_it_wants_whole():
     assert quantized(HARD_SWISH, 13)[0].graph.opset_imports[""] == 13
     after, change, _ = quantized(HARD_SWISH, 13, target="qnn")
     assert ops(after)["HardSwish"] == 1
-    assert ("opset 17", "1 HardSwish are one op each there, and are rounded once") in remarks(change, "model")
+    assert ("opset 17", "1 HardSwish are one op each there, and rounded once") in remarks(change, "model")
 
 
 def test_what_onnx_cannot_convert_is_quantized_as_it_is(monkeypatch):
@@ -131,6 +138,35 @@ def test_a_conversion_that_changes_the_outputs_is_thrown_away(monkeypatch):
     ((action, why),) = remarks(change, "opset")
     assert (action, why[:36]) == ("left alone", "at opset 20 the outputs would change")
     assert lost < 1e-3
+
+
+@pytest.mark.parametrize("name", ["Erf", "e", "m"])
+def test_parts_that_are_excluded_stay(name):
+    after, change, _ = quantized(ERF, exclude=(name,))
+    assert after.graph.opset_imports[""] == 17
+    assert ops(after)["Erf"] == 1
+    assert [layer.layer for layer in change.layers] == ["a", "y"], "what follows is not excluded with it"
+
+
+def test_what_was_made_stays_where_a_newer_operator_set_is_not_to_be_had(monkeypatch):
+    convert = newer_ops.upgraded
+    reason = Reason(OpsetCode.NOT_CONVERTED, (17, "no adapter"))
+    monkeypatch.setattr(newer_ops, "upgraded", lambda model, opset: reason if opset > 17 else convert(model, opset))
+    both = f"{HARD_SWISH.replace('e =', 'g =').replace('a, e', 'a, g').replace('h =', 'n =')} {ERF.replace('(a', '(n')}"
+    after, change, _ = quantized(both, 13, target="qdq")
+    assert after.graph.opset_imports[""] == 17
+    assert ops(after)["HardSwish"] == 1
+    assert [action for action, _ in remarks(change, "opset")] == ["left alone"]
+
+
+def test_a_converted_model_that_does_not_run_is_thrown_away(monkeypatch):
+    def fails(*_):
+        raise RunError("no kernel")
+
+    monkeypatch.setattr(static, "deviation", fails)
+    after, change, _ = quantized(ERF)
+    assert after.graph.opset_imports[""] == 17
+    assert remarks(change, "opset") == [("left alone", "no kernel")]
 
 
 def test_outputs_that_are_not_finite_tell_nothing(monkeypatch):

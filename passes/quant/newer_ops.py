@@ -33,8 +33,8 @@ SIMPLIFY = "simplify"
 OPSETS = (PREFERRED_OPSET, 20)
 """Where models are brought to, the oldest that serves first. ONNX Runtime knows the last one since 1.17."""
 
-
 Choose = Callable[[ir.Model], Selection]
+"""Returns what the options of a pass choose of a model."""
 
 
 @dataclasses.dataclass(frozen=True)

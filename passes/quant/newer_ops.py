@@ -27,6 +27,7 @@ from onnxslim.rewrite.instantiate import Instantiation
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.reader import load_rules
 from onnxslim.rewrite.rule import DoesNotCheck, Rule
+from onnxslim.rewrite.source import CALLED
 
 SIMPLIFY = "simplify"
 """The pass whose rules know what is spelled out."""
@@ -91,7 +92,8 @@ def _made(model: ir.Model, wanted: Collection[str], opset: int) -> list[tuple[Ru
     used = frozenset(node.op_type for graph in every_graph(model) for node in graph)
     rules = load_rules(find_pass(SIMPLIFY).__module__, opset, used)
     lacking = {op_type for op_type in wanted if find_schema("", op_type, own) is None}
-    made = ((rule, sorted(lacking & _op_types(rule))) for rule in rules)
+    named = (rule for rule in rules if lacking.intersection(CALLED.findall(rule.source.written("rewrite"))))
+    made = ((rule, sorted(lacking & _op_types(rule))) for rule in named)
     return [(rule, op_types) for rule, op_types in made if op_types]
 
 

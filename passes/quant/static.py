@@ -111,7 +111,7 @@ def _with_newer_ops(
     if not changed <= EXACT:
         return model, [left_alone("opset", Reason(QuantCode.NEWER_NOT_EXACT, (opset, changed)))]
     made = ", ".join(f"{count} {op_type}" for op_type, count in sorted(found.counts.items()))
-    return found.model, [*notes, remark("model", f"opset {opset}", f"{made} are one op each there, and rounded once")]
+    return found.model, [*notes, remark("model", f"opset {opset}", f"for {made}: one op there, which is rounded once")]
 
 
 def _at_opset(model: ir.Model, *wanted: IntegerType) -> ir.Model | Reason:

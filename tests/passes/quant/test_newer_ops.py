@@ -79,7 +79,7 @@ def test_a_gelu_between_q_and_dq_is_one_op(activation, opset, parts):
     (gelu,) = (node for node in after.graph if node.op_type == "Gelu")
     assert gelu.inputs[0].producer().op_type == "DequantizeLinear"
     assert [use.node.op_type for use in gelu.outputs[0].uses()] == ["QuantizeLinear"]
-    assert ("opset 20", "1 Gelu are one op each there, and rounded once") in remarks(change, "model")
+    assert ("opset 20", "for 1 Gelu: one op there, which is rounded once") in remarks(change, "model")
     assert lost < 1e-3
 
 
@@ -111,7 +111,7 @@ def test_the_target_says_which_ops_it_wants_whole():
     assert quantized(HARD_SWISH, 13)[0].graph.opset_imports[""] == 13
     after, change, _ = quantized(HARD_SWISH, 13, target="qnn")
     assert ops(after)["HardSwish"] == 1
-    assert ("opset 17", "1 HardSwish are one op each there, and rounded once") in remarks(change, "model")
+    assert ("opset 17", "for 1 HardSwish: one op there, which is rounded once") in remarks(change, "model")
 
 
 def test_what_onnx_cannot_convert_is_quantized_as_it_is(monkeypatch):

@@ -23,6 +23,9 @@ SHARES = (1.0, 0.5, 0.25)
 CONVERSIONS = (2.0, 4.0)
 """How much dearer conversions are taken to be: what lies between a model in float and one in int8 is only reckoned."""
 
+MUCH_LESS = 1 / 8
+"""Where no more of the error of the fastest choice is left, a choice may take twice the time that `float_time` adds:
+what is measured has noise, and 9 dB must not hang on it."""
 SOLVED = 1e-6
 """How far the solver may miss what is demanded."""
 TOGETHER = 1_000_000_000
@@ -133,10 +136,14 @@ def best_of(left: Sequence[float], times: Sequence[float], in_float: float, dema
     enough = [index for index in enough if times[index] < in_float]
     if not enough:
         return None
-    limit = min(times[index] for index in enough) * (1 + demands.float_time)
+    first = min(enough, key=times.__getitem__)
+    limit = times[first] * (1 + demands.float_time)
     if demands.budgeted:
         limit = in_float * (1 if demands.latency is None else demands.latency)
     within = [index for index in enough if times[index] <= limit]
+    if not demands.budgeted:
+        twice = times[first] * (1 + 2 * demands.float_time)
+        within += [index for index in enough if times[index] <= twice and left[index] <= MUCH_LESS * left[first]]
     if not within:
         return min(enough, key=times.__getitem__)
     return min(within, key=lambda index: (left[index], times[index]))

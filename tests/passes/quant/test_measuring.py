@@ -338,6 +338,22 @@ def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices()
     assert found.notes[0].action == "23.5 ms"
 
 
+@pytest.mark.parametrize(
+    ("left", "times", "best"),
+    [
+        ([1.0, 0.5], [100.0, 104.0], 1),
+        ([1.0, 0.5], [100.0, 108.0], 0),
+        ([1.0, 0.1], [100.0, 108.0], 1),
+        ([1.0, 0.1], [100.0, 112.0], 0),
+        ([1.0, 0.5, 0.1], [100.0, 104.0, 109.0], 2),
+        ([0.1, 0.05], [100.0, 108.0], 0),
+    ],
+)
+def test_twice_the_time_is_worth_an_eighth_of_the_error(left, times, best):
+    assert best_of(left, times, 200.0, Demands(float_time=0.05)) == best
+    assert best_of(left, times, 200.0, Demands(float_time=0.05, latency=1.0)) == int(np.argmin(left))
+
+
 @pytest.mark.parametrize("demands", [Demands(latency=0.6), Demands(size=0.6)])
 def test_a_budget_that_takes_time_is_no_reason_for_further_choices(demands):
     model, _ = net()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,7 @@ from shape_programs import BINDING, Program, check_facts, programs
 
 from onnxslim.analysis.inference import Inference
 from onnxslim.ops.fact import Fact
+from onnxslim.runtime.session import Session
 
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 8])
 
@@ -62,3 +64,22 @@ def test_every_reduction_tells_its_elements() -> None:
         inference.run()
         facts = {value.name: fact for value, fact in inference.facts.items()}
         assert facts["y"].elements == (element,), op
+
+
+def test_a_size_that_may_be_0_copies_what_stands_at_its_place() -> None:
+    """Of an empty tensor [-1, 0] is [0, N], and not [N, 0]: the 0 that was computed is taken for "as it was"."""
+    model = from_text(
+        """<ir_version: 8, opset_import: ["": 13]> g (float[N,N] x, int64[1] e) => (float[A,B] y)
+        { v = Slice (x, n, e, n) s = Shape (v) r = Gather (s, n) t = Concat <axis = 0> (p, r) y = Reshape (v, t) }""",
+        n=np.array([0]),
+        p=np.array([-1]),
+    )
+    inference = Inference(model)
+    inference.run()
+    shape = inference.facts[model.graph.outputs[0]].shape
+    assert shape is not None
+    feeds = {"x": np.ones((2, 2), np.float32), "e": np.array([0])}
+    assert Session.of(model).run(feeds)["y"].shape == (0, 2)
+    cut = inference.facts[model.graph[0].outputs[0]].shape
+    assert cut is not None
+    assert shape != (cut[1], cut[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -44,7 +44,7 @@ def reshape(site: NodeFacts) -> Fact:
             result.append(None)
         elif size == 0 and not keep_zero:
             result.append(source[place] if source is not None and place < len(source) else site.unknown(place))
-        elif size is None or isinstance(size, float) or not _is_size(size, place, source, keep_zero):
+        elif size is None or isinstance(size, float) or not _is_size(size, target, place, source, keep_zero):
             result.append(site.unknown(place))
         else:
             result.append(size)
@@ -58,17 +58,23 @@ def reshape(site: NodeFacts) -> Fact:
     return Fact(first.dtype, shape, first.elements if len(shape) < 2 else None)
 
 
-def _is_size(size: Size, place: int, source: tuple[Size, ...] | None, keep_zero: bool) -> bool:
+def _is_size(
+    size: Size, target: Sequence[Size | float | None], place: int, source: tuple[Size, ...] | None, keep_zero: bool
+) -> bool:
     """Whether an element of a target is the size that results: no -1, and no 0 that copies another size.
 
-    A size that may be 0 at run time copies what the input has at that place. That is 0, too, if the input has as many
-    elements there as a multiple of the size. (Two sizes that are 0 at once are not thought of.)
+    A size that may be 0 at run time copies what the input has at that place. That is 0, too, if the input has a
+    multiple of the size there. Elsewhere the model does not run, or another size is 0 (two at once are not thought of),
+    if the input has as many elements as a multiple of the size, and no -1 takes what is left over.
     """
     if is_positive(size):
         return True
     if not is_nonnegative(size):
         return False
-    return keep_zero or (source is not None and exact_quotient(product(source), size) is not None)
+    if keep_zero or source is None:
+        return keep_zero
+    held = product(source) if -1 not in target else source[place] if place < len(source) else None
+    return held is not None and exact_quotient(held, size) is not None
 
 
 def _complete(site: NodeFacts, source: tuple[Size, ...], shape: tuple[Size, ...]) -> tuple[Size, ...]:

@@ -14,7 +14,6 @@ all weights that make it and all that read it.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
@@ -26,10 +25,7 @@ from onnxslim.analysis.rescaling import Rescaling, rescaling
 from onnxslim.analysis.shared_vectors import retie_vectors, untie_vectors
 from onnxslim.arrays import Floats, Indices
 from onnxslim.data import Samples
-from onnxslim.observe.probe import run_on
-from onnxslim.observe.sensitivity import OutputDeviation
 from onnxslim.observe.statistics import EXPONENT, Power, Query, Statistic, observe
-from onnxslim.pipeline.interface import Context
 from onnxslim.runtime.session import OpenSession
 
 from .channel_weights import ChannelWeights
@@ -58,11 +54,6 @@ WORTHWHILE = 0.97
 samples moves by some per cent."""
 WORTH_INSERTING = 0.8
 """The same where multiplications are inserted, which take time in every run: 1 dB."""
-EXACT = 1e-8
-"""The share of the energy of the outputs by which they may change in float: rounding in single precision leaves less
-than a thousandth of it."""
-SAMPLES = 4
-"""Samples that this is seen on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,17 +162,6 @@ class EqualChannels:
         self.found.apply(factors.of_labels)
         retie_vectors(self._copy, self._untied)
         return self._copy
-
-
-def deviation(before: ir.Model, after: ir.Model, samples: Samples, context: Context) -> float:
-    """Return the energy of the difference of the outputs of two models on few samples, as a share of theirs.
-
-    Raises:
-        RunError: A model does not run on them.
-    """
-    few = samples.draw(SAMPLES, np.random.default_rng(context.seed))
-    error = OutputDeviation.on(before, few, context.open_session)
-    return error(functools.partial(run_on, context.open_session(after)))
 
 
 def fitted_factors(

@@ -26,7 +26,7 @@ from onnxslim.rewrite.driver import fixpoint
 from onnxslim.rewrite.instantiate import Instantiation
 from onnxslim.rewrite.match import Match
 from onnxslim.rewrite.reader import load_rules
-from onnxslim.rewrite.rule import DoesNotCheck, Rule
+from onnxslim.rewrite.rule import Rule
 from onnxslim.rewrite.source import CALLED
 
 SIMPLIFY = "simplify"
@@ -92,14 +92,5 @@ def _made(model: ir.Model, wanted: Collection[str], opset: int) -> list[tuple[Ru
     used = frozenset(node.op_type for graph in every_graph(model) for node in graph)
     rules = load_rules(find_pass(SIMPLIFY).__module__, opset, used)
     lacking = {op_type for op_type in wanted if find_schema("", op_type, own) is None}
-    named = (rule for rule in rules if lacking.intersection(CALLED.findall(rule.source.written("rewrite"))))
-    made = ((rule, sorted(lacking & _op_types(rule))) for rule in named)
+    made = ((rule, sorted(lacking.intersection(CALLED.findall(rule.source.written("rewrite"))))) for rule in rules)
     return [(rule, op_types) for rule, op_types in made if op_types]
-
-
-def _op_types(rule: Rule) -> set[str]:
-    """Return the op types of ONNX itself that a rule makes; none where it does not check at its opset."""
-    try:
-        return {node.op_type for node in rule.rewrite.operations() if not node.domain}
-    except DoesNotCheck:
-        return set()

@@ -24,8 +24,9 @@ CONVERSIONS = (2.0, 4.0)
 """How much dearer conversions are taken to be: what lies between a model in float and one in int8 is only reckoned."""
 
 MUCH_LESS = 1 / 8
-"""Where no more of the error of the fastest choice is left, a choice may take twice the time that `float_time` adds:
-what is measured has noise, and 9 dB must not hang on it."""
+"""The share of the error of the fastest choice for which a choice may add twice `float_time`: what is measured has
+noise, and 9 dB must not hang on it."""
+
 SOLVED = 1e-6
 """How far the solver may miss what is demanded."""
 TOGETHER = 1_000_000_000
@@ -131,21 +132,24 @@ def best_of(left: Sequence[float], times: Sequence[float], in_float: float, dema
         in_float: The milliseconds of the model in float.
         demands: What is asked for. Of those that keep it the one with the least error counts; where none keeps the
             error, the one with the least, and where none keeps the time, the fastest.
+
+    The time is kept within `float_time` of the fastest, or twice that for `MUCH_LESS` error, unless there is a budget.
     """
     enough = [index for index, share in enumerate(left) if share <= demands.error + SOLVED] or [int(np.argmin(left))]
     enough = [index for index in enough if times[index] < in_float]
     if not enough:
         return None
     first = min(enough, key=times.__getitem__)
-    limit = times[first] * (1 + demands.float_time)
-    if demands.budgeted:
-        limit = in_float * (1 if demands.latency is None else demands.latency)
-    within = [index for index in enough if times[index] <= limit]
-    if not demands.budgeted:
-        twice = times[first] * (1 + 2 * demands.float_time)
-        within += [index for index in enough if times[index] <= twice and left[index] <= MUCH_LESS * left[first]]
+
+    def limit(index: int) -> float:
+        if demands.budgeted:
+            return in_float * (1 if demands.latency is None else demands.latency)
+        added = demands.float_time * (2 if left[index] <= MUCH_LESS * left[first] else 1)
+        return times[first] * (1 + added)
+
+    within = [index for index in enough if times[index] <= limit(index)]
     if not within:
-        return min(enough, key=times.__getitem__)
+        return first
     return min(within, key=lambda index: (left[index], times[index]))
 
 
@@ -198,7 +202,7 @@ def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], rep
         return MixedPlan(trials.plan(sets[0]), _unkept(figures, sets[0], demands))
     measured = list(trials.times)
     shares = [left_after(layers, errors) for layers in measured]
-    best = best_of(shares, list(trials.times.values()), trials.in_float, demands) if measured else None
+    best = best_of(shares, list(trials.times.values()), trials.in_float, demands)
     if best is None:
         least = min(trials.times.values(), default=math.inf)
         return MixedPlan(trials.plan(sets[0]), against=Reason(QuantCode.NOT_FASTER, (least, trials.in_float)))

@@ -27,17 +27,16 @@ from .calibration import CalibrationSettings, Calibrator
 from .codes import QuantCode
 from .cost import PlanCosts, estimated_costs
 from .equalisation import (
-    EXACT,
     WORTH_INSERTING,
     WORTHWHILE,
     EqualChannels,
     Factors,
     balanced_factors,
-    deviation,
     fitted_factors,
 )
 from .fed_forward import MUCH, FedLayers, fed_where_better
 from .fitted import fitted_weights
+from .float_change import EXACT, deviation
 from .insert import insert
 from .insertion import Insertion, costly, insertions
 from .integers import INT8, IntegerType

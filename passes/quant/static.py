@@ -19,7 +19,7 @@ from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
 from .codes import QuantCode
-from .equalisation import EXACT, deviation
+from .float_change import EXACT, deviation
 from .input_grid import align_inputs
 from .integers import IntegerType
 from .newer_ops import with_newer_ops

@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 from onnxslim.passes.quant import Quant, equalisation, quantizer
 from onnxslim.passes.quant.channel_weights import ChannelWeights
-from onnxslim.passes.quant.equalisation import EqualChannels, Factors, balanced_factors, deviation
+from onnxslim.passes.quant.equalisation import EqualChannels, Factors, balanced_factors
+from onnxslim.passes.quant.float_change import deviation
 from onnxslim.passes.quant.scales import Activations, Calibration
 from onnxslim.passes.quant.weights import Rounding
 from sample_models import from_text

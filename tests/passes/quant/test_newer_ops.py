@@ -148,6 +148,13 @@ def test_parts_that_are_excluded_stay(name):
     assert [layer.layer for layer in change.layers] == ["a", "y"], "what follows is not excluded with it"
 
 
+def test_where_a_part_of_one_is_excluded_the_others_stay_as_well():
+    """At the newer operator set `simplify` would make one op of it all the same."""
+    second = "d2 = Div (g, r) e2 = Erf (d2) p2 = Add (e2, one) m2 = Mul (g, p2) h = Mul (m2, half)"
+    after, _, _ = quantized(f"{ERF.replace('h =', 'g =')} {second}", exclude=("e",))
+    assert ops(after)["Erf"] == 2
+
+
 def test_what_was_made_stays_where_a_newer_operator_set_is_not_to_be_had(monkeypatch):
     convert = newer_ops.upgraded
     reason = Reason(OpsetCode.NOT_CONVERTED, (17, "no adapter"))

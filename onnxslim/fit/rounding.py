@@ -17,8 +17,9 @@ from scipy.linalg.lapack import dpotrf, dtrtri
 
 from onnxslim.arrays import Floats, Indices
 
-Nearest = Callable[["int | np.integer", Floats], Floats]
-"""Returns the nearest values that the format has: of a column, for numbers of shape [groups, outputs]."""
+Nearest = Callable[["int | np.integer", Floats, Floats], Floats]
+"""Returns the nearest values that the format has: of a column, for numbers of shape [groups, outputs], beside what all
+columns are rounded to so far, shape [groups, columns, outputs]."""
 
 BLOCK = 64
 """Columns whose errors are passed on together: products of matrices are faster than those of vectors."""
@@ -30,18 +31,18 @@ DAMPING = 1e-2
 """What is added to the diagonal, relative to its mean: the moments are those of a sample."""
 
 
-def round_columns(weight: Floats, moment: Floats, nearest: Nearest) -> Floats:
-    """Return values that the format has in place of `weight`, with little error of the outputs.
+def round_columns(weight: Floats, moment: Floats, nearest: Nearest, plain: Floats) -> Floats:
+    """Return values that the format has in place of `weight`, with little error of the outputs: no more than `plain`.
 
     Args:
         weight: Shape [groups, columns, outputs].
         moment: For each group the mean products of what columns read, shape [groups, columns, columns]; about the mean,
             where a bias makes up for that.
         nearest: The format.
+        plain: Values that the format has next to the weights, of the same shape.
     """
     with _damped(moment):
-        rounded = _pass_on(weight, moment, nearest)
-        plain = np.stack([nearest(column, weight[:, column]) for column in range(weight.shape[1])], axis=1)
+        rounded = _pass_on(weight, moment, nearest, plain)
         started = np.where(
             (output_error(weight - plain, moment) < output_error(weight - rounded, moment))[:, None], plain, rounded
         )
@@ -93,17 +94,17 @@ def _damped(moment: Floats) -> Iterator[None]:
         diagonal[...] = plain
 
 
-def _pass_on(weight: Floats, moment: Floats, nearest: Nearest) -> Floats:
-    """Round column after column, and pass the error of each on to those that follow."""
+def _pass_on(weight: Floats, moment: Floats, nearest: Nearest, plain: Floats) -> Floats:
+    """Round column after column, and pass the error of each on to those that follow, which are plain until then."""
     groups, columns, _ = weight.shape
     order = np.argsort(-np.einsum("gcc->gc", moment).mean(axis=0), kind="stable")
     upper = _inverse_factors(moment, order)
-    left, rounded = weight[:, order].copy(), np.empty_like(weight)
+    left, rounded = weight[:, order].copy(), plain.copy()
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
         errors = np.empty((groups, end - start, weight.shape[2]))
         for place in range(start, end):
-            value = nearest(order[place], left[:, place])
+            value = nearest(order[place], left[:, place], rounded)
             rounded[:, order[place]] = value
             error = (left[:, place] - value) / upper[:, place, place, None]
             left[:, place + 1 : end] -= upper[:, place, place + 1 : end, None] * error[:, None]
@@ -144,7 +145,7 @@ def _descend(weight: Floats, moment: Floats, rounded: Floats, nearest: Nearest) 
             for place in range(block.stop - start):
                 column = start + place
                 wanted = rounded[:, column] + slope[:, place] / moment[:, column, column, None]
-                value = nearest(column, wanted)
+                value = nearest(column, wanted, rounded)
                 step = value - rounded[:, column]
                 if step.any():
                     changed = True

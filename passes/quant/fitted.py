@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.analysis.contraction import Contraction
-from onnxslim.arrays import Floats
+from onnxslim.arrays import Floats, Indices
 from onnxslim.chunks import chunks
 from onnxslim.data import Samples
 from onnxslim.fit.rounding import best_steps, round_columns
@@ -22,7 +22,7 @@ from onnxslim.pipeline.interface import Context
 
 from .parameters import WeightSettings, quantize_site_weight
 from .plan import QuantPlan
-from .saturation import Saturation
+from .saturation import PAIR_LIMIT, Saturation, fit_pairs, products_in_order
 from .site import QuantSite
 from .weights import QuantizedWeight
 
@@ -41,7 +41,7 @@ def fitted_weights(
 ) -> dict[str, QuantizedWeight]:
     """Return weights whose levels are fitted to the samples, by the keys of their sites.
 
-    Sites are left out whose weight others share, whose rows are not known, or whose products saturate in pairs.
+    Sites are left out whose weight others share, or whose rows are not known.
 
     Args:
         model: The float model; it is not changed.
@@ -72,7 +72,7 @@ def fitted_weights(
 
 
 def can_be_fitted(site: QuantSite, settings: WeightSettings) -> bool:
-    """Whether the weight of a site is its own, the rows that it multiplies are known, and any levels may be chosen."""
+    """Whether the weight of a site is its own, and the rows that it multiplies are known."""
     product = site.product
     return (
         product is not None
@@ -80,7 +80,6 @@ def can_be_fitted(site: QuantSite, settings: WeightSettings) -> bool:
         and measurable(product)
         and 1 < product.columns <= COLUMNS
         and len(product.weight.uses()) == 1
-        and (settings.saturation_of(site) is not Saturation.PAIRS)
     )
 
 
@@ -114,15 +113,36 @@ def rounded_to(
         moment: The mean products of what the columns read, shape [groups, columns, columns].
         settings: How weights are quantized.
     """
-    product = site.product
+    product, saturation = site.product, settings.saturation_of(site)
     assert product is not None
-    groups, _, outputs = blocks.shape
+    groups, columns, outputs = blocks.shape
     step = np.broadcast_to(like.scale.astype(np.float64), (groups * outputs,)).reshape(groups, outputs)
-    ends = settings.saturation_of(site).ends(like.integers)
+    ends = saturation.ends(like.integers)
+    levels = np.clip(blocks / step[:, None], *ends)
+    partners = np.full(columns, -1)
+    if saturation is Saturation.PAIRS:
+        left, right = pairs_of(product, site.row.packing)
+        partners[left], partners[right] = right, left
+        pairs = np.stack([levels[:, left], levels[:, right]], axis=-1)
+        fitted = fit_pairs(pairs.reshape(-1, 2).astype(np.float32)).reshape(pairs.shape)
+        levels[:, left], levels[:, right] = fitted[..., 0], fitted[..., 1]
 
-    def nearest(_: int | np.integer[Any], values: Floats) -> Floats:
-        rounded: Floats = np.clip(np.rint(values / step), *ends) * step
-        return rounded
+    def nearest(column: int | np.integer[Any], values: Floats, others: Floats) -> Floats:
+        rounded: Floats = np.clip(np.rint(values / step), *ends)
+        if partners[column] >= 0:
+            beside = np.rint(others[:, partners[column]] / step)
+            rounded = np.clip(rounded, np.maximum(-beside, 0) - PAIR_LIMIT, PAIR_LIMIT - np.maximum(beside, 0))
+        return rounded * step
 
-    levels = np.rint(product.from_blocks(round_columns(blocks, moment, nearest) / step[:, None]))
-    return dataclasses.replace(like, levels=levels.astype(np.int8))
+    rounded = round_columns(blocks, moment, nearest, np.rint(levels) * step[:, None])
+    return dataclasses.replace(like, levels=np.rint(product.from_blocks(rounded / step[:, None])).astype(np.int8))
+
+
+def pairs_of(product: Contraction, packing: str | None) -> tuple[Indices, Indices]:
+    """Return the columns of a contraction whose products its kernel adds in pairs: the first and the second of each."""
+    groups, columns, outputs = product.blocks().shape
+    places = np.broadcast_to(np.arange(columns, dtype=np.float64)[:, None], (groups, columns, outputs))
+    assert product.weight_axis is not None
+    order = products_in_order(product.from_blocks(places), product.weight_axis, packing)[0].astype(np.int64)
+    even = columns // 2 * 2
+    return order[0:even:2], order[1:even:2]

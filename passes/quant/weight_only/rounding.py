@@ -174,10 +174,11 @@ def _fitted(weight: StoredWeight, kind: LevelType, seen: Sequence[Sums], correct
     grid = _fit_levels(matrix, kind, importance)
     groups = np.stack(weight_groups(weight.products[0].contraction, matrix.astype(np.float64)))
 
-    def nearest(column: int | np.integer[Any], values: Floats) -> Floats:
+    def nearest(column: int | np.integer[Any], values: Floats, _: Floats) -> Floats:
         return grid.nearest(int(column), values.reshape(-1)).reshape(values.shape)
 
-    rounded = round_columns(groups, moment, nearest)
+    plain = np.stack([nearest(column, groups[:, column], groups) for column in range(groups.shape[1])], axis=1)
+    rounded = round_columns(groups, moment, nearest, plain)
     if isinstance(grid, Codebook):
         grid, rounded = _rescaled(grid, groups, rounded, moment)
     noise, signal = (float(output_error(part, moment).sum()) for part in (groups - rounded, groups))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnxslim.passes.quant import Quant, fed_forward, quantizer
 from onnxslim.passes.quant.integers import INT8
+from onnxslim.passes.quant.saturation import PAIR_LIMIT, products_in_order
 from onnxslim.passes.quant.weights import QuantizedWeight
 from sample_models import from_text
 from story import AVX2, VNNI, make_context
@@ -144,11 +145,17 @@ def test_nothing_is_fed_forward_where_little_is_lost(fed, monkeypatch):
     assert not fed
 
 
-def test_weights_stay_where_pairs_of_products_saturate_and_biases_do_not(fed):
+def test_weights_that_make_up_for_others_keep_pairs_of_products_from_saturating(fed):
     model, images = net()
     quantized(model, images, target=AVX2)
     ((_, plan, given, *_, layers),) = fed
+    changed = 0
     for site in plan.sites:
         if site.key in layers:
-            np.testing.assert_array_equal(layers[site.key].weight.levels, given.weights[site.node].levels)
+            weight = layers[site.key].weight
+            changed += int((weight.levels != given.weights[site.node].levels).any())
+            rows = products_in_order(weight.levels.astype(int), weight.axis, site.row.packing)
+            even = rows.shape[1] // 2 * 2
+            assert np.abs(rows[:, 0:even:2] + rows[:, 1:even:2]).max(initial=0) <= PAIR_LIMIT
             assert np.abs(layers[site.key].bias - given.biases[site.node]).max() > 0
+    assert changed

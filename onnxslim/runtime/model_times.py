@@ -17,9 +17,9 @@ from onnxslim.runtime.cache import Cache
 from onnxslim.runtime.kernels import first_value, kernel_milliseconds
 from onnxslim.runtime.layer_latency import TimeLayers, circumstances
 from onnxslim.runtime.target import Target
-from onnxslim.runtime.timing import time_layers
+from onnxslim.runtime.timing import time_models
 
-FORMAT = 2
+FORMAT = 3
 """Version of the method of measurement; times of other versions are not used."""
 SMALL = 64
 """Integers of a constant that may be sizes, which decide how long a model takes."""
@@ -43,7 +43,7 @@ class ModelTimes:
     def __init__(
         self,
         target: Target,
-        time_models: TimeLayers = time_layers,
+        time_models: TimeLayers = time_models,
         time_kernels: TimeKernels = kernel_milliseconds,
         *,
         folder: pathlib.Path | None = None,

@@ -21,7 +21,7 @@ from onnxslim.runtime.latency import run_block
 from onnxslim.runtime.profile import profile_kernels
 from onnxslim.runtime.session import Session, Threading
 from onnxslim.runtime.target import Target
-from onnxslim.runtime.turns import time_those_that_run
+from onnxslim.runtime.turns import Turns, time_those_that_run
 
 MOST_TIMES = 2000
 """Maximum of the times that are returned for a block; more are thinned out evenly."""
@@ -76,7 +76,7 @@ class Server:
         def prepare(layer: Mapping[str, Any]) -> Callable[[], None]:
             return _session(layer, threading).prepare(_feeds(layer))
 
-        return {"times": time_those_that_run(prepare, request["layers"])}
+        return {"times": time_those_that_run(prepare, request["layers"], Turns(*request["turns"]))}
 
     def _nodes(self, request: Mapping[str, Any]) -> dict[str, Any]:
         optimized = request.get("optimized")

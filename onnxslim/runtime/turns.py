@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -14,15 +15,31 @@ from onnxslim.runtime.latency import Clock
 
 Layer = TypeVar("Layer")
 
-ROUNDS, FEWEST = 40, 5
-"""Number of runs of a call, and the minimum for slow calls."""
-LONGEST = 0.5
-"""Total seconds after which a call is slow."""
+FEWEST = 5
+"""Runs of a slow call."""
 LOWER = 0.25
 """Quantile of the times that counts: other load only adds time, and the minimum depends on chance."""
 
 
-def time_in_turns(calls: Sequence[Callable[[], None]], clock: Clock = time.perf_counter) -> list[float]:
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """How long calls take turns."""
+
+    runs: int
+    """Of each call at most."""
+    seconds: float
+    """Of all runs of a call, after which it is slow."""
+
+
+OF_LAYERS = Turns(40, 0.5)
+"""There may be a thousand of them, and what one takes beside another differs much."""
+OF_MODELS = Turns(120, 3.0)
+"""There are few, and a hundredth of their times may decide."""
+
+
+def time_in_turns(
+    calls: Sequence[Callable[[], None]], turns: Turns = OF_LAYERS, clock: Clock = time.perf_counter
+) -> list[float]:
     """Return the milliseconds of each call: the lower quartile of single runs, in turns.
 
     Calls take turns so that other load affects all of them, and so that caches are in the state as within a model, full
@@ -35,17 +52,19 @@ def time_in_turns(calls: Sequence[Callable[[], None]], clock: Clock = time.perf_
     for call in calls:
         call()
     times: list[list[float]] = [[] for _ in calls]
-    for turn in range(ROUNDS):
+    for turn in range(turns.runs):
         # forwards and backwards, so that a call does not always follow the same one
         for index in range(len(calls)) if turn % 2 == 0 else reversed(range(len(calls))):
-            if turn < FEWEST or sum(times[index]) < LONGEST:
+            if turn < FEWEST or sum(times[index]) < turns.seconds:
                 start = clock()
                 calls[index]()
                 times[index].append(clock() - start)
     return [float(np.quantile(runs, LOWER)) * 1e3 for runs in times]
 
 
-def time_those_that_run(prepare: Callable[[Layer], Callable[[], None]], layers: Sequence[Layer]) -> list[float | None]:
+def time_those_that_run(
+    prepare: Callable[[Layer], Callable[[], None]], layers: Sequence[Layer], turns: Turns = OF_LAYERS
+) -> list[float | None]:
     """Return the milliseconds of each layer in turns; None for one that `prepare` cannot open, or that fails."""
     calls: dict[int, Callable[[], None]] = {}
     for index, layer in enumerate(layers):
@@ -53,5 +72,5 @@ def time_those_that_run(prepare: Callable[[Layer], Callable[[], None]], layers: 
             call = prepare(layer)
             call()
             calls[index] = call
-    times = dict(zip(calls, time_in_turns(list(calls.values())), strict=True))
+    times = dict(zip(calls, time_in_turns(list(calls.values()), turns), strict=True))
     return [times.get(index) for index in range(len(layers))]

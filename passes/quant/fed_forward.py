@@ -119,8 +119,8 @@ def fed_where_better(
         return FedLayers({})
     few = seen.draw(min(count, SAMPLES), np.random.default_rng(context.seed))
     fed = FedLayers(fed_forward(model, plan, given, table, settings, few, context))
-    copies = QuantizedCopies(model, plan, table, cost.macs, 2, others, context)
-    before, after = copies.error(given), copies.error(fed.within(plan, given))
+    copies = QuantizedCopies(model, table, cost.macs, 2, others, context)
+    before, after = copies.error(plan, given), copies.error(plan, fed.within(plan, given))
     return dataclasses.replace(fed, left=after / before) if after < before else FedLayers({})
 
 

@@ -20,12 +20,14 @@ from .plan import QuantPlan, layers_of
 
 SHARES = (1.0, 0.5, 0.25)
 """Shares of `float_time` that choices are made for: what a choice really takes is only known once it is measured."""
+MORE = (2.0, 4.0)
+"""Multiples of it that are measured as well, for what they may bring."""
 CONVERSIONS = (2.0, 4.0)
 """How much dearer conversions are taken to be: what lies between a model in float and one in int8 is only reckoned."""
 
-MUCH_LESS = 1 / 8
-"""The share of the error of the fastest choice for which a choice may add twice `float_time`: what is measured has
-noise, and 9 dB must not hang on it."""
+WORTH = 1 / 8
+"""The share of the error of the fastest choice to which each further `float_time` must bring it, so that the choice
+does not hang on the clock where errors differ much: 9 dB."""
 
 SOLVED = 1e-6
 """How far the solver may miss what is demanded."""
@@ -113,6 +115,7 @@ def candidates(
     tries = [(costs, demands)]
     if estimated is not None and not demands.budgeted:
         tries += [(estimated, asked) for asked in most_first]
+        tries += [(costs, dataclasses.replace(demands, float_time=demands.float_time * times)) for times in MORE]
     tries += [(costs, asked) for asked in most_first[1:]]
     tries.append((costs, fastest_one))
     tries += [(costs.dearer(factor), asked) for factor in CONVERSIONS for asked in (demands, fastest_one)]
@@ -127,15 +130,17 @@ def best_of(left: Sequence[float], times: Sequence[float], in_float: float, dema
     """Return the place of the best of several models that leave different layers in float; None: none is faster.
 
     Args:
-        left: The share of the error that is left in each.
+        left: The error that is left in each, as a share of that with everything in int8.
         times: The milliseconds that each takes; infinite where it does not run.
         in_float: The milliseconds of the model in float.
         demands: What is asked for. Of those that keep it the one with the least error counts; where none keeps the
             error, the one with the least, and where none keeps the time, the fastest.
 
-    The time is kept within `float_time` of the fastest, or twice that for `MUCH_LESS` error, unless there is a budget.
+    Unless there is a budget, the time is kept within `float_time` of the fastest: once, and once more for each time
+    that the error is `WORTH` of what it was, as often as `MORE` says.
     """
-    enough = [index for index, share in enumerate(left) if share <= demands.error + SOLVED] or [int(np.argmin(left))]
+    most = demands.error + SOLVED if demands.error < 1 else math.inf
+    enough = [index for index, share in enumerate(left) if share <= most] or [int(np.argmin(left))]
     enough = [index for index in enough if times[index] < in_float]
     if not enough:
         return None
@@ -144,8 +149,8 @@ def best_of(left: Sequence[float], times: Sequence[float], in_float: float, dema
     def limit(index: int) -> float:
         if demands.budgeted:
             return in_float * (1 if demands.latency is None else demands.latency)
-        added = demands.float_time * (2 if left[index] <= MUCH_LESS * left[first] else 1)
-        return times[first] * (1 + added)
+        less = math.log(max(left[index], SOLVED) / max(left[first], SOLVED)) / math.log(WORTH)
+        return times[first] * (1 + demands.float_time * min(1 + max(less, 0.0), MORE[-1]))
 
     within = [index for index in enough if times[index] <= limit(index)]
     if not within:
@@ -176,23 +181,30 @@ class MixedPlan:
     """Why nothing is quantized."""
 
 
-Replan = Callable[[Mapping[ir.Node, Reason]], QuantPlan]
-"""Makes the plan that leaves nodes in float, for these reasons."""
-Race = Callable[[Sequence[QuantPlan]], list[float]]
-"""Returns the milliseconds of the model in float, and of copies that are quantized by these plans."""
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Makes plans, and tries them."""
+
+    replan: Callable[[Mapping[ir.Node, Reason]], QuantPlan]
+    """Makes the plan that leaves nodes in float, for these reasons."""
+    race: Callable[[Sequence[QuantPlan]], list[float]]
+    """Returns the milliseconds of the model in float, and of copies that are quantized by these plans."""
+    judge: Callable[[Sequence[QuantPlan]], list[float]]
+    """Returns the energy of the error of the outputs of copies that are quantized by these plans, as a share of theirs;
+    NaN where one does not run."""
 
 
-def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], replan: Replan, race: Race) -> MixedPlan:
+def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], trial: Trial) -> MixedPlan:
     """Return a plan with the layers in float that cost the outputs too much, or are slower in int8.
 
-    What times say is reckoned from parts, so that several choices are written and measured; where times are estimates,
-    the one that is reckoned best counts. `int8` is as for `choose`.
+    Times and errors are reckoned from parts, so that several choices are written and measured; where times are
+    estimates, the one that is reckoned best counts. `int8` is as for `choose`.
     """
     errors, costs = figures.errors, figures.costs
     if not costs.measured:
         chosen = choose(errors, costs, demands, int8)
-        return MixedPlan(_without(figures, chosen, replan), _unkept(figures, chosen, demands))
-    trials = _Trials(figures, replan, race)
+        return MixedPlan(_without(figures, chosen, trial), _unkept(figures, chosen, demands))
+    trials = _Trials(figures, trial)
     sets = candidates(errors, costs, demands, int8, figures.estimated)
     trials.measure(sets)
     everything, slower = frozenset[str](), fastest(costs, CostLimits(int8=int8)) or frozenset()
@@ -201,7 +213,7 @@ def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], rep
     if not math.isfinite(trials.in_float):
         return MixedPlan(trials.plan(sets[0]), _unkept(figures, sets[0], demands))
     measured = list(trials.times)
-    shares = [left_after(layers, errors) for layers in measured]
+    shares = trials.shares(measured)
     best = best_of(shares, list(trials.times.values()), trials.in_float, demands)
     if best is None:
         least = min(trials.times.values(), default=math.inf)
@@ -210,7 +222,8 @@ def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], rep
     time = trials.takes(chosen)
     told = f"measured in turns: {trials.in_float:.3g} ms in float"
     if chosen:
-        told += f", {trials.takes(everything):.3g} ms with everything in int8 that can be"
+        all_int8 = f"{trials.takes(everything):.3g} ms with everything in int8 that can be"
+        told += f", {all_int8}, of whose error {shares[best]:.0%} is left"
     note = remark("model", f"{time:.3g} ms", told)
     return MixedPlan(trials.plan(chosen), (note, *_unkept(figures, chosen, demands, time / trials.in_float)))
 
@@ -218,8 +231,8 @@ def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], rep
 class _Trials:
     """Sets of layers in float, whose plans were written and measured."""
 
-    def __init__(self, figures: PlanFigures, replan: Replan, race: Race) -> None:
-        self._figures, self._replan, self._race = figures, replan, race
+    def __init__(self, figures: PlanFigures, trial: Trial) -> None:
+        self._figures, self._trial = figures, trial
         self._plans: dict[frozenset[str], QuantPlan] = {}
         self.in_float = math.inf
         """The milliseconds of the model in float."""
@@ -229,7 +242,7 @@ class _Trials:
     def plan(self, layers: frozenset[str]) -> QuantPlan:
         """Return the plan that leaves some layers in float."""
         if layers not in self._plans:
-            self._plans[layers] = _without(self._figures, layers, self._replan)
+            self._plans[layers] = _without(self._figures, layers, self._trial)
         return self._plans[layers]
 
     def takes(self, layers: frozenset[str]) -> float:
@@ -243,14 +256,28 @@ class _Trials:
         paying = [layers for layers in sets if layers not in self.times and self.plan(layers).pays]
         if not paying:
             return
-        in_float, *times = self._race([self.plan(layers) for layers in paying])
+        in_float, *times = self._trial.race([self.plan(layers) for layers in paying])
         if not self.times:
             self.in_float = in_float
         pace = self.in_float / in_float if math.isfinite(in_float) else math.inf
         self.times |= {layers: time * pace for layers, time in zip(paying, times, strict=True)}
 
+    def shares(self, measured: Sequence[frozenset[str]]) -> list[float]:
+        """Return the error that sets leave, as a share of that with everything in int8.
 
-def _without(figures: PlanFigures, layers: frozenset[str], replan: Replan) -> QuantPlan:
+        It is measured where it is asked for, and all of them run; what layers bring by themselves only roughly adds up.
+        """
+        reckoned = [left_after(layers, self._figures.errors) for layers in measured]
+        if len(measured) < 2 or not any(share < 1 for share in reckoned):
+            return reckoned
+        judged = list(dict.fromkeys([frozenset[str](), *measured]))
+        errors = dict(zip(judged, self._trial.judge([self.plan(layers) for layers in judged]), strict=True))
+        whole = errors[frozenset()]
+        known = whole > 0 and all(map(math.isfinite, errors.values()))
+        return [errors[layers] / whole for layers in measured] if known else reckoned
+
+
+def _without(figures: PlanFigures, layers: frozenset[str], trial: Trial) -> QuantPlan:
     """Return a plan in which some layers stay in float, each with the reason."""
     if not layers:
         return figures.plan
@@ -262,7 +289,7 @@ def _without(figures: PlanFigures, layers: frozenset[str], replan: Replan) -> Qu
         found |= {site.node: reason if site.is_contraction else of_layer for site in sites[key]}
         # A Relu that a kernel takes in would be quantized by itself, where it may be, and its result be rounded again.
         found |= {site.clamp: of_layer for site in sites[key] if site.clamp is not None}
-    return replan(found)
+    return trial.replan(found)
 
 
 def _unkept(

@@ -39,11 +39,10 @@ HELD = 100_000_000
 
 
 class QuantizedCopies:
-    """Quantized copies of a model, which itself is not changed, each with other parameters.
+    """Quantized copies of a model, which itself is not changed, each by another plan or with other parameters.
 
     Args:
         model: The float model, with types and shapes.
-        plan: What is quantized.
         table: Of the target.
         macs: Multiply-accumulates of one run.
         trials: How many copies will be tried: it limits the samples.
@@ -57,23 +56,26 @@ class QuantizedCopies:
     def __init__(
         self,
         model: ir.Model,
-        plan: QuantPlan,
         table: Int8Table,
         macs: int,
         trials: int,
         samples: Samples,
         context: Context,
     ) -> None:
-        self._model, self._plan, self._table, self._context = model, plan, table, context
+        self._model, self._table, self._context = model, table, context
         least, most = SAMPLES
         first = next(samples.batches())
         held = HELD * first.count / max(sum(array.nbytes for array in first.feeds.values()), 1)
         few = samples.draw(int(max(least, min(most, held, PRODUCTS / max(macs * trials, 1)))))
         self._error = OutputDeviation.on(model, few, context.open_session)
 
-    def error(self, parameters: Parameters) -> float:
-        """Return the energy of the error of the outputs where everything is quantized, as a share of theirs."""
-        copy = quantized_copy(self._model, self._plan, parameters, self._table)
+    def error(self, plan: QuantPlan, parameters: Parameters) -> float:
+        """Return the energy of the error of the outputs where everything of a plan is quantized, as a share of theirs.
+
+        Raises:
+            RunError: The copy does not run.
+        """
+        copy = quantized_copy(self._model, plan, parameters, self._table)
         return self._error(functools.partial(run_on, self._context.open_session(copy)))
 
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -46,7 +46,7 @@ from .measuring import Stopwatch, measured_costs
 from .mixed import CostLimits, fastest
 from .parameters import Parameters, quantize_parameters
 from .plan import QuantPlan, layers_of, sites_of
-from .precision import Demands, MixedPlan, PlanFigures, mixed_plan
+from .precision import Demands, MixedPlan, PlanFigures, Trial, mixed_plan
 from .quantized_copy import JudgedScales, QuantizedCopies, quantized_copy
 from .scales import ScaleChoice
 from .sensitivity import PartErrors, Sensitivity, part_errors
@@ -290,12 +290,14 @@ class Quantizer:
             calibrator = Calibrator(self._of_calibration, self.model, self._table, self._context, seen)
             calibrator.observe(plan)
             given = self._parameters(plan, best, self.calibrator.means)
-            work = sum(self.macs.values())
-            copies = QuantizedCopies(self.model, plan, self._table, work, len(choices), others, self._context)
-            errors = [copies.error(dataclasses.replace(given, choice=each)) for each in calibrator.choices(plan)]
+            copies = self._copies(len(choices), others)
+            errors = [copies.error(plan, dataclasses.replace(given, choice=each)) for each in calibrator.choices(plan)]
             best, least = choices[int(np.argmin(errors))], min(errors)
         # Of all members: where fewer nodes are quantized, another of them may be the source.
         return JudgedScales({member.name or "": scale for member, scale in plan.scales(best).usual.items()}, least)
+
+    def _copies(self, trials: int, samples: Samples) -> QuantizedCopies:
+        return QuantizedCopies(self.model, self._table, sum(self.macs.values()), trials, samples, self._context)
 
     def _apart(self) -> tuple[Samples, Samples]:
         """Return the samples that something is made from, and those that it is judged on: all, where they are few."""
@@ -341,8 +343,11 @@ class Quantizer:
             ),
             self._demands,
             self._exact(plan),
-            self.calibrator.plan,
-            lambda plans: self._watch.race([self._reference, *(self._copy(own, choice) for own in plans)]),
+            Trial(
+                self.calibrator.plan,
+                lambda plans: self._watch.race([self._reference, *(self._copy(own, choice) for own in plans)]),
+                lambda plans: self._judge(plans, choice),
+            ),
         )
 
     def _measure(self, plan: QuantPlan, choice: ScaleChoice) -> PlanCosts:
@@ -359,10 +364,22 @@ class Quantizer:
         feeds, integers = self._samples.first(), self._of_weights.integers_of
         return estimated_costs(self.model, plan, self.macs, feeds, integers, saturating, layers)
 
+    def _judge(self, plans: Sequence[QuantPlan], choice: ScaleChoice) -> list[float]:
+        """Return the energy of the error of the outputs by each plan, as a share of theirs; NaN where one does not run.
+
+        It is that on the samples that choices are judged on.
+        """
+        try:
+            copies = self._copies(len(plans), self._apart()[1])
+            return [copies.error(plan, self._completed_parameters(plan, choice)) for plan in plans]
+        except RunError:
+            return [math.nan] * len(plans)
+
     def _copy(self, plan: QuantPlan, choice: ScaleChoice) -> ir.Model:
-        choice = self._completed(plan, choice)
-        parameters = self._parameters(plan, choice, self.calibrator.means)
-        return quantized_copy(self.model, plan, parameters, self._table)
+        return quantized_copy(self.model, plan, self._completed_parameters(plan, choice), self._table)
+
+    def _completed_parameters(self, plan: QuantPlan, choice: ScaleChoice) -> Parameters:
+        return self._parameters(plan, self._completed(plan, choice), self.calibrator.means)
 
 
 def _values(node: ir.Node) -> list[ir.Value]:

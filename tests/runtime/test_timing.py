@@ -313,7 +313,7 @@ def test_layers_share_their_threads_where_the_runtime_can(
         runtime, "set_global_thread_pool_sizes", lambda intra, inter: pools.append(intra), raising=False
     )
     layer = timing.written_request(from_text(TEXT), FEEDS, CPU, tmp_path)
-    request = {"do": "layers", "layers": [layer, layer], "threads": 2}
+    request = {"do": "layers", "layers": [layer, layer], "threads": 2, "turns": [40, 0.5]}
     _, answer = ask(request)
     assert (len(answer["times"]), pools, opening) == (2, [2], [Threading.SHARED] * 2)
     monkeypatch.delattr(runtime, "set_global_thread_pool_sizes")

@@ -295,6 +295,29 @@ CASES = {
         {"z": np.zeros(1, f32)},
         "y = Mul (x, [0.0])",
     ),
+    "the mean of a distribution is taken along the last axis": (
+        """(float[N,8,5] x) => (float[N,2,5] y) {
+            a = Reshape (x, s)  t = Transpose <perm = [0, 2, 1, 3]> (a)  p = Softmax <axis = 1> (t)
+            c = Conv <kernel_shape = [1, 1]> (p, w)  y = Reshape (c, r) }""",
+        {"s": np.array([-1, 2, 4, 5]), "r": np.array([-1, 2, 5]), "w": np.arange(4, dtype=f32).reshape(1, 4, 1, 1)},
+        "a = Reshape (x, [-1, 2, 4, 5])\ny/_1 = Transpose <perm = (0, 1, 3, 2)> (a)\n"
+        "y/p = Softmax <axis = -1> (y/_1)\ny = MatMul (y/p, [0.0, 1.0, 2.0, 3.0])",
+    ),
+    "the mean of a distribution that was turned for Softmax, and back": (
+        """(float[N,8,5] x) => (float[N,2,5] y) {
+            a = Reshape (x, s)  t = Transpose <perm = [0, 3, 1, 2]> (a)  p = Softmax <axis = 3> (t)
+            q = Transpose <perm = [0, 3, 2, 1]> (p)  c = Conv (q, w)  y = Reshape (c, r) }""",
+        {"s": np.array([-1, 2, 4, 5]), "r": np.array([-1, 2, 5]), "w": np.arange(4, dtype=f32).reshape(1, 4, 1, 1)},
+        "a = Reshape (x, [-1, 2, 4, 5])\nt = Transpose <perm = (0, 3, 1, 2)> (a)\np = Softmax <axis = 3> (t)\n"
+        "y/_3 = MatMul (p, [0.0, 1.0, 2.0, 3.0])\ny = Transpose <perm = (0, 2, 1)> (y/_3)",
+    ),
+    "a convolution that strides is no product": (
+        """(float[N,5,2,4] x) => (float[N,2,3] y) {
+            t = Transpose <perm = [0, 3, 2, 1]> (x)  c = Conv <strides = [1, 2]> (t, w)  y = Reshape (c, r) }""",
+        {"r": np.array([-1, 2, 3]), "w": np.arange(4, dtype=f32).reshape(1, 4, 1, 1)},
+        "t = Transpose <perm = (0, 3, 2, 1)> (x)\n"
+        "c = Conv <strides = (1, 2)> (t, [[[[0.0]], [[1.0]], [[2.0]], [[3.0]]]])\ny = Reshape (c, [-1, 2, 3])",
+    ),
 }
 
 

@@ -115,7 +115,9 @@ def ours(options: str) -> Callable[[], Work]:
     return ready
 
 
-def onnxruntime(method: str) -> Callable[[], Work]:
+def onnxruntime(method: str, *, reduced: bool = False) -> Callable[[], Work]:
+    """With weights of 8 bits, or of 7: its documentation advises these on processors without VNNI, if much is lost."""
+
     def ready() -> Work:
         import onnxruntime.quantization as tool
 
@@ -142,6 +144,7 @@ def onnxruntime(method: str) -> Callable[[], Work]:
                 Reader(samples),
                 quant_format=tool.QuantFormat.QDQ,
                 per_channel=True,
+                reduce_range=reduced,
                 activation_type=tool.QuantType.QUInt8,
                 weight_type=tool.QuantType.QInt8,
                 calibrate_method=tool.CalibrationMethod[method],
@@ -250,6 +253,7 @@ TOOLS: dict[str, tuple[Callable[[], Work], str, str]] = {
     "ours-minmax": (ours(":times=measured:calibration=minmax"), "", "onnxslim-compiler"),
     "ours-mse": (ours(":times=measured:calibration=mse"), "", "onnxslim-compiler"),
     "onnxruntime-minmax": (onnxruntime("MinMax"), "onnxruntime", "onnxruntime"),
+    "onnxruntime-reduced": (onnxruntime("MinMax", reduced=True), "onnxruntime", "onnxruntime"),
     "onnxruntime-entropy": (onnxruntime("Entropy"), "onnxruntime", "onnxruntime"),
     "onnxruntime-percentile": (onnxruntime("Percentile"), "onnxruntime", "onnxruntime"),
     "nncf": (nncf(accurate=False), "nncf", "nncf"),

@@ -13,12 +13,10 @@ from onnxslim.passes.quant.parameters import bias_correction, bias_floor, quanti
 from onnxslim.passes.quant.scales import CUTTING, Calibration, Scale, intervals_of
 from onnxslim.passes.quant.weights import Rounding, quantize_weight
 from sample_models import from_text
-from story import make_context
+from story import HERE, VNNI, make_context
 
 from onnxslim.observe.statistics import BINS, Grid, Range
-from onnxslim.runtime.target import Target
 
-CPU = Target("cpu", "a processor", "avx512_vnni", 1)
 BOTTLENECK = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,16,16] x) => (float[N,5] y) {
     a = Conv <pads = [1, 1, 1, 1]> (x, u, b)  r = Relu (a)  m = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
     c = Conv <pads = [1, 1, 1, 1]> (m, v)  s = Add (c, m)  p = GlobalAveragePool (s)  f = Flatten (p)
@@ -42,7 +40,7 @@ def test_samples_are_streamed_once_and_once_more_for_histograms(case, error, cal
     if case != "layers":
         model, feeds = detector.detector(), [{"images": image[None]} for image in detector.photos(40)]
     samples, streams = counted_samples(feeds)
-    context = make_context(model, samples, target=CPU)
+    context = make_context(model, samples, target=VNNI)
     options = {"calibration": calibration, "error": error, "float_time": 0.0, "rounding": Rounding.NEAREST}
     options["equalize"] = False
     assert Quant(**options).run(model, context).modified
@@ -56,7 +54,7 @@ def test_samples_are_streamed_once_and_once_more_for_histograms(case, error, cal
 def test_by_default_the_samples_are_read_for_ranges_histograms_moments_and_trials(equalize):
     model, feeds = bottleneck()
     samples, streams = counted_samples(feeds)
-    assert Quant(equalize=equalize).run(model, make_context(model, samples, target=CPU)).modified
+    assert Quant(equalize=equalize).run(model, make_context(model, samples, target=HERE)).modified
     # As often again for the model of equal channels, once for the widths of channels, and 4 to compare the two models.
     assert streams == {40: 7, 30: 4, 10: 2, 8: 2, 4: 1} if equalize else {40: 3, 30: 2, 10: 1, 8: 1}
 
@@ -171,7 +169,7 @@ def _quantized(model, feeds, calibration):
     after = model.clone()
     options = {"calibration": calibration, "float_time": 0.0, "rounding": Rounding.NEAREST, "equalize": False}
     samples, _ = counted_samples(feeds)
-    assert Quant(**options).run(after, make_context(model, samples, target=CPU)).modified
+    assert Quant(**options).run(after, make_context(model, samples, target=VNNI)).modified
     return after
 
 

@@ -10,7 +10,7 @@ from onnxslim.passes.quant.dynamic import load_dynamic_rows
 from onnxslim.passes.quant.scales import Activations
 from quantized_models import optimized_ops
 from sample_models import from_text
-from story import AVX2, VNNI, make_context, nodes_of
+from story import AVX2, HERE, make_context, nodes_of
 
 from onnxslim.data import synthetic_samples
 from onnxslim.errors import ExtensionError
@@ -39,7 +39,7 @@ EXAMPLES = {
 TWO = f"""{HEAD} (float[N,64] x) => (float[N,48] y, float[N,32] z) {{ y = MatMul (x, w) z = MatMul (x, v) }}"""
 
 
-def quantize(text, weights, feeds, target=VNNI, written_for="auto"):
+def quantize(text, weights, feeds, target=HERE, written_for="auto"):
     model = from_text(text, **weights)
     before = model.clone()
     return (
@@ -58,10 +58,10 @@ def test_row_becomes_what_it_says(op_type, per_channel, tmp_path):
     before = from_text(text, **weights)
     model = before.clone()
     step = Quant(activations=Activations.DYNAMIC, per_channel=per_channel)
-    assert step.run(model, make_context(before, synthetic_samples(before, 2), target=VNNI)).modified
+    assert step.run(model, make_context(before, synthetic_samples(before, 2), target=HERE)).modified
     assert optimized_ops(model, tmp_path) == [load_dynamic_rows("cpu")[op_type].becomes[0]]
     feeds = {"x": x}
-    reference, found = (Session.of(one, VNNI).run(feeds)["y"] for one in (before, model))
+    reference, found = (Session.of(one, HERE).run(feeds)["y"] for one in (before, model))
     assert 10 * np.log10(np.square(reference).sum() / np.square(reference - found).sum()) > 25
 
 

@@ -7,7 +7,7 @@ import pytest
 from onnxslim.passes.quant import Quant, cost
 from onnxslim.passes.quant.input_grid import align_inputs, find_grid
 from sample_models import from_text
-from story import VNNI, make_context
+from story import HERE, make_context
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.runtime.session import Session
@@ -37,12 +37,12 @@ def net(attributes="pads = [1, 2, 0, 1]", groups=1):
 def aligned(model, images):
     after = model.clone()
     infer_shapes(after)
-    context = make_context(model, {"x": images}, target=VNNI)
+    context = make_context(model, {"x": images}, target=HERE)
     return after, align_inputs(after, context.samples)
 
 
 def outputs(model, images):
-    return Session.of(model, VNNI).run({"x": images})["y"]
+    return Session.of(model, HERE).run({"x": images})["y"]
 
 
 def test_step_and_offset_of_each_channel_are_found():
@@ -82,7 +82,7 @@ def test_the_model_computes_what_it_did_from_whole_numbers(attributes, groups, p
     assert len(names) == 1
     np.testing.assert_allclose(outputs(after, images), outputs(model, images), rtol=1e-3, atol=1e-4)
     after.graph.outputs[:] = [next(value for node in after.graph for value in node.outputs if value.name == names[0])]
-    (levels,) = Session.of(after, VNNI).run({"x": images}).values()
+    (levels,) = Session.of(after, HERE).run({"x": images}).values()
     top, left, bottom, right = pads
     inner = levels[:, :, top : levels.shape[2] - bottom, left : levels.shape[3] - right]
     np.testing.assert_allclose(inner, np.rint(inner), atol=0.01)
@@ -101,7 +101,7 @@ def test_what_pads_by_itself_is_left_alone(attributes):
 def test_the_input_is_quantized_level_by_level():
     model, images = net(), normalised(pixels(64))
     after = model.clone()
-    change = Quant().run(after, make_context(model, {"x": images}, target=VNNI))
+    change = Quant().run(after, make_context(model, {"x": images}, target=HERE))
     assert [note for note in change.notes if note.action == "256 levels"]
     first = next(node for node in after.graph if node.op_type == "QuantizeLinear")
     assert [value.const_value.numpy() for value in first.inputs[1:]] == [1.0, 0]
@@ -114,7 +114,7 @@ def test_the_convolution_that_reads_levels_does_not_stay_in_float_for_its_time(m
     monkeypatch.setattr(cost, "ELEMENT", 0.0)
     model, images = net(), normalised(pixels(64))
     after = model.clone()
-    change = Quant().run(after, make_context(model, {"x": images}, target=VNNI))
+    change = Quant().run(after, make_context(model, {"x": images}, target=HERE))
     assert {note.subject for note in change.notes if note.code == "costly"} == {"y"}, "all others may"
     assert [note for note in change.notes if note.action == "256 levels"]
 
@@ -129,7 +129,7 @@ def test_the_first_image_may_be_dark():
 def test_other_images_are_quantized_as_before():
     model = net()
     images = normalised(pixels(64) + np.random.default_rng(2).uniform(-0.5, 0.5, (64, 3, 16, 16)))
-    change = Quant().run(model, make_context(model, {"x": images}, target=VNNI))
+    change = Quant().run(model, make_context(model, {"x": images}, target=HERE))
     assert change.modified
     assert not [note for note in change.notes if note.action == "256 levels"]
     assert "Pad" not in {node.op_type for node in model.graph}

@@ -12,7 +12,7 @@ from onnxslim.passes.quant.scales import Calibration
 from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.quant.weights import Rounding
 from sample_models import from_text
-from story import VNNI, make_context, nodes_of
+from story import HERE, make_context, nodes_of
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.runtime.session import Session
@@ -80,8 +80,8 @@ def test_wide_channels_go_into_the_weights() -> None:
     for equalize in (False, True):
         after = model.clone()
         step = Quant(equalize=equalize, calibration=Calibration.MINMAX, rounding=Rounding.NEAREST, float_time=0.0)
-        change = step.run(after, make_context(model, {"x": rows[:64]}, target=VNNI))
-        before, got = (Session.of(either, VNNI).run({"x": rows[64:]})["y"] for either in (model, after))
+        change = step.run(after, make_context(model, {"x": rows[:64]}, target=HERE))
+        before, got = (Session.of(either, HERE).run({"x": rows[64:]})["y"] for either in (model, after))
         errors.append(float(np.square(got - before).sum()))
     assert errors[1] < errors[0] / 10
     (note,) = [note for note in change.notes if note.subject == "channels"]
@@ -106,7 +106,7 @@ def test_factors_alone_are_taken_where_multiplications_bring_too_little(monkeypa
     model = from_text(text, **weights)
     rows = generator.normal(size=(64, 6, 16)).astype(np.float32)
     step = Quant(calibration=Calibration.MINMAX, rounding=Rounding.NEAREST, float_time=0.0)
-    change = step.run(model, make_context(model, {"x": rows}, target=VNNI))
+    change = step.run(model, make_context(model, {"x": rows}, target=HERE))
     (note,) = [note for note in change.notes if note.subject == "channels"]
     assert note.action.endswith("equalised")
     assert not [node for node in model.graph if (node.outputs[0].name or "").endswith("_scaled")]

@@ -13,7 +13,7 @@ from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.simplify import Simplify
 from quantized_models import optimized_ops
 from sample_models import from_text
-from story import VNNI, make_context
+from story import HERE, make_context
 
 from onnxslim.errors import RunError
 from onnxslim.pipeline.interface import Change
@@ -41,7 +41,7 @@ def net(activation: str, opset: int = 17) -> tuple[ir.Model, dict[str, np.ndarra
         **{name: np.asarray(weights[name], np.float32) for name in weights.keys() & {*used, "w", "x2"}},
     )
     feeds = {"x": generator.normal(size=(32, 3, 8, 8)).astype(np.float32)}
-    Simplify().run(model, make_context(model, feeds, target=VNNI))
+    Simplify().run(model, make_context(model, feeds, target=HERE))
     return model, feeds
 
 
@@ -49,13 +49,13 @@ def quantized(activation: str, opset: int = 17, **options: object) -> tuple[ir.M
     """Return the model, what was done, and the share of its outputs that is lost."""
     model, feeds = net(activation, opset)
     after = model.clone()
-    change = Quant(**options).run(after, make_context(model, feeds, target=VNNI))  # type: ignore[arg-type]
-    wanted, found = (Session.of(either, VNNI).run(feeds)["y"] for either in (model, after))
+    change = Quant(**options).run(after, make_context(model, feeds, target=HERE))  # type: ignore[arg-type]
+    wanted, found = (Session.of(either, HERE).run(feeds)["y"] for either in (model, after))
     return after, change, float(np.square(wanted - found).sum() / np.square(wanted).sum())
 
 
 def raised(model: ir.Model, feeds: dict[str, np.ndarray], *wanted: str) -> newer_ops.NewerOps:
-    context = make_context(model, feeds, target=VNNI)
+    context = make_context(model, feeds, target=HERE)
     return newer_ops.with_newer_ops(model, wanted, lambda own: Selection((), (), own, model), context)
 
 

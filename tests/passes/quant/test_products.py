@@ -9,14 +9,12 @@ import onnx_ir as ir
 import pytest
 from onnxslim.passes.quant import Quant
 from sample_models import from_text
-from story import make_context
+from story import HERE, make_context
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.data import open_samples
 from onnxslim.runtime.session import Session
-from onnxslim.runtime.target import Target
 
-VNNI = Target("cpu", "a processor", "avx512_vnni", 1)
 GENERATOR = np.random.default_rng(0)
 SIZES = {"x": ("N", 32), "w": (32, 16), "c": (16,), "one": (), "row": (1, 16), "r": ("N", 16), "column": (8, 1)}
 
@@ -28,10 +26,10 @@ def draw(*shape):
 def products_in_int8(model, feeds, **options):
     """Quantize, and return how many products read what was dequantized, of how many."""
     infer_shapes(model)
-    wanted = Session.of(model, VNNI).run(feeds)
-    context = make_context(model, feeds, target=VNNI)
+    wanted = Session.of(model, HERE).run(feeds)
+    context = make_context(model, feeds, target=HERE)
     Quant(**options).run(model, context)
-    found = Session.of(model, VNNI).run(feeds)
+    found = Session.of(model, HERE).run(feeds)
     for name, array in wanted.items():
         assert 10 * np.log10(np.square(array).sum() / np.square(array - found[name]).sum()) > 25
     products = [node for node in model.graph if node.op_type in ("Gemm", "MatMul")]
@@ -87,7 +85,7 @@ def test_what_is_excluded_keeps_its_form():
     model = from_text(text, w=draw(32, 16))
     feeds = {"x": draw(8, 32), "r": draw(8, 16)}
     infer_shapes(model)
-    samples = open_samples(feeds, Session.of(model, VNNI).inputs)
-    change = Quant(exclude=("Gemm",)).run(model, make_context(model, samples, target=VNNI))
+    samples = open_samples(feeds, Session.of(model, HERE).inputs)
+    change = Quant(exclude=("Gemm",)).run(model, make_context(model, samples, target=HERE))
     assert not change.modified
     assert [node.op_type for node in model.graph] == ["Gemm", "Relu"]

@@ -15,7 +15,7 @@ from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.quant.weight_only.grids import WeightType
 from onnxslim.passes.quant.wider import BYTES, wider_weights
 from sample_models import from_text
-from story import VNNI, make_context
+from story import HERE, make_context
 
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.pipeline.interface import Change
@@ -43,9 +43,9 @@ def quantized(error: float = 1.0, weights: WeightType = WeightType.INT4) -> tupl
     model, feeds = net()
     after = model.clone()
     change = Quant(weights=weights, error=error, calibration=Calibration.MINMAX).run(
-        after, make_context(model, feeds, target=VNNI)
+        after, make_context(model, feeds, target=HERE)
     )
-    wanted, found = (Session.of(either, VNNI).run(feeds)["y"] for either in (model, after))
+    wanted, found = (Session.of(either, HERE).run(feeds)["y"] for either in (model, after))
     return after, change, float(np.square(wanted - found).sum() / np.square(wanted).sum())
 
 
@@ -105,6 +105,6 @@ def test_as_much_error_goes_as_must(of_weights: list[float], of_tensors: list[fl
 
 def test_weights_of_8_bits_have_none_that_are_wider() -> None:
     model, feeds = net()
-    change = Quant(calibration=Calibration.MINMAX).run(model, make_context(model.clone(), feeds, target=VNNI))
+    change = Quant(calibration=Calibration.MINMAX).run(model, make_context(model.clone(), feeds, target=HERE))
     assert not [note for note in change.notes if note.subject == "weights"]
     assert set(bits(change).values()) == {INT8.bits}

@@ -109,6 +109,8 @@ class QuantizedStudent:
     """The weights and biases of the quantized model."""
     factors: Mapping[ir.Value, str]
     """For each scale of the quantized model the parameter that it grows by."""
+    repeated: Mapping[ir.Value, ir.Value] = dataclasses.field(default_factory=dict)
+    """For scales of what is rounded on one scale, and read on as many equal ones as it has channels: that one."""
 
     @property
     def masks(self) -> Mapping[str, Array]:
@@ -137,6 +139,8 @@ class QuantizedStudent:
         for scale, name in self.factors.items():
             if name in trained:
                 overwrite(scale, stored_array(scale) * np.exp(trained[name]))
+        for copies, scale in self.repeated.items():
+            overwrite(copies, np.full_like(stored_array(copies), stored_array(scale).reshape(())))
         for stored, real in reals.items():
             old = stored.node.inputs[1]
             product = _scale_of_sums(stored.node) if stored.is_bias else None
@@ -163,10 +167,13 @@ def quantized_student(model: ir.Model, base: ir.Model, rounder: Rounder | None =
         rounder: Makes the weights that the student multiplies by; None: real numbers are rounded in each step.
     """
     found = tuple(stored_integers(model.graph))
+    repeated = dict(_repeated_scales(model.graph))
+    for node in having([base.graph], Trait.DEQUANTIZES):
+        _read_one_scale(node)
     scales = {
         scale.name or "": scale
         for node in having([model.graph], Trait.QUANTIZES, Trait.DEQUANTIZES)
-        if (scale := node.inputs[1]) is not None and _is_learned(node, scale)
+        if (scale := node.inputs[1]) is not None and scale not in repeated and _is_learned(node, scale)
     }
     writer = _StudentWriter(base, scales, rounder)
     nodes = {node.outputs[0].name: node for node in base.graph}
@@ -177,7 +184,35 @@ def quantized_student(model: ir.Model, base: ir.Model, rounder: Rounder | None =
             node.replace_input_with(1, writer.grown(scale.name or ""))
     drop_unused(base.graph)
     factors = {scales[name]: factor for name, factor in writer.factors.items()}
-    return QuantizedStudent(base, (*writer.reals.values(), *factors.values()), stored, factors)
+    return QuantizedStudent(base, (*writer.reals.values(), *factors.values()), stored, factors, repeated)
+
+
+def _one_scale(node: ir.Node) -> ir.Node | None:
+    """Return the QuantizeLinear whose scale, one for the tensor, a DequantizeLinear repeats for each channel."""
+    levels, own = node.inputs[0], constant(node.inputs[1])
+    rounds = None if levels is None else levels.producer()
+    if rounds is None or not has(rounds, Trait.QUANTIZES) or own is None or own.ndim != 1:
+        return None
+    scale = constant(rounds.inputs[1])
+    return rounds if scale is not None and scale.size == 1 < own.size and (own == scale.reshape(())).all() else None
+
+
+def _repeated_scales(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Yield scales that repeat another one, and that one."""
+    for node in having([graph], Trait.DEQUANTIZES):
+        rounds, copies = _one_scale(node), node.inputs[1]
+        if rounds is not None and rounds.inputs[1] is not None and copies is not None:
+            yield copies, rounds.inputs[1]
+
+
+def _read_one_scale(node: ir.Node) -> None:
+    """Let a DequantizeLinear that repeats a scale read it as it is."""
+    rounds = _one_scale(node)
+    if rounds is not None:
+        node.replace_input_with(1, rounds.inputs[1])
+        if len(node.inputs) > 2:
+            node.replace_input_with(2, rounds.inputs[2] if len(rounds.inputs) > 2 else None)
+        del node.attributes["axis"]
 
 
 def stored_integers(graph: ir.Graph) -> Iterator[StoredIntegers]:

@@ -198,12 +198,14 @@ class Floats:
 
 
 def _parameters(node: ir.Node) -> tuple[Array | None, Array | None]:
-    """Return the scale and the zero point of a node where they are one constant number each."""
+    """Return the scale and the zero point of a node where they are one constant number each, be it repeated."""
     scale = constant(node.inputs[1])
-    zero = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.uint8(0)
-    if scale is None or zero is None or scale.size != 1 or zero.size != 1 or zero.dtype.kind not in "iu":
+    zero = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros((), np.uint8)
+    if scale is None or zero is None or zero.dtype.kind not in "iu":
         return None, None
-    return scale.reshape(()), np.asarray(zero).reshape(())
+    if any(array.size == 0 or (array != array.flat[0]).any() for array in (scale, zero)):
+        return None, None
+    return np.asarray(scale.flat[0]), np.asarray(zero.flat[0])
 
 
 def _same(one: Array | None, other: Array) -> bool:

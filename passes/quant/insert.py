@@ -2,8 +2,9 @@
 
 Placement follows what ONNX Runtime fuses (its QDQ selectors): a pair on each quantized tensor, shared by all readers;
 the result of an int8 op is read by its QuantizeLinear alone; weights are int8 initializers behind a DequantizeLinear;
-biases are int32 with scale input x weight. A Relu or Clip in front of a QuantizeLinear whose levels end where it cuts
-is taken out, because quantization saturates there anyway.
+biases are int32 with scale input x weight. An op in float whose weight the target would round has a DequantizeLinear of
+its own, with the scale repeated for each channel. A Relu or Clip in front of a QuantizeLinear whose levels end where it
+cuts is taken out, because quantization saturates there anyway.
 
 Every byte that is not a weight is overhead: scales and zero points that are equal are one initializer, names are
 short, and the pairs have none.
@@ -19,8 +20,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.arrays import Array
-from onnxslim.model.constants import constant
+from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.model.edit import Editor, drop_unused, take_over
+from onnxslim.ops.parameters import attribute
 
 from .integers import INT8, IntegerType
 from .parameters import quantize_bias
@@ -96,6 +98,11 @@ class Writer:
             levels.shape = value.shape
         return self.dequantize(levels, step, zero_point, axis=None)
 
+    def dequantize_channels(self, levels: ir.Value, scale: Scale, axis: int, count: int) -> ir.Value:
+        """Append a DequantizeLinear with one scale that is repeated along an axis of `count` channels."""
+        step, zero_point = (self.constant(np.full(count, part)) for part in scale.parameters)
+        return self.dequantize(levels, step, zero_point, axis)
+
 
 def insert(
     model: ir.Model,
@@ -147,12 +154,31 @@ def _insert_pairs(model: ir.Model, writer: Writer, plan: QuantPlan, scales: Tens
                 if read not in pairs:
                     pairs[read] = writer.pair(output, read)
                 replaced.setdefault(use.node, {})[use.idx] = pairs[read]
+                if use.idx == 0 and _rounds(table, use.node):
+                    replaced[use.node][0] = _of_channels(writer, use.node, pairs[read], read)
         if maker is not None and behind.is_graph_output():
             _take_over_output(graph, behind, output, writer.name())
     for node, inputs in replaced.items():
         _replace_inputs(node, inputs)
     drop_unused(graph)
     graph.sort()
+
+
+def _rounds(table: Int8Table, node: ir.Node) -> bool:
+    """Whether the target rounds the weight of a node, which is stored as floats, by itself."""
+    return not node.domain and node.op_type in table.rounds and constant_tensor(node.inputs[1]) is not None
+
+
+def _of_channels(writer: Writer, node: ir.Node, output: ir.Value, scale: Scale) -> ir.Value:
+    """Return what a node reads of a pair in place of its output: that of a DequantizeLinear of as many equal scales as
+    there are channels. One channel has one scale, and nothing helps."""
+    axis = 0 if attribute(node, "transA") else 1
+    size = None if output.shape is None else output.shape[axis]
+    pair = output.producer()
+    assert pair is not None
+    levels = pair.inputs[0]
+    assert levels is not None
+    return writer.dequantize_channels(levels, scale, axis, size) if isinstance(size, int) and size > 1 else output
 
 
 def _bits(scale: Scale) -> int:

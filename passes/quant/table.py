@@ -103,6 +103,8 @@ class Int8Table:
     """The element type of activations that cost the outputs most; empty: that of all others."""
     whole: tuple[str, ...] = ()
     """Ops that are worth a newer operator set where a model spells them out."""
+    rounds: frozenset[str] = frozenset()
+    """Ops whose float weights it rounds by itself between a DequantizeLinear of one scale and a QuantizeLinear."""
 
     def fuses(self, integers: IntegerType) -> bool:
         """Return whether products of activations of a type are computed on integers."""
@@ -153,6 +155,7 @@ def load_table(provider: str) -> Int8Table:
         tuple(content.get("unfused", ())),
         content.get("wider", ""),
         tuple(content.get("whole", ())),
+        frozenset(content.get("rounds", ())),
     )
 
 

@@ -59,6 +59,22 @@ def test_a_student_gives_what_the_quantized_model_gives(options: dict[str, str])
     np.testing.assert_allclose(found, expected, atol=0.02 * float(np.abs(expected).max()))
 
 
+def test_a_scale_that_is_repeated_for_each_channel_grows_with_the_one_that_rounds() -> None:
+    teacher = network()
+    model = quantized(teacher, exclude=("d",))
+    student = quantized_student(model, model.clone())
+    ((copies, scale),) = student.repeated.items()
+    assert copies not in student.factors
+    before = scale.const_value.numpy().copy()  # type: ignore[union-attr]
+    student.write({student.factors[scale]: np.full(before.shape, np.log(2), np.float32)})
+    np.testing.assert_allclose(scale.const_value.numpy(), 2 * before, rtol=1e-6)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(copies.const_value.numpy(), scale.const_value.numpy())  # type: ignore[union-attr]
+    assert copies.const_value.shape != scale.const_value.shape  # type: ignore[union-attr]
+    expected = Session.of(model, optimize=False).run(images(16, 5))["y"]
+    found = Session.of(quantized_student(model, model.clone()).model, optimize=False).run(images(16, 5))["y"]
+    np.testing.assert_allclose(found, expected, atol=0.02 * float(np.abs(expected).max()))
+
+
 def test_levels_of_each_channel_end_where_its_zero_point_says() -> None:
     levels, zeros = np.array([[-8, 7], [-8, 7]]), np.array([-8, 5])
     model = from_text(

@@ -14,7 +14,7 @@ def detached(graph: ir.Graph, model: ir.Model) -> ir.Model:
     """Return a copy of a branch in the main graph of `model` as a model. Neither is changed; weights are shared.
 
     What the branch captures are inputs under their names, in the order in which they are read; initializers among that
-    are initializers.
+    are initializers. The types of what it captures must be known to run it.
     """
     read = dict.fromkeys(captured_values(graph))
     stored = [value for value in read if value.is_initializer() and not value.is_graph_input()]

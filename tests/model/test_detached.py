@@ -9,7 +9,7 @@ from sample_models import from_text
 from onnxslim.analysis.shapes import infer_shapes
 from onnxslim.model import canonicalize
 from onnxslim.model.detached import detached, put_back
-from onnxslim.model.edit import new_initializer
+from onnxslim.model.edit import new_initializer, note_same, same_values
 from onnxslim.model.nesting import captured_values, graphs_within, nested_graphs, values_of
 from onnxslim.runtime.session import Session
 
@@ -77,6 +77,34 @@ def test_what_was_not_changed_comes_back_as_it_was():
     assert text_of(model) == expected
     readers = {use.node.graph for use in model.graph.initializers["k"].uses()}
     assert readers == {branch(model, name) for name in ("t", "tt", "e")}
+
+
+def test_what_inference_knows_of_an_input_is_not_told():
+    model = net()
+    given(model)["h"].const_value = ir.tensor(X)
+    assert [value.const_value for value in detached(branch(model), model).graph.inputs] == [None] * 3
+
+
+def test_names_of_what_is_the_same_go_along():
+    model = net()
+    note_same(model.graph, [("a", "b")])
+    note_same(branch(model), [("b", "c")])
+    assert same_values(detached(branch(model), model).graph)["a"] == {"a", "b", "c"}
+
+
+def test_names_that_another_branch_has_as_well_stay():
+    model = net()
+    branch(model, "e")[0].outputs[0].name = "tz"
+    put_back(detached(branch(model), model), branch(model), given(model), model)
+    assert [graph.outputs[0].name for graph in nested_graphs(model.graph[1])] == ["tz", "tz"]
+
+
+def test_constants_that_nothing_reads_stay_away():
+    model = net()
+    alone = detached(branch(model), model)
+    new_initializer(alone.graph, "spare", np.zeros(3, np.float32))
+    put_back(alone, branch(model), given(model), model)
+    assert not branch(model).initializers
 
 
 def test_new_constants_come_into_the_branch_under_free_names():

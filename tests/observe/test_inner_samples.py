@@ -73,6 +73,13 @@ def test_samples_are_read_as_they_are_needed():
     assert opened == [0, 0, 30]
 
 
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_values_of_synthetic_samples_are_synthetic(synthetic):
+    samples, _ = counted_samples([{"x": np.zeros((1, 3), np.float32)}])
+    samples.synthetic = synthetic
+    assert inner_samples(model(), NAMES, samples, Session.of).synthetic is synthetic
+
+
 @pytest.mark.parametrize("size", [None, 1, 8])
 def test_no_two_runs_are_joined(size):
     assert [batch.count for batch in inner_samples(model(), NAMES, samples_of(5), Session.of).batches(size)] == [1] * 5

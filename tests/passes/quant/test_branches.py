@@ -9,16 +9,21 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnxslim.passes.quant import Quant
+from onnxslim.passes.quant.branches import Branches, branches_of
 from onnxslim.passes.quant.codes import QuantCode
+from onnxslim.passes.quant.saturation import Saturation
+from onnxslim.passes.quant.table import load_table
 from sample_models import from_text
 from story import AVX2, make_context
 
 from onnxslim.analysis.float_form import float_form
+from onnxslim.analysis.shapes import infer_shapes
+from onnxslim.data import Subset
 from onnxslim.errors import RunError
-from onnxslim.model import open_model, save_model
+from onnxslim.model import canonicalize, open_model, save_model
 from onnxslim.model.edit import names_in
 from onnxslim.model.nesting import graphs_within, nested_graphs
-from onnxslim.pipeline.interface import Change, NoteCode
+from onnxslim.pipeline.interface import Change, Context, NoteCode
 from onnxslim.runtime.session import Session
 
 HEAD = '<ir_version: 9, opset_import: ["" : 17]> g (float[1,4,8,8] x) => (float[1,4,8,8] y)'
@@ -41,7 +46,9 @@ def net(text: str = BOTH) -> ir.Model:
 def with_weights(text: str, weights: dict[str, np.ndarray]) -> ir.Model:
     """Return a model whose weights are initializers of its main graph, wherever they are read."""
     declared = ", ".join(f"float[{','.join(map(str, array.shape))}] {name}" for name, array in weights.items())
-    return from_text(text.replace("] x)", f"] x, {declared})", 1), **weights)
+    model = from_text(text.replace("] x)", f"] x, {declared})", 1), **weights)
+    canonicalize(model)
+    return model
 
 
 def pictures(count: int, *, seed: int = 0, signs: tuple[int, ...] = (1, -1)) -> np.ndarray:
@@ -69,7 +76,7 @@ def ops(graph: ir.Graph) -> Counter[str]:
     return Counter(node.op_type for node in graph)
 
 
-def branches(model: ir.Model) -> list[ir.Graph]:
+def inner_graphs(model: ir.Model) -> list[ir.Graph]:
     return [graph for node in model.graph for graph in nested_graphs(node)]
 
 
@@ -97,7 +104,7 @@ def test_both_branches_are_quantized(tmp_path):
     expected = run(model, unseen)
     change = quantize(model, pictures(64))
     assert change.modified
-    assert [ops(graph)["QuantizeLinear"] for graph in branches(model)] == [3, 3]
+    assert [ops(graph)["QuantizeLinear"] for graph in inner_graphs(model)] == [3, 3]
     for start in (0, 1):  # those that take one branch, and those that take the other
         assert sqnr(expected[start::2], run(model, unseen)[start::2]) > 30  # 8 bits give two layers some 35 dB
     assert [layer.layer for layer in change.layers] == ["first", "second", "third", "fourth"]
@@ -127,20 +134,20 @@ def test_a_branch_that_no_sample_takes_stays_float():
     model, unseen = net(), pictures(16, seed=1)
     expected = run(model, unseen)
     change = quantize(model, pictures(32, signs=(1,)))
-    assert [ops(graph)["QuantizeLinear"] for graph in branches(model)] == [3, 0]
+    assert [ops(graph)["QuantizeLinear"] for graph in inner_graphs(model)] == [3, 0]
     left = {note.subject: note for note in change.notes if note.code == QuantCode.NEVER_TAKEN.word}
     assert left.keys() == {"third", "fourth"}
     assert left["third"].reason == "it lies in choice.else_branch, which no calibration sample takes"
     np.testing.assert_array_equal(run(model, unseen)[1::2], expected[1::2])
-    assert model.graph.initializers.keys() == {"u", "w"}
+    assert model.graph.initializers.keys() == {"u", "w", "zero"}
 
 
 def test_a_weight_of_both_branches_is_stored_where_it_is_read(tmp_path):
     model = net()
     assert {"u", "v", "w"} <= model.graph.initializers.keys()
     quantize(model, pictures(32))
-    assert not model.graph.initializers
-    kinds = [{v.dtype for v in graph.initializers.values() if v.shape.rank() == 4} for graph in branches(model)]
+    assert model.graph.initializers.keys() == {"zero"}
+    kinds = [{v.dtype for v in graph.initializers.values() if v.shape.rank() == 4} for graph in inner_graphs(model)]
     assert kinds == [{ir.DataType.INT8}] * 2
     assert set(names(graphs_within(model.graph)).values()) == {1}
     check_file(model, tmp_path / "model.onnx")
@@ -160,7 +167,7 @@ def test_the_graph_around_is_quantized_as_well(tmp_path):
     expected = run(model, unseen)
     change = quantize(model, pictures(64))
     assert [layer.layer for layer in change.layers] == ["outer", "last", "first", "second"]
-    assert [ops(graph)["QuantizeLinear"] for graph in (model.graph, *branches(model))] == [4, 2, 2]
+    assert [ops(graph)["QuantizeLinear"] for graph in (model.graph, *inner_graphs(model))] == [4, 2, 2]
     assert "Relu" not in ops(model.graph)  # the branches read the levels that it leaves
     assert sqnr(expected, run(model, unseen)) > 28  # two layers more, and two tensors that are rounded twice
     assert set(names(graphs_within(model.graph)).values()) == {1}
@@ -250,8 +257,57 @@ def test_an_old_model_is_raised_with_its_branches(tmp_path):
     change = quantize(model, pictures(32))
     assert change.modified
     assert model.graph.opset_imports[""] == 17
+    assert ("model", "opset 17") in {(note.subject, note.action) for note in change.notes}
     assert sqnr(expected, run(model, unseen)) > 25
     check_file(model, tmp_path / "model.onnx")
+
+
+def gelu(read: str, made: str, name: str) -> str:
+    """Return a GELU as opset 17 spells it out."""
+    parts = [f"{name}{place}" for place in range(4)]
+    return f"""{parts[0]} = Div ({read}, root) {parts[1]} = Erf ({parts[0]}) {parts[2]} = Add ({parts[1]}, one)
+        {parts[3]} = Mul ({read}, {parts[2]}) {made} = Mul ({parts[3]}, half)"""
+
+
+@pytest.mark.parametrize(("exclude", "opset", "count"), [((), 20, 1), (("g1",), 17, 0)])
+def test_a_branch_has_the_operator_set_of_the_model(exclude, opset, count):
+    """A GELU is worth opset 20, in a branch as well; but not where another one must stay as it is."""
+    numbers = " ".join(
+        f"{name} = Constant <value = float {{{number}}}> ()"
+        for name, number in (("root", 1.4142135), ("one", 1), ("half", 0.5))
+    )
+    text = BOTH.replace(CONDITION, f"{CONDITION} {numbers} {gelu('x', 'h', 'g')}").replace("(x, u)  es", "(h, u)  es")
+    model = net(text.replace("tr = Relu (ta)", gelu("ta", "tr", "b")))
+    change = quantize(model, pictures(32), exclude=exclude)
+    assert model.graph.opset_imports[""] == opset
+    assert ops(graph_named(model, "t"))["Gelu"] == count
+    assert [layer.layer for layer in change.layers] == ["first", "second", "third", "fourth"]
+
+
+def test_a_branch_that_needs_another_operator_set_stays_float():
+    model, settings = net(), Quant()._static(Saturation.PAIRS, timed=False)
+    infer_shapes(model)
+    before = ir.to_proto(model).SerializeToString()
+
+    def raise_it(inner: ir.Model, context: Context) -> Change:
+        inner.graph.opset_imports[""] = 21
+        return Change(True)
+
+    context = make_context(model, {"x": pictures(8)}, target=AVX2)
+    branches = Branches(settings, load_table("cpu"), raise_it, context)
+    change = branches.quantize(model, branches_of(model), model.clone())
+    assert ir.to_proto(model).SerializeToString() == before
+    assert not change.modified
+    reason = "it lies in choice.then_branch, which cannot be quantized by itself: the model stays at opset 17"
+    assert by_subject(change)["first"] == QuantCode.NO_BRANCH_MODEL.word
+    assert reason in {note.reason for note in change.notes}
+
+
+def test_samples_count_once_though_every_branch_has_some_of_them():
+    model = net(NESTED)
+    context = make_context(model, {"x": pictures(32)}, target=AVX2)
+    Quant(samples=16).run(model, context)
+    assert context.subsets == [Subset("quant: calibration", 16, 32)]
 
 
 def test_another_try_gives_what_the_first_would_have_given():

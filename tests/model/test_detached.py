@@ -52,12 +52,6 @@ def text_of(model: ir.Model) -> bytes:
     return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
-def test_values_are_captured_as_often_as_they_are_read():
-    assert [value.name for value in captured_values(branch(net()))] == ["h", "k", "c", "h", "k", "x"]
-    assert [value.name for value in captured_values(branch(net(), "te"))] == ["x"]
-    assert not list(captured_values(net().graph))
-
-
 def test_a_branch_as_a_model_computes_the_same():
     model = net()
     before = text_of(model)

@@ -46,6 +46,15 @@ def read_values(node: ir.Node) -> Iterator[ir.Value]:
             yield from read_values(inner)
 
 
+def captured_values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Yield the values of outer graphs that a graph reads, or those nested in it, as often and in the order as they
+    are read."""
+    own = {value for inner in graphs_within(graph) for value in values_of(inner)}
+    for node in graph:
+        yield from (value for value in read_values(node) if value not in own)
+    yield from (value for value in graph.outputs if value not in own)
+
+
 def values_of(graph: ir.Graph) -> Iterator[ir.Value]:
     """Yield the inputs, the initializers and the results of the nodes of a graph, not of those nested in it."""
     yield from graph.inputs

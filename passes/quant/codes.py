@@ -21,6 +21,8 @@ class QuantCode(Code):
     NO_KERNEL = "{0} has no int8 kernel on {1}"
     KEPT_WIDE = "it stays wide: {0}"
     NESTED = "it lies in a graph of {0}, whose values are not observed"
+    NEVER_TAKEN = "it lies in {0}, which no calibration sample takes"
+    NO_BRANCH_MODEL = "it lies in {0}, which cannot be quantized by itself: {1}"
     ATTRIBUTE = "its kernel is for {0} = {1}"
     SECOND_OUTPUT = "its int8 kernel has no second output"
     WEIGHT_COMPUTED = "its weight is not constant"

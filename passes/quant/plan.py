@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxslim.analysis.linear_layer import label
 from onnxslim.model.nesting import nested_graphs, nodes_within
+from onnxslim.ops.families.control_flow import branches
 from onnxslim.pipeline.interface import Note, left_alone
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import EVERYTHING, Selection
@@ -151,22 +152,29 @@ def make_plan(
     left = tuple(
         left_alone(label(node), reason, action=LEFT)
         for node, reason in reasons.items()
-        if node not in absorbed and _makes_floats(node)
+        if node not in absorbed and _makes_floats(node) and branches(node) is None
     )
-    left += _nested(model, table)
+    left += _in_loops(model, table)
     before = _before_contractions(sites)
     last = frozenset(node for node, site in sites.items() if node not in before and not site.is_contraction)
     return QuantPlan(tuple(sites.values()), _groups(sites), left, last)
 
 
-def _nested(model: ir.Model, table: Int8Table) -> tuple[Note, ...]:
-    """Return a note on each product in a branch or a loop: what it reads there cannot be made an output, and seen."""
-    holders = {graph: node for node in nodes_within(model.graph) for graph in nested_graphs(node)}
+def products_within(graph: ir.Graph, table: Int8Table) -> list[ir.Node]:
+    """Return the products of a graph and of those nested in it that a target may run in int8."""
+    rows = ((node, table.row(node)) for node in nodes_within(graph))
+    return [node for node, row in rows if row is not None and row.role is Role.CONTRACTION]
+
+
+def _in_loops(model: ir.Model, table: Int8Table) -> tuple[Note, ...]:
+    """Return a note on each product in the body of a loop: what it reads there cannot be made an output, and seen. What
+    a branch reads can, and branches are models of their own."""
     return tuple(
         left_alone(label(node), Reason(QuantCode.NESTED, (holder.op_type,)), action=LEFT)
-        for graph, holder in holders.items()
-        for node in graph
-        if (row := table.row(node)) is not None and row.role is Role.CONTRACTION
+        for holder in model.graph
+        if branches(holder) is None
+        for graph in nested_graphs(holder)
+        for node in products_within(graph, table)
     )
 
 

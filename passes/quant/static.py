@@ -2,10 +2,14 @@
 
 The steps, each measured on samples where it can be: inputs that are images are brought to their levels; channels are
 equalised; tensors are calibrated; weights are rounded by what their layers read; of several ways to choose scales the
-one that costs the outputs least is taken; the layers that cost most for their time stay in float.
+one that costs the outputs least is taken; the layers that cost most for their time stay in float. Branches are models
+of their own, and go the same way.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -18,6 +22,7 @@ from onnxslim.pipeline.opset import PREFERRED_OPSET, at_least
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
+from .branches import Branches, branches_of, joined
 from .codes import QuantCode
 from .float_change import EXACT, deviation
 from .input_grid import align_inputs
@@ -33,7 +38,7 @@ EXACTNESS = 0.05
 
 
 def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Table, context: Context) -> Change:
-    """Quantize `model` in place for a target, which runs something in int8, or say why not."""
+    """Quantize `model` in place for a target, which runs something in int8, or say why not; branches as well."""
     if reason := _reason_against(settings, table):
         return Change(False, (left_alone("model", reason),))
     infer_shapes(model)
@@ -47,8 +52,40 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
     opset = working.graph.opset_imports[""]
     if working is not newest:
         notes.append(remark("model", f"opset {opset}", "DequantizeLinear takes that there"))
+    of_branches = dataclasses.replace(table, whole=())  # their operator set is that of the model
+    branches = Branches(
+        settings, table, lambda inner, own: quantize_statically(inner, settings, of_branches, own), context
+    )
     if working is not model:
         context = context.beside(f"model at opset {opset}")
+    before = working.clone() if branches.within(working) else None
+    change = _quantize_main_graph(model, working, notes, branches, settings, table, context)
+    if change.modified or before is None:
+        return change
+    result = before.clone()
+    inside = branches.quantize(result, branches_of(result), before)
+    if inside.modified:
+        become(model, result)
+        keep_float_form(model, before)
+        told = (dataclasses.replace(n, subject="main graph") if n.subject == "model" else n for n in change.notes)
+        change = dataclasses.replace(change, notes=(*notes, *told))
+    return joined(change, inside)
+
+
+def _quantize_main_graph(
+    model: ir.Model,
+    working: ir.Model,
+    told: Sequence[Note],
+    branches: Branches,
+    settings: StaticSettings,
+    table: Int8Table,
+    context: Context,
+) -> Change:
+    """Quantize the main graph of `model` in place, and with it its branches, or neither and say why not.
+
+    `working` is the model at the operator set that is needed; `told` are notes on that.
+    """
+    notes = list(told)
     if not table.fuses(settings.integers(table)):
         what = settings.integers(table).name
         notes.append(remark("activations", what, f"{table.provider} computes in float on them, and is no faster"))
@@ -68,8 +105,8 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
     else:
         notes += [remark(name, "256 levels", "the input is an image of 8 bits") for name in levels]
     if settings.equalize:
-        quantizer, told = quantizer.equalized()
-        notes += told
+        quantizer, on_channels = quantizer.equalized()
+        notes += on_channels
     mixed, choice = quantizer.decide()
     plan = mixed.plan
     notes += (*quantizer.calibrator.notes, *quantizer.notes, *mixed.notes)
@@ -78,16 +115,17 @@ def quantize_statically(model: ir.Model, settings: StaticSettings, table: Int8Ta
         begins = quantizer.calibrator.not_finite
         reason = Reason(code, ("",)) if begins is None else Reason(code, (f": {begins}",), begins.values)
         reason = mixed.against or reason
-        against = (left_alone("model", reason), *quantizer.unmatched, *plan.left)
         table_of = quantizer.sensitivity(QuantPlan((), (), plan.left), str(reason))
+        against = (left_alone("model", reason), *quantizer.unmatched, *plan.left)
         return Change(False, against, sensitivity=table_of)
     sensitivity = quantizer.sensitivity(plan)
     if quantizer.model is not model:
         become(model, quantizer.model)
-    floats = model.clone()
+    floats, places = model.clone(), branches_of(model)
     summary, layers = quantizer.write(model, plan, choice)
     keep_float_form(model, floats)
-    return Change(True, (*quantizer.unmatched, *notes, *summary, *plan.left), layers, sensitivity)
+    change = Change(True, (*quantizer.unmatched, *notes, *summary, *plan.left), layers, sensitivity)
+    return joined(change, branches.quantize(model, places, floats))
 
 
 def _with_newer_ops(

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxslim.model.nesting import count_nodes, every_graph, graphs_within, main_graphs, nested_graphs, nodes_within
+from onnxslim.model.nesting import (
+    captured_values,
+    count_nodes,
+    every_graph,
+    graphs_within,
+    main_graphs,
+    nested_graphs,
+    nodes_within,
+)
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17, "local" : 1]>
@@ -44,3 +52,16 @@ def test_graphs_are_found_at_every_depth() -> None:
     assert [graph.name for graph in nested_graphs(branch)] == ["then_graph", "else_graph"]
     assert len(list(graphs_within(next(iter(nested_graphs(branch)))))) == 3
     assert [len(graph) for graph in every_graph(model)] == [3, 2, 1, 1, 1, 2]
+
+
+def test_values_are_captured_as_often_as_they_are_read() -> None:
+    model = ir.from_onnx_text(TEXT)
+    captured = {graph.name: [value.name for value in captured_values(graph)] for graph in main_graphs(model)}
+    assert captured == {"outer": [], "then_graph": ["c", "a", "a"], "deep": ["a"], "deeper": ["a"], "else_graph": ["a"]}
+
+
+def test_an_output_may_be_captured() -> None:
+    model = ir.from_onnx_text(TEXT)
+    graph = next(graph for graph in main_graphs(model) if graph.name == "else_graph")
+    graph.outputs[0] = model.graph[0].outputs[0]
+    assert [value.name for value in captured_values(graph)] == ["a", "a"]

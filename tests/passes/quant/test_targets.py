@@ -163,19 +163,32 @@ def test_speed_here_decides_nothing_about_another_target() -> None:
     assert "made for another target" in result.report.passes[-1].reason
 
 
-def test_products_in_branches_are_told() -> None:
+def test_products_in_loops_are_told() -> None:
+    """Those in branches are not: a branch is a model of its own."""
     text = """<ir_version: 9, opset_import: ["" : 17]>
     g (float[N,6] x, bool c) => (float[N,6] y) {
         v = Transpose (w)
-        y = If (c) <
-            then_branch = t () => (float[N,6] a) { [inner] a = MatMul (x, v) },
+        s = If (c) <
+            then_branch = t () => (float[N,6] a) { [branched] a = MatMul (x, v) },
             else_branch = e () => (float[N,6] b) { b = Tanh (x) }
         >
+        turns = Constant <value = int64 {2}> ()
+        y = Loop (turns, , s) <body = l (int64 i, bool go, float[N,6] h) => (bool on, float[N,6] k) {
+            on = Identity (go)
+            k = If (c) <
+                then_branch = lt () => (float[N,6] la) { [inner] la = MatMul (h, v) },
+                else_branch = le () => (float[N,6] lb) { lb = Tanh (h) }
+            >
+        }>
     }"""
     model = from_text(text, w=np.eye(6, dtype=np.float32))
     infer_shapes(model)
-    (note,) = [note for note in make_plan(model, load_table("cpu")).left if note.subject == "inner"]
-    assert (note.code, note.reason) == ("nested", "it lies in a graph of If, whose values are not observed")
+    left = {note.subject: note for note in make_plan(model, load_table("cpu")).left}
+    assert (left["inner"].code, left["inner"].reason) == (
+        "nested",
+        "it lies in a graph of Loop, whose values are not observed",
+    )
+    assert "branched" not in left
 
 
 def test_an_op_that_loses_too_much_stays_wide_although_it_has_a_kernel() -> None:

@@ -182,7 +182,7 @@ class MixedPlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class PlanTrial:
     """Makes plans, and tries them."""
 
     replan: Callable[[Mapping[ir.Node, Reason]], QuantPlan]
@@ -194,7 +194,7 @@ class Trial:
     NaN where one does not run."""
 
 
-def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], trial: Trial) -> MixedPlan:
+def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], trial: PlanTrial) -> MixedPlan:
     """Return a plan with the layers in float that cost the outputs too much, or are slower in int8.
 
     Times and errors are reckoned from parts, so that several choices are written and measured; where times are
@@ -231,7 +231,7 @@ def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], tri
 class _Trials:
     """Sets of layers in float, whose plans were written and measured."""
 
-    def __init__(self, figures: PlanFigures, trial: Trial) -> None:
+    def __init__(self, figures: PlanFigures, trial: PlanTrial) -> None:
         self._figures, self._trial = figures, trial
         self._plans: dict[frozenset[str], QuantPlan] = {}
         self.in_float = math.inf
@@ -277,7 +277,7 @@ class _Trials:
         return [errors[layers] / whole for layers in measured] if known else reckoned
 
 
-def _without(figures: PlanFigures, layers: frozenset[str], trial: Trial) -> QuantPlan:
+def _without(figures: PlanFigures, layers: frozenset[str], trial: PlanTrial) -> QuantPlan:
     """Return a plan in which some layers stay in float, each with the reason."""
     if not layers:
         return figures.plan

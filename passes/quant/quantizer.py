@@ -46,7 +46,7 @@ from .measuring import Stopwatch, measured_costs
 from .mixed import CostLimits, fastest
 from .parameters import Parameters, quantize_parameters
 from .plan import QuantPlan, layers_of, sites_of
-from .precision import Demands, MixedPlan, PlanFigures, Trial, mixed_plan
+from .precision import Demands, MixedPlan, PlanFigures, PlanTrial, mixed_plan
 from .quantized_copy import JudgedScales, QuantizedCopies, quantized_copy
 from .scales import ScaleChoice
 from .sensitivity import PartErrors, Sensitivity, part_errors
@@ -343,7 +343,7 @@ class Quantizer:
             ),
             self._demands,
             self._exact(plan),
-            Trial(
+            PlanTrial(
                 self.calibrator.plan,
                 lambda plans: self._watch.race([self._reference, *(self._copy(own, choice) for own in plans)]),
                 lambda plans: self._judge(plans, choice),

@@ -17,8 +17,8 @@ from onnxslim.passes.quant.plan import make_plan
 from onnxslim.passes.quant.precision import (
     Demands,
     PlanFigures,
+    PlanTrial,
     Times,
-    Trial,
     best_of,
     candidates,
     mixed_plan,
@@ -319,7 +319,7 @@ def test_a_layer_that_costs_the_outputs_most_stays_in_float_where_there_is_time(
         return [26.0, *(23.0 + 3 - len([site for site in own.sites if site.is_contraction]) for own in plans)]
 
     found = mixed_plan(
-        PlanFigures(plan, errors, costs, {}), Demands(float_time=0.05), frozenset(), Trial(replan, race, unjudged)
+        PlanFigures(plan, errors, costs, {}), Demands(float_time=0.05), frozenset(), PlanTrial(replan, race, unjudged)
     )
     assert {site.key for site in found.plan.sites if site.is_contraction} == {"a", "y"}
     assert [reasons["b"] for reasons in asked] == ["costly"]
@@ -346,7 +346,7 @@ def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices()
         return make_plan(model, load_table("cpu"), float_nodes=reasons)
 
     found = mixed_plan(
-        PlanFigures(plan, errors, costs, {}), Demands(float_time=0.05), frozenset(), Trial(replan, race, unjudged)
+        PlanFigures(plan, errors, costs, {}), Demands(float_time=0.05), frozenset(), PlanTrial(replan, race, unjudged)
     )
     assert {"y"} in races[0]
     assert {"a", "b", "y"} in races[0]
@@ -385,7 +385,7 @@ def test_errors_that_are_measured_count_more_than_those_that_are_reckoned(error_
     def of_plan(own, whole, without_b):
         return whole if "b" in {site.key for site in own.sites} else without_b
 
-    trial = Trial(
+    trial = PlanTrial(
         lambda reasons: make_plan(model, load_table("cpu"), float_nodes=reasons),
         lambda plans: [26.0, *(of_plan(own, 23.0, 24.0) for own in plans)],
         lambda plans: [of_plan(own, 0.01, 0.01 * error_of_b) for own in plans],
@@ -409,7 +409,7 @@ def test_a_budget_that_takes_time_is_no_reason_for_further_choices(demands):
     def replan(reasons):
         return make_plan(model, load_table("cpu"), float_nodes=reasons)
 
-    mixed_plan(PlanFigures(plan, errors, costs, {}), demands, frozenset(), Trial(replan, race, unjudged))
+    mixed_plan(PlanFigures(plan, errors, costs, {}), demands, frozenset(), PlanTrial(replan, race, unjudged))
     assert len(races) == 1
 
 

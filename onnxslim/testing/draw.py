@@ -291,9 +291,10 @@ def _new_axes(sampler: Sampler, data: Array) -> tuple[int, ...]:
 
 
 def _target_shape(sampler: Sampler, data: Array) -> Array:
-    """Return a shape with as many elements: the same, one of other sizes, with or without -1 and 0."""
+    """Return a shape with as many elements: the same, without an axis of size one, one of other sizes, with or without
+    -1 and 0."""
     shape = list(data.shape)
-    way = sampler.draw.choice(("same", "flat", "rest", "split", "copy"))
+    way = sampler.draw.choice(("same", "flat", "rest", "split", "copy", "squeezed"))
     if way == "flat":
         shape = [data.size]
     elif way == "rest":
@@ -303,6 +304,8 @@ def _target_shape(sampler: Sampler, data: Array) -> Array:
         shape = [first, data.size // first]
     elif way == "copy" and shape:
         shape[0] = 0
+    elif way == "squeezed" and 1 in shape:
+        del shape[sampler.draw.choice([axis for axis, size in enumerate(shape) if size == 1])]
     return _int64(shape)
 
 

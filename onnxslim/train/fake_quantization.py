@@ -167,9 +167,12 @@ def quantized_student(model: ir.Model, base: ir.Model, rounder: Rounder | None =
         rounder: Makes the weights that the student multiplies by; None: real numbers are rounded in each step.
     """
     found = tuple(stored_integers(model.graph))
-    repeated = dict(_repeated_scales(model.graph))
-    for node in having([base.graph], Trait.DEQUANTIZES):
-        _read_one_scale(node)
+    pairs = ((node.inputs[1], rounds.inputs[1]) for node, rounds in _repeated_scales(model.graph))
+    repeated = {copies: scale for copies, scale in pairs if copies is not None and scale is not None}
+    for node, rounds in _repeated_scales(base.graph):  # on one scale there, which is learned
+        for index in range(1, len(node.inputs)):
+            node.replace_input_with(index, rounds.inputs[index] if index < len(rounds.inputs) else None)
+        del node.attributes["axis"]
     scales = {
         scale.name or "": scale
         for node in having([model.graph], Trait.QUANTIZES, Trait.DEQUANTIZES)
@@ -187,32 +190,17 @@ def quantized_student(model: ir.Model, base: ir.Model, rounder: Rounder | None =
     return QuantizedStudent(base, (*writer.reals.values(), *factors.values()), stored, factors, repeated)
 
 
-def _one_scale(node: ir.Node) -> ir.Node | None:
-    """Return the QuantizeLinear whose scale, one for the tensor, a DequantizeLinear repeats for each channel."""
-    levels, own = node.inputs[0], constant(node.inputs[1])
-    rounds = None if levels is None else levels.producer()
-    if rounds is None or not has(rounds, Trait.QUANTIZES) or own is None or own.ndim != 1:
-        return None
-    scale = constant(rounds.inputs[1])
-    return rounds if scale is not None and scale.size == 1 < own.size and (own == scale.reshape(())).all() else None
-
-
-def _repeated_scales(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.Value]]:
-    """Yield scales that repeat another one, and that one."""
+def _repeated_scales(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
+    """Yield each DequantizeLinear that repeats for each channel the one scale that its levels were made on, and the
+    QuantizeLinear of that."""
     for node in having([graph], Trait.DEQUANTIZES):
-        rounds, copies = _one_scale(node), node.inputs[1]
-        if rounds is not None and rounds.inputs[1] is not None and copies is not None:
-            yield copies, rounds.inputs[1]
-
-
-def _read_one_scale(node: ir.Node) -> None:
-    """Let a DequantizeLinear that repeats a scale read it as it is."""
-    rounds = _one_scale(node)
-    if rounds is not None:
-        node.replace_input_with(1, rounds.inputs[1])
-        if len(node.inputs) > 2:
-            node.replace_input_with(2, rounds.inputs[2] if len(rounds.inputs) > 2 else None)
-        del node.attributes["axis"]
+        levels, own = node.inputs[0], constant(node.inputs[1])
+        rounds = None if levels is None else levels.producer()
+        if rounds is None or not has(rounds, Trait.QUANTIZES) or own is None or own.ndim != 1:
+            continue
+        scale = constant(rounds.inputs[1])
+        if scale is not None and scale.size == 1 < own.size and (own == scale.reshape(())).all():
+            yield node, rounds
 
 
 def stored_integers(graph: ir.Graph) -> Iterator[StoredIntegers]:

@@ -7,6 +7,7 @@ inputs. Where a bias follows that is corrected anyway, moments are taken about t
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -113,36 +114,60 @@ def rounded_to(
         moment: The mean products of what the columns read, shape [groups, columns, columns].
         settings: How weights are quantized.
     """
+    product = site.product
+    assert product is not None
+    grid = _grid(like, site, blocks.shape, settings)
+    rounded = round_columns(blocks, moment, grid.nearest, grid.plain(blocks))
+    levels = np.rint(product.from_blocks(rounded / grid.step[:, None]))
+    return dataclasses.replace(like, levels=levels.astype(np.int8))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Grid:
+    """The values that the weight of a site may have."""
+
+    step: Floats
+    """Between levels, shape [groups, outputs]."""
+    ends: tuple[int, int]
+    """The lowest and the highest level."""
+    left: Indices
+    right: Indices
+    """Columns of which no two together may exceed what the kernel can hold, in step; none where all can be held."""
+
+    def plain(self, blocks: Floats) -> Floats:
+        """Return the values next to a weight, shape [groups, columns, outputs]."""
+        levels = np.clip(blocks / self.step[:, None], *self.ends)
+        pairs = np.stack([levels[:, self.left], levels[:, self.right]], axis=-1)
+        fitted = fit_pairs(pairs.reshape(-1, 2).astype(np.float32)).reshape(pairs.shape)
+        levels[:, self.left], levels[:, self.right] = fitted[..., 0], fitted[..., 1]
+        rounded: Floats = np.rint(levels) * self.step[:, None]
+        return rounded
+
+    def nearest(self, column: int | np.integer[Any], values: Floats, others: Floats) -> Floats:
+        """Return the values next to those of a column, as far as its partner leaves room; see `Nearest`."""
+        levels: Floats = np.clip(np.rint(values / self.step), *self.ends)
+        partner = self._partners.get(int(column))
+        if partner is not None:
+            beside = np.rint(others[:, partner] / self.step)
+            levels = np.clip(levels, np.maximum(-beside, 0) - PAIR_LIMIT, PAIR_LIMIT - np.maximum(beside, 0))
+        return levels * self.step
+
+    @functools.cached_property
+    def _partners(self) -> dict[int, int]:
+        left, right = self.left.tolist(), self.right.tolist()
+        return dict(zip(left + right, right + left, strict=True))
+
+
+def _grid(like: QuantizedWeight, site: QuantSite, shape: tuple[int, ...], settings: WeightSettings) -> _Grid:
+    """Return the grid of a quantized weight of a site, whose blocks have a shape."""
     product, saturation = site.product, settings.saturation_of(site)
     assert product is not None
-    groups, columns, outputs = blocks.shape
-    step = np.broadcast_to(like.scale.astype(np.float64), (groups * outputs,)).reshape(groups, outputs)
-    ends = saturation.ends(like.integers)
-    levels = np.clip(blocks / step[:, None], *ends)
-    partners = np.full(columns, -1)
-    if saturation is Saturation.PAIRS:
-        left, right = pairs_of(product, site.row.packing)
-        partners[left], partners[right] = right, left
-        pairs = np.stack([levels[:, left], levels[:, right]], axis=-1)
-        fitted = fit_pairs(pairs.reshape(-1, 2).astype(np.float32)).reshape(pairs.shape)
-        levels[:, left], levels[:, right] = fitted[..., 0], fitted[..., 1]
-
-    def nearest(column: int | np.integer[Any], values: Floats, others: Floats) -> Floats:
-        rounded: Floats = np.clip(np.rint(values / step), *ends)
-        if partners[column] >= 0:
-            beside = np.rint(others[:, partners[column]] / step)
-            rounded = np.clip(rounded, np.maximum(-beside, 0) - PAIR_LIMIT, PAIR_LIMIT - np.maximum(beside, 0))
-        return rounded * step
-
-    rounded = round_columns(blocks, moment, nearest, np.rint(levels) * step[:, None])
-    return dataclasses.replace(like, levels=np.rint(product.from_blocks(rounded / step[:, None])).astype(np.int8))
-
-
-def pairs_of(product: Contraction, packing: str | None) -> tuple[Indices, Indices]:
-    """Return the columns of a contraction whose products its kernel adds in pairs: the first and the second of each."""
-    groups, columns, outputs = product.blocks().shape
-    places = np.broadcast_to(np.arange(columns, dtype=np.float64)[:, None], (groups, columns, outputs))
     assert product.weight_axis is not None
-    order = products_in_order(product.from_blocks(places), product.weight_axis, packing)[0].astype(np.int64)
-    even = columns // 2 * 2
-    return order[0:even:2], order[1:even:2]
+    groups, columns, outputs = shape
+    step = np.broadcast_to(like.scale.astype(np.float64), (groups * outputs,)).reshape(groups, outputs)
+    order = np.zeros(0, np.int64)
+    if saturation is Saturation.PAIRS:
+        places = np.broadcast_to(np.arange(columns, dtype=np.float64)[:, None], shape)
+        rows = products_in_order(product.from_blocks(places), product.weight_axis, site.row.packing)
+        order = rows[0, : columns // 2 * 2].astype(np.int64)
+    return _Grid(step, saturation.ends(like.integers), order[0::2], order[1::2])

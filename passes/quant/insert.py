@@ -153,9 +153,9 @@ def _insert_pairs(model: ir.Model, writer: Writer, plan: QuantPlan, scales: Tens
                 read = wanted.get(use.node, scale)
                 if read not in pairs:
                     pairs[read] = writer.pair(output, read)
-                replaced.setdefault(use.node, {})[use.idx] = pairs[read]
-                if use.idx == 0 and _rounds(table, use.node):
-                    replaced[use.node][0] = _of_channels(writer, use.node, pairs[read], read)
+                rounds = use.idx == 0 and _rounds(table, use.node)
+                new = _of_channels(writer, use.node, pairs[read], read) if rounds else pairs[read]
+                replaced.setdefault(use.node, {})[use.idx] = new
         if maker is not None and behind.is_graph_output():
             _take_over_output(graph, behind, output, writer.name())
     for node, inputs in replaced.items():

@@ -113,8 +113,8 @@ def candidates(
     most_first = [dataclasses.replace(demands, float_time=demands.float_time * share) for share in SHARES]
     fastest_one = dataclasses.replace(demands, float_time=0.0)
     tries = [(costs, demands)]
-    if estimated is not None and not demands.budgeted:
-        tries += [(estimated, asked) for asked in most_first]
+    if not demands.budgeted:
+        tries += [(estimated, asked) for asked in most_first if estimated is not None]
         tries += [(costs, dataclasses.replace(demands, float_time=demands.float_time * times)) for times in MORE]
     tries += [(costs, asked) for asked in most_first[1:]]
     tries.append((costs, fastest_one))
@@ -191,7 +191,7 @@ class PlanTrial:
     """Returns the milliseconds of the model in float, and of copies that are quantized by these plans."""
     judge: Callable[[Sequence[QuantPlan]], list[float]]
     """Returns the energy of the error of the outputs of copies that are quantized by these plans, as a share of theirs;
-    NaN where one does not run."""
+    NaN for all where one does not run."""
 
 
 def mixed_plan(figures: PlanFigures, demands: Demands, int8: frozenset[str], trial: PlanTrial) -> MixedPlan:

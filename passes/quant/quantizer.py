@@ -365,10 +365,8 @@ class Quantizer:
         return estimated_costs(self.model, plan, self.macs, feeds, integers, saturating, layers)
 
     def _judge(self, plans: Sequence[QuantPlan], choice: ScaleChoice) -> list[float]:
-        """Return the energy of the error of the outputs by each plan, as a share of theirs; NaN where one does not run.
-
-        It is that on the samples that choices are judged on.
-        """
+        """Return the energy of the error of the outputs by each plan, as a share of theirs, on the samples that choices
+        are judged on; NaN for all where one does not run."""
         try:
             copies = self._copies(len(plans), self._apart()[1])
             return [copies.error(plan, self._completed_parameters(plan, choice)) for plan in plans]

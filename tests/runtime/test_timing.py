@@ -30,9 +30,11 @@ from onnxslim.runtime.timing import (
     measure_latency,
     opened,
     time_layers,
+    time_models,
     timed_process,
 )
 from onnxslim.runtime.timing_child import serve, wait_until_idle
+from onnxslim.runtime.turns import OF_LAYERS, OF_MODELS, Turns
 
 CPU = Target("cpu", "test", "avx2", 1)
 FEEDS = {"x": np.zeros((4, 3), np.float32)}
@@ -294,6 +296,14 @@ def test_on_cuda_layers_run_in_this_process(monkeypatch: pytest.MonkeyPatch) -> 
     none, some = time_layers([(broken, FEEDS), (from_text(TEXT), FEEDS)], Target("cuda", "test", "avx2", 1))
     assert none is None
     assert some > 0
+
+
+def test_models_take_longer_turns_than_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Turns] = []
+    monkeypatch.setattr(timing, "time_those_that_run", lambda prepare, models, turns: asked.append(turns) or [])
+    for timer in (time_layers, time_models):
+        timer([(from_text(TEXT), FEEDS)], Target("cuda", "test", "avx2", 1))
+    assert asked == [OF_LAYERS, OF_MODELS]
 
 
 def test_layers_share_their_threads_where_the_runtime_can(

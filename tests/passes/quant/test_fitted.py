@@ -8,8 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnxslim.passes.quant import Quant, fitted
+from onnxslim.passes.quant.parameters import WeightSettings, quantize_site_weight
+from onnxslim.passes.quant.plan import make_plan
 from onnxslim.passes.quant.saturation import Saturation
 from onnxslim.passes.quant.scales import Calibration
+from onnxslim.passes.quant.table import load_table
 from onnxslim.passes.quant.weights import Rounding
 from sample_models import from_text
 from story import AVX2, VNNI, make_context
@@ -90,6 +93,22 @@ def test_pairs_that_must_not_saturate_are_fitted_within_their_limit():
         largest.append(np.abs(products[:, 0::2] + products[:, 1::2]).max())
     assert max(largest) == 128, "it is the limit that keeps them"
     assert error(rounded, model, images[32:]) < 0.85 * error(nearest, model, images[32:])
+
+
+def test_what_is_next_to_a_weight_is_what_rounding_to_the_nearest_gives():
+    """Else fitting would begin with pairs of which one gave way alone."""
+    model, _ = net()
+    infer_shapes(model)
+    pairs = 0
+    for site in make_plan(model, load_table("cpu")).sites:
+        settings = WeightSettings(Saturation.PAIRS, per_channel=True, search=True)
+        if site.product is not None and fitted.can_be_fitted(site, settings):
+            like, blocks = quantize_site_weight(site, settings), site.product.blocks()
+            grid = fitted._grid(like, site, blocks.shape, settings)
+            found = site.product.from_blocks(grid.plain(blocks) / grid.step[:, None])
+            np.testing.assert_allclose(found, like.levels, atol=1e-4)
+            pairs += len(grid.left)
+    assert pairs
 
 
 def test_seven_bits_stay_seven_bits():

@@ -252,6 +252,17 @@ def test_what_estimates_would_choose_is_measured_too():
     assert frozenset("b") not in candidates(errors, measured, within, frozenset(), PlanCosts(estimated))
 
 
+def test_what_takes_more_is_measured_for_what_it_may_bring():
+    errors = [RoundingError(frozenset(key), share) for key, share in (("a", 1.0), ("b", 0.5), ("c", 0.2))]
+    layers = {key: PrecisionCost(11.0 + extra, 10.0, 4, 1) for key, extra in (("a", 0.0), ("b", 1.0), ("c", 9.0))}
+    sets = candidates(errors, PlanCosts(layers, measured=True), Demands(float_time=0.05), frozenset())
+    assert frozenset("a") in sets, "3 % more"
+    assert frozenset("ab") in sets, "10 % more"
+    assert not [layers for layers in sets if "c" in layers], "33 % more"
+    budgeted = candidates(errors, PlanCosts(layers, measured=True), Demands(latency=0.9), frozenset())
+    assert len(budgeted) < len(sets)
+
+
 def test_conversions_between_layers_change_the_layout_of_images():
     """Beside an op that is float whatever is chosen, they do not."""
     asked = []
@@ -304,11 +315,16 @@ def unjudged(plans):
     return [math.nan] * len(plans)
 
 
+def in_turns(plan):
+    """Return the milliseconds of a plan of three layers, each of which takes so much longer in float."""
+    return 23.0 + 1.1 * (3 - sum(site.is_contraction for site in plan.sites))
+
+
 def test_a_layer_that_costs_the_outputs_most_stays_in_float_where_there_is_time():
     model, _ = net()
     plan = make_plan(model, load_table("cpu"))
     costs = PlanCosts({key: PrecisionCost(2.0, 1.0, 4, 1) for key in "aby"}, rest_time=20.0, measured=True)
-    errors = [RoundingError(frozenset(key), share) for key, share in (("a", 1.0), ("b", 5.0), ("y", 2.0))]
+    errors = [RoundingError(frozenset(key), share) for key, share in (("a", 1.5), ("b", 5.0), ("y", 2.0))]
     asked = []
 
     def replan(reasons):
@@ -316,13 +332,13 @@ def test_a_layer_that_costs_the_outputs_most_stays_in_float_where_there_is_time(
         return make_plan(model, load_table("cpu"), float_nodes=reasons)
 
     def race(plans):
-        return [26.0, *(23.0 + 3 - len([site for site in own.sites if site.is_contraction]) for own in plans)]
+        return [27.0, *(in_turns(own) for own in plans)]
 
     found = mixed_plan(
         PlanFigures(plan, errors, costs, {}), Demands(float_time=0.05), frozenset(), PlanTrial(replan, race, unjudged)
     )
     assert {site.key for site in found.plan.sites if site.is_contraction} == {"a", "y"}
-    assert [reasons["b"] for reasons in asked] == ["costly"]
+    assert {reasons["b"] for reasons in asked} == {"costly"}
     assert found.against is None
 
 
@@ -340,7 +356,7 @@ def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices()
         in_int8 = [{site.key for site in own.sites if site.is_contraction} for own in plans]
         races.append(in_int8)
         pace = len(races)  # the second race is twice as slow
-        return [30.0 * pace, *(pace * (23.0 + 3 * ("a" not in own) + 0.5 * ("b" not in own)) for own in in_int8)]
+        return [30.0 * pace, *(pace * (23.0 + 3 * (len({"a", "y"} - own)) + 0.5 * ("b" not in own)) for own in in_int8)]
 
     def replan(reasons):
         return make_plan(model, load_table("cpu"), float_nodes=reasons)
@@ -350,7 +366,8 @@ def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices()
     )
     assert {"y"} in races[0]
     assert {"a", "b", "y"} in races[0]
-    assert races[1] == [{"a", "y"}], "what was measured is not measured again"
+    assert {"a", "y"} in races[1]
+    assert not [own for own in races[1] if own in races[0]], "what was measured is not measured again"
     assert {site.key for site in found.plan.sites if site.is_contraction} == {"a", "y"}
     assert found.notes[0].action == "23.5 ms"
 
@@ -380,15 +397,15 @@ def test_errors_that_are_measured_count_more_than_those_that_are_reckoned(error_
     model, _ = net()
     plan = make_plan(model, load_table("cpu"))
     costs = PlanCosts({key: PrecisionCost(2.0, 1.0, 4, 1) for key in "aby"}, rest_time=20.0, measured=True)
-    errors = [RoundingError(frozenset(key), share) for key, share in (("a", 1.0), ("b", 5.0), ("y", 2.0))]
+    errors = [RoundingError(frozenset(key), share) for key, share in (("a", 1.5), ("b", 5.0), ("y", 2.0))]
 
-    def of_plan(own, whole, without_b):
-        return whole if "b" in {site.key for site in own.sites} else without_b
+    def error_of(own):
+        return 0.01 if "b" in {site.key for site in own.sites} else 0.01 * error_of_b
 
     trial = PlanTrial(
         lambda reasons: make_plan(model, load_table("cpu"), float_nodes=reasons),
-        lambda plans: [26.0, *(of_plan(own, 23.0, 24.0) for own in plans)],
-        lambda plans: [of_plan(own, 0.01, 0.01 * error_of_b) for own in plans],
+        lambda plans: [27.0, *map(in_turns, plans)],
+        lambda plans: list(map(error_of, plans)),
     )
     found = mixed_plan(PlanFigures(plan, errors, costs, {}), Demands(float_time=0.05), frozenset(), trial)
     assert {site.key for site in found.plan.sites if site.is_contraction} == kept

@@ -36,8 +36,9 @@ GAIN = 0.04
 """Share of the distance by which exchanging them must reduce it."""
 FEWEST = 32
 """Minimum of samples to decide about the order of channels."""
-GLANCE = 16
-"""Number of samples on which mistakes are compared; the best is then measured on all."""
+GLANCE, GLANCE_BYTES = (4, 16), 1e7
+"""Number of samples on which mistakes are compared, at least and at most, and the bytes of images that suffice; the
+best is then measured on all."""
 BEST = 4
 """Number of nearest mistakes that are also tried with exchanged channels."""
 
@@ -50,9 +51,16 @@ class Prepared:
     batches: Sequence[Batch]
     name: str
 
-    def after(self, mistake: Mistake | None, parts: int | None = None) -> SampleStatistics:
-        """Return the statistics of the samples after the correction of a mistake, of the first `parts` batches."""
-        batches = self.batches[:parts]
+    def glance(self, gauge: Gauge) -> Prepared:
+        """Return as many of them as suffice to compare mistakes, with another gauge."""
+        first = self.batches[0]
+        size = np.asarray(first.feeds[self.name]).nbytes / first.count
+        count = int(np.clip(GLANCE_BYTES / size, *GLANCE))
+        return Prepared(gauge, self.batches[: max(1, count // first.count)], self.name)
+
+    def after(self, mistake: Mistake | None) -> SampleStatistics:
+        """Return the statistics of the samples after the correction of a mistake."""
+        batches = self.batches
         if mistake is not None:
             batches = [
                 dataclasses.replace(batch, feeds={**batch.feeds, self.name: mistake.correct(batch.feeds[self.name])})
@@ -80,7 +88,8 @@ def check_preparation(
     count = int(given.counts.sum())
     distance = _early(gauge, given)
     if distance > MISFIT + OF_FEW / count:
-        return _explain(prepared, distance, count)
+        early = Gauge(model, open_session, EARLY)
+        return _explain(prepared, early, distance, count)
     if name is None or count < FEWEST or batches[0].feeds[name].shape[1] != 3 or _grey(batches, name):
         return []
     found = _exchanged(prepared, given, np.random.default_rng(seed))
@@ -97,8 +106,8 @@ def _early(gauge: Gauge, given: SampleStatistics) -> float:
     return float(gauge.distances(given)[:EARLY].mean())
 
 
-def _explain(prepared: Prepared, distance: float, count: int) -> list[Diagnostic]:
-    best = _likeliest(prepared)
+def _explain(prepared: Prepared, early: Gauge, distance: float, count: int) -> list[Diagnostic]:
+    best = _likeliest(prepared, early)
     message = (
         f"the statistics of {count} samples at the model's first BatchNormalizations are {distance:.2g} off those that "
         "were stored in training (0: the same; 0.1: as far as right ones may be)"
@@ -112,15 +121,18 @@ def _explain(prepared: Prepared, distance: float, count: int) -> list[Diagnostic
     return [Diagnostic(CODE, message, hint)] if distance > UNEXPLAINED else []
 
 
-def _likeliest(prepared: Prepared) -> tuple[Mistake, float] | None:
-    """Return the mistake whose correction leaves the least distance, and that distance; None without images."""
+def _likeliest(prepared: Prepared, early: Gauge) -> tuple[Mistake, float] | None:
+    """Return the mistake whose correction leaves the least distance, and that distance; None without images.
+
+    `early` is the gauge of what decides about ranges.
+    """
     if not prepared.name:
         return None
     channels = prepared.batches[0].feeds[prepared.name].shape[1]
-    parts = max(1, GLANCE // prepared.batches[0].count)
+    glance = prepared.glance(early)
 
     def left(mistake: Mistake) -> float:
-        return _early(prepared.gauge, prepared.after(mistake, parts))
+        return _early(early, glance.after(mistake))
 
     tried = [(left(mistake), mistake) for mistake in wrong_ranges(channels)]
     if channels == 3:
@@ -130,7 +142,7 @@ def _likeliest(prepared: Prepared) -> tuple[Mistake, float] | None:
     least = min(distance for distance, _ in tried)
     factor, difference = AS_GOOD
     likeliest = next(mistake for distance, mistake in tried if distance <= factor * least + difference)
-    return likeliest, _early(prepared.gauge, prepared.after(likeliest))
+    return likeliest, _early(early, Prepared(early, prepared.batches, prepared.name).after(likeliest))
 
 
 def _exchanged(prepared: Prepared, given: SampleStatistics, generator: np.random.Generator) -> Mistake | None:

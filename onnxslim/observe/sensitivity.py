@@ -27,7 +27,9 @@ NOT_FINITE = 1e6
 ANOTHER_SHAPE = 1.0
 """The relative error of an output whose shape has changed: that of one that is lost."""
 APART = 10.0
-"""Parts of an axis whose largest magnitudes differ by this factor are quantities of different scale."""
+"""Parts of an axis whose magnitudes differ by this factor in every sample are quantities of different scale."""
+TELLING = 16
+"""Samples that tell it."""
 LONGEST = 4096
 """Axes longer than this are not taken apart: they are positions, and not quantities."""
 
@@ -43,29 +45,46 @@ class OutputDeviation:
     Args:
         reference: Runs the model as it is.
         runs: The inputs of each run.
+        telling: The inputs of runs that tell the parts of the outputs; None: those of all runs.
 
     Raises:
         RunError: The model does not run.
     """
 
-    def __init__(self, reference: Run, runs: Sequence[Feeds]) -> None:
+    def __init__(self, reference: Run, runs: Sequence[Feeds], telling: Sequence[Feeds] | None = None) -> None:
         self._runs = runs
-        self._reference = list(self._outputs(reference))
+        self._reference = list(_outputs(reference, runs))
         names = self._reference[0] if self._reference else {}
-        outputs = {name: [made[name] for made in self._reference] for name in names}
-        self._parts = {
-            name: parts(arrays) for name, arrays in outputs.items() if all(np.isfinite(array).all() for array in arrays)
-        }
+        finite = [name for name in names if all(np.isfinite(made[name]).all() for made in self._reference)]
+        magnitudes = {name: Magnitudes() for name in finite}
+        for made in self._reference if telling is None else _outputs(reference, telling):
+            for name in finite:
+                magnitudes[name].add(made[name])
+        self._parts = {name: found.parts() for name, found in magnitudes.items()}
 
     @classmethod
-    def on(cls, model: ir.Model, samples: Samples, open_session: OpenSession) -> OutputDeviation:
+    def on(
+        cls, model: ir.Model, samples: Samples, open_session: OpenSession, telling: Samples | None = None
+    ) -> OutputDeviation:
         """Return the error of the outputs beside those of `model` on all of `samples`, as many at once as it takes.
+
+        Args:
+            model: It is not changed.
+            samples: What changed versions will run on.
+            open_session: Opens a model.
+            telling: Samples of which `TELLING` tell the parts of the outputs, where they are more; few samples take
+                places where little was seen for other quantities.
 
         Raises:
             RunError: The model does not run.
         """
-        feeds = [batch.feeds for batch in samples.batches(batch_size(model, samples))]
-        return cls(functools.partial(run_on, open_session(model)), feeds)
+
+        def feeds(own: Samples) -> list[Feeds]:
+            return [batch.feeds for batch in own.batches(batch_size(model, own))]
+
+        more = telling is not None and samples.count < min(TELLING, telling.count)
+        seen = feeds(telling.draw(TELLING)) if telling is not None and more else None
+        return cls(functools.partial(run_on, open_session(model)), feeds(samples), seen)
 
     def __call__(self, changed: Run) -> float:
         """Return the energy of the error where `changed` runs the model, as a share of that of the outputs: the mean
@@ -76,7 +95,7 @@ class OutputDeviation:
         """
         deviations = {name: [Deviation() for _ in own] for name, own in self._parts.items()}
         lost: set[str] = set()
-        for wanted, given in zip(self._reference, self._outputs(changed), strict=True):
+        for wanted, given in zip(self._reference, _outputs(changed, self._runs), strict=True):
             for name, own in self._parts.items():
                 reference, array = wanted[name], given.get(name)
                 if array is None or array.shape != reference.shape:
@@ -92,11 +111,12 @@ class OutputDeviation:
         known = [error for error in errors if error is not None]
         return float(np.mean(known)) if known else 0.0
 
-    def _outputs(self, run: Run) -> Iterator[dict[str, Array]]:
-        """Yield the outputs of floats of each run, of rank 1 or more: those of the next when these are done with."""
-        for feeds in self._runs:
-            results = {name: np.asarray(array) for name, array in run(feeds).items()}
-            yield {name: np.atleast_1d(array) for name, array in results.items() if array.dtype.kind == "f"}
+
+def _outputs(run: Run, runs: Sequence[Feeds]) -> Iterator[dict[str, Array]]:
+    """Yield the outputs of floats of each run, of rank 1 or more: those of the next when these are done with."""
+    for feeds in runs:
+        results = {name: np.asarray(array) for name, array in run(feeds).items()}
+        yield {name: np.atleast_1d(array) for name, array in results.items() if array.dtype.kind == "f"}
 
 
 def output_weights(made: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
@@ -142,28 +162,57 @@ def _cut(array: Array, part: Part) -> Array:
 
 
 def parts(outputs: Sequence[Array]) -> list[Part]:
-    """Return the parts of an output that hold quantities of different scale.
-
-    The axis behind the first that counts is the one along which magnitudes lie furthest apart; it is cut wherever the
-    next larger magnitude is more than `APART` times as large.
+    """Return the parts of an output that hold quantities of different scale; see `Magnitudes`.
 
     Args:
-        outputs: The output for each run.
+        outputs: The output for each run; samples lie along its first axis.
     """
-    shapes = {output.shape[1:] for output in outputs}
-    if len(shapes) != 1 or not all(output.size for output in outputs):
-        return [None]
-    widest, found = APART, list[Part]([None])
-    rank = outputs[0].ndim
-    for axis in range(1, rank):
-        if not 2 <= outputs[0].shape[axis] <= LONGEST:
-            continue
-        reduced = tuple(index for index in range(rank) if index != axis)
-        magnitudes = np.max([np.abs(output).max(axis=reduced) for output in outputs], axis=0).astype(np.float64)
-        ordered = np.sort(magnitudes[magnitudes > 0])
-        gaps = ordered[1:] / ordered[:-1]
-        if gaps.max(initial=0.0) > widest:
-            widest = float(gaps.max())
-            borders = [0.0, *ordered[1:][gaps > APART], np.inf]
-            found = [(axis, (magnitudes >= low) & (magnitudes < high)) for low, high in itertools.pairwise(borders)]
-    return found
+    magnitudes = Magnitudes()
+    for output in outputs:
+        magnitudes.add(output)
+    return magnitudes.parts()
+
+
+class Magnitudes:
+    """The largest magnitudes of an output along its axes, in each sample, which tell the parts of different scale.
+
+    The axis behind the first that counts is the one along which magnitudes lie furthest apart; it is cut wherever in
+    every sample all magnitudes on one side are more than `APART` times as large as all on the other. What is small in
+    most samples only is a place where little was seen, or a class that is rare, and the same quantity.
+    """
+
+    def __init__(self) -> None:
+        self._shapes: set[tuple[int, ...]] = set()
+        self._empty = False
+        self._seen: dict[int, list[Array]] = {}
+        """By axis: of each run, shape [samples, size of the axis]."""
+
+    def add(self, output: Array) -> None:
+        """Add the output of a run; samples lie along its first axis."""
+        self._shapes.add(output.shape[1:])
+        self._empty = self._empty or not output.size
+        if self._empty or len(self._shapes) > 1:
+            return
+        magnitudes = np.abs(output)
+        for axis in range(1, output.ndim):
+            if 2 <= output.shape[axis] <= LONGEST:
+                others = tuple(index for index in range(1, output.ndim) if index != axis)
+                self._seen.setdefault(axis, []).append(magnitudes.max(axis=others))
+
+    def parts(self) -> list[Part]:
+        """Return an axis and a mask along it for each part; None for the whole."""
+        widest, found = APART, list[Part]([None])
+        if self._empty or len(self._shapes) > 1:
+            return found
+        for axis, seen in self._seen.items():
+            magnitudes = np.concatenate(seen).astype(np.float64)
+            largest = magnitudes.max(axis=0)
+            order = np.argsort(largest, kind="stable")[np.count_nonzero(largest == 0) :]
+            below = np.maximum.accumulate(magnitudes[:, order], axis=1)[:, :-1]
+            above = np.minimum.accumulate(magnitudes[:, order[::-1]], axis=1)[:, -2::-1]
+            gaps = np.min(above / np.maximum(below, np.finfo(np.float64).tiny), axis=0)
+            if gaps.max(initial=0.0) > widest:
+                widest = float(gaps.max())
+                borders = [0.0, *largest[order[1:]][gaps > APART], np.inf]
+                found = [(axis, (largest >= low) & (largest < high)) for low, high in itertools.pairwise(borders)]
+        return found

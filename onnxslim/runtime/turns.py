@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -17,6 +18,8 @@ Layer = TypeVar("Layer")
 
 FEWEST = 5
 """Runs of a slow call."""
+ENOUGH = 12
+"""Runs after which a call may be known to be out of question."""
 LOWER = 0.25
 """Quantile of the times that counts: other load only adds time, and the minimum depends on chance."""
 
@@ -29,12 +32,14 @@ class Turns:
     """Of each call at most."""
     seconds: float
     """Of all runs of a call, after which it is slow."""
+    apart: float = math.inf
+    """Times the fastest call's time that a call may take; what takes longer runs no more after `ENOUGH` runs."""
 
 
 OF_LAYERS = Turns(40, 0.5)
 """There may be a thousand of them, and what one takes beside another differs much."""
-OF_MODELS = Turns(120, 3.0)
-"""There are few, and a hundredth of their times may decide."""
+OF_MODELS = Turns(120, 2.0, 1.3)
+"""There are few, and a hundredth of their times may decide between those that are nearly as fast as the fastest."""
 
 
 def time_in_turns(
@@ -52,14 +57,22 @@ def time_in_turns(
     for call in calls:
         call()
     times: list[list[float]] = [[] for _ in calls]
+    left: Sequence[int] = range(len(calls))
     for turn in range(turns.runs):
+        if turn == ENOUGH:
+            found = [_lower(runs) for runs in times]
+            left = [index for index in left if found[index] <= turns.apart * min(found)]
         # forwards and backwards, so that a call does not always follow the same one
-        for index in range(len(calls)) if turn % 2 == 0 else reversed(range(len(calls))):
+        for index in left if turn % 2 == 0 else reversed(left):
             if turn < FEWEST or sum(times[index]) < turns.seconds:
                 start = clock()
                 calls[index]()
                 times[index].append(clock() - start)
-    return [float(np.quantile(runs, LOWER)) * 1e3 for runs in times]
+    return [_lower(runs) * 1e3 for runs in times]
+
+
+def _lower(seconds: Sequence[float]) -> float:
+    return float(np.quantile(seconds, LOWER))
 
 
 def time_those_that_run(

@@ -252,14 +252,18 @@ class _Trials:
         return self.times.get(layers, math.nan)
 
     def measure(self, sets: Sequence[frozenset[str]]) -> None:
-        """Measure what was not; times of another race are brought to the pace of the first one."""
+        """Measure what was not; times of another race are brought to the pace of the first one by what was fastest
+        there."""
         paying = [layers for layers in sets if layers not in self.times and self.plan(layers).pays]
         if not paying:
             return
-        in_float, *times = self._trial.race([self.plan(layers) for layers in paying])
-        if not self.times:
-            self.in_float = in_float
-        pace = self.in_float / in_float if math.isfinite(in_float) else math.inf
+        fastest_one = min(self.times, key=self.times.__getitem__, default=None)
+        again = [] if fastest_one is None else [fastest_one]
+        in_float, *times = self._trial.race([self.plan(layers) for layers in [*again, *paying]])
+        if fastest_one is None:
+            self.in_float, pace = in_float, 1.0
+        else:
+            pace = self.times[fastest_one] / times.pop(0)
         self.times |= {layers: time * pace for layers, time in zip(paying, times, strict=True)}
 
     def shares(self, measured: Sequence[frozenset[str]]) -> list[float]:

@@ -144,7 +144,7 @@ def noise_of_parts(model: ir.Model, parts: Sequence[Part], macs: int, context: C
     """
     least, most = SAMPLES
     few = context.draw(int(min(most, max(least, PRODUCTS / max(macs * len(parts), 1)))), "quant: sensitivity")
-    error = OutputDeviation.on(model, few, context.open_session)
+    error = OutputDeviation.on(model, few, context.open_session, context.samples)
     errors: list[float] = []
     height = max(FEWEST, -(-len(parts) // SESSIONS))
     for start in range(0, len(parts), height):

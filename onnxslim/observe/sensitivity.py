@@ -28,6 +28,8 @@ ANOTHER_SHAPE = 1.0
 """The relative error of an output whose shape has changed: that of one that is lost."""
 APART = 10.0
 """Parts of an axis whose magnitudes differ by this factor in every sample are quantities of different scale."""
+LEAST = 1e-5
+"""Share of the largest magnitude of all below which there is no quantity: it is rounding, or was not seen."""
 TELLING = 16
 """Samples that tell it."""
 LONGEST = 4096
@@ -207,7 +209,7 @@ class Magnitudes:
         for axis, seen in self._seen.items():
             magnitudes = np.concatenate(seen).astype(np.float64)
             largest = magnitudes.max(axis=0)
-            order = np.argsort(largest, kind="stable")[np.count_nonzero(largest == 0) :]
+            order = np.argsort(largest, kind="stable")[np.count_nonzero(largest <= LEAST * largest.max()) :]
             below = np.maximum.accumulate(magnitudes[:, order], axis=1)[:, :-1]
             above = np.minimum.accumulate(magnitudes[:, order[::-1]], axis=1)[:, -2::-1]
             gaps = np.min(above / np.maximum(below, np.finfo(np.float64).tiny), axis=0)

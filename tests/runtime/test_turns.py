@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from onnxslim.errors import RunError
-from onnxslim.runtime.turns import FEWEST, OF_LAYERS, OF_MODELS, Turns, time_in_turns, time_those_that_run
+from onnxslim.runtime.turns import ENOUGH, FEWEST, OF_LAYERS, OF_MODELS, Turns, time_in_turns, time_those_that_run
 
 
 class FakeClock:
@@ -38,6 +38,14 @@ def test_slow_calls_run_less_often() -> None:
     assert runs["fast"] == 30
     assert runs["slow"] in (10, 11)  # as sums of floats have it
     assert runs["slower"] == FEWEST
+
+
+def test_what_is_out_of_question_runs_no_more() -> None:
+    clock = FakeClock()
+    calls = [clock.call("fast", 0.01), clock.call("near", 0.012), clock.call("slow", 0.02)]
+    assert time_in_turns(calls, Turns(30, 9.0, 1.3), clock) == pytest.approx([10.0, 12.0, 20.0])
+    runs = {name: clock.order.count(name) - 1 for name in ("fast", "near", "slow")}
+    assert runs == {"fast": 30, "near": 30, "slow": ENOUGH}
 
 
 def test_models_take_longer_turns_than_layers() -> None:

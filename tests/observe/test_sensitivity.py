@@ -71,7 +71,9 @@ def test_places_where_little_was_seen_are_no_quantities() -> None:
 def test_a_cut_is_made_wherever_all_samples_have_it() -> None:
     output = np.array([[640, 3, 0.05, 1e-4, 2], [300, 0.4, 0.002, 0, 1]], np.float32)
     found = parts([output])
-    assert [tuple(np.flatnonzero(part[1])) for part in found] == [(2, 3), (1, 4), (0,)], "what is next to nothing goes with the least"
+    assert [tuple(np.flatnonzero(part[1])) for part in found] == [(2, 3), (1, 4), (0,)], (
+        "what is next to nothing goes with the least"
+    )
     assert {part[0] for part in found} == {1}
 
 

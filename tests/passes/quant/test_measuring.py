@@ -368,7 +368,7 @@ def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices()
     assert {"a", "b", "y"} in races[0]
     assert {"a", "y"} in races[1]
     again = [own for own in races[1] if own in races[0]]
-    assert again == [{"a", "b", "y"}], "what was fastest is measured again, as what the pace of the second race is told by"
+    assert again == [{"a", "b", "y"}], "the fastest: it tells the pace of the second race"
     assert {site.key for site in found.plan.sites if site.is_contraction} == {"a", "y"}
     assert found.notes[0].action == "23.5 ms"
 

@@ -209,10 +209,11 @@ class Magnitudes:
         for axis, seen in self._seen.items():
             magnitudes = np.concatenate(seen).astype(np.float64)
             largest = magnitudes.max(axis=0)
-            order = np.argsort(largest, kind="stable")[np.count_nonzero(largest <= LEAST * largest.max()) :]
+            nothing = LEAST * float(largest.max(initial=0.0))
+            order = np.argsort(largest, kind="stable")[np.count_nonzero(largest <= nothing) :]
             below = np.maximum.accumulate(magnitudes[:, order], axis=1)[:, :-1]
             above = np.minimum.accumulate(magnitudes[:, order[::-1]], axis=1)[:, -2::-1]
-            gaps = np.min(above / np.maximum(below, np.finfo(np.float64).tiny), axis=0)
+            gaps = np.min(above / np.maximum(below, nothing), axis=0)
             if gaps.max(initial=0.0) > widest:
                 widest = float(gaps.max())
                 borders = [0.0, *largest[order[1:]][gaps > APART], np.inf]

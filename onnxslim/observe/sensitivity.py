@@ -1,7 +1,7 @@
 """Measures how far the outputs of a model are off on few samples when something in it is changed, in one number.
 
-Outputs count alike, and so do parts of an output whose values differ by more than a power of ten in magnitude: where
-boxes in pixels and scores lie in one tensor, the scores would otherwise count for nothing.
+Outputs count alike, and so do parts of an output whose values differ in every sample by more than a power of ten in
+magnitude: where boxes in pixels and scores lie in one tensor, the scores would otherwise count for nothing.
 """
 
 from __future__ import annotations

@@ -51,12 +51,12 @@ class Prepared:
     batches: Sequence[Batch]
     name: str
 
-    def glance(self, gauge: Gauge) -> Prepared:
-        """Return as many of them as suffice to compare mistakes, with another gauge."""
+    def glance(self) -> Prepared:
+        """Return the few samples on which mistakes are compared."""
         first = self.batches[0]
         size = np.asarray(first.feeds[self.name]).nbytes / first.count
         count = int(np.clip(GLANCE_BYTES / size, *GLANCE))
-        return Prepared(gauge, self.batches[: max(1, count // first.count)], self.name)
+        return dataclasses.replace(self, batches=self.batches[: -(-count // first.count)])
 
     def after(self, mistake: Mistake | None) -> SampleStatistics:
         """Return the statistics of the samples after the correction of a mistake."""
@@ -89,7 +89,9 @@ def check_preparation(
     distance = _early(gauge, given)
     if distance > MISFIT + OF_FEW / count:
         early = Gauge(model, open_session, EARLY)
-        return _explain(prepared, early, distance, count)
+        if len(early.stored) == len(gauge.stored[:EARLY]):  # as long as none of the first is left out, they suffice
+            prepared = dataclasses.replace(prepared, gauge=early)
+        return _explain(prepared, distance, count)
     if name is None or count < FEWEST or batches[0].feeds[name].shape[1] != 3 or _grey(batches, name):
         return []
     found = _exchanged(prepared, given, np.random.default_rng(seed))
@@ -106,8 +108,8 @@ def _early(gauge: Gauge, given: SampleStatistics) -> float:
     return float(gauge.distances(given)[:EARLY].mean())
 
 
-def _explain(prepared: Prepared, early: Gauge, distance: float, count: int) -> list[Diagnostic]:
-    best = _likeliest(prepared, early)
+def _explain(prepared: Prepared, distance: float, count: int) -> list[Diagnostic]:
+    best = _likeliest(prepared)
     message = (
         f"the statistics of {count} samples at the model's first BatchNormalizations are {distance:.2g} off those that "
         "were stored in training (0: the same; 0.1: as far as right ones may be)"
@@ -121,18 +123,15 @@ def _explain(prepared: Prepared, early: Gauge, distance: float, count: int) -> l
     return [Diagnostic(CODE, message, hint)] if distance > UNEXPLAINED else []
 
 
-def _likeliest(prepared: Prepared, early: Gauge) -> tuple[Mistake, float] | None:
-    """Return the mistake whose correction leaves the least distance, and that distance; None without images.
-
-    `early` is the gauge of what decides about ranges.
-    """
+def _likeliest(prepared: Prepared) -> tuple[Mistake, float] | None:
+    """Return the mistake whose correction leaves the least distance, and that distance; None without images."""
     if not prepared.name:
         return None
     channels = prepared.batches[0].feeds[prepared.name].shape[1]
-    glance = prepared.glance(early)
+    glance = prepared.glance()
 
     def left(mistake: Mistake) -> float:
-        return _early(early, glance.after(mistake))
+        return _early(glance.gauge, glance.after(mistake))
 
     tried = [(left(mistake), mistake) for mistake in wrong_ranges(channels)]
     if channels == 3:
@@ -142,7 +141,7 @@ def _likeliest(prepared: Prepared, early: Gauge) -> tuple[Mistake, float] | None
     least = min(distance for distance, _ in tried)
     factor, difference = AS_GOOD
     likeliest = next(mistake for distance, mistake in tried if distance <= factor * least + difference)
-    return likeliest, _early(early, Prepared(early, prepared.batches, prepared.name).after(likeliest))
+    return likeliest, _early(prepared.gauge, prepared.after(likeliest))
 
 
 def _exchanged(prepared: Prepared, given: SampleStatistics, generator: np.random.Generator) -> Mistake | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ APART = 10.0
 LEAST = 1e-5
 """Share of the largest magnitude of all below which there is no quantity: it is rounding, or was not seen."""
 TELLING = 16
-"""Samples that tell it."""
+"""Samples that tell the parts of an output."""
 LONGEST = 4096
 """Axes longer than this are not taken apart: they are positions, and not quantities."""
 
@@ -47,21 +47,23 @@ class OutputDeviation:
     Args:
         reference: Runs the model as it is.
         runs: The inputs of each run.
-        telling: The inputs of runs that tell the parts of the outputs; None: those of all runs.
+        telling: The inputs of runs that tell the parts of the outputs, each of which is needed once; None: `runs`.
 
     Raises:
         RunError: The model does not run.
     """
 
-    def __init__(self, reference: Run, runs: Sequence[Feeds], telling: Sequence[Feeds] | None = None) -> None:
+    def __init__(self, reference: Run, runs: Sequence[Feeds], telling: Iterable[Feeds] | None = None) -> None:
         self._runs = runs
         self._reference = list(_outputs(reference, runs))
         names = self._reference[0] if self._reference else {}
         finite = [name for name in names if all(np.isfinite(made[name]).all() for made in self._reference)]
         magnitudes = {name: Magnitudes() for name in finite}
-        for made in self._reference if telling is None else _outputs(reference, telling):
+        seen = zip(runs, self._reference, strict=True) if telling is None else _runs(reference, telling)
+        for feeds, made in seen:
+            counts = {np.shape(array)[0] for array in feeds.values() if np.ndim(array)}
             for name in finite:
-                magnitudes[name].add(made[name])
+                magnitudes[name].add(made[name], together=len(made[name]) not in counts)
         self._parts = {name: found.parts() for name, found in magnitudes.items()}
 
     @classmethod
@@ -74,19 +76,21 @@ class OutputDeviation:
             model: It is not changed.
             samples: What changed versions will run on.
             open_session: Opens a model.
-            telling: Samples of which `TELLING` tell the parts of the outputs, where they are more; few samples take
-                places where little was seen for other quantities.
+            telling: Samples of which `TELLING` tell the parts of the outputs where `samples` are fewer: of few samples
+                a place where nothing was seen looks like another quantity.
 
         Raises:
             RunError: The model does not run.
         """
 
-        def feeds(own: Samples) -> list[Feeds]:
-            return [batch.feeds for batch in own.batches(batch_size(model, own))]
-
+        size = batch_size(model, samples)
         more = telling is not None and samples.count < min(TELLING, telling.count)
-        seen = feeds(telling.draw(TELLING)) if telling is not None and more else None
-        return cls(functools.partial(run_on, open_session(model)), feeds(samples), seen)
+        seen = telling.draw(TELLING).batches(size) if telling is not None and more else None
+        return cls(
+            functools.partial(run_on, open_session(model)),
+            [batch.feeds for batch in samples.batches(size)],
+            None if seen is None else (batch.feeds for batch in seen),
+        )
 
     def __call__(self, changed: Run) -> float:
         """Return the energy of the error where `changed` runs the model, as a share of that of the outputs: the mean
@@ -114,11 +118,16 @@ class OutputDeviation:
         return float(np.mean(known)) if known else 0.0
 
 
-def _outputs(run: Run, runs: Sequence[Feeds]) -> Iterator[dict[str, Array]]:
-    """Yield the outputs of floats of each run, of rank 1 or more: those of the next when these are done with."""
+def _runs(run: Run, runs: Iterable[Feeds]) -> Iterator[tuple[Feeds, dict[str, Array]]]:
+    """Yield the inputs and the outputs of floats of each run: those of the next when these are done with."""
     for feeds in runs:
         results = {name: np.asarray(array) for name, array in run(feeds).items()}
-        yield {name: np.atleast_1d(array) for name, array in results.items() if array.dtype.kind == "f"}
+        yield feeds, {name: np.atleast_1d(array) for name, array in results.items() if array.dtype.kind == "f"}
+
+
+def _outputs(run: Run, runs: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
+    """Yield the outputs of floats of each run, of rank 1 or more."""
+    return (made for _, made in _runs(run, runs))
 
 
 def output_weights(made: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
@@ -180,40 +189,38 @@ class Magnitudes:
 
     The axis behind the first that counts is the one along which magnitudes lie furthest apart; it is cut wherever in
     every sample all magnitudes on one side are more than `APART` times as large as all on the other. What is small in
-    most samples only is a place where little was seen, or a class that is rare, and the same quantity.
+    most samples only is a place where little was seen, or a class that is rare, and the same quantity. Samples that are
+    zero everywhere tell nothing.
     """
 
     def __init__(self) -> None:
         self._shapes: set[tuple[int, ...]] = set()
-        self._empty = False
         self._seen: dict[int, list[Array]] = {}
         """By axis: of each run, shape [samples, size of the axis]."""
 
-    def add(self, output: Array) -> None:
-        """Add the output of a run; samples lie along its first axis."""
+    def add(self, output: Array, *, together: bool = False) -> None:
+        """Add the output of a run; samples lie along its first axis, unless all of it is of one sample `together`."""
         self._shapes.add(output.shape[1:])
-        self._empty = self._empty or not output.size
-        if self._empty or len(self._shapes) > 1:
+        if not output.size:
             return
         magnitudes = np.abs(output)
         for axis in range(1, output.ndim):
             if 2 <= output.shape[axis] <= LONGEST:
-                others = tuple(index for index in range(1, output.ndim) if index != axis)
-                self._seen.setdefault(axis, []).append(magnitudes.max(axis=others))
+                others = tuple(index for index in range(output.ndim) if index != axis and (index or together))
+                self._seen.setdefault(axis, []).append(magnitudes.max(axis=others).reshape(-1, output.shape[axis]))
 
     def parts(self) -> list[Part]:
         """Return an axis and a mask along it for each part; None for the whole."""
         widest, found = APART, list[Part]([None])
-        if self._empty or len(self._shapes) > 1:
-            return found
-        for axis, seen in self._seen.items():
+        for axis, seen in self._seen.items() if len(self._shapes) == 1 else ():
             magnitudes = np.concatenate(seen).astype(np.float64)
-            largest = magnitudes.max(axis=0)
-            nothing = LEAST * float(largest.max(initial=0.0))
+            magnitudes = magnitudes[magnitudes.any(axis=1)]
+            largest = magnitudes.max(axis=0, initial=0.0)
+            nothing = LEAST * float(largest.max())
             order = np.argsort(largest, kind="stable")[np.count_nonzero(largest <= nothing) :]
             below = np.maximum.accumulate(magnitudes[:, order], axis=1)[:, :-1]
             above = np.minimum.accumulate(magnitudes[:, order[::-1]], axis=1)[:, -2::-1]
-            gaps = np.min(above / np.maximum(below, nothing), axis=0)
+            gaps = np.min(above / np.maximum(below, nothing), axis=0, initial=np.inf)
             if gaps.max(initial=0.0) > widest:
                 widest = float(gaps.max())
                 borders = [0.0, *largest[order[1:]][gaps > APART], np.inf]

@@ -19,7 +19,7 @@ from onnxslim.runtime.layer_latency import TimeLayers, circumstances
 from onnxslim.runtime.target import Target
 from onnxslim.runtime.timing import time_models
 
-FORMAT = 3
+FORMAT = 4
 """Version of the method of measurement; times of other versions are not used."""
 SMALL = 64
 """Integers of a constant that may be sizes, which decide how long a model takes."""

@@ -19,7 +19,7 @@ Layer = TypeVar("Layer")
 FEWEST = 5
 """Runs of a slow call."""
 ENOUGH = 12
-"""Runs after which a call may be known to be out of question."""
+"""Runs after which a call may be known to be out of the question."""
 LOWER = 0.25
 """Quantile of the times that counts: other load only adds time, and the minimum depends on chance."""
 
@@ -33,7 +33,8 @@ class Turns:
     seconds: float
     """Of all runs of a call, after which it is slow."""
     apart: float = math.inf
-    """Times the fastest call's time that a call may take; what takes longer runs no more after `ENOUGH` runs."""
+    """Multiple of the fastest call's time: what takes longer runs no more after `ENOUGH` runs, but for the first call,
+    with which the others are compared."""
 
 
 OF_LAYERS = Turns(40, 0.5)
@@ -61,7 +62,7 @@ def time_in_turns(
     for turn in range(turns.runs):
         if turn == ENOUGH:
             found = [_lower(runs) for runs in times]
-            left = [index for index in left if found[index] <= turns.apart * min(found)]
+            left = [index for index in left if index == 0 or found[index] <= turns.apart * min(found)]
         # forwards and backwards, so that a call does not always follow the same one
         for index in left if turn % 2 == 0 else reversed(left):
             if turn < FEWEST or sum(times[index]) < turns.seconds:

@@ -26,5 +26,5 @@ def deviation(before: ir.Model, after: ir.Model, samples: Samples, context: Cont
         RunError: A model does not run on them.
     """
     few = samples.draw(SAMPLES, np.random.default_rng(context.seed))
-    error = OutputDeviation.on(before, few, context.open_session, samples)
+    error = OutputDeviation.on(before, few, context.open_session, context.samples)
     return error(functools.partial(run_on, context.open_session(after)))

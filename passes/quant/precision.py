@@ -252,8 +252,8 @@ class _Trials:
         return self.times.get(layers, math.nan)
 
     def measure(self, sets: Sequence[frozenset[str]]) -> None:
-        """Measure what was not; times of another race are brought to the pace of the first one by what was fastest
-        there."""
+        """Measure what was not; the times of another race are brought to the pace of the first one by the choice that
+        is the fastest so far, which runs in both."""
         paying = [layers for layers in sets if layers not in self.times and self.plan(layers).pays]
         if not paying:
             return
@@ -263,7 +263,8 @@ class _Trials:
         if fastest_one is None:
             self.in_float, pace = in_float, 1.0
         else:
-            pace = self.times[fastest_one] / times.pop(0)
+            before, now = self.times[fastest_one], times.pop(0)
+            pace = before / now if math.isfinite(before) and math.isfinite(now) else math.inf
         self.times |= {layers: time * pace for layers, time in zip(paying, times, strict=True)}
 
     def shares(self, measured: Sequence[frozenset[str]]) -> list[float]:

@@ -67,7 +67,7 @@ class QuantizedCopies:
         first = next(samples.batches())
         held = HELD * first.count / max(sum(array.nbytes for array in first.feeds.values()), 1)
         few = samples.draw(int(max(least, min(most, held, PRODUCTS / max(macs * trials, 1)))))
-        self._error = OutputDeviation.on(model, few, context.open_session, samples)
+        self._error = OutputDeviation.on(model, few, context.open_session, context.samples)
 
     def error(self, plan: QuantPlan, parameters: Parameters) -> float:
         """Return the energy of the error of the outputs where everything of a plan is quantized, as a share of theirs.

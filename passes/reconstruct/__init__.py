@@ -100,7 +100,7 @@ class Reconstruct(Pass):
         judging, fitted = samples, samples
         with contextlib.suppress(DataError):  # too few: what is fitted on them judges as well
             judging, fitted = samples.split(self.held_out, np.random.default_rng(context.seed))
-        deviation = OutputDeviation.on(floats, judging, context.open_session)
+        deviation = OutputDeviation.on(floats, judging, context.open_session, context.samples)
         before, as_it_was = self._error(model, deviation, context), model.clone()
         learner = QuantizedLearner(stored, asked, floats, settings)
         counterpart = Counterparts(model, floats).of

@@ -86,6 +86,26 @@ def test_more_samples_than_run_tell_the_parts() -> None:
     assert OutputDeviation(made(0), runs, others)(made(1e-3)) < 1e-4
 
 
+def test_samples_without_anything_tell_nothing() -> None:
+    output = np.array([[640, 0.5], [0, 0], [300, 0.1]], np.float32)
+    assert len(parts([output])) == 2
+    assert parts([np.zeros_like(output)]) == [None]
+    assert parts([output[:0]]) == [None]
+    assert len(parts([output[:0], output])) == 2
+
+
+def test_rows_that_are_no_samples_are_looked_at_together() -> None:
+    """What suppression leaves of one image, a box that begins at the border among it."""
+    boxes = np.array([[0.2, 300, 0.9], [200, 400, 0.3], [50, 60, 0.7]], np.float32)
+
+    def of_images(wrong):
+        return lambda feeds: {"y": boxes[: int(feeds["x"].sum())] + np.float32([0, 0, wrong])}
+
+    images = [{"x": np.full((1, 1), count, np.float32)} for count in (3, 2)]
+    error = OutputDeviation(of_images(0), images)
+    assert error(of_images(0.5)) > 0.1, "scores are quantities of their own"
+
+
 def test_outputs_of_one_run_at_a_time_are_held_beside_the_reference() -> None:
     runs = [{"x": np.ones((100, 1000), np.float32)} for _ in range(20)]
     error = OutputDeviation(run(2), runs)

@@ -7,18 +7,17 @@ magnitude: where boxes in pixels and scores lie in one tensor, the scores would 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.arrays import Array, Floats
 from onnxslim.data import Samples
 from onnxslim.observe.batches import batch_size
 from onnxslim.observe.deviation import Deviation
+from onnxslim.observe.output_parts import Magnitudes, Part, cut, parts
 from onnxslim.observe.probe import Feeds, run_on
 from onnxslim.runtime.session import OpenSession
 
@@ -26,19 +25,11 @@ NOT_FINITE = 1e6
 """The relative error that stands for an output that is not finite."""
 ANOTHER_SHAPE = 1.0
 """The relative error of an output whose shape has changed: that of one that is lost."""
-APART = 10.0
-"""Parts of an axis whose magnitudes differ by this factor in every sample are quantities of different scale."""
-LEAST = 1e-5
-"""Share of the largest magnitude of all below which there is no quantity: it is rounding, or was not seen."""
 TELLING = 16
 """Samples that tell the parts of an output."""
-LONGEST = 4096
-"""Axes longer than this are not taken apart: they are positions, and not quantities."""
 
 Run = Callable[[Feeds], Mapping[str, Any]]
 """Returns the outputs of a model by name."""
-Part = tuple[int, npt.NDArray[np.bool_]] | None
-"""An axis and a mask along it; None: the whole."""
 
 
 class OutputDeviation:
@@ -82,7 +73,6 @@ class OutputDeviation:
         Raises:
             RunError: The model does not run.
         """
-
         size = batch_size(model, samples)
         more = telling is not None and samples.count < min(TELLING, telling.count)
         seen = telling.draw(TELLING).batches(size) if telling is not None and more else None
@@ -108,7 +98,7 @@ class OutputDeviation:
                     lost.add(name)
                     continue
                 for part, deviation in zip(own, deviations[name], strict=True):
-                    deviation.add(_cut(reference, part), _cut(array, part))
+                    deviation.add(cut(reference, part), cut(array, part))
         errors = [
             ANOTHER_SHAPE if name in lost else deviation.relative if deviation.reason is None else NOT_FINITE
             for name, own in deviations.items()
@@ -150,7 +140,7 @@ def output_weights(made: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
             continue
         shapes[name], arrays = arrays[0].shape, [np.atleast_1d(array) for array in arrays]
         energies = [
-            (part, sum(float(np.square(_cut(array, part), dtype=np.float64).sum()) for array in arrays))
+            (part, sum(float(np.square(cut(array, part), dtype=np.float64).sum()) for array in arrays))
             for part in parts(arrays)
         ]
         found[name] = [(part, energy) for part, energy in energies if energy]
@@ -166,63 +156,3 @@ def output_weights(made: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
             else:
                 np.moveaxis(weights[name], part[0], 0)[part[1]] = 1 / (energy * count)
     return weights
-
-
-def _cut(array: Array, part: Part) -> Array:
-    return array if part is None else np.compress(part[1], array, part[0])
-
-
-def parts(outputs: Sequence[Array]) -> list[Part]:
-    """Return the parts of an output that hold quantities of different scale; see `Magnitudes`.
-
-    Args:
-        outputs: The output for each run; samples lie along its first axis.
-    """
-    magnitudes = Magnitudes()
-    for output in outputs:
-        magnitudes.add(output)
-    return magnitudes.parts()
-
-
-class Magnitudes:
-    """The largest magnitudes of an output along its axes, in each sample, which tell the parts of different scale.
-
-    The axis behind the first that counts is the one along which magnitudes lie furthest apart; it is cut wherever in
-    every sample all magnitudes on one side are more than `APART` times as large as all on the other. What is small in
-    most samples only is a place where little was seen, or a class that is rare, and the same quantity. Samples that are
-    zero everywhere tell nothing.
-    """
-
-    def __init__(self) -> None:
-        self._shapes: set[tuple[int, ...]] = set()
-        self._seen: dict[int, list[Array]] = {}
-        """By axis: of each run, shape [samples, size of the axis]."""
-
-    def add(self, output: Array, *, together: bool = False) -> None:
-        """Add the output of a run; samples lie along its first axis, unless all of it is of one sample `together`."""
-        self._shapes.add(output.shape[1:])
-        if not output.size:
-            return
-        magnitudes = np.abs(output)
-        for axis in range(1, output.ndim):
-            if 2 <= output.shape[axis] <= LONGEST:
-                others = tuple(index for index in range(output.ndim) if index != axis and (index or together))
-                self._seen.setdefault(axis, []).append(magnitudes.max(axis=others).reshape(-1, output.shape[axis]))
-
-    def parts(self) -> list[Part]:
-        """Return an axis and a mask along it for each part; None for the whole."""
-        widest, found = APART, list[Part]([None])
-        for axis, seen in self._seen.items() if len(self._shapes) == 1 else ():
-            magnitudes = np.concatenate(seen).astype(np.float64)
-            magnitudes = magnitudes[magnitudes.any(axis=1)]
-            largest = magnitudes.max(axis=0, initial=0.0)
-            nothing = LEAST * float(largest.max())
-            order = np.argsort(largest, kind="stable")[np.count_nonzero(largest <= nothing) :]
-            below = np.maximum.accumulate(magnitudes[:, order], axis=1)[:, :-1]
-            above = np.minimum.accumulate(magnitudes[:, order[::-1]], axis=1)[:, -2::-1]
-            gaps = np.min(above / np.maximum(below, nothing), axis=0, initial=np.inf)
-            if gaps.max(initial=0.0) > widest:
-                widest = float(gaps.max())
-                borders = [0.0, *largest[order[1:]][gaps > APART], np.inf]
-                found = [(axis, (largest >= low) & (largest < high)) for low, high in itertools.pairwise(borders)]
-        return found

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxslim.arrays import Array, Floats
-from onnxslim.observe.sensitivity import parts
+from onnxslim.observe.output_parts import parts
 from onnxslim.train.batches import LABELS
 from onnxslim.train.losses import LossKind, LossTerm, logits
 

@@ -12,7 +12,7 @@ from zoo import MODELS, zoo_file
 
 from onnxslim.checks.mistakes import NORMALISATIONS, exchanged_as_well, exchanged_channels, wrong_ranges
 from onnxslim.checks.normalisation import Gauge, find_stored
-from onnxslim.checks.preparation import PARTS, check_preparation
+from onnxslim.checks.preparation import GLANCE, PARTS, Prepared, check_preparation
 from onnxslim.data import Batch
 from onnxslim.diagnostic import Diagnostic
 from onnxslim.model import open_model
@@ -152,3 +152,14 @@ def test_the_distance_is_that_of_normal_distributions(resnet8: ir.Model, pixels:
     one = np.log(stored.variance / variance) / 2 + (variance + (mean - stored.mean) ** 2) / (2 * stored.variance) - 0.5
     np.testing.assert_allclose(gauge.distances(given), [one.mean()], rtol=1e-6)
     np.testing.assert_allclose(gauge.distances(given, np.ones((2, 16))), [[one.mean()]] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("edge", "size", "count"), [(8, 3, 6), (8, 16, 1), (640, 3, 2), (640, 1, GLANCE[0])])
+def test_mistakes_are_compared_on_few_samples_of_large_images(edge: int, size: int, count: int) -> None:
+    images = np.zeros((48, 3, edge, edge), np.float32) if edge < 100 else np.zeros((12, 3, edge, edge), np.float32)
+    own = [Batch({"x": images[at : at + size]}, None, size) for at in range(0, len(images), size)]
+    model = from_text("""<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,H,W] x) => (float[N,3,H,W] y) {
+        y = Relu (x) }""")
+    few = Prepared(Gauge(model, Session.of), own, "x").glance()
+    assert len(few.batches) == count
+    assert sum(batch.count for batch in few.batches) >= GLANCE[0]

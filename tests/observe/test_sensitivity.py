@@ -6,8 +6,9 @@ import detector
 import numpy as np
 import pytest
 from peak_memory import peak_bytes
+from text_maps import text_map
 
-from onnxslim.observe.sensitivity import OutputDeviation, output_weights, parts
+from onnxslim.observe.sensitivity import OutputDeviation, output_weights
 from onnxslim.runtime.session import Session
 
 
@@ -42,41 +43,6 @@ def test_outputs_count_alike_however_large_they_are() -> None:
     assert error(both(2, 1)) == pytest.approx(error(both(1, 2)))
 
 
-def test_boxes_and_scores_count_alike() -> None:
-    output = Session.of(detector.detector()).run({"images": detector.photos(4)})["output"].astype(np.float64)
-    found = parts([output])
-    assert sorted(tuple(np.flatnonzero(part[1])) for part in found) == [(0, 1, 2, 3), (4, 5)]
-    assert {part[0] for part in found} == {2}
-    assert parts([np.ones((3, 10))]) == [None]
-    assert parts([np.ones((3, 10)), np.ones((3, 11))]) == [None]
-
-
-def text_map(at: int) -> np.ndarray:
-    """A line of text, in another place in each sample: the borders have none, and other columns have some seldom."""
-    found = np.full((1, 1, 6, 8), 1e-4, np.float32)
-    found[..., 0] = 1e-9
-    found[..., 1 + (at + 1) % 6 :] = 0.9
-    return found
-
-
-def test_places_where_little_was_seen_are_no_quantities() -> None:
-    maps = [text_map(at) for at in range(6)]
-    assert parts(maps) == [None], "of columns"
-    assert parts([np.concatenate(maps)]) == [None], "in one run"
-    classes = np.array([[0.9, 0.09, 1e-3], [0.9, 0.09, 1e-1]], np.float32)
-    assert parts([classes]) == [None], "a class that is rare is none, either"
-    assert parts([classes[:1]]) != [None], "one sample does not tell"
-
-
-def test_a_cut_is_made_wherever_all_samples_have_it() -> None:
-    output = np.array([[640, 3, 0.05, 1e-4, 2], [300, 0.4, 0.002, 0, 1]], np.float32)
-    found = parts([output])
-    assert [tuple(np.flatnonzero(part[1])) for part in found] == [(2, 3), (1, 4), (0,)], (
-        "what is next to nothing goes with the least"
-    )
-    assert {part[0] for part in found} == {1}
-
-
 def test_more_samples_than_run_tell_the_parts() -> None:
     def made(factor):
         return lambda feeds: {"y": text_map(int(feeds["at"])) + np.float32(factor)}
@@ -84,14 +50,6 @@ def test_more_samples_than_run_tell_the_parts() -> None:
     runs, others = [{"at": np.array(0)}], [{"at": np.array(at)} for at in range(6)]
     assert OutputDeviation(made(0), runs)(made(1e-3)) > 10, "what is almost nothing counts as much as the text"
     assert OutputDeviation(made(0), runs, others)(made(1e-3)) < 1e-4
-
-
-def test_samples_without_anything_tell_nothing() -> None:
-    output = np.array([[640, 0.5], [0, 0], [300, 0.1]], np.float32)
-    assert len(parts([output])) == 2
-    assert parts([np.zeros_like(output)]) == [None]
-    assert parts([output[:0]]) == [None]
-    assert len(parts([output[:0], output])) == 2
 
 
 def test_rows_that_are_no_samples_are_looked_at_together() -> None:

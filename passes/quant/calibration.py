@@ -33,6 +33,7 @@ from onnxslim.pipeline.selection import Selection
 
 from .coarse import coarse_joins, coarse_scores
 from .codes import QuantCode
+from .gates import GateInput, coarse_gates, gate_inputs, with_gates
 from .integers import UINT8, IntegerType
 from .intervals import Histogram
 from .plan import QuantPlan, make_plan
@@ -99,6 +100,7 @@ class Calibrator:
                 self.not_finite = self.not_finite or self._infinite[infinite[0]]
                 continue
             coarse = coarse_joins(plan, self._ranges, steps)
+            coarse |= coarse_gates(plan, self._ranges, steps)
             coarse |= coarse_scores(self._model.graph, self._table, plan, self._ranges, steps)
             if not coarse:
                 return plan
@@ -141,6 +143,7 @@ class Calibrator:
         settings = self._settings
         histograms = self._histograms if settings.calibration.needs_histograms else {}
         choices: list[dict[str, Scale]] = []
+        gates = gate_inputs(plan)
         for group in plan.groups:
             name = group.source.name or ""
             histogram = None if name in settings.levels else histograms.get(name)
@@ -152,22 +155,30 @@ class Calibrator:
             for index, interval in enumerate(intervals):
                 if index == len(choices):
                     choices.append({})
-                choices[index][name] = self._covering(group.source, interval, settings.integers)
-        return [{**choices[0], **choice} for choice in choices]
+                choices[index][name] = self._covering(group.source, interval, settings.integers, gates.get(name))
+        return [with_gates(plan, {**choices[0], **choice}) for choice in choices]
 
     def whole(self, plan: QuantPlan, integers: IntegerType) -> dict[str, Scale]:
         """Return for the source of each group of a plan, by its name, the scale of a type that covers its range."""
-        seen = {group.source: self._ranges[group.source.name or ""] for group in plan.groups}
-        return {
-            source.name or "": self._covering(source, (own.low, own.high), integers) for source, own in seen.items()
-        }
+        gates, found = gate_inputs(plan), dict[str, Scale]()
+        for group in plan.groups:
+            name = group.source.name or ""
+            seen = self._ranges[name].low, self._ranges[name].high
+            found[name] = self._covering(group.source, seen, integers, gates.get(name))
+        return with_gates(plan, found)
 
-    def _covering(self, source: ir.Value, interval: tuple[float, float], integers: IntegerType) -> Scale:
-        """Return the scale that covers an interval of a tensor, as far as what makes it does not cut it off."""
+    def _covering(
+        self, source: ir.Value, interval: tuple[float, float], integers: IntegerType, gate: GateInput | None = None
+    ) -> Scale:
+        """Return the scale that covers an interval of a tensor, as far as what makes it does not cut it off, and that
+        has the levels which a gate asks for."""
         producer = source.producer()
         limits = None if producer is None else clamp_limits(producer, self._table)
         least, most = limits or (-np.inf, np.inf)
-        return Scale.covering(max(interval[0], least), min(interval[1], most), integers, self._table.symmetric)
+        low, high = max(interval[0], least), min(interval[1], most)
+        if gate is not None:
+            return gate.covering(low, high, integers)
+        return Scale.covering(low, high, integers, self._table.symmetric)
 
     @functools.cached_property
     def _histograms(self) -> Mapping[str, Histogram]:

@@ -4,7 +4,8 @@ Placement follows what ONNX Runtime fuses (its QDQ selectors): a pair on each qu
 the result of an int8 op is read by its QuantizeLinear alone; weights are int8 initializers behind a DequantizeLinear;
 biases are int32 with scale input x weight. An op in float whose weight the target would round has a DequantizeLinear of
 its own, with the scale repeated for each channel. A Relu or Clip in front of a QuantizeLinear whose levels end where it
-cuts is taken out, because quantization saturates there anyway.
+cuts is taken out, because quantization saturates there anyway. A gate whose line ends at levels of what it reads is a
+Clip of those levels, on a scale of its own.
 
 Every byte that is not a weight is overhead: scales and zero points that are equal are one initializer, names are
 short, and the pairs have none.
@@ -24,12 +25,13 @@ from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.ops.parameters import attribute
 
+from .gates import gate_ends, gate_scale, reach
 from .integers import INT8, IntegerType
 from .parameters import quantize_bias
 from .plan import QuantPlan, TensorScales
 from .scales import Scale
 from .site import QuantSite, clamp_limits
-from .table import Int8Table
+from .table import Gate, Int8Table
 from .weights import QuantizedWeight
 
 MANY = 64
@@ -92,11 +94,17 @@ class Writer:
         step, zero_point = (self.constant(part) for part in scale.parameters)
         levels = self.add("QuantizeLinear", [value, step, zero_point], zero_point.dtype or ir.DataType.UINT8)
         levels.shape = value.shape
-        if scale.ends is not None:
-            dtype, ends = levels.dtype or ir.DataType.UINT8, map(self.constant, scale.ends)
-            levels = self.add("Clip", [levels, *ends], dtype)
-            levels.shape = value.shape
+        if scale.integers.narrow:
+            levels = self.hold(levels, (scale.integers.lowest, scale.integers.highest), scale.integers)
         return self.dequantize(levels, step, zero_point, axis=None)
+
+    def hold(self, levels: ir.Value, ends: tuple[int, int], integers: IntegerType) -> ir.Value:
+        """Append a Clip of levels, which are kept in a type of 8 bits or more, and return its output."""
+        dtype = integers.kept_in.dtype
+        limits = (self.constant(np.asarray(end, dtype)) for end in ends)
+        held = self.add("Clip", [levels, *limits], levels.dtype or ir.DataType.from_numpy(dtype))
+        held.shape = levels.shape
+        return held
 
     def dequantize_channels(self, levels: ir.Value, scale: Scale, axis: int, count: int) -> ir.Value:
         """Append a DequantizeLinear with one scale that is repeated along an axis of `count` channels."""
@@ -133,6 +141,11 @@ def _insert_pairs(model: ir.Model, writer: Writer, plan: QuantPlan, scales: Tens
         for index in site.constants:
             integers = scales.of(site, site.results[0]).integers
             _write_constant(writer, site.node, index, integers, symmetric=table.symmetric)
+    gates = [
+        (site, scales.of(site, site.operands()[0]), scales.of(site, site.results[0]))
+        for site in plan.sites
+        if site.row.gate is not None
+    ]
     makers = {value: site for site in plan.sites for value in site.results}
     readers: dict[ir.Value, dict[ir.Node, QuantSite]] = {}
     for site in plan.sites:
@@ -160,8 +173,36 @@ def _insert_pairs(model: ir.Model, writer: Writer, plan: QuantPlan, scales: Tens
             _take_over_output(graph, behind, output, writer.name())
     for node, inputs in replaced.items():
         _replace_inputs(node, inputs)
+    for site, read, made in gates:
+        _write_gate(writer, site, read, made)
     drop_unused(graph)
     graph.sort()
+
+
+def _write_gate(writer: Writer, site: QuantSite, read: Scale, made: Scale) -> None:
+    """Let a gate, with the pairs of what it reads and makes around it, be made of levels; it stays as it is where the
+    scales do not allow for that."""
+    node, gate = site.node, gate_scale(read, reach(site.node, site.row))
+    floats = node.inputs[0]
+    pair = None if floats is None else floats.producer()
+    if gate is None or floats is None or pair is None or pair.inputs[0] is None:
+        return
+    levels, (low, high) = pair.inputs[0], gate_ends(gate)
+    if low > read.integers.lowest or high < read.integers.highest:
+        levels = writer.hold(levels, (low, min(high, read.integers.highest)), read.integers)
+    graph = node.graph
+    assert graph is not None
+    if site.row.gate is Gate.FACTOR:
+        step, zero_point = (writer.constant(part) for part in gate.parameters)
+        product = writer.add("Mul", [floats, writer.dequantize(levels, step, zero_point, axis=None)], ir.DataType.FLOAT)
+        take_over(product, node.outputs[0])
+    elif made == gate:
+        (use,) = site.results[0].uses()
+        use.node.outputs[0].replace_all_uses_with(levels)
+        graph.remove(use.node, safe=True)
+    else:
+        return
+    graph.remove(node, safe=True)
 
 
 def _rounds(table: Int8Table, node: ir.Node) -> bool:

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.quantized import level_ends
 from onnxslim.analysis.specialize import infer_at
 from onnxslim.errors import RunError
+from onnxslim.ops.traits import Trait, has
 from onnxslim.runtime.kernels import first_value
 from onnxslim.runtime.layer import Previous, Step, Tensor, TimedLayer
 from onnxslim.runtime.layer_latency import NOTHING, LayerTimes
@@ -74,7 +76,7 @@ def measured_costs(
     runs = int(min(max(WORK / max(sum(macs.values()), 1), RUNS[0]), RUNS[1]))
     owners = node_owners(model, plan)
     in_float, whole = _of_layers(model, owners, macs, runs, watch)
-    in_int8, whole_int8 = _of_layers(quantized, owners, macs, runs, watch)
+    in_int8, whole_int8 = _of_layers(quantized, {**_level_owners(quantized, owners), **owners}, macs, runs, watch)
     times = watch.models.together([model, quantized], watch.feeds)
     scales = [
         1.0 if time is None else time / max(sum_, 1e-9) for time, sum_ in zip(times, (whole, whole_int8), strict=True)
@@ -110,6 +112,22 @@ def node_owners(model: ir.Model, plan: QuantPlan) -> dict[str, str]:
             owners[first_value(node)] = key
             of_values.update(dict.fromkeys(node.outputs, key))
     return owners
+
+
+def _level_owners(quantized: ir.Model, owners: Mapping[str, str]) -> dict[str, str]:
+    """Return the layer of each node that cuts levels off, by the value that it makes: that of what makes them."""
+    found: dict[str, str] = {}
+    for node in quantized.graph:
+        before = node
+        while level_ends(before) is not None or has(before, Trait.QUANTIZES):
+            source = None if before.inputs[0] is None else before.inputs[0].producer()
+            if source is None:
+                break
+            before = source
+        owner = owners.get(first_value(before))
+        if owner is not None and level_ends(node) is not None:
+            found[first_value(node)] = owner
+    return found
 
 
 def _of_layers(

@@ -12,11 +12,15 @@ import onnx_ir as ir
 from onnxslim.analysis.bias import only_use
 from onnxslim.analysis.contraction import Contraction, contractions
 from onnxslim.model.constants import constant
+from onnxslim.ops.parameters import attribute
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
 from .codes import QuantCode
-from .table import Int8Table, Role, Row
+from .table import Gate, Int8Table, Role, Row
+
+RISE = (1e-3, 1e3)
+"""How steep the line of a gate may be: others are no gates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,8 @@ class SiteFinder:
             if value is None or value.dtype != ir.DataType.FLOAT:
                 dtype = "unknown" if value is None or value.dtype is None else value.dtype.name
                 return Reason(QuantCode.INPUT_TYPE, (dtype,), names)
-        clamp = None if row.role is Role.MOVEMENT else _absorbed_clamp(node, self._table)
+        moved = row.role is Role.MOVEMENT or row.gate is Gate.RESULT  # levels stay what they are
+        clamp = None if moved else _absorbed_clamp(node, self._table)
         site = QuantSite(node, row, tuple(data), tuple(constants), product, clamp)
         names = tuple(value.name or "" for value in (*site.operands(), *site.results))
         return next((self._float_values[name] for name in names if name in self._float_values), site)
@@ -160,9 +165,12 @@ def _reason_against(node: ir.Node, row: Row) -> Reason | None:
     if row.wide:
         return Reason(QuantCode.KEPT_WIDE, (row.wide,))
     for name, wanted in row.attributes.items():
-        attribute = node.attributes.get(name)
-        if attribute is not None and not np.all(np.asarray(attribute.value) == wanted):
+        written = node.attributes.get(name)
+        if written is not None and not np.all(np.asarray(written.value) == wanted):
             return Reason(QuantCode.ATTRIBUTE, (name, wanted))
+    alpha = attribute(node, "alpha") if row.gate is Gate.RESULT else None
+    if alpha is not None and not (isinstance(alpha, float) and RISE[0] <= alpha <= RISE[1]):
+        return Reason(QuantCode.ATTRIBUTE, ("alpha", f"{RISE[0]:g} to {RISE[1]:g}"))
     if row.outputs and len([value for value in node.outputs if value.name]) > row.outputs:
         return Reason(QuantCode.SECOND_OUTPUT)
     return None

@@ -30,6 +30,16 @@ class Role(enum.Enum):
     """Passes its input's values on: both sides share one scale."""
 
 
+class Gate(enum.Enum):
+    """What an op makes of a straight line between 0 and 1 that is cut off there: levels of its input are levels of it
+    (`onnxslim.passes.quant.gates`)."""
+
+    RESULT = "result"
+    """It is the result, as of HardSigmoid."""
+    FACTOR = "factor"
+    """The input is multiplied by it, as in HardSwish."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """The conditions under which a provider runs an op in int8. The columns are explained in `targets/cpu.toml`."""
@@ -51,6 +61,7 @@ class Row:
     packing: str | None = None
     joins: bool = False
     scores: bool = False
+    gate: Gate | None = None
     depthwise: str = ""
     residual: bool = False
     accumulates: bool = False
@@ -161,4 +172,5 @@ def load_table(provider: str) -> Int8Table:
 
 def _row(op_type: str, columns: Mapping[str, Any]) -> Row:
     lists = {key: tuple(columns[key]) for key in ("types", "weights", "stored", "data") if key in columns}
-    return Row(op_type, **{**columns, **lists, "role": Role(columns["role"])})
+    gate = Gate(columns["gate"]) if "gate" in columns else None
+    return Row(op_type, **{**columns, **lists, "role": Role(columns["role"]), "gate": gate})

@@ -1,4 +1,4 @@
-"""A model of three convolutions that quantize, with a HardSwish and a Relu between."""
+"""A model of three convolutions that quantize, with an Elu and a Relu between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sample_models import from_text
 from onnxslim.analysis.shapes import infer_shapes
 
 TEXT = """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
-    t = Tanh (x)  a = Conv (t, u)  h = HardSwish (a)  b = Conv (h, v)  r = Relu (b)  y = Conv (r, w) }"""
+    t = Tanh (x)  a = Conv (t, u)  h = Elu (a)  b = Conv (h, v)  r = Relu (b)  y = Conv (r, w) }"""
 
 
 def net() -> tuple[ir.Model, dict[str, np.ndarray]]:

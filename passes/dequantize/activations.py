@@ -133,6 +133,28 @@ class Floats:
         graph.insert_after(node, made)
         return value
 
+    def _rescaled(
+        self, node: ir.Node, floats: ir.Value, made: tuple[Array, Array], read: tuple[Array, Array]
+    ) -> ir.Value:
+        """Return what levels that were made with one scale and zero point stand for on another, in front of `node`."""
+        (scale, zero), (own_scale, own_zero) = made, read
+        widened = self._with_number(node, "Mul", floats, np.float64(own_scale) / np.float64(scale))
+        offset = (np.float64(zero) - np.float64(own_zero)) * np.float64(own_scale)
+        return self._with_number(node, "Add", widened, offset)
+
+    def _with_number(self, node: ir.Node, op_type: str, floats: ir.Value, number: np.float64) -> ir.Value:
+        graph = node.graph
+        assert graph is not None
+        scale = constant(node.inputs[1])
+        assert scale is not None
+        operand = self._editor.initializer("level", np.asarray(number, scale.dtype), graph)
+        made = ir.Node("", op_type, [floats, operand], name="")
+        graph.insert_before(node, made)
+        value = made.outputs[0]
+        value.name = self._editor.name(f"{node.outputs[0].name}/rescaled")
+        value.type, value.shape = floats.type, floats.shape
+        return value
+
     def _follow(self, levels: ir.Value, floats: ir.Value, scale: Array, zero: Array) -> None:
         """Let the readers of `levels` read `floats`, where they make the same floats of them or only move them."""
         for use in tuple(levels.uses()):
@@ -143,6 +165,8 @@ class Floats:
                 own_scale, own_zero = _parameters(node)
                 if _same(own_scale, scale) and _same(own_zero, zero):
                     self._replace(node, floats)
+                elif own_scale is not None and own_zero is not None:
+                    self._replace(node, self._rescaled(node, floats, (scale, zero), (own_scale, own_zero)))
             elif node.graph is not None and (ends := level_ends(node)) is not None and self._is_read(node.outputs[0]):
                 self._follow(node.outputs[0], self._cut(node.graph, node, floats, ends, scale, zero), scale, zero)
             elif has(node, Trait.MOVEMENT) and node.graph is not None and any(map(self._is_read, node.outputs)):

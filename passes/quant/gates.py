@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxslim.observe.statistics import Range
 from onnxslim.ops.parameters import attribute
+from onnxslim.ops.traits import Trait, has
 from onnxslim.pipeline.reasons import Reason
 
 from .codes import QuantCode
@@ -86,8 +87,8 @@ def _is_spent(group: ScaleGroup, sites: Sites) -> bool:
 
     def multiplies(node: ir.Node) -> bool:
         makers = [value.producer() for value in node.inputs if value is not None and value is not group.source]
-        product = (node.domain, node.op_type) == ("", "Mul")
-        return product and any(is_gate(maker) and maker.inputs[0] is group.source for maker in makers if maker)
+        gated = any(is_gate(maker) and maker.inputs[0] is group.source for maker in makers if maker)
+        return gated and has(node, Trait.ABSORBS_ZERO)
 
     readers = [use.node for use in group.source.uses()]
     return len(group.members) == 1 and all(is_gate(reader) or multiplies(reader) for reader in readers)

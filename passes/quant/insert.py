@@ -185,7 +185,8 @@ def _write_gate(writer: Writer, site: QuantSite, read: Scale, made: Scale) -> No
     node, gate = site.node, gate_scale(read, reach(site.node, site.row))
     floats = node.inputs[0]
     pair = None if floats is None else floats.producer()
-    if gate is None or floats is None or pair is None or pair.inputs[0] is None:
+    held = read.integers.kept_in.name in site.row.types
+    if gate is None or floats is None or pair is None or pair.inputs[0] is None or not held:
         return
     levels, (low, high) = pair.inputs[0], gate_ends(gate)
     if low > read.integers.lowest or high < read.integers.highest:
@@ -203,6 +204,8 @@ def _write_gate(writer: Writer, site: QuantSite, read: Scale, made: Scale) -> No
     else:
         return
     graph.remove(node, safe=True)
+    if not floats.uses():
+        graph.remove(pair, safe=True)
 
 
 def _rounds(table: Int8Table, node: ir.Node) -> bool:

@@ -100,4 +100,4 @@ def test_the_thresholds_leave_what_int8_needs():
 def test_only_ops_that_join_or_score_are_watched():
     rows = load_table("cpu").rows
     assert [name for name, row in rows.items() if row.joins] == ["Concat"]
-    assert [name for name, row in rows.items() if row.scores] == ["Sigmoid"]
+    assert [name for name, row in rows.items() if row.scores] == ["Sigmoid", "HardSigmoid"]

@@ -6,6 +6,7 @@ import math
 import re
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from onnxslim.passes.quant import Quant, quantizer
 from onnxslim.passes.quant.integers import INT8
@@ -110,10 +111,38 @@ def test_layers_cost_what_their_nodes_take_in_their_places():
     assert costs.time(everything) == pytest.approx(10.5), "as the whole model takes"
     assert {key: cost.float_time for key, cost in costs.layers.items()} == pytest.approx({"a": 5, "b": 3, "y": 2})
     ratio = costs.layers["b"].int8_time / costs.layers["a"].int8_time
-    assert ratio == pytest.approx(4 / 2), "HardSwish stays float, and costs the layer as much as before"
+    assert ratio == pytest.approx(4 / 2), "Elu stays float, and costs the layer as much as before"
     assert costs.rest_time == pytest.approx(0.5)
     assert costs.layers["a"].float_bytes == 48
     assert len(costs.boundaries) == 5
+
+
+def test_a_gate_that_is_a_clip_of_levels_belongs_to_the_layer_that_makes_them():
+    model, feeds = net()
+    next(node for node in model.graph if node.op_type == "Elu").op_type = "HardSwish"
+    weight = model.graph.initializers["u"]
+    weight.const_value = ir.tensor(8 * weight.const_value.numpy(), name="u")  # so that the gate opens wide
+    plan = make_plan(model, load_table("cpu"))
+    after = model.clone()
+    Quant(calibration=Calibration.MINMAX, float_time=0.0).run(after, make_context(model, feeds, target=VNNI))
+    (clip,) = (node.outputs[0].name for node in after.graph if node.op_type == "Clip")
+
+    class Clips(ToldTimes):
+        def of_nodes(self, model, feeds, macs, runs):
+            times, rest = super().of_nodes(model, feeds, macs, runs)
+            return times | ({clip: 1.0} if clip in times else {}), rest
+
+        def together(self, models, feeds):
+            return [time + index for index, time in enumerate(super().together(models, feeds))]
+
+    def of_a(told):
+        watch = Stopwatch(told, ToldLayers(), {"x": feeds["x"][:1]})
+        return measured_costs(model, after, plan, {"a": 768, "b": 1024, "y": 1024}, lambda site: INT8, watch).layers[
+            "a"
+        ]
+
+    assert of_a(Clips()).int8_time == pytest.approx(IN_INT8["a"] + IN_INT8["h"] + 1.0)
+    assert of_a(ToldTimes()).int8_time < IN_INT8["a"] + IN_INT8["h"] + 0.1
 
 
 def test_a_layer_that_is_slower_in_int8_is_brought_back(monkeypatch):
@@ -236,9 +265,9 @@ def test_conversions_between_layers_change_the_layout_of_images():
     idle = len(NOTHING.steps)
     plain, relaid = (2 - idle) / 2, (3 - idle) / 2
     factor = prices[None, False][0] / plain
-    assert prices[None, False] == pytest.approx((plain * factor, relaid * factor)), "Tanh and HardSwish are float"
+    assert prices[None, False] == pytest.approx((plain * factor, relaid * factor)), "Tanh and Elu are float"
     assert prices["b", False] == pytest.approx((relaid * factor, relaid * factor)), "two convolutions"
-    assert prices["a", True] == pytest.approx((relaid * factor, plain * factor)), "HardSwish reads it"
+    assert prices["a", True] == pytest.approx((relaid * factor, plain * factor)), "Elu reads it"
     assert set(asked) == {2, 3}
 
 

@@ -113,7 +113,7 @@ def eight(site):
 def chain():
     model = from_text(
         """<ir_version: 9, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,4,8,8] y, float[N,4,8,8] r) {
-        a = Conv (x, u)  h = HardSwish (a)  b = Conv (h, v)  r = Relu (b)  y = Conv (r, v) }""",
+        a = Conv (x, u)  h = Elu (a)  b = Conv (h, v)  r = Relu (b)  y = Conv (r, v) }""",
         u=np.ones((4, 3, 1, 1), np.float32),
         v=np.ones((4, 4, 1, 1), np.float32),
     )

@@ -7,12 +7,14 @@ import pathlib
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented
 from onnxslim.passes.quant import table
+from onnxslim.passes.quant.gates import GateInput, gate_scale, reach
 from onnxslim.passes.quant.insert import insert
 from onnxslim.passes.quant.integers import INT8, UINT8
 from onnxslim.passes.quant.plan import LEFT, TensorScales, make_plan
 from onnxslim.passes.quant.scales import Scale
-from onnxslim.passes.quant.table import Role, load_table
+from onnxslim.passes.quant.table import Gate, Role, load_table
 from onnxslim.passes.quant.weights import quantize_weight
 from quantized_models import optimized_ops
 from sample_models import from_text
@@ -36,6 +38,8 @@ EXAMPLES: dict[str, tuple[str, dict[str, np.ndarray]]] = {
     "AveragePool": ("y = AveragePool <kernel_shape = [2, 2]> (x)", {}),
     "LeakyRelu": ("y = LeakyRelu (x)", {}),
     "Sigmoid": ("y = Sigmoid (x)", {}),
+    "HardSigmoid": ("y = HardSigmoid <alpha = 0.25, beta = 0.5> (x)", {}),
+    "HardSwish": ("y = HardSwish (x)", {}),
     "MaxPool": ("y = MaxPool <kernel_shape = [2, 2]> (x)", {}),
     "ReduceMax": ("y = ReduceMax (x, i)", {"i": np.array([2])}),
     "ReduceMin": ("y = ReduceMin (x, i)", {"i": np.array([2])}),
@@ -62,12 +66,12 @@ def between_pairs(op_type: str, signed: bool) -> ir.Model:
     """A model of one op of the table, with Q and DQ around it."""
     body, weights = EXAMPLES[op_type]
     text = f"""<ir_version: 10, opset_import: ["" : 21]>
-        g (float[1,4,8,8] x, float[1,4,8,8] x2) => (float[] z) {{ {body} z = HardSigmoid (y) }}"""
+        g (float[1,4,8,8] x, float[1,4,8,8] x2) => (float[] z) {{ {body} z = Softplus (y) }}"""
     model = from_text(text, **weights)
     if "y2" in body:
         second = next(value for node in model.graph for value in node.outputs if value.name == "y2")
         model.graph.outputs.append(second)
-        tail = ir.node("HardSigmoid", [second], name="tail")
+        tail = ir.node("Softplus", [second], name="tail")
         model.graph.append(tail)
         model.graph.outputs[1] = tail.outputs[0]
         tail.outputs[0].name, tail.outputs[0].type = "z2", ir.TensorType(ir.DataType.FLOAT)
@@ -80,6 +84,13 @@ def between_pairs(op_type: str, signed: bool) -> ir.Model:
         plan = plan_alone(model, op_type)
     scale = Scale.covering(-2.0, 3.0, INT8 if signed else UINT8)
     scales = dict.fromkeys((value for group in plan.groups for value in group.members), scale)
+    for site in plan.sites:
+        if site.row.gate is not None:
+            ends = reach(site.node, site.row)
+            of_input = GateInput(ends, spent=False).covering(-2.0, 3.0, scale.integers)
+            scales[site.operands()[0]] = of_input
+            if site.row.gate is Gate.RESULT:
+                scales[site.results[0]] = gate_scale(of_input, ends)
     quantized, biases = {}, {}
     for site in plan.sites:
         if site.product is not None:
@@ -118,9 +129,12 @@ def retype(model: ir.Model, names: set[str], element_type: str) -> None:
 
 
 def with_activations(model: ir.Model, element_type: str) -> ir.Model:
-    quantizers = [node for node in model.graph if node.op_type == "QuantizeLinear"]
-    retype(model, {node.inputs[2].name for node in quantizers}, element_type)
-    for node in quantizers:
+    of_levels = [node for node in model.graph if node.op_type in ("QuantizeLinear", "Clip")]
+    zeros = [node.inputs[2] for node in model.graph if node.op_type.endswith("Linear") and node.inputs[0].producer()]
+    ends = [value for node in of_levels if node.op_type == "Clip" for value in node.inputs[1:]]
+    quantizers = [node.inputs[2] for node in of_levels if node.op_type == "QuantizeLinear"]
+    retype(model, {value.name for value in (*zeros, *ends, *quantizers)}, element_type)
+    for node in of_levels:
         node.outputs[0].dtype = node.inputs[2].dtype
     return model
 
@@ -145,7 +159,10 @@ def is_fused(op_type: str, model: ir.Model, folder: pathlib.Path) -> bool:
 def test_row_becomes_what_it_says_for_its_types_and_no_other(op_type, tmp_path):
     def fused(element_type: str) -> bool:
         model = between_pairs(op_type, signed=element_type.startswith("int"))
-        return is_fused(op_type, with_activations(model, element_type), tmp_path)
+        try:
+            return is_fused(op_type, with_activations(model, element_type), tmp_path)
+        except NotImplemented:  # a Clip of 16 bits
+            return False
 
     assert tuple(filter(fused, TYPES)) == CPU.rows[op_type].types
 

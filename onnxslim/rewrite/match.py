@@ -110,14 +110,15 @@ def _solve(match: Match, goals: list[Goal], mismatches: Mismatches | None) -> It
             if value is not None:
                 return _note(mismatches, Mismatch(MismatchCode.UNEXPECTED_INPUT, value=value))
             continue
+        wanted, index = match.rule.match.makers.get(name, (None, 0))
         if name in match.values:
-            if match.values[name] is not value:
+            if match.values[name] is value:
+                continue
+            if wanted is None or not wanted.is_constant:  # a literal stands for any constant of its number
                 return _note(mismatches, Mismatch(MismatchCode.TWO_VALUES, (name,)))
-            continue
-        if name not in match.rule.match.makers:
+        if wanted is None:
             match.values[name] = value
             continue
-        wanted, index = match.rule.match.makers[name]
         if value is None:
             return _note(mismatches, Mismatch(MismatchCode.MISSING, (name,)))
         if wanted.is_constant:

@@ -311,6 +311,37 @@ CASES = {
         "t = Transpose <perm = (0, 3, 2, 1)> (x)\n"
         "c = Conv <strides = (1, 2)> (t, [[[[0.0]], [[1.0]], [[2.0]], [[3.0]]]])\ny = Reshape (c, [-1, 2, 3])",
     ),
+    "one number that is written as a vector, or more": (
+        """(float[1,1,N,N] x) => (float[1,2,N,N] y) {
+            t = Conv <kernel_shape = [1, 1]> (x, w)  u = Mul (s, t)  y = Add (u, b) }""",
+        {"w": np.array([1, 2], f32).reshape(2, 1, 1, 1), "s": np.array([2], f32), "b": np.full((1, 1, 1, 1), 3, f32)},
+        "y = Conv <kernel_shape = (1, 1)> (x, [[[[2.0]]], [[[4.0]]]], [3.0, 3.0])",
+    ),
+    "one number that makes more axes of a matrix is no factor of its product": (
+        "(float[N,2] x) => (float[1,N,2] y) { t = Mul (x, s)  y = MatMul (t, w) }",
+        {"w": np.array([[1, 2], [3, 4]], f32), "s": np.full((1, 1, 1), 2, f32)},
+        "t = Mul (x, [[[2.0]]])\ny = MatMul (t, [[1.0, 2.0], [3.0, 4.0]])",
+    ),
+    "an activation whose equal constants have other shapes": (
+        """(float[1,1,N,N] x) => (float[1,1,N,N] y) {
+            a = Add (x, three)  c = Clip (a, zero, six)  p = Mul (x, c)  y = Div (p, other) }""",
+        {"three": f32(3), "zero": f32(0), "six": f32(6), "other": np.array([6], f32)},
+        "y = HardSwish (x)",
+    ),
+    "a scale goes through a shift that padding keeps in front of a convolution": (
+        """(float[1,2,N,N] x) => (float[1,1,N,N] y) {
+            t = Mul (x, s)  u = Add (t, b)  y = Conv <kernel_shape = [1, 1], pads = [1, 1, 1, 1]> (u, w) }""",
+        {"w": np.array([1, 2], f32).reshape(1, 2, 1, 1), "s": np.array([2], f32), "b": np.array([3], f32)},
+        "y/shifted = Add (x, [1.5])\n"
+        "y = Conv <kernel_shape = (1, 1), pads = (1, 1, 1, 1)> (y/shifted, [[[[2.0]], [[4.0]]]])",
+    ),
+    "a scale of zero stays where it is": (
+        """(float[1,2,N,N] x) => (float[1,1,N,N] y) {
+            t = Mul (x, s)  u = Add (t, b)  y = Conv <kernel_shape = [1, 1], pads = [1, 1, 1, 1]> (u, w) }""",
+        {"w": np.ones((1, 2, 1, 1), f32), "s": np.array([0, 2], f32).reshape(2, 1, 1), "b": np.array([3], f32)},
+        "t = Mul (x, [[[0.0]], [[2.0]]])\nu = Add (t, [3.0])\n"
+        "y = Conv <kernel_shape = (1, 1), pads = (1, 1, 1, 1)> (u, [[[[1.0]], [[1.0]]]])",
+    ),
 }
 
 

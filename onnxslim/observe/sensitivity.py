@@ -56,6 +56,9 @@ class OutputDeviation:
             for name in finite:
                 magnitudes[name].add(made[name], together=len(made[name]) not in counts)
         self._parts = {name: found.parts() for name, found in magnitudes.items()}
+        self.varying = min((_varying(name, own, self._reference, runs) for name, own in self._parts.items()), default=0)
+        """The share of the energy of the outputs that is left without their mean over the samples, the least of all
+        outputs and parts: what tells samples apart. 0 where samples are no rows of an output."""
 
     @classmethod
     def on(
@@ -106,6 +109,22 @@ class OutputDeviation:
         ]
         known = [error for error in errors if error is not None]
         return float(np.mean(known)) if known else 0.0
+
+
+def _varying(name: str, parts: Sequence[Part], made: Sequence[Mapping[str, Array]], runs: Sequence[Feeds]) -> float:
+    """Return `OutputDeviation.varying` of one output."""
+    rows = zip(made, runs, strict=True)
+    of_samples = all(
+        len(own[name]) in {len(array) for array in feeds.values() if np.ndim(array)} for own, feeds in rows
+    )
+    count = sum(len(own[name]) for own in made)
+    if not of_samples or count < TELLING or len({own[name].shape[1:] for own in made}) > 1:
+        return 0.0
+    total = np.sum([own[name].sum(axis=0, dtype=np.float64) for own in made], axis=0)
+    energy = np.sum([np.square(own[name], dtype=np.float64).sum(axis=0) for own in made], axis=0)
+    left = np.maximum(energy - total**2 / count, 0.0) * count / (count - 1)
+    pairs = [tuple(float(cut(array[None], part).sum()) for array in (left, energy)) for part in parts]
+    return min((own / whole for own, whole in pairs if whole > 0), default=0.0)
 
 
 def _runs(run: Run, runs: Iterable[Feeds]) -> Iterator[tuple[Feeds, dict[str, Array]]]:

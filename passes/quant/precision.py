@@ -56,6 +56,8 @@ class Demands:
     """Share of the time in float that a run may take; it takes the place of `float_time`, as `size` does."""
     size: float | None = None
     """Share of the bytes of float weights that weights may take."""
+    enough: float = 0.0
+    """Share of the error of everything in int8 below which less of it is worth no time."""
 
     @property
     def need_errors(self) -> bool:
@@ -110,6 +112,8 @@ def candidates(
     They are chosen by what is measured of the layers, and by estimates, where there are some. The last one leaves none.
     Of large models there are two.
     """
+    if demands.enough >= 1 and not demands.budgeted:
+        demands = dataclasses.replace(demands, float_time=0.0)
     most_first = [dataclasses.replace(demands, float_time=demands.float_time * share) for share in SHARES]
     fastest_one = dataclasses.replace(demands, float_time=0.0)
     tries = [(costs, demands)]
@@ -137,7 +141,8 @@ def best_of(left: Sequence[float], times: Sequence[float], in_float: float, dema
             error, the one with the least, and where none keeps the time, the fastest.
 
     Unless there is a budget, the time is kept within `float_time` of the fastest: once, and once more for each time
-    that the error is `WORTH` of what it was, as often as `MORE` says.
+    that the error is `WORTH` of what it was, as often as `MORE` says. Of those whose error is small enough, it is the
+    fastest.
     """
     most = demands.error + SOLVED if demands.error < 1 else math.inf
     enough = [index for index, share in enumerate(left) if share <= most] or [int(np.argmin(left))]
@@ -145,6 +150,8 @@ def best_of(left: Sequence[float], times: Sequence[float], in_float: float, dema
     if not enough:
         return None
     first = min(enough, key=times.__getitem__)
+    if not demands.budgeted:
+        left = [max(share, demands.enough) for share in left]
 
     def limit(index: int) -> float:
         if demands.budgeted:

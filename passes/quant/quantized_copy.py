@@ -28,6 +28,8 @@ class JudgedScales:
     scales: ScaleChoice
     error: float
     """As a share of their energy; NaN where it was the only one, and nobody asked."""
+    varying: float = 0.0
+    """The share of their energy by which samples differ, see `OutputDeviation`."""
 
 
 PRODUCTS = 5e11
@@ -68,6 +70,11 @@ class QuantizedCopies:
         held = HELD * first.count / max(sum(array.nbytes for array in first.feeds.values()), 1)
         few = samples.draw(int(max(least, min(most, held, PRODUCTS / max(macs * trials, 1)))))
         self._error = OutputDeviation.on(model, few, context.open_session, context.samples)
+
+    @property
+    def varying(self) -> float:
+        """The share of the energy of the outputs by which the samples differ, see `OutputDeviation`."""
+        return self._error.varying
 
     def error(self, plan: QuantPlan, parameters: Parameters) -> float:
         """Return the energy of the error of the outputs where everything of a plan is quantized, as a share of theirs.

@@ -61,6 +61,9 @@ APART = 0.25
 """Share of the samples that choices of scales are judged on, and that they are not made from."""
 FEWEST = 16
 """Of fewer samples none is set apart."""
+ENOUGH = 10**-3.6
+"""The error of the outputs, as a share of the energy by which samples differ, below which no time is spent to make it
+smaller: 36 dB, a sixtieth of what tells samples apart."""
 
 
 class Quantizer:
@@ -198,6 +201,8 @@ class Quantizer:
             return MixedPlan(plan), {}
         judged = self._judged_scales(plan)
         choice, self._loss = judged.scales, judged.error
+        if judged.error > 0:
+            self._demands = dataclasses.replace(self._demands, enough=ENOUGH * judged.varying / judged.error)
         errors, widened = None, None
         if settings.few_bits or self._wide is not None or self._demands.need_errors or settings.float_time:
             errors = self._context.observed("rounding errors", lambda: self._part_errors(plan, choice))
@@ -284,7 +289,7 @@ class Quantizer:
         what was seen.
         """
         choices = self.calibrator.choices(plan)
-        best, least = choices[0], math.nan
+        best, least, varying = choices[0], math.nan, 0.0
         if len(choices) > 1 or self._settings.equalize:
             seen, others = self._apart()
             calibrator = Calibrator(self._of_calibration, self.model, self._table, self._context, seen)
@@ -292,9 +297,10 @@ class Quantizer:
             given = self._parameters(plan, best, self.calibrator.means)
             copies = self._copies(len(choices), others)
             errors = [copies.error(plan, dataclasses.replace(given, choice=each)) for each in calibrator.choices(plan)]
-            best, least = choices[int(np.argmin(errors))], min(errors)
+            best, least, varying = choices[int(np.argmin(errors))], min(errors), copies.varying
         # Of all members: where fewer nodes are quantized, another of them may be the source.
-        return JudgedScales({member.name or "": scale for member, scale in plan.scales(best).usual.items()}, least)
+        scales = {member.name or "": scale for member, scale in plan.scales(best).usual.items()}
+        return JudgedScales(scales, least, varying)
 
     def _copies(self, trials: int, samples: Samples) -> QuantizedCopies:
         return QuantizedCopies(self.model, self._table, sum(self.macs.values()), trials, samples, self._context)

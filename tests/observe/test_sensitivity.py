@@ -64,6 +64,21 @@ def test_rows_that_are_no_samples_are_looked_at_together() -> None:
     assert error(of_images(0.5)) > 0.1, "scores are quantities of their own"
 
 
+def test_what_tells_samples_apart_is_told() -> None:
+    drawn = np.random.default_rng(0).normal(size=(512, 4)).astype(np.float32)
+
+    def made(feeds):
+        return {"far off": feeds["x"] + 10, "around zero": 5 * feeds["x"], "both": feeds["x"] * [1, 1, 100, 100]}
+
+    runs = [{"x": part} for part in np.split(drawn, [200, 500])]
+    assert OutputDeviation(made, runs).varying == pytest.approx(1 / 101, rel=0.2), "the least of all outputs"
+    assert OutputDeviation(lambda feeds: {"y": 5 * feeds["x"]}, runs).varying == pytest.approx(1, abs=0.01)
+    assert OutputDeviation(lambda feeds: {"y": 0 * feeds["x"]}, runs).varying == 0
+    assert OutputDeviation(lambda feeds: {"y": feeds["x"].sum(axis=0)}, runs).varying == 0, "samples are no rows"
+    assert OutputDeviation(lambda feeds: {"y": 5 * feeds["x"]}, [{"x": drawn[:8]}]).varying == 0, "too few tell"
+    assert OutputDeviation(run(2), []).varying == 0
+
+
 def test_outputs_of_one_run_at_a_time_are_held_beside_the_reference() -> None:
     runs = [{"x": np.ones((100, 1000), np.float32)} for _ in range(20)]
     error = OutputDeviation(run(2), runs)

@@ -72,6 +72,28 @@ def test_the_best_is_within_the_time_with_the_least_error():
     assert best_of(left, [math.inf] * 3, 4.0, Demands()) is None
 
 
+def test_of_errors_that_are_small_enough_the_fastest_counts():
+    left, times = [0.2, 0.5, 1.0], [5.2, 5.0, 4.9]
+    assert best_of(left, times, 10.0, Demands(float_time=0.1, enough=0.6)) == 1
+    assert best_of(left, times, 10.0, Demands(float_time=0.1, enough=1.0)) == 2
+    assert best_of(left, times, 10.0, Demands(float_time=0.1, enough=0.1)) == 0
+    assert best_of(left, times, 10.0, Demands(error=0.3, enough=1.0)) == 0, "a demand is a demand"
+    assert best_of(left, times, 10.0, Demands(latency=0.9, enough=1.0)) == 0, "and so is a budget"
+
+
+def test_where_everything_in_int8_is_good_enough_no_time_is_spent():
+    errors = [RoundingError(frozenset(key), share) for key, share in (("a", 1.0), ("b", 0.5), ("c", 0.2))]
+    layers = {key: PrecisionCost(11.0 + extra, 10.0, 4, 1) for key, extra in (("a", 0.0), ("b", -2.0), ("c", 9.0))}
+    costs = PlanCosts(layers, measured=True)
+    spent = candidates(errors, costs, Demands(float_time=0.05), frozenset())
+    assert frozenset("ab") in spent
+    assert candidates(errors, costs, Demands(float_time=0.05, enough=1.5), frozenset()) == [frozenset("b"), frozenset()]
+    budget = Demands(float_time=0.05, latency=0.9, enough=1.5)
+    assert candidates(errors, costs, budget, frozenset()) == candidates(
+        errors, costs, dataclasses.replace(budget, enough=0.0), frozenset()
+    )
+
+
 def unjudged(plans):
     return [math.nan] * len(plans)
 

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.observe.statistics import Range
@@ -90,8 +91,10 @@ def _is_spent(group: ScaleGroup, sites: Sites) -> bool:
         gated = any(is_gate(maker) and maker.inputs[0] is group.source for maker in makers if maker)
         return gated and has(node, Trait.ABSORBS_ZERO)
 
+    if len(group.members) > 1 or group.source.is_graph_output():
+        return False
     readers = [use.node for use in group.source.uses()]
-    return len(group.members) == 1 and all(is_gate(reader) or multiplies(reader) for reader in readers)
+    return all(is_gate(reader) or multiplies(reader) for reader in readers)
 
 
 def coarse_gates(plan: QuantPlan, ranges: Mapping[str, Range], steps: int) -> dict[ir.Node, Reason]:
@@ -134,6 +137,10 @@ def gate_scale(scale: Scale, ends: float) -> Scale | None:
     return Scale(np.float32(1 / (2 * whole)), zero_point, scale.integers)
 
 
-def gate_ends(gate: Scale) -> tuple[int, int]:
-    """Return the levels at which a gate is 0 and 1; the second is none where the levels end before."""
-    return gate.zero_point, gate.zero_point + round(1 / float(gate.scale))
+def gate_ends(gate: Scale) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]] | None:
+    """Return the levels at which a gate is 0 and 1, shape []; None where levels end there or before by themselves."""
+    low, high = gate.zero_point, gate.zero_point + round(1 / float(gate.scale))
+    if low <= gate.integers.lowest and high >= gate.integers.highest:
+        return None
+    dtype = gate.integers.kept_in.dtype
+    return np.asarray(low, dtype), np.asarray(min(high, gate.integers.highest), dtype)

@@ -94,15 +94,14 @@ class Writer:
         step, zero_point = (self.constant(part) for part in scale.parameters)
         levels = self.add("QuantizeLinear", [value, step, zero_point], zero_point.dtype or ir.DataType.UINT8)
         levels.shape = value.shape
-        if scale.integers.narrow:
-            levels = self.hold(levels, (scale.integers.lowest, scale.integers.highest), scale.integers)
+        if scale.ends is not None:
+            levels = self.hold(levels, scale.ends)
         return self.dequantize(levels, step, zero_point, axis=None)
 
-    def hold(self, levels: ir.Value, ends: tuple[int, int], integers: IntegerType) -> ir.Value:
-        """Append a Clip of levels, which are kept in a type of 8 bits or more, and return its output."""
-        dtype = integers.kept_in.dtype
-        limits = (self.constant(np.asarray(end, dtype)) for end in ends)
-        held = self.add("Clip", [levels, *limits], levels.dtype or ir.DataType.from_numpy(dtype))
+    def hold(self, levels: ir.Value, ends: tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]) -> ir.Value:
+        """Append a Clip of levels, of shape [] and their type, and return its output."""
+        limits = [self.constant(end) for end in ends]
+        held = self.add("Clip", [levels, *limits], levels.dtype or ir.DataType.from_numpy(ends[0].dtype))
         held.shape = levels.shape
         return held
 
@@ -188,9 +187,9 @@ def _write_gate(writer: Writer, site: QuantSite, read: Scale, made: Scale) -> No
     held = read.integers.kept_in.name in site.row.types
     if gate is None or floats is None or pair is None or pair.inputs[0] is None or not held:
         return
-    levels, (low, high) = pair.inputs[0], gate_ends(gate)
-    if low > read.integers.lowest or high < read.integers.highest:
-        levels = writer.hold(levels, (low, min(high, read.integers.highest)), read.integers)
+    levels, ends = pair.inputs[0], gate_ends(gate)
+    if ends is not None:
+        levels = writer.hold(levels, ends)
     graph = node.graph
     assert graph is not None
     if site.row.gate is Gate.FACTOR:

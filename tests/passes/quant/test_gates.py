@@ -44,7 +44,8 @@ def test_ends_of_the_line_are_levels_and_levels_of_the_gate_are_those_of_its_inp
     assert gate is not None
     levels = np.arange(integers.lowest, integers.highest + 1)
     numbers = (levels - scale.zero_point) * np.float64(scale.scale)
-    held = np.clip(levels, *gate_ends(gate))
+    ends = gate_ends(gate)
+    held = levels if ends is None else np.clip(levels, *(int(end) for end in ends))
     made = (held - gate.zero_point) * np.float64(gate.scale)
     np.testing.assert_allclose(made, np.clip(numbers / (2 * reach) + 0.5, 0, 1), atol=1e-6)
     wanted, covered = asked.limits(low, high), scale.interval
@@ -137,6 +138,18 @@ def test_what_only_gates_read_has_levels_where_they_are_open() -> None:
     rounds = clip.inputs[0].producer()
     scale, zero = (value.const_value.numpy() for value in rounds.inputs[1:])
     assert -float(zero) * scale == pytest.approx(-3.0, rel=1e-6), "the lowest level is where the gate closes"
+
+
+def test_what_is_an_output_as_well_keeps_what_is_below_the_gate() -> None:
+    model, feeds = net(BODIES["swish"], spread=10.0)
+    (gate,) = (node for node in model.graph if node.op_type == "HardSwish")
+    model.graph.outputs.append(gate.inputs[0])
+    gate.inputs[0].type, gate.inputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["N", 16, 6, 6])
+    after, change = quantized(model, feeds)
+    assert change.modified
+    wanted, found = (Session.of(either, HERE).run(feeds)["a"] for either in (model, after))
+    assert wanted.min() < -9
+    assert np.square(wanted - found).sum() < 1e-3 * np.square(wanted).sum()
 
 
 def test_gates_that_levels_are_too_few_for_stay_float() -> None:

@@ -68,7 +68,8 @@ class Dataflow:
         Args:
             layers: How many layers each block has at least, but for the last one. 0: each layer is a block, and ends
                 where it ends, whether that is a cut or not.
-            may_end: Whether a block may end at a value; the last one ends at the outputs in any case.
+            may_end: Whether a block may end at a value; none does at integers, such as levels. The last one ends at the
+                outputs in any case.
         """
         places = {node: place for place, node in enumerate(self.order)}
         crossing, last_read = dict[ir.Value, None](), dict[ir.Value, int]()
@@ -88,7 +89,11 @@ class Dataflow:
             fresh = [value for value in ends if places[_maker(value)] >= start]
             if not (count and count >= layers and len(ends) == len(fresh) == 1):
                 continue
-            alike = [(value, stop) for value, stop in self._extended(ends[0], place, places) if may_end(value)]
+            alike = [
+                (value, stop)
+                for value, stop in self._extended(ends[0], place, places)
+                if may_end(value) and not (value.dtype is not None and value.dtype.is_integer())
+            ]
             if alike:
                 end, stop = alike[-1]
                 crossing = dict.fromkeys([end]) | {

@@ -7,6 +7,7 @@ magnitude: where boxes in pixels and scores lie in one tensor, the scores would 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,24 +40,32 @@ class OutputDeviation:
         reference: Runs the model as it is.
         runs: The inputs of each run.
         telling: The inputs of runs that tell the parts of the outputs, each of which is needed once; None: `runs`.
+        counts: How many samples each run has; None: it is not known what tells them apart.
 
     Raises:
         RunError: The model does not run.
     """
 
-    def __init__(self, reference: Run, runs: Sequence[Feeds], telling: Iterable[Feeds] | None = None) -> None:
+    def __init__(
+        self,
+        reference: Run,
+        runs: Sequence[Feeds],
+        telling: Iterable[Feeds] | None = None,
+        counts: Sequence[int] = (),
+    ) -> None:
         self._runs = runs
         self._reference = list(_outputs(reference, runs))
         names = self._reference[0] if self._reference else {}
         finite = [name for name in names if all(np.isfinite(made[name]).all() for made in self._reference)]
         magnitudes = {name: Magnitudes() for name in finite}
         seen = zip(runs, self._reference, strict=True) if telling is None else _runs(reference, telling)
-        for feeds, made in seen:
-            counts = {np.shape(array)[0] for array in feeds.values() if np.ndim(array)}
+        for feeds, outputs in seen:
+            rows = {np.shape(array)[0] for array in feeds.values() if np.ndim(array)}
             for name in finite:
-                magnitudes[name].add(made[name], together=len(made[name]) not in counts)
+                magnitudes[name].add(outputs[name], together=len(outputs[name]) not in rows)
         self._parts = {name: found.parts() for name, found in magnitudes.items()}
-        self.varying = min((_varying(name, own, self._reference, runs) for name, own in self._parts.items()), default=0)
+        made = {name: [outputs[name] for outputs in self._reference] for name in finite}
+        self.varying = min((_varying(made[name], own, counts) for name, own in self._parts.items()), default=0.0)
         """The share of the energy of the outputs that is left without their mean over the samples, the least of all
         outputs and parts: what tells samples apart. 0 where samples are no rows of an output."""
 
@@ -79,10 +88,12 @@ class OutputDeviation:
         size = batch_size(model, samples)
         more = telling is not None and samples.count < min(TELLING, telling.count)
         seen = telling.draw(TELLING).batches(size) if telling is not None and more else None
+        batches = list(samples.batches(size))
         return cls(
             functools.partial(run_on, open_session(model)),
-            [batch.feeds for batch in samples.batches(size)],
+            [batch.feeds for batch in batches],
             None if seen is None else (batch.feeds for batch in seen),
+            [batch.count for batch in batches],
         )
 
     def __call__(self, changed: Run) -> float:
@@ -111,17 +122,16 @@ class OutputDeviation:
         return float(np.mean(known)) if known else 0.0
 
 
-def _varying(name: str, parts: Sequence[Part], made: Sequence[Mapping[str, Array]], runs: Sequence[Feeds]) -> float:
-    """Return `OutputDeviation.varying` of one output."""
-    rows = zip(made, runs, strict=True)
-    of_samples = all(
-        len(own[name]) in {len(array) for array in feeds.values() if np.ndim(array)} for own, feeds in rows
-    )
-    count = sum(len(own[name]) for own in made)
-    if not of_samples or count < TELLING or len({own[name].shape[1:] for own in made}) > 1:
+def _varying(made: Sequence[Array], parts: Sequence[Part], counts: Sequence[int]) -> float:
+    """Return `OutputDeviation.varying` of one output, of which each run made one array of so many samples."""
+    count = sum(counts)
+    of_samples = [len(array) for array in made] == list(counts)
+    if not of_samples or count < TELLING or len({array.shape[1:] for array in made}) > 1:
         return 0.0
-    total = np.sum([own[name].sum(axis=0, dtype=np.float64) for own in made], axis=0)
-    energy = np.sum([np.square(own[name], dtype=np.float64).sum(axis=0) for own in made], axis=0)
+    total, energy = np.zeros((2, *made[0].shape[1:]))
+    for row in itertools.chain.from_iterable(made):
+        total += row
+        energy += np.square(row, dtype=np.float64)
     left = np.maximum(energy - total**2 / count, 0.0) * count / (count - 1)
     pairs = [tuple(float(cut(array[None], part).sum()) for array in (left, energy)) for part in parts]
     return min((own / whole for own, whole in pairs if whole > 0), default=0.0)

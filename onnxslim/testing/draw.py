@@ -38,6 +38,8 @@ DRAWN_TYPES: Mapping[str, tuple[ir.DataType, ...]] = {
 """What stands for a class of element types in a test: those that ONNX Runtime has CPU kernels for."""
 
 LARGEST_SIZE = 4
+MOST_ONES = 5
+"""Axes of size 1 of a run of ones: as many as make a result of more axes than all others have."""
 
 
 class Draw(Protocol):
@@ -211,7 +213,7 @@ class Sampler:
 
     def _run_of(self, run: DimensionRun) -> tuple[int, ...]:
         if run.ones:
-            length = len(self.runs[run.name]) if run.name in self.runs else self.draw.integer(0, 2)
+            length = len(self.runs[run.name]) if run.name in self.runs else self.draw.integer(0, MOST_ONES)
             return (1,) * length
         key = run.name or f" {len(self.runs)}"
         if key not in self.runs:

@@ -165,7 +165,7 @@ class Floats:
                 own_scale, own_zero = _parameters(node)
                 if _same(own_scale, scale) and _same(own_zero, zero):
                     self._replace(node, floats)
-                elif own_scale is not None and own_zero is not None:
+                elif own_scale is not None and own_zero is not None and _rescalable(scale, own_scale):
                     self._replace(node, self._rescaled(node, floats, (scale, zero), (own_scale, own_zero)))
             elif node.graph is not None and (ends := level_ends(node)) is not None and self._is_read(node.outputs[0]):
                 self._follow(node.outputs[0], self._cut(node.graph, node, floats, ends, scale, zero), scale, zero)
@@ -230,6 +230,13 @@ def _parameters(node: ir.Node) -> tuple[Array | None, Array | None]:
     if any(array.size == 0 or (array != array.flat[0]).any() for array in (scale, zero)):
         return None, None
     return np.asarray(scale.flat[0]), np.asarray(zero.flat[0])
+
+
+def _rescalable(made: Array, read: Array) -> bool:
+    """Whether what is made on a scale can be told in numbers that are read on another."""
+    with np.errstate(all="ignore"):
+        factor = np.float64(read) / np.float64(made)
+    return made.dtype == read.dtype and bool(np.isfinite(factor.astype(made.dtype)) and made > 0)
 
 
 def _same(one: Array | None, other: Array) -> bool:

@@ -176,7 +176,7 @@ class Calibrator:
         limits = None if producer is None else clamp_limits(producer, self._table)
         least, most = limits or (-np.inf, np.inf)
         low, high = max(interval[0], least), min(interval[1], most)
-        if gate is not None:
+        if gate is not None and not self._table.symmetric:
             return gate.covering(low, high, integers)
         return Scale.covering(low, high, integers, self._table.symmetric)
 

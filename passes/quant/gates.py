@@ -1,9 +1,9 @@
 """Gates that are read off the levels of what they gate: HardSigmoid, and HardSwish, which multiplies by one.
 
 A HardSigmoid rises on a straight line from 0 to 1, and is cut off there. Where zero and both ends of the line are
-levels of what it reads, the levels of the result are the same, cut off at the ends, on a scale of its own: nothing is
-computed, and nothing is rounded a second time. ONNX Runtime 1.32 has no kernel of integers for either op, and computes
-in float what lies between DequantizeLinear and QuantizeLinear.
+levels of what it reads (or would be, if the levels went so far), the levels of the result are the same, cut off at the
+ends, on a scale of its own: nothing is computed, and nothing is rounded a second time. ONNX Runtime 1.32 has no kernel
+of integers for either op, and computes in float what lies between DequantizeLinear and QuantizeLinear.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .codes import QuantCode
 from .integers import IntegerType
 from .plan import QuantPlan, ScaleGroup, Sites
 from .scales import Scale
+from .site import HALF
 from .table import Gate, Row
 
 HARD_SWISH = 3.0
@@ -31,7 +32,7 @@ HARD_SWISH = 3.0
 FEWEST_LEVELS = 8
 """Levels between zero and an end of the line: scales lie further apart the fewer there are, and one that an end is a
 level of is coarser by up to one part in so many."""
-SLACK = 1e-3
+ON_LEVEL = 1e-2
 """How far from a level an end may lie, in steps: scales are in single precision."""
 
 
@@ -42,7 +43,7 @@ class GateInput:
     reach: float
     """How far from zero the ends of the line are, which are to be levels."""
     spent: bool
-    """Whether of what lies below the line nothing is left in the end, for nothing else reads the tensor."""
+    """Whether what lies below the line leads to zero in the end, whatever it is."""
 
     def limits(self, low: float, high: float) -> tuple[float, float]:
         """Return the interval that levels must cover, of one that the tensor covers."""
@@ -61,10 +62,9 @@ def reach(node: ir.Node, row: Row) -> float:
     """Return how far from zero the ends of the line of a gate are."""
     if row.gate is Gate.FACTOR:
         return HARD_SWISH
-    alpha, beta = (attribute(node, name) for name in ("alpha", "beta"))
+    alpha = attribute(node, "alpha")
     assert isinstance(alpha, float)
-    assert isinstance(beta, float)
-    return beta / alpha
+    return HALF / alpha
 
 
 def gate_inputs(plan: QuantPlan) -> dict[str, GateInput]:
@@ -72,11 +72,11 @@ def gate_inputs(plan: QuantPlan) -> dict[str, GateInput]:
     (`coarse_gates`)."""
     sites = {site.node: site for site in plan.sites}
     sources, groups = plan.sources, {group.source.name or "": group for group in plan.groups}
-    return {
-        (name := sources[site.operands()[0]]): GateInput(reach(site.node, site.row), _is_spent(groups[name], sites))
-        for site in plan.sites
-        if site.row.gate is not None
-    }
+    found: dict[str, GateInput] = {}
+    for site in plan.sites:
+        if site.row.gate is not None and (name := sources[site.operands()[0]]) not in found:  # the first one decides
+            found[name] = GateInput(reach(site.node, site.row), _is_spent(groups[name], sites))
+    return found
 
 
 def _is_spent(group: ScaleGroup, sites: Sites) -> bool:
@@ -98,7 +98,8 @@ def _is_spent(group: ScaleGroup, sites: Sites) -> bool:
 
 
 def coarse_gates(plan: QuantPlan, ranges: Mapping[str, Range], steps: int) -> dict[ir.Node, Reason]:
-    """Return the gates that stay float, and why: levels are too few, or another gate asks for other ones.
+    """Return the gates that stay float, and why: levels are too few, another gate asks for other ones, or nothing that
+    they read is negative, so that levels down to where they close would be wasted.
 
     `ranges` are those of the sources of the groups of the plan, by name; there are `steps` between the levels.
     """
@@ -107,12 +108,16 @@ def coarse_gates(plan: QuantPlan, ranges: Mapping[str, Range], steps: int) -> di
     for site in plan.sites:
         if site.row.gate is None:
             continue
-        name = sources[site.operands()[0]]
-        asked, own = inputs[name], reach(site.node, site.row)
-        low, high = asked.limits(ranges[name].low, ranges[name].high)
+        operand, own = site.operands()[0], reach(site.node, site.row)
+        name = sources[operand]
+        low, high = GateInput(own, inputs[name].spent).limits(ranges[name].low, ranges[name].high)
         levels = steps * own / (high - low)
-        if levels < FEWEST_LEVELS or not np.isclose(own, asked.reach, rtol=SLACK / steps):
+        if levels < FEWEST_LEVELS:
             reasons[site.node] = Reason(QuantCode.COARSE_GATE, (name, levels), (name,))
+        elif not np.isclose(own, inputs[name].reach, rtol=ON_LEVEL / steps):
+            reasons[site.node] = Reason(QuantCode.OTHER_GATE, (name,), (name,))
+        elif ranges[name].low >= 0:
+            reasons[site.node] = Reason(QuantCode.OPEN_GATE, (name,), (name,))
     return reasons
 
 
@@ -132,7 +137,7 @@ def gate_scale(scale: Scale, ends: float) -> Scale | None:
     steps = ends / float(scale.scale)
     whole = round(steps)
     zero_point = scale.zero_point - whole
-    if whole < 1 or abs(steps - whole) > SLACK or zero_point < scale.integers.lowest:
+    if whole < 1 or abs(steps - whole) > ON_LEVEL or zero_point < scale.integers.lowest:
         return None
     return Scale(np.float32(1 / (2 * whole)), zero_point, scale.integers)
 

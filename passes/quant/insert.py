@@ -203,7 +203,7 @@ def _write_gate(writer: Writer, site: QuantSite, read: Scale, made: Scale) -> No
     else:
         return
     graph.remove(node, safe=True)
-    if not floats.uses():
+    if not floats.uses() and not floats.is_graph_output():
         graph.remove(pair, safe=True)
 
 

@@ -60,6 +60,11 @@ class Demands:
     """Share of the error of everything in int8 below which less of it is worth no time."""
 
     @property
+    def spent(self) -> float:
+        """`float_time`; none where the error of everything in int8 is small enough."""
+        return 0.0 if self.enough >= 1 else self.float_time
+
+    @property
     def need_errors(self) -> bool:
         """Whether it matters what error layers bring."""
         return self.error < 1 or self.float_time > 0 or self.budgeted
@@ -92,8 +97,8 @@ def choose(errors: Sequence[RoundingError], costs: PlanCosts, demands: Demands, 
         if chosen is None:
             chosen = least if costs.size(least) <= size else nothing
     else:
-        limit = costs.time(least) * (1 + demands.float_time)
-        chosen = best_within(errors, costs, CostLimits(limit, int8=int8)) if demands.float_time else None
+        limit = costs.time(least) * (1 + demands.spent)
+        chosen = best_within(errors, costs, CostLimits(limit, int8=int8)) if demands.spent else None
         chosen = least if chosen is None else chosen
     if left_after(chosen, errors) > demands.error:
         chosen = cheapest_below(errors, costs, demands.error) or chosen
@@ -112,8 +117,6 @@ def candidates(
     They are chosen by what is measured of the layers, and by estimates, where there are some. The last one leaves none.
     Of large models there are two.
     """
-    if demands.enough >= 1 and not demands.budgeted:
-        demands = dataclasses.replace(demands, float_time=0.0)
     most_first = [dataclasses.replace(demands, float_time=demands.float_time * share) for share in SHARES]
     fastest_one = dataclasses.replace(demands, float_time=0.0)
     tries = [(costs, demands)]
@@ -145,11 +148,11 @@ def best_of(left: Sequence[float], times: Sequence[float], in_float: float, dema
     fastest.
     """
     most = demands.error + SOLVED if demands.error < 1 else math.inf
-    enough = [index for index, share in enumerate(left) if share <= most] or [int(np.argmin(left))]
-    enough = [index for index in enough if times[index] < in_float]
-    if not enough:
+    kept = [index for index, share in enumerate(left) if share <= most] or [int(np.argmin(left))]
+    kept = [index for index in kept if times[index] < in_float]
+    if not kept:
         return None
-    first = min(enough, key=times.__getitem__)
+    first = min(kept, key=times.__getitem__)
     if not demands.budgeted:
         left = [max(share, demands.enough) for share in left]
 
@@ -159,7 +162,7 @@ def best_of(left: Sequence[float], times: Sequence[float], in_float: float, dema
         less = math.log(max(left[index], SOLVED) / max(left[first], SOLVED)) / math.log(WORTH)
         return times[first] * (1 + demands.float_time * min(1 + max(less, 0.0), MORE[-1]))
 
-    within = [index for index in enough if times[index] <= limit(index)]
+    within = [index for index in kept if times[index] <= limit(index)]
     if not within:
         return first
     return min(within, key=lambda index: (left[index], times[index]))

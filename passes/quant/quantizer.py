@@ -37,6 +37,7 @@ from .equalisation import (
 from .fed_forward import MUCH, FedLayers, fed_where_better
 from .fitted import fitted_weights
 from .float_change import EXACT, deviation
+from .gates import with_gates
 from .insert import insert
 from .insertion import Insertion, costly, insertions
 from .integers import INT8, IntegerType
@@ -227,7 +228,7 @@ class Quantizer:
         """Return a choice with scales of tensors that are quantized only where others are not: what a clamp reads that
         runs by itself, because the op in front of it is float."""
         known = all((group.source.name or "") in choice for group in plan.groups)
-        return choice if known else {**self.calibrator.choices(plan)[0], **choice}
+        return choice if known else with_gates(plan, {**self.calibrator.choices(plan)[0], **choice})
 
     def sensitivity(self, plan: QuantPlan, against: str = "") -> tuple[LayerSensitivity, ...]:
         """Return what each layer costs the outputs, and what becomes of it by a plan; `against` is why it has none."""

@@ -21,6 +21,8 @@ from .table import Gate, Int8Table, Role, Row
 
 RISE = (1e-3, 1e3)
 """How steep the line of a gate may be: others are no gates."""
+HALF = 0.5
+"""Where the line of a gate is at zero: in the middle, so that its ends lie equally far from there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,9 +170,12 @@ def _reason_against(node: ir.Node, row: Row) -> Reason | None:
         written = node.attributes.get(name)
         if written is not None and not np.all(np.asarray(written.value) == wanted):
             return Reason(QuantCode.ATTRIBUTE, (name, wanted))
-    alpha = attribute(node, "alpha") if row.gate is Gate.RESULT else None
-    if alpha is not None and not (isinstance(alpha, float) and RISE[0] <= alpha <= RISE[1]):
-        return Reason(QuantCode.ATTRIBUTE, ("alpha", f"{RISE[0]:g} to {RISE[1]:g}"))
+    if row.gate is Gate.RESULT:
+        alpha, beta = (attribute(node, name) for name in ("alpha", "beta"))
+        if not (isinstance(alpha, float) and RISE[0] <= alpha <= RISE[1]):
+            return Reason(QuantCode.ATTRIBUTE, ("alpha", f"{RISE[0]:g} to {RISE[1]:g}"))
+        if beta != HALF:
+            return Reason(QuantCode.ATTRIBUTE, ("beta", HALF))
     if row.outputs and len([value for value in node.outputs if value.name]) > row.outputs:
         return Reason(QuantCode.SECOND_OUTPUT)
     return None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
+from onnxslim.analysis.quantized import level_ends
+from onnxslim.model.constants import constant
 from onnxslim.ops.traits import Trait, has
 
 
@@ -11,7 +14,7 @@ class Counterparts:
     """Finds values of a float model by those of the quantized one.
 
     Between Q and DQ a value stands for what is rounded; a clamp in front of it, whose work the rounding does, is in the
-    float model alone.
+    float model alone. Levels that are read on another scale stand for what an op of the float model alone makes of it.
 
     Args:
         model: In QDQ form.
@@ -27,16 +30,25 @@ class Counterparts:
         """Return the value of the float model; None where none is known."""
         if value.name in self._floats:
             return self._floats[value.name]
-        source = value
+        source, read, rescaled = value, None, False
         while source.name not in self._floats:
             maker = source.producer()
-            if maker is None or not (has(maker, Trait.QUANTIZES) or has(maker, Trait.DEQUANTIZES)):
+            if maker is None or maker.inputs[0] is None:
                 return None
-            before = maker.inputs[0]
-            if before is None:
+            if has(maker, Trait.DEQUANTIZES):
+                read = _scale(maker)
+            elif has(maker, Trait.QUANTIZES):
+                rescaled = read is not None and read != _scale(maker)
+            elif level_ends(maker) is None:
                 return None
-            source = before
-        return self._behind_clamps(self._floats[source.name or ""])
+            source = maker.inputs[0]
+        found = self._floats[source.name or ""]
+        return self._alone(found) if rescaled else self._behind_clamps(found)
+
+    def _alone(self, value: ir.Value) -> ir.Value | None:
+        """Return what the one node makes of a value that the quantized model has no more."""
+        gone = [node.outputs[0] for node in {use.node for use in value.uses()} if self._is_gone(node)]
+        return gone[0] if len(gone) == 1 else None
 
     def _behind_clamps(self, value: ir.Value) -> ir.Value:
         """Return what is left of a value behind the nodes that the quantized model has no more."""
@@ -45,7 +57,14 @@ class Counterparts:
             if len(readers) != 1 or value.is_graph_output():
                 return value
             (node,) = readers
-            behind = node.outputs[0]
-            if not has(node, Trait.ELEMENTWISE) or behind.name in self._names:
+            if not self._is_gone(node):
                 return value
-            value = behind
+            value = node.outputs[0]
+
+    def _is_gone(self, node: ir.Node) -> bool:
+        return has(node, Trait.ELEMENTWISE) and node.outputs[0].name not in self._names
+
+
+def _scale(node: ir.Node) -> list[list[float]]:
+    """Return the scale and the zero point of a node, each as the numbers that are in it."""
+    return [np.unique(array).tolist() for value in node.inputs[1:] if (array := constant(value)) is not None]

@@ -66,17 +66,20 @@ def test_rows_that_are_no_samples_are_looked_at_together() -> None:
 
 def test_what_tells_samples_apart_is_told() -> None:
     drawn = np.random.default_rng(0).normal(size=(512, 4)).astype(np.float32)
+    runs, counts = [{"x": part} for part in np.split(drawn, [200, 500])], [200, 300, 12]
 
-    def made(feeds):
-        return {"far off": feeds["x"] + 10, "around zero": 5 * feeds["x"], "both": feeds["x"] * [1, 1, 100, 100]}
+    def varying(made, counts=counts):
+        return OutputDeviation(lambda feeds: made(feeds["x"]), runs, counts=counts).varying
 
-    runs = [{"x": part} for part in np.split(drawn, [200, 500])]
-    assert OutputDeviation(made, runs).varying == pytest.approx(1 / 101, rel=0.2), "the least of all outputs"
-    assert OutputDeviation(lambda feeds: {"y": 5 * feeds["x"]}, runs).varying == pytest.approx(1, abs=0.01)
-    assert OutputDeviation(lambda feeds: {"y": 0 * feeds["x"]}, runs).varying == 0
-    assert OutputDeviation(lambda feeds: {"y": feeds["x"].sum(axis=0)}, runs).varying == 0, "samples are no rows"
-    assert OutputDeviation(lambda feeds: {"y": 5 * feeds["x"]}, [{"x": drawn[:8]}]).varying == 0, "too few tell"
-    assert OutputDeviation(run(2), []).varying == 0
+    both = varying(lambda x: {"far off": x + 10, "around zero": 5 * x, "quantities": x * [1, 1, 100, 100]})
+    assert both == pytest.approx(1 / 101, rel=0.2), "the least of all outputs"
+    assert varying(lambda x: {"y": 5 * x}) == pytest.approx(1, abs=0.01)
+    assert varying(lambda x: {"y": 0 * x}) == 0
+    assert varying(lambda x: {"y": x.sum(axis=0)}) == 0, "samples are no rows"
+    assert varying(lambda x: {"y": 5 * x}, [1, 1, 1]) == 0, "rows are no samples"
+    assert varying(lambda x: {"y": 5 * x}, ()) == 0
+    few = OutputDeviation(lambda feeds: {"y": feeds["x"]}, [{"x": drawn[:8]}], counts=[8])
+    assert few.varying == 0, "too few tell"
 
 
 def test_outputs_of_one_run_at_a_time_are_held_beside_the_reference() -> None:

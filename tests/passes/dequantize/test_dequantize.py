@@ -280,3 +280,42 @@ def test_it_is_kept_however_slow_floats_are_and_quant_comes_after() -> None:
     assert [step.name for step in result.report.passes] == ["simplify", "dequantize", "quant"]
     assert result.report.passes[1].kept
     assert "whatever they cost" in result.report.passes[1].reason
+
+
+@pytest.mark.parametrize(
+    ("read", "kept"),
+    [(np.float32(0.5), 0), (np.float16(0.5), 1), (np.float32(0), 0)],
+    ids=["another scale", "of another type", "zero"],
+)
+def test_levels_that_are_read_on_another_scale_are_floats_of_it(read: np.floating, kept: int) -> None:
+    kind = "float16" if read.dtype == np.float16 else "float"
+    model = from_text(
+        f"""<ir_version: 10, opset_import: ["" : 21]> g (float[4] x) => (float[4] y, {kind}[4] z) {{
+            q = QuantizeLinear (x, s, o) c = Clip (q, low, high)
+            y = DequantizeLinear (q, s, o) z = DequantizeLinear (c, t, p) }}""",
+        s=np.float32(0.25),
+        o=np.uint8(100),
+        low=np.uint8(90),
+        high=np.uint8(120),
+        t=read,
+        p=np.uint8(92),
+    )
+    feeds = {"x": np.array([-9.5, -1.25, 3.0, 9.0], np.float32)}
+    before = Session.of(model, CPU).run(feeds)
+    dequantize(model)
+    assert ops(model).count("DequantizeLinear") == kept
+    after = Session.of(model, CPU).run(feeds)
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name])
+
+
+def test_levels_of_a_scale_of_zero_stay_levels() -> None:
+    model = from_text(
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[4] x) => (float[4] z) {
+            q = QuantizeLinear (x, s, o) z = DequantizeLinear (q, t, o) }""",
+        s=np.float32(0),
+        t=np.float32(0.5),
+        o=np.uint8(1),
+    )
+    dequantize(model)
+    assert ops(model).count("DequantizeLinear") == 1

@@ -140,16 +140,30 @@ def test_what_only_gates_read_has_levels_where_they_are_open() -> None:
     assert -float(zero) * scale == pytest.approx(-3.0, rel=1e-6), "the lowest level is where the gate closes"
 
 
-def test_what_is_an_output_as_well_keeps_what_is_below_the_gate() -> None:
-    model, feeds = net(BODIES["swish"], spread=10.0)
-    (gate,) = (node for node in model.graph if node.op_type == "HardSwish")
-    model.graph.outputs.append(gate.inputs[0])
-    gate.inputs[0].type, gate.inputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["N", 16, 6, 6])
+@pytest.mark.parametrize("body", ["swish", "gate alone"])
+def test_what_is_an_output_as_well_keeps_what_is_below_the_gate(body: str) -> None:
+    model, feeds = net(BODIES[body], spread=10.0)
+    gate = next(node for node in model.graph if node.op_type.startswith("Hard"))
+    read = gate.inputs[0]
+    assert read is not None
+    model.graph.outputs.append(read)
+    read.type, read.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["N", 16, 6, 6])
     after, change = quantized(model, feeds)
     assert change.modified
     wanted, found = (Session.of(either, HERE).run(feeds)["a"] for either in (model, after))
     assert wanted.min() < -9
     assert np.square(wanted - found).sum() < 1e-3 * np.square(wanted).sum()
+
+
+@pytest.mark.parametrize("clamp", ["Relu (a)", "Clip (a, zero, six)"])
+def test_a_clamp_in_front_of_a_gate_is_still_the_kernel_s(clamp: str, tmp_path: Path) -> None:
+    limits = {"zero": np.float32(0), "six": np.float32(6)} if "zero" in clamp else {}
+    model, feeds = net(f"r = {clamp} h = HardSwish (r)", **limits)
+    after, change = quantized(model, feeds)
+    assert "r is nowhere below zero, where half of the line lies" in left(change)
+    made = Counter(optimized_ops(after, tmp_path))
+    assert made["QLinearConv"] == 2
+    assert not made.keys() & {"Conv", "FusedConv", "Relu"}
 
 
 def test_gates_that_levels_are_too_few_for_stay_float() -> None:
@@ -162,8 +176,9 @@ def test_gates_that_levels_are_too_few_for_stay_float() -> None:
 def test_of_gates_with_other_ends_one_is_made_of_levels() -> None:
     body = "e = HardSigmoid <alpha = 0.2, beta = 0.5> (a) g = HardSigmoid <alpha = 0.3, beta = 0.5> (a) h = Mul (e, g)"
     model, feeds = net(body)
-    after, _ = quantized(model, feeds)
+    after, change = quantized(model, feeds)
     assert (ops(after)["HardSigmoid"], ops(after)["Clip"]) == (1, 1)
+    assert "another op reads a, whose line has other ends" in left(change)
     assert error(model, after, feeds) < 1e-3
 
 

@@ -322,6 +322,20 @@ CASES = {
         {"w": np.array([[1, 2], [3, 4]], f32), "s": np.full((1, 1, 1), 2, f32)},
         "t = Mul (x, [[[2.0]]])\ny = MatMul (t, [[1.0, 2.0], [3.0, 4.0]])",
     ),
+    "one number that makes more axes of an image is none of its convolution": (
+        """(float[1,3,N,N] x) => (float[1,1,1,N,N] y, float[1,1,1,N,N] z) {
+            t = Conv <kernel_shape = [1, 1]> (x, w)  y = Mul (t, s)  v = Conv <kernel_shape = [1, 1]> (x, u)
+            z = Add (v, s) }""",
+        {"w": np.ones((1, 3, 1, 1), f32), "u": np.full((1, 3, 1, 1), 2, f32), "s": np.full((1, 1, 1, 1, 1), 2, f32)},
+        "t = Conv <kernel_shape = (1, 1)> (x, [[[[1.0]], [[1.0]], [[1.0]]]])\ny = Mul (t, [[[[[2.0]]]]])\n"
+        "v = Conv <kernel_shape = (1, 1)> (x, [[[[2.0]], [[2.0]], [[2.0]]]])\nz = Add (v, [[[[[2.0]]]]])",
+    ),
+    "one number that makes a volume of images is none of the convolution behind": (
+        """(float[2,2,N,N] x) => (float[1,3,2,N,N] y) {
+            t = Mul (x, s)  y = Conv <kernel_shape = [1, 1, 1]> (t, w) }""",
+        {"w": np.ones((3, 2, 1, 1, 1), f32), "s": np.full((1, 1, 1, 1, 1), 2, f32)},
+        "t = Mul (x, [[[[[2.0]]]]])\ny = Conv <kernel_shape = (1, 1, 1)> (t, w[3, 2, 1, 1, 1])",
+    ),
     "an activation whose equal constants have other shapes": (
         """(float[1,1,N,N] x) => (float[1,1,N,N] y) {
             a = Add (x, three)  c = Clip (a, zero, six)  p = Mul (x, c)  y = Div (p, other) }""",

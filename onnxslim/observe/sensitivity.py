@@ -40,7 +40,7 @@ class OutputDeviation:
         reference: Runs the model as it is.
         runs: The inputs of each run.
         telling: The inputs of runs that tell the parts of the outputs, each of which is needed once; None: `runs`.
-        counts: How many samples each run has; None: it is not known what tells them apart.
+        counts: How many samples each run has; empty: it is not known what tells them apart.
 
     Raises:
         RunError: The model does not run.
@@ -64,10 +64,14 @@ class OutputDeviation:
             for name in finite:
                 magnitudes[name].add(outputs[name], together=len(outputs[name]) not in rows)
         self._parts = {name: found.parts() for name, found in magnitudes.items()}
-        made = {name: [outputs[name] for outputs in self._reference] for name in finite}
-        self.varying = min((_varying(made[name], own, counts) for name, own in self._parts.items()), default=0.0)
+        self._counts = list(counts)
+
+    @functools.cached_property
+    def varying(self) -> float:
         """The share of the energy of the outputs that is left without their mean over the samples, the least of all
-        outputs and parts: what tells samples apart. 0 where samples are no rows of an output."""
+        outputs and parts: what tells samples apart. 0 where samples are no rows of an output, or too few."""
+        made = {name: [outputs[name] for outputs in self._reference] for name in self._parts}
+        return min((_varying(made[name], own, self._counts) for name, own in self._parts.items()), default=0.0)
 
     @classmethod
     def on(
@@ -122,10 +126,10 @@ class OutputDeviation:
         return float(np.mean(known)) if known else 0.0
 
 
-def _varying(made: Sequence[Array], parts: Sequence[Part], counts: Sequence[int]) -> float:
+def _varying(made: Sequence[Array], parts: Sequence[Part], counts: list[int]) -> float:
     """Return `OutputDeviation.varying` of one output, of which each run made one array of so many samples."""
     count = sum(counts)
-    of_samples = [len(array) for array in made] == list(counts)
+    of_samples = [len(array) for array in made] == counts
     if not of_samples or count < TELLING or len({array.shape[1:] for array in made}) > 1:
         return 0.0
     total, energy = np.zeros((2, *made[0].shape[1:]))

@@ -61,6 +61,7 @@ class QuantCode(Code):
     COARSE_GATE = "its line has {1:.2g} levels of {0}"
     OTHER_GATE = "another op reads {0}, whose line has other ends"
     OPEN_GATE = "{0} is nowhere below zero, where half of the line lies"
+    WIDE_GATE = "{0} is narrower than its line, and would have steps {1:.2g} times as wide"
     COSTLY = "{0}it brings {1:.1%} of the error; it makes {2:.1%} of the products"
     EXACT_TOO_DEAR = "it is an image of 8 bits; to hold it exactly a layer must be int8, and a run takes {0:.1%} longer"
     NOT_FASTER = "in int8 it takes {0:.3g} ms at best, and in float {1:.3g} ms: only --goal size makes it int8"

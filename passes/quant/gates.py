@@ -32,6 +32,9 @@ HARD_SWISH = 3.0
 FEWEST_LEVELS = 8
 """Levels between zero and an end of the line: scales lie further apart the fewer there are, and one that an end is a
 level of is coarser by up to one part in so many."""
+WIDEST_STEPS = 1.5
+"""How much wider steps may be because levels reach to where the gate closes, though next to nothing lies there: 3.5 dB
+of what is read."""
 ON_LEVEL = 1e-2
 """How far from a level an end may lie, in steps: scales are in single precision."""
 
@@ -98,8 +101,8 @@ def _is_spent(group: ScaleGroup, sites: Sites) -> bool:
 
 
 def coarse_gates(plan: QuantPlan, ranges: Mapping[str, Range], steps: int) -> dict[ir.Node, Reason]:
-    """Return the gates that stay float, and why: levels are too few, another gate asks for other ones, or nothing that
-    they read is negative, so that levels down to where they close would be wasted.
+    """Return the gates that stay float, and why: levels are too few, another gate asks for other ones, or what one reads
+    lies so near to zero that levels down to where it closes would be wasted.
 
     `ranges` are those of the sources of the groups of the plan, by name; there are `steps` between the levels.
     """
@@ -118,6 +121,8 @@ def coarse_gates(plan: QuantPlan, ranges: Mapping[str, Range], steps: int) -> di
             reasons[site.node] = Reason(QuantCode.OTHER_GATE, (name,), (name,))
         elif ranges[name].low >= 0:
             reasons[site.node] = Reason(QuantCode.OPEN_GATE, (name,), (name,))
+        elif (wider := (high - low) / (max(ranges[name].high, 0.0) - ranges[name].low)) > WIDEST_STEPS:
+            reasons[site.node] = Reason(QuantCode.WIDE_GATE, (name, wider), (name,))
     return reasons
 
 

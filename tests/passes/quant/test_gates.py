@@ -173,6 +173,15 @@ def test_gates_that_levels_are_too_few_for_stay_float() -> None:
     assert any("its line has" in reason for reason in left(change))
 
 
+@pytest.mark.parametrize(("spread", "gated"), [(0.01, False), (0.2, False), (1.0, True), (3.0, True)])
+def test_what_is_narrower_than_the_line_is_not_rounded_to_its_levels(spread: float, gated: bool) -> None:
+    model, feeds = net(BODIES["swish"], spread=spread)
+    after, change = quantized(model, feeds)
+    assert (ops(after)["HardSwish"] == 0) is gated
+    assert any("would have steps" in reason for reason in left(change)) is not gated
+    assert error(model, after, feeds) < 1e-3
+
+
 def test_of_gates_with_other_ends_one_is_made_of_levels() -> None:
     body = "e = HardSigmoid <alpha = 0.2, beta = 0.5> (a) g = HardSigmoid <alpha = 0.3, beta = 0.5> (a) h = Mul (e, g)"
     model, feeds = net(body)

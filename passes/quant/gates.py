@@ -101,8 +101,8 @@ def _is_spent(group: ScaleGroup, sites: Sites) -> bool:
 
 
 def coarse_gates(plan: QuantPlan, ranges: Mapping[str, Range], steps: int) -> dict[ir.Node, Reason]:
-    """Return the gates that stay float, and why: levels are too few, another gate asks for other ones, or what one reads
-    lies so near to zero that levels down to where it closes would be wasted.
+    """Return the gates that stay float, and why: levels are too few, another gate asks for other ones, or what one
+    reads lies so near to zero that levels down to where it closes would be wasted.
 
     `ranges` are those of the sources of the groups of the plan, by name; there are `steps` between the levels.
     """

@@ -16,19 +16,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxslim.observe.statistics import Range
-from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, has
 from onnxslim.pipeline.reasons import Reason
 
 from .codes import QuantCode
+from .gate_line import reach
 from .integers import IntegerType
 from .plan import QuantPlan, ScaleGroup, Sites
 from .scales import Scale
-from .site import HALF
-from .table import Gate, Row
+from .table import Gate
 
-HARD_SWISH = 3.0
-"""Where the HardSigmoid in HardSwish is 0, and, above zero, 1: its alpha is 1/6, its beta 1/2 (ONNX, HardSwish-14)."""
 FEWEST_LEVELS = 8
 """Levels between zero and an end of the line: scales lie further apart the fewer there are, and one that an end is a
 level of is coarser by up to one part in so many."""
@@ -59,15 +56,6 @@ class GateInput:
         scale = np.float32(self.reach / steps)
         below = int(np.clip(round(-low / float(scale)), steps, integers.steps))
         return Scale(scale, integers.lowest + below, integers)
-
-
-def reach(node: ir.Node, row: Row) -> float:
-    """Return how far from zero the ends of the line of a gate are."""
-    if row.gate is Gate.FACTOR:
-        return HARD_SWISH
-    alpha = attribute(node, "alpha")
-    assert isinstance(alpha, float)
-    return HALF / alpha
 
 
 def gate_inputs(plan: QuantPlan) -> dict[str, GateInput]:
@@ -111,8 +99,7 @@ def coarse_gates(plan: QuantPlan, ranges: Mapping[str, Range], steps: int) -> di
     for site in plan.sites:
         if site.row.gate is None:
             continue
-        operand, own = site.operands()[0], reach(site.node, site.row)
-        name = sources[operand]
+        name, own = sources[site.operands()[0]], reach(site.node, site.row)
         low, high = GateInput(own, inputs[name].spent).limits(ranges[name].low, ranges[name].high)
         levels = steps * own / (high - low)
         if levels < FEWEST_LEVELS:

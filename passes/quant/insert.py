@@ -25,7 +25,8 @@ from onnxslim.model.constants import constant, constant_tensor
 from onnxslim.model.edit import Editor, drop_unused, take_over
 from onnxslim.ops.parameters import attribute
 
-from .gates import gate_ends, gate_scale, reach
+from .gate_line import reach
+from .gates import gate_ends, gate_scale
 from .integers import INT8, IntegerType
 from .parameters import quantize_bias
 from .plan import QuantPlan, TensorScales
@@ -180,28 +181,28 @@ def _insert_pairs(model: ir.Model, writer: Writer, plan: QuantPlan, scales: Tens
 
 def _write_gate(writer: Writer, site: QuantSite, read: Scale, made: Scale) -> None:
     """Let a gate, with the pairs of what it reads and makes around it, be made of levels; it stays as it is where the
-    scales do not allow for that."""
+    scales, or their type, do not allow for that."""
     node, gate = site.node, gate_scale(read, reach(site.node, site.row))
-    floats = node.inputs[0]
-    pair = None if floats is None else floats.producer()
-    held = read.integers.kept_in.name in site.row.types
-    if gate is None or floats is None or pair is None or pair.inputs[0] is None or not held:
+    product = site.row.gate is Gate.FACTOR
+    if gate is None or read.integers.kept_in.name not in site.row.types or not (product or made == gate):
         return
+    floats, graph = node.inputs[0], node.graph
+    assert floats is not None
+    assert graph is not None
+    pair = floats.producer()
+    assert pair is not None
     levels, ends = pair.inputs[0], gate_ends(gate)
+    assert levels is not None
     if ends is not None:
         levels = writer.hold(levels, ends)
-    graph = node.graph
-    assert graph is not None
-    if site.row.gate is Gate.FACTOR:
+    if product:
         step, zero_point = (writer.constant(part) for part in gate.parameters)
-        product = writer.add("Mul", [floats, writer.dequantize(levels, step, zero_point, axis=None)], ir.DataType.FLOAT)
-        take_over(product, node.outputs[0])
-    elif made == gate:
+        factor = writer.dequantize(levels, step, zero_point, axis=None)
+        take_over(writer.add("Mul", [floats, factor], ir.DataType.FLOAT), node.outputs[0])
+    else:
         (use,) = site.results[0].uses()
         use.node.outputs[0].replace_all_uses_with(levels)
         graph.remove(use.node, safe=True)
-    else:
-        return
     graph.remove(node, safe=True)
     if not floats.uses() and not floats.is_graph_output():
         graph.remove(pair, safe=True)

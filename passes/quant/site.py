@@ -12,17 +12,12 @@ import onnx_ir as ir
 from onnxslim.analysis.bias import only_use
 from onnxslim.analysis.contraction import Contraction, contractions
 from onnxslim.model.constants import constant
-from onnxslim.ops.parameters import attribute
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
 from .codes import QuantCode
+from .gate_line import reason_against_line
 from .table import Gate, Int8Table, Role, Row
-
-RISE = (1e-3, 1e3)
-"""How steep the line of a gate may be: others are no gates."""
-HALF = 0.5
-"""Where the line of a gate is at zero: in the middle, so that its ends lie equally far from there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,18 +162,12 @@ def _reason_against(node: ir.Node, row: Row) -> Reason | None:
     if row.wide:
         return Reason(QuantCode.KEPT_WIDE, (row.wide,))
     for name, wanted in row.attributes.items():
-        written = node.attributes.get(name)
-        if written is not None and not np.all(np.asarray(written.value) == wanted):
+        attribute = node.attributes.get(name)
+        if attribute is not None and not np.all(np.asarray(attribute.value) == wanted):
             return Reason(QuantCode.ATTRIBUTE, (name, wanted))
-    if row.gate is Gate.RESULT:
-        alpha, beta = (attribute(node, name) for name in ("alpha", "beta"))
-        if not (isinstance(alpha, float) and RISE[0] <= alpha <= RISE[1]):
-            return Reason(QuantCode.ATTRIBUTE, ("alpha", f"{RISE[0]:g} to {RISE[1]:g}"))
-        if beta != HALF:
-            return Reason(QuantCode.ATTRIBUTE, ("beta", HALF))
     if row.outputs and len([value for value in node.outputs if value.name]) > row.outputs:
         return Reason(QuantCode.SECOND_OUTPUT)
-    return None
+    return reason_against_line(node, row)
 
 
 def _absorbed_clamp(node: ir.Node, table: Int8Table) -> ir.Node | None:

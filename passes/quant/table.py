@@ -62,6 +62,7 @@ class Row:
     joins: bool = False
     scores: bool = False
     gate: Gate | None = None
+    reach: float = 0.0
     depthwise: str = ""
     residual: bool = False
     accumulates: bool = False

@@ -125,14 +125,23 @@ def test_a_layer_that_costs_the_outputs_most_stays_in_float_where_there_is_time(
     assert found.against is None
 
 
-def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices():
-    """A float convolution among others may slow down what lies around it, which no time of a layer tells."""
+def where_a_is_reckoned_slower_in_int8(race):
+    """Return the mixed plan of three layers, by the times that `race` tells."""
     model, _ = net()
     plan = make_plan(model, load_table("cpu"))
     reckoned = {"a": (1.0, 1.5), "b": (1.2, 1.0), "y": (5.0, 1.0)}
-    costs = PlanCosts({key: PrecisionCost(*times, 4, 1) for key, times in reckoned.items()}, rest_time=20.0)
-    costs = dataclasses.replace(costs, measured=True)
+    layers = {key: PrecisionCost(*times, 4, 1) for key, times in reckoned.items()}
     errors = [RoundingError(frozenset(key), share) for key, share in (("a", 0.1), ("b", 5.0), ("y", 1.0))]
+    figures = PlanFigures(plan, errors, PlanCosts(layers, rest_time=20.0, measured=True), {})
+
+    def replan(reasons):
+        return make_plan(model, load_table("cpu"), float_nodes=reasons)
+
+    return mixed_plan(figures, Demands(float_time=0.05), frozenset(), PlanTrial(replan, race, unjudged))
+
+
+def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices():
+    """A float convolution among others may slow down what lies around it, which no time of a layer tells."""
     races = []
 
     def race(plans):
@@ -144,12 +153,7 @@ def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices()
             *(pace * (23.0 + 3 * (len({"a", "y"} - own)) + 0.5 * ("b" not in own)) for own in in_int8),
         ]
 
-    def replan(reasons):
-        return make_plan(model, load_table("cpu"), float_nodes=reasons)
-
-    found = mixed_plan(
-        PlanFigures(plan, errors, costs, {}), Demands(float_time=0.05), frozenset(), PlanTrial(replan, race, unjudged)
-    )
+    found = where_a_is_reckoned_slower_in_int8(race)
     assert {"y"} in races[0]
     assert {"a", "b", "y"} in races[0]
     assert {"a", "y"} in races[1]
@@ -161,12 +165,6 @@ def test_layers_that_are_slower_in_float_after_all_are_int8_in_further_choices()
 
 @pytest.mark.parametrize("failing", ["all", "the fastest"])
 def test_a_second_race_that_fails_makes_no_choice_fast(failing):
-    model, _ = net()
-    plan = make_plan(model, load_table("cpu"))
-    reckoned = {"a": (1.0, 1.5), "b": (1.2, 1.0), "y": (5.0, 1.0)}
-    costs = PlanCosts({key: PrecisionCost(*times, 4, 1) for key, times in reckoned.items()}, rest_time=20.0)
-    costs = dataclasses.replace(costs, measured=True)
-    errors = [RoundingError(frozenset(key), share) for key, share in (("a", 0.1), ("b", 5.0), ("y", 1.0))]
     races = []
 
     def race(plans):
@@ -177,12 +175,7 @@ def test_a_second_race_that_fails_makes_no_choice_fast(failing):
             return times
         return [math.inf] * len(times) if failing == "all" else [30.0, math.inf, *times[2:]]
 
-    def replan(reasons):
-        return make_plan(model, load_table("cpu"), float_nodes=reasons)
-
-    found = mixed_plan(
-        PlanFigures(plan, errors, costs, {}), Demands(float_time=0.05), frozenset(), PlanTrial(replan, race, unjudged)
-    )
+    found = where_a_is_reckoned_slower_in_int8(race)
     assert len(races) == 2
     assert {site.key for site in found.plan.sites if site.is_contraction} == {"a", "b", "y"}
     assert found.notes[0].action == "23 ms"

@@ -9,7 +9,8 @@ import onnx_ir as ir
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented
 from onnxslim.passes.quant import table
-from onnxslim.passes.quant.gates import GateInput, gate_scale, reach
+from onnxslim.passes.quant.gate_line import reach
+from onnxslim.passes.quant.gates import GateInput, gate_scale
 from onnxslim.passes.quant.insert import insert
 from onnxslim.passes.quant.integers import INT8, UINT8
 from onnxslim.passes.quant.plan import LEFT, TensorScales, make_plan

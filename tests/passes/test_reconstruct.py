@@ -12,6 +12,7 @@ from distilled_models import error, images, network, residual_network
 from onnxslim.passes.qat import Qat
 from onnxslim.passes.quant import Quant
 from onnxslim.passes.reconstruct import Reconstruct
+from onnxslim.passes.reconstruct.counterparts import Counterparts
 from onnxslim.passes.simplify import Simplify
 from sample_models import from_text
 from story import make_context, nodes_of
@@ -204,15 +205,14 @@ def test_the_result_runs_as_a_file_does(tmp_path: Any) -> None:
 
 BEHIND = {
     "swish": "h = HardSwish (a)",
-    "written out": "e = HardSigmoid <alpha = 0.16666667> (a) h = Mul (e, a)",
+    "written out": "e = HardSigmoid <alpha = 0.2> (a) h = Mul (e, a)",
     "gate": "h = HardSigmoid <alpha = 0.1> (a)",
     "squeeze and excite": "p = GlobalAveragePool (a) s = Conv (p, w) e = HardSigmoid (s) h = Mul (a, e)",
 }
 
 
-@pytest.mark.parametrize("blocks", ["layer", "block"])
-@pytest.mark.parametrize("body", BEHIND)
-def test_layers_around_gates_are_reconstructed(body: str, blocks: str) -> None:
+def gated(body: str) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """Return a model with a gate between two convolutions, and samples."""
     generator = np.random.default_rng(0)
     weights = {"u": (16, 8, 1, 1), "v": (4, 16, 1, 1), **({"w": (16, 16, 1, 1)} if "w)" in BEHIND[body] else {})}
     teacher = from_text(
@@ -220,7 +220,24 @@ def test_layers_around_gates_are_reconstructed(body: str, blocks: str) -> None:
             a = Conv (x, u) {BEHIND[body]} y = Conv (h, v) }}""",
         **{name: generator.normal(size=shape).astype(np.float32) for name, shape in weights.items()},
     )
-    feeds = {"x": generator.normal(size=(256, 8, 6, 6)).astype(np.float32)}
+    return teacher, {"x": generator.normal(size=(256, 8, 6, 6)).astype(np.float32)}
+
+
+@pytest.mark.parametrize(("body", "factor"), [("swish", None), ("written out", "e"), ("squeeze and excite", "e")])
+def test_levels_on_another_scale_stand_for_the_gate(body: str, factor: str | None) -> None:
+    teacher, feeds = gated(body)
+    model = quantized(teacher, feeds)
+    floats = float_form(model)
+    assert floats is not None
+    (product,) = (node for node in model.graph if node.op_type == "Mul")
+    found = [value and Counterparts(model, floats).of(value) for value in product.inputs]
+    assert {None if value is None else value.name for value in found} == {"a", factor}
+
+
+@pytest.mark.parametrize("blocks", ["layer", "block"])
+@pytest.mark.parametrize("body", BEHIND)
+def test_layers_around_gates_are_reconstructed(body: str, blocks: str) -> None:
+    teacher, feeds = gated(body)
     model = quantized(teacher, feeds, weights="int4", rounding="nearest")
     assert "HardSwish" not in {node.op_type for node in model.graph}
     settings = dataclasses.replace(FAST, blocks=blocks)

@@ -182,6 +182,13 @@ def test_what_is_narrower_than_the_line_is_not_rounded_to_its_levels(spread: flo
     assert error(model, after, feeds) < 1e-3
 
 
+def test_a_clamp_behind_a_gate_still_clamps() -> None:
+    limits = {"zero": np.float32(0), "half": np.float32(0.5)}
+    model, feeds = net("e = HardSigmoid <alpha = 0.2> (a) h = Clip (e, zero, half)", **limits)
+    after, _ = quantized(model, feeds)
+    assert error(model, after, feeds) < 1e-3
+
+
 def test_of_gates_with_other_ends_one_is_made_of_levels() -> None:
     body = "e = HardSigmoid <alpha = 0.2, beta = 0.5> (a) g = HardSigmoid <alpha = 0.3, beta = 0.5> (a) h = Mul (e, g)"
     model, feeds = net(body)

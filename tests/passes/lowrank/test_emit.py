@@ -21,14 +21,6 @@ from onnxslim.model.edit import Editor
 from onnxslim.runtime.session import Session
 
 GENERATOR = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def same_numbers() -> None:
-    """What is drawn does not depend on the tests that ran before, which parts of a run share out as it comes."""
-    GENERATOR.bit_generator.state = np.random.default_rng(0).bit_generator.state
-
-
 OPSETS = (11, 13, 17, 21)
 
 

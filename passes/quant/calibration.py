@@ -31,6 +31,7 @@ from onnxslim.pipeline.opset import PREFERRED_OPSET, at_least
 from onnxslim.pipeline.reasons import Reason
 from onnxslim.pipeline.selection import Selection
 
+from .clamped_sums import clamped_sums
 from .coarse import coarse_joins, coarse_scores
 from .codes import QuantCode
 from .gates import GateInput, coarse_gates, gate_inputs, with_gates
@@ -40,7 +41,8 @@ from .plan import QuantPlan, make_plan
 from .pointwise import curves
 from .scales import Calibration, Scale, intervals_of
 from .site import clamp_limits
-from .table import Int8Table
+from .table import Gate, Int8Table
+from .ties import SeenTensor, with_ties
 
 CHANNELS = 1
 """The axis of channels of the tensors that are multiplied by a weight and get a bias."""
@@ -141,22 +143,45 @@ class Calibrator:
     def choices(self, plan: QuantPlan) -> list[dict[str, Scale]]:
         """Return choices of a scale for the source of each group of a plan, by its name: one, but for `AUTO`."""
         settings = self._settings
-        histograms = self._histograms if settings.calibration.needs_histograms else {}
+        histograms = self._counted(plan) if settings.calibration.needs_histograms else {}
         choices: list[dict[str, Scale]] = []
         gates = gate_inputs(plan)
         for group in plan.groups:
             name = group.source.name or ""
-            histogram = None if name in settings.levels else histograms.get(name)
-            if histogram is not None:
-                histogram = dataclasses.replace(histogram, curves=curves(group.members, histogram.centers))
             intervals = intervals_of(
-                self._ranges[name], histogram, settings.calibration, settings.percentile, settings.integers.steps
+                self._ranges[name],
+                histograms.get(name),
+                settings.calibration,
+                settings.percentile,
+                settings.integers.steps,
             )
             for index, interval in enumerate(intervals):
                 if index == len(choices):
                     choices.append({})
                 choices[index][name] = self._covering(group.source, interval, settings.integers, gates.get(name))
-        return [with_gates(plan, {**choices[0], **choice}) for choice in choices]
+        fixed = gates.keys() | {site.key for site in plan.sites if site.row.gate is Gate.RESULT}
+        limits = {group.source.name or "": self._limits(group.source) for group in plan.groups}
+        seen = {
+            name: SeenTensor(histogram, limits[name]) for name, histogram in histograms.items() if name not in fixed
+        }
+        cutting = settings.calibration.cutting
+        return [
+            with_gates(plan, with_ties(plan, {**choices[0], **choice}, seen, cutting[index], self._table.symmetric))
+            for index, choice in enumerate(choices)
+        ]
+
+    def _counted(self, plan: QuantPlan) -> dict[str, Histogram]:
+        """Return the histograms of tensors that may be cut off, and what becomes of the elements of each before their
+        error counts, by the names of the sources of the groups of a plan."""
+        sums = clamped_sums(plan, self._table, self._histograms)
+        found: dict[str, Histogram] = {}
+        for group in plan.groups:
+            name = group.source.name or ""
+            histogram = self._histograms.get(name)
+            if histogram is not None and name not in self._settings.levels:
+                made = sums[name] if name in sums else curves(group.members, histogram.centers)
+                found[name] = dataclasses.replace(histogram, curves=made, certain=name not in sums)
+        return found
 
     def whole(self, plan: QuantPlan, integers: IntegerType) -> dict[str, Scale]:
         """Return for the source of each group of a plan, by its name, the scale of a type that covers its range."""
@@ -172,13 +197,17 @@ class Calibrator:
     ) -> Scale:
         """Return the scale that covers an interval of a tensor, as far as what makes it does not cut it off, and that
         has the levels which a gate asks for."""
-        producer = source.producer()
-        limits = None if producer is None else clamp_limits(producer, self._table)
-        least, most = limits or (-np.inf, np.inf)
+        least, most = self._limits(source)
         low, high = max(interval[0], least), min(interval[1], most)
         if gate is not None and not self._table.symmetric:
             return gate.covering(low, high, integers)
         return Scale.covering(low, high, integers, self._table.symmetric)
+
+    def _limits(self, source: ir.Value) -> tuple[float, float]:
+        """Return what the clamp lets through that makes a tensor; everything where none does."""
+        producer = source.producer()
+        limits = None if producer is None else clamp_limits(producer, self._table)
+        return limits or (-np.inf, np.inf)
 
     @functools.cached_property
     def _histograms(self) -> Mapping[str, Histogram]:

@@ -9,6 +9,8 @@ about the distribution (entropy: Migacz, "8-bit inference with TensorRT", GTC 20
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 
 import numpy as np
 
@@ -28,12 +30,41 @@ class Histogram:
     counts: Floats
     grid: Grid
     curves: Floats | None = None
-    """What pointwise ops make of the multiples before the error counts, shape [curves, BINS]; None: nothing."""
+    """What becomes of the multiples before the error counts, shape [curves, BINS]; None: nothing."""
+    certain: bool = True
+    """Whether each element becomes what the curves tell, not just most of them."""
 
     @property
     def centers(self) -> Floats:
         """The multiples."""
         return np.asarray((np.arange(BINS) - self.grid.zero) * self.grid.width, np.float64)
+
+    @functools.cached_property
+    def made(self) -> Floats:
+        """What they become, shape [curves, BINS]."""
+        return self.centers[None] if self.curves is None else self.curves
+
+    @functools.cached_property
+    def slopes(self) -> Floats:
+        """How many times a small squared error counts at each of them, shape [BINS]."""
+        return np.asarray(np.square(np.gradient(self.made, self.grid.width, axis=1)).sum(axis=0), np.float64)
+
+    @functools.cached_property
+    def rounded(self) -> float:
+        """The share of the elements that are not zero, which is exact, each as often as its error counts."""
+        total = float(self.counts.sum())
+        kept = self.counts * self.slopes
+        return float(kept.sum() - kept[self.grid.zero]) / total if total else 0.0
+
+    def cut(self, low: float, high: float) -> float:
+        """Return the mean squared error of what lies outside an interval, which holds zero, and is cut off."""
+        if low <= self.centers[0] and high >= self.centers[-1]:
+            return 0.0
+        width, zero = self.grid.width, self.grid.zero
+        first, last = max(0, zero + math.ceil(low / width)), min(BINS - 1, zero + math.floor(high / width))
+        left = np.square(self.made - self.made[:, np.clip(np.arange(BINS), first, last)]).sum(axis=0)
+        total = float(self.counts.sum())
+        return float((self.counts * left).sum()) / total if total else 0.0
 
 
 def percentile_interval(histogram: Histogram, percentile: float) -> tuple[float, float]:
@@ -59,8 +90,7 @@ def mse_interval(histogram: Histogram, steps: int, cutting: float = 1.0) -> tupl
             of rounding is, and may cost the outputs more.
     """
     centers, counts = histogram.centers, histogram.counts
-    made = centers[None] if histogram.curves is None else histogram.curves
-    slopes: Floats = np.square(np.gradient(made, histogram.grid.width, axis=1)).sum(axis=0)
+    made, slopes = histogram.made, histogram.slopes
     above = centers > 0
     below = np.flatnonzero(~above)[::-1][1:]
     highs, cut_high, kept_high = _tail(centers[above], counts[above], made[:, above], slopes[above])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -45,6 +46,18 @@ class Calibration(enum.Enum):
     def needs_histograms(self) -> bool:
         """Whether the distribution must be known, and not just the range."""
         return self not in (Calibration.MINMAX, Calibration.MOVING)
+
+    @property
+    def cutting(self) -> tuple[float, ...]:
+        """How many times what is cut off counts beside what is rounded, for each of the `intervals_of` a tensor; infinite
+        where nothing more is to be cut off."""
+        match self:
+            case Calibration.AUTO:
+                return math.inf, math.inf, *CUTTING
+            case Calibration.MSE:
+                return (1.0,)
+            case _:
+                return (math.inf,)
 
 
 class Activations(enum.Enum):
@@ -94,8 +107,14 @@ class Scale:
         scale = np.float32((high - low) / integers.steps)
         if not scale > np.finfo(np.float32).tiny:  # nothing but zeros was seen
             return cls(np.float32(1), integers.lowest, integers)
-        zero_point = integers.lowest + int(np.clip(round(-low / float(scale)), 0, integers.steps))
-        return cls(scale, zero_point, integers)
+        return cls.of_step(scale, low, integers)
+
+    @classmethod
+    def of_step(cls, step: np.float32, low: float, integers: IntegerType, symmetric: bool = False) -> Scale:
+        """Return the map of some step whose levels begin at `low`, not above zero; the `symmetric` one begins where it
+        must."""
+        below = int(np.clip(round(-low / float(step)), 0, integers.steps))
+        return cls(step, 0 if symmetric else integers.lowest + below, integers)
 
     @property
     def parameters(self) -> tuple[Singles, npt.NDArray[np.integer]]:
@@ -146,7 +165,7 @@ def intervals_of(
             found = [mse_interval(histogram, steps)]
         case Calibration.AUTO:
             inside = _inside(whole, [mse_interval(histogram, steps, cutting) for cutting in (*CUTTING, NOTHING_LOST)])
-            if histogram.curves is not None:
+            if histogram.curves is not None and histogram.certain:
                 whole = inside[-1]
             return [whole, (whole[0] * HEADROOM, whole[1] * HEADROOM), *inside[:-1]]
         case _:

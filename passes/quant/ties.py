@@ -1,0 +1,240 @@
+"""Ties the scales of sums and joins to those of what they read, where values are rounded once in place of twice.
+
+Between tensors with the same step a sum of levels is a level: it is not rounded again, as a Concat rounds nothing whose
+parts lie on its own levels. But all that is tied has one step, too wide for some and too fine for others. So ties are
+made one by one, each time the one that saves most, while the expected error falls: a twelfth of the squared step for
+each element that is rounded and not zero, and what is cut off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from onnxslim.ops.traits import Trait, has
+
+from .integers import IntegerType
+from .intervals import Histogram
+from .plan import QuantPlan
+from .scales import Scale
+from .site import QuantSite
+
+FINEST = 0.7
+"""How much finer than the coarsest of all that are tied the step may be: further off, more is cut off than it saves."""
+
+Interval = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenTensor:
+    """What is known of a tensor that may be tied."""
+
+    histogram: Histogram
+    limits: Interval = (-math.inf, math.inf)
+    """What a clamp that is absorbed lets through: levels beyond would undo it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tie:
+    """Tensors, by name, that are rounded less often if they have one step."""
+
+    operands: tuple[str, ...]
+    result: str
+    joins: bool
+    """Whether they must have one zero point as well: levels are copied, not added."""
+    saved: float
+    """The share of the elements of `result` that are no longer rounded, times what their error counts."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it ties."""
+        return *self.operands, self.result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Grid:
+    """What grids of one set have in common."""
+
+    integers: IntegerType
+    symmetric: bool
+    cutting: float
+    cut: Callable[[str, Interval], float]
+    """What it costs to cut a tensor off at the ends of an interval, as its error counts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Levels:
+    """Tensors with one zero point."""
+
+    names: frozenset[str]
+    covered: Interval
+    limits: Interval
+
+    def with_(self, other: _Levels) -> _Levels:
+        return _Levels(
+            self.names | other.names,
+            (min(self.covered[0], other.covered[0]), max(self.covered[1], other.covered[1])),
+            (max(self.limits[0], other.limits[0]), min(self.limits[1], other.limits[1])),
+        )
+
+    def scale(self, grid: _Grid, step: np.float32 | None = None) -> Scale:
+        """Return the scale of some step, which cuts off both ends alike if it is too fine; without one, its own."""
+        own = Scale.covering(*self.covered, grid.integers, grid.symmetric)
+        if step is None or step == own.scale:
+            return own
+        low = self.covered[0] * min(1.0, float(step / own.scale))
+        return Scale.of_step(step, low, grid.integers, grid.symmetric)
+
+    def allows(self, scale: Scale) -> bool:
+        """Return whether no clamp is undone by a scale."""
+        (low, high), half = scale.interval, float(scale.scale) / 2
+        return low >= self.limits[0] - half and high <= self.limits[1] + half
+
+
+class _Tied:
+    """Tensors that have one step.
+
+    Args:
+        levels: What has one zero point each.
+        rounded: The share of elements that are rounded, times what their error counts, of all together.
+        grid: What they have in common.
+    """
+
+    def __init__(self, levels: tuple[_Levels, ...], rounded: float, grid: _Grid) -> None:
+        self._levels, self._rounded, self._grid = levels, rounded, grid
+        steps = {each.scale(grid).scale for each in levels}
+        coarsest = max(steps)
+        finest = coarsest if math.isinf(grid.cutting) else FINEST * coarsest
+        errors = {step: self._error(step) for step in steps if step >= finest}
+        self.step = min(sorted(errors), key=errors.__getitem__)
+        self.error = errors[self.step]
+
+    def _error(self, step: np.float32) -> float:
+        """Return what rounding and cutting off cost by some step."""
+        error = self._rounded * float(step) ** 2 / 12
+        for each in self._levels:
+            scale = each.scale(self._grid, step)
+            if len(self.names) > 1 and not each.allows(scale):
+                return math.inf
+            if not math.isinf(self._grid.cutting):
+                error += self._grid.cutting * sum(self._grid.cut(name, scale.interval) for name in sorted(each.names))
+        return error
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """All tensors."""
+        return frozenset().union(*(each.names for each in self._levels))
+
+    @property
+    def scales(self) -> dict[str, Scale]:
+        """The scale of each."""
+        return {name: each.scale(self._grid, self.step) for each in self._levels for name in each.names}
+
+    def with_(self, others: Iterable[_Tied], tie: Tie) -> _Tied:
+        """Return all in one, with a tie that is added."""
+        every = (self, *others)
+        levels = [each for tied in every for each in tied._levels]
+        if tie.joins:
+            same = [each for each in levels if not each.names.isdisjoint(tie.names)]
+            levels = [each for each in levels if each not in same]
+            levels.append(functools.reduce(_Levels.with_, same))
+        return _Tied(tuple(levels), sum(tied._rounded for tied in every) - tie.saved, self._grid)
+
+
+def with_ties(
+    plan: QuantPlan,
+    scales: Mapping[str, Scale],
+    seen: Mapping[str, SeenTensor],
+    cutting: float = math.inf,
+    symmetric: bool = False,
+) -> dict[str, Scale]:
+    """Return a choice of scales in which those of sums, joins and their operands are tied where that costs less.
+
+    Args:
+        plan: What is quantized.
+        scales: Of the sources of its groups, by name.
+        seen: The tensors that may be tied, by the names of those sources.
+        cutting: How many times what is cut off counts beside what is rounded; infinite: nothing more is cut off.
+        symmetric: Zero points are zero.
+    """
+    counts = _counts(plan, seen)
+    ties = list(_ties(plan, seen, counts))
+
+    @functools.cache
+    def cut(name: str, interval: Interval) -> float:
+        return counts[name] * seen[name].histogram.cut(*interval)
+
+    sets: dict[str, _Tied] = {}
+    for name in sorted({name for tie in ties for name in tie.names}):
+        (low, high), (least, most) = scales[name].interval, seen[name].limits
+        levels = _Levels(frozenset({name}), (low, high), (min(least, low), max(most, high)))
+        grid = _Grid(scales[name].integers, symmetric, cutting, cut)
+        sets[name] = _Tied((levels,), counts[name] * seen[name].histogram.rounded, grid)
+    while True:
+        best, gain = None, 0.0
+        for tie in ties:
+            parts = list(dict.fromkeys(sets[name] for name in tie.names))
+            merged = parts[0].with_(parts[1:], tie)
+            less = sum(part.error for part in parts) - merged.error
+            if less > gain:
+                best, gain = (tie, merged), less
+        if best is None:
+            break
+        ties.remove(best[0])
+        sets.update(dict.fromkeys(best[1].names, best[1]))
+    found = dict(scales)
+    for tied in dict.fromkeys(sets.values()):
+        if len(tied.names) > 1:
+            found |= tied.scales
+    return found
+
+
+def _ties(plan: QuantPlan, seen: Mapping[str, SeenTensor], counts: Mapping[str, float]) -> Iterable[Tie]:
+    sources = plan.sources
+    for site in plan.sites:
+        names = [sources[value] for value in site.operands()]
+        result = sources.get(site.results[0], "")
+        if result not in seen or site.constants or len(names) < 2:
+            continue
+        if has(site.node, Trait.ADDS) and seen.keys() >= set(names):
+            yield Tie(tuple(names), result, False, seen[result].histogram.rounded * counts[result])
+        elif site.row.joins:
+            for name, share in zip(names, _shares(site), strict=False):
+                if name in seen:
+                    yield Tie((name,), result, True, seen[name].histogram.rounded * share * counts[result])
+
+
+def _shares(site: QuantSite) -> list[float]:
+    """Return which share of the result of a join each operand is; none where sizes are not known."""
+    axis = site.node.attributes.get_int("axis", 0)
+    sizes = [None if value.shape is None else value.shape[axis] for value in site.operands()]
+    known = [float(size) for size in sizes if isinstance(size, int)]
+    return [size / sum(known) for size in known] if len(known) == len(sizes) and any(known) else []
+
+
+def _counts(plan: QuantPlan, seen: Mapping[str, SeenTensor]) -> dict[str, float]:
+    """Return what an error of each tensor counts, by the names of the sources of groups: once for each node that reads
+    it, but for sums and joins what it counts in their results."""
+    sources, nodes = plan.sources, {site.node for site in plan.sites}
+    found = dict.fromkeys(sources.values(), 0.0)
+    for value, name in sources.items():
+        found[name] += sum(use.node not in nodes for use in value.uses()) + value.is_graph_output()
+    for site in reversed(plan.sites):
+        result = sources.get(site.results[0], "")
+        passed = max(found.get(result, 1.0), 1.0)
+        shares = _shares(site) if site.row.joins else []
+        for index, value in enumerate(site.operands()):
+            name = sources[value]
+            if name == result:  # what is moved is read by those that read where it is moved to
+                continue
+            if has(site.node, Trait.ADDS):
+                told = name in seen and seen[name].histogram.curves is not None
+                clamped = site.clamp is not None and result in seen and not told
+                found[name] += passed * (seen[result].histogram.rounded if clamped else 1.0)
+            else:
+                found[name] += passed * shares[index] if shares else 1.0
+    return {name: max(count, 1.0) for name, count in found.items()}

@@ -140,8 +140,9 @@ class Calibrator:
             ),
         )
 
-    def choices(self, plan: QuantPlan) -> list[dict[str, Scale]]:
-        """Return choices of a scale for the source of each group of a plan, by its name: one, but for `AUTO`."""
+    def choices(self, plan: QuantPlan, tied: bool = True) -> list[dict[str, Scale]]:
+        """Return choices of a scale for the source of each group of a plan, by its name: one, but for `AUTO`; with
+        those of sums and joins `tied` to others."""
         settings = self._settings
         histograms = self._counted(plan) if settings.calibration.needs_histograms else {}
         choices: list[dict[str, Scale]] = []
@@ -161,14 +162,12 @@ class Calibrator:
                 choices[index][name] = self._covering(group.source, interval, settings.integers, gates.get(name))
         fixed = gates.keys() | {site.key for site in plan.sites if site.row.gate is Gate.RESULT}
         limits = {group.source.name or "": self._limits(group.source) for group in plan.groups}
-        seen = {
-            name: SeenTensor(histogram, limits[name]) for name, histogram in histograms.items() if name not in fixed
-        }
+        seen = {name: SeenTensor(histogram, limits[name], name in fixed) for name, histogram in histograms.items()}
         cutting = settings.calibration.cutting
-        return [
-            with_gates(plan, with_ties(plan, {**choices[0], **choice}, seen, cutting[index], self._table.symmetric))
-            for index, choice in enumerate(choices)
-        ]
+        whole = [{**choices[0], **choice} for choice in choices]
+        if tied:
+            whole = [with_ties(plan, each, seen, cutting[at], self._table.symmetric) for at, each in enumerate(whole)]
+        return [with_gates(plan, each) for each in whole]
 
     def _counted(self, plan: QuantPlan) -> dict[str, Histogram]:
         """Return the histograms of tensors that may be cut off, and what becomes of the elements of each before their

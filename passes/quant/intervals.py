@@ -56,6 +56,12 @@ class Histogram:
         kept = self.counts * self.slopes
         return float(kept.sum() - kept[self.grid.zero]) / total if total else 0.0
 
+    @functools.cached_property
+    def energy(self) -> float:
+        """The mean square of the elements."""
+        total = float(self.counts.sum())
+        return float((self.counts * np.square(self.centers)).sum()) / total if total else 0.0
+
     def cut(self, low: float, high: float) -> float:
         """Return the mean squared error of what lies outside an interval, which holds zero, and is cut off."""
         if low <= self.centers[0] and high >= self.centers[-1]:

@@ -287,18 +287,25 @@ class Quantizer:
         """Return the choice of scales that costs the outputs least.
 
         Each is made from a part of the samples, and run on the others: the range of what was seen is always right for
-        what was seen.
+        what was seen. Of the best one it is seen as well whether the scales that it ties are better free.
         """
-        choices = self.calibrator.choices(plan)
+        choices, free = (self.calibrator.choices(plan, tied) for tied in (True, False))
         best, least, varying = choices[0], math.nan, 0.0
         if len(choices) > 1 or self._settings.equalize:
             seen, others = self._apart()
             calibrator = Calibrator(self._of_calibration, self.model, self._table, self._context, seen)
             calibrator.observe(plan)
             given = self._parameters(plan, best, self.calibrator.means)
-            copies = self._copies(len(choices), others)
-            errors = [copies.error(plan, dataclasses.replace(given, choice=each)) for each in calibrator.choices(plan)]
-            best, least, varying = choices[int(np.argmin(errors))], min(errors), copies.varying
+            copies = self._copies(len(choices) + 1, others)
+
+            def error(choice: ScaleChoice) -> float:
+                return copies.error(plan, dataclasses.replace(given, choice=choice))
+
+            errors = [error(each) for each in calibrator.choices(plan)]
+            index = int(np.argmin(errors))
+            best, least, varying = choices[index], errors[index], copies.varying
+            if free[index] != best and (loose := error(calibrator.choices(plan, tied=False)[index])) < least:
+                best, least = free[index], loose
         # Of all members: where fewer nodes are quantized, another of them may be the source.
         scales = {member.name or "": scale for member, scale in plan.scales(best).usual.items()}
         return JudgedScales(scales, least, varying)

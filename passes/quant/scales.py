@@ -49,8 +49,8 @@ class Calibration(enum.Enum):
 
     @property
     def cutting(self) -> tuple[float, ...]:
-        """How many times what is cut off counts beside what is rounded, for each of the `intervals_of` a tensor; infinite
-        where nothing more is to be cut off."""
+        """How many times what is cut off counts beside what is rounded, for each of the `intervals_of` a tensor;
+        infinite where nothing more is to be cut off."""
         match self:
             case Calibration.AUTO:
                 return math.inf, math.inf, *CUTTING

@@ -26,16 +26,21 @@ from .site import QuantSite
 FINEST = 0.7
 """How much finer than the coarsest of all that are tied the step may be: further off, more is cut off than it saves."""
 
+SMALLEST = 1e-30
+"""Energy that is taken for none."""
+
 Interval = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class SeenTensor:
-    """What is known of a tensor that may be tied."""
+    """What is known of a tensor."""
 
     histogram: Histogram
     limits: Interval = (-math.inf, math.inf)
     """What a clamp that is absorbed lets through: levels beyond would undo it."""
+    fixed: bool = False
+    """Whether its levels mean something, and must stay."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +61,8 @@ class Tie:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Grid:
-    """What grids of one set have in common."""
+class _Terms:
+    """What is the same for all tensors."""
 
     integers: IntegerType
     symmetric: bool
@@ -81,13 +86,13 @@ class _Levels:
             (max(self.limits[0], other.limits[0]), min(self.limits[1], other.limits[1])),
         )
 
-    def scale(self, grid: _Grid, step: np.float32 | None = None) -> Scale:
+    def scale(self, terms: _Terms, step: np.float32 | None = None) -> Scale:
         """Return the scale of some step, which cuts off both ends alike if it is too fine; without one, its own."""
-        own = Scale.covering(*self.covered, grid.integers, grid.symmetric)
+        own = Scale.covering(*self.covered, terms.integers, terms.symmetric)
         if step is None or step == own.scale:
             return own
         low = self.covered[0] * min(1.0, float(step / own.scale))
-        return Scale.of_step(step, low, grid.integers, grid.symmetric)
+        return Scale.of_step(step, low, terms.integers, terms.symmetric)
 
     def allows(self, scale: Scale) -> bool:
         """Return whether no clamp is undone by a scale."""
@@ -101,14 +106,14 @@ class _Tied:
     Args:
         levels: What has one zero point each.
         rounded: The share of elements that are rounded, times what their error counts, of all together.
-        grid: What they have in common.
+        terms: What they have in common.
     """
 
-    def __init__(self, levels: tuple[_Levels, ...], rounded: float, grid: _Grid) -> None:
-        self._levels, self._rounded, self._grid = levels, rounded, grid
-        steps = {each.scale(grid).scale for each in levels}
+    def __init__(self, levels: tuple[_Levels, ...], rounded: float, terms: _Terms) -> None:
+        self._levels, self._rounded, self._terms = levels, rounded, terms
+        steps = {each.scale(terms).scale for each in levels}
         coarsest = max(steps)
-        finest = coarsest if math.isinf(grid.cutting) else FINEST * coarsest
+        finest = coarsest if math.isinf(terms.cutting) else FINEST * coarsest
         errors = {step: self._error(step) for step in steps if step >= finest}
         self.step = min(sorted(errors), key=errors.__getitem__)
         self.error = errors[self.step]
@@ -117,11 +122,11 @@ class _Tied:
         """Return what rounding and cutting off cost by some step."""
         error = self._rounded * float(step) ** 2 / 12
         for each in self._levels:
-            scale = each.scale(self._grid, step)
+            scale = each.scale(self._terms, step)
             if len(self.names) > 1 and not each.allows(scale):
                 return math.inf
-            if not math.isinf(self._grid.cutting):
-                error += self._grid.cutting * sum(self._grid.cut(name, scale.interval) for name in sorted(each.names))
+            if not math.isinf(self._terms.cutting):
+                error += self._terms.cutting * sum(self._terms.cut(name, scale.interval) for name in sorted(each.names))
         return error
 
     @functools.cached_property
@@ -132,7 +137,7 @@ class _Tied:
     @property
     def scales(self) -> dict[str, Scale]:
         """The scale of each."""
-        return {name: each.scale(self._grid, self.step) for each in self._levels for name in each.names}
+        return {name: each.scale(self._terms, self.step) for each in self._levels for name in each.names}
 
     def with_(self, others: Iterable[_Tied], tie: Tie) -> _Tied:
         """Return all in one, with a tie that is added."""
@@ -142,7 +147,7 @@ class _Tied:
             same = [each for each in levels if not each.names.isdisjoint(tie.names)]
             levels = [each for each in levels if each not in same]
             levels.append(functools.reduce(_Levels.with_, same))
-        return _Tied(tuple(levels), sum(tied._rounded for tied in every) - tie.saved, self._grid)
+        return _Tied(tuple(levels), sum(tied._rounded for tied in every) - tie.saved, self._terms)
 
 
 def with_ties(
@@ -157,7 +162,7 @@ def with_ties(
     Args:
         plan: What is quantized.
         scales: Of the sources of its groups, by name.
-        seen: The tensors that may be tied, by the names of those sources.
+        seen: What is known of them; others are not tied.
         cutting: How many times what is cut off counts beside what is rounded; infinite: nothing more is cut off.
         symmetric: Zero points are zero.
     """
@@ -166,14 +171,14 @@ def with_ties(
 
     @functools.cache
     def cut(name: str, interval: Interval) -> float:
-        return counts[name] * seen[name].histogram.cut(*interval)
+        return counts.cut[name] * seen[name].histogram.cut(*interval)
 
     sets: dict[str, _Tied] = {}
     for name in sorted({name for tie in ties for name in tie.names}):
         (low, high), (least, most) = scales[name].interval, seen[name].limits
         levels = _Levels(frozenset({name}), (low, high), (min(least, low), max(most, high)))
-        grid = _Grid(scales[name].integers, symmetric, cutting, cut)
-        sets[name] = _Tied((levels,), counts[name] * seen[name].histogram.rounded, grid)
+        terms = _Terms(scales[name].integers, symmetric, cutting, cut)
+        sets[name] = _Tied((levels,), counts.rounded[name] * seen[name].histogram.rounded, terms)
     while True:
         best, gain = None, 0.0
         for tie in ties:
@@ -193,19 +198,19 @@ def with_ties(
     return found
 
 
-def _ties(plan: QuantPlan, seen: Mapping[str, SeenTensor], counts: Mapping[str, float]) -> Iterable[Tie]:
-    sources = plan.sources
+def _ties(plan: QuantPlan, seen: Mapping[str, SeenTensor], counts: _Counts) -> Iterable[Tie]:
+    sources, free = plan.sources, {name for name, each in seen.items() if not each.fixed}
     for site in plan.sites:
         names = [sources[value] for value in site.operands()]
         result = sources.get(site.results[0], "")
-        if result not in seen or site.constants or len(names) < 2:
+        if result not in free or site.constants or len(names) < 2:
             continue
-        if has(site.node, Trait.ADDS) and seen.keys() >= set(names):
-            yield Tie(tuple(names), result, False, seen[result].histogram.rounded * counts[result])
+        if has(site.node, Trait.ADDS) and free >= set(names):
+            yield Tie(tuple(names), result, False, seen[result].histogram.rounded * counts.rounded[result])
         elif site.row.joins:
             for name, share in zip(names, _shares(site), strict=False):
-                if name in seen:
-                    yield Tie((name,), result, True, seen[name].histogram.rounded * share * counts[result])
+                if name in free:
+                    yield Tie((name,), result, True, seen[name].histogram.rounded * share * counts.rounded[result])
 
 
 def _shares(site: QuantSite) -> list[float]:
@@ -216,25 +221,48 @@ def _shares(site: QuantSite) -> list[float]:
     return [size / sum(known) for size in known] if len(known) == len(sizes) and any(known) else []
 
 
-def _counts(plan: QuantPlan, seen: Mapping[str, SeenTensor]) -> dict[str, float]:
-    """Return what an error of each tensor counts, by the names of the sources of groups: once for each node that reads
-    it, but for sums and joins what it counts in their results."""
+@dataclasses.dataclass(frozen=True)
+class _Counts:
+    """What the squared error of an element of each tensor counts, by name: about which share of the energy of what the
+    model makes it comes to. A sum passes on errors as they are, and other ops as they pass on what they read."""
+
+    rounded: Mapping[str, float]
+    """On the average over all elements: behind a clamped sum it counts where the clamp lets it through."""
+    cut: Mapping[str, float]
+    """Of the largest: clamps let them through."""
+
+
+def _counts(plan: QuantPlan, seen: Mapping[str, SeenTensor]) -> _Counts:
+    """Return what errors of tensors count, by the names of the sources of groups."""
     sources, nodes = plan.sources, {site.node for site in plan.sites}
-    found = dict.fromkeys(sources.values(), 0.0)
+    energies = {name: each.histogram.energy for name, each in seen.items()}
+    shares_of_end = dict.fromkeys(sources.values(), 0.0)
+    """What an error counts that is as large as the tensor itself."""
     for value, name in sources.items():
-        found[name] += sum(use.node not in nodes for use in value.uses()) + value.is_graph_output()
+        shares_of_end[name] += sum(use.node not in nodes for use in value.uses()) + value.is_graph_output()
+    cut = dict(shares_of_end)
     for site in reversed(plan.sites):
         result = sources.get(site.results[0], "")
-        passed = max(found.get(result, 1.0), 1.0)
-        shares = _shares(site) if site.row.joins else []
+        adds, shares = has(site.node, Trait.ADDS), _shares(site) if site.row.joins else []
         for index, value in enumerate(site.operands()):
             name = sources[value]
             if name == result:  # what is moved is read by those that read where it is moved to
                 continue
-            if has(site.node, Trait.ADDS):
-                told = name in seen and seen[name].histogram.curves is not None
-                clamped = site.clamp is not None and result in seen and not told
-                found[name] += passed * (seen[result].histogram.rounded if clamped else 1.0)
-            else:
-                found[name] += passed * shares[index] if shares else 1.0
-    return {name: max(count, 1.0) for name, count in found.items()}
+            passed, let_through = shares_of_end.get(result, 1.0), 1.0
+            if adds or shares:
+                passed *= energies.get(name, 1.0) / max(energies.get(result, 1.0), SMALLEST)
+                passed *= 1.0 if adds else shares[index]
+            if adds and site.clamp is not None and result in seen and not _is_told(name, seen):
+                let_through = seen[result].histogram.rounded
+            shares_of_end[name] += passed * let_through
+            cut[name] += passed
+
+    def of_elements(counts: Mapping[str, float]) -> dict[str, float]:
+        return {name: count / max(energies.get(name, 1.0), SMALLEST) for name, count in counts.items()}
+
+    return _Counts(of_elements(shares_of_end), of_elements(cut))
+
+
+def _is_told(name: str, seen: Mapping[str, SeenTensor]) -> bool:
+    """Whether the histogram of a tensor tells what is left of it where its error counts."""
+    return name in seen and seen[name].histogram.curves is not None

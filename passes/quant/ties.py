@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,9 +24,8 @@ from .plan import QuantPlan
 from .scales import Scale
 from .site import QuantSite
 
-FINEST = 0.7
-"""How much finer than the coarsest of all that are tied the step may be: further off, more is cut off than it saves."""
-
+MOST = 96
+"""Tensors that are tied together at most."""
 SMALLEST = 1e-30
 """Energy that is taken for none."""
 
@@ -107,14 +107,15 @@ class _Tied:
         levels: What has one zero point each.
         rounded: The share of elements that are rounded, times what their error counts, of all together.
         terms: What they have in common.
+        steps: Those that are tried beside the one that covers all.
     """
 
-    def __init__(self, levels: tuple[_Levels, ...], rounded: float, terms: _Terms) -> None:
+    def __init__(
+        self, levels: tuple[_Levels, ...], rounded: float, terms: _Terms, steps: Collection[np.float32] = ()
+    ) -> None:
         self._levels, self._rounded, self._terms = levels, rounded, terms
-        steps = {each.scale(terms).scale for each in levels}
-        coarsest = max(steps)
-        finest = coarsest if math.isinf(terms.cutting) else FINEST * coarsest
-        errors = {step: self._error(step) for step in steps if step >= finest}
+        whole = max(each.scale(terms).scale for each in levels)
+        errors = {step: self._error(step) for step in {whole, *steps} if step >= whole or not math.isinf(terms.cutting)}
         self.step = min(sorted(errors), key=errors.__getitem__)
         self.error = errors[self.step]
 
@@ -147,7 +148,8 @@ class _Tied:
             same = [each for each in levels if not each.names.isdisjoint(tie.names)]
             levels = [each for each in levels if each not in same]
             levels.append(functools.reduce(_Levels.with_, same))
-        return _Tied(tuple(levels), sum(tied._rounded for tied in every) - tie.saved, self._terms)
+        rounded = sum(tied._rounded for tied in every) - tie.saved
+        return _Tied(tuple(levels), rounded, self._terms, [tied.step for tied in every])
 
 
 def with_ties(
@@ -179,23 +181,43 @@ def with_ties(
         levels = _Levels(frozenset({name}), (low, high), (min(least, low), max(most, high)))
         terms = _Terms(scales[name].integers, symmetric, cutting, cut)
         sets[name] = _Tied((levels,), counts.rounded[name] * seen[name].histogram.rounded, terms)
-    while True:
-        best, gain = None, 0.0
-        for tie in ties:
-            parts = list(dict.fromkeys(sets[name] for name in tie.names))
-            merged = parts[0].with_(parts[1:], tie)
-            less = sum(part.error for part in parts) - merged.error
-            if less > gain:
-                best, gain = (tie, merged), less
-        if best is None:
-            break
-        ties.remove(best[0])
-        sets.update(dict.fromkeys(best[1].names, best[1]))
+    while made := _make(ties, sets):  # what does not pay yet may do so where others have wider steps by now
+        ties = [tie for tie in ties if tie not in made]
     found = dict(scales)
     for tied in dict.fromkeys(sets.values()):
         if len(tied.names) > 1:
             found |= tied.scales
     return found
+
+
+def _make(ties: Sequence[Tie], sets: dict[str, _Tied]) -> list[Tie]:
+    """Make the ties that save something, first the one that saves most, and return them; each is in one of `sets`, by
+    the names of the tensors, which are changed."""
+
+    def parts(tie: Tie) -> list[_Tied]:
+        return list(dict.fromkeys(sets[name] for name in tie.names))
+
+    def told(index: int) -> None:
+        """Queue a tie with what it saves as things are."""
+        before = parts(ties[index])
+        if sum(len(part.names) for part in before) <= MOST:
+            merged = before[0].with_(before[1:], ties[index])
+            saved = sum(part.error for part in before) - merged.error
+            if saved > 0:
+                heapq.heappush(queue, (-saved, index, before, merged))
+
+    queue: list[tuple[float, int, list[_Tied], _Tied]] = []
+    made: list[Tie] = []
+    for index in range(len(ties)):
+        told(index)
+    while queue:
+        _, index, before, merged = heapq.heappop(queue)
+        if before != parts(ties[index]):  # others were made since
+            told(index)
+            continue
+        sets.update(dict.fromkeys(merged.names, merged))
+        made.append(ties[index])
+    return made
 
 
 def _ties(plan: QuantPlan, seen: Mapping[str, SeenTensor], counts: _Counts) -> Iterable[Tie]:

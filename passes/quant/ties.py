@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from onnxslim.ops.parameters import attribute
 from onnxslim.ops.traits import Trait, has
 
 from .integers import IntegerType
@@ -236,9 +237,12 @@ def _ties(plan: QuantPlan, seen: Mapping[str, SeenTensor], counts: _Counts) -> I
 
 
 def _shares(site: QuantSite) -> list[float]:
-    """Return which share of the result of a join each operand is; none where sizes are not known."""
-    axis = site.node.attributes.get_int("axis", 0)
-    sizes = [None if value.shape is None else value.shape[axis] for value in site.operands()]
+    """Return which share of the result of a join each operand is, taken to be alike where it lies along no axis; none
+    where sizes are not known."""
+    axis, operands = attribute(site.node, "axis"), site.operands()
+    if not isinstance(axis, int):
+        return [1 / len(operands)] * len(operands)
+    sizes = [None if value.shape is None else value.shape[axis] for value in operands]
     known = [float(size) for size in sizes if isinstance(size, int)]
     return [size / sum(known) for size in known] if len(known) == len(sizes) and any(known) else []
 

@@ -132,6 +132,15 @@ def test_a_part_that_others_read_stays_finer() -> None:
     assert found["z"] == found["b"] == found["s"]
 
 
+def test_what_is_picked_element_by_element_is_a_join() -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.uniform(-1, 1.6, 20_000), generator.uniform(-1.2, 2, 20_000)
+    body = "k = Greater (x, x) s = Where (k, a, b)"
+    plan = make_plan(net(body), load_table("qnn"))
+    _, found = tied(plan, {"a": a, "b": b, "s": np.where(a > 0, a, b)})
+    assert found["a"] == found["b"] == found["s"]
+
+
 def test_zero_points_of_symmetric_levels_stay_zero() -> None:
     generator = np.random.default_rng(0)
     a, b = generator.uniform(-2, 2, 20_000), generator.uniform(-1.6, 1.6, 20_000)

@@ -62,6 +62,8 @@ APART = 0.25
 """Share of the samples that choices of scales are judged on, and that they are not made from."""
 FEWEST = 16
 """Of fewer samples none is set apart."""
+WORTH_FREEING = 0.9
+"""Share of the error at which ties of scales are given up: what is tied is copied or added faster."""
 ENOUGH = 10**-3.6
 """The error of the outputs, as a share of the energy by which samples differ, below which no time is spent to make it
 smaller: 36 dB, a sixtieth of what tells samples apart."""
@@ -304,7 +306,8 @@ class Quantizer:
             errors = [error(each) for each in calibrator.choices(plan)]
             index = int(np.argmin(errors))
             best, least, varying = choices[index], errors[index], copies.varying
-            if free[index] != best and (loose := error(calibrator.choices(plan, tied=False)[index])) < least:
+            loose = error(calibrator.choices(plan, tied=False)[index]) if free[index] != best else math.inf
+            if loose < WORTH_FREEING * least:
                 best, least = free[index], loose
         # Of all members: where fewer nodes are quantized, another of them may be the source.
         scales = {member.name or "": scale for member, scale in plan.scales(best).usual.items()}
